@@ -1,0 +1,330 @@
+"""Properties of every registered encoder and decoder, and what the options of the built-in ones change."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, get_args
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from vaekit import layers
+from vaekit.errors import UsageError
+from vaekit.interfaces import Backbone, Shape
+from vaekit.registry import Registry, decoders, encoders
+
+ROLES: dict[str, Registry[Backbone]] = {"encoder": encoders, "decoder": decoders}
+BACKBONES = [(role, kind) for role, registry in ROLES.items() for kind in registry.kinds()]
+DECODERS = [backbone for backbone in BACKBONES if backbone[0] == "decoder"]
+IMAGE_SHAPES = [
+    (1, 28, 28),
+    (3, 32, 32),
+    (2, 28, 20),
+    (1, 31, 47),
+    (3, 1, 1),
+    (1, 2, 9),
+    (3, 64, 64),
+    (3, 150, 150),
+    (3, 178, 218),
+]
+ODD = (3, 13, 18)
+LATENT_DIM = 5
+SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4, 8)}
+FORBIDDEN: list[dict[str, Any]] = [
+    {"hidden": (0,)},
+    {"hidden": "wide"},
+    {"channels": ()},
+    {"channels": (8, -1)},
+    {"depth": 0},
+    {"activation": "softplus"},
+    {"normalization": "batch"},
+    {"upsampling": "bicubic"},
+    {"unheard_of": 1},
+]
+
+every_backbone = pytest.mark.parametrize(("role", "kind"), BACKBONES)
+every_decoder = pytest.mark.parametrize(("role", "kind"), DECODERS)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def option_names(role: str, kind: str) -> set[str]:
+    return set(ROLES[role].spec(kind).model_fields) - {"kind"}
+
+
+def with_option(name: str) -> pytest.MarkDecorator:
+    having = [(role, kind) for role, kind in BACKBONES if name in option_names(role, kind)]
+    return pytest.mark.parametrize(("role", "kind"), having)
+
+
+def shapes(role: str, image_shape: Shape) -> tuple[Shape, Shape]:
+    return (image_shape, (2, LATENT_DIM)) if role == "encoder" else ((LATENT_DIM,), image_shape)
+
+
+def build(role: str, kind: str, image_shape: Shape = ODD, **options: Any) -> Backbone:
+    """A small backbone, built through its spec as assembly does it."""
+    small = {name: value for name, value in SMALL.items() if name in option_names(role, kind)}
+    spec = ROLES[role].spec(kind).model_validate({"kind": kind, **small, **options})
+    in_shape, out_shape = shapes(role, image_shape)
+    return ROLES[role].build(spec, in_shape=in_shape, out_shape=out_shape)
+
+
+def inputs(backbone: Backbone, num: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(num, *backbone.in_shape, dtype=dtype)
+
+
+def variants(role: str, kind: str) -> list[dict[str, Any]]:
+    """Each choice of normalisation and of upsampling, where the backbone has the option."""
+    fields = ROLES[role].spec(kind).model_fields
+    choices = [name for name in ("normalization", "upsampling") if name in fields]
+    return [{}, *({name: value} for name in choices for value in get_args(fields[name].annotation))]
+
+
+def parts(backbone: Backbone, *types: type[nn.Module]) -> list[Any]:
+    return [module for module in backbone.modules() if isinstance(module, types)]
+
+
+# Properties of every backbone
+
+
+@every_backbone
+@pytest.mark.parametrize("image_shape", IMAGE_SHAPES, ids=lambda shape: "x".join(map(str, shape)))
+def test_output_shape_is_exact_at_any_batch_size(role: str, kind: str, image_shape: Shape):
+    backbone = build(role, kind, image_shape)
+    for num in (1, 2):
+        assert backbone(inputs(backbone, num)).shape == (num, *backbone.out_shape)
+
+
+@every_backbone
+def test_untrained_backbone_of_default_options_passes_on_what_tells_examples_apart(role: str, kind: str):
+    in_shape, out_shape = shapes(role, (1, 28, 28))
+    backbone = ROLES[role].get(kind)(in_shape, out_shape)
+    spread = backbone(inputs(backbone, 16)).std(dim=0).mean()
+    assert 0.05 < spread < 5
+    assert backbone.in_shape == in_shape
+    assert backbone.out_shape == out_shape
+
+
+@every_backbone
+@pytest.mark.parametrize("image_shape", [ODD, (1, 1, 1)], ids=["odd", "pixel"])
+def test_gradient_above_rounding_noise_reaches_every_parameter(role: str, kind: str, image_shape: Shape):
+    for options in variants(role, kind):
+        backbone = build(role, kind, image_shape, **options).double()
+        output = backbone(inputs(backbone, 16, torch.float64))
+        (output * torch.randn_like(output)).sum().backward()
+        for name, parameter in backbone.named_parameters():
+            assert parameter.grad is not None, (options, name)
+            assert parameter.grad.abs().max() > 1e-9, (options, name)
+
+
+@every_backbone
+def test_examples_are_independent_and_evaluation_is_deterministic(role: str, kind: str):
+    for options in variants(role, kind):
+        backbone = build(role, kind, **options).double().eval()
+        x = inputs(backbone, 5, torch.float64)
+        together = backbone(x)
+        torch.testing.assert_close(together, torch.cat([backbone(example[None]) for example in x]), rtol=1e-10, atol=1e-12)
+        assert torch.equal(together, backbone(x))
+
+
+@every_backbone
+def test_training_mode_leaves_the_state_unchanged(role: str, kind: str):
+    backbone = build(role, kind).train()
+    before = copy.deepcopy(backbone.state_dict())
+    backbone(inputs(backbone))
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+@every_backbone
+def test_saved_and_loaded_backbone_is_bit_equal(role: str, kind: str):
+    backbone, other = build(role, kind), build(role, kind)
+    x = inputs(backbone)
+    assert not torch.equal(other(x), backbone(x))
+    other.load_state_dict(load(save(backbone.state_dict())))
+    assert torch.equal(other(x), backbone(x))
+
+
+@every_backbone
+def test_float64_is_kept_and_agrees_with_float32(role: str, kind: str):
+    backbone = build(role, kind)
+    x = inputs(backbone)
+    expected = backbone(x)
+    output = backbone.double()(x.double())
+    assert output.dtype == torch.float64
+    torch.testing.assert_close(output.float(), expected, rtol=1e-4, atol=1e-5)
+
+
+@every_backbone
+def test_bfloat16_autocast_is_close_to_float32_with_finite_gradients(role: str, kind: str):
+    for options in variants(role, kind):
+        backbone = build(role, kind, **options)
+        x = inputs(backbone)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = backbone(x)
+        output.float().square().sum().backward()
+        # bfloat16 has 8 bits: a relative error of 2^-8 per layer.
+        torch.testing.assert_close(output.float(), backbone(x), rtol=0.1, atol=0.1)
+        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in backbone.parameters())
+
+
+@every_backbone
+def test_full_graph_agrees_with_eager(role: str, kind: str):
+    backbone = build(role, kind)
+    x = inputs(backbone)
+    torch.compiler.reset()
+    compiled = torch.compile(backbone, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), backbone(x))
+
+
+@every_backbone
+def test_stacked_backbones_under_vmap_equal_each_alone(role: str, kind: str):
+    backbones = [build(role, kind).double() for _ in range(2)]
+    x = inputs(backbones[0], dtype=torch.float64)
+    parameters, buffers = torch.func.stack_module_state(backbones)
+
+    def call(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(backbones[0], (parameters, buffers), (x,))
+
+    stacked = torch.vmap(call)(parameters, buffers)
+    torch.testing.assert_close(stacked, torch.stack([backbone(x) for backbone in backbones]))
+
+
+@pytest.mark.slow
+@every_decoder
+def test_exported_decoder_agrees_at_every_batch_size(role: str, kind: str, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    for number, options in enumerate(variants(role, kind)):
+        decoder = build(role, kind, **options).eval()
+        path = tmp_path / f"{number}.onnx"
+        batch = torch.export.Dim("batch", min=1)
+        torch.onnx.export(
+            decoder, (inputs(decoder, 2),), path, dynamo=True, opset_version=18, dynamic_shapes=({0: batch},), verbose=False
+        )
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for num in (1, 2, 3, 64):
+            z = inputs(decoder, num)
+            (output,) = session.run(None, {session.get_inputs()[0].name: z.numpy()})
+            torch.testing.assert_close(torch.from_numpy(output), decoder(z), rtol=1e-4, atol=1e-5)
+
+
+# What is refused
+
+
+@every_backbone
+@pytest.mark.parametrize("options", FORBIDDEN, ids=str)
+def test_wrong_options_are_refused(role: str, kind: str, options: dict[str, Any]):
+    (name,) = options
+    with pytest.raises(ValidationError, match=name):
+        ROLES[role].spec(kind).model_validate({"kind": kind, **options})
+
+
+@with_option("channels")
+@pytest.mark.parametrize("shape", [(784,), (28, 28), (1, 0, 28), (3, 4, 28, 28)], ids=str)
+def test_convolutional_backbone_refuses_what_is_not_an_image(role: str, kind: str, shape: Shape):
+    with pytest.raises(UsageError, match="images only") as error:
+        build(role, kind, shape)
+    assert error.value.given == f"shape {shape}"
+    assert error.value.remedy is not None
+    assert kind in str(error.value)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_mlp_takes_any_shape(role: str):
+    backbone = build(role, "mlp", (7, 3, 2, 2))
+    assert backbone(inputs(backbone)).shape == (3, *backbone.out_shape)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_normalisation_that_would_erase_its_input_is_refused(width: int):
+    with pytest.raises(UsageError, match="fewer than 3"):
+        build("encoder", "mlp", hidden=(width,), normalization="layer")
+
+
+# What options change
+
+
+@with_option("hidden")
+def test_hidden_sets_the_widths_of_linear_layers(role: str, kind: str):
+    backbone = build(role, kind, hidden=(9, 7, 6))
+    assert [linear.out_features for linear in parts(backbone, nn.Linear)][:-1] == [9, 7, 6]
+    assert len(parts(build(role, kind, hidden=()), nn.Linear)) == 1
+
+
+@with_option("channels")
+@pytest.mark.parametrize("channels", [(6,), (6, 3, 10)], ids=str)
+def test_channels_set_the_widths_of_feature_maps_and_the_halvings(role: str, kind: str, channels: tuple[int, ...]):
+    image_shape = (1, 17, 29)
+    backbone = build(role, kind, image_shape, channels=channels)
+    maps: set[torch.Size] = set()
+    for layer in backbone.modules():
+        layer.register_forward_hook(
+            lambda layer, args, output: maps.update(t.shape[1:] for t in (args[0], output) if t.ndim == 4)
+        )
+    backbone(inputs(backbone))
+    assert {shape[0] for shape in maps} == {1, *channels}
+    assert {tuple(shape[1:]) for shape in maps} == set(layers.halvings(image_shape, len(channels)))
+
+
+@with_option("depth")
+def test_depth_is_the_number_of_residual_blocks_per_stage(role: str, kind: str):
+    for depth in (1, 3):
+        backbone = build(role, kind, channels=(4, 8), depth=depth)
+        assert len(parts(backbone, layers.ResidualBlock)) == 2 * depth
+
+
+@with_option("activation")
+def test_every_activation_gives_another_function_of_the_same_weights(role: str, kind: str):
+    names = get_args(layers.Activation)
+    backbones = [build(role, kind, activation=name) for name in names]
+    x = inputs(backbones[0])
+    for backbone in backbones[1:]:
+        backbone.load_state_dict(backbones[0].state_dict())
+    outputs = [backbone(x) for backbone in backbones]
+    assert all(output.isfinite().all() for output in outputs)
+    assert all(not torch.equal(a, b) for i, a in enumerate(outputs) for b in outputs[:i])
+
+
+@with_option("normalization")
+def test_every_normalization_is_applied_per_group(role: str, kind: str):
+    wide: dict[str, Any] = {"hidden": (32,), "channels": (16, 24)}
+    options = {name: value for name, value in wide.items() if name in option_names(role, kind)}
+    groups = {
+        name: {norm.num_groups for norm in parts(build(role, kind, **options, normalization=name), nn.GroupNorm)}
+        for name in get_args(layers.Normalization)
+    }
+    assert groups["none"] == set()
+    assert groups["layer"] == {1}
+    assert 1 < min(groups["group"]) <= max(groups["group"]) <= 4
+
+
+@with_option("upsampling")
+def test_upsampling_interpolates_as_it_is_called(role: str, kind: str):
+    for name in ("nearest", "bilinear"):
+        assert {layer.mode for layer in parts(build(role, kind, upsampling=name), nn.Upsample)} == {name}
+
+
+# Shared layers
+
+
+@pytest.mark.parametrize("width", [*range(3, 70), 96, 127, 128, 130, 256, 512, 1000])
+def test_groups_divide_the_channels_and_hold_at_least_eight(width: int):
+    groups = layers.num_groups(width)
+    assert width % groups == 0
+    assert 1 <= groups <= 32
+    assert groups == 1 or width // groups >= 8
+
+
+def test_halvings_match_strided_convolutions():
+    convolution = nn.Conv2d(1, 1, 3, stride=2, padding=1)
+    x = torch.zeros(1, 1, 150, 5)
+    for size in layers.halvings((1, 150, 5), 8):
+        assert x.shape[2:] == size
+        x = convolution(x)

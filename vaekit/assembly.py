@@ -1,0 +1,139 @@
+"""From a spec to networks and an objective. Whether the parts fit is checked here, before any data is read."""
+
+from __future__ import annotations
+
+import torch
+
+from vaekit import registry
+from vaekit.errors import UsageError
+from vaekit.interfaces import Capability, Dataset, Likelihood, Loss, Posterior, Prior, Shape
+from vaekit.objective import Objective, Player, Reconstruction
+from vaekit.schema import ComponentSpec
+from vaekit.specs import ModelSpec, RunSpec, TrainSpec
+from vaekit.streams import derive_seed
+from vaekit.vae import VAE
+
+
+def resolve(spec: RunSpec) -> RunSpec:
+    """Return the spec with every default that depends on another choice filled in; resolving twice changes nothing.
+
+    The decoder is of the encoder's kind, or ``cnn`` where no decoder has that name; likelihood and binarisation are those of
+    the data set (continuous likelihoods take grey pixels); ``kl`` is added where nothing covers the divergence.
+
+    Raises:
+        UsageError: The chosen components do not fit together; the message says which, why, and what would.
+    """
+    model, data = spec.model, spec.data
+    dataset: type[Dataset] = registry.datasets.get(data.dataset.kind)
+    decoder = model.decoder
+    if decoder is None:
+        decoder = _spec(registry.decoders, model.encoder.kind if model.encoder.kind in registry.decoders else "cnn")
+    likelihood = model.likelihood or _spec(registry.likelihoods, dataset.default_likelihood)
+    continuous = registry.likelihoods.get(likelihood.kind).continuous
+    binarize = data.binarize or ("none" if continuous else dataset.default_binarize)
+
+    posterior = registry.posteriors.get(model.posterior.kind)
+    losses = model.loss
+    built = [registry.losses.build(loss, latent_dim=model.latent_dim, image_shape=(1, 1, 1)) for loss in losses]
+    if not any("divergence" in loss.covers for loss in built) and Capability.LOG_PROB in posterior.provides:
+        losses = (*losses, _spec(registry.losses, "kl"))
+        built.append(registry.losses.build(losses[-1]))
+    _check(model, built, posterior, registry.priors.get(model.prior.kind))
+    return RunSpec(
+        model=ModelSpec(**_fields(model) | {"decoder": decoder, "likelihood": likelihood, "loss": losses}),
+        data=data.model_copy(update={"binarize": binarize}),
+        train=resolve_device(spec.train),
+    )
+
+
+def resolve_device(train: TrainSpec) -> TrainSpec:
+    """Replace ``auto`` device, precision and thread count by what this machine offers.
+
+    Raises:
+        UsageError: The device asked for is not there.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = train.device if train.device != "auto" else next(d for d in ("cuda", "mps", "cpu") if available[d])
+    if not available[device]:
+        raise UsageError(
+            f"this machine offers torch no {device} device",
+            given=f"--device {device}, torch {torch.__version__}",
+            expected=f"one of {', '.join(d for d, there in available.items() if there)}",
+            remedy="--device auto takes the best there is",
+        )
+    precision = train.precision
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+    threads = train.threads or torch.get_num_threads()
+    return train.model_copy(update={"device": device, "precision": precision, "threads": threads})
+
+
+def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None) -> VAE:
+    """Build the networks of a resolved spec for images of ``(C, H, W)``, on the CPU.
+
+    Args:
+        model: A resolved model spec.
+        image_shape: ``(C, H, W)``.
+        seed: Seed of the initial weights; torch's global generator unless given. It is left as it was.
+    """
+    if model.decoder is None or model.likelihood is None:
+        raise ValueError("the spec is not resolved: call vaekit.assembly.resolve first")
+    latent_dim, image_shape = model.latent_dim, tuple(image_shape)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(derive_seed(seed, "initial weights", 0))
+        likelihood: Likelihood = registry.likelihoods.build(model.likelihood, image_shape=image_shape)
+        posterior: Posterior = registry.posteriors.build(model.posterior, latent_dim=latent_dim)
+        prior: Prior = registry.priors.build(model.prior, latent_dim=latent_dim)
+        encoder = registry.encoders.build(model.encoder, in_shape=image_shape, out_shape=posterior.param_shape)
+        decoder = registry.decoders.build(model.decoder, in_shape=(latent_dim,), out_shape=likelihood.param_shape)
+        return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood)
+
+
+def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None) -> Objective:
+    """Build the objective of a resolved spec: one player who moves all of the model, and its losses."""
+    losses: dict[str, Loss] = {
+        spec.kind: registry.losses.build(spec, latent_dim=vae.latent_dim, image_shape=vae.image_shape) for spec in model.loss
+    }
+    if not any("reconstruction" in loss.covers for loss in losses.values()):
+        losses = {"reconstruction": Reconstruction(), **losses}
+    return Objective(vae, [Player("model", losses)], num_data=num_data)
+
+
+def _check(model: ModelSpec, losses: list[Loss], posterior: type[Posterior], prior: type[Prior]) -> None:
+    kinds = [loss.kind for loss in losses]
+    for i, loss in enumerate(losses):
+        if loss.kind in kinds[:i]:
+            raise UsageError(f"the loss {loss.kind!r} is given twice", remedy="keep one of them")
+        for other in losses[:i]:
+            shared = loss.covers & other.covers
+            if shared:
+                raise UsageError(
+                    f"losses {other.kind!r} and {loss.kind!r} both cover the {' and '.join(sorted(shared))}",
+                    remedy="keep one of them",
+                )
+        for role, cls in (("posterior", posterior), ("prior", prior)):
+            missing = loss.requires - cls.provides
+            if missing:
+                registry_of = registry.posteriors if role == "posterior" else registry.priors
+                fit = [k for k in registry_of.kinds() if k != cls.kind and loss.requires <= _provides(registry_of, k)]
+                raise UsageError(
+                    f"loss {loss.kind!r} needs {', '.join(sorted(missing))}, which the {role} {cls.kind!r} does not provide",
+                    given=f"{role} {cls.kind!r} provides {', '.join(sorted(cls.provides)) or 'no density'}",
+                    remedy=f"use --{role} {' or '.join(fit)}, or another loss" if fit else "use another loss",
+                )
+
+
+def _provides(components: registry.Registry[Posterior] | registry.Registry[Prior], kind: str) -> frozenset[Capability]:
+    try:
+        return components.get(kind).provides
+    except Exception:  # a broken plugin is no advice
+        return frozenset()
+
+
+def _spec(components: registry.Registry[object], kind: str) -> ComponentSpec:
+    return components.spec(kind)()
+
+
+def _fields(spec: ModelSpec) -> dict[str, object]:
+    return {name: getattr(spec, name) for name in type(spec).model_fields}

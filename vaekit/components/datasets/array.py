@@ -1,0 +1,142 @@
+"""Images in an array file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaekit.data import ImageSource, Splits, TensorImages, split_source
+from vaekit.data.arrays import Array, MappedImages, find_layout, to_images
+from vaekit.data.parquet import read_parquet
+from vaekit.errors import DataError, UsageError
+from vaekit.interfaces import Dataset
+from vaekit.registry import datasets
+
+
+@datasets("array")
+class ArrayFile(Dataset):
+    """Your own images in one array file: .npy, .npz, .safetensors or .parquet.
+
+    Bytes 0 to 255 or floats, which are kept as they are; a fourth channel is opacity, and the picture is laid on white. The split
+    is fixed: the same for every seed. The default likelihood is "gaussian", since it takes pixels of any range.
+
+    Args:
+        path: The file.
+        key: Name of the images in a file of several arrays; not needed where only one of them can be images.
+        labels: Name of the labels in a file of several arrays; by default "labels" or "label", where there is one.
+        layout: Order of the axes: N images, H height, W width, C channels; by default read from the shape.
+        validation: Fraction of the images held out for choosing models.
+        test: Fraction of the images held out for the final numbers.
+        memory_gb: A .npy file above this is mapped into memory and read anew each epoch.
+    """
+
+    default_likelihood: ClassVar[str] = "gaussian"
+
+    def __init__(
+        self,
+        *,
+        path: str,
+        key: str | None = None,
+        labels: str | None = None,
+        layout: Literal["NHW", "NHWC", "NCHW"] | None = None,
+        validation: float = 0.1,
+        test: float = 0.1,
+        memory_gb: float = 4.0,
+    ) -> None:
+        self.path, self.key, self.labels, self.layout = Path(path).expanduser(), key, labels, layout
+        self.validation, self.test, self.memory_gb = validation, test, memory_gb
+
+    def load(self) -> Splits:
+        if not self.path.is_file():
+            raise DataError("there is no such file", given=self.path, expected=".npy, .npz, .safetensors or .parquet")
+        return split_source(self._source(), self.validation, self.test)
+
+    def _source(self) -> ImageSource:
+        if self.path.suffix == ".npy":
+            for option in ("key", "labels"):
+                if getattr(self, option) is not None:
+                    raise UsageError(f"a .npy file holds one array without a name: {option} has no meaning", given=self.path)
+            array = _load_numpy(self.path)
+            layout = find_layout(array.shape, self.layout)
+            if array.nbytes > self.memory_gb * 1e9:
+                return MappedImages(self.path, layout)
+            return TensorImages(to_images(array, layout))
+        arrays = _read(self.path)
+        images = _choose(arrays, self.key, self.path)
+        return TensorImages(to_images(images, find_layout(images.shape, self.layout)), *self._labels(arrays, len(images)))
+
+    def _labels(self, arrays: dict[str, Array], num: int) -> tuple[Tensor | None, tuple[str, ...] | None]:
+        name = self.labels or next((name for name in ("labels", "label") if name in arrays), None)
+        if name is None:
+            return None, None
+        if name not in arrays:
+            raise UsageError("the file has no such labels", given=name, expected=", ".join(arrays))
+        values = arrays[name]
+        if values.shape != (num,) or values.dtype.kind not in "iuUS":
+            given, expected = f"{name}: {values.dtype} of {values.shape}", f"{num} integers or names"
+            raise DataError("this array cannot be labels", given=given, expected=expected)
+        if values.dtype.kind in "US":
+            names, values = np.unique(values.astype(str), return_inverse=True)
+            return torch.from_numpy(values.astype(np.int64)), tuple(names.tolist())
+        return torch.from_numpy(values.astype(np.int64)), None
+
+
+def _choose(arrays: dict[str, Array], key: str | None, path: Path) -> Array:
+    """Return the array called ``key``, or the only one that can be images."""
+    if key is None:
+        found = [name for name, array in arrays.items() if array.ndim in (3, 4)]
+        if len(found) != 1:
+            given = f"{path} with " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+            problem = "several arrays can be images" if found else "no array of the file is one of images"
+            raise DataError(problem, given=given, remedy="name it, as --dataset.key images" if found else None)
+        return arrays[found[0]]
+    if key not in arrays:
+        raise UsageError("the file has no such array", given=f"key {key}", expected=", ".join(arrays))
+    return arrays[key]
+
+
+def _read(path: Path) -> dict[str, Array]:
+    """Read all arrays of a file by name."""
+    if path.suffix == ".npz":
+        return _load_npz(path)
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:  # by way of torch, which knows bfloat16
+            tensors = load_file(path).items()
+        except (OSError, SafetensorError) as error:
+            raise DataError("cannot read the file", given=f"{path}: {error}") from error
+        return {name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in tensors}
+    if path.suffix == ".parquet":
+        return read_parquet(path)
+    raise UsageError("a file of unknown kind", given=path, expected=".npy, .npz, .safetensors or .parquet")
+
+
+def _load_numpy(path: Path) -> Array:
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _refused(path, error) from error
+    return array
+
+
+def _load_npz(path: Path) -> dict[str, Array]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: Exception) -> DataError:
+    return DataError(
+        "cannot read the file",
+        given=f"{path}: {error}",
+        expected="arrays of numbers (pickled objects are refused: they run code)",
+    )

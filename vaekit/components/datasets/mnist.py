@@ -1,0 +1,47 @@
+"""MNIST."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from vaekit.data import Splits
+from vaekit.data.torchvision_sets import load_idx_set, mnist_files
+from vaekit.interfaces import Dataset
+from vaekit.registry import datasets
+
+
+@datasets("mnist")
+class MNIST(Dataset):
+    """Handwritten digits, 28×28 grey: 55,000 train, 5,000 validation, 10,000 test; 12 MB download.
+
+    References:
+        LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998.
+
+    Args:
+        root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
+        validation: Number of training images held out, the last ones.
+        download: Whether to download files that are not there.
+    """
+
+    default_likelihood: ClassVar[str] = "bce"
+    default_binarize: ClassVar[Literal["none", "threshold", "static", "dynamic"]] = "dynamic"
+
+    def __init__(self, *, root: str | None = None, validation: int = 5000, download: bool = True) -> None:
+        self.root, self.validation, self.download = root, validation, download
+
+    def load(self) -> Splits:
+        return load_idx_set(
+            "MNIST",
+            files=mnist_files("MNIST"),
+            root=self.root,
+            validation=self.validation,
+            download=self.download,
+            fetch=self._fetch,
+            class_names=tuple("0123456789"),
+        )
+
+    @staticmethod
+    def _fetch(folder: str) -> None:
+        from torchvision.datasets import MNIST
+
+        MNIST(folder, download=True)

@@ -1,0 +1,68 @@
+"""The decoder ``resnet``."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal
+
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from vaekit.interfaces import Backbone, Shape
+from vaekit.layers import (
+    Activation,
+    Channels,
+    activation_layer,
+    check_image,
+    fully_connected,
+    halvings,
+    normalization_layer,
+    residual_stage,
+)
+from vaekit.registry import decoders
+
+
+@decoders("resnet")
+class ResNet(Backbone):
+    """One linear layer, then pre-activation residual blocks with GroupNorm; about nine times the cost of ``cnn``.
+
+    Each stage has ``depth`` blocks of two 3×3 convolutions and doubles the size by upsampling to an explicit one, so
+    every size is met exactly. Normalised throughout, it trains at any depth, which is what it is for; on a CPU ``cnn`` is the better start.
+
+    Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any sides; outputs are unbounded.
+
+    Args:
+        channels: Channels of the stages, towards the image; each entry doubles the size once more.
+        depth: Residual blocks per stage.
+        activation: Nonlinearity before every convolution.
+        upsampling: How feature maps are enlarged: nearest is faster, bilinear smoother.
+
+    Reference: He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027; Wu and He 2018, "Group
+    Normalization", arXiv:1803.08494.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        channels: Channels = (128, 128, 64, 32),
+        depth: PositiveInt = 1,
+        activation: Activation = "silu",
+        upsampling: Literal["nearest", "bilinear"] = "nearest",
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        check_image(out_shape, "decoder 'resnet'")
+        sizes = halvings(out_shape, len(channels))[::-1]
+        layers: list[nn.Module] = [fully_connected(in_shape, (), (channels[0], *sizes[0]), activation)]
+        layers += residual_stage(channels[0], channels[0], depth, activation)
+        for (width, next_width), size in zip(pairwise(channels), sizes[1:-1], strict=True):
+            layers += [nn.Upsample(size, mode=upsampling), *residual_stage(width, next_width, depth, activation)]
+        # What works channel by channel comes before the last upsampling, where it is a quarter of the work.
+        layers += [normalization_layer("group", channels[-1]), activation_layer(activation)]
+        layers += [nn.Upsample(sizes[-1], mode=upsampling), nn.Conv2d(channels[-1], out_shape[0], 3, padding=1)]
+        self.net = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        params: Tensor = self.net(z)
+        return params

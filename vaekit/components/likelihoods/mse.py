@@ -1,0 +1,34 @@
+"""The squared error as a likelihood."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from vaekit.distributions import SquaredErrorPixels
+from vaekit.interfaces import Likelihood, Shape
+from vaekit.links import Link, mean_of
+from vaekit.registry import likelihoods
+
+
+@likelihoods("mse")
+class MSE(Likelihood):
+    """Sum of squared errors: a Gaussian with variance 1/2 up to a constant; an ELBO is known up to that constant.
+
+    With pixels in [0, 1] a variance of 1/2 is large, so the KL weighs much: where reconstructions are blurred, take `gaussian`,
+    which learns its scale, or a β below 1.
+
+    Args:
+        link: How the decoder's output becomes the mean image.
+    """
+
+    normalised: ClassVar[bool] = False
+
+    def __init__(self, image_shape: Shape, *, link: Link = "sigmoid") -> None:
+        super().__init__(image_shape)
+        self.link: Link = link
+        self.support = "unit" if link == "sigmoid" else "real"
+
+    def forward(self, params: Tensor) -> SquaredErrorPixels:
+        return SquaredErrorPixels(mean_of(params, self.link))

@@ -1,0 +1,47 @@
+"""The controlled capacity increase of Burgess et al."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from vaekit.interfaces import Capability, Loss, Slot
+from vaekit.registry import losses
+from vaekit.schedules import ramp
+from vaekit.trace import Trace
+
+
+@losses("capacity")
+class CapacityLoss(Loss):
+    """``γ |KL - C|`` with a capacity C that grows while training: the code takes in one factor of variation after another.
+
+    The KL is averaged over the batch before the absolute value, so the loss is a statistic of the batch.
+
+    Args:
+        gamma: Weight γ.
+        capacity: Final capacity C, nats.
+        warmup: Epochs over which C grows from 0; 0 for a constant C.
+
+    Reference:
+        Burgess et al., Understanding disentangling in β-VAE, 2018, eq. 8.
+    """
+
+    covers: frozenset[Slot] = frozenset({"divergence"})
+    requires: frozenset[Capability] = frozenset({Capability.LOG_PROB})
+    batch_statistic = True
+    gamma: Tensor
+    capacity: Tensor
+
+    def __init__(
+        self, *, gamma: PositiveFloat = 1000.0, capacity: NonNegativeFloat = 25.0, warmup: NonNegativeFloat = 20.0
+    ) -> None:
+        super().__init__()
+        self.register_buffer("gamma", torch.tensor(gamma), persistent=False)
+        self.register_buffer("capacity", torch.tensor(capacity), persistent=False)
+        self.warmup = warmup
+
+    def forward(self, trace: Trace) -> Tensor:
+        kl = trace.kl
+        assert kl is not None  # guaranteed by `requires`, which assembly checks
+        return self.gamma * (kl.mean() - self.capacity * ramp(trace.epoch, self.warmup)).abs()

@@ -1,0 +1,42 @@
+"""The diagonal Gaussian posterior."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from vaekit.distributions import DiagonalGaussian, at_least_float32
+from vaekit.interfaces import Capability, Posterior, Shape
+from vaekit.registry import posteriors
+
+
+@posteriors("gaussian")
+class Gaussian(Posterior):
+    """Diagonal Gaussian ``q(z|x) = N(mu(x), diag exp(logvar(x)))``, the posterior of the VAE paper.
+
+    The encoder emits ``(2, D)``: ``mu`` and an unbounded ``s``, and ``logvar = m tanh(s / m)`` lies in ``(-m, m)``, so that
+    ``exp(logvar)`` cannot overflow; near zero ``logvar`` is ``s``.
+
+    Args:
+        max_logvar: Bound m of the log-variance.
+
+    Reference:
+        Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014, eq. 9.
+    """
+
+    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.FACTORISED})
+
+    def __init__(self, latent_dim: int, *, max_logvar: Annotated[float, Field(gt=0, le=60)] = 20.0) -> None:
+        super().__init__(latent_dim)
+        self.max_logvar = max_logvar
+
+    @property
+    def param_shape(self) -> Shape:
+        return (2, self.latent_dim)
+
+    def forward(self, params: Tensor) -> DiagonalGaussian:
+        mu, raw = at_least_float32(params).unbind(-2)
+        return DiagonalGaussian(mu, self.max_logvar * torch.tanh(raw / self.max_logvar))

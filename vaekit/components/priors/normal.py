@@ -1,0 +1,31 @@
+"""The standard normal prior."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from vaekit.distributions import StandardNormal
+from vaekit.interfaces import Capability, Prior
+from vaekit.registry import priors
+
+
+@priors("normal")
+class Normal(Prior):
+    """Standard normal ``p(z) = N(0, I)``.
+
+    Reference:
+        Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014, section 3.
+    """
+
+    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.FACTORISED})
+    zero: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
+
+    def forward(self) -> StandardNormal:
+        return StandardNormal(self.zero)

@@ -1,0 +1,130 @@
+"""Arrays of any usual layout and type as images, in memory or mapped from a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import torch
+
+from vaekit.data.sources import ImageSource
+from vaekit.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Layout = Literal["NHW", "NHWC", "NCHW"]
+
+_CHANNELS = (1, 3, 4)
+
+
+def find_layout(shape: tuple[int, ...], layout: Layout | None = None) -> Layout:
+    """Return the order of an array's axes: the one asked for, or the only one with 1, 3 or 4 channels.
+
+    Raises:
+        UsageError: The shape does not fit ``layout``, or leaves it open.
+        DataError: The shape is not that of images.
+    """
+    fits: list[Layout] = ["NHW"] if len(shape) == 3 else []
+    if len(shape) == 4:
+        fits += ["NHWC"] if shape[3] in _CHANNELS else []
+        fits += ["NCHW"] if shape[1] in _CHANNELS else []
+    if layout is not None and layout not in fits:
+        raise UsageError(
+            "the array does not have that layout", given=f"{layout}, shape {shape}", expected=" or ".join(fits) or None
+        )
+    if not fits or 0 in shape:
+        raise DataError(
+            "this is not an array of images", given=f"shape {shape}", expected="(N, H, W), (N, H, W, C) or (N, C, H, W)"
+        )
+    if layout is None and len(fits) > 1:
+        remedy = "say which, as --dataset.layout NHWC"
+        raise UsageError("the array's layout is open", given=f"shape {shape}", expected=" or ".join(fits), remedy=remedy)
+    return layout or fits[0]
+
+
+def to_images(array: Array, layout: Layout) -> Tensor:
+    """Turn an array into ``(N, C, H, W)``, uint8 or float32.
+
+    Booleans become black and white, 16-bit numbers 8-bit, other integers must be 0 to 255; floats are kept as they are. A fourth
+    channel is opacity: the picture is laid on white.
+
+    Raises:
+        DataError: The numbers cannot be pixels.
+    """
+    if layout == "NHW":
+        array = array[:, None]
+    elif layout == "NHWC":
+        array = array.transpose(0, 3, 1, 2)
+    kind, dtype = array.dtype.kind, array.dtype
+    if kind == "b":
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif dtype == np.uint16:
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    elif kind in "iu" and dtype != np.uint8:
+        if array.min() < 0 or array.max() > 255:
+            given = f"{dtype} from {array.min()} to {array.max()}"
+            raise DataError("integers that are not pixels", given=given, expected="0 to 255, or uint16")
+        array = array.astype(np.uint8)
+    elif kind == "f":
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise DataError("the array holds numbers that are not finite", expected="pixels without NaN or infinity")
+    elif dtype != np.uint8:
+        raise DataError("an array of this type cannot be images", given=dtype, expected="integers, floats or booleans")
+    return _on_white(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def _on_white(x: Tensor) -> Tensor:
+    if x.shape[1] != 4:
+        return x
+    colour, opacity = x[:, :3], x[:, 3:]
+    if x.dtype != torch.uint8:
+        return colour * opacity + (1 - opacity)
+    opacity = opacity.int()
+    return ((colour.int() * opacity + 255 * (255 - opacity) + 127) // 255).to(torch.uint8)
+
+
+class MappedImages(ImageSource):
+    """Images of a ``.npy`` file that is mapped into memory: only what is gathered is read, on the CPU.
+
+    Args:
+        file: The file.
+        layout: Order of its axes.
+        labels: int64, one for each of ``rows``.
+        class_names: The name of each label.
+        rows: Which images, int64; all by default.
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        layout: Layout,
+        labels: Tensor | None = None,
+        class_names: tuple[str, ...] | None = None,
+        rows: Tensor | None = None,
+    ) -> None:
+        self.file, self.layout, self.labels, self.class_names = file, layout, labels, class_names
+        mapped = self._open()
+        self.rows = torch.arange(len(mapped)) if rows is None else rows
+        example = to_images(mapped[:1], layout)
+        self.shape = (example.shape[1], example.shape[2], example.shape[3])
+        self.integer = example.dtype == torch.uint8
+
+    def _open(self) -> Array:
+        # Opened anew each time, some 100 µs, rather than kept: pickling an open map for a worker would copy the whole file.
+        mapped: Array = np.load(self.file, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def gather(self, index: Tensor) -> Tensor:
+        return to_images(self._open()[self.rows[index].numpy()], self.layout)
+
+    def subset(self, index: Tensor) -> Self:
+        labels = None if self.labels is None else self.labels[index]
+        return type(self)(self.file, self.layout, labels, self.class_names, self.rows[index])

@@ -1,0 +1,169 @@
+"""Where images are kept: in memory on the device, or in a file that is mapped into memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import torch
+
+from vaekit.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ImageSource(ABC):
+    """Images of one shape that are read by index, and their labels where they have any."""
+
+    shape: tuple[int, int, int]
+    """Channels, height, width."""
+    labels: Tensor | None
+    """int64 ``(N,)``; on ``device``."""
+    class_names: tuple[str, ...] | None
+    integer: bool
+    """Whether pixels are bytes, 0..255 standing for [0, 1]; otherwise they are float32 and taken as they are."""
+    resident: bool = False
+    """Whether all images lie in the memory of ``device``; otherwise ``gather`` reads files."""
+    device: torch.device = torch.device("cpu")
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def gather(self, index: Tensor) -> Tensor:
+        """Return the images at ``index``, ``(B, C, H, W)``, uint8 or float32, on ``device``, where ``index`` lies too."""
+
+    @abstractmethod
+    def subset(self, index: Tensor) -> Self:
+        """Return the source of the images at ``index`` alone."""
+
+    def to(self, device: torch.device | str) -> ImageSource:
+        """Return the source with what is resident moved to ``device``; a source that reads files returns itself."""
+        return self
+
+    def value_range(self) -> tuple[float, float]:
+        """Return bounds of the scaled pixels: [0, 1] for bytes, the exact extremes for floats."""
+        if self.integer:
+            return 0.0, 1.0
+        chunks = [self.gather(chunk) for chunk in torch.arange(len(self), device=self.device).split(256)]
+        return min(float(c.min()) for c in chunks), max(float(c.max()) for c in chunks)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether every pixel is known to be 0 or 1; always False where finding out means reading files."""
+        return False
+
+
+class TensorImages(ImageSource):
+    """Images in memory.
+
+    Args:
+        images: ``(N, C, H, W)``, uint8 or float32.
+        labels: int64 ``(N,)``.
+        class_names: The name of each label.
+    """
+
+    resident = True
+
+    def __init__(self, images: Tensor, labels: Tensor | None = None, class_names: tuple[str, ...] | None = None) -> None:
+        if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
+            raise DataError(
+                "these are not images",
+                given=f"a tensor of shape {tuple(images.shape)} and type {images.dtype}",
+                expected="shape (N, C, H, W), torch.uint8 or torch.float32",
+            )
+        if labels is not None and labels.shape != images.shape[:1]:
+            raise DataError("labels and images differ in number", given=f"{tuple(labels.shape)}", expected=f"({len(images)},)")
+        self.images = images.contiguous()
+        self.labels = None if labels is None else labels.to(images.device, torch.int64)
+        self.class_names = class_names
+        self.shape = (images.shape[1], images.shape[2], images.shape[3])
+        self.integer = images.dtype == torch.uint8
+        self.device = images.device
+        self._range: tuple[float, float] | None = None
+        self._binary: bool | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def gather(self, index: Tensor) -> Tensor:
+        return self.images.index_select(0, index)
+
+    def subset(self, index: Tensor) -> Self:
+        labels = None if self.labels is None else self.labels[index]
+        return type(self)(self.images[index], labels, self.class_names)
+
+    def to(self, device: torch.device | str) -> TensorImages:
+        moved = self.images.to(device)
+        return self if moved is self.images else TensorImages(moved, self.labels, self.class_names)
+
+    def value_range(self) -> tuple[float, float]:
+        if self._range is None:
+            self._range = super().value_range() if len(self) else (0.0, 0.0)
+        return self._range
+
+    @property
+    def is_binary(self) -> bool:
+        if self._binary is None:
+            one = 255 if self.integer else 1
+            self._binary = all(bool(((c == 0) | (c == one)).all()) for c in self.images.split(1024))
+        return self._binary
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The parts of a data set; no image is in two of them."""
+
+    train: ImageSource
+    validation: ImageSource
+    test: ImageSource
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.train.shape
+
+
+def split_source(source: ImageSource, validation: float, test: float) -> Splits:
+    """Split by a fixed permutation: the same images on every run, whatever its seed.
+
+    Args:
+        source: All images.
+        validation: Fraction held out for choosing models.
+        test: Fraction held out for the final numbers.
+
+    Raises:
+        UsageError: The fractions leave nothing for a split.
+        DataError: There are too few images.
+    """
+    if not (validation > 0 and test > 0 and validation + test < 1):
+        raise UsageError(
+            "the fractions of validation and test images leave nothing for a split",
+            given=f"validation {validation}, test {test}",
+            expected="both above 0, their sum below 1",
+        )
+    num_validation, num_test = max(1, round(len(source) * validation)), max(1, round(len(source) * test))
+    num_train = len(source) - num_validation - num_test
+    if num_train < 1:
+        raise DataError(
+            "too few images to split into train, validation and test", given=f"{len(source)} images", expected="at least 3"
+        )
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+    parts = order.split([num_train, num_validation, num_test])
+    return Splits(*(source.subset(part.sort().values) for part in parts))
+
+
+def hold_out(train: ImageSource, test: ImageSource, validation: int) -> Splits:
+    """Hold the last ``validation`` training images out, beside a test split that exists already.
+
+    Raises:
+        UsageError: ``validation`` is not between 1 and the number of training images less one.
+    """
+    if not 0 < validation < len(train):
+        raise UsageError(
+            "that many validation images cannot be held out", given=validation, expected=f"between 1 and {len(train) - 1}"
+        )
+    index = torch.arange(len(train), device=train.device)
+    return Splits(train.subset(index[:-validation]), train.subset(index[-validation:]), test)

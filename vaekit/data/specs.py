@@ -1,0 +1,64 @@
+"""What can be asked of the data on the way to the model. Importing it does not import torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from vaekit.schema import Spec
+
+Binarize = Literal["none", "threshold", "static", "dynamic"]
+"""How grey values become 0 or 1: not at all; ``x > 0.5``; drawn once per data set; drawn anew each time an image is seen."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class AugmentSpec(Spec):
+    """Random changes of training images, drawn for each image anew; every default means "off".
+
+    The geometric changes form one affine map per image and one bilinear resampling; flips move pixels exactly.
+    """
+
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="Largest rotation either way, in degrees.")
+    shear: Annotated[float, Field(ge=0, lt=90)] = Field(0.0, description="Largest horizontal slant either way, in degrees.")
+    translate: Fraction = Field(0.0, description="Largest shift either way, as a fraction of the side.")
+    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
+        (1.0, 1.0), description="Smallest and largest magnification."
+    )
+    flip: Literal["none", "horizontal", "vertical", "both"] = Field(
+        "none", description="Mirror half of the images: left to right, top to bottom, or each of the two."
+    )
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Smallest side, as a fraction of the picture's, of a random window that is enlarged to the whole."
+    )
+    brightness: Fraction = Field(0.0, description="Largest relative change of brightness.")
+    contrast: Fraction = Field(0.0, description="Largest relative change of contrast.")
+    saturation: Fraction = Field(0.0, description="Largest relative change of saturation.")
+    fill: Literal["border", "zeros"] = Field("border", description="What lies outside a picture: its edge's pixels, or black.")
+    target: Literal["augmented", "original"] = Field(
+        "augmented",
+        description="Which picture the model reconstructs: the augmented one, or the original from the augmented, so that the "
+        "code does not hold what augmentation changes. Both are bounds: q may depend on anything.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AugmentSpec:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale: the smallest magnification comes first, given {self.scale}")
+        return self
+
+    @property
+    def moves(self) -> bool:
+        """Whether any option needs the images resampled."""
+        return bool(self.rotate or self.shear or self.translate or self.scale != (1.0, 1.0) or self.crop < 1)
+
+    @property
+    def recolours(self) -> bool:
+        """Whether any option changes pixel values."""
+        return bool(self.brightness or self.contrast or self.saturation)
+
+    @property
+    def is_off(self) -> bool:
+        """Whether no option changes any image."""
+        return not (self.moves or self.recolours or self.flip != "none")

@@ -1,0 +1,23 @@
+"""Densities: what posteriors, priors and likelihoods turn tensors into."""
+
+from vaekit.distributions.delta import Delta
+from vaekit.distributions.density import Density, FactorisedDensity, at_least_float32, sum_event
+from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
+from vaekit.distributions.kl import kl_per_dim, register_kl
+from vaekit.distributions.pixels import BernoulliPixels, GaussianPixels, LaplacePixels, SquaredErrorPixels
+
+__all__ = [
+    "BernoulliPixels",
+    "Delta",
+    "Density",
+    "DiagonalGaussian",
+    "FactorisedDensity",
+    "GaussianPixels",
+    "LaplacePixels",
+    "SquaredErrorPixels",
+    "StandardNormal",
+    "at_least_float32",
+    "kl_per_dim",
+    "register_kl",
+    "sum_event",
+]

@@ -1,0 +1,74 @@
+"""Densities over images: what likelihoods return. Event dimensions are ``(C, H, W)``."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vaekit.distributions.density import sum_event
+from vaekit.distributions.gaussian import LOG_2PI
+
+
+class BernoulliPixels(NamedTuple):
+    """Independent Bernoulli pixels, parametrised by logits; the cross-entropy is finite for any finite logit."""
+
+    logits: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(self.logits)
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """Threshold the mean at uniform noise. Binary pixels have no reparameterised gradient."""
+        return (noise < self.mean).to(self.logits.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """``x·l - softplus(l)``: a log-likelihood on binary pixels, a negative cross-entropy on grey ones."""
+        logits = self.logits
+        return -sum_event(F.binary_cross_entropy_with_logits(logits, value.expand(logits.shape), reduction="none"), 3)
+
+
+class GaussianPixels(NamedTuple):
+    """Independent Gaussian pixels with log standard deviation ``log_scale``, broadcast against ``mean``."""
+
+    mean: Tensor
+    log_scale: Tensor
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return self.mean + torch.exp(self.log_scale) * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        scaled = (value - self.mean) * torch.exp(-self.log_scale)
+        return -0.5 * sum_event(scaled.square() + (LOG_2PI + 2.0 * self.log_scale), 3)
+
+
+class SquaredErrorPixels(NamedTuple):
+    """``-log p(x|z) = sum (x - mean)^2``: a Gaussian with variance 1/2, up to the constant ``C·H·W·log(pi)/2``."""
+
+    mean: Tensor
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return self.mean + math.sqrt(0.5) * noise
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -sum_event((value - self.mean).square(), 3)
+
+
+class LaplacePixels(NamedTuple):
+    """Independent Laplace pixels with log scale ``log_scale`` (mean absolute deviation), broadcast against ``mean``."""
+
+    mean: Tensor
+    log_scale: Tensor
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """Map standard normal noise through the two inverse distribution functions."""
+        uniform = torch.erf(noise / math.sqrt(2.0))  # in (-1, 1)
+        return self.mean - torch.exp(self.log_scale) * torch.sign(uniform) * torch.log1p(-uniform.abs())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        scaled = (value - self.mean).abs() * torch.exp(-self.log_scale)
+        return -sum_event(scaled + (math.log(2.0) + self.log_scale), 3)

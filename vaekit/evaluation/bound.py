@@ -1,0 +1,87 @@
+"""The evidence lower bound of a data set, its two halves, and how many latents carry information."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from vaekit.data import Batch
+from vaekit.interfaces import Likelihood
+from vaekit.objective import Inputs, Objective
+from vaekit.streams import Streams
+
+ACTIVE_VARIANCE = 0.01
+"""A latent is active where the variance of its posterior mean over the data exceeds this (Burda et al. 2016, section 5.2)."""
+
+
+@torch.no_grad()
+def evaluate(objective: Objective, batches: Iterable[Batch], streams: Streams, *, split: str) -> dict[str, float | list[float]]:
+    """Evaluate the objective at its schedules' final values, with codes sampled from the posterior.
+
+    Noise is a function of the seed, the split and the batch's number, so two evaluations of one model agree exactly.
+
+    Args:
+        objective: The model and its losses; put back into the mode that it was in.
+        batches: Evaluation batches; every example weighs the same, whatever the size of its batch.
+        streams: The run's random streams.
+        split: Name of the split, which seeds the noise.
+
+    Returns:
+        ``loss`` (the objective), ``reconstruction`` and, where the posterior has a density, ``kl``, ``elbo``, and
+        ``kl_per_latent``, all in nats per image; ``active_units``; every further term of the objective.
+    """
+    vae, device = objective.vae, objective.vae.device
+    training = objective.training
+    objective.eval()
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    final = torch.tensor(math.inf, device=device)
+    sums: dict[str, Tensor] = {}
+    count = 0
+
+    def add(name: str, value: Tensor) -> None:
+        sums[name] = sums[name] + value if name in sums else value
+
+    for number, batch in enumerate(batches):
+        size = batch.x.shape[0]
+        noise = vae.posterior.draw_noise(size, streams.generator(f"evaluation/{split}", number, device), like=batch.inputs)
+        total, terms, trace = objective.evaluate(Inputs(batch.inputs, batch.x, noise, final, batch.y))
+        for name, value in (terms | {"loss": total}).items():
+            add(name, value.to(exact) * size)
+        site = trace.sites[0]
+        mean = site.q.mean.to(exact)
+        add("mean", mean.sum(0))
+        add("mean_square", mean.square().sum(0))
+        if site.kl_per_dim is not None:
+            add("kl_per_latent", site.kl_per_dim.to(exact).sum(0))
+        count += size
+    objective.train(training)
+
+    mean, mean_square = sums.pop("mean") / count, sums.pop("mean_square") / count
+    results: dict[str, float | list[float]] = {
+        name: (value / count).tolist() if value.ndim else (value / count).item() for name, value in sums.items()
+    }
+    if "kl" in sums:
+        results["elbo"] = -((sums["reconstruction"] + sums["kl"]) / count).item()
+    results["active_units"] = int((mean_square - mean.square() > ACTIVE_VARIANCE).sum().item())
+    return results
+
+
+def meaning_of_elbo(likelihood: Likelihood, *, binary: bool) -> str:
+    """Say what the numbers called ELBO are for this likelihood, on binary pixels or others."""
+    if not likelihood.continuous:
+        return "lower bound of log p(x), nats" if binary else "cross-entropy on grey values, not a log-likelihood"
+    if not likelihood.normalised:
+        return "lower bound of log p(x) up to a constant, nats"
+    return "lower bound of the log density of pixels in [0, 1], nats"
+
+
+def bits_per_dim(elbo: float, num_pixels: int) -> float:
+    """Convert a bound on the log density of 8-bit pixels scaled to [0, 1] into bits per dimension.
+
+    The probability of a grey level is taken as the density at its centre times the width of a level, 1/255: accurate while the
+    density's scale is above one level, which the learned scales' bound ensures.
+    """
+    return -elbo / (num_pixels * math.log(2.0)) + math.log2(255.0)

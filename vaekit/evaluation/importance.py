@@ -1,0 +1,71 @@
+"""The log-likelihood of images, by importance sampling from the posterior."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from vaekit.data import Batch
+from vaekit.errors import UsageError
+from vaekit.interfaces import Capability
+from vaekit.streams import Streams
+from vaekit.vae import VAE
+
+
+@torch.no_grad()
+def log_likelihood(
+    vae: VAE, batches: Iterable[Batch], streams: Streams, *, samples: int, split: str = "test", chunk: int = 2048
+) -> dict[str, float]:
+    """Estimate ``log p(x)`` by ``log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)`` (Burda et al. 2016, eq. 8), a lower bound.
+
+    Images and samples are batched together and the logarithm of the sum is streamed, so memory is bounded by ``chunk``
+    decoded images.
+
+    Args:
+        vae: The model; evaluated in eval mode.
+        batches: Evaluation batches.
+        streams: The run's random streams; the noise is a function of the seed, the split and the position.
+        samples: Number of importance samples K.
+        split: Name of the split, which seeds the noise.
+        chunk: Most decoded images held at once.
+
+    Returns:
+        ``log_likelihood`` in nats per image, its ``standard_error`` over images, ``effective_samples`` (mean over images of
+        ``1 / sum w^2``) and ``samples``.
+
+    Raises:
+        UsageError: The posterior has no density.
+    """
+    if Capability.LOG_PROB not in vae.posterior.provides:
+        raise UsageError(f"the posterior {vae.posterior.kind!r} has no density, so log p(x) cannot be estimated")
+    training = vae.training
+    vae.eval()
+    estimates: list[Tensor] = []
+    effective: list[Tensor] = []
+    for number, batch in enumerate(batches):
+        size = batch.x.shape[0]
+        step = max(1, chunk // size)
+        first = second = None  # streamed log sum w and log sum w^2
+        for done in range(0, samples, step):
+            num = min(step, samples - done)
+            generator = streams.generator(f"importance/{split}/{number}", done, vae.device)
+            noise = vae.posterior.draw_noise(num * size, generator, like=batch.inputs).unflatten(0, (num, size))
+            log_w = vae(batch.inputs, noise, target=batch.x).log_weight.double()
+            sums = torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)
+            first = sums[0] if first is None else torch.logaddexp(first, sums[0])
+            second = sums[1] if second is None else torch.logaddexp(second, sums[1])
+        assert first is not None
+        assert second is not None
+        estimates.append(first - math.log(samples))
+        effective.append(torch.exp(2 * first - second))
+    vae.train(training)
+    values = torch.cat(estimates)
+    return {
+        "log_likelihood": values.mean().item(),
+        "standard_error": (values.std() / math.sqrt(len(values))).item(),
+        "effective_samples": torch.cat(effective).mean().item(),
+        "samples": samples,
+    }

@@ -1,0 +1,43 @@
+"""Pictures given by a user, read as the model expects them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vaekit.data.images import Decoder, Fit, find_images, image_size
+from vaekit.errors import DataError
+from vaekit.interfaces import Shape
+
+
+def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) -> Tensor:
+    """Read image files as ``(N, C, H, W)`` in [0, 1].
+
+    Args:
+        paths: Files, or folders of files.
+        shape: ``(C, H, W)`` of the model's images; colour becomes grey, and grey colour, as it asks.
+        fit: How pictures of other sizes are brought to it; unless given they are refused.
+
+    Raises:
+        DataError: A file is absent, unreadable, or of another size.
+    """
+    channels, *size = shape
+    if channels not in (1, 3):
+        raise DataError("image files hold 1 or 3 channels", given=f"a model of {channels} channels")
+    files = [file for path in paths for file in (find_images(path) if path.is_dir() else [path])]
+    if not files:
+        raise DataError("no images are given", expected="files, or folders of files")
+    for file in files:
+        given = image_size(file)
+        if fit is None and list(given) != size:
+            raise DataError(
+                f"{file} is not of the size of the model's images",
+                given=f"{given[1]}×{given[0]} (width × height)",
+                expected=f"{size[1]}×{size[0]}",
+                remedy="resize it, or pass --fit crop, pad or stretch",
+            )
+    decode = Decoder((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch")
+    return torch.stack([torch.from_numpy(decode(file)) for file in files]).float() / 255

@@ -1,0 +1,206 @@
+"""Runs from Python: `train`, `resume`, `load`, and the `Run` that they give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaekit import registry
+from vaekit.assembly import build_vae, resolve, resolve_device
+from vaekit.data import Splits
+from vaekit.data.images import Fit
+from vaekit.errors import UsageError
+from vaekit.evaluation.importance import log_likelihood
+from vaekit.files import write_text
+from vaekit.options import build_spec
+from vaekit.pictures.grid import grid, pairs, write_png
+from vaekit.pictures.images import read_images
+from vaekit.specs import RunSpec, parse_spec, read_spec
+from vaekit.streams import Streams
+from vaekit.training import checkpoint
+from vaekit.training.folder import RunFolder
+from vaekit.training.report import Reporter
+from vaekit.training.trainer import Trainer
+from vaekit.vae import VAE
+
+
+def train(
+    spec: RunSpec | Mapping[str, Any] | str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Run:
+    """Train a model and return its run.
+
+    Args:
+        spec: A spec, plain data of one, or the path of a YAML file; the defaults unless given.
+        out: The run folder; by default the next number under ``runs/``. An existing run is never overwritten.
+        reporter: Receives the progress; by default nobody does.
+        options: As on the command line, and over the spec: ``encoder="cnn"``, ``loss="beta"``, ``beta=4``, ``epochs=3``,
+            ``**{"encoder.channels": (16, 32)}``.
+
+    Raises:
+        UsageError: The request is wrong: an unknown name, an option of the wrong type, parts that do not fit.
+        DataError: The data are missing or do not fit.
+        DivergenceError: A loss became NaN or infinite.
+
+    Example:
+        >>> run = vaekit.train(encoder="cnn", loss="beta", beta=4)  # doctest: +SKIP
+        >>> run.vae().sample(8).shape  # doctest: +SKIP
+        torch.Size([8, 1, 28, 28])
+    """
+    if isinstance(spec, RunSpec):
+        base: Mapping[str, Any] = spec.model_dump(mode="json")
+    else:
+        base = read_spec(spec) if isinstance(spec, str | Path) else spec or {}
+    resolved = resolve(build_spec(base, options))
+    splits = _load_splits(resolved)
+    trainer = Trainer(resolved, splits, RunFolder.create(resolved, out), reporter)
+    trainer.fit()
+    return Run(trainer.folder.path)
+
+
+def resume(path: str | Path, *, reporter: Reporter | None = None) -> Run:
+    """Continue a run from its last checkpoint: bit-exactly on the CPU, with the same versions and number of threads.
+
+    Raises:
+        CheckpointError: There is no run, or its checkpoint is missing, truncated or of another architecture.
+        UsageError: The run is complete.
+    """
+    run = Run(path)
+    _, header = checkpoint.load(run.folder.last)
+    if header.state["epoch"] >= run.spec.train.epochs:
+        raise UsageError(f"{run.path} is complete: all {run.spec.train.epochs} epochs are done")
+    trainer = Trainer(run.spec, run.splits, run.folder, reporter)
+    trainer.fit(resume=True)
+    return run
+
+
+def load(path: str | Path) -> VAE:
+    """Load a trained model, in eval mode on the CPU, from a run folder or a model file.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, or needs a plugin that is not installed.
+    """
+    path = Path(path)
+    file = RunFolder(path).require().model if path.is_dir() else path
+    tensors, header = checkpoint.load(file)
+    vae = build_vae(header.spec.model, header.image_shape, seed=0)
+    checkpoint.load_weights(vae, tensors, file)
+    return vae.eval().requires_grad_(False)
+
+
+class Run:
+    """A run folder and what can be done with the model in it.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        CheckpointError: It is no run folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = RunFolder(path).require()
+        self.path = self.folder.path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """The resolved spec."""
+        return parse_spec(read_spec(self.folder.spec), str(self.folder.spec))
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The data that it was trained on, read anew."""
+        return _load_splits(self.spec)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Return the records of ``metrics.jsonl``, one an epoch."""
+        return self.folder.read_metrics()
+
+    def evaluation(self) -> dict[str, Any] | None:
+        """Return what ``evaluation.json`` holds, or None before there is one."""
+        file = self.folder.evaluation
+        result: dict[str, Any] | None = json.loads(file.read_text("utf-8")) if file.is_file() else None
+        return result
+
+    def vae(self) -> VAE:
+        """Load the best model, in eval mode on the CPU."""
+        return load(self.path)
+
+    def evaluate(self, *, split: str = "test", samples: int = 0, device: str = "auto") -> dict[str, Any]:
+        """Evaluate the best weights on a split, and write ``evaluation.json``.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            samples: Importance samples K for log p(x); none by default.
+            device: Where to compute.
+        """
+        if split not in ("train", "validation", "test"):
+            raise UsageError("there is no such split", given=split, expected="train, validation or test")
+        train_spec = resolve_device(self.spec.train.model_copy(update={"device": device}))
+        spec = self.spec.model_copy(update={"train": train_spec})
+        trainer = Trainer(spec, self.splits, self.folder)
+        results = trainer.load_best().test(split)
+        if samples:
+            batches = trainer.evaluation_batches(split).epoch(0)
+            results |= log_likelihood(trainer.objective.vae, batches, trainer.streams, samples=samples, split=split)
+        write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
+        return results
+
+    def sample(self, num: int = 36, *, seed: int = 0, temperature: float = 1.0, out: str | Path | None = None) -> Path:
+        """Write a PNG grid of images decoded from prior draws; return its path.
+
+        Args:
+            num: How many images.
+            seed: Of the draws.
+            temperature: Factor on the prior's noise.
+            out: The file; ``samples/seed-<seed>.png`` in the run folder unless given.
+        """
+        path = self._out(out, self.folder.samples / f"seed-{seed}.png")
+        images = self.vae().sample(num, temperature=temperature, generator=Streams(seed).generator("sample"))
+        write_png(grid(images), path)
+        return path
+
+    def reconstruct(
+        self, images: Sequence[str | Path], *, fit: Fit | None = None, out: str | Path | None = None
+    ) -> Path:
+        """Write a PNG grid of images, each with its reconstruction below; return its path.
+
+        Args:
+            images: Files, or folders of files.
+            fit: ``crop``, ``pad`` or ``stretch`` brings pictures of other sizes to the model's; they are refused otherwise.
+            out: The file; ``reconstructions/given.png`` in the run folder unless given.
+
+        Raises:
+            DataError: A file is unreadable or of another size than the model's images.
+        """
+        vae, path = self.vae(), self._out(out, self.folder.reconstructions / "given.png")
+        originals = read_images([Path(image) for image in images], vae.image_shape, fit=fit)
+        with torch.no_grad():
+            reconstructions = torch.cat([vae.reconstruct(chunk) for chunk in originals.split(64)])
+        write_png(pairs(originals, reconstructions), path)
+        return path
+
+    @staticmethod
+    def _out(out: str | Path | None, default: Path) -> Path:
+        path = Path(out) if out is not None else default
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}", given=error.strerror) from None
+        return path
+
+
+def _load_splits(spec: RunSpec) -> Splits:
+    return registry.datasets.build(spec.data.dataset).load()
+

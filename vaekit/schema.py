@@ -1,0 +1,96 @@
+"""The signature is the schema: a component's keyword-only parameters become a frozen pydantic model."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import re
+import textwrap
+import typing
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from vaekit.errors import PluginError
+
+
+class Spec(BaseModel):
+    """Base of every spec: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+class ComponentSpec(Spec):
+    """Base of the specs derived from components: the name it is registered under, then its options."""
+
+    kind: str
+
+
+def option_docs(doc: str | None) -> dict[str, str]:
+    """Return ``{option: description}`` from the ``Args:`` section of a Google-style docstring."""
+    _, _, section = inspect.cleandoc(doc or "").partition("\nArgs:\n")
+    lines = itertools.takewhile(lambda line: not line or line[0].isspace(), section.splitlines())
+    entries = re.split(r"^(\w+): ", textwrap.dedent("\n".join(lines)), flags=re.MULTILINE)[1:]
+    return {name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)}
+
+
+def wiring(cls: type) -> tuple[str, ...]:
+    """Return the names of the positional parameters of a component: what assembly hands it."""
+    return tuple(
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    )
+
+
+def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[ComponentSpec]:
+    """Derive the spec model of a component class from the signature of its ``__init__``.
+
+    Raises:
+        PluginError: The signature cannot be a schema; the message says which parameter and why.
+    """
+    where = f"{cls.__module__}.{cls.__qualname__}"
+    allowed = tuple(allowed_wiring)
+    unfit = [name for name in wiring(cls) if name not in allowed]
+    if unfit:
+        raise PluginError(
+            f"{where}: positional parameter {unfit[0]!r} is not among what assembly can hand to it",
+            given=f"positional parameters {', '.join(wiring(cls))}",
+            expected=f"some of {', '.join(allowed) or '(none)'}; every option keyword-only, after a bare *",
+        )
+    try:
+        hints = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
+    except NameError as error:
+        raise PluginError(
+            f"{where}: a type in the signature of __init__ cannot be resolved: {error}",
+            expected="types of keyword parameters importable at run time",
+            remedy="move the import out of `if TYPE_CHECKING:`",
+        ) from error
+    docs = option_docs(cls.__doc__) | option_docs(cls.__init__.__doc__)  # type: ignore[misc]
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise PluginError(
+                f"{where}: {parameter} hides options from the schema",
+                expected="every option spelled out as a keyword-only parameter",
+            )
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            continue
+        if name.startswith("_") or name == "kind" or hasattr(BaseModel, name):
+            raise PluginError(f"{where}: an option cannot be called {name!r}", expected="another name")
+        if name not in hints:
+            raise PluginError(f"{where}: option {name!r} has no type", expected=f"an annotation, as `{name}: int`")
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[name] = (hints[name], Field(default, description=docs.get(name)))
+    try:
+        model: type[ComponentSpec] = create_model(
+            f"{kind}_spec", __base__=ComponentSpec, __module__=cls.__module__, kind=(Literal[kind], kind), **fields
+        )
+        model.model_json_schema()
+    except Exception as error:
+        raise PluginError(
+            f"{where}: the options cannot be turned into a schema: {str(error).splitlines()[0]}",
+            expected="keyword types that pydantic can validate and write as JSON (numbers, strings, bool, tuples, Literal)",
+        ) from error
+    return model

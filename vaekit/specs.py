@@ -1,0 +1,201 @@
+"""Specs: what a run is, as frozen data. A YAML file, command-line flags and Python arguments all become a `RunSpec`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from vaekit import registry
+from vaekit.data.specs import AugmentSpec, Binarize
+from vaekit.errors import SpecError, UnknownComponentError, VaekitError
+from vaekit.registry import Registry
+from vaekit.schema import ComponentSpec, Spec
+
+
+class Choice:
+    """Annotation of a field that holds a component of one registry: its name, or a mapping with ``kind`` and options.
+
+    The component is looked up, and its schema with it, when the field is validated; the JSON schema lists all of them.
+    """
+
+    def __init__(self, components: Registry[Any]) -> None:
+        self.components = components
+
+    def _validate(self, value: Any) -> ComponentSpec:
+        if isinstance(value, ComponentSpec):
+            value = value.model_dump()
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
+            raise PydanticCustomError(
+                "component", "a {role} is a name, or a mapping with `kind` and options", {"role": self.components.role}
+            )
+        return self.components.spec(value["kind"]).model_validate(dict(value))
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self._validate, serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda spec: spec if isinstance(spec, str) else spec.model_dump(mode="json")
+            )
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        options: list[dict[str, Any]] = [{"enum": list(self.components.kinds())}]
+        for kind in self.components.kinds():
+            try:
+                spec = self.components.spec(kind)
+            except VaekitError:  # a broken plugin does not take the schema with it
+                continue
+            options.append(handler(spec.__pydantic_core_schema__) | {"required": ["kind"]})
+        return {"anyOf": options}
+
+
+EncoderSpec = Annotated[ComponentSpec, Choice(registry.encoders)]
+DecoderSpec = Annotated[ComponentSpec, Choice(registry.decoders)]
+PosteriorSpec = Annotated[ComponentSpec, Choice(registry.posteriors)]
+PriorSpec = Annotated[ComponentSpec, Choice(registry.priors)]
+LikelihoodSpec = Annotated[ComponentSpec, Choice(registry.likelihoods)]
+LossSpec = Annotated[ComponentSpec, Choice(registry.losses)]
+DatasetSpec = Annotated[ComponentSpec, Choice(registry.datasets)]
+
+
+class ModelSpec(Spec):
+    """The parts of a model and its objective."""
+
+    encoder: EncoderSpec = Field("mlp", description="Network from images to posterior parameters.")  # type: ignore[assignment]
+    decoder: DecoderSpec | None = Field(None, description="Network from latents to images; by default the encoder's kind.")
+    posterior: PosteriorSpec = Field("gaussian", description="Density q(z|x).")  # type: ignore[assignment]
+    prior: PriorSpec = Field("normal", description="Density p(z).")  # type: ignore[assignment]
+    likelihood: LikelihoodSpec | None = Field(None, description="Density p(x|z); by default the data set's.")
+    loss: tuple[LossSpec, ...] = Field((), description="Terms of the objective; names of likelihoods are taken too.")
+    latent_dim: PositiveInt = Field(32, description="Number of latent dimensions.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sort_losses(cls, data: Any) -> Any:
+        """Accept one loss or several, and move likelihoods that stand among them to ``likelihood``."""
+        if not isinstance(data, Mapping) or "loss" not in data:
+            return data
+        given = data["loss"]
+        given = [given] if isinstance(given, str | Mapping | ComponentSpec) else list(given)
+        losses, likelihoods = [], []
+        for loss in given:
+            kind = loss if isinstance(loss, str) else getattr(loss, "kind", None) or (loss.get("kind") if isinstance(loss, Mapping) else None)
+            (likelihoods if kind in registry.likelihoods and kind not in registry.losses else losses).append(loss)
+            if isinstance(kind, str) and kind not in registry.likelihoods and kind not in registry.losses:
+                raise unknown_loss(kind)
+        if data.get("likelihood") is not None:
+            likelihoods.append(data["likelihood"])
+        if len(likelihoods) > 1:
+            names = " and ".join(repr(x if isinstance(x, str) else dict(x).get("kind")) for x in likelihoods)
+            raise SpecError("a model has exactly one likelihood", given=names, remedy="keep one of them")
+        return {**data, "loss": losses, "likelihood": likelihoods[0] if likelihoods else None}
+
+
+class TrainSpec(Spec):
+    """How a model is trained."""
+
+    epochs: PositiveInt = Field(30, description="Passes over the training images.")
+    batch_size: PositiveInt = Field(128, description="Images in a step, over all processes.")
+    lr: PositiveFloat = Field(2e-3, description="Highest learning rate of Adam.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="Course of the learning rate; cosine ends at 0.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay (AdamW).")
+    grad_clip: PositiveFloat | None = Field(None, description="Largest norm of the gradient; none by default.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute; auto takes CUDA, MPS, CPU.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic; auto takes bf16 on CUDA, else fp32.")
+    workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes that decode images which do not fit in memory.")
+    pictures: Literal["auto", "none"] | tuple[PositiveInt, ...] = Field(
+        "auto", description="Epochs whose reconstructions and samples are kept, as 1,2,10."
+    )
+    checkpoint_seconds: PositiveFloat = Field(30.0, description="Most seconds between two checkpoints.")
+    threads: PositiveInt | None = Field(None, description="Threads of the CPU; as many as torch takes by default.")
+
+
+class DataSpec(Spec):
+    """What is trained on."""
+
+    dataset: DatasetSpec = Field("digits", description="Images.")  # type: ignore[assignment]
+    binarize: Binarize | None = Field(None, description="How grey pixels become binary ones; by default the data set's way.")
+    augment: AugmentSpec = Field(AugmentSpec(), description="Random changes to training images.")
+
+
+class RunSpec(Spec):
+    """A whole run: model, data and training. Together with vaekit's version it determines the result."""
+
+    model: ModelSpec = Field(default_factory=ModelSpec)
+    data: DataSpec = Field(default_factory=DataSpec)
+    train: TrainSpec = Field(default_factory=TrainSpec)
+
+
+def unknown_loss(kind: str) -> VaekitError:
+    """Return the error for a name that is neither a loss nor a likelihood."""
+    names = (*registry.losses.kinds(), *registry.likelihoods.kinds())
+    near = difflib.get_close_matches(kind, names, n=1)
+    return UnknownComponentError(
+        f"no loss or likelihood is called {kind!r}",
+        expected=f"a loss ({', '.join(registry.losses.kinds())}) or a likelihood ({', '.join(registry.likelihoods.kinds())})",
+        remedy=f"did you mean {near[0]!r}?" if near else "see `vaekit components list`",
+    )
+
+
+def parse_spec(data: Any, source: str = "the spec") -> RunSpec:
+    """Validate plain data as a run's spec.
+
+    Raises:
+        SpecError: A field is unknown or of the wrong type; the message holds every path, as ``loss.beta``.
+        UnknownComponentError: A component's name is not registered.
+    """
+    if not isinstance(data, Mapping):
+        raise SpecError(f"{source} is not a mapping", given=type(data).__name__, expected="sections model, data and train")
+    try:
+        return RunSpec.model_validate(dict(data))
+    except ValidationError as error:
+        raise spec_error(error, source) from None
+
+
+def spec_error(error: ValidationError, source: str) -> SpecError:
+    """Turn pydantic's errors into one that names each option by its path."""
+    lines = []
+    for item in error.errors(include_url=False):
+        given = "" if item["type"] in {"extra_forbidden", "missing"} else f" (given {item['input']!r})"
+        message = "there is no such option" if item["type"] == "extra_forbidden" else item["msg"]
+        lines.append(f"{option_path(item['loc'])}: {message}{given}")
+    return SpecError(f"{source} is not valid\n  " + "\n  ".join(lines), remedy="see `vaekit components show NAME` and `vaekit schema`")
+
+
+def option_path(loc: tuple[int | str, ...]) -> str:
+    """Write a location in a `RunSpec` as on the command line: ``('model', 'loss', 0, 'beta')`` is ``loss.beta``."""
+    parts = [str(part) for part in loc if not isinstance(part, int)]
+    return ".".join(parts[1:] if len(parts) > 1 and parts[0] in RunSpec.model_fields else parts)
+
+
+def read_spec(path: str | Path) -> dict[str, Any]:
+    """Read a spec file as plain data, YAML or JSON.
+
+    Raises:
+        SpecError: The file is absent or is not a YAML mapping.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text("utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read the spec {path}", given=error.strerror, expected="a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path} is not YAML", given=" ".join(str(error).split())) from None
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise SpecError(f"{path} is not a mapping", given=type(data).__name__, expected="sections model, data and train")
+    return data
+
+
+def dump_spec(spec: RunSpec) -> str:
+    """Write a spec as YAML that `parse_spec` reads back to an equal one."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,145 @@
+"""The trace of one forward pass: what losses, evaluation and pictures read.
+
+Shapes: ``B`` examples, ``D`` latent dimensions, ``*S`` sample dimensions (none by default, ``(K,)`` for K samples).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from vaekit.distributions import Density, kl_per_dim
+
+
+@dataclass
+class Site:
+    """A latent variable in a trace.
+
+    Args:
+        z: Samples, ``(*S, B, D)``.
+        q: The posterior q(z|x).
+        p: The prior p(z).
+        log_q: ``log q(z|x)``, ``(*S, B)``; None where the posterior declares no density.
+    """
+
+    z: Tensor
+    q: Density
+    p: Density
+    log_q: Tensor | None
+    _kl_per_dim: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def log_p(self) -> Tensor:
+        """``log p(z)``, ``(*S, B)``."""
+        return self.p.log_prob(self.z)
+
+    @property
+    def kl_per_dim(self) -> Tensor | None:
+        """Closed-form ``KL(q_d || p_d)``, ``(B, D)``; None where there is no closed form per dimension."""
+        if self._kl_per_dim is None:
+            self._kl_per_dim = kl_per_dim(self.q, self.p)
+        return self._kl_per_dim
+
+    @property
+    def kl(self) -> Tensor | None:
+        """``KL(q || p)`` per example, ``(B,)``: closed-form where known, else ``log q - log p`` averaged over samples."""
+        if self.kl_per_dim is not None:
+            return self.kl_per_dim.sum(-1)
+        if self.log_q is None:
+            return None
+        return mean_over_samples(self.log_q - self.log_p)
+
+
+@dataclass
+class Trace:
+    """One forward pass: the data, the latent sites, and the likelihood given them.
+
+    Args:
+        x: Images that the likelihood scores, ``(B, C, H, W)``.
+        sites: The latent variables.
+        likelihood: The density p(x|z) over images, ``(*S, B, C, H, W)``.
+        y: Labels ``(B,)``, or None.
+        num_data: Number of images of the data set, for losses that estimate aggregates.
+        epoch: Passes over the data so far, fractional, a 0-d tensor; infinite where schedules are at their final values.
+        metrics: Numbers that losses leave to be logged, each ``(B,)`` or 0-d.
+    """
+
+    x: Tensor
+    sites: tuple[Site, ...]
+    likelihood: Density
+    y: Tensor | None = None
+    num_data: int | None = None
+    epoch: Tensor | None = None
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    _log_likelihood: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def site(self) -> Site:
+        """The only latent variable of a model that has one."""
+        (site,) = self.sites
+        return site
+
+    @property
+    def z(self) -> Tensor:
+        return self.site.z
+
+    @property
+    def reconstruction(self) -> Tensor:
+        """The mean image, ``(*S, B, C, H, W)``, in the range of the data."""
+        return self.likelihood.mean
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """``log p(x|z)`` in nats, ``(*S, B)``."""
+        if self._log_likelihood is None:
+            self._log_likelihood = self.likelihood.log_prob(self.x)
+        return self._log_likelihood
+
+    @property
+    def kl(self) -> Tensor | None:
+        """The KL of all sites together, ``(B,)``; None where a posterior declares no density."""
+        total: Tensor | None = None
+        for site in self.sites:
+            kl = site.kl
+            if kl is None:
+                return None
+            total = kl if total is None else total + kl
+        return total
+
+    @property
+    def log_weight(self) -> Tensor:
+        """``log p(x|z) + log p(z) - log q(z|x)``, ``(*S, B)`` (Burda et al. 2016, eq. 8).
+
+        Raises:
+            TypeError: A posterior declares no density.
+        """
+        weight = self.log_likelihood
+        for site in self.sites:
+            if site.log_q is None:
+                raise TypeError(f"{type(site.q).__name__} has no density, hence no importance weight")
+            weight = weight + site.log_p - site.log_q
+        return weight
+
+    def detach(self) -> Trace:
+        """Return this trace cut off from the graph that produced it."""
+        sites = tuple(
+            Site(s.z.detach(), _detach(s.q), _detach(s.p), None if s.log_q is None else s.log_q.detach()) for s in self.sites
+        )
+        return replace(self, sites=sites, likelihood=_detach(self.likelihood), metrics={}, _log_likelihood=None)
+
+
+def mean_over_samples(values: Tensor) -> Tensor:
+    """Average ``(*S, B)`` over the sample dimensions."""
+    return values if values.ndim == 1 else values.flatten(0, -2).mean(0)
+
+
+def _detach(density: Any) -> Any:
+    """Detach every tensor of a density: a named tuple, or any object with a ``detach`` method."""
+    if isinstance(density, tuple):
+        return type(density)(*(v.detach() if isinstance(v, Tensor) else v for v in density))
+    return density.detach()
+
+
+__all__ = ["Site", "Trace", "mean_over_samples"]

@@ -1,0 +1,182 @@
+"""Checkpoints and model files: safetensors with JSON metadata, written atomically. Nothing is ever unpickled.
+
+A *model file* holds weights and what is needed to rebuild the model: its spec, the shape of its images, and the versions of
+vaekit and of the distributions its components came from. A *checkpoint* is a model file with the objective's own weights, the
+optimiser's state and the position in training added.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vaekit import __version__, registry
+from vaekit.errors import CheckpointError, UnknownComponentError
+from vaekit.files import write_atomically
+from vaekit.interfaces import Shape
+from vaekit.specs import RunSpec, parse_spec
+
+FORMAT = "vaekit-1"
+
+
+@dataclass(frozen=True)
+class Header:
+    """The metadata of a model file or checkpoint."""
+
+    spec: RunSpec
+    image_shape: Shape
+    versions: dict[str, Any]
+    state: dict[str, Any]
+
+
+def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
+    """Return, for each component of a resolved spec, the distribution and version that it came from."""
+    model = spec.model
+    chosen = [
+        (registry.encoders, model.encoder),
+        (registry.decoders, model.decoder),
+        (registry.posteriors, model.posterior),
+        (registry.priors, model.prior),
+        (registry.likelihoods, model.likelihood),
+        *((registry.losses, loss) for loss in model.loss),
+        (registry.datasets, spec.data.dataset),
+    ]
+    found = {}
+    for components, component in chosen:
+        if component is not None:
+            origin = components.origin(component.kind)
+            found[f"{components.role}:{component.kind}"] = {"distribution": origin.distribution, "version": origin.version}
+    return found
+
+
+def save(
+    path: Path, tensors: Mapping[str, Tensor], spec: RunSpec, image_shape: Shape, state: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model file or checkpoint atomically."""
+    metadata = {
+        "format": FORMAT,
+        "spec": spec.model_dump_json(),
+        "image_shape": json.dumps(list(image_shape)),
+        "versions": json.dumps({"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)}),
+        "state": json.dumps(dict(state or {})),
+    }
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(whole, temporary, metadata))
+
+
+def load(path: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], Header]:
+    """Read a model file or checkpoint.
+
+    Raises:
+        CheckpointError: The file is absent, truncated, of another program, or names a component that is not installed.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path} was not written by this version of vaekit",
+                    given=f"format {metadata.get('format', 'absent')}",
+                    expected=FORMAT,
+                )
+            header = _parse(path, metadata)
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118: not a mapping
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no file {path}", remedy="train first: `vaekit train`") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: it is truncated or no safetensors file", given=error, remedy="use another checkpoint"
+        ) from None
+
+
+def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
+    try:
+        versions = json.loads(metadata["versions"])
+        data, shape, state = (json.loads(metadata[key]) for key in ("spec", "image_shape", "state"))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
+    try:
+        spec = parse_spec(data, f"the spec in {path}")
+    except UnknownComponentError as error:
+        raise _missing_component(path, error, versions) from None
+    return Header(spec, tuple(shape), versions, state)
+
+
+def _missing_component(path: Path, error: UnknownComponentError, versions: Mapping[str, Any]) -> CheckpointError:
+    """Name the distributions to install, from the versions that the file records."""
+    absent = []
+    for component, origin in versions.get("components", {}).items():
+        role, _, kind = component.partition(":")
+        (components,) = (r for r in registry.REGISTRIES if r.role == role)
+        if kind not in components:
+            absent.append((component, origin["distribution"], origin["version"]))
+    installable = [f"{name}=={version}" for _, name, version in absent if version]
+    return CheckpointError(
+        f"{path} uses components that are not here: {error.message}",
+        given=", ".join(f"{component} from {name} {version}".strip() for component, name, version in absent),
+        remedy=f"pip install {' '.join(installable)}" if installable else "define and register it before loading",
+    )
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights into a module whose names and shapes must be the same.
+
+    Raises:
+        CheckpointError: They are not; the message lists the differences.
+    """
+    own = module.state_dict()
+    different = [
+        *(f"{name}: missing from the file" for name in own.keys() - tensors.keys()),
+        *(f"{name}: not in the model" for name in tensors.keys() - own.keys()),
+        *(
+            f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+            for name in own.keys() & tensors.keys()
+            if own[name].shape != tensors[name].shape
+        ),
+    ]
+    if different:
+        shown = "\n            ".join(sorted(different)[:8])
+        raise CheckpointError(
+            f"the weights in {path} are of another architecture ({len(different)} differences)",
+            given=shown,
+            remedy="load it with the spec and the versions that it was trained with",
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under ``prefix`` + name."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with ``prefix``, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Flatten optimisers' states to ``{player.parameter.key: tensor}``."""
+    flat = {}
+    for player, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                flat[f"{player}.{index}.{key}"] = torch.as_tensor(value)
+    return flat
+
+
+def load_optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` took."""
+    for player, optimizer in enumerate(optimizers):
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in without_prefix(f"{player}.", flat).items():
+            index, _, key = name.partition(".")
+            states.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

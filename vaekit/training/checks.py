@@ -1,0 +1,35 @@
+"""Checks of a run against its data, before any work is done."""
+
+from __future__ import annotations
+
+from vaekit.data import Splits
+from vaekit.errors import DataError, UsageError
+from vaekit.interfaces import Likelihood
+from vaekit.specs import RunSpec
+
+
+def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
+    """Refuse data that the likelihood or the batch size does not fit.
+
+    Raises:
+        UsageError: The batch is larger than the training set.
+        DataError: Pixels lie outside what the likelihood can score.
+    """
+    if spec.train.batch_size > len(splits.train):
+        raise UsageError(
+            "the batch is larger than the training set",
+            given=f"batch size {spec.train.batch_size}, {len(splits.train)} images",
+            remedy=f"use --batch-size {len(splits.train)} or less",
+        )
+    low, high = splits.train.value_range()
+    if likelihood.support == "unit" and (low < 0 or high > 1):
+        raise DataError(
+            f"the likelihood {likelihood.kind!r} scores pixels in [0, 1] only",
+            given=f"pixels from {low:.4g} to {high:.4g}",
+            remedy="scale the data to [0, 1], or use a likelihood on all reals: --loss gaussian --likelihood.link identity",
+        )
+
+
+def is_binary(spec: RunSpec, splits: Splits) -> bool:
+    """Whether the pixels that the likelihood scores are all 0 or 1."""
+    return spec.data.binarize != "none" or splits.train.is_binary

@@ -1,0 +1,386 @@
+"""The training loop: one for every model. `Trainer.fit` reads from top to bottom."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaekit.assembly import build_objective, build_vae
+from vaekit.data import Batch, Batches, Splits
+from vaekit.errors import DivergenceError
+from vaekit.evaluation.bound import bits_per_dim, evaluate, meaning_of_elbo
+from vaekit.files import write_text
+from vaekit.objective import Inputs
+from vaekit.specs import RunSpec
+from vaekit.streams import Streams
+from vaekit.training import checkpoint
+from vaekit.training.checks import check_data, is_binary
+from vaekit.training.folder import RunFolder, check_space
+from vaekit.training.pictures import TrainingPictures
+from vaekit.training.report import Reporter, Silent, Start
+
+CHECK_EVERY = 50
+"""Steps between looks at the loss on a device where a look stops the pipeline; on the CPU each step is looked at."""
+REPORT_SECONDS = 0.25
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user stopped the run; a checkpoint was saved."""
+
+
+@dataclass
+class Position:
+    """How far training has come: all that a checkpoint needs besides tensors, as every draw is a function of (seed, step).
+
+    Args:
+        epoch: Whole epochs done.
+        step: Steps done in the current one.
+        best: Lowest validation objective so far; None before the first.
+        best_epoch: When it was reached.
+        seconds: Time spent on training steps.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+class Meter:
+    """Sums of named numbers that stay on the device until somebody reads them."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.count = 0
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Add one step's numbers, each 0-d."""
+        values = torch.stack(list(terms.values()))
+        if self.sums is None:
+            self.names = list(terms)
+            exact = torch.float32 if values.device.type == "mps" else torch.float64
+            self.sums = torch.zeros_like(values, dtype=exact)
+        self.sums += values
+        self.count += 1
+
+    def means(self) -> dict[str, float]:
+        """Return the mean of each number; waits for the device."""
+        if self.sums is None:
+            return {}
+        return dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
+
+
+class Trainer:
+    """Trains the model of a resolved spec in a run folder.
+
+    Args:
+        spec: A resolved spec.
+        splits: Its data.
+        folder: The run folder; a checkpoint in it is taken up by ``fit(resume=True)``.
+        reporter: Receives the progress.
+
+    Raises:
+        UsageError: The spec does not fit the data.
+    """
+
+    def __init__(self, spec: RunSpec, splits: Splits, folder: RunFolder, reporter: Reporter | None = None) -> None:
+        self.spec, self.splits, self.folder, self.reporter = spec, splits, folder, reporter or Silent()
+        train, device = spec.train, torch.device(spec.train.device)
+        self.device = device
+        self.streams = Streams(train.seed)
+        vae = build_vae(spec.model, splits.shape, seed=train.seed)
+        check_data(spec, vae.likelihood, splits)
+        self.objective = build_objective(spec.model, vae, num_data=len(splits.train)).to(device)
+        self.optimizers = [
+            torch.optim.AdamW(
+                self.objective.parameters_of(index),
+                lr=train.lr * player.lr_scale,
+                weight_decay=train.weight_decay,
+                fused=device.type in {"cpu", "cuda"},
+            )
+            for index, player in enumerate(self.objective.players)
+        ]
+        self.batches = self._batches("train", train=True)
+        self.validation = self.evaluation_batches("validation")
+        self.position, self.meter = Position(), Meter()
+        self.total_steps = train.epochs * self.batches.steps_per_epoch
+        self.clock = torch.zeros((), device=device)
+        self.pictures = TrainingPictures(spec, folder, self.objective.vae, self.validation, self.streams)
+        self.binary = is_binary(spec, splits)
+        self.elbo = meaning_of_elbo(vae.likelihood, binary=self.binary)
+        self.interrupted = False
+        self.saved_at = time.monotonic()
+
+    def _batches(self, split: str, *, train: bool) -> Batches:
+        return Batches(
+            getattr(self.splits, split),
+            batch_size=self.spec.train.batch_size,
+            streams=self.streams,
+            binarize=self.spec.data.binarize or "none",
+            augment=self.spec.data.augment,
+            device=self.device,
+            train=train,
+            split=split,
+            workers=self.spec.train.workers,
+        )
+
+    # The loop
+
+    def fit(self, *, resume: bool = False) -> dict[str, Any]:
+        """Train to the last epoch, evaluate the best weights on the test set, and return that evaluation.
+
+        Args:
+            resume: Take up the last checkpoint of the run folder.
+
+        Raises:
+            CheckpointError: The checkpoint to resume is missing, truncated or of another architecture.
+            DivergenceError: A loss became NaN or infinite.
+            Interrupted: The user stopped it; a checkpoint was saved.
+        """
+        check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
+        self.reporter.start(self._start(self._resume() if resume else ()))
+        with _threads(self.spec.train.threads), self._stop_on_interrupt():
+            while self.position.epoch < self.spec.train.epochs:
+                began = time.perf_counter()
+                speed = self._train_epoch()
+                means = self.meter.means()
+                self._check_finite(means)
+                scores = evaluate(self.objective, self.validation.epoch(0), self.streams, split="validation")
+                self._check_finite({name: value for name, value in scores.items() if isinstance(value, float)})
+                self.pictures.take(self.position.epoch + 1)
+                self._end_epoch(means, scores, speed, began)
+            return self._finish()
+
+    def _train_epoch(self) -> float:
+        """Take the rest of an epoch's steps; return images a second."""
+        self.objective.train()
+        position, reported = self.position, time.perf_counter()
+        began, first, resumed_seconds = reported, position.step, position.seconds
+        for batch in self.batches.epoch(position.epoch, start=position.step):
+            step = position.epoch * self.batches.steps_per_epoch + position.step
+            terms = self._step(batch, step)
+            self.meter.add(terms)
+            position.step += 1
+            if self.device.type == "cpu" or step % CHECK_EVERY == 0:
+                self._check_finite({"loss": terms["loss"].item()}, terms)
+            now = time.perf_counter()
+            position.seconds = resumed_seconds + now - began
+            if now - reported > REPORT_SECONDS:
+                reported = now
+                speed = (position.step - first) * self.spec.train.batch_size / (now - began)
+                self.reporter.step(position.epoch + 1, position.step, speed, self.meter.means())
+            if self.interrupted:
+                self._save(self.folder.last)
+                raise Interrupted
+            if time.monotonic() - self.saved_at > self.spec.train.checkpoint_seconds:
+                self._save(self.folder.last)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        taken = position.step - first
+        return taken * self.spec.train.batch_size / max(time.perf_counter() - began, 1e-9) if taken else 0.0
+
+    def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Take one step: everything that it draws or schedules is a function of its number."""
+        self.clock.fill_(step / self.batches.steps_per_epoch)
+        generator = self.streams.generator("posterior", step, self.device)
+        noise = self.objective.vae.posterior.draw_noise(self.spec.train.batch_size, generator, like=batch.inputs)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"):
+            total, terms = self.objective(Inputs(batch.inputs, batch.x, noise, self.clock, batch.y))
+        total.backward()
+        factor = self._lr_factor(step)
+        for player, optimizer in zip(self.objective.players, self.optimizers, strict=True):
+            if self.spec.train.grad_clip is not None:
+                torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.spec.train.grad_clip)
+            optimizer.param_groups[0]["lr"] = self.spec.train.lr * player.lr_scale * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return dict(terms)
+
+    def _lr_factor(self, step: int) -> float:
+        if self.spec.train.schedule == "constant":
+            return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * step / self.total_steps))
+
+    def _end_epoch(self, means: Mapping[str, float], scores: Mapping[str, Any], speed: float, began: float) -> None:
+        """Record the epoch, keep the weights if they are the best so far, and save a checkpoint."""
+        position = self.position
+        position.epoch, position.step, self.meter = position.epoch + 1, 0, Meter()
+        improved = position.best is None or scores["loss"] < position.best
+        if improved:
+            position.best, position.best_epoch = scores["loss"], position.epoch
+        record = {
+            "epoch": position.epoch,
+            "step": position.epoch * self.batches.steps_per_epoch,
+            "lr": self.optimizers[0].param_groups[0]["lr"],
+            "seconds": round(position.seconds, 3),
+            "images_per_second": round(speed, 1),
+            "epoch_seconds": round(time.perf_counter() - began, 3),
+            **{f"train_{name}": value for name, value in _with_elbo(means).items()},
+            **{f"validation_{name}": value for name, value in scores.items()},
+            "best": improved,
+        }
+        self.folder.append_metrics(record)
+        self._save(self.folder.last)
+        if improved:
+            self._save(self.folder.best)
+            model = checkpoint.without_prefix("vae.", self.objective.state_dict())
+            checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
+        self.reporter.epoch(record)
+        if self.interrupted and position.epoch < self.spec.train.epochs:
+            raise Interrupted
+
+    def _finish(self) -> dict[str, Any]:
+        """Evaluate the best weights on the test set; write the animation and the numbers."""
+        self.pictures.animate()
+        results = self.load_best().test()
+        write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
+        self.reporter.end(results)
+        return results
+
+    def load_best(self) -> Trainer:
+        """Put the best weights in place, and return the trainer.
+
+        Raises:
+            CheckpointError: There are none, or they are truncated or of another architecture.
+        """
+        tensors, header = checkpoint.load(self.folder.best, device=self.device)
+        checkpoint.load_weights(self.objective, checkpoint.without_prefix("objective.", tensors), self.folder.best)
+        self.position.best_epoch = header.state["best_epoch"]
+        return self
+
+    def evaluation_batches(self, split: str) -> Batches:
+        """Return a split's batches for evaluation: in sequence, all of them, not augmented."""
+        return self._batches(split, train=False)
+
+    def test(self, split: str = "test") -> dict[str, Any]:
+        """Evaluate the weights as they are on a split."""
+        batches = self.evaluation_batches(split)
+        scores = evaluate(self.objective, batches.epoch(0), self.streams, split=split)
+        results: dict[str, Any] = {
+            "split": split,
+            "num_images": len(getattr(self.splits, split)),
+            "epoch": self.position.best_epoch,
+            "elbo_is": self.elbo,
+            **scores,
+        }
+        likelihood = self.objective.vae.likelihood
+        if likelihood.continuous and likelihood.normalised and self.splits.train.integer and "elbo" in scores:
+            results["bits_per_dim"] = bits_per_dim(scores["elbo"], math.prod(self.splits.shape))  # type: ignore[arg-type]
+        return results
+
+    # Checkpoints
+
+    def _save(self, path: Path) -> None:
+        self._check_finite(self.meter.means())
+        optimizers = checkpoint.optimizer_tensors(self.optimizers)
+        tensors = checkpoint.with_prefix("objective.", self.objective.state_dict())
+        tensors |= checkpoint.with_prefix("optimizer.", optimizers)
+        if self.meter.sums is not None:
+            tensors["meter"] = self.meter.sums
+        state = asdict(self.position) | {
+            "meter_names": self.meter.names,
+            "meter_count": self.meter.count,
+            "threads": self.spec.train.threads,
+        }
+        checkpoint.save(path, tensors, self.spec, self.splits.shape, state)
+        self.saved_at = time.monotonic()
+
+    def _resume(self) -> tuple[str, ...]:
+        """Take up the last checkpoint of the run folder; return what differs from when it was saved.
+
+        Raises:
+            CheckpointError: It is absent, truncated, or of another architecture.
+        """
+        path = self.folder.last
+        tensors, header = checkpoint.load(path, device=self.device)
+        checkpoint.load_weights(self.objective, checkpoint.without_prefix("objective.", tensors), path)
+        checkpoint.load_optimizer_tensors(self.optimizers, checkpoint.without_prefix("optimizer.", tensors))
+        state = dict(header.state)
+        names, count, threads = state.pop("meter_names"), state.pop("meter_count"), state.pop("threads")
+        self.position = Position(**state)
+        self.meter.names, self.meter.count, self.meter.sums = names, count, tensors.get("meter")
+        self.folder.cut_metrics(self.position.epoch)
+        now = {"torch": torch.__version__, "threads": self.spec.train.threads}
+        then = {"torch": header.versions["torch"], "threads": threads}
+        return tuple(f"{key} was {then[key]}, now {now[key]}: not bit-exact" for key in now if now[key] != then[key])
+
+    # Checks and reports
+
+    def _check_finite(self, values: Mapping[str, float], terms: Mapping[str, Tensor] | None = None) -> None:
+        """Stop at a NaN or infinite number, and name what is to blame."""
+        if all(math.isfinite(value) for value in values.values()):
+            return
+        if terms is not None:
+            values = {name: value.item() for name, value in terms.items()}
+        position = self.position
+        blamed = [name for name, value in values.items() if not math.isfinite(value)]
+        tensors = [name for name, p in self.objective.named_parameters() if not torch.isfinite(p).all()]
+        saved = self.folder.last if self.folder.last.exists() else None
+        raise DivergenceError(
+            f"the loss is not finite: {', '.join(blamed)} at epoch {position.epoch + 1}, step {position.step}",
+            given=f"non-finite weights first in {tensors[0]}" if tensors else "all weights are finite",
+            expected="finite losses",
+            remedy=f"lower --lr, or set --grad-clip; last good checkpoint: {saved or 'none was saved yet'}",
+        )
+
+    def _start(self, notes: tuple[str, ...]) -> Start:
+        data = {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")}
+        threads = f", {self.spec.train.threads} threads" if self.device.type == "cpu" else ""
+        return Start(
+            run=str(self.folder.path),
+            epochs=self.spec.train.epochs,
+            steps_per_epoch=self.batches.steps_per_epoch,
+            first_epoch=self.position.epoch,
+            num_images=data,
+            num_parameters=sum(p.numel() for p in self.objective.parameters()),
+            device=f"{self.device.type}{threads}, {self.spec.train.precision}",
+            elbo=self.elbo,
+            notes=notes,
+        )
+
+    @contextmanager
+    def _stop_on_interrupt(self) -> Iterator[None]:
+        """Let the first Ctrl-C end the run after the step in hand; a second one stops at once."""
+
+        def stop(signum: int, frame: FrameType | None) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        try:
+            before = signal.signal(signal.SIGINT, stop)
+        except ValueError:  # not in the main thread: whoever owns it handles Ctrl-C
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+def _with_elbo(means: Mapping[str, float]) -> dict[str, float]:
+    return dict(means) | ({"elbo": -(means["reconstruction"] + means["kl"])} if "kl" in means else {})
+
+
+@contextmanager
+def _threads(num: int | None) -> Iterator[None]:
+    """Compute with ``num`` threads of the CPU: sums depend on their number in the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -293,7 +293,7 @@ def test_every_activation_gives_another_function_of_the_same_weights(role: str, 
 
 
 @with_option("normalization")
-def test_every_normalization_is_applied_per_group(role: str, kind: str):
+def test_normalization_is_over_whole_examples_or_groups_or_absent(role: str, kind: str):
     wide: dict[str, Any] = {"hidden": (32,), "channels": (16, 24)}
     options = {name: value for name, value in wide.items() if name in option_names(role, kind)}
     groups = {
@@ -302,7 +302,7 @@ def test_every_normalization_is_applied_per_group(role: str, kind: str):
     }
     assert groups["none"] == set()
     assert groups["layer"] == {1}
-    assert 1 < min(groups["group"]) <= max(groups["group"]) <= 4
+    assert min(groups["group"]) > 1
 
 
 @with_option("upsampling")

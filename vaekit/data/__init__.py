@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vaekit.data.augment import augment as augment
     from vaekit.data.batches import Batch as Batch
     from vaekit.data.batches import Batches as Batches
     from vaekit.data.images import FileImages as FileImages
@@ -29,7 +28,6 @@ _MODULES = {
     "ImageSource": "sources",
     "Splits": "sources",
     "TensorImages": "sources",
-    "augment": "augment",
     "split_source": "sources",
 }
 __all__ = list(_MODULES)

@@ -75,7 +75,7 @@ def to_images(array: Array, layout: Layout) -> Tensor:
             raise DataError("the array holds numbers that are not finite", expected="pixels without NaN or infinity")
     elif dtype != np.uint8:
         raise DataError("an array of this type cannot be images", given=dtype, expected="integers, floats or booleans")
-    return _on_white(torch.from_numpy(np.ascontiguousarray(array)))
+    return _on_white(torch.from_numpy(np.require(array, requirements=("C", "W"))))
 
 
 def _on_white(x: Tensor) -> Tensor:

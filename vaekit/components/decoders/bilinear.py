@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.layers import Activation, Channels, Widths, Normalization, Size, check_image, growing
+from vaekit.layers import Activation, Channels, Normalization, Size, Widths, check_image, growing
 from vaekit.registry import decoders
 
 
@@ -36,7 +36,7 @@ class Bilinear(Backbone):
         *,
         channels: Channels = (64, 64, 64, 32),
         hidden: Widths = (256,),
-        activation: Activation = "relu",
+        activation: Activation = "silu",
         normalization: Normalization = "none",
     ) -> None:
         super().__init__(in_shape, out_shape)

@@ -27,7 +27,8 @@ class ResNet(Backbone):
     """One linear layer, then pre-activation residual blocks with GroupNorm; about nine times the cost of ``cnn``.
 
     Each stage has ``depth`` blocks of two 3×3 convolutions and doubles the size by upsampling to an explicit one, so
-    every size is met exactly. Normalised throughout, it trains at any depth, which is what it is for; on a CPU ``cnn`` is the better start.
+    every size is met exactly. Normalised throughout, it trains at any depth, which is what it is for; on a CPU ``cnn`` is
+    the better start.
 
     Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any sides; outputs are unbounded.
 

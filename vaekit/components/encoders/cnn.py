@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.layers import Activation, Channels, Widths, Normalization, check_image, fully_connected, halvings, unit
+from vaekit.layers import Activation, Channels, Normalization, Widths, check_image, fully_connected, halvings, unit
 from vaekit.registry import encoders
 
 
@@ -36,7 +36,7 @@ class CNN(Backbone):
         *,
         channels: Channels = (32, 64, 64, 64),
         hidden: Widths = (256,),
-        activation: Activation = "relu",
+        activation: Activation = "silu",
         normalization: Normalization = "none",
     ) -> None:
         super().__init__(in_shape, out_shape)

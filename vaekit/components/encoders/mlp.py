@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.layers import Activation, Widths, Normalization, fully_connected
+from vaekit.layers import Activation, Normalization, Widths, fully_connected
 from vaekit.registry import encoders
 
 
@@ -32,7 +32,7 @@ class MLP(Backbone):
         out_shape: Shape,
         *,
         hidden: Widths = (512, 256),
-        activation: Activation = "relu",
+        activation: Activation = "silu",
         normalization: Normalization = "none",
     ) -> None:
         super().__init__(in_shape, out_shape)

@@ -1,0 +1,466 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+import warnings
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+
+from vaekit.data import Batches, FileImages, Splits, TensorImages
+from vaekit.data.arrays import MappedImages
+from vaekit.errors import DataError, UsageError, VaekitError
+from vaekit.interfaces import Dataset
+from vaekit.registry import datasets
+from vaekit.streams import Streams
+
+BUILT_IN = ("array", "celeba", "cifar10", "digits", "emnist", "fashion_mnist", "folder", "kmnist", "mnist", "svhn")
+DOWNLOADED = ("celeba", "cifar10", "emnist", "fashion_mnist", "kmnist", "mnist", "svhn")
+
+
+def load(kind: str, **options) -> Splits:
+    return datasets.build(datasets.spec(kind)(**options)).load()
+
+
+def parts(splits: Splits) -> tuple[TensorImages, ...]:
+    return splits.train, splits.validation, splits.test
+
+
+def sizes(splits: Splits) -> list[int]:
+    return [len(part) for part in parts(splits)]
+
+
+def everything(splits: Splits) -> torch.Tensor:
+    """All images, in the order of a first pixel that numbers them."""
+    images = torch.cat([part.gather(torch.arange(len(part))) for part in parts(splits)])
+    return images[images[:, 0, 0, 0].argsort()]
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_every_data_set_is_registered_and_described(kind):
+    cls = datasets.get(kind)
+    assert issubclass(cls, Dataset)
+    assert cls.default_likelihood in ("bce", "gaussian")
+    assert datasets.summary(kind).endswith((".", "folder, nested or not."))
+    assert all(field.description for name, field in datasets.spec(kind).model_fields.items() if name != "kind")
+
+
+def test_describing_data_sets_imports_no_torch_and_loading_digits_no_torchvision():
+    code = (
+        "import sys; from vaekit.registry import datasets; import vaekit.data.specs;"
+        "[datasets.summary(k) for k in datasets.kinds()];"
+        "assert 'torch' not in sys.modules; datasets.get('digits')().load(); [datasets.get(k) for k in datasets.kinds()];"
+        "assert 'torchvision' not in sys.modules and 'PIL' not in sys.modules"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env={**os.environ, "VAEKIT_PLUGINS": "0"})
+
+
+# digits and MNIST's family
+
+
+def test_digits_are_mnists_own(shared_data):
+    digits, mnist = load("digits"), load("mnist", root=str(shared_data))
+    assert sizes(digits) == [8000, 1000, 1000]
+    assert torch.equal(digits.train.images, mnist.train.images[:8000])
+    assert torch.equal(digits.validation.images, mnist.validation.images[-1000:])
+    assert torch.equal(digits.test.images, mnist.test.images[::10])
+    for mine, full in ((digits.train, mnist.train.labels[:8000]), (digits.test, mnist.test.labels[::10])):
+        assert torch.equal(mine.labels, full)
+
+
+def test_digits_are_small_balanced_and_disjoint():
+    digits = load("digits")
+    assert digits.shape == (1, 28, 28)
+    folder = Path(sys.modules[datasets.get("digits").__module__].__file__).parent
+    assert (folder / "digits.npz").stat().st_size < 2_000_000
+    assert "ShareAlike" in (folder / "digits.LICENSE.md").read_text("utf-8")
+    for part in parts(digits):
+        assert torch.bincount(part.labels).min() > 0.08 * len(part)
+    images = torch.cat([part.images for part in parts(digits)]).flatten(1)
+    assert len(images.unique(dim=0)) == len(images)
+
+
+@pytest.mark.parametrize(("kind", "mean"), [("mnist", 0.1307), ("fashion_mnist", 0.2860)])
+def test_real_sets_have_their_published_sizes_and_mean(shared_data, kind, mean, monkeypatch):
+    monkeypatch.setenv("VAEKIT_DATA", str(shared_data))
+    splits = load(kind)
+    assert sizes(splits) == [55000, 5000, 10000]
+    assert splits.train.class_names is not None
+    assert len(splits.train.class_names) == 10
+    total = sum(part.images.double().sum() for part in (splits.train, splits.validation))
+    assert abs(total / (60000 * 784 * 255) - mean) < 1e-4
+
+
+def write_idx(path: Path, array: np.ndarray, packed: bool = False) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+    path.with_name(path.name + ".gz" * packed).write_bytes(gzip.compress(content) if packed else content)
+
+
+def write_family(root: Path, stems: list[str], first_label: int = 0, packed: bool = False) -> None:
+    for stem, num in zip(stems, (12, 5), strict=True):
+        images = np.arange(num * 6, dtype=np.uint8).reshape(num, 2, 3)
+        write_idx(root / f"{stem}-images-idx3-ubyte", images, packed)
+        write_idx(root / f"{stem}-labels-idx1-ubyte", (np.arange(num) % 10 + first_label).astype(np.uint8), packed)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_are_read_packed_or_not_from_a_folder_that_cannot_be_written(tmp_path, packed):
+    write_family(tmp_path, ["KMNIST/raw/train", "KMNIST/raw/t10k"], packed=packed)
+    tmp_path.chmod(0o555)
+    splits = load("kmnist", root=str(tmp_path), validation=2, download=False)
+    assert sizes(splits) == [10, 2, 5]
+    assert splits.validation.labels.tolist() == [0, 1]
+    assert splits.train.images[1].tolist() == [[[6, 7, 8], [9, 10, 11]]]
+
+
+def test_emnist_stands_upright_and_its_labels_count_from_zero(tmp_path):
+    write_family(tmp_path, [f"EMNIST/raw/emnist-letters-{part}" for part in ("train", "test")], first_label=1)
+    splits = load("emnist", split="letters", root=str(tmp_path), validation=2)
+    assert splits.shape == (1, 3, 2)
+    assert splits.train.images[0].tolist() == [[[0, 3], [1, 4], [2, 5]]]
+    assert splits.train.labels.min() == 0
+    assert splits.train.class_names[:2] == ("a", "b")
+
+
+@pytest.mark.parametrize(("split", "num"), [("balanced", 47), ("bymerge", 47), ("byclass", 62), ("digits", 10), ("mnist", 10)])
+def test_emnist_names_as_many_classes_as_its_split_has(tmp_path, split, num):
+    write_family(tmp_path, [f"EMNIST/raw/emnist-{split}-{part}" for part in ("train", "test")])
+    assert len(set(load("emnist", split=split, root=str(tmp_path), validation=2).train.class_names)) == num
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x00\x00\x08\x03\x00", b"no idx file"])
+def test_a_damaged_idx_file_is_named(tmp_path, damage):
+    write_family(tmp_path, ["MNIST/raw/train", "MNIST/raw/t10k"])
+    (tmp_path / "MNIST/raw/t10k-images-idx3-ubyte").write_bytes(damage)
+    with pytest.raises(DataError, match="t10k-images-idx3-ubyte"):
+        load("mnist", root=str(tmp_path), validation=2)
+
+
+@pytest.mark.parametrize("kind", DOWNLOADED)
+def test_offline_one_error_says_where_and_how_and_nothing_is_left(tmp_path, kind, monkeypatch):
+    def offline(*_args, **_settings):
+        raise URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    if kind == "celeba":  # torchvision asks for gdown first
+        monkeypatch.setitem(sys.modules, "gdown", None)
+    with pytest.raises(DataError) as caught:
+        load(kind, root=str(tmp_path / "data"))
+    assert str(tmp_path / "data") in str(caught.value)
+    assert "--dataset digits" in str(caught.value)
+    assert "the download failed" in str(caught.value)
+    assert not list((tmp_path / "data").rglob("*"))
+    with pytest.raises(DataError, match="switched off"):
+        load(kind, root=str(tmp_path / "data"), download=False)
+
+
+def test_a_download_is_put_where_it_was_looked_for(tmp_path, monkeypatch):
+    cls = datasets.get("kmnist")
+    write = staticmethod(lambda folder: write_family(Path(folder), ["KMNIST/raw/train", "KMNIST/raw/t10k"]))
+    monkeypatch.setattr(cls, "_fetch", write)
+    assert sizes(load("kmnist", root=str(tmp_path), validation=2)) == [10, 2, 5]
+    monkeypatch.setattr(cls, "_fetch", None)  # not asked again
+    assert sizes(load("kmnist", root=str(tmp_path), validation=2)) == [10, 2, 5]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["KMNIST"]
+
+
+# Colour sets, from files of their formats
+
+
+def test_cifar10_is_read_from_its_binary_batches(tmp_path):
+    records = np.random.default_rng(0).integers(0, 256, (6, 4, 3073), dtype=np.uint8)
+    records[:, :, 0] %= 10
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name, batch in zip([f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"], records, strict=True):
+        batch.tofile(folder / name)
+    splits = load("cifar10", root=str(tmp_path), validation=3)
+    assert sizes(splits) == [17, 3, 4]
+    assert torch.equal(splits.test.images[1], torch.from_numpy(records[5, 1, 1:].reshape(3, 32, 32)))
+    assert splits.test.labels.tolist() == records[5, :, 0].tolist()
+    (folder / "test_batch.bin").write_bytes(b"short")
+    with pytest.raises(DataError, match=r"test_batch\.bin"):
+        load("cifar10", root=str(tmp_path), validation=3)
+
+
+def test_svhn_is_read_from_its_matlab_files(tmp_path):
+    savemat = pytest.importorskip("scipy.io").savemat
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 6), dtype=np.uint8)
+    for name in ("train", "test"):
+        savemat(tmp_path / f"{name}_32x32.mat", {"X": images, "y": np.array([[10], [1], [2], [3], [4], [5]], np.uint8)})
+    splits = load("svhn", root=str(tmp_path), validation=2)
+    assert sizes(splits) == [4, 2, 6]
+    assert splits.test.labels.tolist() == [0, 1, 2, 3, 4, 5]
+    assert torch.equal(splits.test.images[1], torch.from_numpy(images[..., 1].transpose(2, 0, 1).copy()))
+    (tmp_path / "test_32x32.mat").write_bytes(b"not a MATLAB file" * 100)
+    with pytest.raises(DataError, match="test_32x32"):
+        load("svhn", root=str(tmp_path), validation=2)
+
+
+@pytest.mark.parametrize(("memory_gb", "source"), [(4.0, TensorImages), (0.0, FileImages)])
+def test_celeba_keeps_its_official_partition(tmp_path, memory_gb, source):
+    folder = tmp_path / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    for i in range(6):
+        Image.new("RGB", (178, 218), (i * 40, 0, 0)).save(folder / f"{i}.jpg")
+    (tmp_path / "celeba/list_eval_partition.txt").write_text("0.jpg 0\n1.jpg 1\n2.jpg 2\n3.jpg 0\n4.jpg 0\n5.jpg 2\n")
+    splits = load("celeba", root=str(tmp_path), memory_gb=memory_gb)
+    assert splits.shape == (3, 64, 64)
+    assert sizes(splits) == [3, 1, 2]
+    assert isinstance(splits.train, source)
+    assert [round(int(splits.test.gather(torch.tensor([i]))[0, 0, 9, 9]) / 40) for i in (0, 1)] == [2, 5]
+
+
+# A folder of images
+
+
+def picture(i: int, size: tuple[int, int] = (8, 6)) -> Image.Image:
+    return Image.new("RGB", size, (i, 2 * i, 3 * i))
+
+
+def write_folder(folder: Path, num: int = 20, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    for i in range(num):
+        file = folder / classes[i % len(classes)] / f"{i:03}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture(i).save(file)
+    return folder
+
+
+def test_a_folder_is_split_disjointly_and_labelled_by_subfolder(tmp_path):
+    splits = load("folder", path=str(write_folder(tmp_path)))
+    assert splits.shape == (3, 6, 8)
+    assert sizes(splits) == [16, 2, 2]
+    assert everything(splits)[:, 0, 0, 0].tolist() == list(range(20))
+    assert splits.train.class_names == ("cat", "dog")
+    for part in parts(splits):
+        assert torch.equal(part.labels, part.images[:, 0, 0, 0].long() % 2)
+
+
+@pytest.mark.parametrize("classes", [(".",), ("only",)])
+def test_images_that_subfolders_do_not_tell_apart_have_no_labels(tmp_path, classes):
+    assert load("folder", path=str(write_folder(tmp_path, classes=classes))).train.labels is None
+
+
+def test_a_folder_beyond_the_budget_is_streamed_and_gives_the_same_batches(tmp_path):
+    write_folder(tmp_path)
+    resident, streamed = (load("folder", path=str(tmp_path), memory_gb=gb, size=(5, 7)) for gb in (1.0, 0.0))
+    assert isinstance(resident.train, TensorImages)
+    assert isinstance(streamed.train, FileImages)
+    for mine, other in zip(parts(resident), parts(streamed), strict=True):
+        a, b = (Batches(s, batch_size=2, streams=Streams(0)).epoch(0) for s in (mine, other))
+        assert all(torch.equal(p.x, q.x) and torch.equal(p.y, q.y) for p, q in zip(a, b, strict=True))
+
+
+def test_size_and_channels_set_the_shape(tmp_path):
+    write_folder(tmp_path)
+    picture(99, (31, 17)).save(tmp_path / "cat" / "large.jpg")
+    assert load("folder", path=str(tmp_path), size=12, channels="grey", fit="pad").shape == (1, 12, 12)
+    with pytest.raises(DataError, match=r"large\.jpg is 31×17.*\n(.*\n)*.*--dataset\.size"):
+        load("folder", path=str(tmp_path))
+    with pytest.raises(UsageError, match="1 or more"):
+        load("folder", path=str(tmp_path), size=0)
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+def test_a_broken_image_stops_or_is_left_out_with_a_warning(tmp_path, memory_gb):
+    write_folder(tmp_path)
+    (tmp_path / "cat" / "bad.png").write_bytes((tmp_path / "cat" / "000.png").read_bytes()[:40])
+    with pytest.raises(DataError, match=r"bad\.png"):
+        load("folder", path=str(tmp_path))
+    with pytest.warns(UserWarning, match=r"1 of 21 images cannot be read and are left out: .*bad\.png"):
+        splits = load("folder", path=str(tmp_path), on_bad_image="skip", memory_gb=memory_gb)
+    assert sum(sizes(splits)) == 20
+
+
+def test_folders_that_hold_no_data_set_are_refused(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        load("folder", path=str(tmp_path / "absent"))
+    with pytest.raises(DataError, match="no images"):
+        load("folder", path=str(tmp_path))
+    write_folder(tmp_path, 2)
+    with pytest.raises(DataError, match="too few"):
+        load("folder", path=str(tmp_path))
+
+
+# Array files
+
+
+def numbered(num: int = 20, shape: tuple[int, ...] = (5, 6)) -> np.ndarray:
+    return (np.zeros((num, *shape)) + np.arange(num).reshape(-1, *[1] * len(shape))).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "num", "shape"),
+    [
+        ("faces/frey_1965x28x20.npz", "images", 1965, (1, 28, 20)),
+        ("faces/olivetti_400x64x64.npz", "x", 400, (1, 64, 64)),
+        ("emoji/noto_emoji_rgba64.npz", "x", 3786, (3, 64, 64)),
+    ],
+)
+def test_real_arrays_load_whole(shared_data, name, key, num, shape):
+    splits = load("array", path=str(shared_data / name))
+    assert splits.shape == shape
+    assert sum(sizes(splits)) == num
+    with np.load(shared_data / name) as file:
+        total = file[key].astype(np.int64).sum() if shape[0] == 1 else None
+    if total is not None:
+        assert sum(int(part.images.long().sum()) for part in parts(splits)) == total
+    else:
+        assert splits.train.images[:, :, 0, 0].float().mean() > 200  # corners of emoji are transparent: white
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((5, 6), (1, 5, 6)), ((5, 6, 3), (3, 5, 6)), ((3, 5, 6), (3, 5, 6)), ((1, 5, 6), (1, 5, 6))]
+)
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+def test_layouts_are_read_from_the_shape(tmp_path, shape, expected, memory_gb):
+    np.save(tmp_path / "a.npy", numbered(20, shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        splits = load("array", path=str(tmp_path / "a.npy"), memory_gb=memory_gb)
+    assert splits.shape == expected
+    assert isinstance(splits.train, TensorImages if memory_gb else MappedImages)
+    assert everything(splits)[:, -1, -1, -1].tolist() == list(range(20))
+
+
+def test_a_mapped_array_gives_the_same_batches_also_by_workers(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((40, 5, 6)))
+    resident, mapped = (load("array", path=str(tmp_path / "a.npy"), memory_gb=gb).train for gb in (1.0, 0.0))
+    assert mapped.value_range() == resident.value_range()
+    runs = [
+        Batches(source, batch_size=8, streams=Streams(0), binarize="dynamic", workers=workers).epoch(0)
+        for source, workers in ((resident, 0), (mapped, 0), (mapped, 1))
+    ]
+    for a, b, c in zip(*runs, strict=True):
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.x, c.x)
+
+
+def test_an_open_layout_is_refused_until_it_is_named(tmp_path):
+    np.save(tmp_path / "a.npy", numbered(20, (3, 5, 4)))
+    with pytest.raises(UsageError, match=r"NHWC or NCHW(.*\n)*.*--dataset\.layout"):
+        load("array", path=str(tmp_path / "a.npy"))
+    assert load("array", path=str(tmp_path / "a.npy"), layout="NCHW").shape == (3, 5, 4)
+    with pytest.raises(UsageError, match="does not have that layout"):
+        load("array", path=str(tmp_path / "a.npy"), layout="NHW")
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.array([True, False]), [255, 0]),
+        (np.array([257 * 9, 65535], np.uint16), [9, 255]),
+        (np.array([3, 255], np.int64), [3, 255]),
+        (np.array([-2.5, 300.0], np.float64), [-2.5, 300.0]),
+        (np.array([0.5, 1.0], np.float16), [0.5, 1.0]),
+    ],
+)
+def test_types_of_numbers(tmp_path, array, expected):
+    np.save(tmp_path / "a.npy", np.resize(array, (20, 1, 2)))
+    splits = load("array", path=str(tmp_path / "a.npy"))
+    assert splits.train.images[0, 0, 0].tolist() == expected
+    assert splits.train.integer == (array.dtype.kind != "f")
+
+
+def test_floats_with_opacity_are_laid_on_white(tmp_path):
+    np.save(tmp_path / "a.npy", np.broadcast_to(np.array([0.2, 0.4, 0.6, 0.5], np.float32), (20, 5, 6, 4)))
+    assert torch.allclose(load("array", path=str(tmp_path / "a.npy")).train.images[0, :, 0, 0], torch.tensor([0.6, 0.7, 0.8]))
+
+
+def test_archives_choose_their_images_and_labels_by_name(tmp_path):
+    names = np.array(["b", "a"] * 10)
+    np.savez(tmp_path / "a.npz", faces=numbered(), more=numbered(), labels=names)
+    with pytest.raises(DataError, match=r"several(.*\n)*.*--dataset\.key"):
+        load("array", path=str(tmp_path / "a.npz"))
+    with pytest.raises(UsageError, match="faces, more, labels"):
+        load("array", path=str(tmp_path / "a.npz"), key="wrong")
+    splits = load("array", path=str(tmp_path / "a.npz"), key="faces")
+    assert splits.train.class_names == ("a", "b")
+    assert torch.equal(splits.train.labels, 1 - splits.train.images[:, 0, 0, 0].long() % 2)
+    save_file({"x": numbered(), "y": np.arange(20)}, tmp_path / "a.safetensors")
+    splits = load("array", path=str(tmp_path / "a.safetensors"), labels="y")
+    assert torch.equal(splits.train.labels, splits.train.images[:, 0, 0, 0].long())
+
+
+def encoded(i: int, size: tuple[int, int] = (6, 5)) -> bytes:
+    buffer = io.BytesIO()
+    picture(i, size).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_parquet_holds_encoded_pictures_or_lists(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    rows = [{"bytes": encoded(i), "path": f"{i}.png"} for i in range(20)]
+    pq.write_table(pa.table({"image": rows, "label": list(range(20))}), tmp_path / "a.parquet")
+    splits = load("array", path=str(tmp_path / "a.parquet"))
+    assert splits.shape == (3, 5, 6)
+    assert torch.equal(splits.train.labels, splits.train.images[:, 0, 0, 0].long())
+    values = pa.array(numbered().flatten(), pa.uint8())
+    column = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(values, 6), 5)
+    pq.write_table(pa.table({"pixels": column, "name": list("ab") * 10}), tmp_path / "b.parquet")
+    assert everything(load("array", path=str(tmp_path / "b.parquet"), labels="name"))[:, 0, 0, 0].tolist() == list(range(20))
+    pq.write_table(pa.table({"image": [{"bytes": encoded(1, (6, 5 + i)), "path": ""} for i in range(3)]}), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="differ in size"):
+        load("array", path=str(tmp_path / "c.parquet"))
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(DataError, match=r"vaekit\[parquet\]"):
+        load("array", path=str(tmp_path / "a.parquet"))
+
+
+def test_pickled_objects_are_refused(tmp_path):
+    objects = np.array([{"code": "runs"}] * 20, dtype=object)
+    np.save(tmp_path / "a.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "a.npz", images=objects)
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(DataError, match="they run code"):
+            load("array", path=str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".parquet"])
+@pytest.mark.parametrize("content", [b"", b"not an array", json.dumps({"a": 1}).encode() * 20])
+def test_files_of_anything_else_are_refused(tmp_path, suffix, content):
+    file = tmp_path / f"a{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="cannot read"):
+        load("array", path=str(file))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((20, 5, 6), 256), "not pixels"),
+        (np.full((20, 5, 6), np.nan), "not finite"),
+        (np.zeros((20, 5, 6), np.complex64), "type"),
+        (np.zeros((20, 30), np.uint8), "not an array of images"),
+        (np.zeros((0, 5, 6), np.uint8), "not an array of images"),
+    ],
+)
+def test_arrays_that_are_not_images_are_refused(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(DataError, match=message):
+        load("array", path=str(tmp_path / "a.npy"))
+
+
+def test_paths_and_options_that_do_not_fit_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", numbered())
+    (tmp_path / "a.txt").write_text("text")
+    for options in ({"path": "absent.npy"}, {"path": "a.txt"}, {"path": "a.npy", "key": "x"}):
+        with pytest.raises(VaekitError):
+            load("array", **{**options, "path": str(tmp_path / options["path"])})

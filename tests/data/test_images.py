@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vaekit.data import TensorImages, split_source
+from vaekit.data.images import Decoder, common_size, find_images
+from vaekit.data.sources import hold_out
+from vaekit.errors import DataError, UsageError
+
+
+def gradient(height: int, width: int) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], -1).astype(np.uint8)
+
+
+def save(path: Path, pixels: np.ndarray, **settings) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **settings)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff"])
+def test_lossless_colours_are_read_exactly(tmp_path, suffix):
+    pixels = gradient(7, 11)
+    assert np.array_equal(Decoder(None)(save(tmp_path / f"a{suffix}", pixels)), pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp", ".gif"])
+def test_lossy_formats_are_read_closely(tmp_path, suffix):
+    pixels = gradient(40, 40)
+    read = Decoder(None)(save(tmp_path / f"a{suffix}", pixels)).astype(int)
+    assert np.abs(read - pixels.transpose(2, 0, 1)).mean() < 12
+
+
+def test_transparent_pictures_are_laid_on_white(tmp_path):
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, 0] = (10, 20, 30, 255)
+    pixels[1, 1] = (0, 0, 0, 128)
+    read = Decoder(None)(save(tmp_path / "a.png", pixels))
+    assert read[:, 0, 0].tolist() == [10, 20, 30]
+    assert read[:, 0, 1].tolist() == [255, 255, 255]
+    assert read[:, 1, 1].tolist() == [127, 127, 127]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.putdata([0, 1])
+    palette.save(tmp_path / "b.png", transparency=1)
+    assert Decoder(None)(tmp_path / "b.png")[:, 0].T.tolist() == [[255, 0, 0], [255, 255, 255]]
+
+
+def test_sixteen_bit_greys_become_eight_bit(tmp_path):
+    pixels = np.array([[0, 257 * 100, 65535]], np.uint16)
+    assert Decoder(None, "grey")(save(tmp_path / "a.png", pixels)).tolist() == [[[0, 100, 255]]]
+    assert Decoder(None, "rgb")(tmp_path / "a.png")[:, 0, 1].tolist() == [100, 100, 100]
+
+
+def test_the_cameras_orientation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to show
+    pixels = gradient(4, 6)
+    file = save(tmp_path / "a.png", pixels, exif=exif)
+    assert np.array_equal(Decoder(None)(file), np.rot90(pixels, -1).transpose(2, 0, 1))
+    assert common_size([file]) == (6, 4)
+
+
+@pytest.mark.parametrize(("size", "shape"), [((5, 5), (3, 5, 5)), ((4, 9), (3, 4, 9))])
+def test_other_proportions_are_cropped_padded_or_stretched(tmp_path, size, shape):
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[:, :3] = 200  # left edge
+    file = save(tmp_path / "a.png", pixels)
+    cropped, padded, stretched = (Decoder(size, "rgb", fit)(file) for fit in ("crop", "pad", "stretch"))
+    assert cropped.shape == padded.shape == stretched.shape == shape
+    assert stretched[0, :, 0].min() > 120  # distorted: the edge is still there
+    if size == (5, 5):
+        assert cropped.max() < 50  # cut away
+        assert padded[:, 0].min() == 255  # a white ground above
+
+
+def test_a_large_jpeg_is_resized_as_closely_as_the_whole(tmp_path):
+    pixels = gradient(800, 600)
+    file = save(tmp_path / "a.jpg", pixels, quality=95)
+    exact = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+    assert np.abs(Decoder((32, 32), "rgb", "stretch")(file).astype(int) - exact).max() <= 4
+
+
+def test_a_truncated_image_is_named(tmp_path):
+    file = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"a\.png"):
+        Decoder(None)(file)
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    with pytest.raises(DataError, match="range is not known"):
+        Decoder(None)(save(tmp_path / "a.tiff", np.ones((2, 2), np.float32)))
+
+
+def test_files_come_in_the_order_of_their_paths_and_hidden_ones_are_left_out(tmp_path):
+    for name in ("b/2.png", "a/1.png", "c.png", "b/.3.png", ".trash/4.png"):
+        save(tmp_path / name, gradient(2, 2))
+    (tmp_path / "notes.txt").write_text("not an image")
+    assert [file.relative_to(tmp_path).as_posix() for file in find_images(tmp_path)] == ["a/1.png", "b/2.png", "c.png"]
+
+
+def numbered(num: int) -> TensorImages:
+    return TensorImages(torch.arange(num, dtype=torch.float32).view(-1, 1, 1, 1), torch.arange(num))
+
+
+@pytest.mark.parametrize("num", [3, 10, 101])
+def test_a_split_is_disjoint_complete_and_the_same_each_time(num):
+    first, second = split_source(numbered(num), 0.1, 0.2), split_source(numbered(num), 0.1, 0.2)
+    parts = [part.labels.tolist() for part in (first.train, first.validation, first.test)]
+    assert sorted(itertools.chain(*parts)) == list(range(num))
+    assert parts == [part.labels.tolist() for part in (second.train, second.validation, second.test)]
+    assert all(parts)
+    assert first.shape == (1, 1, 1)
+
+
+def test_too_few_images_and_wrong_fractions_are_refused():
+    with pytest.raises(DataError, match="2 images"):
+        split_source(numbered(2), 0.1, 0.1)
+    for fractions in ((0.0, 0.1), (0.5, 0.5), (-0.1, 0.2)):
+        with pytest.raises(UsageError, match="leave nothing"):
+            split_source(numbered(10), *fractions)
+    for validation in (0, 10):
+        with pytest.raises(UsageError, match="between 1 and 9"):
+            hold_out(numbered(10), numbered(2), validation)
+
+
+def test_a_source_knows_its_range_and_whether_it_is_binary():
+    assert TensorImages(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)).is_binary
+    assert not TensorImages(torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1)).is_binary
+    assert TensorImages(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)).is_binary
+    assert numbered(10).value_range() == (0, 9)
+    assert TensorImages(torch.zeros(2, 1, 1, 1, dtype=torch.uint8)).value_range() == (0, 1)
+
+
+@pytest.mark.parametrize("wrong", [torch.zeros(2, 3, 3), torch.zeros(2, 1, 3, 3, dtype=torch.float64)])
+def test_a_tensor_that_is_not_images_is_refused(wrong):
+    with pytest.raises(DataError, match="not images"):
+        TensorImages(wrong)
+    with pytest.raises(DataError, match="differ in number"):
+        TensorImages(torch.zeros(2, 1, 3, 3), torch.zeros(3))

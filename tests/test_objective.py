@@ -1,0 +1,207 @@
+"""Players: no loss leaks into another player's parameters, eager, compiled and across processes."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import vaekit
+from vaekit import registry
+from vaekit.interfaces import Loss
+from vaekit.objective import Inputs, Objective, Player, Reconstruction
+from vaekit.trace import Trace
+
+SHAPE = (1, 4, 4)
+
+
+class FoolCritic(Loss):
+    """Pushes the encoder towards codes that the critic of the other player takes for prior draws."""
+
+    def __init__(self, find):
+        super().__init__()
+        self.find = find  # a function: the critic belongs to the other player's module
+
+    def forward(self, trace: Trace):
+        return self.find()(trace.z).squeeze(-1)
+
+
+class Criticise(Loss):
+    """The critic's own loss; it owns its network."""
+
+    def __init__(self):
+        super().__init__()
+        self.critic = nn.Linear(3, 1)
+
+    def forward(self, trace: Trace):
+        return -self.critic(trace.z).squeeze(-1) + self.critic(torch.zeros_like(trace.z)).squeeze(-1).square()
+
+
+class CodeNorm(Loss):
+    """A second bound on the encoder alone, for players that share a producer."""
+
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, trace: Trace):
+        return trace.z.square().sum(-1)
+
+
+class Linear(nn.Module):
+    def __init__(self, in_shape, out_shape):
+        super().__init__()
+        self.in_shape, self.out_shape = in_shape, out_shape
+        self.linear = nn.Linear(torch.Size(in_shape).numel(), torch.Size(out_shape).numel())
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)).unflatten(1, self.out_shape)
+
+
+def make_vae():
+    torch.manual_seed(0)
+    return vaekit.VAE(Linear(SHAPE, (2, 3)), Linear((3,), SHAPE)).double()
+
+
+def kl():
+    return registry.losses.build(registry.losses.spec("kl")())
+
+
+def two_players(fool=True):
+    """FactorVAE's topology: a model that plays against a critic."""
+    vae, critic = make_vae(), Criticise().double()
+    holder = []
+    losses = {"reconstruction": Reconstruction(), "kl": kl()}
+    if fool:
+        losses["fool"] = FoolCritic(lambda: holder[0].players[1].losses["critic"].critic)
+    objective = Objective(vae, [Player("model", losses), Player("critic", {"critic": critic}, scope=())])
+    holder.append(objective)
+    return objective
+
+
+def shared_producer():
+    """PIWAE's topology: encoder and decoder are trained by two players with bounds of their own."""
+    encoder = Player("encoder", {"norm": CodeNorm(), "kl": kl()}, scope=("vae.encoder.",))
+    decoder = Player("decoder", {"reconstruction": Reconstruction()}, scope=("vae.decoder.",))
+    return Objective(make_vae(), [encoder, decoder])
+
+
+def inputs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(6, *SHAPE, generator=generator, dtype=torch.float64)
+    noise = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    return Inputs(x, x, noise, torch.tensor(0.0))
+
+
+def gradients(objective, function=None):
+    objective.zero_grad()
+    total, _ = (function or objective)(inputs())
+    total.backward()
+    return {name: p.grad.clone() for name, p in objective.named_parameters()}
+
+
+def expected(objective, index):
+    """The gradient of one player's losses alone, with respect to its own parameters, by autograd."""
+    trace = objective.vae(inputs().x, inputs().noise)
+    total, _ = objective.players[index](trace)
+    own = [name for name in objective.owner if objective.owner[name] == index]
+    parameters = dict(objective.named_parameters())
+    return dict(zip(own, torch.autograd.grad(total, [parameters[name] for name in own]), strict=True))
+
+
+@pytest.mark.parametrize("make", [two_players, shared_producer])
+def test_each_player_moves_its_own_parameters_by_its_own_losses(make):
+    objective = make()
+    found = gradients(objective)
+    for index in range(2):
+        for name, gradient in expected(objective, index).items():
+            torch.testing.assert_close(found[name], gradient, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_the_critics_loss_does_not_reach_the_encoder():
+    with_critic, objective = gradients(two_players(fool=False)), two_players(fool=False)
+    objective.players[1].losses["critic"].critic.weight.data.mul_(1000)
+    changed = gradients(objective)
+    for name in with_critic:
+        if name.startswith("vae."):
+            assert torch.equal(with_critic[name], changed[name])
+
+
+@pytest.mark.parametrize("make", [two_players, shared_producer])
+def test_compiled_in_one_graph_gradients_stay_in_scope(make):
+    objective = make()
+    compiled = torch.compile(objective.forward, backend="aot_eager", fullgraph=True)
+    eager, graph = gradients(objective), gradients(objective, compiled)
+    for name in eager:
+        torch.testing.assert_close(graph[name], eager[name])
+
+
+def test_scopes_must_partition_the_parameters():
+    with pytest.raises(ValueError, match="belongs to 2 players"):
+        Objective(make_vae(), [Player("a", {"kl": kl()}), Player("b", {"norm": CodeNorm()})])
+    with pytest.raises(ValueError, match="belongs to 0 players"):
+        Objective(make_vae(), [Player("a", {"kl": kl()}, scope=("vae.encoder.",))])
+
+
+def test_the_objective_of_one_player_is_the_negative_elbo():
+    vae = make_vae()
+    objective = Objective(vae, [Player("model", {"reconstruction": Reconstruction(), "kl": kl()})])
+    total, terms, trace = objective.evaluate(inputs())
+    torch.testing.assert_close(total, (trace.kl - trace.log_likelihood).mean())
+    torch.testing.assert_close(terms["loss"], terms["reconstruction"] + terms["kl"])
+
+
+def test_reconstruction_is_summed_over_pixels_and_averaged_over_the_batch():
+    """The trap that makes β mean something else: a mean over pixels beside a sum over latents."""
+    objective = Objective(make_vae(), [Player("model", {"reconstruction": Reconstruction(), "kl": kl()})])
+    trace = objective.vae(inputs().x, inputs().noise)
+    pixels = nn.functional.binary_cross_entropy(trace.reconstruction, trace.x, reduction="none")
+    _, terms = objective(inputs())
+    torch.testing.assert_close(terms["reconstruction"], pixels.flatten(1).sum(1).mean())
+
+
+def test_gradients_stay_in_scope_under_ddp_with_two_processes(tmp_path):
+    """Two gloo ranks, each with half the batch, end with the gradients of one process with the whole."""
+    script = tmp_path / "rank.py"
+    script.write_text(
+        textwrap.dedent("""
+        import sys, torch, torch.distributed as dist
+        from torch.nn.parallel import DistributedDataParallel
+        from test_objective import gradients, inputs, shared_producer, two_players
+        from vaekit.objective import Inputs
+
+        rank, rendezvous = int(sys.argv[1]), sys.argv[2]
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+        for make in (two_players, shared_producer):
+            objective = make()
+            whole = gradients(objective)
+            objective.zero_grad()
+            wrapped = DistributedDataParallel(objective)
+            full = inputs()
+            part = slice(3 * rank, 3 * rank + 3)
+            total, _ = wrapped(Inputs(full.x[part], full.target[part], full.noise[part], full.epoch))
+            total.backward()
+            for name, parameter in objective.named_parameters():
+                torch.testing.assert_close(parameter.grad, whole[name], msg=lambda m: f"{make.__name__} {name}: {m}")
+            del wrapped
+        dist.barrier()
+        dist.destroy_process_group()
+        """)
+    )
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here.parent), str(here), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script)]
+    ranks = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "rendezvous")], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors

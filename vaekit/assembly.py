@@ -27,7 +27,7 @@ def resolve(spec: RunSpec) -> RunSpec:
     dataset: type[Dataset] = registry.datasets.get(data.dataset.kind)
     decoder = model.decoder
     if decoder is None:
-        decoder = _spec(registry.decoders, model.encoder.kind if model.encoder.kind in registry.decoders else "cnn")
+        decoder = _spec(registry.decoders, default_decoder(model.encoder.kind))
     likelihood = model.likelihood or _spec(registry.likelihoods, dataset.default_likelihood)
     continuous = registry.likelihoods.get(likelihood.kind).continuous
     binarize = data.binarize or ("none" if continuous else dataset.default_binarize)
@@ -44,6 +44,11 @@ def resolve(spec: RunSpec) -> RunSpec:
         data=data.model_copy(update={"binarize": binarize}),
         train=resolve_device(spec.train),
     )
+
+
+def default_decoder(encoder: str) -> str:
+    """Return the kind of decoder that goes with a kind of encoder where none is asked for."""
+    return encoder if encoder in registry.decoders else "cnn"
 
 
 def resolve_device(train: TrainSpec) -> TrainSpec:

@@ -48,5 +48,8 @@ def binarize(x: Tensor, noise: Tensor | None) -> Tensor:
     """
     if noise is None:
         return (x > 0.5).float()
-    # Noise n stands for the middle of its cell, u = (n + 32768.5) / 65536; the test is u < x.
-    return torch.lt(noise, x * 65536 - 32768.5, out=torch.empty_like(x))
+    # Noise n stands for the middle of its cell, u = (n + 32768.5) / 65536; the test is u < x. In one buffer: fresh memory costs
+    # as much as the arithmetic.
+    level = x * 65536
+    level -= 32768.5
+    return torch.lt(noise, level, out=level)

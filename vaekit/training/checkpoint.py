@@ -25,6 +25,7 @@ from vaekit.interfaces import Shape
 from vaekit.specs import RunSpec, parse_spec
 
 FORMAT = "vaekit-1"
+"""Key of the metadata: one JSON text under it, so that equal contents make equal files."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,13 @@ def save(
 ) -> None:
     """Write a model file or checkpoint atomically."""
     metadata = {
-        "format": FORMAT,
-        "spec": spec.model_dump_json(),
-        "image_shape": json.dumps(list(image_shape)),
-        "versions": json.dumps({"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)}),
-        "state": json.dumps(dict(state or {})),
+        "spec": spec.model_dump(mode="json"),
+        "image_shape": list(image_shape),
+        "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
+        "state": dict(state or {}),
     }
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(whole, temporary, metadata))
+    write_atomically(path, lambda temporary: save_file(whole, temporary, {FORMAT: json.dumps(metadata)}))
 
 
 def load(path: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], Header]:
@@ -81,13 +81,13 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, T
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if FORMAT not in metadata:
                 raise CheckpointError(
-                    f"{path} was not written by this version of vaekit",
-                    given=f"format {metadata.get('format', 'absent')}",
-                    expected=FORMAT,
+                    f"{path} was not written by vaekit, or by another version of it",
+                    given=f"metadata {', '.join(metadata) or 'absent'}",
+                    expected=f"metadata {FORMAT}",
                 )
-            header = _parse(path, metadata)
+            header = _parse(path, metadata[FORMAT])
             return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118: not a mapping
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}", remedy="train first: `vaekit train`") from None
@@ -97,11 +97,11 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, T
         ) from None
 
 
-def _parse(path: Path, metadata: Mapping[str, str]) -> Header:
+def _parse(path: Path, text: str) -> Header:
     try:
-        versions = json.loads(metadata["versions"])
-        data, shape, state = (json.loads(metadata[key]) for key in ("spec", "image_shape", "state"))
-    except (KeyError, ValueError) as error:
+        metadata = json.loads(text)
+        data, shape, versions, state = (metadata[key] for key in ("spec", "image_shape", "versions", "state"))
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
     try:
         spec = parse_spec(data, f"the spec in {path}")

@@ -159,7 +159,7 @@ class Trainer:
                 means = self.meter.means()
                 self._check_finite(means)
                 scores = evaluate(self.objective, self.validation.epoch(0), self.streams, split="validation")
-                self._check_finite({name: value for name, value in scores.items() if isinstance(value, float)})
+                self._check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
                 self.pictures.take(self.position.epoch + 1)
                 self._end_epoch(means, scores, speed, began)
             return self._finish()
@@ -175,7 +175,7 @@ class Trainer:
             self.meter.add(terms)
             position.step += 1
             if self.device.type == "cpu" or step % CHECK_EVERY == 0:
-                self._check_finite({"loss": terms["loss"].item()}, terms)
+                self._check_finite({"loss": terms["loss"].item()}, terms=terms)
             now = time.perf_counter()
             position.seconds = resumed_seconds + now - began
             if now - reported > REPORT_SECONDS:
@@ -319,18 +319,21 @@ class Trainer:
 
     # Checks and reports
 
-    def _check_finite(self, values: Mapping[str, float], terms: Mapping[str, Tensor] | None = None) -> None:
+    def _check_finite(
+        self, values: Mapping[str, float], *, terms: Mapping[str, Tensor] | None = None, where: str = "training"
+    ) -> None:
         """Stop at a NaN or infinite number, and name what is to blame."""
         if all(math.isfinite(value) for value in values.values()):
             return
         if terms is not None:
             values = {name: value.item() for name, value in terms.items()}
-        position = self.position
+        epoch, step = self.position.epoch + 1, self.position.step
         blamed = [name for name, value in values.items() if not math.isfinite(value)]
+        when = f"at epoch {epoch}, step {step}" if where == "training" else f"in the {where} of epoch {epoch}"
         tensors = [name for name, p in self.objective.named_parameters() if not torch.isfinite(p).all()]
         saved = self.folder.last if self.folder.last.exists() else None
         raise DivergenceError(
-            f"the loss is not finite: {', '.join(blamed)} at epoch {position.epoch + 1}, step {position.step}",
+            f"the loss is not finite: {', '.join(blamed)} {when}",
             given=f"non-finite weights first in {tensors[0]}" if tensors else "all weights are finite",
             expected="finite losses",
             remedy=f"lower --lr, or set --grad-clip; last good checkpoint: {saved or 'none was saved yet'}",

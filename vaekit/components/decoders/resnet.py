@@ -24,7 +24,7 @@ from vaekit.registry import decoders
 
 @decoders("resnet")
 class ResNet(Backbone):
-    """One linear layer, then pre-activation residual blocks with GroupNorm; about nine times the cost of ``cnn``.
+    """One linear layer, then pre-activation residual blocks with GroupNorm; five to ten times slower than ``cnn``.
 
     Each stage has ``depth`` blocks of two 3×3 convolutions and doubles the size by upsampling to an explicit one, so
     every size is met exactly. Normalised throughout, it trains at any depth, which is what it is for; on a CPU ``cnn`` is

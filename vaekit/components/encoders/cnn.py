@@ -26,7 +26,8 @@ class CNN(Backbone):
         activation: Nonlinearity after every convolution and hidden layer.
         normalization: What normalises each of them before its activation: all of an example, channel groups, or nothing.
 
-    Reference: Burgess et al. 2018, "Understanding disentangling in β-VAE", arXiv:1804.03599, appendix A, with 3×3 kernels.
+    Reference: Burgess et al. 2018, "Understanding disentangling in β-VAE", arXiv:1804.03599, appendix A; here with
+    3×3 kernels and more channels.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ from vaekit.registry import encoders
 
 @encoders("resnet")
 class ResNet(Backbone):
-    """Pre-activation residual blocks with GroupNorm, then one linear layer; about nine times the cost of ``cnn``.
+    """Pre-activation residual blocks with GroupNorm, then one linear layer; five to ten times slower than ``cnn``.
 
     Each stage halves both sides, rounded up, and has ``depth`` blocks of two 3×3 convolutions. Normalised throughout, it
     trains at any depth, which is what it is for; on a CPU ``cnn`` is the better start.

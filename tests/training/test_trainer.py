@@ -1,0 +1,381 @@
+"""The training loop: resumable to the bit, blind to pictures, honest about NaN."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import vaekit
+from vaekit import registry
+from vaekit.errors import CheckpointError, DataError, DivergenceError, UsageError
+from vaekit.interfaces import Loss
+from vaekit.training import checkpoint
+from vaekit.training.trainer import Interrupted, Trainer
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A file of 120 images of 9×7, grey."""
+    path = tmp_path / "images.npy"
+    rng = np.random.default_rng(0)
+    smooth = rng.random((120, 3, 3)).repeat(3, 1).repeat(3, 2)[:, :, :7]
+    np.save(path, (255 * smooth).astype(np.uint8))
+    return path
+
+
+def options(images, **more):
+    return {
+        "dataset": "array",
+        "dataset.path": str(images),
+        "encoder.hidden": (16,),
+        "decoder.hidden": (16,),
+        "likelihood": "bce",
+        "binarize": "dynamic",
+        "latent_dim": 3,
+        "batch_size": 16,
+        "epochs": 3,
+        "threads": 1,
+        "device": "cpu",
+        **more,
+    }
+
+
+class Recorder:
+    """Keeps what a trainer tells; may interrupt it."""
+
+    def __init__(self):
+        self.events = []
+
+    def start(self, start):
+        self.events.append(("start", start))
+
+    def step(self, epoch, step, images_per_second, means):
+        self.events.append(("step", step))
+
+    def epoch(self, record):
+        self.events.append(("epoch", record))
+
+    def end(self, evaluation):
+        self.events.append(("end", evaluation))
+
+
+def weights(run):
+    return load_file(run.path / "checkpoints" / "last.safetensors")
+
+
+def assert_same_weights(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_a_run_leaves_the_files_that_it_promises(images, tmp_path):
+    recorder = Recorder()
+    run = vaekit.train(**options(images, pictures=(1, 3)), out=tmp_path / "run", reporter=recorder)
+    names = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
+    assert names == {
+        "spec.yaml",
+        "model.safetensors",
+        "metrics.jsonl",
+        "evaluation.json",
+        "training.gif",
+        "checkpoints/last.safetensors",
+        "checkpoints/best.safetensors",
+        "reconstructions/epoch-0001.png",
+        "reconstructions/epoch-0003.png",
+        "samples/epoch-0001.png",
+        "samples/epoch-0003.png",
+    }
+    assert [kind for kind, _ in recorder.events if kind != "step"] == ["start", "epoch", "epoch", "epoch", "end"]
+    assert recorder.events[-1][1] == run.evaluation()
+
+
+def test_metrics_have_their_documented_fields(images, tmp_path):
+    run = vaekit.train(**options(images, loss="tc"), out=tmp_path / "run")
+    for number, record in enumerate(run.metrics(), 1):
+        assert record["epoch"] == number
+        for name in ("loss", "reconstruction", "kl", "elbo", "total_correlation", "mutual_information", "dimension_wise_kl"):
+            assert np.isfinite(record[f"train_{name}"])
+            assert np.isfinite(record[f"validation_{name}"])
+        assert record["validation_elbo"] == pytest.approx(-record["validation_reconstruction"] - record["validation_kl"])
+        assert sum(record["validation_kl_per_latent"]) == pytest.approx(record["validation_kl"])
+        assert record["validation_active_units"] in range(4)
+        assert record["images_per_second"] > 0
+
+
+def test_a_resolved_spec_repeats_the_run_to_the_bit(images, tmp_path):
+    networks = {"encoder": "cnn", "encoder.channels": (4, 8), "encoder.hidden": (8,), "decoder": "mlp"}
+    first = vaekit.train(**options(images) | networks, out=tmp_path / "first")
+    second = vaekit.train(first.path / "spec.yaml", out=tmp_path / "second")
+    assert second.spec == first.spec
+    assert_same_weights(weights(first), weights(second))
+    assert (first.path / "model.safetensors").read_bytes() == (second.path / "model.safetensors").read_bytes()
+
+
+def test_another_seed_gives_other_weights(images, tmp_path):
+    first, other = (weights(vaekit.train(**options(images, seed=seed), out=tmp_path / str(seed))) for seed in (0, 1))
+    assert not any(torch.equal(first[name], other[name]) for name in first if name.startswith("objective."))
+
+
+def test_pictures_do_not_change_the_weights(images, tmp_path):
+    runs = [vaekit.train(**options(images, pictures=p), out=tmp_path / str(i)) for i, p in enumerate(["none", "auto", (2,)])]
+    for other in runs[1:]:
+        assert_same_weights(weights(runs[0]), weights(other))
+    assert not (runs[0].path / "training.gif").exists()
+
+
+def test_the_global_generator_of_torch_is_neither_used_nor_moved(images, tmp_path):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first = vaekit.train(**options(images), out=tmp_path / "first")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(6)
+    second = vaekit.train(**options(images), out=tmp_path / "second")
+    assert_same_weights(weights(first), weights(second))
+
+
+def interrupt_at(monkeypatch, number):
+    """Send this process Ctrl-C while it takes training step ``number``."""
+    step = Trainer._step
+
+    def interrupted(self, batch, at):
+        if at == number:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, batch, at)
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+
+
+def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(images, tmp_path, monkeypatch):
+    whole = vaekit.train(**options(images), out=tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, 8)
+        vaekit.train(**options(images), out=tmp_path / "parts")
+    position = checkpoint.load(tmp_path / "parts" / "checkpoints" / "last.safetensors")[1].state
+    assert (position["epoch"], position["step"]) == (1, 3)
+    recorder = Recorder()
+    parts = vaekit.resume(tmp_path / "parts", reporter=recorder)
+    assert recorder.events[0][1].notes == ()
+    assert_same_weights(weights(whole), weights(parts))
+    assert (whole.path / "training.gif").read_bytes() == (parts.path / "training.gif").read_bytes()
+    timing = {"seconds", "epoch_seconds", "images_per_second"}
+    for mine, theirs in zip(parts.metrics(), whole.metrics(), strict=True):
+        assert {k: v for k, v in mine.items() if k not in timing} == {k: v for k, v in theirs.items() if k not in timing}
+
+
+def test_a_killed_run_resumes_to_the_same_bits(images, tmp_path):
+    """kill -9 at a moment that no code prepared for; checkpoints are frequent, the rest is repeated."""
+    more = {"epochs": 40, "checkpoint_seconds": 0.05, "pictures": "none"}
+    whole = vaekit.train(**options(images, **more), out=tmp_path / "whole")
+    given = options(images, **more)
+    code = f"import vaekit; vaekit.train(**{given!r}, out={str(tmp_path / 'killed')!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 5):
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert len(metrics.read_text().splitlines()) < 40
+    killed = vaekit.resume(tmp_path / "killed")
+    assert_same_weights(weights(whole), weights(killed))
+    assert [r["epoch"] for r in killed.metrics()] == list(range(1, 41))
+
+
+def test_a_complete_run_is_not_resumed(images, tmp_path):
+    run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
+    with pytest.raises(UsageError, match="is complete"):
+        vaekit.resume(run.path)
+
+
+def test_another_thread_count_is_said_on_resume(images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, 2)
+        vaekit.train(**options(images), out=tmp_path / "run")
+    spec = tmp_path / "run" / "spec.yaml"
+    spec.write_text(spec.read_text().replace("threads: 1", "threads: 2"))
+    recorder = Recorder()
+    vaekit.resume(tmp_path / "run", reporter=recorder)
+    assert "threads was 1, now 2: not bit-exact" in recorder.events[0][1].notes
+
+
+def test_an_existing_run_is_never_overwritten(images, tmp_path):
+    run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
+    before = (run.path / "model.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="exists already"):
+        vaekit.train(**options(images, epochs=1, seed=3), out=tmp_path / "run")
+    assert (run.path / "model.safetensors").read_bytes() == before
+
+
+def test_the_best_weights_are_those_of_the_lowest_validation_objective(images, tmp_path):
+    run = vaekit.train(**options(images, epochs=6, lr=0.05, schedule="constant"), out=tmp_path / "run")
+    losses = [r["validation_loss"] for r in run.metrics()]
+    best = int(np.argmin(losses)) + 1
+    assert run.evaluation()["epoch"] == best
+    assert [r["epoch"] for r in run.metrics() if r["best"]][-1] == best
+    assert run.evaluate(split="validation")["loss"] == pytest.approx(min(losses), rel=1e-6)
+
+
+def test_validation_takes_schedules_at_their_final_values(images, tmp_path):
+    run = vaekit.train(**options(images, epochs=1, loss="beta", beta=2.0, warmup=1000), out=tmp_path / "run")
+    (record,) = run.metrics()
+    assert record["validation_beta"] == pytest.approx(2 * record["validation_kl"])
+    assert record["train_beta"] < 0.01 * record["train_kl"]
+
+
+def test_evaluation_weighs_every_example_the_same(images, tmp_path):
+    """12 test images in batches of 16 or 5 give the same numbers, up to the noise of the codes, here of none."""
+    run = vaekit.train(**options(images, epochs=1, posterior="delta", binarize="static"), out=tmp_path / "run")
+    numbers = []
+    for size in (16, 5):
+        spec = run.spec.model_copy(update={"train": run.spec.train.model_copy(update={"batch_size": size})})
+        numbers.append(Trainer(spec, run.splits, run.folder).load_best().test()["reconstruction"])
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-6)
+
+
+def test_a_plain_autoencoder_has_no_kl_and_no_elbo(images, tmp_path):
+    run = vaekit.train(**options(images, epochs=1, posterior="delta"), out=tmp_path / "run")
+    assert [loss.kind for loss in run.spec.model.loss] == []
+    (record,) = run.metrics()
+    assert not {"train_kl", "train_elbo", "validation_kl", "validation_elbo"} & record.keys()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "binarize", "meaning"),
+    [
+        ("bce", "dynamic", "lower bound of log p(x), nats"),
+        ("bce", "none", "cross-entropy on grey values, not a log-likelihood"),
+        ("mse", "none", "lower bound of log p(x) up to a constant, nats"),
+        ("gaussian", "none", "lower bound of the log density of pixels in [0, 1], nats"),
+    ],
+)
+def test_the_evaluation_says_what_its_elbo_is(images, tmp_path, likelihood, binarize, meaning):
+    run = vaekit.train(**options(images, epochs=1, likelihood=likelihood, binarize=binarize), out=tmp_path / "run")
+    assert run.evaluation()["elbo_is"] == meaning
+    assert ("bits_per_dim" in run.evaluation()) == (likelihood == "gaussian")
+
+
+@pytest.fixture
+def exploding():
+    """A loss that becomes NaN in the second epoch, or at a schedule's end, registered for one test."""
+
+    @registry.losses("exploding")
+    class Exploding(Loss):
+        """Becomes NaN."""
+
+        limit = 1.0
+
+        def forward(self, trace):
+            late = (trace.epoch >= 1) & (trace.epoch < torch.inf) if self.limit < math.inf else trace.epoch == torch.inf
+            return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
+
+    yield
+    del registry.losses._classes["exploding"]
+    registry.losses._specs.pop("exploding", None)
+
+
+@pytest.mark.usefixtures("exploding")
+def test_nan_stops_training_and_names_loss_step_and_last_good_checkpoint(images, tmp_path):
+    with pytest.raises(DivergenceError, match=r"loss, exploding at epoch 2, step 1") as caught:
+        vaekit.train(**options(images, loss="exploding"), out=tmp_path / "run")
+    assert str(tmp_path / "run" / "checkpoints" / "last.safetensors") in str(caught.value)
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(tmp_path / "run/checkpoints/last.safetensors").values())
+
+
+@pytest.mark.usefixtures("exploding")
+def test_nan_in_validation_is_named_as_such(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(registry.losses.get("exploding"), "limit", math.inf)
+    with pytest.raises(DivergenceError, match=r"loss, exploding in the validation of epoch 1"):
+        vaekit.train(**options(images, loss="exploding"), out=tmp_path / "run")
+
+
+def test_bce_on_data_outside_the_unit_interval_is_refused(tmp_path):
+    np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(40, 6, 6)).astype(np.float32))
+    given = options(tmp_path / "wide.npy", binarize="none")
+    with pytest.raises(DataError, match=r"'bce' scores pixels in \[0, 1\] only"):
+        vaekit.train(**given, out=tmp_path / "run")
+    run = vaekit.train(**given | {"likelihood": "gaussian", "likelihood.link": "identity", "epochs": 1}, out=tmp_path / "real")
+    assert "bits_per_dim" not in run.evaluation()
+
+
+def test_a_batch_larger_than_the_data_is_refused(images, tmp_path):
+    with pytest.raises(UsageError, match="larger"):
+        vaekit.train(**options(images, batch_size=1000), out=tmp_path / "run")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_where_there_is_none_is_a_usage_error(images, tmp_path):
+    with pytest.raises(UsageError, match="no cuda device"):
+        vaekit.train(**options(images, device="cuda"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bf16_trains_to_finite_losses_with_sums_in_float32(images, tmp_path):
+    run = vaekit.train(**options(images, precision="bf16"), out=tmp_path / "run")
+    assert np.isfinite(run.metrics()[-1]["train_loss"])
+    assert all(t.dtype != torch.bfloat16 for t in weights(run).values())
+
+
+def test_a_truncated_checkpoint_is_named(images, tmp_path):
+    run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
+    file = run.path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        vaekit.load(run.path)
+
+
+def test_weights_of_another_architecture_are_explained_by_name_and_shape(images, tmp_path):
+    run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
+    tensors, header = checkpoint.load(run.folder.model)
+    name = next(name for name in tensors if name.startswith("encoder") and tensors[name].ndim == 2)
+    tensors[name] = torch.zeros(3, 3)
+    checkpoint.save(run.folder.model, tensors, header.spec, header.image_shape)
+    with pytest.raises(CheckpointError, match=r"another architecture") as caught:
+        vaekit.load(run.path)
+    assert f"{name}: (3, 3) in the file, (16, 63) in the model" in str(caught.value)
+
+
+def test_one_file_is_enough_to_rebuild_the_model(images, tmp_path):
+    run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
+    alone = tmp_path / "elsewhere.safetensors"
+    alone.write_bytes((run.path / "model.safetensors").read_bytes())
+    x = torch.rand(2, 1, 9, 7)
+    assert torch.equal(vaekit.load(alone).reconstruct(x), run.vae().reconstruct(x))
+
+
+def test_a_checkpoint_from_a_missing_plugin_names_what_to_install(images, tmp_path):
+    run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
+    with safe_open(run.folder.model, "pt") as file:
+        metadata = json.loads(file.metadata()["vaekit-1"])
+    metadata["spec"]["model"]["encoder"]["kind"] = "acme_unet"
+    metadata["versions"]["components"]["encoder:acme_unet"] = {"distribution": "vaekit-acme", "version": "1.2"}
+    save_file(load_file(run.folder.model), run.folder.model, {"vaekit-1": json.dumps(metadata)})
+    with pytest.raises(CheckpointError, match=r"pip install vaekit-acme==1\.2"):
+        vaekit.load(run.path)
+
+
+def test_sample_and_reconstruct_write_pictures(images, tmp_path):
+    from PIL import Image
+
+    run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
+    first, again = (run.sample(9, seed=3, out=tmp_path / f"{i}.png").read_bytes() for i in range(2))
+    assert first == again
+    Image.fromarray(np.zeros((9, 7), np.uint8)).save(tmp_path / "given.png")
+    with Image.open(run.reconstruct([tmp_path / "given.png"])) as picture:
+        assert picture.size[1] > picture.size[0] / 8
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "large.png")
+    with pytest.raises(DataError, match=r"large\.png is not of the size"):
+        run.reconstruct([tmp_path / "large.png"])
+    assert run.reconstruct([tmp_path / "large.png"], fit="crop").is_file()

@@ -1,0 +1,222 @@
+"""Reporters: how a run tells its progress to a terminal, a pipe or a program. All numbers are nats per image."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vaekit.training.report import Silent, Start
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+OUTPUTS = {
+    "model.safetensors": "the best weights and all that is needed to rebuild the model",
+    "samples": "draws from the prior, epoch by epoch",
+    "reconstructions": "images and their reconstructions below them",
+    "training.gif": "samples from the first epoch to the last",
+    "metrics.jsonl": "the numbers of each epoch",
+    "evaluation.json": "the numbers below",
+}
+
+
+class Quiet(Silent):
+    """Tells nobody, and remembers what was started. Used as a context, so that a terminal is restored whatever happens."""
+
+    started: Start | None = None
+
+    def start(self, start: Start) -> None:
+        self.started = start
+
+    def close(self) -> None:
+        """Give back the terminal."""
+
+    def __enter__(self) -> Quiet:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class JsonReporter(Quiet):
+    """Writes one JSON object a line: ``{"event": "start" | "epoch" | "end", …}``."""
+
+    def start(self, start: Start) -> None:
+        super().start(start)
+        self._write("start", asdict(start))
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        self._write("epoch", record)
+
+    def end(self, evaluation: Mapping[str, Any]) -> None:
+        self._write("end", evaluation)
+
+    @staticmethod
+    def _write(event: str, content: Mapping[str, Any]) -> None:
+        sys.stdout.write(json.dumps({"event": event, **content}) + "\n")
+        sys.stdout.flush()
+
+
+class LineReporter(Quiet):
+    """Writes plain lines, one an epoch: for pipes and logs."""
+
+    def start(self, start: Start) -> None:
+        super().start(start)
+        self.began = time.monotonic()
+        images = ", ".join(f"{num:,} {split}" for split, num in start.num_images.items())
+        self.write(f"{start.run}: {images} images; {start.num_parameters:,} parameters; {start.device}")
+        if start.first_epoch:
+            self.write(f"resumed after epoch {start.first_epoch} of {start.epochs}")
+        for note in start.notes:
+            self.write(f"note: {note}")
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        start = self._start
+        halves = [f"{split}: {terms_text(record, f'{split}_', start.elbo)}" for split in ("train", "validation")]
+        done, left = record["epoch"] - start.first_epoch, start.epochs - record["epoch"]
+        seconds = (time.monotonic() - self.began) / done * left
+        self.write(
+            f"epoch {record['epoch']:>{len(str(start.epochs))}}/{start.epochs}  {'  '.join(halves)}"
+            f"  {record['validation_active_units']} active  {record['images_per_second']:,.0f} images/s"
+            f"  {duration(seconds)} left{'  best' if record['best'] else ''}"
+        )
+
+    def end(self, evaluation: Mapping[str, Any]) -> None:
+        for line in closing_lines(self._start.run, evaluation):
+            self.write(line)
+
+    def write(self, line: str) -> None:
+        """Write a line."""
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    @property
+    def _start(self) -> Start:
+        assert self.started is not None  # a trainer starts before it reports
+        return self.started
+
+
+class RichReporter(LineReporter):
+    """Draws a live progress bar below one line an epoch: for terminals."""
+
+    progress: Progress | None = None
+
+    def start(self, start: Start) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(highlight=False)
+        super().start(start)
+        self.progress = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=None),
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]:,.0f} images/s"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            TextColumn("{task.fields[terms]}", style="cyan"),
+            console=self.console,
+            transient=True,
+        )
+        first = start.first_epoch
+        self.task = self.progress.add_task(
+            "", total=start.epochs * start.steps_per_epoch, completed=first * start.steps_per_epoch,
+            epoch=first + 1, epochs=start.epochs, speed=0.0, terms="",
+        )  # fmt: skip
+        self.progress.start()
+
+    def step(self, epoch: int, step: int, images_per_second: float, means: Mapping[str, float]) -> None:
+        if self.progress is not None:
+            done = (epoch - 1) * self._start.steps_per_epoch + step
+            terms = terms_text(means, "", self._start.elbo)
+            self.progress.update(self.task, completed=done, epoch=epoch, speed=images_per_second, terms=terms)
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        super().epoch(record)
+        if self.progress is not None:
+            self.progress.update(self.task, completed=record["step"], epoch=min(record["epoch"] + 1, self._start.epochs))
+
+    def end(self, evaluation: Mapping[str, Any]) -> None:
+        self.close()
+        super().end(evaluation)
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    def write(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+
+def choose_reporter(*, json: bool = False, quiet: bool = False, stream: TextIO | None = None) -> Quiet:
+    """Return the reporter that fits what stdout is, unless JSON or silence is asked for."""
+    if json or quiet:
+        return JsonReporter() if json else Quiet()
+    return RichReporter() if (stream or sys.stdout).isatty() else LineReporter()
+
+
+def elbo_name(elbo: str) -> str:
+    """Return what to call a bound: an ELBO, unless it is made of cross-entropies on grey values."""
+    return "ELBO" if "bound" in elbo else "-(CE+KL)"
+
+
+def terms_text(record: Mapping[str, Any], prefix: str, elbo: str) -> str:
+    """Write reconstruction and, where the posterior has a density, KL and ELBO."""
+    reconstruction = "reconstruction" if "bound" in elbo else "cross-entropy"
+    names = {"reconstruction": reconstruction, "kl": "KL", "elbo": elbo_name(elbo)}
+    return "  ".join(f"{names[key]} {record[prefix + key]:.2f}" for key in names if prefix + key in record)
+
+
+def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
+    """Write an evaluation as lines: what each number is and what it means."""
+    elbo = evaluation["elbo_is"]
+    rows = []
+    if "elbo" in evaluation:
+        rows.append((elbo_name(elbo), f"{evaluation['elbo']:.3f}", elbo))
+    rows.append(("reconstruction", f"{evaluation['reconstruction']:.3f}", "negative log p(x|z), nats per image"))
+    if "kl" in evaluation:
+        rows.append(("KL", f"{evaluation['kl']:.3f}", "from posterior to prior, nats per image"))
+    else:
+        rows.append(("ELBO", "none", "the posterior has no density"))
+    if "bits_per_dim" in evaluation:
+        rows.append(("bits per dim", f"{evaluation['bits_per_dim']:.3f}", "upper bound, for 8-bit pixels"))
+    if "log_likelihood" in evaluation:
+        value = f"{evaluation['log_likelihood']:.3f}"
+        spread = f"± {evaluation['standard_error']:.3f} over images; {evaluation['samples']} importance samples"
+        rows.append(("log p(x)", value, f"{spread}, {evaluation['effective_samples']:.1f} effective"))
+    rows.append(("active units", str(evaluation["active_units"]), "latents that carry information"))
+    title = f"{evaluation['split']}, {evaluation['num_images']:,} images, weights of epoch {evaluation['epoch']}"
+    return [title, *(f"  {name:<15}{value:>11}  {meaning}" for name, value, meaning in rows)]
+
+
+def closing_lines(run: str, evaluation: Mapping[str, Any]) -> list[str]:
+    """Say what came out, where it lies and what can be done with it."""
+    there = [name for name in OUTPUTS if (Path(run) / name).exists()]
+    importance = [f"  vaekit evaluate {run} --samples 1000"] if "elbo" in evaluation else []
+    return [
+        "",
+        f"{run}/",
+        *(f"  {name:<18} {OUTPUTS[name]}" for name in there),
+        "",
+        *evaluation_lines(evaluation),
+        "",
+        "next:",
+        f"  vaekit sample {run}",
+        f"  vaekit reconstruct {run} IMAGES…",
+        *importance,
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Write a time as ``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

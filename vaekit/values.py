@@ -1,0 +1,72 @@
+"""Values of options as text: ``512,256`` is a tuple, ``none`` no value; and types as a reader wants to see them."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+
+def read_value(value: Any, annotation: Any) -> Any:
+    """Return what a string from a command line means for a type; other values are returned as they are.
+
+    What no reading makes valid is returned too: validating the whole spec says what is wrong, and where.
+    """
+    if not isinstance(value, str):
+        return value
+    parts = alternatives(annotation)
+    listed = value.split(",") if value else []
+    readings: list[Any] = [value]
+    if type(None) in parts and value == "none" and "none" not in parts:
+        readings.insert(0, None)
+    if any(get_origin(part) in {tuple, list} for part in parts):
+        readings.append(listed)
+    for reading in readings:
+        try:
+            TypeAdapter(annotation).validate_python(reading)
+        except ValidationError:
+            continue
+        return reading
+    return readings[-1]
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """Return the types and literal values that an annotation admits, unions and ``Annotated`` taken apart."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return alternatives(args[0])
+    if origin in {Union, types.UnionType}:
+        return [part for arg in args for part in alternatives(arg)]
+    return list(args) if origin is Literal else [annotation]
+
+
+def type_text(annotation: Any) -> str:
+    """Write a type as one writes its values: ``a|b`` for choices, ``int,int,…`` for a tuple of any length."""
+    return "|".join(dict.fromkeys(_part_text(part) for part in alternatives(annotation)))
+
+
+def value_text(value: Any) -> str:
+    """Write a value as `read_value` reads it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, BaseModel | Mapping):
+        return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(value_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _part_text(part: Any) -> str:
+    if part is type(None):
+        return "none"
+    if get_origin(part) is tuple:
+        args = get_args(part)
+        texts = [type_text(arg) for arg in args if arg is not Ellipsis]
+        return ",".join([*texts, *texts, "…"] if Ellipsis in args else texts)
+    if get_origin(part) is not None:
+        return str(part)
+    return part.__name__ if isinstance(part, type) else str(part)

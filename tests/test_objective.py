@@ -197,9 +197,7 @@ def test_gradients_stay_in_scope_under_ddp_with_two_processes(tmp_path):
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(script)]
     ranks = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "rendezvous")], env=environment, stderr=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([*command, str(rank), str(tmp_path / "rendezvous")], env=environment, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     for process in ranks:

@@ -40,7 +40,7 @@ _HOMES = {
     "vae": ("VAE",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = ["__version__", *_MODULES]  # noqa: PLE0604: the table above is the one list of names
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - the table above is the one list of names
 
 
 def __getattr__(name: str) -> Any:

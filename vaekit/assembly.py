@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from vaekit import registry
@@ -40,7 +42,7 @@ def resolve(spec: RunSpec) -> RunSpec:
         built.append(registry.losses.build(losses[-1]))
     _check(model, built, posterior, registry.priors.get(model.prior.kind))
     return RunSpec(
-        model=ModelSpec(**_fields(model) | {"decoder": decoder, "likelihood": likelihood, "loss": losses}),
+        model=model.model_copy(update={"decoder": decoder, "likelihood": likelihood, "loss": losses}),
         data=data.model_copy(update={"binarize": binarize}),
         train=resolve_device(spec.train),
     )
@@ -136,9 +138,5 @@ def _provides(components: registry.Registry[Posterior] | registry.Registry[Prior
         return frozenset()
 
 
-def _spec(components: registry.Registry[object], kind: str) -> ComponentSpec:
-    return components.spec(kind)()
-
-
-def _fields(spec: ModelSpec) -> dict[str, object]:
-    return {name: getattr(spec, name) for name in type(spec).model_fields}
+def _spec(components: registry.Registry[Any], kind: str) -> ComponentSpec:
+    return components.spec(kind).model_validate({})

@@ -52,7 +52,8 @@ def choose(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def chosen_components(data: Mapping[str, Any]) -> list[tuple[str, str, Path]]:
     """Return role, kind and place of every component."""
-    model, found = data["model"], []
+    model = data["model"]
+    found: list[tuple[str, str, Path]] = []
     for role in ROLES:
         if role == "loss":
             found += [(role, loss["kind"], ("model", "loss", i)) for i, loss in enumerate(model["loss"])]

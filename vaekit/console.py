@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from vaekit.training.report import Silent, Start
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.live import Live
 
 OUTPUTS = {
     "model.safetensors": "the best weights and all that is needed to rebuild the model",
@@ -103,57 +103,68 @@ class LineReporter(Quiet):
 
 
 class RichReporter(LineReporter):
-    """Draws a live progress bar below one line an epoch: for terminals."""
+    """Draws live progress below a table that grows by one row an epoch: for terminals."""
 
-    progress: Progress | None = None
+    live: Live | None = None
 
     def start(self, start: Start) -> None:
-        from rich.console import Console
+        from rich.console import Console, Group
+        from rich.live import Live
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.text import Text
 
         self.console = Console(highlight=False)
         super().start(start)
         self.progress = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=20),
             TextColumn("step"),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]:,.0f} images/s"),
             TimeRemainingColumn(compact=True),
             TextColumn("left"),
-            TextColumn("{task.fields[terms]}", style="cyan"),
-            console=self.console,
-            transient=True,
         )
-        first = start.first_epoch
+        done = start.first_epoch
         self.task = self.progress.add_task(
-            "", total=start.epochs * start.steps_per_epoch, completed=first * start.steps_per_epoch,
-            epoch=first + 1, epochs=start.epochs, speed=0.0, terms="",
-        )  # fmt: skip
-        self.progress.start()
+            "", total=start.epochs * start.steps_per_epoch, epochs=start.epochs, epoch=done + 1, speed=0.0
+        )
+        self.progress.update(self.task, completed=done * start.steps_per_epoch)
+        self.terms = Text(style="dim")
+        self.live = Live(Group(self.progress, self.terms), console=self.console, transient=True, refresh_per_second=8)
+        self.live.start()
 
     def step(self, epoch: int, step: int, images_per_second: float, means: Mapping[str, float]) -> None:
-        if self.progress is not None:
-            done = (epoch - 1) * self._start.steps_per_epoch + step
-            terms = terms_text(means, "", self._start.elbo)
-            self.progress.update(self.task, completed=done, epoch=epoch, speed=images_per_second, terms=terms)
+        done = (epoch - 1) * self._start.steps_per_epoch + step
+        self.progress.update(self.task, completed=done, epoch=epoch, speed=images_per_second)
+        self.terms.plain = f"train so far: {terms_text(means, '', self._start.elbo)}"
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        super().epoch(record)
-        if self.progress is not None:
-            self.progress.update(self.task, completed=record["step"], epoch=min(record["epoch"] + 1, self._start.epochs))
+        start = self._start
+        titles, cells = ["epoch"], [f"{record['epoch']}/{start.epochs}"]
+        for split in ("train", "validation"):
+            terms = term_names(record, f"{split}_", start.elbo)
+            titles += [f"{split} {name}" if i == 0 else name for i, name in enumerate(terms)]
+            cells += [f"{record[f'{split}_{key}']:.2f}" for key in terms.values()]
+        titles += ["active", "images/s"]
+        cells += [str(record["validation_active_units"]), f"{record['images_per_second']:,.0f}"]
+        widths = [max(len(title), 8) for title in titles]
+        if record["epoch"] == start.first_epoch + 1:
+            self.write("  ".join(title.rjust(width) for title, width in zip(titles, widths, strict=True)), "bold")
+        row = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        self.write(f"{row}  {'best' if record['best'] else ''}")
+        self.progress.update(self.task, completed=record["step"], epoch=min(record["epoch"] + 1, start.epochs))
 
     def end(self, evaluation: Mapping[str, Any]) -> None:
         self.close()
         super().end(evaluation)
 
     def close(self) -> None:
-        if self.progress is not None:
-            self.progress.stop()
-            self.progress = None
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
 
-    def write(self, line: str) -> None:
-        self.console.print(line, markup=False, soft_wrap=True)
+    def write(self, line: str, style: str | None = None) -> None:
+        self.console.print(line, style=style, markup=False, soft_wrap=True)
 
 
 def choose_reporter(*, json: bool = False, quiet: bool = False, stream: TextIO | None = None) -> Quiet:
@@ -163,29 +174,33 @@ def choose_reporter(*, json: bool = False, quiet: bool = False, stream: TextIO |
     return RichReporter() if (stream or sys.stdout).isatty() else LineReporter()
 
 
-def elbo_name(elbo: str) -> str:
-    """Return what to call a bound: an ELBO, unless it is made of cross-entropies on grey values."""
-    return "ELBO" if "bound" in elbo else "-(CE+KL)"
+def term_names(record: Mapping[str, Any], prefix: str, elbo: str) -> dict[str, str]:
+    """Return ``{name: key}`` of reconstruction, KL and ELBO, as far as a record has them.
+
+    Args:
+        record: The numbers.
+        prefix: What stands before their keys.
+        elbo: What an ELBO means here; one of grey values' cross-entropies is no bound, and is not called so.
+    """
+    names = {"reconstruction": "reconstruction", "KL": "kl", "ELBO": "elbo"}
+    if "bound" not in elbo:
+        names = {"cross-entropy": "reconstruction", "KL": "kl", "-(CE+KL)": "elbo"}
+    return {name: key for name, key in names.items() if prefix + key in record}
 
 
 def terms_text(record: Mapping[str, Any], prefix: str, elbo: str) -> str:
-    """Write reconstruction and, where the posterior has a density, KL and ELBO."""
-    reconstruction = "reconstruction" if "bound" in elbo else "cross-entropy"
-    names = {"reconstruction": reconstruction, "kl": "KL", "elbo": elbo_name(elbo)}
-    return "  ".join(f"{names[key]} {record[prefix + key]:.2f}" for key in names if prefix + key in record)
+    """Write what `term_names` finds."""
+    return "  ".join(f"{name} {record[prefix + key]:.2f}" for name, key in term_names(record, prefix, elbo).items())
 
 
 def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
     """Write an evaluation as lines: what each number is and what it means."""
     elbo = evaluation["elbo_is"]
-    rows = []
-    if "elbo" in evaluation:
-        rows.append((elbo_name(elbo), f"{evaluation['elbo']:.3f}", elbo))
-    rows.append(("reconstruction", f"{evaluation['reconstruction']:.3f}", "negative log p(x|z), nats per image"))
-    if "kl" in evaluation:
-        rows.append(("KL", f"{evaluation['kl']:.3f}", "from posterior to prior, nats per image"))
-    else:
-        rows.append(("ELBO", "none", "the posterior has no density"))
+    meanings = {"elbo": elbo, "reconstruction": "-log p(x|z), nats", "kl": "from prior to posterior, nats"}
+    names = term_names(evaluation, "", elbo)
+    rows = [(name, f"{evaluation[key]:.3f}", meanings[key]) for name, key in reversed(names.items())]
+    if "elbo" not in evaluation:
+        rows.insert(0, ("ELBO", "none", "the posterior has no density"))
     if "bits_per_dim" in evaluation:
         rows.append(("bits per dim", f"{evaluation['bits_per_dim']:.3f}", "upper bound, for 8-bit pixels"))
     if "log_likelihood" in evaluation:

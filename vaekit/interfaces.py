@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from vaekit.distributions import Density
+from vaekit.distributions import Density, Distribution
 from vaekit.trace import Trace
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Posterior(Component, nn.Module, ABC):
         """The shape that the encoder must emit for one example."""
 
     @abstractmethod
-    def forward(self, params: Tensor) -> Density:
-        """Map encoder outputs ``(B, *param_shape)`` to q(z|x)."""
+    def forward(self, params: Tensor) -> Distribution:
+        """Map encoder outputs ``(B, *param_shape)`` to q(z|x); a `Density` where ``provides`` says so."""
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
         """Draw the base noise that ``rsample`` maps to ``num`` latent vectors, ``(num, D)``, on the device of ``like``."""
@@ -86,8 +86,8 @@ class Prior(Component, nn.Module, ABC):
         self.latent_dim = latent_dim
 
     @abstractmethod
-    def forward(self) -> Density:
-        """Return p(z)."""
+    def forward(self) -> Distribution:
+        """Return p(z); a `Density` where ``provides`` says so."""
 
 
 class Likelihood(Component, nn.Module, ABC):

@@ -102,9 +102,10 @@ class Objective(nn.Module):
                 raise ValueError(f"parameter {name} belongs to {len(owners)} players; scopes must partition the parameters")
             self.owner[name] = owners[0]
 
-    def parameters_of(self, player: int) -> list[nn.Parameter]:
+    def parameters_of(self, player: Player) -> list[nn.Parameter]:
         """Return the parameters in the scope of a player, in a fixed order."""
-        return [p for name, p in self.named_parameters() if self.owner[name] == player]
+        index = list(self.players).index(player)
+        return [p for name, p in self.named_parameters() if self.owner[name] == index]
 
     def forward(
         self, inputs: Inputs, *, player: int | None = None, trace: Trace | None = None
@@ -137,7 +138,8 @@ class Objective(nn.Module):
 
     def _play(self, inputs: Inputs, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
         """Let each player see its own parameters alive and all others frozen; return the sum."""
-        total, terms = trace.x.new_zeros(()), {}
+        total = trace.x.new_zeros(())
+        terms: dict[str, Tensor] = {}
         parameters = dict(self.named_parameters())
         producers = {self.owner[name] for name in parameters if name.startswith("vae.")}
         for index in range(len(self.players)):

@@ -118,21 +118,22 @@ def _index(data: Mapping[str, Any]) -> Index:
     chosen = chosen_components(data)
     for role in ROLES:
         section = section_of(role)
-        names = (*ROLES[role].kinds(), *(registry.likelihoods.kinds() if role == "loss" else ()))
-        kinds = tuple(kind for other, kind, _ in chosen if other == role)
+        kinds = (*ROLES[role].kinds(), *(registry.likelihoods.kinds() if role == "loss" else ()))
+        default = tuple(kind for other, kind, _ in chosen if other == role)
         about = SECTIONS[section].model_fields[role].description
-        index[role].append(Option((role,), literal[names], kinds, False, about, "components", (section, role)))
-    fields = [("", section, spec, (section,)) for section, spec in SECTIONS.items()]
-    for prefix, owner, spec, path in (*fields, ("augment.", "augment", AugmentSpec, ("data", "augment"))):
+        index[role].append(Option((role,), literal[kinds], default, False, about, "components", (section, role)))
+    for section, spec in SECTIONS.items():
         for name, field in spec.model_fields.items():
             if name not in ROLES and name != "augment":
-                index[prefix + name].append(_option((prefix + name,), field, owner, (*path, name), data))
+                index[name].append(_option((name,), field, section, (section, name), data))
+    for name, field in AugmentSpec.model_fields.items():
+        index[f"augment.{name}"].append(_option((f"augment.{name}",), field, "augment", ("data", "augment", name), data))
     taken = RESERVED | index.keys()
     for role, kind, path in chosen:
         for name, field in ROLES[role].spec(kind).model_fields.items():
             if name != "kind":
                 undotted = () if name in taken else (name,)
-                own = (f"{kind}.{name}",) if role == "loss" and kind != role else ()
+                own = (f"{kind.replace('-', '_')}.{name}",) if role == "loss" and kind != role else ()
                 names = (f"{role}.{name}", *undotted, *own)
                 for each in names:
                     index[each].append(_option(names, field, f"{role} {kind}", (*path, name), data))
@@ -156,9 +157,11 @@ def _find(index: Index, name: str) -> Option:
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
-        owners = " and ".join(option.owner for option in candidates)
-        names = [next(n for n in (*option.names, name) if len(index[n]) == 1) for option in candidates]
-        raise UsageError(f"{name} belongs to {owners}", remedy=f"say {' or '.join(f'--{n}' for n in names)}")
+        names = [next((n for n in option.names if len(index[n]) == 1), option.names[0]) for option in candidates]
+        raise UsageError(
+            f"{name} belongs to {' and '.join(option.owner for option in candidates)}",
+            remedy=f"say {' or '.join(f'--{n}' for n in names)}",
+        )
     owners = _owners_elsewhere(name, index)
     near = difflib.get_close_matches(name, index, n=3)
     remedy = f"did you mean {' or '.join(f'--{n}' for n in near)}?" if near else "see `vaekit train --help`"

@@ -92,7 +92,7 @@ class Registry(Generic[T]):
                 given=f"{other} and {cls.__module__}.{cls.__qualname__}",
                 remedy="register one of them under another name",
             )
-        cls.kind = kind
+        setattr(cls, "kind", kind)  # noqa: B010 - T is any class, of which mypy knows no attribute
         self._classes[kind] = cls
         self._specs.pop(kind, None)
 

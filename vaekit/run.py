@@ -171,9 +171,7 @@ class Run:
         write_png(grid(images), path)
         return path
 
-    def reconstruct(
-        self, images: Sequence[str | Path], *, fit: Fit | None = None, out: str | Path | None = None
-    ) -> Path:
+    def reconstruct(self, images: Sequence[str | Path], *, fit: Fit | None = None, out: str | Path | None = None) -> Path:
         """Write a PNG grid of images, each with its reconstruction below; return its path.
 
         Args:
@@ -203,4 +201,3 @@ class Run:
 
 def _load_splits(spec: RunSpec) -> Splits:
     return registry.datasets.build(spec.data.dataset).load()
-

@@ -83,10 +83,9 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
             raise PluginError(f"{where}: option {name!r} has no type", expected=f"an annotation, as `{name}: int`")
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints[name], Field(default, description=docs.get(name)))
+    fields["kind"] = (Literal[kind], kind)
     try:
-        model: type[ComponentSpec] = create_model(
-            f"{kind}_spec", __base__=ComponentSpec, __module__=cls.__module__, kind=(Literal[kind], kind), **fields
-        )
+        model: type[ComponentSpec] = create_model(f"{kind}_spec", __base__=ComponentSpec, __module__=cls.__module__, **fields)
         model.model_json_schema()
     except Exception as error:
         raise PluginError(

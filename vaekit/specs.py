@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from vaekit import registry
@@ -22,10 +30,15 @@ class Choice:
     """Annotation of a field that holds a component of one registry: its name, or a mapping with ``kind`` and options.
 
     The component is looked up, and its schema with it, when the field is validated; the JSON schema lists all of them.
+
+    Args:
+        components: The registry.
+        moved: Another, whose components may stand in the field too; the spec that holds it moves them elsewhere.
     """
 
-    def __init__(self, components: Registry[Any]) -> None:
+    def __init__(self, components: Registry[Any], moved: Registry[Any] | None = None) -> None:
         self.components = components
+        self.listed = (components,) if moved is None else (components, moved)
 
     def _validate(self, value: Any) -> ComponentSpec:
         if isinstance(value, ComponentSpec):
@@ -40,19 +53,22 @@ class Choice:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            self._validate, serialization=core_schema.plain_serializer_function_ser_schema(
+            self._validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
                 lambda spec: spec if isinstance(spec, str) else spec.model_dump(mode="json")
-            )
+            ),
         )
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        options: list[dict[str, Any]] = [{"enum": list(self.components.kinds())}]
-        for kind in self.components.kinds():
+        found = [(components, kind) for components in self.listed for kind in components.kinds()]
+        options: list[dict[str, Any]] = [{"enum": [kind for _, kind in found]}]
+        for components, kind in found:
             try:
-                spec = self.components.spec(kind)
+                spec = components.spec(kind)
             except VaekitError:  # a broken plugin does not take the schema with it
                 continue
-            options.append(handler(spec.__pydantic_core_schema__) | {"required": ["kind"]})
+            schema = handler(spec.__pydantic_core_schema__)
+            options.append({**schema, "required": sorted({"kind", *schema.get("required", ())})})
         return {"anyOf": options}
 
 
@@ -61,8 +77,13 @@ DecoderSpec = Annotated[ComponentSpec, Choice(registry.decoders)]
 PosteriorSpec = Annotated[ComponentSpec, Choice(registry.posteriors)]
 PriorSpec = Annotated[ComponentSpec, Choice(registry.priors)]
 LikelihoodSpec = Annotated[ComponentSpec, Choice(registry.likelihoods)]
-LossSpec = Annotated[ComponentSpec, Choice(registry.losses)]
+LossSpec = Annotated[ComponentSpec, Choice(registry.losses, moved=registry.likelihoods)]
 DatasetSpec = Annotated[ComponentSpec, Choice(registry.datasets)]
+
+
+def _losses_schema(schema: dict[str, Any]) -> None:
+    """Let the JSON schema take what `ModelSpec` does: one loss or several."""
+    schema["anyOf"] = [schema["items"], {"type": schema.pop("type"), "items": schema.pop("items")}]
 
 
 class ModelSpec(Spec):
@@ -73,7 +94,9 @@ class ModelSpec(Spec):
     posterior: PosteriorSpec = Field("gaussian", description="Density q(z|x).")  # type: ignore[assignment]
     prior: PriorSpec = Field("normal", description="Density p(z).")  # type: ignore[assignment]
     likelihood: LikelihoodSpec | None = Field(None, description="Density p(x|z); by default the data set's.")
-    loss: tuple[LossSpec, ...] = Field((), description="Terms of the objective; names of likelihoods are taken too.")
+    loss: tuple[LossSpec, ...] = Field(
+        (), description="Terms of the objective; names of likelihoods are taken too.", json_schema_extra=_losses_schema
+    )
     latent_dim: PositiveInt = Field(32, description="Number of latent dimensions.")
 
     @model_validator(mode="before")
@@ -83,17 +106,19 @@ class ModelSpec(Spec):
         if not isinstance(data, Mapping) or "loss" not in data:
             return data
         given = data["loss"]
-        given = [given] if isinstance(given, str | Mapping | ComponentSpec) else list(given)
-        losses, likelihoods = [], []
-        for loss in given:
-            kind = loss if isinstance(loss, str) else getattr(loss, "kind", None) or (loss.get("kind") if isinstance(loss, Mapping) else None)
-            (likelihoods if kind in registry.likelihoods and kind not in registry.losses else losses).append(loss)
-            if isinstance(kind, str) and kind not in registry.likelihoods and kind not in registry.losses:
+        if isinstance(given, str | Mapping | ComponentSpec):
+            given = [given]
+        elif not isinstance(given, Sequence):
+            return data  # the field's own validator says what is wrong
+        losses: list[Any] = []
+        likelihoods = [data["likelihood"]] if data.get("likelihood") is not None else []
+        for term in given:
+            kind = kind_of(term)
+            if kind is not None and kind not in registry.losses and kind not in registry.likelihoods:
                 raise unknown_loss(kind)
-        if data.get("likelihood") is not None:
-            likelihoods.append(data["likelihood"])
+            (likelihoods if kind is not None and kind in registry.likelihoods else losses).append(term)
         if len(likelihoods) > 1:
-            names = " and ".join(repr(x if isinstance(x, str) else dict(x).get("kind")) for x in likelihoods)
+            names = " and ".join(repr(kind_of(term)) for term in likelihoods)
             raise SpecError("a model has exactly one likelihood", given=names, remedy="keep one of them")
         return {**data, "loss": losses, "likelihood": likelihoods[0] if likelihoods else None}
 
@@ -134,6 +159,12 @@ class RunSpec(Spec):
     train: TrainSpec = Field(default_factory=TrainSpec)
 
 
+def kind_of(component: Any) -> str | None:
+    """Return the kind that a name, a mapping or a spec stands for; None where it stands for none."""
+    kind = component.get("kind") if isinstance(component, Mapping) else getattr(component, "kind", component)
+    return kind if isinstance(kind, str) else None
+
+
 def unknown_loss(kind: str) -> VaekitError:
     """Return the error for a name that is neither a loss nor a likelihood."""
     names = (*registry.losses.kinds(), *registry.likelihoods.kinds())
@@ -167,7 +198,9 @@ def spec_error(error: ValidationError, source: str) -> SpecError:
         given = "" if item["type"] in {"extra_forbidden", "missing"} else f" (given {item['input']!r})"
         message = "there is no such option" if item["type"] == "extra_forbidden" else item["msg"]
         lines.append(f"{option_path(item['loc'])}: {message}{given}")
-    return SpecError(f"{source} is not valid\n  " + "\n  ".join(lines), remedy="see `vaekit components show NAME` and `vaekit schema`")
+    return SpecError(
+        f"{source} is not valid\n  " + "\n  ".join(lines), remedy="see `vaekit components show NAME` and `vaekit schema`"
+    )
 
 
 def option_path(loc: tuple[int | str, ...]) -> str:

@@ -6,11 +6,11 @@ Shapes: ``B`` examples, ``D`` latent dimensions, ``*S`` sample dimensions (none 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from vaekit.distributions import Density, kl_per_dim
+from vaekit.distributions import Density, Distribution, kl_per_dim
 
 
 @dataclass
@@ -25,15 +25,15 @@ class Site:
     """
 
     z: Tensor
-    q: Density
-    p: Density
+    q: Distribution
+    p: Distribution
     log_q: Tensor | None
     _kl_per_dim: Tensor | None = field(default=None, repr=False)
 
     @property
     def log_p(self) -> Tensor:
         """``log p(z)``, ``(*S, B)``."""
-        return self.p.log_prob(self.z)
+        return cast("Density", self.p).log_prob(self.z)
 
     @property
     def kl_per_dim(self) -> Tensor | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
-from vaekit.distributions import Density, DiagonalGaussian
+from vaekit.distributions import Density, DiagonalGaussian, Distribution
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Likelihood, Posterior, Prior, Shape
 from vaekit.registry import likelihoods, posteriors, priors
@@ -84,7 +86,7 @@ class VAE(nn.Module):
 
     # Images to latents
 
-    def encode(self, x: Tensor) -> Density:
+    def encode(self, x: Tensor) -> Any:  # any Distribution: what it unpacks into is the posterior's
         """Return q(z|x) of images ``(B, C, H, W)``; a diagonal Gaussian unpacks: ``mu, logvar = vae.encode(x)``.
 
         Raises:
@@ -96,7 +98,8 @@ class VAE(nn.Module):
                 given=f"{x.dtype} of shape {tuple(x.shape)}",
                 expected=f"floating-point of shape (B, {', '.join(map(str, self.image_shape))}), in [0, 1]",
             )
-        return self.posterior(self.encoder(x))
+        q: Distribution = self.posterior(self.encoder(x))
+        return q
 
     def reparameterize(
         self, mu: Tensor, logvar: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -106,13 +109,12 @@ class VAE(nn.Module):
             noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
         return DiagonalGaussian(mu, logvar).rsample(noise)
 
-    def encode_to_latent(
-        self, x: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def encode_to_latent(self, x: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
         """Return one sample z ~ q(z|x) for each image, ``(B, D)``; for the mean take ``vae.encode(x).mean``."""
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
-        return self.encode(x).rsample(noise)
+        q: Distribution = self.encode(x)
+        return q.rsample(noise)
 
     # Latents to images
 
@@ -128,9 +130,9 @@ class VAE(nn.Module):
                 given=f"shape {tuple(z.shape)}",
                 expected=f"shape (B, {self.latent_dim})",
             )
-        if z.ndim == 2:
-            return self.likelihood(self.decoder(z))
-        return self.likelihood(self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1]))
+        params = self.decoder(z) if z.ndim == 2 else self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+        p: Density = self.likelihood(params)
+        return p
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the mean images of p(x|z), ``(*S, B, C, H, W)`` in [0, 1], of latent vectors ``(*S, B, D)``."""
@@ -162,9 +164,10 @@ class VAE(nn.Module):
         """
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
-        q, p = self.encode(x), self.prior()
+        q: Distribution = self.encode(x)
+        p: Distribution = self.prior()
         z = q.rsample(noise)
-        log_q = q.log_prob(z) if Capability.LOG_PROB in self.posterior.provides else None
+        log_q = cast("Density", q).log_prob(z) if Capability.LOG_PROB in self.posterior.provides else None
         return Trace(
             x=x if target is None else target,
             sites=(Site(z=z, q=q, p=p, log_q=log_q),),
@@ -175,9 +178,7 @@ class VAE(nn.Module):
         )
 
     @torch.no_grad()
-    def sample(
-        self, num: int = 1, *, temperature: float = 1.0, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def sample(self, num: int = 1, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Return the mean images of ``num`` draws from the prior, ``(num, C, H, W)``.
 
         Args:

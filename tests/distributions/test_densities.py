@@ -39,7 +39,9 @@ def test_diagonal_gaussian_log_prob_agrees_with_torch():
     torch.testing.assert_close(q.log_prob(z), expected)
 
 
-@pytest.mark.parametrize("density", [StandardNormal(torch.zeros(1).double()), DiagonalGaussian(*torch.full((2, 1), 0.7).double())])
+@pytest.mark.parametrize(
+    "density", [StandardNormal(torch.zeros(1).double()), DiagonalGaussian(*torch.full((2, 1), 0.7).double())]
+)
 def test_latent_density_integrates_to_one(density):
     z = torch.linspace(-15, 15, 20_001, dtype=torch.float64)
     assert torch.trapezoid(density.log_prob(z[:, None]).exp(), z).item() == pytest.approx(1.0, abs=1e-9)

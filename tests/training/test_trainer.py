@@ -158,9 +158,10 @@ def interrupt_at(monkeypatch, number):
 
 def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(images, tmp_path, monkeypatch):
     whole = vaekit.train(**options(images), out=tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch:
         interrupt_at(patch, 8)
-        vaekit.train(**options(images), out=tmp_path / "parts")
+        with pytest.raises(Interrupted):
+            vaekit.train(**options(images), out=tmp_path / "parts")
     position = checkpoint.load(tmp_path / "parts" / "checkpoints" / "last.safetensors")[1].state
     assert (position["epoch"], position["step"]) == (1, 3)
     recorder = Recorder()
@@ -201,9 +202,10 @@ def test_a_complete_run_is_not_resumed(images, tmp_path):
 
 
 def test_another_thread_count_is_said_on_resume(images, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch:
         interrupt_at(patch, 2)
-        vaekit.train(**options(images), out=tmp_path / "run")
+        with pytest.raises(Interrupted):
+            vaekit.train(**options(images), out=tmp_path / "run")
     spec = tmp_path / "run" / "spec.yaml"
     spec.write_text(spec.read_text().replace("threads: 1", "threads: 2"))
     recorder = Recorder()

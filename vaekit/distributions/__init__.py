@@ -1,7 +1,7 @@
 """Densities: what posteriors, priors and likelihoods turn tensors into."""
 
 from vaekit.distributions.delta import Delta
-from vaekit.distributions.density import Density, FactorisedDensity, at_least_float32, sum_event
+from vaekit.distributions.density import Density, Distribution, FactorisedDensity, at_least_float32, sum_event
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 from vaekit.distributions.pixels import BernoulliPixels, GaussianPixels, LaplacePixels, SquaredErrorPixels
@@ -11,6 +11,7 @@ __all__ = [
     "Delta",
     "Density",
     "DiagonalGaussian",
+    "Distribution",
     "FactorisedDensity",
     "GaussianPixels",
     "LaplacePixels",

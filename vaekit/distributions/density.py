@@ -1,4 +1,4 @@
-"""What every density offers."""
+"""What distributions offer."""
 
 from __future__ import annotations
 
@@ -8,20 +8,24 @@ import torch
 from torch import Tensor
 
 
-class Density(Protocol):
-    """A batch of densities over events: latent vectors ``(D,)`` or images ``(C, H, W)``.
+class Distribution(Protocol):
+    """A batch of distributions over events: latent vectors ``(D,)`` or images ``(C, H, W)``.
 
     Sample dimensions ``*S`` come before the batch ``B``, event dimensions last.
     """
 
     @property
     def mean(self) -> Tensor:
-        """The mean of each density, ``(B, *event)``."""
+        """The mean of each distribution, ``(B, *event)``."""
         ...
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map base noise ``(*S, B, *event)`` to samples of the same shape, differentiably."""
         ...
+
+
+class Density(Distribution, Protocol):
+    """A distribution that has a density, or a mass, and can evaluate it exactly."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log densities in nats, ``(*S, B)``, summed over event dimensions."""

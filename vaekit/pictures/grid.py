@@ -57,5 +57,3 @@ def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Im
 def write_png(image: Image.Image, path: Path) -> None:
     """Write an image as PNG, atomically."""
     write_atomically(path, lambda temporary: image.save(temporary, "PNG"))
-
-

@@ -22,6 +22,7 @@ from vaekit import __version__, registry
 from vaekit.errors import CheckpointError, UnknownComponentError
 from vaekit.files import write_atomically
 from vaekit.interfaces import Shape
+from vaekit.schema import ComponentSpec
 from vaekit.specs import RunSpec, parse_spec
 
 FORMAT = "vaekit-1"
@@ -41,7 +42,7 @@ class Header:
 def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
     """Return, for each component of a resolved spec, the distribution and version that it came from."""
     model = spec.model
-    chosen = [
+    chosen: list[tuple[registry.Registry[Any], ComponentSpec | None]] = [
         (registry.encoders, model.encoder),
         (registry.decoders, model.decoder),
         (registry.posteriors, model.posterior),
@@ -88,7 +89,7 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, T
                     expected=f"metadata {FORMAT}",
                 )
             header = _parse(path, metadata[FORMAT])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118: not a mapping
+            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}", remedy="train first: `vaekit train`") from None
     except (SafetensorError, OSError) as error:

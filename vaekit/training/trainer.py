@@ -6,12 +6,12 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from vaekit.data import Batch, Batches, Splits
 from vaekit.errors import DivergenceError
 from vaekit.evaluation.bound import bits_per_dim, evaluate, meaning_of_elbo
 from vaekit.files import write_text
-from vaekit.objective import Inputs
+from vaekit.objective import Inputs, Player
 from vaekit.specs import RunSpec
 from vaekit.streams import Streams
 from vaekit.training import checkpoint
@@ -106,12 +106,11 @@ class Trainer:
         self.objective = build_objective(spec.model, vae, num_data=len(splits.train)).to(device)
         self.optimizers = [
             torch.optim.AdamW(
-                self.objective.parameters_of(index),
-                lr=train.lr * player.lr_scale,
+                [{"params": self.objective.parameters_of(player), "peak_lr": train.lr * player.lr_scale}],
                 weight_decay=train.weight_decay,
                 fused=device.type in {"cpu", "cuda"},
             )
-            for index, player in enumerate(self.objective.players)
+            for player in cast("Iterable[Player]", self.objective.players)
         ]
         self.batches = self._batches("train", train=True)
         self.validation = self.evaluation_batches("validation")
@@ -201,10 +200,11 @@ class Trainer:
             total, terms = self.objective(Inputs(batch.inputs, batch.x, noise, self.clock, batch.y))
         total.backward()
         factor = self._lr_factor(step)
-        for player, optimizer in zip(self.objective.players, self.optimizers, strict=True):
+        for optimizer in self.optimizers:
+            (group,) = optimizer.param_groups
             if self.spec.train.grad_clip is not None:
-                torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.spec.train.grad_clip)
-            optimizer.param_groups[0]["lr"] = self.spec.train.lr * player.lr_scale * factor
+                torch.nn.utils.clip_grad_norm_(group["params"], self.spec.train.grad_clip)
+            group["lr"] = group["peak_lr"] * factor
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return dict(terms)

@@ -1,0 +1,243 @@
+"""Names, origins and schemas of components; what cannot be a component, and why."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import torch
+from pydantic import Field, ValidationError
+
+import vaekit
+from vaekit import registry
+from vaekit.errors import PluginError, UnknownComponentError
+from vaekit.interfaces import Backbone, Loss
+from vaekit.registry import REGISTRIES
+from vaekit.schema import derive_spec, option_docs
+
+ALL = [(r, kind) for r in REGISTRIES for kind in r.kinds()]
+IDS = [f"{r.role}-{kind}" for r, kind in ALL]
+
+
+@pytest.fixture
+def scratch():
+    """Forget what a test registers."""
+    yield
+    for components in REGISTRIES:
+        for kind in [k for k, cls in components._classes.items() if not cls.__module__.startswith("vaekit.")]:
+            del components._classes[kind]
+            components._specs.pop(kind, None)
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+
+
+def test_names_are_read_without_importing_torch_or_pydantic():
+    code = """
+import sys
+import vaekit
+from vaekit import registry
+for r in registry.REGISTRIES:
+    for kind in r.kinds():
+        assert r.summary(kind), (r.role, kind)
+        r.origin(kind)
+print(*(m for m in ("torch", "pydantic", "numpy") if m in sys.modules))
+"""
+    assert run(code).stdout.strip() == ""
+
+
+@pytest.mark.parametrize(("components", "kind"), ALL, ids=IDS)
+def test_every_component_has_a_schema_with_described_options_and_a_documented_origin(components, kind):
+    cls = components.get(kind)
+    assert cls.kind == kind
+    spec = components.spec(kind)
+    assert spec.model_fields["kind"].default == kind
+    for name, field in spec.model_fields.items():
+        if name != "kind":
+            assert field.description, f"{kind}.{name} is not described under Args:"
+    assert components.summary(kind) == cls.__doc__.strip().partition("\n")[0]
+    assert str(components.origin(kind)) == f"vaekit {vaekit.__version__}"
+
+
+def test_the_schema_is_the_signature(scratch):
+    @vaekit.losses("toy")
+    class Toy(Loss):
+        """A toy.
+
+        Args:
+            weight: How much,
+                on two lines.
+            mode: Which way.
+        """
+
+        def __init__(self, *, weight: Annotated[float, Field(gt=0)] = 2.0, mode: Literal["a", "b"] = "a") -> None:
+            super().__init__()
+            self.given = (weight, mode)
+
+        def forward(self, trace):
+            return trace.z.sum(-1)
+
+    spec = registry.losses.spec("toy")
+    assert spec().model_dump() == {"kind": "toy", "weight": 2.0, "mode": "a"}
+    assert spec.model_fields["weight"].description == "How much, on two lines."
+    assert registry.losses.build(spec(weight=3)).given == (3.0, "a")
+    for wrong in ({"weight": 0}, {"mode": "c"}, {"other": 1}, {"weight": float("inf")}):
+        with pytest.raises(ValidationError):
+            spec(**wrong)
+    with pytest.raises(ValidationError):
+        spec().weight = 1.0
+
+
+def test_a_component_takes_the_wiring_that_it_names(scratch):
+    @vaekit.encoders("wired")
+    class Wired(Backbone):
+        """Takes its shapes the other way round."""
+
+        def __init__(self, out_shape: tuple[int, ...], in_shape: tuple[int, ...]) -> None:
+            super().__init__(in_shape, out_shape)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    built = registry.encoders.build(registry.encoders.spec("wired")(), in_shape=(1, 2, 3), out_shape=(4,))
+    assert (built.in_shape, built.out_shape) == ((1, 2, 3), (4,))
+
+
+def test_an_unknown_name_lists_what_exists_and_suggests_the_near_match():
+    with pytest.raises(UnknownComponentError, match=r"no encoder is called 'cn'") as caught:
+        registry.encoders.get("cn")
+    assert "cnn, mlp, resnet" in str(caught.value)
+    assert "did you mean 'cnn'?" in str(caught.value)
+
+
+def test_two_components_of_one_name_are_refused_and_both_are_named(scratch):
+    @vaekit.losses("mine")
+    class First(Loss):
+        """First."""
+
+        def forward(self, trace):
+            return trace.z.sum(-1)
+
+    with pytest.raises(PluginError, match=r"two components claim the name 'mine'") as caught:
+
+        @vaekit.losses("mine")
+        class Second(Loss):
+            """Second."""
+
+            def forward(self, trace):
+                return trace.z.sum(-1)
+
+    assert "First" in str(caught.value)
+    assert "Second" in str(caught.value)
+
+
+def test_a_built_in_name_cannot_be_taken(scratch):
+    with pytest.raises(PluginError, match="two components claim the name 'kl'"):
+
+        @vaekit.losses("kl")
+        class Mine(Loss):
+            """Mine."""
+
+            def forward(self, trace):
+                return trace.z.sum(-1)
+
+    assert registry.losses.get("kl").__module__ == "vaekit.components.losses.kl"
+
+
+def test_a_class_can_be_defined_again_as_in_a_notebook(scratch):
+    for text in ("old", "new"):
+
+        @vaekit.losses("again")
+        class Again(Loss):
+            """Again."""
+
+            made = text
+
+            def forward(self, trace):
+                return trace.z.sum(-1)
+
+    assert registry.losses.get("again").made == "new"
+
+
+def test_what_is_not_a_component_of_the_role_is_refused(scratch):
+    with pytest.raises(PluginError, match=r"is not a vaekit\.Loss"):
+        vaekit.losses("module")(torch.nn.Linear)
+    with pytest.raises(PluginError, match=r"is not a vaekit\.Loss"):
+        vaekit.losses("function")(lambda trace: trace)
+
+
+class VarKeywords:
+    def __init__(self, **options: int) -> None: ...
+
+
+class VarPositional:
+    def __init__(self, *options: int) -> None: ...
+
+
+class Untyped:
+    def __init__(self, *, size=3) -> None: ...
+
+
+class Private:
+    def __init__(self, *, _size: int = 3) -> None: ...
+
+
+class Kind:
+    def __init__(self, *, kind: int = 3) -> None: ...
+
+
+class Clash:
+    def __init__(self, *, model_dump: int = 3) -> None: ...
+
+
+class Positional:
+    def __init__(self, in_shape: tuple[int, ...], depth: int) -> None: ...
+
+
+class Unserialisable:
+    def __init__(self, *, layer: torch.nn.Module = None) -> None: ...
+
+
+class Unresolvable:
+    def __init__(self, *, size: "Missing" = 3) -> None: ...  # noqa: F821
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (VarKeywords, "hides options from the schema"),
+        (VarPositional, "hides options from the schema"),
+        (Untyped, "option 'size' has no type"),
+        (Private, "an option cannot be called '_size'"),
+        (Kind, "an option cannot be called 'kind'"),
+        (Clash, "an option cannot be called 'model_dump'"),
+        (Positional, "positional parameter 'depth' is not among what assembly can hand to it"),
+        (Unserialisable, "cannot be turned into a schema"),
+        (Unresolvable, "cannot be resolved"),
+    ],
+)
+def test_a_signature_that_cannot_be_a_schema_is_explained(cls, reason):
+    with pytest.raises(PluginError, match=reason) as caught:
+        derive_spec(cls, "bad", ("in_shape", "out_shape"))
+    assert cls.__qualname__ in str(caught.value)
+
+
+def test_descriptions_of_options_are_read_from_the_docstring():
+    doc = """One line.
+
+    Args:
+        first: Of one line.
+        second_one: Of two
+            lines: with a colon.
+
+    Returns:
+        third: Nothing.
+    """
+    assert option_docs(doc) == {"first": "Of one line.", "second_one": "Of two lines: with a colon."}
+    assert option_docs(None) == {}
+
+
+def test_losses_and_likelihoods_share_no_name():
+    assert not set(registry.losses.kinds()) & set(registry.likelihoods.kinds())

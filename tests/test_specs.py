@@ -1,0 +1,153 @@
+"""Specs: what is accepted, what is refused and how, and what assembly makes of them."""
+
+import pytest
+import torch
+
+from vaekit import registry
+from vaekit.assembly import build_objective, build_vae, resolve
+from vaekit.errors import SpecError, UnknownComponentError, UsageError
+from vaekit.specs import RunSpec, dump_spec, parse_spec, read_spec
+
+
+def parse(**model):
+    return parse_spec({"model": model})
+
+
+def test_defaults_make_a_spec():
+    spec = RunSpec()
+    assert (spec.model.encoder.kind, spec.model.posterior.kind, spec.data.dataset.kind) == ("mlp", "gaussian", "digits")
+
+
+def test_a_component_is_a_name_or_a_mapping():
+    assert parse(encoder="cnn") == parse(encoder={"kind": "cnn"})
+    assert parse(encoder={"kind": "mlp", "hidden": [64]}).model.encoder.hidden == (64,)
+
+
+def test_loss_takes_losses_and_likelihoods():
+    spec = parse(loss=["mse", {"kind": "tc", "beta": 3}])
+    assert spec.model.likelihood.kind == "mse"
+    assert [loss.kind for loss in spec.model.loss] == ["tc"]
+    assert parse(loss="mse").model.loss == ()
+
+
+def test_two_likelihoods_are_refused_and_both_named():
+    with pytest.raises(SpecError, match="exactly one likelihood") as caught:
+        parse(loss=["mse", "bce"])
+    assert "'mse'" in str(caught.value)
+    assert "'bce'" in str(caught.value)
+    with pytest.raises(SpecError, match="exactly one likelihood"):
+        parse(loss="mse", likelihood="bce")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"model": {"loss": {"kind": "beta", "beta": "four"}}}, r"loss\.beta: .*number.*'four'"),
+        ({"model": {"loss": {"kind": "beta", "beta": -1}}}, r"loss\.beta: .*greater than or equal to 0"),
+        ({"model": {"encoder": {"kind": "mlp", "width": 3}}}, r"encoder\.width: there is no such option"),
+        ({"model": {"latent_dim": 0}}, r"latent_dim: .*greater than 0"),
+        ({"train": {"lr": "fast"}}, r"lr: .*number"),
+        ({"train": {"speed": 1}}, r"speed: there is no such option"),
+        ({"data": {"augment": {"rotate": -3}}}, r"augment\.rotate: "),
+        ({"network": {}}, r"network: there is no such option"),
+        ({"model": {"encoder": 3}}, r"encoder: a encoder is a name|encoder: an encoder is a name"),
+        ([], r"is not a mapping"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_path(data, message):
+    with pytest.raises(SpecError, match=message):
+        parse_spec(data)
+
+
+def test_unknown_components_are_named_with_what_exists():
+    with pytest.raises(UnknownComponentError, match="did you mean 'beta'"):
+        parse(loss="betta")
+    with pytest.raises(UnknownComponentError, match="no decoder is called 'cnnn'"):
+        parse(decoder="cnnn")
+
+
+def test_a_spec_survives_its_file(tmp_path):
+    spec = resolve(parse(encoder="cnn", loss=["mse", {"kind": "beta", "warmup": 5}]))
+    file = tmp_path / "spec.yaml"
+    file.write_text(dump_spec(spec))
+    assert parse_spec(read_spec(file)) == spec
+    assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_resolving_twice_changes_nothing():
+    spec = resolve(parse(encoder="resnet"))
+    assert resolve(spec) == spec
+
+
+def test_the_decoder_is_of_the_encoders_kind():
+    assert resolve(parse(encoder="cnn")).model.decoder.kind == "cnn"
+    assert resolve(parse(encoder="cnn", decoder="bilinear")).model.decoder.kind == "bilinear"
+
+
+def test_likelihood_and_binarisation_are_the_data_sets():
+    spec = resolve(RunSpec())
+    assert (spec.model.likelihood.kind, spec.data.binarize) == ("bce", "dynamic")
+    assert resolve(parse(loss="mse")).data.binarize == "none"
+
+
+@pytest.mark.parametrize(
+    ("losses", "resolved"),
+    [([], ["kl"]), (["beta"], ["beta"]), (["tc"], ["tc"]), (["capacity"], ["capacity"]), (["mse"], ["kl"]), (["kl"], ["kl"])],
+)
+def test_the_kl_is_added_where_nothing_covers_the_divergence(losses, resolved):
+    assert [loss.kind for loss in resolve(parse(loss=losses)).model.loss] == resolved
+
+
+def test_two_losses_that_cover_one_slot_are_refused():
+    with pytest.raises(UsageError, match="'beta' and 'tc' both cover the divergence"):
+        resolve(parse(loss=["beta", "tc"]))
+    with pytest.raises(UsageError, match="'beta' is given twice"):
+        resolve(parse(loss=["beta", "beta"]))
+
+
+def test_a_loss_that_the_posterior_cannot_serve_is_refused_with_advice():
+    with pytest.raises(UsageError, match="loss 'tc' needs factorised, log_prob") as caught:
+        resolve(parse(loss="tc", posterior="delta"))
+    assert "--posterior gaussian" in str(caught.value)
+
+
+def test_a_model_has_the_same_weights_for_the_same_seed_whatever_was_drawn_before():
+    spec = resolve(parse(encoder={"kind": "mlp", "hidden": [8]}, decoder={"kind": "mlp", "hidden": [8]}))
+    first = build_vae(spec.model, (1, 5, 5), seed=0)
+    torch.rand(3)
+    second, other = build_vae(spec.model, (1, 5, 5), seed=0), build_vae(spec.model, (1, 5, 5), seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+
+@pytest.mark.parametrize("encoder", registry.encoders.kinds())
+@pytest.mark.parametrize("decoder", registry.decoders.kinds())
+@pytest.mark.parametrize("likelihood", registry.likelihoods.kinds())
+def test_every_encoder_works_with_every_decoder_and_likelihood(encoder, decoder, likelihood):
+    spec = resolve(parse(encoder=encoder, decoder=decoder, likelihood=likelihood, latent_dim=2))
+    shape = (3, 6, 9)
+    vae = build_vae(spec.model, shape, seed=0)
+    x = torch.rand(2, *shape)
+    trace = vae(x)
+    total, _ = build_objective(spec.model, vae, num_data=10).players[0](trace)
+    total.backward()
+    assert torch.isfinite(total)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.parameters())
+
+
+def test_the_json_schema_lists_every_component():
+    text = str(RunSpec.model_json_schema())
+    for components in registry.REGISTRIES:
+        for kind in components.kinds():
+            assert f"'{kind}'" in text
+
+
+def test_a_file_that_is_no_spec_is_named(tmp_path):
+    with pytest.raises(SpecError, match="cannot read the spec"):
+        read_spec(tmp_path / "absent.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(SpecError, match="is not YAML"):
+        read_spec(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(SpecError, match="is not a mapping"):
+        read_spec(tmp_path / "list.yaml")

@@ -1,0 +1,91 @@
+"""The command line: ``vaekit COMMAND``. Commands import what they need when they run, so that help is there at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from vaekit import __version__
+from vaekit.cli import components, evaluate, reconstruct, resume, sample, schema, train
+from vaekit.errors import VaekitError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 failed, 2 usage, 130 interrupted.
+
+    Args:
+        argv: Arguments after the program's name; those of the process unless given.
+
+    Raises:
+        Exception: A fault of vaekit's own; with ``--debug`` a user's mistake raises too.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
+            code = _run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has gone; python's own flush at exit must not fail as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (VaekitError, OSError) as error:
+        if debug:
+            raise
+        _report(error)
+        return error.exit_code if isinstance(error, VaekitError) else 1
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Build the commands and run the one asked for; only ``train``'s depends on its arguments."""
+    app = typer.Typer(
+        add_completion=False,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["--help", "-h"]},
+    )
+    app.callback()(_vaekit)
+    training = train.placeholder
+    if arguments[:1] == ["train"]:
+        training, arguments[1:] = train.command(arguments[1:])
+    app.command("train")(training)
+    for module in (resume, sample, reconstruct, evaluate):
+        app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+    app.add_typer(components.app, name="components")
+    app.command()(schema.schema)
+    try:
+        app(args=arguments, prog_name="vaekit")
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def _vaekit(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error; may stand anywhere.")] = False,
+) -> None:
+    """Variational autoencoders from interchangeable parts."""
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"vaekit {__version__}")
+        raise typer.Exit
+
+
+def _report(error: Exception) -> None:
+    """Print what went wrong, without a traceback."""
+    summary, _, details = str(error).partition("\n")
+    typer.secho(f"error: {summary}", fg="red", bold=True, err=True)
+    if details:
+        typer.echo(details, err=True)

@@ -1,0 +1,15 @@
+"""``vaekit schema``."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+
+def schema() -> None:
+    """Print the JSON schema of a spec file, with the options of every component installed, for editors."""
+    from vaekit.specs import RunSpec
+
+    document = {"$schema": "https://json-schema.org/draft/2020-12/schema", **RunSpec.model_json_schema()}
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))

@@ -1,0 +1,169 @@
+"""``vaekit train``: a command whose flags are the options of the components that its own arguments choose."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vaekit.cli.common import JsonOption, QuietOption, interruptible
+from vaekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from vaekit.options import Option
+
+VALUELESS = frozenset({"quiet", "json", "help"})
+PANELS = {"components": "Components", "model": "Model", "data": "Data", "augment": "Augmentation", "train": "Training"}
+SpecArgument = Annotated[
+    Path | None, typer.Argument(metavar="SPEC.yaml", help="A spec to start from; flags override it.", show_default=False)
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="The run folder, new or empty; the next number under runs/ unless given.", show_default=False
+    ),
+]
+
+
+@dataclass
+class Words:
+    """Arguments as read before it is known which flags there are.
+
+    Args:
+        spec: The spec file.
+        flags: Values of each flag, underscored and without its dashes; None where no value follows.
+        arguments: All of them, the flags hyphenated.
+    """
+
+    spec: str | None = None
+    flags: dict[str, list[str | None]] = field(default_factory=dict)
+    arguments: list[str] = field(default_factory=list)
+
+
+def placeholder() -> None:
+    """Train a model; its flags are the options of the components chosen: see `vaekit train --help`."""
+
+
+def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
+    """Return the command that fits its arguments, and the arguments in normal form.
+
+    Raises:
+        UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
+    """
+    from vaekit.choices import ROLES
+    from vaekit.options import available_options, check_names
+    from vaekit.specs import read_spec
+
+    words = read_words(arguments)
+    base = read_spec(words.spec) if words.spec is not None else {}
+    chosen: dict[str, Any] = {role: words.flags[role][-1] for role in ROLES if words.flags.get(role, [None])[-1] is not None}
+    if "loss" in chosen:
+        chosen["loss"] = [loss for loss in words.flags["loss"] if loss is not None]
+    options = available_options(base, chosen)
+    switches = {prefix + name for option in options if is_switch(option) for name in option.names for prefix in ("", "no_")}
+    valued = {name for option in options if not is_switch(option) for name in option.names} | {"out"}
+    check_names(base, chosen | dict.fromkeys(words.flags.keys() - switches - valued - VALUELESS))
+    for name, values in words.flags.items():
+        if name in valued and None in values:
+            raise UsageError(f"--{name.replace('_', '-')} needs a value")
+        if name in switches and values != [None] * len(values):
+            raise UsageError(f"--{name.replace('_', '-')} takes no value", remedy="write SPEC.yaml, if that was one, first")
+    return _build(options), words.arguments
+
+
+def read_words(arguments: Sequence[str]) -> Words:
+    """Find the spec file and the flags among arguments; a word after a flag is its value unless it looks like a spec file."""
+    words, rest = Words(), list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            words.spec = words.spec or (rest[0] if rest else None)
+            words.arguments += [word, *rest]
+            break
+        if not word.startswith("--"):
+            words.spec = words.spec or (None if word.startswith("-") else word)
+            words.arguments.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        words.arguments.append(f"--{name.replace('_', '-')}{equals}{value}")
+        name = name.replace("-", "_")
+        given = value if equals else None
+        if not equals and name not in VALUELESS and rest and not _ends_value(rest[0]):
+            given = rest.pop(0)
+            words.arguments.append(given)
+        words.flags.setdefault(name, []).append(given)
+    return words
+
+
+def _ends_value(word: str) -> bool:
+    return word.startswith("--") or word.endswith((".yaml", ".yml", ".json"))
+
+
+def is_switch(option: Option) -> bool:
+    """Whether an option is given as ``--x`` or ``--no-x``."""
+    from vaekit.values import alternatives
+
+    return bool in alternatives(option.type)
+
+
+def _build(options: Sequence[Option]) -> Callable[..., None]:
+    """Return a function whose signature declares every option, for Typer to read."""
+    names: dict[str, str] = {}
+    parameters = [
+        inspect.Parameter("spec", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SpecArgument),
+        inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=OutOption),
+        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QuietOption),
+        inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
+    ]
+    for option in options:
+        for shown in (option.names[:2], option.names[2:]):  # a loss's options have three names; two are enough to read
+            if shown:
+                key = f"option_{len(names)}"
+                names[key] = shown[0]
+                annotation = _annotation(option, shown, hidden=shown != option.names[:2])
+                parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+
+    def train(*, spec: Path | None, out: Path | None, quiet: bool, json: bool, **values: Any) -> None:
+        """Train a model: on a built-in set of digits unless told otherwise.
+
+        The flags are the options of the components chosen: `vaekit train --encoder cnn --loss beta --help` shows those of `cnn`
+        and `beta`. Lists are written 512,256.
+        """
+        from vaekit.console import choose_reporter
+        from vaekit.run import train as run_training
+
+        given = {names[key]: value for key, value in values.items() if value is not None and value != []}
+        reporter = choose_reporter(json=json, quiet=quiet)
+        with interruptible(reporter):
+            run_training(spec, out=out, reporter=reporter, **given)
+
+    train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    train.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return train
+
+
+def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:
+    """Return the annotation that declares an option to Typer: a string, checked where specs are."""
+    from rich.markup import escape
+
+    from vaekit.values import type_text, value_text
+
+    flags = [f"--{name.replace('_', '-')}" for name in names]
+    switch = is_switch(option)
+    if switch:
+        flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
+    default = "required" if option.required else f"default: {value_text(option.default)}"
+    info = typer.Option(
+        *flags,
+        metavar=None if switch else type_text(option.type),
+        help=escape(option.description) + f" [dim]{escape(f'[{default}]')}[/dim]",
+        show_default=False,
+        hidden=hidden,
+        rich_help_panel=PANELS.get(option.owner, option.owner),
+    )
+    kind: Any = bool if switch else list[str] if option.names == ("loss",) else str
+    return Annotated[kind | None, info]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
-import importlib.metadata
-import os
-import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from vaekit.errors import PluginError, UnknownComponentError
+from vaekit import plugins
+from vaekit.errors import PluginError, UnknownComponentError, VaekitError
+from vaekit.plugins import Plugin
 
 if TYPE_CHECKING:
     from vaekit.interfaces import Backbone, Dataset, Likelihood, Loss, Posterior, Prior
@@ -27,10 +26,9 @@ C = TypeVar("C", bound=type)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a component comes from: ``module:attribute`` and the distribution that installed it."""
+    """Where a component comes from: ``module:class`` and the distribution that installed it, or the module of a script."""
 
-    module: str
-    attribute: str | None
+    value: str
     distribution: str
     version: str
 
@@ -59,6 +57,7 @@ class Registry(Generic[T]):
         self.group = f"vaekit.{plural}"
         self._classes: dict[str, type[T]] = {}
         self._specs: dict[str, type[ComponentSpec]] = {}
+        self._loaded: dict[str, Plugin] = {}
 
     def __repr__(self) -> str:
         return f"<registry {self.group}: {', '.join(self.kinds())}>"
@@ -82,6 +81,14 @@ class Registry(Generic[T]):
                 given=getattr(cls, "__mro__", (None, type(cls)))[1] if isinstance(cls, type) else type(cls).__name__,
                 expected=f"a class derived from vaekit.{self.base}",
             )
+        if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+            raise PluginError(f"{self.role} {kind!r} does not define {', '.join(missing)}", given=cls.__qualname__)
+        other_kind = cls.__dict__.get("kind", kind)
+        if other_kind != kind:
+            raise PluginError(
+                f"{cls.__qualname__} is registered as {other_kind!r} already, and cannot be {kind!r} too",
+                remedy="derive a class for the other name",
+            )
         known = self._classes.get(kind)
         redefined = known is not None and (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__)
         declared = self._declared_module(kind)
@@ -103,67 +110,54 @@ class Registry(Generic[T]):
         folder = Path(__file__).parent / "components" / self.plural
         return {file.stem: file for file in sorted(folder.glob("*.py")) if not file.stem.startswith("_")}
 
-    @cached_property
-    def _entry_points(self) -> dict[str, list[importlib.metadata.EntryPoint]]:
-        found: dict[str, list[importlib.metadata.EntryPoint]] = {}
-        if os.environ.get("VAEKIT_PLUGINS", "1") != "0":
-            for entry_point in importlib.metadata.entry_points(group=self.group):
-                found.setdefault(entry_point.name, []).append(entry_point)
-        return found
-
-    def refresh(self) -> None:
-        """Read installed entry points again: after a package was installed, or VAEKIT_PLUGINS changed."""
-        self.__dict__.pop("_entry_points", None)
+    @property
+    def _plugins(self) -> dict[str, tuple[Plugin, ...]]:
+        return plugins.installed(self.group)
 
     def _declared_module(self, kind: str) -> str | None:
-        """The module that must define ``kind``, where a built-in file or exactly one entry point claims it."""
+        """The module that must define ``kind``, where it is a built-in one."""
         if kind in self._builtin_files:
             return f"vaekit.components.{self.plural}.{kind}"
         return None
 
     def kinds(self) -> tuple[str, ...]:
         """Return every registered name, in alphabetical order."""
-        return tuple(sorted({*self._builtin_files, *self._entry_points, *self._classes}))
+        return tuple(sorted({*self._builtin_files, *self._plugins, *self._classes}))
 
     def __contains__(self, kind: object) -> bool:
-        return kind in self._classes or kind in self._builtin_files or kind in self._entry_points
+        return kind in self._classes or kind in self._builtin_files or kind in self._plugins
 
     def origin(self, kind: str) -> Origin:
         """Return where ``kind`` comes from, without importing it."""
         if kind in self._builtin_files:
             from vaekit import __version__
 
-            return Origin(f"vaekit.components.{self.plural}.{kind}", None, "vaekit", __version__)
-        if kind in self._entry_points:
-            entry_point = self._entry_points[kind][0]
-            dist = entry_point.dist
-            name, version = (dist.name, dist.version) if dist is not None else ("unknown", "")
-            return Origin(entry_point.module, entry_point.attr, name, version)
+            return Origin(f"vaekit.components.{self.plural}.{kind}", "vaekit", __version__)
+        if kind in self._plugins:
+            plugin = self._plugins[kind][0]
+            return Origin(plugin.entry_point.value, plugin.distribution, plugin.version)
         if kind in self._classes:
             cls = self._classes[kind]
-            return Origin(cls.__module__, cls.__qualname__, cls.__module__, "")
+            return Origin(f"{cls.__module__}:{cls.__qualname__}", cls.__module__, "")
         raise self.unknown(kind)
 
     def unknown(self, kind: str) -> UnknownComponentError:
         """Return the error for a name that nothing is registered under."""
         near = difflib.get_close_matches(kind, self.kinds(), n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else "see `vaekit components list`"
         return UnknownComponentError(
             f"no {self.role} is called {kind!r}",
             expected=f"one of {', '.join(self.kinds())}",
-            remedy=f"did you mean {near[0]!r}?" if near else "see `vaekit components list`",
+            remedy=remedy if plugins.enabled() else f"{remedy}; plugins are switched off",
         )
 
     def summary(self, kind: str) -> str:
         """Return the first line of the component's docstring, read from its source without importing it."""
         if kind in self._classes:
             return (self._classes[kind].__doc__ or "").strip().partition("\n")[0]
-        origin = self.origin(kind)
-        file = self._builtin_files.get(kind) or _source_file(self._entry_points[kind][0])
-        if file is None:
-            return ""
-        classes = [node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
-        chosen = [c for c in classes if c.name == origin.attribute] or [c for c in classes if _registers(c, kind)]
-        return (ast.get_docstring(chosen[0]) or "").partition("\n")[0] if chosen else ""
+        if kind in self._builtin_files:
+            return plugins.first_line(self._builtin_files[kind], kind)
+        return self._plugins[kind][0].summary() if kind in self._plugins else ""
 
     # Use
 
@@ -174,49 +168,57 @@ class Registry(Generic[T]):
             UnknownComponentError: Nothing has that name; the message lists what exists.
             PluginError: An installed plugin claims the name but cannot be used; the message says which and why.
         """
-        if kind in self._classes:
-            return self._classes[kind]
         if kind in self._builtin_files:
-            if kind in self._entry_points:
-                warnings.warn(
-                    f"{self._entry_points[kind][0].dist} also claims the {self.role} {kind!r}; vaekit's own is used",
-                    stacklevel=2,
-                )
-            importlib.import_module(f"vaekit.components.{self.plural}.{kind}")
+            if kind not in self._classes:
+                self._warn_of_shadowed(kind)
+                importlib.import_module(f"vaekit.components.{self.plural}.{kind}")
             return self._classes[kind]
-        if kind in self._entry_points:
-            self._load_plugin(kind)
+        if kind in self._plugins:
+            if kind not in self._loaded:
+                self._load(self._plugins[kind])
+            return self._classes[kind]
+        if kind in self._classes:
             return self._classes[kind]
         raise self.unknown(kind)
 
-    def _load_plugin(self, kind: str) -> None:
-        candidates = self._entry_points[kind]
-        if len(candidates) > 1:
+    def _warn_of_shadowed(self, kind: str) -> None:
+        for plugin in self._plugins.get(kind, ()):
+            warnings.warn(f"plugin {plugin} also claims the {self.role} {kind!r}; vaekit's own is used", stacklevel=3)
+
+    def _load(self, claims: tuple[Plugin, ...]) -> None:
+        plugin = claims[0]
+        if len(claims) > 1:
             raise PluginError(
-                f"two installed plugins claim the {self.role} {kind!r}",
-                given=" and ".join(f"{e.dist and e.dist.name} ({e.value})" for e in candidates),
-                remedy="uninstall one of them",
+                f"{len(claims)} installed plugins claim the {self.role} {plugin.kind!r}",
+                given=" and ".join(f"{claim} ({claim.announcement})" for claim in claims),
+                remedy=f"uninstall all but one of {', '.join(claim.distribution for claim in claims)}",
             )
-        entry_point, origin = candidates[0], self.origin(kind)
+        cls = plugin.load()
         try:
-            cls = entry_point.load()
-            if kind not in self._classes:
-                self._register(kind, cls)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a plugin may even call sys.exit() on import
-            raise PluginError(
-                f"plugin {origin} cannot provide the {self.role} {kind!r}",
-                given=f"entry point {entry_point.value} of group {self.group}: {type(error).__name__}: {error}",
-                remedy=f"upgrade or uninstall {origin.distribution}; `vaekit plugins` shows its state",
-            ) from error
+            if self._classes.get(plugin.kind) is not cls:
+                self._register(plugin.kind, cls)
+        except PluginError as error:
+            raise plugin.unusable(error) from error
+        self._loaded[plugin.kind] = plugin
+
+    def state(self, plugin: Plugin) -> tuple[Literal["ready", "shadowed", "broken"], str]:
+        """Import a plugin of this registry; return whether it can be used, and what it is or why it cannot be used."""
+        if plugin.kind in self._builtin_files:
+            return "shadowed", f"vaekit's own {self.role} {plugin.kind!r} is used"
+        try:
+            self.spec(plugin.kind)
+        except PluginError as error:
+            return "broken", str(error)
+        return "ready", self.summary(plugin.kind)
 
     def spec(self, kind: str) -> type[ComponentSpec]:
         """Return the spec model of ``kind``, derived from the signature of its class."""
+        cls = self.get(kind)
         if kind not in self._specs:
             from vaekit.schema import derive_spec
 
-            self._specs[kind] = derive_spec(self.get(kind), kind, self.wiring)
+            with self._blaming(kind):
+                self._specs[kind] = derive_spec(cls, kind, self.wiring)
         return self._specs[kind]
 
     def build(self, spec: ComponentSpec, **available: Any) -> T:
@@ -225,26 +227,19 @@ class Registry(Generic[T]):
 
         cls = self.get(spec.kind)
         options = {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
-        return cls(*(available[name] for name in wiring(cls)), **options)
+        with self._blaming(spec.kind):
+            return cls(*(available[name] for name in wiring(cls)), **options)
 
-
-def _registers(node: ast.ClassDef, kind: str) -> bool:
-    """Whether a class statement is decorated with ``@<registry>("kind")``."""
-    return any(
-        isinstance(d, ast.Call) and any(isinstance(a, ast.Constant) and a.value == kind for a in d.args)
-        for d in node.decorator_list
-    )
-
-
-def _source_file(entry_point: importlib.metadata.EntryPoint) -> Path | None:
-    """The file of an entry point's module, found without importing its package."""
-    relative = Path(*entry_point.module.split("."))
-    roots = [Path(str(entry_point.dist.locate_file("")))] if entry_point.dist is not None else []
-    for root in [*roots, *map(Path, sys.path)]:
-        for file in (root / relative.with_suffix(".py"), root / relative / "__init__.py"):
-            if file.is_file():
-                return file
-    return None
+    @contextmanager
+    def _blaming(self, kind: str) -> Iterator[None]:
+        """Turn what a plugin's component raises, other than a user's mistake, into an error that names the plugin."""
+        try:
+            yield
+        except Exception as error:
+            mistake = isinstance(error, VaekitError) and not isinstance(error, PluginError)
+            if mistake or kind not in self._loaded:
+                raise
+            raise self._loaded[kind].unusable(error) from error
 
 
 encoders: Registry[Backbone] = Registry("encoder", "encoders", "Backbone", ("in_shape", "out_shape"))

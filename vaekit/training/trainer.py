@@ -27,6 +27,7 @@ from vaekit.streams import Streams
 from vaekit.training import checkpoint
 from vaekit.training.checks import check_data, is_binary
 from vaekit.training.folder import RunFolder, check_space
+from vaekit.training.memory import keep_freed_memory
 from vaekit.training.pictures import TrainingPictures
 from vaekit.training.report import Reporter, Silent, Start
 
@@ -149,6 +150,8 @@ class Trainer:
             DivergenceError: A loss became NaN or infinite.
             Interrupted: The user stopped it; a checkpoint was saved.
         """
+        if self.device.type == "cpu":
+            keep_freed_memory()
         check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
         self.reporter.start(self._start(self._resume() if resume else ()))
         with _threads(self.spec.train.threads), self._stop_on_interrupt():

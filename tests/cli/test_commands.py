@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vaekit import registry
+from vaekit.cli import main
+from vaekit.specs import dump_spec, parse_spec
+
+Cli = Callable[..., tuple[int, str, str]]
+TINY = ["--encoder.hidden", "16", "--decoder.hidden", "16", "--latent-dim", "2", "--batch-size", "16", "--epochs", "1"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "images.npy"
+    np.save(file, np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8))
+    return file
+
+
+@pytest.fixture(scope="module")
+def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    assert main(["train", "--quiet", "--dataset", "array", "--path", str(images), *TINY, "--out", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+# train
+
+
+def test_train_writes_a_line_an_epoch_and_says_what_to_do_next(cli: Cli, images: Path, tmp_path: Path) -> None:
+    code, out, err = cli("train", "--dataset", "array", "--dataset.path", images, *TINY, "--epochs=2", "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert out.count("\nepoch ") == 2
+    assert "ELBO" in out
+    assert "lower bound of the log density" in out
+    for command in ("sample", "reconstruct", "evaluate"):
+        assert f"vaekit {command} {tmp_path / 'run'}" in out
+
+
+def test_json_is_one_object_a_line(cli: Cli, images: Path, tmp_path: Path) -> None:
+    code, out, _ = cli(
+        "train", "--json", "--loss", "bce", "--dataset", "array", "--path", images, *TINY, "--out", tmp_path / "run"
+    )
+    events = [json.loads(line) for line in out.splitlines()]
+    assert (code, [event["event"] for event in events]) == (0, ["start", "epoch", "end"])
+    assert events[0]["run"] == str(tmp_path / "run")
+    assert "cross-entropy" in events[0]["elbo"]
+
+
+def test_quiet_prints_nothing(cli: Cli, images: Path, tmp_path: Path) -> None:
+    assert cli("train", "--quiet", "--dataset=array", f"--path={images}", *TINY, "--out", tmp_path / "run") == (0, "", "")
+
+
+def test_flags_override_the_spec_file_and_may_stand_before_it(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    code, _, err = cli("train", "--quiet", "--latent_dim", 3, trained / "spec.yaml", "--no-learned", "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    before, after = (parse_spec(_read(run / "spec.yaml")) for run in (trained, tmp_path / "run"))
+    assert (after.model.latent_dim, after.model.likelihood.learned) == (3, False)
+    assert (after.model.encoder, after.data, after.train) == (before.model.encoder, before.data, before.train)
+
+
+def _read(path: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(path.read_text("utf-8"))
+
+
+def test_help_shows_the_options_of_the_chosen_components(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = cli("train", "--encoder", "cnn", "--loss", "tc", "--help")
+    assert code == 0
+    for part in (
+        "encoder cnn",
+        "--encoder.channels",
+        "--decoder.channels",
+        "loss tc",
+        "--estimator",
+        "stratified|weighted",
+        "--lr",
+    ):
+        assert part in out
+    assert "--free-bits" not in out
+
+
+def test_help_shows_the_values_of_the_spec_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "spec.yaml").write_text("model: {loss: {kind: beta, beta: 7.5}}\n")
+    code, out, _ = cli("train", tmp_path / "spec.yaml", "--help")
+    assert code == 0
+    assert "Weight of the KL. [default: 7.5]" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ("--hidden 3", ["--encoder.hidden or --decoder.hidden"]),
+        ("--bta 3 --loss beta", ["no option bta", "--beta"]),
+        ("--no-epochs", ["no option no_epochs"]),
+        ("--encoder cnm", ["'cnm'", "'cnn'"]),
+        ("--encoder", ["--encoder needs a value"]),
+        ("--latent-dim --epochs 3", ["--latent-dim needs a value"]),
+        ("--loss gaussian --learned maybe", ["--learned takes no value"]),
+        ("--latent-dim 0", ["latent_dim: "]),
+        ("--loss beta --beta x", ["loss.beta: "]),
+        ("absent.yaml", ["cannot read the spec absent.yaml"]),
+        ("--loss iwaee", ["a loss (", "a likelihood ("]),
+        ("--posterior delta --loss beta", ["log_prob", "--posterior gaussian"]),
+        ("--loss beta --loss tc", ["'beta' and 'tc' both cover"]),
+    ],
+)
+def test_mistakes_are_explained_and_exit_with_2(cli: Cli, arguments: str, parts: list[str], tmp_path: Path) -> None:
+    code, out, err = cli("train", *arguments.split(), f"--out={tmp_path / 'run'}")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    assert [part for part in parts if part not in err] == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_raises(images: Path) -> None:
+    from vaekit.errors import UsageError
+
+    with pytest.raises(UsageError):
+        main(["train", "--epoch", "3", "--debug"])
+
+
+def test_absent_data_exit_with_1(cli: Cli, tmp_path: Path) -> None:
+    code, _, err = cli("train", "--dataset", "array", "--path", tmp_path / "absent.npy", "--out", tmp_path / "run")
+    assert code == 1
+    assert "absent.npy" in err
+
+
+# Commands on a run
+
+
+def test_sample_writes_a_grid_and_prints_where(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    code, out, _ = cli("sample", trained, "--num", 4, "--out", tmp_path / "new" / "grid.png")
+    assert (code, out.strip()) == (0, str(tmp_path / "new" / "grid.png"))
+    with Image.open(tmp_path / "new" / "grid.png") as image:
+        assert image.format == "PNG"
+
+
+def test_reconstruct_takes_files_and_folders(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for name in ("one.png", "pictures/two.png"):
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / name)
+    code, out, err = cli("reconstruct", trained, tmp_path / "one.png", tmp_path / "pictures", "--out", tmp_path / "grid.png")
+    assert (code, out.strip(), err) == (0, str(tmp_path / "grid.png"), "")
+
+
+def test_reconstruct_without_images_is_a_mistake(cli: Cli, trained: Path) -> None:
+    code, _, err = cli("reconstruct", trained)
+    assert code == 2
+    assert "no images" in err
+
+
+def test_evaluate_prints_the_numbers_that_it_writes(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, run := tmp_path / "run")
+    code, out, _ = cli("evaluate", run, "--samples", 5, "--json")
+    results = json.loads(out)
+    assert code == 0
+    assert results == json.loads((run / "evaluation.json").read_text())
+    assert {"elbo", "kl", "reconstruction", "active_units", "log_likelihood", "standard_error"} <= results.keys()
+    code, out, _ = cli("evaluate", run, "--split", "validation")
+    assert out.startswith("validation, 6 images")
+    assert cli("evaluate", run, "--split", "tests")[0] == 2
+
+
+def test_run_defaults_to_the_newest(cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("sample")
+    assert code == 1
+    assert "there is no run under runs/" in err
+    shutil.copytree(trained, tmp_path / "runs" / "0001-x")
+    assert cli("sample")[:2] == (0, "runs/0001-x/samples/seed-0.png\n")
+
+
+def test_resume_refuses_a_complete_run_and_what_is_no_run(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    code, _, err = cli("resume", trained)
+    assert code == 2
+    assert "is complete" in err
+    code, _, err = cli("resume", tmp_path)
+    assert code == 1
+    assert "is not a run folder" in err
+
+
+# components, schema
+
+
+def test_components_list_names_every_component(cli: Cli) -> None:
+    code, out, _ = cli("components", "list")
+    assert code == 0
+    listed = [line.split()[0] for line in out.splitlines()]
+    for components in registry.REGISTRIES:
+        assert {components.plural, *components.kinds()} <= set(listed)
+
+
+def test_components_show_has_options_reference_and_origin(cli: Cli) -> None:
+    code, out, _ = cli("components", "show", "loss:beta")
+    assert code == 0
+    for part in ("loss beta", "vaekit", "--loss.free-bits float", "default 4", "linear|cosine|cyclical", "Higgins"):
+        assert part in out
+    assert "Args:" not in out
+
+
+def test_components_show_shows_all_of_a_name(cli: Cli) -> None:
+    _, out, _ = cli("components", "show", "gaussian")
+    assert "posterior gaussian" in out
+    assert "likelihood gaussian" in out
+    code, _, err = cli("components", "show", "gausian")
+    assert code == 2
+    assert "gaussian" in err
+
+
+def test_every_component_can_be_shown(cli: Cli) -> None:
+    for components in registry.REGISTRIES:
+        for kind in components.kinds():
+            assert cli("components", "show", f"{components.role}:{kind}")[0] == 0
+
+
+def test_schema_takes_real_specs_and_refuses_others(cli: Cli, trained: Path) -> None:
+    code, out, _ = cli("schema")
+    schema = json.loads(out)
+    assert code == 0
+    resolved = _read(trained / "spec.yaml")
+    assert _fits(resolved, schema, schema)
+    assert _fits({"model": {"loss": "mse", "encoder": {"kind": "cnn", "channels": [8]}}}, schema, schema)
+    assert _fits({"model": {"loss": ["beta", {"kind": "gaussian", "sigma": 1}]}, "train": {"pictures": [1]}}, schema, schema)
+    for wrong in ({"modle": {}}, {"model": {"encoder": "cnm"}}, {"data": {"dataset": {"kind": "folder"}}}, {"train": {"lr": 0}}):
+        assert not _fits(wrong, schema, schema)
+    assert dump_spec(parse_spec(resolved))
+
+
+def _fits(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
+    """Check the part of JSON Schema that pydantic writes here."""
+    if "$ref" in schema:
+        return _fits(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root)
+    if "anyOf" in schema:
+        return any(_fits(value, option, root) for option in schema["anyOf"])
+    if "const" in schema or "enum" in schema:
+        return value in schema.get("enum", [schema.get("const")])
+    types = {
+        "object": dict,
+        "array": list,
+        "string": str,
+        "integer": int,
+        "number": int | float,
+        "boolean": bool,
+        "null": type(None),
+    }
+    if not isinstance(value, types[schema["type"]]):
+        return False
+    if schema["type"] == "object":
+        properties = schema["properties"]
+        known = value.keys() <= properties.keys() and set(schema.get("required", ())) <= value.keys()
+        return known and all(_fits(item, properties[name], root) for name, item in value.items())
+    if schema["type"] == "array" and "items" in schema:
+        return all(_fits(item, schema["items"], root) for item in value)
+    return not ("exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"])

@@ -1,0 +1,73 @@
+"""What only a process of its own can show: imports, exit codes, pipes and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CHECK = """
+import sys
+from vaekit.cli import main
+code = main(sys.argv[1:])
+loaded = {"torch", "torchvision", "numpy"} & sys.modules.keys()
+assert not loaded, loaded
+sys.exit(code)
+"""
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT, check=False)
+
+
+def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "vaekit", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=cwd)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["components", "list"], ["components"], ["sample", "--help"]])
+def test_answers_without_importing_torch(arguments: list[str]) -> None:
+    done = run("-c", CHECK, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_mistake_in_a_process_exits_with_2_and_no_traceback() -> None:
+    done = run("-m", "vaekit", "train", "--epoch", "3")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: there is no option epoch here")
+    assert "--epochs" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_reader_that_goes_away_is_no_error_message() -> None:
+    with start("components", "list") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process")
+def test_ctrl_c_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8))
+    flags = "--dataset array --path images.npy --encoder.hidden 16 --epochs 500 --batch-size 16 --pictures none --out run"
+    with start("train", *flags.split(), cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("epoch") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "interrupted; go on with: vaekit resume run"
+    assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()

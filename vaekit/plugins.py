@@ -1,0 +1,227 @@
+"""Installed plugins: components that other distributions announce through entry points.
+
+Names are read from metadata. A plugin's code runs when one of its components is chosen, and whatever goes wrong then is a
+`PluginError` that says whose component it is, where it is announced, and why it cannot be used.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaekit import __version__
+from vaekit.errors import PluginError, VaekitError
+
+if TYPE_CHECKING:
+    from importlib.metadata import Distribution, EntryPoint
+
+SWITCH = "VAEKIT_PLUGINS"
+"""Environment variable that switches plugins off where it is 0."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A component that an installed distribution announces: one entry point.
+
+    Args:
+        entry_point: Its name is the component's, its value ``module:class``.
+        source: The distribution that has it.
+    """
+
+    entry_point: EntryPoint
+    source: Distribution
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
+
+    @property
+    def kind(self) -> str:
+        """The component's name."""
+        return self.entry_point.name
+
+    @property
+    def announcement(self) -> str:
+        """The entry point as the distribution has it, and its group."""
+        return f"{self.entry_point.name} = {self.entry_point.value} in group {self.entry_point.group}"
+
+    @cached_property
+    def distribution(self) -> str:
+        """Name of the distribution."""
+        return self._metadata("Name") or f"a distribution without a name in {self.source.locate_file('')}"
+
+    @cached_property
+    def version(self) -> str:
+        """Version of the distribution."""
+        return self._metadata("Version")
+
+    def _metadata(self, key: str) -> str:
+        try:
+            return str(self.source.metadata[key] or "")
+        except Exception:  # metadata is written by anyone; without it the component may still work
+            return ""
+
+    def load(self) -> Any:
+        """Import what the entry point leads to. What the plugin prints meanwhile goes to stderr.
+
+        Raises:
+            PluginError: It cannot be imported, or is made for another version of vaekit.
+        """
+        needed = self._unmet_requirement()
+        if needed is not None:
+            remedy = f"upgrade {self.distribution} or vaekit, whichever is older"
+            raise self.unusable(PluginError(f"it needs {needed}, and this is vaekit {__version__}", remedy=remedy))
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                return self.entry_point.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may even call sys.exit() on import
+            raise self.unusable(error) from error
+
+    def _unmet_requirement(self) -> str | None:
+        """Return the requirement on vaekit that this version does not meet."""
+        from packaging.requirements import InvalidRequirement, Requirement
+
+        for text in self.source.requires or ():
+            try:
+                requirement = Requirement(text)
+            except InvalidRequirement:
+                continue
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            met = requirement.specifier.contains(__version__, prereleases=True)
+            if _normalised(requirement.name) == "vaekit" and applies and not met:
+                return text
+        return None
+
+    def unusable(self, cause: BaseException) -> PluginError:
+        """Return the error for a plugin that cannot be used because of ``cause``."""
+        own = isinstance(cause, VaekitError)
+        reason = cause.message if isinstance(cause, VaekitError) else f"{type(cause).__name__}: {cause}"
+        given = getattr(cause, "given", None)
+        return PluginError(
+            f"plugin {self} cannot provide {self.kind!r}: {' '.join(reason.split())}",
+            given=f"entry point {self.announcement}" + (f"; {given}" if given is not None else ""),
+            expected=getattr(cause, "expected", None),
+            remedy=(own and getattr(cause, "remedy", None))
+            or f"upgrade or uninstall {self.distribution}; --debug shows the traceback",
+        )
+
+    def summary(self) -> str:
+        """Return the first line of the component's docstring, read from its source without importing it."""
+        module, _, attribute = self.entry_point.value.partition(":")
+        roots = (str(self.source.locate_file("")), *sys.path)
+        return first_line(module_file(module.strip(), roots), attribute.strip(), roots)
+
+
+@functools.cache
+def _installed() -> dict[str, dict[str, tuple[Plugin, ...]]]:
+    import importlib.metadata
+
+    found: dict[str, dict[str, tuple[Plugin, ...]]] = {}
+    seen: set[str] = set()
+    for source in importlib.metadata.distributions():
+        plugins = list(_announced(source))
+        name = _normalised(plugins[0].distribution) if plugins else ""
+        if name in seen:  # an older installation of it, further down sys.path
+            continue
+        seen.update([name] if plugins else [])
+        for plugin in plugins:
+            kinds = found.setdefault(plugin.entry_point.group, {})
+            kinds[plugin.kind] = (*kinds.get(plugin.kind, ()), plugin)
+    return found
+
+
+def _announced(source: Distribution) -> Iterator[Plugin]:
+    try:
+        text = source.read_text("entry_points.txt") or ""
+        if "vaekit." in text:  # most distributions have nothing to do with vaekit
+            yield from (Plugin(e, source) for e in source.entry_points if e.group.startswith("vaekit."))
+    except (OSError, ValueError):  # damaged metadata of some distribution is not our business
+        return
+
+
+def installed(group: str) -> dict[str, tuple[Plugin, ...]]:
+    """Return the plugins of an entry-point group by the name of their component; none where plugins are switched off.
+
+    Metadata are read once; `refresh` reads them again.
+    """
+    return _installed().get(group, {}) if enabled() else {}
+
+
+def enabled() -> bool:
+    """Whether plugins are used: unless the environment says ``VAEKIT_PLUGINS=0``."""
+    return os.environ.get(SWITCH, "1") != "0"
+
+
+def refresh() -> None:
+    """Find plugins anew, after a package was installed into the running interpreter."""
+    import importlib
+
+    importlib.invalidate_caches()
+    _installed.cache_clear()
+
+
+@contextlib.contextmanager
+def switched_off() -> Iterator[None]:
+    """Use no plugins inside, nor in processes that are started there."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
+
+
+def module_file(module: str, roots: tuple[str, ...]) -> Path | None:
+    """Return the file of a module under one of the folders, found without importing its package."""
+    relative = Path(*module.split("."))
+    candidates = (Path(root) / path for root in roots for path in (relative.with_suffix(".py"), relative / "__init__.py"))
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def first_line(file: Path | None, name: str, roots: tuple[str, ...] = ()) -> str:
+    """Return the first line of the docstring of a class in a source file, or where the file imports it from; else nothing.
+
+    Args:
+        file: The source.
+        name: Of the class, or that a decorator registers it under.
+        roots: Folders where modules lie.
+    """
+    try:
+        body = ast.parse(file.read_bytes()).body if file is not None else []
+    except (OSError, ValueError, SyntaxError):
+        return ""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and (node.name == name or _registers(node, name)):
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+        if isinstance(node, ast.ImportFrom) and file is not None:
+            original = next((alias.name for alias in node.names if (alias.asname or alias.name) == name), None)
+            if original is not None:
+                nearby = (str(file.parents[node.level - 1]),) if node.level else roots
+                source = module_file(node.module, nearby) if node.module else None
+                return first_line(source, original, roots) if source != file else ""
+    return ""
+
+
+def _registers(node: ast.ClassDef, kind: str) -> bool:
+    """Whether a class statement is decorated with ``@<registry>("kind")``."""
+    return any(
+        isinstance(d, ast.Call) and any(isinstance(a, ast.Constant) and a.value == kind for a in d.args)
+        for d in node.decorator_list
+    )
+
+
+def _normalised(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -70,7 +70,7 @@ def test_describing_data_sets_imports_no_torch_and_loading_digits_no_torchvision
 
 
 def test_digits_are_mnists_own(shared_data):
-    digits, mnist = load("digits"), load("mnist", root=str(shared_data))
+    digits, mnist = load("digits"), load("mnist", data_root=str(shared_data))
     assert sizes(digits) == [8000, 1000, 1000]
     assert torch.equal(digits.train.images, mnist.train.images[:8000])
     assert torch.equal(digits.validation.images, mnist.validation.images[-1000:])
@@ -119,7 +119,7 @@ def write_family(root: Path, stems: list[str], first_label: int = 0, packed: boo
 def test_idx_files_are_read_packed_or_not_from_a_folder_that_cannot_be_written(tmp_path, packed):
     write_family(tmp_path, ["KMNIST/raw/train", "KMNIST/raw/t10k"], packed=packed)
     tmp_path.chmod(0o555)
-    splits = load("kmnist", root=str(tmp_path), validation=2, download=False)
+    splits = load("kmnist", data_root=str(tmp_path), validation=2, download=False)
     assert sizes(splits) == [10, 2, 5]
     assert splits.validation.labels.tolist() == [0, 1]
     assert splits.train.images[1].tolist() == [[[6, 7, 8], [9, 10, 11]]]
@@ -127,7 +127,7 @@ def test_idx_files_are_read_packed_or_not_from_a_folder_that_cannot_be_written(t
 
 def test_emnist_stands_upright_and_its_labels_count_from_zero(tmp_path):
     write_family(tmp_path, [f"EMNIST/raw/emnist-letters-{part}" for part in ("train", "test")], first_label=1)
-    splits = load("emnist", split="letters", root=str(tmp_path), validation=2)
+    splits = load("emnist", split="letters", data_root=str(tmp_path), validation=2)
     assert splits.shape == (1, 3, 2)
     assert splits.train.images[0].tolist() == [[[0, 3], [1, 4], [2, 5]]]
     assert splits.train.labels.min() == 0
@@ -137,7 +137,7 @@ def test_emnist_stands_upright_and_its_labels_count_from_zero(tmp_path):
 @pytest.mark.parametrize(("split", "num"), [("balanced", 47), ("bymerge", 47), ("byclass", 62), ("digits", 10), ("mnist", 10)])
 def test_emnist_names_as_many_classes_as_its_split_has(tmp_path, split, num):
     write_family(tmp_path, [f"EMNIST/raw/emnist-{split}-{part}" for part in ("train", "test")])
-    assert len(set(load("emnist", split=split, root=str(tmp_path), validation=2).train.class_names)) == num
+    assert len(set(load("emnist", split=split, data_root=str(tmp_path), validation=2).train.class_names)) == num
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00\x00\x08\x03\x00", b"no idx file"])
@@ -145,7 +145,7 @@ def test_a_damaged_idx_file_is_named(tmp_path, damage):
     write_family(tmp_path, ["MNIST/raw/train", "MNIST/raw/t10k"])
     (tmp_path / "MNIST/raw/t10k-images-idx3-ubyte").write_bytes(damage)
     with pytest.raises(DataError, match="t10k-images-idx3-ubyte"):
-        load("mnist", root=str(tmp_path), validation=2)
+        load("mnist", data_root=str(tmp_path), validation=2)
 
 
 @pytest.mark.parametrize("kind", DOWNLOADED)
@@ -157,22 +157,22 @@ def test_offline_one_error_says_where_and_how_and_nothing_is_left(tmp_path, kind
     if kind == "celeba":  # torchvision asks for gdown first
         monkeypatch.setitem(sys.modules, "gdown", None)
     with pytest.raises(DataError) as caught:
-        load(kind, root=str(tmp_path / "data"))
+        load(kind, data_root=str(tmp_path / "data"))
     assert str(tmp_path / "data") in str(caught.value)
     assert "--dataset digits" in str(caught.value)
     assert "the download failed" in str(caught.value)
     assert not list((tmp_path / "data").rglob("*"))
     with pytest.raises(DataError, match="switched off"):
-        load(kind, root=str(tmp_path / "data"), download=False)
+        load(kind, data_root=str(tmp_path / "data"), download=False)
 
 
 def test_a_download_is_put_where_it_was_looked_for(tmp_path, monkeypatch):
     cls = datasets.get("kmnist")
     write = staticmethod(lambda folder: write_family(Path(folder), ["KMNIST/raw/train", "KMNIST/raw/t10k"]))
     monkeypatch.setattr(cls, "_fetch", write)
-    assert sizes(load("kmnist", root=str(tmp_path), validation=2)) == [10, 2, 5]
+    assert sizes(load("kmnist", data_root=str(tmp_path), validation=2)) == [10, 2, 5]
     monkeypatch.setattr(cls, "_fetch", None)  # not asked again
-    assert sizes(load("kmnist", root=str(tmp_path), validation=2)) == [10, 2, 5]
+    assert sizes(load("kmnist", data_root=str(tmp_path), validation=2)) == [10, 2, 5]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["KMNIST"]
 
 
@@ -186,13 +186,13 @@ def test_cifar10_is_read_from_its_binary_batches(tmp_path):
     folder.mkdir()
     for name, batch in zip([f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"], records, strict=True):
         batch.tofile(folder / name)
-    splits = load("cifar10", root=str(tmp_path), validation=3)
+    splits = load("cifar10", data_root=str(tmp_path), validation=3)
     assert sizes(splits) == [17, 3, 4]
     assert torch.equal(splits.test.images[1], torch.from_numpy(records[5, 1, 1:].reshape(3, 32, 32)))
     assert splits.test.labels.tolist() == records[5, :, 0].tolist()
     (folder / "test_batch.bin").write_bytes(b"short")
     with pytest.raises(DataError, match=r"test_batch\.bin"):
-        load("cifar10", root=str(tmp_path), validation=3)
+        load("cifar10", data_root=str(tmp_path), validation=3)
 
 
 def test_svhn_is_read_from_its_matlab_files(tmp_path):
@@ -200,13 +200,13 @@ def test_svhn_is_read_from_its_matlab_files(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 6), dtype=np.uint8)
     for name in ("train", "test"):
         savemat(tmp_path / f"{name}_32x32.mat", {"X": images, "y": np.array([[10], [1], [2], [3], [4], [5]], np.uint8)})
-    splits = load("svhn", root=str(tmp_path), validation=2)
+    splits = load("svhn", data_root=str(tmp_path), validation=2)
     assert sizes(splits) == [4, 2, 6]
     assert splits.test.labels.tolist() == [0, 1, 2, 3, 4, 5]
     assert torch.equal(splits.test.images[1], torch.from_numpy(images[..., 1].transpose(2, 0, 1).copy()))
     (tmp_path / "test_32x32.mat").write_bytes(b"not a MATLAB file" * 100)
     with pytest.raises(DataError, match="test_32x32"):
-        load("svhn", root=str(tmp_path), validation=2)
+        load("svhn", data_root=str(tmp_path), validation=2)
 
 
 @pytest.mark.parametrize(("memory_gb", "source"), [(4.0, TensorImages), (0.0, FileImages)])
@@ -216,7 +216,7 @@ def test_celeba_keeps_its_official_partition(tmp_path, memory_gb, source):
     for i in range(6):
         Image.new("RGB", (178, 218), (i * 40, 0, 0)).save(folder / f"{i}.jpg")
     (tmp_path / "celeba/list_eval_partition.txt").write_text("0.jpg 0\n1.jpg 1\n2.jpg 2\n3.jpg 0\n4.jpg 0\n5.jpg 2\n")
-    splits = load("celeba", root=str(tmp_path), memory_gb=memory_gb)
+    splits = load("celeba", data_root=str(tmp_path), memory_gb=memory_gb)
     assert splits.shape == (3, 64, 64)
     assert sizes(splits) == [3, 1, 2]
     assert isinstance(splits.train, source)

@@ -45,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     """Build the commands and run the one asked for; only ``train``'s depends on its arguments."""
+    # Typer imports pydantic, a third of the time to answer, to learn that --help was not given
+    help_option = arguments not in (["components"], ["components", "list"])
     app = typer.Typer(
+        add_help_option=help_option,
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -59,7 +62,7 @@ def _run(arguments: list[str]) -> int:
     app.command("train")(training)
     for module in (resume, sample, reconstruct, evaluate):
         app.command()(getattr(module, module.__name__.rpartition(".")[2]))
-    app.add_typer(components.app, name="components")
+    app.add_typer(components.build(add_help_option=help_option), name="components")
     app.command()(schema.schema)
     try:
         app(args=arguments, prog_name="vaekit")

@@ -17,17 +17,22 @@ from vaekit.errors import UnknownComponentError
 if TYPE_CHECKING:
     from vaekit.registry import Registry
 
-app = typer.Typer(help="List components, and show their options.", invoke_without_command=True)
+
+def build(*, add_help_option: bool) -> typer.Typer:
+    """Return the group of commands."""
+    app = typer.Typer(invoke_without_command=True, add_help_option=add_help_option)
+    app.callback()(components)
+    app.command("list", add_help_option=add_help_option)(list_components)
+    app.command()(show)
+    return app
 
 
-@app.callback()
 def components(context: typer.Context) -> None:
     """List components, and show their options."""
     if context.invoked_subcommand is None:
         list_components()
 
 
-@app.command("list")
 def list_components() -> None:
     """List every component by role: name, where it comes from, what it is."""
     from vaekit.registry import REGISTRIES
@@ -40,7 +45,6 @@ def list_components() -> None:
             typer.echo(head + shorten(registry.summary(kind), max(30, width - len(head)), placeholder=" …"))
 
 
-@app.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, as beta or loss:beta.")]) -> None:
     """Show a component: what it is, its options, its reference, where it comes from."""
     for registry, kind in find(name):

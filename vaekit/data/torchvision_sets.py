@@ -70,7 +70,7 @@ def provide(name: str, root: Path, wanted: Sequence[str], *, download: bool, fet
         f"the data set {name} is not on this machine",
         given=f"no {missing[0]} in {root}; {reason}",
         expected=", ".join(wanted),
-        remedy="put the files there, or name the folder that holds them by --dataset.root or VAEKIT_DATA; "
+        remedy="put the files there, or name the folder that holds them by --data-root or VAEKIT_DATA; "
         "`--dataset digits` needs no files",
     )
 

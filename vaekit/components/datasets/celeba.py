@@ -23,15 +23,15 @@ class CelebA(Dataset):
 
     Args:
         size: Side of the pictures.
-        root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
+        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
         download: Whether to download files that are not there.
         memory_gb: Pictures that fit are decoded once and kept in memory; others are read anew each epoch.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
 
-    def __init__(self, *, size: int = 64, root: str | None = None, download: bool = True, memory_gb: float = 4.0) -> None:
-        self.size, self.root, self.download, self.memory_gb = size, root, download, memory_gb
+    def __init__(self, *, size: int = 64, data_root: str | None = None, download: bool = True, memory_gb: float = 4.0) -> None:
+        self.size, self.root, self.download, self.memory_gb = size, data_root, download, memory_gb
 
     def load(self) -> Splits:
         root, partition, images = data_root(self.root), "celeba/list_eval_partition.txt", "celeba/img_align_celeba"

@@ -32,15 +32,15 @@ class CIFAR10(Dataset):
         Krizhevsky: Learning multiple layers of features from tiny images, 2009.
 
     Args:
-        root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
+        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
         validation: Number of training images held out, the last ones.
         download: Whether to download files that are not there.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
 
-    def __init__(self, *, root: str | None = None, validation: int = 5000, download: bool = True) -> None:
-        self.root, self.validation, self.download = root, validation, download
+    def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
+        self.root, self.validation, self.download = data_root, validation, download
 
     def load(self) -> Splits:
         root = data_root(self.root)

@@ -32,7 +32,7 @@ class EMNIST(Dataset):
 
     Args:
         split: Which of its data sets.
-        root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
+        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
         validation: Number of training images held out, the last ones.
         download: Whether to download files that are not there.
     """
@@ -44,11 +44,11 @@ class EMNIST(Dataset):
         self,
         *,
         split: Literal["balanced", "byclass", "bymerge", "letters", "digits", "mnist"] = "balanced",
-        root: str | None = None,
+        data_root: str | None = None,
         validation: int = 5000,
         download: bool = True,
     ) -> None:
-        self.split, self.root, self.validation, self.download = split, root, validation, download
+        self.split, self.root, self.validation, self.download = split, data_root, validation, download
 
     def load(self) -> Splits:
         stems = [f"EMNIST/raw/emnist-{self.split}-{part}" for part in ("train", "test")]

@@ -20,7 +20,7 @@ class FashionMNIST(Dataset):
         Xiao, Rasul, Vollgraf: Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms, 2017.
 
     Args:
-        root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
+        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
         validation: Number of training images held out, the last ones.
         download: Whether to download files that are not there.
     """
@@ -28,8 +28,8 @@ class FashionMNIST(Dataset):
     default_likelihood: ClassVar[str] = "bce"
     default_binarize: ClassVar[Literal["none", "threshold", "static", "dynamic"]] = "dynamic"
 
-    def __init__(self, *, root: str | None = None, validation: int = 5000, download: bool = True) -> None:
-        self.root, self.validation, self.download = root, validation, download
+    def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
+        self.root, self.validation, self.download = data_root, validation, download
 
     def load(self) -> Splits:
         return load_idx_set(

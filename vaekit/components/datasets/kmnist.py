@@ -18,7 +18,7 @@ class KMNIST(Dataset):
         Clanuwat et al.: Deep learning for classical Japanese literature, 2018.
 
     Args:
-        root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
+        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
         validation: Number of training images held out, the last ones.
         download: Whether to download files that are not there.
     """
@@ -26,8 +26,8 @@ class KMNIST(Dataset):
     default_likelihood: ClassVar[str] = "bce"
     default_binarize: ClassVar[Literal["none", "threshold", "static", "dynamic"]] = "dynamic"
 
-    def __init__(self, *, root: str | None = None, validation: int = 5000, download: bool = True) -> None:
-        self.root, self.validation, self.download = root, validation, download
+    def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
+        self.root, self.validation, self.download = data_root, validation, download
 
     def load(self) -> Splits:
         return load_idx_set(

@@ -23,15 +23,15 @@ class SVHN(Dataset):
         Netzer et al.: Reading digits in natural images with unsupervised feature learning, 2011.
 
     Args:
-        root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
+        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
         validation: Number of training images held out, the last ones.
         download: Whether to download files that are not there.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
 
-    def __init__(self, *, root: str | None = None, validation: int = 5000, download: bool = True) -> None:
-        self.root, self.validation, self.download = root, validation, download
+    def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
+        self.root, self.validation, self.download = data_root, validation, download
 
     def load(self) -> Splits:
         root, files = data_root(self.root), ["train_32x32.mat", "test_32x32.mat"]

@@ -137,7 +137,7 @@ def test_every_encoder_works_with_every_decoder_and_likelihood(encoder, decoder,
 
 def test_the_json_schema_lists_every_component():
     text = str(RunSpec.model_json_schema())
-    for components in registry.REGISTRIES:
+    for components in registry.SPEC_REGISTRIES:
         for kind in components.kinds():
             assert f"'{kind}'" in text
 

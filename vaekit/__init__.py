@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vaekit.interfaces import Backbone as Backbone
     from vaekit.interfaces import Capability as Capability
     from vaekit.interfaces import Dataset as Dataset
+    from vaekit.interfaces import Exporter as Exporter
     from vaekit.interfaces import Likelihood as Likelihood
     from vaekit.interfaces import Loss as Loss
     from vaekit.interfaces import Posterior as Posterior
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from vaekit.registry import datasets as datasets
     from vaekit.registry import decoders as decoders
     from vaekit.registry import encoders as encoders
+    from vaekit.registry import exporters as exporters
     from vaekit.registry import likelihoods as likelihoods
     from vaekit.registry import losses as losses
     from vaekit.registry import posteriors as posteriors
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "errors": ("VaekitError",),
-    "interfaces": ("Backbone", "Capability", "Dataset", "Likelihood", "Loss", "Posterior", "Prior"),
-    "registry": ("datasets", "decoders", "encoders", "likelihoods", "losses", "posteriors", "priors"),
+    "interfaces": ("Backbone", "Capability", "Dataset", "Exporter", "Likelihood", "Loss", "Posterior", "Prior"),
+    "registry": ("datasets", "decoders", "encoders", "exporters", "likelihoods", "losses", "posteriors", "priors"),
     "run": ("Run", "load", "resume", "train"),
     "trace": ("Site", "Trace"),
     "vae": ("VAE",),

@@ -12,7 +12,7 @@ from vaekit.errors import SpecError
 from vaekit.schema import ComponentSpec, Spec
 from vaekit.specs import RunSpec, unknown_loss
 
-ROLES = {components.role: components for components in registry.REGISTRIES}
+ROLES = {components.role: components for components in registry.SPEC_REGISTRIES}
 SECTIONS: dict[str, Any] = {name: field.annotation for name, field in RunSpec.model_fields.items()}
 
 Path = tuple[str | int, ...]

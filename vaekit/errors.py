@@ -62,3 +62,7 @@ class CheckpointError(VaekitError):
 
 class DivergenceError(VaekitError):
     """A loss became NaN or infinite."""
+
+
+class ExportError(VaekitError):
+    """A model cannot be exported, an exported file differs from its model, or a file is no export of vaekit."""

@@ -17,7 +17,12 @@ from vaekit.distributions import Density, Distribution
 from vaekit.trace import Trace
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vaekit.data import Splits
+    from vaekit.export.parity import Exported
+    from vaekit.export.parts import PartName
+    from vaekit.export.trained import Trained
 
 Shape = tuple[int, ...]
 
@@ -152,4 +157,19 @@ class Dataset(Component, ABC):
 
         Raises:
             DataError: The files are absent or unreadable; the message names the folder and how to fill it.
+        """
+
+
+class Exporter(Component, ABC):
+    """Writes a trained model as a file that other programs run; ``vaekit export --<kind> [PATH]`` calls it."""
+
+    suffix: ClassVar[str]
+    """Of the files that it writes, as ``.onnx``."""
+
+    @abstractmethod
+    def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
+        """Write a part of the model to ``path``, whole and verified, or not at all.
+
+        Raises:
+            ExportError: The part cannot be written in this format, or what was written differs from the model.
         """

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -65,12 +67,9 @@ class Player(nn.Module):
 
     def forward(self, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the losses, 0-d, and the terms to log: each loss and what it left in the trace."""
-        total = trace.x.new_zeros(())
-        terms: dict[str, Tensor] = {}
-        for name, loss in self.losses.items():
-            value = loss(trace).mean()
-            terms[name] = value
-            total = total + self.weights.get(name, 1.0) * value
+        terms = {name: loss(trace).mean() for name, loss in self.losses.items()}
+        weighted = [self.weights[name] * term if name in self.weights else term for name, term in terms.items()]
+        total = reduce(torch.add, weighted)
         return total, terms | {name: value.mean() for name, value in trace.metrics.items()}
 
 
@@ -130,15 +129,16 @@ class Objective(nn.Module):
             total, terms = self.players[0](trace)
         else:
             total, terms = self._play(inputs, trace)
-        logged = {"loss": total, "reconstruction": -trace.log_likelihood.mean()}
-        kl = trace.kl
-        if kl is not None:
-            logged["kl"] = kl.mean()
-        return total, {name: value.detach() for name, value in (logged | terms).items()}, trace
+        logged = {"loss": total} | terms
+        if "reconstruction" not in logged:
+            logged["reconstruction"] = -trace.log_likelihood.mean()
+        if "kl" not in logged and trace.kl is not None:
+            logged["kl"] = trace.kl.mean()
+        return total, {name: value.detach() for name, value in logged.items()}, trace
 
     def _play(self, inputs: Inputs, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
         """Let each player see its own parameters alive and all others frozen; return the sum."""
-        total = trace.x.new_zeros(())
+        values: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         parameters = dict(self.named_parameters())
         producers = {self.owner[name] for name in parameters if name.startswith("vae.")}
@@ -150,9 +150,9 @@ class Objective(nn.Module):
             elif index not in producers:
                 seen = trace.detach()
             value, more = functional_call(self, view, (inputs,), {"player": index, "trace": seen})
-            total = total + value
+            values.append(value)
             terms |= more
-        return total, terms
+        return reduce(torch.add, values), terms
 
     def _trace(self, inputs: Inputs) -> Trace:
         trace: Trace = self.vae(

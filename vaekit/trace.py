@@ -21,14 +21,28 @@ class Site:
         z: Samples, ``(*S, B, D)``.
         q: The posterior q(z|x).
         p: The prior p(z).
-        log_q: ``log q(z|x)``, ``(*S, B)``; None where the posterior declares no density.
+        has_density: Whether the posterior declares a density.
     """
 
     z: Tensor
     q: Distribution
     p: Distribution
-    log_q: Tensor | None
+    has_density: bool = True
+    _log_q: Tensor | None = field(default=None, repr=False)
     _kl_per_dim: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def log_q(self) -> Tensor:
+        """``log q(z|x)``, ``(*S, B)``.
+
+        Raises:
+            TypeError: The posterior declares no density.
+        """
+        if not self.has_density:
+            raise TypeError(f"{type(self.q).__name__} has no density, hence no log q(z|x) and no importance weight")
+        if self._log_q is None:
+            self._log_q = cast("Density", self.q).log_prob(self.z)
+        return self._log_q
 
     @property
     def log_p(self) -> Tensor:
@@ -47,7 +61,7 @@ class Site:
         """``KL(q || p)`` per example, ``(B,)``: closed-form where known, else ``log q - log p`` averaged over samples."""
         if self.kl_per_dim is not None:
             return self.kl_per_dim.sum(-1)
-        if self.log_q is None:
+        if not self.has_density:
             return None
         return mean_over_samples(self.log_q - self.log_p)
 
@@ -117,16 +131,12 @@ class Trace:
         """
         weight = self.log_likelihood
         for site in self.sites:
-            if site.log_q is None:
-                raise TypeError(f"{type(site.q).__name__} has no density, hence no importance weight")
             weight = weight + site.log_p - site.log_q
         return weight
 
     def detach(self) -> Trace:
         """Return this trace cut off from the graph that produced it."""
-        sites = tuple(
-            Site(s.z.detach(), _detach(s.q), _detach(s.p), None if s.log_q is None else s.log_q.detach()) for s in self.sites
-        )
+        sites = tuple(Site(s.z.detach(), _detach(s.q), _detach(s.p), s.has_density) for s in self.sites)
         return replace(self, sites=sites, likelihood=_detach(self.likelihood), metrics={}, _log_likelihood=None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -167,10 +167,9 @@ class VAE(nn.Module):
         q: Distribution = self.encode(x)
         p: Distribution = self.prior()
         z = q.rsample(noise)
-        log_q = cast("Density", q).log_prob(z) if Capability.LOG_PROB in self.posterior.provides else None
         return Trace(
             x=x if target is None else target,
-            sites=(Site(z=z, q=q, p=p, log_q=log_q),),
+            sites=(Site(z=z, q=q, p=p, has_density=Capability.LOG_PROB in self.posterior.provides),),
             likelihood=self.likelihood_of(z),
             y=y,
             num_data=num_data,

@@ -17,7 +17,7 @@ PRIOR = StandardNormal(torch.zeros(3, dtype=F64))
 
 def site(q, seed=0):
     z = q.rsample(torch.randn(q.mu.shape, generator=torch.Generator().manual_seed(seed), dtype=F64))
-    return Site(z=z, q=q, p=PRIOR, log_q=q.log_prob(z))
+    return Site(z=z, q=q, p=PRIOR)
 
 
 def posterior(batch, seed=0, spread=1.5, logvar=-1.0):
@@ -122,7 +122,7 @@ def test_stratified_estimate_of_the_aggregate_is_unbiased():
     sums, counts = torch.zeros(6, dtype=F64), torch.zeros(6)
     for batch in combinations(range(6), 3):
         rows = list(batch)
-        part = Site(s.z[rows], DiagonalGaussian(q.mu[rows], q.logvar[rows]), PRIOR, s.log_q[rows])
+        part = Site(s.z[rows], DiagonalGaussian(q.mu[rows], q.logvar[rows]), PRIOR)
         mi = decompose(part, 6, "stratified").mutual_information
         sums[rows] += (part.log_q - mi).exp()
         counts[rows] += 1
@@ -167,7 +167,7 @@ def test_duplicating_every_image_leaves_losses_unchanged_unless_declared_a_batch
         return
     t = trace()
     q = t.site.q
-    s = Site(t.z.repeat(2, 1), DiagonalGaussian(q.mu.repeat(2, 1), q.logvar.repeat(2, 1)), PRIOR, t.site.log_q.repeat(2))
+    s = Site(t.z.repeat(2, 1), DiagonalGaussian(q.mu.repeat(2, 1), q.logvar.repeat(2, 1)), PRIOR)
     double = Trace(t.x.repeat(2, 1, 1, 1), (s,), BernoulliPixels(t.likelihood.logits.repeat(2, 1, 1, 1)))
     torch.testing.assert_close(loss(double), loss(t).repeat(2))
 

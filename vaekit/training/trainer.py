@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -199,7 +199,7 @@ class Trainer:
         self.clock.fill_(step / self.batches.steps_per_epoch)
         generator = self.streams.generator("posterior", step, self.device)
         noise = self.objective.vae.posterior.draw_noise(self.spec.train.batch_size, generator, like=batch.inputs)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.train.precision == "bf16"):
+        with self._autocast():
             total, terms = self.objective(Inputs(batch.inputs, batch.x, noise, self.clock, batch.y))
         total.backward()
         factor = self._lr_factor(step)
@@ -211,6 +211,11 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return dict(terms)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.spec.train.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def _lr_factor(self, step: int) -> float:
         if self.spec.train.schedule == "constant":

@@ -89,7 +89,6 @@ def decompose(site: Site, num_data: int | None, estimator: Estimator) -> Decompo
         log_w = stratified_log_weights(batch, total, like=log_q_BBD)
     log_q_B = torch.logsumexp(log_q_BBD.sum(-1) + log_w, 1)  # the weights enter once, after the sum over dimensions
     log_product_B = torch.logsumexp(log_q_BBD + log_w.unsqueeze(-1), 1).sum(-1)
-    assert site.log_q is not None  # guaranteed by `requires`, which assembly checks
     return Decomposition(site.log_q - log_q_B, log_q_B - log_product_B, log_product_B - site.log_p)
 
 

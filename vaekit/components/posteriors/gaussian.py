@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -17,8 +16,7 @@ from vaekit.registry import posteriors
 class Gaussian(Posterior):
     """Diagonal Gaussian ``q(z|x) = N(mu(x), diag exp(logvar(x)))``, the posterior of the VAE paper.
 
-    The encoder emits ``(2, D)``: ``mu`` and an unbounded ``s``, and ``logvar = m tanh(s / m)`` lies in ``(-m, m)``, so that
-    ``exp(logvar)`` cannot overflow; near zero ``logvar`` is ``s``.
+    The encoder emits ``(2, D)``: ``mu`` and ``logvar``, the latter clamped to [-m, m] so that ``exp(logvar)`` cannot overflow.
 
     Args:
         max_logvar: Bound m of the log-variance.
@@ -39,4 +37,4 @@ class Gaussian(Posterior):
 
     def forward(self, params: Tensor) -> DiagonalGaussian:
         mu, raw = at_least_float32(params).unbind(-2)
-        return DiagonalGaussian(mu, self.max_logvar * torch.tanh(raw / self.max_logvar))
+        return DiagonalGaussian(mu, raw.clamp(-self.max_logvar, self.max_logvar))

@@ -1,0 +1,76 @@
+"""vaekit's own components pass the checks that it asks of everybody's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vaekit.registry import REGISTRIES, Registry, datasets
+from vaekit.testing import Check, checks
+
+SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4, 8)}
+VARIED = ("check_gradient", "check_independence", "check_autocast", "check_onnx")
+
+
+def small(registry: Registry[Any], kind: str) -> dict[str, Any]:
+    """Options that make a component small, where it has them."""
+    return {name: value for name, value in SMALL.items() if name in registry.spec(kind).model_fields}
+
+
+def variants(registry: Registry[Any], kind: str) -> list[dict[str, Any]]:
+    """Each choice of normalisation and of upsampling but the default, where the component has the option."""
+    fields = registry.spec(kind).model_fields
+    names = [name for name in ("normalization", "upsampling") if name in fields]
+    return [{name: value} for name in names for value in get_args(fields[name].annotation) if value != fields[name].default]
+
+
+def cases() -> list[Any]:
+    found = []
+    for registry in REGISTRIES:
+        for kind in registry.kinds() if registry is not datasets else ():
+            for check in checks(registry.role):
+                more = variants(registry, kind) if check.__name__ in VARIED else []
+                for options in ({}, *more):
+                    name = "-".join([registry.role, kind, *options.values(), check.__name__])
+                    marks = [pytest.mark.slow] if check.__name__ == "check_onnx" else []
+                    found.append(pytest.param(check, kind, small(registry, kind) | options, id=name, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("check", "kind", "options"), cases())
+def test_built_in_component_conforms(check: Check, kind: str, options: dict[str, Any]) -> None:
+    check(kind, options=options)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 9, 7), dtype=np.uint8)
+    np.save(folder / "images.npy", pixels)
+    (folder / "pictures").mkdir()
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / "pictures" / f"{number}.png")
+    return {"array": folder / "images.npy", "folder": folder / "pictures"}
+
+
+@pytest.mark.parametrize("kind", ["digits", "array", "folder"])
+@pytest.mark.parametrize("check", checks("dataset"))
+def test_data_set_that_needs_no_download_conforms(check: Check, kind: str, files: dict[str, Path]) -> None:
+    check(kind, options={"path": str(files[kind])} if kind in files else {})
+
+
+@pytest.mark.parametrize("kind", sorted(set(datasets.kinds()) - {"digits", "array", "folder"}))
+@pytest.mark.parametrize(
+    "check",
+    [
+        check
+        for check in checks("dataset")
+        if check.__name__ in {"check_documentation", "check_spec_round_trip", "check_defaults"}
+    ],
+)
+def test_data_set_that_is_downloaded_declares_itself_as_it_should(check: Check, kind: str) -> None:
+    check(kind)

@@ -1,0 +1,111 @@
+"""Whether an exported file computes what the model does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vaekit.errors import ExportError
+from vaekit.export.parts import Part
+
+Array = npt.NDArray[Any]
+Function = Callable[[Array], Sequence[Array]]
+
+BATCHES = (1, 2, 3, 64)
+"""Batch sizes compared: a decoder that branches on the batch size exports without an error, and is wrong at 1."""
+CHUNKS = 8
+"""Batches of each size."""
+TOLERANCE = 1e-5
+"""Largest difference allowed in fp32, absolute for images and relative to the largest value for codes."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two functions are apart.
+
+    Args:
+        differences: The largest one at each batch size; NaN where values are not finite.
+        tolerance: The largest allowed; None where it is only measured.
+        mean: The mean difference at the largest batch size.
+    """
+
+    differences: dict[int, float]
+    tolerance: float | None
+    mean: float
+
+    @property
+    def difference(self) -> float:
+        """The largest difference."""
+        return float(np.max(list(self.differences.values())))
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{value:.1e} at batch {size}" for size, value in self.differences.items())
+        return listed if self.tolerance is None else f"{listed} (allowed {self.tolerance:.0e})"
+
+    def require(self, subject: str, remedy: str) -> Parity:
+        """Return the parity itself.
+
+        Raises:
+            ExportError: It is not within its tolerance; the message holds the numbers.
+        """
+        if self.tolerance is not None and not self.difference <= self.tolerance:  # a NaN is not within any
+            given = ", ".join(f"{value:.2e} at batch {size}" for size, value in self.differences.items())
+            raise ExportError(subject, given=given, expected=f"{self.tolerance:.0e} at most", remedy=remedy)
+        return self
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter wrote.
+
+    Args:
+        path: The file; others of its name may lie beside it.
+        size: Bytes of all of them.
+        parity: How far it is from the model.
+        notes: What a user must know, a sentence each.
+    """
+
+    path: Path
+    size: int
+    parity: Parity
+    notes: tuple[str, ...] = ()
+
+
+def compare(function: Function, reference: Function, examples: Array, *, relative: bool, tolerance: float | None) -> Parity:
+    """Compare two functions on batches of several sizes.
+
+    Args:
+        function: Maps a batch to its outputs.
+        reference: What it should equal.
+        examples: 64 of them.
+        relative: Whether to divide each output's differences by its largest value, where that is above 1.
+        tolerance: The largest difference allowed.
+    """
+    differences, mean = {}, 0.0
+    scales = [max(1.0, float(np.abs(output).max())) if relative else 1.0 for output in reference(examples)]
+    for size in BATCHES:
+        gaps = [
+            np.abs(np.subtract(a, b, dtype=np.float64)) / scale
+            for chunk in _chunks(examples, size)
+            for a, b, scale in zip(function(chunk), reference(chunk), scales, strict=True)
+        ]
+        differences[size] = max(float(gap.max()) for gap in gaps) if all(np.isfinite(g).all() for g in gaps) else float("nan")
+        mean = float(np.mean([gap.mean() for gap in gaps]))
+    return Parity(differences, tolerance, mean)
+
+
+def torch_function(part: Part) -> Function:
+    """Return a part of a model as a function of arrays."""
+    import torch
+
+    return lambda inputs: [output.numpy() for output in part(torch.from_numpy(inputs))]
+
+
+def _chunks(examples: Array, size: int) -> Iterator[Array]:
+    for start in range(0, min(len(examples), CHUNKS * size), size):
+        yield examples[start : start + size]

@@ -1,0 +1,145 @@
+"""The parts of a model that are exported, each a deterministic function of one tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.errors import ExportError
+from vaekit.interfaces import Shape
+from vaekit.streams import Streams
+
+if TYPE_CHECKING:
+    from vaekit.export.trained import Trained
+    from vaekit.interfaces import Likelihood, Posterior
+    from vaekit.vae import VAE
+
+PartName = Literal["decoder", "encoder", "autoencoder"]
+
+
+class Decoder(nn.Module):
+    """Latent vectors ``(B, D)`` to mean images ``(B, C, H, W)`` in [0, 1]."""
+
+    def __init__(self, decoder: nn.Module, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.decoder, self.likelihood = decoder, likelihood
+        self.bounded = likelihood.support == "unit"
+
+    def forward(self, latent: Tensor) -> Tensor:
+        image: Tensor = self.likelihood(self.decoder(latent)).mean
+        return image if self.bounded else image.clamp(0.0, 1.0)
+
+
+class Encoder(nn.Module):
+    """Images ``(B, C, H, W)`` to the mean of q(z|x) and, where it has one, its log-variance, each ``(B, D)``."""
+
+    def __init__(self, encoder: nn.Module, posterior: Posterior) -> None:
+        super().__init__()
+        self.encoder, self.posterior = encoder, posterior
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        q = self.posterior(self.encoder(image))
+        return (q.mean, q.logvar) if hasattr(q, "logvar") else (q.mean,)
+
+
+class Autoencoder(nn.Module):
+    """Images to the images that the posterior's mean decodes to, in [0, 1]."""
+
+    def __init__(self, vae: VAE) -> None:
+        super().__init__()
+        self.to_latent = Encoder(vae.encoder, vae.posterior)
+        self.to_image = Decoder(vae.decoder, vae.likelihood)
+
+    def forward(self, image: Tensor) -> Tensor:
+        reconstruction: Tensor = self.to_image(self.to_latent(image)[0])
+        return reconstruction
+
+
+@dataclass(frozen=True)
+class Port:
+    """A named input or output; the shape is that of one example."""
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model, ready to be exported.
+
+    Args:
+        name: Which part.
+        module: The function, in eval mode.
+        input: What it takes.
+        outputs: What it gives.
+        relative: Whether differences count relative to the outputs' scale; images have a scale of 1.
+        examples: Inputs to compare on, half from the prior and half from the posterior, taken in turns.
+    """
+
+    name: PartName
+    module: nn.Module
+    input: Port
+    outputs: tuple[Port, ...]
+    relative: bool
+    examples: Tensor
+
+    def __call__(self, inputs: Tensor) -> list[Tensor]:
+        """Return the outputs for a batch."""
+        with torch.no_grad():
+            result = self.module(inputs)
+        return [result] if isinstance(result, Tensor) else list(result)
+
+
+def part_of(trained: Trained, name: PartName, *, num_examples: int = 64) -> Part:
+    """Return a part of a trained model.
+
+    Raises:
+        ExportError: What it computes is not of the shape that it states, or not finite.
+    """
+    vae, half = trained.vae, num_examples // 2
+    latent = Port("latent", (vae.latent_dim,))
+    image = Port("image", vae.image_shape)
+    codes = torch.stack([trained.prior_codes(half), trained.posterior_codes(half)], 1).flatten(0, 1)
+    decoder = Part("decoder", Decoder(vae.decoder, vae.likelihood).eval(), latent, (image,), False, codes)
+    _check(decoder)
+    if name == "decoder":
+        return decoder
+    [decoded] = decoder(codes)
+    images = decoded.clone()
+    images[1::2] = torch.rand(images[1::2].shape, generator=Streams(0).generator("export/images"))
+    if name == "autoencoder":
+        outputs: tuple[Port, ...] = (Port("reconstruction", vae.image_shape),)
+        part = Part(name, Autoencoder(vae).eval(), image, outputs, False, images)
+    else:
+        encoder = Encoder(vae.encoder, vae.posterior).eval()
+        with torch.no_grad():
+            num_outputs = len(encoder(images[:2]))
+        outputs = tuple(Port(each, latent.shape) for each in ("mean", "log_variance")[:num_outputs])
+        part = Part(name, encoder, image, outputs, True, images)
+    _check(part)
+    return part
+
+
+def _check(part: Part) -> None:
+    for num in (1, 2):
+        inputs = part.examples[:num]
+        try:
+            outputs = part(inputs)
+        except Exception as error:
+            raise ExportError(
+                f"the {part.name} fails on {num} example{'s' * (num > 1)}: {type(error).__name__}: {error}",
+                given=f"inputs of shape {tuple(inputs.shape)}",
+            ) from error
+        for port, output in zip(part.outputs, outputs, strict=True):
+            if tuple(output.shape) != (num, *port.shape):
+                raise ExportError(
+                    f"the {part.name} gives another shape than it states",
+                    given=f"{port.name} of shape {tuple(output.shape)} for {num} example{'s' * (num > 1)}",
+                    expected=f"({num}, {', '.join(map(str, port.shape))})",
+                    remedy="correct the component, or its out_shape",
+                )
+            if not output.isfinite().all():
+                raise ExportError(f"the {part.name} gives NaN or infinite values", given=f"in {port.name}")

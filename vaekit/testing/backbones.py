@@ -1,0 +1,222 @@
+"""Checks of encoders and decoders."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.errors import UsageError
+from vaekit.interfaces import Backbone, Shape
+from vaekit.testing.common import expect_gradients, expect_same_after_loading, module_of
+from vaekit.testing.core import Subject, check, during, expect, expect_close, expect_finite
+
+LATENT_DIM = 5
+USUAL_SIZES: tuple[Shape, ...] = ((1, 28, 28), (3, 32, 32))
+OTHER_SIZES: tuple[Shape, ...] = (
+    (1, 31, 47),
+    (3, 13, 18),
+    (4, 28, 20),
+    (1, 2, 9),
+    (3, 1, 1),
+    (3, 64, 64),
+    (3, 150, 150),
+    (3, 178, 218),
+)
+
+
+def wiring_of(subject: Subject, image_shape: Shape) -> dict[str, Shape]:
+    """Return the shapes that assembly would hand to an encoder or decoder for images of a size."""
+    if subject.role == "encoder":
+        return {"in_shape": image_shape, "out_shape": (2, LATENT_DIM)}
+    return {"in_shape": (LATENT_DIM,), "out_shape": image_shape}
+
+
+def backbone_of(subject: Subject, image_shape: Shape = (3, 32, 32)) -> Backbone:
+    """Build the backbone for images of a size."""
+    backbone = module_of(subject, **wiring_of(subject, image_shape))
+    assert isinstance(backbone, Backbone)
+    return backbone
+
+
+def accepted_of(subject: Subject, *image_shapes: Shape) -> list[Backbone]:
+    """Build the backbone for those sizes that it does not refuse by a `UsageError`."""
+    accepted = []
+    for image_shape in image_shapes:
+        try:
+            accepted.append(subject.build(**wiring_of(subject, image_shape)))
+        except UsageError:
+            continue
+    return accepted
+
+
+def inputs_of(backbone: Backbone, num: int = 3, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
+    """Draw inputs for a backbone."""
+    return torch.randn(num, *backbone.in_shape, dtype=dtype).to(device)
+
+
+@check("encoder", "decoder")
+def check_output_shape(subject: Subject) -> None:
+    """Outputs have exactly the shape asked for: for odd, oblong and tiny images of 1 to 4 channels, or a `UsageError` at once."""
+    for image_shape in USUAL_SIZES + OTHER_SIZES:
+        if image_shape in USUAL_SIZES:
+            backbones = [backbone_of(subject, image_shape)]
+        else:
+            with during(f"building it for images of {image_shape}; a size that it cannot do is refused by a UsageError"):
+                backbones = accepted_of(subject, image_shape)
+        for backbone in backbones:
+            shapes = wiring_of(subject, image_shape)
+            came = {name: getattr(backbone, name, None) for name in shapes}
+            expect(came == shapes, "the attributes in_shape and out_shape", expected=shapes, came=came)
+            for num in (1, 2):
+                with during(f"a batch of {num} for images of {image_shape}"):
+                    output = backbone(inputs_of(backbone, num))
+                expected = (num, *shapes["out_shape"])
+                what = f"the shape of the output for {num} images of {image_shape}"
+                expect(tuple(output.shape) == expected, what, expected=expected, came=tuple(output.shape))
+
+
+@check("encoder", "decoder")
+def check_gradient(subject: Subject) -> None:
+    """A gradient above rounding noise reaches every parameter; a bias before a normalisation, for one, has none."""
+    for backbone in [backbone_of(subject), *accepted_of(subject, (3, 13, 18), (1, 1, 1))]:
+        output = backbone.double()(inputs_of(backbone, 16, torch.float64))
+        shapes = f"from {backbone.in_shape} to {backbone.out_shape}"
+        expect_gradients(backbone, (output * torch.randn_like(output)).sum(), shapes)
+
+
+@check("encoder", "decoder")
+def check_independence(subject: Subject) -> None:
+    """In evaluation an example's output does not depend on the rest of the batch."""
+    backbone = backbone_of(subject).double().eval()
+    x = inputs_of(backbone, 5, torch.float64)
+    alone = torch.cat([backbone(example[None]) for example in x])
+    expect_close(backbone(x), alone, "a batch, against its examples one by one", rtol=1e-10, atol=1e-12)
+
+
+@check("encoder", "decoder")
+def check_determinism(subject: Subject) -> None:
+    """In evaluation the same input gives the same output, bit by bit."""
+    backbone = backbone_of(subject).eval()
+    x = inputs_of(backbone)
+    expect(torch.equal(backbone(x), backbone(x)), "the same input twice", expected="bit-equal outputs", came="other ones")
+
+
+@check("encoder", "decoder")
+def check_purity(subject: Subject) -> None:
+    """A forward pass, in training too, changes neither parameters nor buffers nor its input."""
+    backbone = backbone_of(subject).train()
+    before, x = copy.deepcopy(backbone.state_dict()), inputs_of(backbone)
+    given = x.clone()
+    backbone(x)
+    changed = [name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])]
+    expect(not changed, "the state after a forward pass", expected="unchanged", came=f"{', '.join(changed)} changed")
+    expect(torch.equal(x, given), "the input after a forward pass", expected="unchanged", came="written into")
+
+
+@check("encoder", "decoder")
+def check_state_dict(subject: Subject) -> None:
+    """Weights that are saved and loaded into a new backbone give bit-equal outputs."""
+    backbone, other = backbone_of(subject).eval(), backbone_of(subject).eval()
+    x = inputs_of(backbone)
+    expect_same_after_loading(backbone, other, lambda module: [module(x)])
+
+
+@check("encoder", "decoder")
+def check_dtype(subject: Subject) -> None:
+    """A backbone in float64 computes in float64, and agrees with float32."""
+    backbone = backbone_of(subject).eval()
+    x = inputs_of(backbone)
+    single = backbone(x)
+    with during("a forward pass in float64"):
+        double = backbone.double()(x.double())
+    expect(double.dtype == torch.float64, "the type of the output in float64", expected=torch.float64, came=double.dtype)
+    expect_close(single, double, "float32, against float64", rtol=1e-4, atol=1e-5)
+
+
+@check("encoder", "decoder")
+def check_device(subject: Subject) -> None:
+    """A backbone moves to another device whole: no tensor that `forward` makes stays on the CPU."""
+    backbone = backbone_of(subject).eval()
+    x = inputs_of(backbone)
+    expected = backbone(x)
+    if torch.cuda.is_available():
+        moved = copy.deepcopy(backbone).to("cuda")
+        with during("a forward pass on the GPU"):
+            output = moved(x.to("cuda"))
+        expect_close(output.cpu(), expected, "the GPU, against the CPU", rtol=1e-2)  # convolutions may use TF32
+    with during("a forward pass on torch's meta device"):
+        output = backbone.to("meta")(x.to("meta"))
+    expect(output.device.type == "meta", "the output's device", expected="meta", came=output.device.type)
+
+
+@check("encoder", "decoder")
+def check_autocast(subject: Subject) -> None:
+    """Under bfloat16 autocast outputs are close to those in float32, and gradients are finite."""
+    backbone = backbone_of(subject).eval()
+    x = inputs_of(backbone)
+    with during("a forward and a backward pass under bfloat16 autocast"), torch.autocast("cpu", torch.bfloat16):
+        output = backbone(x)
+    output.float().square().sum().backward()
+    # bfloat16 has 8 bits: a relative error of 2^-8 per layer
+    expect_close(output, backbone(x), "bfloat16 autocast, against float32", rtol=0.1, atol=0.1)
+    for name, parameter in backbone.named_parameters():
+        if parameter.grad is not None:
+            expect_finite(parameter.grad, f"the gradient of {name} under autocast")
+
+
+@check("encoder", "decoder")
+def check_compile(subject: Subject) -> None:
+    """`torch.compile` makes one graph of it, without a break, that agrees with eager."""
+    backbone = backbone_of(subject).eval()
+    expect_compiles(backbone, (inputs_of(backbone),))
+
+
+def expect_compiles(function: Callable[..., Any], arguments: tuple[Tensor, ...]) -> None:
+    """Raise unless a function of tensors to a tensor compiles to one graph that agrees with eager."""
+    torch.compiler.reset()
+    with during("torch.compile(…, fullgraph=True)"):
+        compiled = torch.compile(function, backend="aot_eager", fullgraph=True)(*arguments)
+    expect_close(compiled, function(*arguments), "compiled, against eager", rtol=1e-5, atol=1e-6)
+
+
+@check("encoder", "decoder")
+def check_vmap(subject: Subject) -> None:
+    """Backbones stacked under `torch.vmap` equal each alone: how a sweep trains many at once."""
+    backbones: list[nn.Module] = [backbone_of(subject).double().eval() for _ in range(2)]
+    x = torch.randn(3, *backbones[0].in_shape, dtype=torch.float64)  # type: ignore[misc]
+    with during("torch.vmap over stacked parameters"):
+        parameters, buffers = torch.func.stack_module_state(backbones)
+        stacked = torch.vmap(lambda p, b: torch.func.functional_call(backbones[0], (p, b), (x,)))(parameters, buffers)
+    alone = torch.stack([backbone(x) for backbone in backbones])
+    expect_close(stacked, alone, "stacked, against each alone", rtol=1e-7, atol=1e-9)
+
+
+@check("decoder")
+def check_onnx(subject: Subject) -> None:
+    """The decoder exported to ONNX agrees with torch at batches of 1, 2 and 3."""
+    decoder = backbone_of(subject).eval()
+    batches = [inputs_of(decoder, num) for num in (1, 2, 3)]
+    with during("exporting it to ONNX (opset 18) and running it"):
+        outputs = _run_onnx(decoder, batches)
+    for z, output in zip(batches, outputs, strict=True):
+        expect_close(output, decoder(z), f"ONNX at a batch of {len(z)}, against torch", rtol=1e-4, atol=1e-5)
+
+
+def _run_onnx(decoder: Backbone, batches: list[Tensor]) -> list[Tensor]:
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "decoder.onnx"
+        batch = torch.export.Dim("batch", min=1)
+        torch.onnx.export(
+            decoder, (batches[1],), path, dynamo=True, opset_version=18, dynamic_shapes=({0: batch},), verbose=False
+        )
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return [torch.from_numpy(session.run(None, {name: z.numpy()})[0]) for z in batches]

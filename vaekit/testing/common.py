@@ -1,0 +1,74 @@
+"""Checks that components of several roles share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from vaekit.testing.core import ConformanceError, Subject, check, during, expect
+
+ALL_ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset")
+
+
+@check(*ALL_ROLES)
+def check_documentation(subject: Subject) -> None:
+    """The docstring says in its first line what the component is, and describes every option under ``Args:``."""
+    first = (subject.cls.__dict__.get("__doc__") or "").strip().partition("\n")[0]
+    expect(bool(first), "the class has no docstring", expected="one line that says what the component is", came="nothing")
+    missing = [name for name, field in subject.schema.model_fields.items() if name != "kind" and not field.description]
+    expect(
+        not missing, "the docstring", expected="every option described under Args:", came=f"{', '.join(missing)} not described"
+    )
+
+
+@check(*ALL_ROLES)
+def check_spec_round_trip(subject: Subject) -> None:
+    """The spec survives JSON unchanged, and refuses what is no option."""
+    spec = subject.spec
+    text = spec.model_dump_json()
+    again = type(spec).model_validate_json(text)
+    expect(again == spec, "the spec written as JSON and read back", expected=spec, came=again)
+    plain = type(spec).model_validate(spec.model_dump(mode="json"))
+    expect(plain == spec, "the spec written as plain data and read back", expected=spec, came=plain)
+    try:
+        type(spec).model_validate({**spec.model_dump(), "no_such_option": 1})
+    except ValidationError:
+        return
+    raise ConformanceError("an option that does not exist\n  expected: refused\n  came:     accepted")
+
+
+def module_of(subject: Subject, **available: Any) -> nn.Module:
+    """Build a component and make sure that it is a module."""
+    with during(f"building it for {', '.join(f'{name} {value}' for name, value in available.items())}"):
+        module = subject.build(**available)
+    expect(isinstance(module, nn.Module), "what is built", expected="a torch.nn.Module", came=type(module).__name__)
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def expect_same_after_loading(module: nn.Module, other: nn.Module, outputs: Any) -> None:
+    """Save one module's weights, load them into another of the same spec, and compare ``outputs`` of both bit by bit."""
+    with during("writing its state to safetensors and reading it back"):
+        state = load(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}))
+        other.load_state_dict(state)
+    for mine, theirs in zip(outputs(module), outputs(other), strict=True):
+        expect(torch.equal(mine, theirs), "outputs after loading the saved weights", expected="bit-equal ones", came="others")
+
+
+def expect_gradients(module: nn.Module, loss: Tensor, what: str, *, floor: float = 1e-9) -> None:
+    """Raise unless a gradient above rounding noise reaches every parameter; ``floor`` supposes float64."""
+    loss.backward()
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        largest = None if parameter.grad is None else parameter.grad.abs().max().item()
+        expect(
+            largest is not None and floor < largest < float("inf"),
+            f"the gradient of parameter {name}, {what}",
+            expected=f"a finite one above {floor:g}",
+            came="none" if largest is None else f"{largest:.3e} at most",
+        )

@@ -1,0 +1,184 @@
+"""Checks and what they are run on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from vaekit.errors import UnknownComponentError
+from vaekit.registry import REGISTRIES, Registry
+from vaekit.schema import ComponentSpec, derive_spec, wiring
+
+REGISTRY_OF: dict[str, Registry[Any]] = {registry.role: registry for registry in REGISTRIES}
+
+
+class ConformanceError(AssertionError):
+    """A component does not do what its role asks for; the message says what was expected and what came."""
+
+
+class Subject:
+    """A component under test, built anew as often as a check asks.
+
+    Args:
+        role: Its role.
+        component: A registered name, or a class.
+        options: Its options.
+    """
+
+    def __init__(self, role: str, component: str | type, options: Mapping[str, Any] | None = None) -> None:
+        self.components = REGISTRY_OF[role]
+        self.role, self.options = role, dict(options or {})
+        if isinstance(component, str):
+            self.cls: Any = self.components.get(component)
+            self.schema = self.components.spec(component)
+            self.kind = component
+        else:
+            self.kind = getattr(component, "kind", component.__name__)
+            self.cls, self.schema = component, derive_spec(component, self.kind, self.components.wiring)
+
+    def __str__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"{self.role} {self.kind!r}" + (f" with {options}" if options else "")
+
+    @property
+    def spec(self) -> ComponentSpec:
+        """Its spec with the options under test."""
+        try:
+            return self.schema.model_validate({"kind": self.kind, **self.options})
+        except ValidationError as error:
+            given = ", ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors(include_url=False))
+            raise ConformanceError(f"the options do not validate ({given}); give them to the check as options={{…}}") from error
+
+    def build(self, **available: Any) -> Any:
+        """Build it with what assembly would hand to it."""
+        spec = self.spec
+        options = {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
+        return self.cls(*(available[name] for name in wiring(self.cls)), **options)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one role; call it with a component. Its ``__name__`` is the id that pytest shows.
+
+    Args:
+        role: The role.
+        function: What is checked; it raises where the component fails.
+    """
+
+    role: str
+    function: Callable[[Subject], None]
+
+    @property
+    def __name__(self) -> str:
+        return self.function.__name__
+
+    def __call__(
+        self,
+        component: str | type,
+        *,
+        options: Mapping[str, Any] | None = None,
+        expected_failures: Mapping[str, str] | None = None,
+    ) -> None:
+        """Check a component, under a fixed seed; torch's generator is left as it was.
+
+        Args:
+            component: A registered name, or a class that need not be registered.
+            options: Its options, where the defaults are not what should be tested.
+            expected_failures: ``{check: reason}`` of checks that are known to fail.
+
+        Raises:
+            ConformanceError: It fails, or passes although it is expected to fail.
+        """
+        subject = Subject(self.role, component, options)
+        reason = _reason(self, expected_failures or {})
+        try:
+            with torch.random.fork_rng(devices=[]), torch.enable_grad():
+                torch.manual_seed(0)
+                self.function(subject)
+        except Exception as error:
+            if reason is not None:
+                return
+            text = str(error) if isinstance(error, ConformanceError) else f"{type(error).__name__}: {error}"
+            raise ConformanceError(f"{subject} fails {self.__name__}: {text}") from error
+        if reason is not None:
+            raise ConformanceError(
+                f"{subject} passes {self.__name__}\n  expected: a failure, because {reason}\n  remedy:   take it off the list"
+            )
+
+
+_CHECKS: dict[str, list[Check]] = {role: [] for role in REGISTRY_OF}
+
+
+def check(*roles: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+    """Return a decorator that makes a function a check of these roles."""
+
+    def register(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
+        for role in roles:
+            _CHECKS[role].append(Check(role, function))
+        return function
+
+    return register
+
+
+def checks(role: str) -> tuple[Check, ...]:
+    """Return the checks of a role: encoder, decoder, posterior, prior, likelihood, loss or dataset."""
+    if role not in _CHECKS:
+        raise UnknownComponentError(f"there is no role {role!r}", expected=f"one of {', '.join(_CHECKS)}")
+    return tuple(_CHECKS[role])
+
+
+def _reason(check: Check, expected_failures: Mapping[str, str]) -> str | None:
+    names = [other.__name__ for other in checks(check.role)]
+    for name, reason in expected_failures.items():
+        if name not in names or not reason:
+            raise ConformanceError(
+                f"{name!r} cannot be expected to fail\n"
+                f"  expected: one of {', '.join(names)}, and a reason\n"
+                f"  came:     {reason!r}"
+            )
+    return expected_failures.get(check.__name__)
+
+
+def expect(holds: bool | Tensor, what: str, *, expected: object, came: object) -> None:
+    """Raise unless a condition holds.
+
+    Raises:
+        ConformanceError: It does not; the message says what it is about, what was expected and what came.
+    """
+    if not holds:
+        raise ConformanceError(f"{what}\n  expected: {expected}\n  came:     {came}")
+
+
+def expect_close(came: Tensor, expected: Tensor, what: str, *, rtol: float, atol: float = 0.0) -> None:
+    """Raise unless two tensors agree up to ``atol`` plus ``rtol`` times the largest absolute value expected."""
+    expect(came.shape == expected.shape, f"{what}: the shape", expected=tuple(expected.shape), came=tuple(came.shape))
+    if came.numel() == 0:
+        return
+    came, expected = came.detach().double(), expected.detach().double()
+    allowed = atol + rtol * expected.abs().max().item()
+    difference = (came - expected).abs().max().item()
+    expect(difference <= allowed, what, expected=f"a difference of at most {allowed:.1e}", came=f"{difference:.3e}")
+
+
+def expect_finite(came: Tensor, what: str) -> None:
+    """Raise unless every element is finite."""
+    bad = int((~came.isfinite()).sum())
+    expect(bad == 0, what, expected="finite values", came=f"{bad} of {came.numel()} are NaN or infinite")
+
+
+@contextmanager
+def during(what: str) -> Iterator[None]:
+    """Say what was being done when something raises inside."""
+    try:
+        yield
+    except ConformanceError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise ConformanceError(f"{what}\n  expected: no error\n  came:     {type(error).__name__}: {text[:500]}") from error

@@ -1,0 +1,122 @@
+"""Checks of data sets."""
+
+from __future__ import annotations
+
+import torch
+
+from vaekit.data import Batches, ImageSource, Splits
+from vaekit.interfaces import Dataset
+from vaekit.registry import likelihoods
+from vaekit.streams import Streams
+from vaekit.testing.core import Subject, check, during, expect
+
+BINARIZATIONS = ("none", "threshold", "static", "dynamic")
+SAMPLE = 512
+
+
+def splits_of(subject: Subject) -> Splits:
+    """Build the data set and read it."""
+    dataset = subject.build()
+    expect(isinstance(dataset, Dataset), "what is built", expected="a vaekit.Dataset", came=type(dataset).__name__)
+    with during("load()"):
+        splits = dataset.load()
+    expect(isinstance(splits, Splits), "what load() returns", expected="vaekit.data.Splits", came=type(splits).__name__)
+    assert isinstance(splits, Splits)
+    return splits
+
+
+def parts_of(splits: Splits) -> dict[str, ImageSource]:
+    """Return the splits by name."""
+    return {"train": splits.train, "validation": splits.validation, "test": splits.test}
+
+
+def first_of(source: ImageSource) -> torch.Tensor:
+    """Return the first images of a source, as it keeps them."""
+    return source.gather(torch.arange(min(len(source), SAMPLE)))
+
+
+@check("dataset")
+def check_splits(subject: Subject) -> None:
+    """There are images in each split, all of one shape, and they are not all the same."""
+    splits = splits_of(subject)
+    for name, part in parts_of(splits).items():
+        expect(len(part) > 0, f"the {name} split", expected="images", came="none")
+        expect(part.shape == splits.shape, f"the shape of {name} images", expected=splits.shape, came=part.shape)
+        with during(f"reading {name} images"):
+            images = first_of(part)
+        expected = (min(len(part), SAMPLE), *splits.shape)
+        expect(tuple(images.shape) == expected, f"the shape of {name} images read", expected=expected, came=tuple(images.shape))
+        dtype = torch.uint8 if part.integer else torch.float32
+        expect(images.dtype == dtype, f"the type of {name} images", expected=dtype, came=images.dtype)
+        expect(len(images) == 1 or bool((images != images[0]).any()), f"{name} images", expected="several", came="one, repeated")
+
+
+@check("dataset")
+def check_disjointness(subject: Subject) -> None:
+    """No split is a copy of another: most of its first images are not in the first ones of training, nor the other way round."""
+    splits = splits_of(subject)
+    rows = {name: set(map(bytes, first_of(part).flatten(1).numpy())) for name, part in parts_of(splits).items()}
+    for name in ("validation", "test"):
+        shared = len(rows[name] & rows["train"])
+        expect(
+            2 * shared <= len(rows[name]),
+            f"{name} images that are training images",
+            expected="none",
+            came=f"{shared} of the first {SAMPLE}",
+        )
+
+
+@check("dataset")
+def check_labels(subject: Subject) -> None:
+    """Labels, where there are any, are one integer per image, counted from 0, each with a name where names are given."""
+    for name, part in parts_of(splits_of(subject)).items():
+        if part.labels is None:
+            continue
+        came = (part.labels.dtype, tuple(part.labels.shape))
+        expect(came == (torch.int64, (len(part),)), f"labels of {name}", expected=(torch.int64, (len(part),)), came=came)
+        expect(int(part.labels.min()) >= 0, f"labels of {name}", expected="0 or more", came=int(part.labels.min()))
+        if part.class_names is not None:
+            largest = int(part.labels.max())
+            expect(largest < len(part.class_names), f"names of {name} labels", expected=largest + 1, came=len(part.class_names))
+
+
+@check("dataset")
+def check_determinism(subject: Subject) -> None:
+    """Loaded twice, the data set is the same, whatever torch's generator does."""
+    first = splits_of(subject)
+    torch.manual_seed(1)
+    for name, (mine, other) in {
+        name: (part, parts_of(splits_of(subject))[name]) for name, part in parts_of(first).items()
+    }.items():
+        same = len(mine) == len(other) and torch.equal(first_of(mine), first_of(other))
+        expect(same, f"the {name} images, loaded twice", expected="the same", came="others")
+
+
+@check("dataset")
+def check_defaults(subject: Subject) -> None:
+    """The default likelihood is registered, the default binarisation exists, and they go together."""
+    likelihood, binarize = subject.cls.default_likelihood, subject.cls.default_binarize
+    expect(likelihood in likelihoods, "default_likelihood", expected=f"one of {', '.join(likelihoods.kinds())}", came=likelihood)
+    expect(binarize in BINARIZATIONS, "default_binarize", expected=f"one of {', '.join(BINARIZATIONS)}", came=binarize)
+    continuous = likelihoods.get(likelihood).continuous
+    fits = binarize == "none" or not continuous
+    expect(fits, f"default_binarize, {likelihood!r} being continuous", expected="none", came=binarize)
+
+
+@check("dataset")
+def check_batches(subject: Subject) -> None:
+    """Batches of each split are float32 images of the right shape; pixels kept as bytes come scaled to [0, 1]."""
+    splits = splits_of(subject)
+    for name, part in parts_of(splits).items():
+        with during(f"a batch of {name} images"):
+            batch = next(iter(Batches(part, batch_size=min(8, len(part)), streams=Streams(0), train=False).epoch(0)))
+        expect(batch.x.dtype == torch.float32, f"the type of {name} batches", expected=torch.float32, came=batch.x.dtype)
+        expect(
+            tuple(batch.x.shape[1:]) == splits.shape,
+            f"the shape of {name} batches",
+            expected=splits.shape,
+            came=batch.x.shape[1:],
+        )
+        if part.integer:
+            low, high = batch.x.min().item(), batch.x.max().item()
+            expect(low >= 0 and high <= 1, f"pixels of {name} batches", expected="within [0, 1]", came=f"{low} to {high}")

@@ -28,7 +28,8 @@ from vaekit.assembly import resolve
 from vaekit.data import Splits, TensorImages
 from vaekit.options import build_spec
 from vaekit.training.folder import RunFolder
-from vaekit.training.trainer import Meter, Position, Trainer
+from vaekit.training.meter import Meter
+from vaekit.training.trainer import Position, Trainer
 
 CASES = {
     "mlp 784-512-20": ({"encoder": "mlp", "encoder.hidden": (512,), "decoder.hidden": (512,), "latent_dim": 20}, 200),

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from pydantic import ValidationError
 
 from vaekit import registry
 from vaekit.assembly import build_vae, resolve, resolve_device
 from vaekit.data import Splits
 from vaekit.data.images import Fit
-from vaekit.errors import UsageError
+from vaekit.errors import UsageError, VaekitError
 from vaekit.evaluation.importance import log_likelihood
+from vaekit.export.parity import Exported
+from vaekit.export.parts import PartName
+from vaekit.export.trained import Trained, latents_of
 from vaekit.files import write_text
 from vaekit.options import build_spec
 from vaekit.pictures.grid import grid, pairs, write_png
 from vaekit.pictures.images import read_images
-from vaekit.specs import RunSpec, parse_spec, read_spec
+from vaekit.specs import RunSpec, parse_spec, read_spec, spec_error
 from vaekit.streams import Streams
 from vaekit.training import checkpoint
 from vaekit.training.folder import RunFolder
 from vaekit.training.report import Reporter
 from vaekit.training.trainer import Trainer
+from vaekit.training.world import join
 from vaekit.vae import VAE
 
 
@@ -60,9 +66,12 @@ def train(
     else:
         base = read_spec(spec) if isinstance(spec, str | Path) else spec or {}
     resolved = resolve(build_spec(base, options))
-    splits = _load_splits(resolved)
-    trainer = Trainer(resolved, splits, RunFolder.create(resolved, out), reporter)
-    trainer.fit()
+    with join(resolved.train.device) as world:
+        with world.leader_first():
+            splits = _load_splits(resolved)
+        folder = RunFolder.create(resolved, out).path if world.leads else ""
+        trainer = Trainer(resolved, splits, RunFolder(world.share_text(str(folder))), reporter, world)
+        trainer.fit()
     return Run(trainer.folder.path)
 
 
@@ -74,11 +83,12 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> Run:
         UsageError: The run is complete.
     """
     run = Run(path)
-    _, header = checkpoint.load(run.folder.last)
-    if header.state["epoch"] >= run.spec.train.epochs:
+    if run.evaluation() is not None:
         raise UsageError(f"{run.path} is complete: all {run.spec.train.epochs} epochs are done")
-    trainer = Trainer(run.spec, run.splits, run.folder, reporter)
-    trainer.fit(resume=True)
+    with join(run.spec.train.device) as world:
+        with world.leader_first():
+            splits = run.splits
+        Trainer(run.spec, splits, run.folder, reporter, world).fit(resume=True)
     return run
 
 
@@ -89,11 +99,7 @@ def load(path: str | Path) -> VAE:
         CheckpointError: The file is missing, truncated, or needs a plugin that is not installed.
     """
     path = Path(path)
-    file = RunFolder(path).require().model if path.is_dir() else path
-    tensors, header = checkpoint.load(file)
-    vae = build_vae(header.spec.model, header.image_shape, seed=0)
-    checkpoint.load_weights(vae, tensors, file)
-    return vae.eval().requires_grad_(False)
+    return _load_model(RunFolder(path).require().model if path.is_dir() else path)[0]
 
 
 class Run:
@@ -147,10 +153,8 @@ class Run:
         """
         if split not in ("train", "validation", "test"):
             raise UsageError("there is no such split", given=split, expected="train, validation or test")
-        train_spec = resolve_device(self.spec.train.model_copy(update={"device": device}))
-        spec = self.spec.model_copy(update={"train": train_spec})
-        trainer = Trainer(spec, self.splits, self.folder)
-        results = trainer.load_best().test(split)
+        trainer = self._trainer(device)
+        results = trainer.test(split)
         if samples:
             batches = trainer.evaluation_batches(split).epoch(0)
             results |= log_likelihood(trainer.objective.vae, batches, trainer.streams, samples=samples, split=split)
@@ -189,6 +193,55 @@ class Run:
         write_png(pairs(originals, reconstructions), path)
         return path
 
+    def trained(self) -> Trained:
+        """Load the best model with what is known of it, as exporters take it.
+
+        What its latents carry is read from ``evaluation.json``; without one it is measured on the validation images, and where
+        those are not at hand either, a warning says that it is unknown.
+        """
+        vae, header = _load_model(self.folder.model)
+        evaluation = self.evaluation()
+        if evaluation is None or "latent_mean" not in evaluation:
+            try:
+                evaluation = self._trainer("cpu").test("validation")
+            except VaekitError as error:
+                evaluation = None
+                warnings.warn(f"what the latents carry is unknown: {error.message}; `vaekit evaluate` finds out", stacklevel=2)
+        return Trained(vae, header.spec, header.versions, latents_of(vae, evaluation))
+
+    def export(
+        self, exporter: str = "onnx", *, part: PartName = "decoder", out: str | Path | None = None, **options: Any
+    ) -> Exported:
+        """Write a part of the best model as a file that other programs run, and verify it against the model.
+
+        Args:
+            exporter: The format: ``onnx``, ``torch``, or a plugin's.
+            part: ``decoder``, ``encoder`` or ``autoencoder``.
+            out: The file; named after the part, in the run folder, unless given.
+            options: Of the exporter, as ``fp16=True``.
+
+        Raises:
+            UsageError: There is no such format, part or option.
+            ExportError: The part cannot be written, or what was written differs from the model.
+        """
+        cls = registry.exporters.get(exporter)
+        try:
+            spec = registry.exporters.spec(exporter).model_validate({"kind": exporter, **options})
+        except ValidationError as error:
+            raise spec_error(error, f"what was asked of the exporter {exporter!r}") from None
+        if part not in get_args(PartName):
+            raise UsageError("a model has no such part", given=part, expected=", ".join(get_args(PartName)))
+        path = Path(out) if out is not None else self.path / f"{part}{cls.suffix}"
+        if path.suffix != cls.suffix:
+            raise UsageError(f"the exporter {exporter!r} writes {cls.suffix} files", given=path)
+        return registry.exporters.build(spec).export(self.trained(), part, path)
+
+    def _trainer(self, device: str) -> Trainer:
+        """Return a trainer that has the best weights in place."""
+        train_spec = resolve_device(self.spec.train.model_copy(update={"device": device}))
+        spec = self.spec.model_copy(update={"train": train_spec})
+        return Trainer(spec, self.splits, self.folder).load_best()
+
     @staticmethod
     def _out(out: str | Path | None, default: Path) -> Path:
         path = Path(out) if out is not None else default
@@ -197,6 +250,13 @@ class Run:
         except OSError as error:
             raise UsageError(f"cannot write {path}", given=error.strerror) from None
         return path
+
+
+def _load_model(file: Path) -> tuple[VAE, checkpoint.Header]:
+    tensors, header = checkpoint.load(file)
+    vae = build_vae(header.spec.model, header.image_shape, seed=0)
+    checkpoint.load_weights(vae, tensors, file)
+    return vae.eval().requires_grad_(False), header
 
 
 def _load_splits(spec: RunSpec) -> Splits:

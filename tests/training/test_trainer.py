@@ -20,7 +20,8 @@ from vaekit import registry
 from vaekit.errors import CheckpointError, DataError, DivergenceError, UsageError
 from vaekit.interfaces import Loss
 from vaekit.training import checkpoint
-from vaekit.training.trainer import Interrupted, Trainer
+from vaekit.training.process import Interrupted
+from vaekit.training.trainer import Trainer
 
 
 @pytest.fixture

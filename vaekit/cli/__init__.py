@@ -6,13 +6,15 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
 from vaekit import __version__
-from vaekit.cli import components, evaluate, reconstruct, resume, sample, schema, train
+from vaekit.cli import bench, components, evaluate, export, plugins, reconstruct, resume, sample, schema, train, verify
 from vaekit.errors import VaekitError
+from vaekit.plugins import switched_off
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,10 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exception: A fault of vaekit's own; with ``--debug`` a user's mistake raises too.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    debug, no_plugins = "--debug" in arguments, "--no-plugins" in arguments
+    arguments = [argument for argument in arguments if argument not in {"--debug", "--no-plugins"}]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), switched_off() if no_plugins else nullcontext():
             warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
             code = _run(arguments)
         sys.stdout.flush()
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Build the commands and run the one asked for; only ``train``'s depends on its arguments."""
+    """Build the commands and run the one asked for; ``train``'s and ``export``'s depend on their arguments."""
     # Typer imports pydantic, a third of the time to answer, to learn that --help was not given
     help_option = arguments not in (["components"], ["components", "list"])
     app = typer.Typer(
@@ -60,9 +62,14 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"]:
         training, arguments[1:] = train.command(arguments[1:])
     app.command("train")(training)
-    for module in (resume, sample, reconstruct, evaluate):
+    exporting = export.placeholder
+    if arguments[:1] == ["export"]:
+        exporting, arguments[1:] = export.command(arguments[1:])
+    app.command("export")(exporting)
+    for module in (resume, sample, reconstruct, evaluate, verify, bench):
         app.command()(getattr(module, module.__name__.rpartition(".")[2]))
     app.add_typer(components.build(add_help_option=help_option), name="components")
+    app.add_typer(plugins.app, name="plugins")
     app.command()(schema.schema)
     try:
         app(args=arguments, prog_name="vaekit")
@@ -76,6 +83,7 @@ def _vaekit(
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error; may stand anywhere.")] = False,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Use no installed plugins; may stand anywhere.")] = False,
 ) -> None:
     """Variational autoencoders from interchangeable parts."""
 

@@ -17,7 +17,7 @@ from vaekit.errors import DataError, UsageError
 from vaekit.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from vaekit.data.sources import ImageSource
     from vaekit.data.specs import AugmentSpec, Binarize
@@ -35,6 +35,17 @@ class Batch:
     """Labels, int64 ``(B,)``, where the set has any."""
     index: Tensor
     """Positions in the source, int64 ``(B,)``."""
+    whole: int | None = None
+    """Images in the batch over all ranks; as many as here unless given."""
+    offset: int = 0
+    """Where this rank's images begin among those."""
+
+    def share(self, draw: Callable[[int], Tensor]) -> Tensor:
+        """Return this rank's part of what ``draw`` gives for the whole batch, so that one rank equals many."""
+        size = len(self.x)
+        if self.whole is None or self.whole == size:
+            return draw(size)
+        return draw(self.whole)[self.offset : self.offset + size]
 
 
 class Batches:
@@ -98,7 +109,7 @@ class Batches:
         steps = range(start, self.steps_per_epoch)
         for step, (index, raw) in zip(steps, self._read(source, (order[self._span(step)] for step in steps)), strict=True):
             y = None if source.labels is None else source.labels.index_select(0, index)
-            yield self._finish(epoch * self.steps_per_epoch + step, self._span(step), index, raw, y)
+            yield self._finish(epoch * self.steps_per_epoch + step, step, index, raw, y)
 
     def _order(self, epoch: int) -> Tensor:
         if not self.train:
@@ -128,39 +139,37 @@ class Batches:
                 raise item
             yield item
 
-    def _finish(self, step: int, span: slice, index: Tensor, raw: Tensor, y: Tensor | None) -> Batch:
+    def _finish(self, number: int, step: int, index: Tensor, raw: Tensor, y: Tensor | None) -> Batch:
+        """Make a batch of raw images; ``number`` counts the steps of the run, ``step`` those of the epoch."""
+        low, span = step * self.batch_size, self._span(step)
+        whole, part = min(self.batch_size, len(self.source) - low), slice(span.start - low, span.stop - low)
         raw, index = raw.to(self.device, non_blocking=True), index.to(self.device, non_blocking=True)
         y = None if y is None else y.to(self.device, non_blocking=True)
         x = raw / 255 if raw.dtype == torch.uint8 else raw
         inputs = x
         if self.augment is not None:
-            generator = self.streams.generator("augment", step, self.device)
-            draws = torch.rand(self.batch_size, NUM_DRAWS, generator=generator, device=self.device)
-            inputs = augment(x, self.augment, draws[self._within(span)])
+            generator = self.streams.generator("augment", number, self.device)
+            draws = torch.rand(whole, NUM_DRAWS, generator=generator, device=self.device)
+            inputs = augment(x, self.augment, draws[part])
             if self.augment.target == "augmented":
                 x = inputs
         if self.binarize != "none" and self._binarized is None:
-            noise = self._noise(step, span, index)
+            noise = self._noise(number, part, index)
             shared = inputs is x
             x = binarize(x, noise)
             inputs = x if shared else binarize(inputs, noise)
-        return Batch(x, inputs, y, index)
+        return Batch(x, inputs, y, index, whole, part.start)
 
-    def _noise(self, step: int, span: slice, index: Tensor) -> Tensor | None:
-        """Noise that turns the grey images at ``index`` into binary ones; None for a threshold."""
+    def _noise(self, number: int, part: slice, index: Tensor) -> Tensor | None:
+        """Noise that turns the grey images at ``index``, a part of a batch, into binary ones; None for a threshold."""
         if self.binarize == "threshold":
             return None
         if self.binarize == "static":
             return draw_fixed_noise(Streams(0), f"static/{self.split}", index, self.source.shape)
         if not self.train:
             return draw_fixed_noise(self.streams, f"binarise/{self.split}", index, self.source.shape)
-        generator = self.streams.generator("binarise", step, self.device)
-        return draw_noise((self.batch_size, *self.source.shape), generator)[self._within(span)]
-
-    def _within(self, span: slice) -> slice:
-        """A span of the epoch's order as one of its batch; in training only, where all batches are full."""
-        low = span.start - span.start % self.batch_size
-        return slice(span.start - low, span.stop - low)
+        generator = self.streams.generator("binarise", number, self.device)
+        return draw_noise((self.batch_size, *self.source.shape), generator)[part]
 
     @cached_property
     def _binarized(self) -> ImageSource | None:

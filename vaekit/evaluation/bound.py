@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,7 +19,14 @@ ACTIVE_VARIANCE = 0.01
 
 
 @torch.no_grad()
-def evaluate(objective: Objective, batches: Iterable[Batch], streams: Streams, *, split: str) -> dict[str, float | list[float]]:
+def evaluate(
+    objective: Objective,
+    batches: Iterable[Batch],
+    streams: Streams,
+    *,
+    split: str,
+    reduce: Callable[[Tensor], Tensor] = lambda values: values,
+) -> dict[str, float | list[float]]:
     """Evaluate the objective at its schedules' final values, with codes sampled from the posterior.
 
     Noise is a function of the seed, the split and the batch's number, so two evaluations of one model agree exactly.
@@ -28,10 +36,12 @@ def evaluate(objective: Objective, batches: Iterable[Batch], streams: Streams, *
         batches: Evaluation batches; every example weighs the same, whatever the size of its batch.
         streams: The run's random streams.
         split: Name of the split, which seeds the noise.
+        reduce: Adds a tensor over the processes that evaluate together, each its part of every batch.
 
     Returns:
         ``loss`` (the objective), ``reconstruction`` and, where the posterior has a density, ``kl``, ``elbo``, and
-        ``kl_per_latent``, all in nats per image; ``active_units``; every further term of the objective.
+        ``kl_per_latent``, all in nats per image; ``active_units``; ``latent_mean`` and ``latent_std`` of the sampled codes, all
+        posteriors together; every further term of the objective.
     """
     vae, device = objective.vae, objective.vae.device
     training = objective.training
@@ -39,14 +49,16 @@ def evaluate(objective: Objective, batches: Iterable[Batch], streams: Streams, *
     exact = torch.float32 if device.type == "mps" else torch.float64
     final = torch.tensor(math.inf, device=device)
     sums: dict[str, Tensor] = {}
-    count = 0
 
     def add(name: str, value: Tensor) -> None:
         sums[name] = sums[name] + value if name in sums else value
 
     for number, batch in enumerate(batches):
         size = batch.x.shape[0]
-        noise = vae.posterior.draw_noise(size, streams.generator(f"evaluation/{split}", number, device), like=batch.inputs)
+        if size == 0:  # a process may have no part in the last batch
+            continue
+        generator = streams.generator(f"evaluation/{split}", number, device)
+        noise = batch.share(partial(vae.posterior.draw_noise, generator=generator, like=batch.inputs))
         total, terms, trace = objective.evaluate(Inputs(batch.inputs, batch.x, noise, final, batch.y))
         for name, value in (terms | {"loss": total}).items():
             add(name, value.to(exact) * size)
@@ -54,18 +66,25 @@ def evaluate(objective: Objective, batches: Iterable[Batch], streams: Streams, *
         mean = site.q.mean.to(exact)
         add("mean", mean.sum(0))
         add("mean_square", mean.square().sum(0))
+        code = site.z.to(exact)
+        add("code", code.sum(0))
+        add("code_square", code.square().sum(0))
         if site.kl_per_dim is not None:
             add("kl_per_latent", site.kl_per_dim.to(exact).sum(0))
-        count += size
+        add("count", torch.tensor(size, device=device, dtype=exact))
     objective.train(training)
 
+    sums = {name: reduce(value) for name, value in sums.items()}
+    count = sums.pop("count")
     mean, mean_square = sums.pop("mean") / count, sums.pop("mean_square") / count
+    code, code_square = sums.pop("code") / count, sums.pop("code_square") / count
     results: dict[str, float | list[float]] = {
         name: (value / count).tolist() if value.ndim else (value / count).item() for name, value in sums.items()
     }
     if "kl" in sums:
         results["elbo"] = -((sums["reconstruction"] + sums["kl"]) / count).item()
     results["active_units"] = int((mean_square - mean.square() > ACTIVE_VARIANCE).sum().item())
+    results["latent_mean"], results["latent_std"] = code.tolist(), (code_square - code.square()).clamp(min=0).sqrt().tolist()
     return results
 
 

@@ -76,5 +76,6 @@ def latents_of(vae: VAE, evaluation: Mapping[str, Any] | None) -> tuple[Latent, 
     else:
         with torch.no_grad():
             codes = vae.prior().rsample(torch.randn(4096, vae.latent_dim, generator=Streams(0).generator("export/latents")))
-        mean, std, kl = codes.mean(0).tolist(), codes.std(0).tolist(), [None] * vae.latent_dim
+        mean, std = ([round(value, 1) for value in values.tolist()] for values in (codes.mean(0), codes.std(0)))
+        kl = [None] * vae.latent_dim
     return tuple(Latent(*values) for values in zip(mean, std, kl, strict=True))

@@ -81,7 +81,7 @@ def check_capabilities(subject: Subject) -> None:
     q = posterior(params)
     expect_capabilities(q, posterior.provides, q.rsample(noise_of(posterior, 6, params)))
     with during("detaching q(z|x): a named tuple, or an object with a method detach"):
-        Trace(x=params, sites=(Site(q.mean, q, q, None),), likelihood=cast("Density", q)).detach()
+        Trace(x=params, sites=(Site(q.mean, q, q, has_density=False),), likelihood=cast("Density", q)).detach()
 
 
 @check("prior")

@@ -8,18 +8,20 @@ optimiser's state and the position in training added.
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vaekit import __version__, registry
-from vaekit.errors import CheckpointError, UnknownComponentError
+from vaekit import __version__, plugins, registry
+from vaekit.errors import CheckpointError, SpecError, UnknownComponentError
 from vaekit.files import write_atomically
 from vaekit.interfaces import Shape
 from vaekit.schema import ComponentSpec
@@ -102,28 +104,81 @@ def _parse(path: Path, text: str) -> Header:
     try:
         metadata = json.loads(text)
         data, shape, versions, state = (metadata[key] for key in ("spec", "image_shape", "versions", "state"))
-    except (KeyError, TypeError, ValueError) as error:
+        fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3
+        if not (fits and isinstance(versions, dict) and isinstance(state, dict)):
+            raise TypeError(f"image_shape {shape!r:.80}")
+        recorded = _recorded(versions)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
+    changes = _changes(recorded)
     try:
         spec = parse_spec(data, f"the spec in {path}")
     except UnknownComponentError as error:
-        raise _missing_component(path, error, versions) from None
+        raise _missing_component(path, error, recorded) from None
+    except SpecError as error:
+        if not changes:
+            raise
+        raise CheckpointError(error.message, given=_told(changes), remedy=_install(changes)) from None
+    if changes:
+        warnings.warn(f"{path} comes from other versions: {_told(changes)}", stacklevel=3)
     return Header(spec, tuple(shape), versions, state)
 
 
-def _missing_component(path: Path, error: UnknownComponentError, versions: Mapping[str, Any]) -> CheckpointError:
-    """Name the distributions to install, from the versions that the file records."""
-    absent = []
+class Recorded(NamedTuple):
+    """A component of a file, and the distribution that it came from when the file was written."""
+
+    components: registry.Registry[Any]
+    kind: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.components.role}:{self.kind} from {self.distribution} {self.version}".strip()
+
+
+def _recorded(versions: Mapping[str, Any]) -> list[Recorded]:
+    """Read what a file says of its components; names that no distribution can have raise ValueError, as they are printed."""
+    registries = {components.role: components for components in registry.REGISTRIES}
+    found = []
     for component, origin in versions.get("components", {}).items():
         role, _, kind = component.partition(":")
-        (components,) = (r for r in registry.REGISTRIES if r.role == role)
-        if kind not in components:
-            absent.append((component, origin["distribution"], origin["version"]))
-    installable = [f"{name}=={version}" for _, name, version in absent if version]
+        distribution, version = origin["distribution"], origin["version"]
+        if not re.fullmatch(r"[\w.-]+ [\w.!+-]*", f"{distribution} {version}", re.ASCII):
+            raise ValueError(f"{distribution!r:.80} {version!r:.80} is no distribution and version")
+        found.append(Recorded(registries[role], kind, distribution, version))
+    return found
+
+
+def _changes(recorded: Iterable[Recorded]) -> list[Recorded]:
+    """Return the components whose plugin is here, but in another version or of another distribution."""
+    changed = []
+    for component in recorded:
+        if component.kind in component.components:
+            now = component.components.origin(component.kind)
+            same = (now.distribution, now.version) == component[2:]
+            own = now.distribution == component.distribution == "vaekit"
+            scripted = not now.version and not component.version
+            changed += [] if same or own or scripted else [component]
+    return changed
+
+
+def _told(changes: Iterable[Recorded]) -> str:
+    return "; ".join(f"{change}, here from {change.components.origin(change.kind)}" for change in changes)
+
+
+def _install(components: Iterable[Recorded]) -> str | None:
+    names = sorted({f"{c.distribution}=={c.version}" for c in components if c.version and c.distribution != "vaekit"})
+    return f"pip install {' '.join(names)}" if names else None
+
+
+def _missing_component(path: Path, error: UnknownComponentError, recorded: Iterable[Recorded]) -> CheckpointError:
+    absent = [component for component in recorded if component.kind not in component.components]
+    remedy = _install(absent)
+    remedy = f"{remedy}, if you trust who wrote the file" if remedy else "define and register it before loading"
     return CheckpointError(
         f"{path} uses components that are not here: {error.message}",
-        given=", ".join(f"{component} from {name} {version}".strip() for component, name, version in absent),
-        remedy=f"pip install {' '.join(installable)}" if installable else "define and register it before loading",
+        given=", ".join(map(str, absent)) or None,
+        remedy=remedy if plugins.enabled() else f"{remedy}; plugins are switched off",
     )
 
 
@@ -145,12 +200,18 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     ]
     if different:
         shown = "\n            ".join(sorted(different)[:8])
+        changes = _changes_of(path)
         raise CheckpointError(
             f"the weights in {path} are of another architecture ({len(different)} differences)",
-            given=shown,
-            remedy="load it with the spec and the versions that it was trained with",
+            given=shown + (f"\n            {_told(changes)}" if changes else ""),
+            remedy=_install(changes) or "load it with the spec and the versions that it was trained with",
         )
     module.load_state_dict(dict(tensors))
+
+
+def _changes_of(path: Path) -> list[Recorded]:
+    with safe_open(path, framework="pt") as file:
+        return _changes(_recorded(json.loads(file.metadata()[FORMAT])["versions"]))
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -27,17 +26,15 @@ from vaekit.streams import Streams
 from vaekit.training import checkpoint
 from vaekit.training.checks import check_data, is_binary
 from vaekit.training.folder import RunFolder, check_space
-from vaekit.training.memory import keep_freed_memory
+from vaekit.training.meter import Meter
 from vaekit.training.pictures import TrainingPictures
+from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, threads
 from vaekit.training.report import Reporter, Silent, Start
+from vaekit.training.world import World
 
 CHECK_EVERY = 50
 """Steps between looks at the loss on a device where a look stops the pipeline; on the CPU each step is looked at."""
 REPORT_SECONDS = 0.25
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user stopped the run; a checkpoint was saved."""
 
 
 @dataclass
@@ -59,31 +56,6 @@ class Position:
     seconds: float = 0.0
 
 
-class Meter:
-    """Sums of named numbers that stay on the device until somebody reads them."""
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.sums: Tensor | None = None
-        self.count = 0
-
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Add one step's numbers, each 0-d."""
-        values = torch.stack(list(terms.values()))
-        if self.sums is None:
-            self.names = list(terms)
-            exact = torch.float32 if values.device.type == "mps" else torch.float64
-            self.sums = torch.zeros_like(values, dtype=exact)
-        self.sums += values
-        self.count += 1
-
-    def means(self) -> dict[str, float]:
-        """Return the mean of each number; waits for the device."""
-        if self.sums is None:
-            return {}
-        return dict(zip(self.names, (self.sums / self.count).tolist(), strict=True))
-
-
 class Trainer:
     """Trains the model of a resolved spec in a run folder.
 
@@ -92,14 +64,24 @@ class Trainer:
         splits: Its data.
         folder: The run folder; a checkpoint in it is taken up by ``fit(resume=True)``.
         reporter: Receives the progress.
+        world: The processes that train together; this one alone unless given.
 
     Raises:
         UsageError: The spec does not fit the data.
     """
 
-    def __init__(self, spec: RunSpec, splits: Splits, folder: RunFolder, reporter: Reporter | None = None) -> None:
-        self.spec, self.splits, self.folder, self.reporter = spec, splits, folder, reporter or Silent()
-        train, device = spec.train, torch.device(spec.train.device)
+    def __init__(
+        self,
+        spec: RunSpec,
+        splits: Splits,
+        folder: RunFolder,
+        reporter: Reporter | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.spec, self.splits, self.folder = spec, splits, folder
+        self.world = world or World(device=spec.train.device)
+        self.reporter = reporter if reporter is not None and self.world.leads else Silent()
+        train, device = spec.train, self.world.device
         self.device = device
         self.streams = Streams(train.seed)
         vae = build_vae(spec.model, splits.shape, seed=train.seed)
@@ -113,6 +95,7 @@ class Trainer:
             )
             for player in cast("Iterable[Player]", self.objective.players)
         ]
+        self.forward = self._distributed() if self.world.size > 1 else self.objective
         self.batches = self._batches("train", train=True)
         self.validation = self.evaluation_batches("validation")
         self.position, self.meter = Position(), Meter()
@@ -121,7 +104,7 @@ class Trainer:
         self.pictures = TrainingPictures(spec, folder, self.objective.vae, self.validation, self.streams)
         self.binary = is_binary(spec, splits)
         self.elbo = meaning_of_elbo(vae.likelihood, binary=self.binary)
-        self.interrupted = False
+        self.interruption = Interruption()
         self.saved_at = time.monotonic()
 
     def _batches(self, split: str, *, train: bool) -> Batches:
@@ -135,7 +118,14 @@ class Trainer:
             train=train,
             split=split,
             workers=self.spec.train.workers,
+            rank=self.world.rank,
+            world_size=self.world.size,
         )
+
+    def _distributed(self) -> torch.nn.Module:
+        """Wrap the objective so that backward averages the gradients of all processes."""
+        own = [self.device] if self.device.type == "cuda" else None
+        return torch.nn.parallel.DistributedDataParallel(self.objective, device_ids=own)
 
     # The loop
 
@@ -154,15 +144,16 @@ class Trainer:
             keep_freed_memory()
         check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
         self.reporter.start(self._start(self._resume() if resume else ()))
-        with _threads(self.spec.train.threads), self._stop_on_interrupt():
+        with threads(self.spec.train.threads), self.interruption.listen():
             while self.position.epoch < self.spec.train.epochs:
                 began = time.perf_counter()
                 speed = self._train_epoch()
-                means = self.meter.means()
+                means = self.meter.means(self.world)
                 self._check_finite(means)
-                scores = evaluate(self.objective, self.validation.epoch(0), self.streams, split="validation")
+                scores = self._evaluate(self.validation, "validation")
                 self._check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
-                self.pictures.take(self.position.epoch + 1)
+                if self.world.leads:
+                    self.pictures.take(self.position.epoch + 1)
                 self._end_epoch(means, scores, speed, began)
             return self._finish()
 
@@ -184,23 +175,30 @@ class Trainer:
                 reported = now
                 speed = (position.step - first) * self.spec.train.batch_size / (now - began)
                 self.reporter.step(position.epoch + 1, position.step, speed, self.meter.means())
-            if self.interrupted:
-                self._save(self.folder.last)
-                raise Interrupted
-            if time.monotonic() - self.saved_at > self.spec.train.checkpoint_seconds:
-                self._save(self.folder.last)
+            self._stop_or_save(step)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         taken = position.step - first
         return taken * self.spec.train.batch_size / max(time.perf_counter() - began, 1e-9) if taken else 0.0
 
+    def _stop_or_save(self, step: int) -> None:
+        """Save a checkpoint where one is due; stop where the user asked for it. Processes agree on both every few steps."""
+        if self.world.size > 1 and step % CHECK_EVERY:
+            return
+        due = time.monotonic() - self.saved_at > self.spec.train.checkpoint_seconds
+        interrupted, due = self.world.any(self.interruption.asked, due)
+        if interrupted or due:
+            self._save(self.folder.last)
+        if interrupted:
+            raise Interrupted
+
     def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take one step: everything that it draws or schedules is a function of its number."""
         self.clock.fill_(step / self.batches.steps_per_epoch)
         generator = self.streams.generator("posterior", step, self.device)
-        noise = self.objective.vae.posterior.draw_noise(self.spec.train.batch_size, generator, like=batch.inputs)
+        noise = batch.share(partial(self.objective.vae.posterior.draw_noise, generator=generator, like=batch.inputs))
         with self._autocast():
-            total, terms = self.objective(Inputs(batch.inputs, batch.x, noise, self.clock, batch.y))
+            total, terms = self.forward(Inputs(batch.inputs, batch.x, noise, self.clock, batch.y))
         total.backward()
         factor = self._lr_factor(step)
         for optimizer in self.optimizers:
@@ -240,21 +238,26 @@ class Trainer:
             **{f"validation_{name}": value for name, value in scores.items()},
             "best": improved,
         }
-        self.folder.append_metrics(record)
+        if self.world.leads:
+            self.folder.append_metrics(record)
         self._save(self.folder.last)
         if improved:
             self._save(self.folder.best)
+        if improved and self.world.leads:
             model = checkpoint.without_prefix("vae.", self.objective.state_dict())
             checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
         self.reporter.epoch(record)
-        if self.interrupted and position.epoch < self.spec.train.epochs:
+        (interrupted,) = self.world.any(self.interruption.asked)
+        if interrupted and position.epoch < self.spec.train.epochs:
             raise Interrupted
 
     def _finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the test set; write the animation and the numbers."""
-        self.pictures.animate()
+        self.world.wait()  # the leader has written the best weights
         results = self.load_best().test()
-        write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
+        if self.world.leads:
+            self.pictures.animate()
+            write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
         self.reporter.end(results)
         return results
 
@@ -273,10 +276,12 @@ class Trainer:
         """Return a split's batches for evaluation: in sequence, all of them, not augmented."""
         return self._batches(split, train=False)
 
+    def _evaluate(self, batches: Batches, split: str) -> dict[str, float | list[float]]:
+        return evaluate(self.objective, batches.epoch(0), self.streams, split=split, reduce=self.world.sum)
+
     def test(self, split: str = "test") -> dict[str, Any]:
         """Evaluate the weights as they are on a split."""
-        batches = self.evaluation_batches(split)
-        scores = evaluate(self.objective, batches.epoch(0), self.streams, split=split)
+        scores = self._evaluate(self.evaluation_batches(split), split)
         results: dict[str, Any] = {
             "split": split,
             "num_images": len(getattr(self.splits, split)),
@@ -293,18 +298,21 @@ class Trainer:
 
     def _save(self, path: Path) -> None:
         self._check_finite(self.meter.means())
+        self.saved_at = time.monotonic()
+        meter = None if self.meter.sums is None else self.world.sum(self.meter.sums.clone()) / self.world.size
+        if not self.world.leads:
+            return
         optimizers = checkpoint.optimizer_tensors(self.optimizers)
         tensors = checkpoint.with_prefix("objective.", self.objective.state_dict())
         tensors |= checkpoint.with_prefix("optimizer.", optimizers)
-        if self.meter.sums is not None:
-            tensors["meter"] = self.meter.sums
+        if meter is not None:
+            tensors["meter"] = meter
         state = asdict(self.position) | {
             "meter_names": self.meter.names,
             "meter_count": self.meter.count,
             "threads": self.spec.train.threads,
         }
         checkpoint.save(path, tensors, self.spec, self.splits.shape, state)
-        self.saved_at = time.monotonic()
 
     def _resume(self) -> tuple[str, ...]:
         """Take up the last checkpoint of the run folder; return what differs from when it was saved.
@@ -320,7 +328,8 @@ class Trainer:
         names, count, threads = state.pop("meter_names"), state.pop("meter_count"), state.pop("threads")
         self.position = Position(**state)
         self.meter.names, self.meter.count, self.meter.sums = names, count, tensors.get("meter")
-        self.folder.cut_metrics(self.position.epoch)
+        if self.world.leads:
+            self.folder.cut_metrics(self.position.epoch)
         now = {"torch": torch.__version__, "threads": self.spec.train.threads}
         then = {"torch": header.versions["torch"], "threads": threads}
         return tuple(f"{key} was {then[key]}, now {now[key]}: not bit-exact" for key in now if now[key] != then[key])
@@ -350,6 +359,7 @@ class Trainer:
     def _start(self, notes: tuple[str, ...]) -> Start:
         data = {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")}
         threads = f", {self.spec.train.threads} threads" if self.device.type == "cpu" else ""
+        processes = f", {self.world.size} processes" if self.world.size > 1 else ""
         return Start(
             run=str(self.folder.path),
             epochs=self.spec.train.epochs,
@@ -357,41 +367,11 @@ class Trainer:
             first_epoch=self.position.epoch,
             num_images=data,
             num_parameters=sum(p.numel() for p in self.objective.parameters()),
-            device=f"{self.device.type}{threads}, {self.spec.train.precision}",
+            device=f"{self.device.type}{threads}, {self.spec.train.precision}{processes}",
             elbo=self.elbo,
             notes=notes,
         )
 
-    @contextmanager
-    def _stop_on_interrupt(self) -> Iterator[None]:
-        """Let the first Ctrl-C end the run after the step in hand; a second one stops at once."""
-
-        def stop(signum: int, frame: FrameType | None) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        try:
-            before = signal.signal(signal.SIGINT, stop)
-        except ValueError:  # not in the main thread: whoever owns it handles Ctrl-C
-            yield
-            return
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
 
 def _with_elbo(means: Mapping[str, float]) -> dict[str, float]:
     return dict(means) | ({"elbo": -(means["reconstruction"] + means["kl"])} if "kl" in means else {})
-
-
-@contextmanager
-def _threads(num: int | None) -> Iterator[None]:
-    """Compute with ``num`` threads of the CPU: sums depend on their number in the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

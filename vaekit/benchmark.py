@@ -1,0 +1,118 @@
+"""Measurements of speed, with the machine and the versions that they belong to."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vaekit import __version__
+from vaekit.export.latency import latencies
+from vaekit.export.parts import part_of
+from vaekit.export.reading import OnnxFile
+from vaekit.run import Run
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """Return what a measurement depends on besides the code: processor, threads and versions."""
+    import onnxruntime
+
+    return {
+        "processor": processor(),
+        "threads": threads,
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {
+            "vaekit": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "onnxruntime": onnxruntime.__version__,
+        },
+    }
+
+
+def processor() -> str:
+    """Return the name of the processor, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def onnx_latency(
+    path: str | Path,
+    run: str | Path | None = None,
+    *,
+    batches: Sequence[int] = (1, 8, 64),
+    threads: int | None = None,
+    seconds: float = 1.0,
+) -> dict[str, Any]:
+    """Time an exported file in ONNX Runtime against the same part of the model in eager torch, in turns.
+
+    Args:
+        path: The file.
+        run: Where its weights are; the folder that it lies in unless given. Without weights only the file is timed.
+        batches: Batch sizes.
+        threads: Of either; as many as torch takes unless given.
+        seconds: For each of the two at each batch size.
+
+    Returns:
+        ``rows``, one a batch size: milliseconds of ``onnx`` and ``torch`` (median, quartiles, calls) and ``speedup``, the ratio
+        of the medians; the file, its size and precision; the environment.
+
+    Raises:
+        ExportError: The file is no export of vaekit.
+        CheckpointError: ``run`` was given and is no run.
+    """
+    file = OnnxFile(path)
+    threads = threads or torch.get_num_threads()
+    folder = file.path.parent if run is None else Path(run)
+    trained = Run(folder).trained() if run is not None or (folder / "spec.yaml").is_file() else None
+    name, before = file.metadata["part"], torch.get_num_threads()
+    function = file.load(threads)
+    module = part_of(trained, name).module if trained is not None else None
+    rows = []
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                inputs = torch.rand(batch, *file.metadata["input"]["shape"][1:], generator=torch.Generator().manual_seed(0))
+                functions: dict[str, Callable[[], object]] = {"onnx": partial(function, inputs.numpy())}
+                if module is not None:
+                    functions["torch"] = partial(module, inputs)
+                rows.append(_row(batch, functions, seconds))
+    finally:
+        torch.set_num_threads(before)
+    about = {"file": file.path.name, "part": name, "precision": file.metadata["precision"], "bytes": file.size}
+    return {**about, "rows": rows, "environment": environment(threads)}
+
+
+def _row(batch: int, functions: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Any]:
+    times = latencies(functions, seconds=seconds)
+    row: dict[str, Any] = {"batch": batch, **{name: asdict(time) for name, time in times.items()}}
+    if "torch" in times:
+        row["speedup"] = times["torch"].median / times["onnx"].median
+    return row
+
+
+def onnx_table(result: Mapping[str, Any]) -> str:
+    """Write what `onnx_latency` returns for a reader."""
+    machine = result["environment"]
+    lines = [
+        f"{result['file']}: {result['part']}, {result['precision']}, {result['bytes']:,} bytes",
+        f"{machine['processor']}, {machine['threads']} threads; milliseconds, median (quartiles)",
+        f"{'batch':>6}  {'ONNX Runtime':>24}  {'torch eager':>24}  speed-up",
+    ]
+    for row in result["rows"]:
+        cells = [_cell(row[name]) if name in row else "no weights at hand" for name in ("onnx", "torch")]
+        ratio = f"{row['speedup']:.2f}" if "speedup" in row else ""
+        lines.append(f"{row['batch']:>6}  {cells[0]:>24}  {cells[1]:>24}  {ratio:>8}")
+    return "\n".join(lines)
+
+
+def _cell(time: Mapping[str, float]) -> str:
+    return f"{time['median']:.3f} ({time['lower']:.3f}-{time['upper']:.3f})"

@@ -1,0 +1,23 @@
+"""``vaekit verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A file that `vaekit export --onnx` wrote.")],
+    run: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="The run that it came from, to compare it with.", show_default=False)
+    ] = None,
+) -> None:
+    """Check that an exported ONNX file is whole, and that it equals the model of a run."""
+    from vaekit.export.verification import verify as verify_file
+    from vaekit.run import Run
+
+    parity = verify_file(file, None if run is None else Run(run).trained())
+    other = "itself over batch sizes; with --run it is compared with the model" if run is None else f"the model of {run}"
+    typer.echo(f"{file} is whole; compared with {other}\n  largest difference {parity}")

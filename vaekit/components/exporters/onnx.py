@@ -1,0 +1,118 @@
+"""The exporter ``onnx``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import onnx
+from pydantic import Field
+
+from vaekit.errors import UsageError
+from vaekit.export import metadata as about
+from vaekit.export.graph import to_onnx
+from vaekit.export.latency import latencies
+from vaekit.export.parity import TOLERANCES, Exported, compare, torch_function
+from vaekit.export.parts import Part, PartName, part_of
+from vaekit.export.reading import OnnxFile
+from vaekit.export.staging import staged
+from vaekit.export.weights import halve, left_in_float, quantize
+from vaekit.interfaces import Exporter
+from vaekit.registry import exporters
+
+if TYPE_CHECKING:
+    from vaekit.export.trained import Trained
+
+LARGEST = 2**31 - 2**20
+"""Bytes of weights that fit into one file: a protobuf message holds less than 2 GiB."""
+
+
+@exporters("onnx")
+class Onnx(Exporter):
+    """ONNX, for ONNX Runtime in Python, Node, browsers and elsewhere: one file, any batch size, verified against the model.
+
+    A JSON file of the same name lies beside it, with what an application must know: shapes, names, a range and the KL of every
+    latent. The defaults, opset 18 and IR version 8, are read by ONNX Runtime from 1.17 on, its web build and its CUDA provider.
+    Two exports of one model are equal to the byte.
+
+    Args:
+        opset: Version of ONNX's operators.
+        fp16: Whether weights are stored in half precision, which halves the file; inputs, outputs and arithmetic stay fp32.
+        int8: Whether layers compute on 8-bit integers where ONNX Runtime can: an experiment, its error and speed are told.
+        licence: Licence of the model, kept in the metadata, as CC-BY-4.0.
+    """
+
+    suffix: ClassVar[str] = ".onnx"
+
+    def __init__(
+        self,
+        *,
+        opset: Annotated[int, Field(ge=18, le=23)] = 18,
+        fp16: bool = False,
+        int8: bool = False,
+        licence: str | None = None,
+    ) -> None:
+        if fp16 and int8:
+            raise UsageError("a model has one precision", given="fp16 and int8", remedy="choose one of them")
+        self.opset, self.licence = opset, licence
+        self.precision: about.Precision = "int8" if int8 else "fp16" if fp16 else "fp32"
+
+    def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
+        subject = part_of(trained, part)
+        metadata = about.describe(trained, subject, precision=self.precision, licence=self.licence)
+        model = to_onnx(subject, self.opset)
+        _warn_of_slow_operations(model, part)
+        if self.precision == "fp16":
+            halve(model)
+        about.attach(model, metadata)
+        with staged(path) as temporary:
+            notes = _save(model, temporary)
+            if self.precision == "int8":
+                notes += _quantized(temporary, subject, metadata)
+            file = OnnxFile(temporary)
+            parity = compare(
+                file.function,
+                torch_function(subject),
+                subject.examples.numpy(),
+                relative=subject.relative,
+                tolerance=TOLERANCES[self.precision],
+            ).require(
+                f"the exported {part} differs from the model, so it was not written",
+                remedy="see whether its forward depends on the batch size"
+                + (", or export without --fp16" if self.precision == "fp16" else ""),
+            )
+            temporary.with_suffix(".json").write_text(about.as_text(metadata), "utf-8")
+            size = file.size
+        return Exported(path, size, parity, notes)
+
+
+def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= LARGEST:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return ()
+    data = f"{path.name}.data"
+    onnx.save_model(model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data)
+    return (f"the weights exceed 2 GB, which one ONNX file cannot hold: they lie in {data}, which must stay beside it",)
+
+
+def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Replace a float32 file by its 8-bit version; return what became of the speed."""
+    examples = part.examples.numpy()
+    functions = {"fp32": OnnxFile(path).load()}
+    model = quantize(path, examples)
+    about.attach(model, metadata)
+    notes = ("int8 is an experiment", left_in_float(model), *_save(model, path))
+    functions["int8"] = OnnxFile(path).load()
+    for inputs in (examples[:1], examples):
+        times = latencies({name: partial(function, inputs) for name, function in functions.items()}, seconds=0.3)
+        notes += (f"batch {len(inputs)}: {times['int8'].median:.3g} ms, fp32 {times['fp32'].median:.3g} ms",)
+    return notes
+
+
+def _warn_of_slow_operations(model: onnx.ModelProto, part: PartName) -> None:
+    modes = [a.s for node in model.graph.node if node.op_type == "Resize" for a in node.attribute if a.name == "mode"]
+    if b"cubic" in modes:
+        warnings.warn(f"the {part} resizes bicubically, which ONNX Runtime does 4-5 times slower than bilinearly", stacklevel=2)

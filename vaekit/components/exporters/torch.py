@@ -1,0 +1,59 @@
+"""The exporter ``torch``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from vaekit.export import metadata as about
+from vaekit.export.graph import trace
+from vaekit.export.parity import TOLERANCE, Array, Exported, compare, torch_function
+from vaekit.export.parts import PartName, part_of
+from vaekit.export.staging import staged
+from vaekit.interfaces import Exporter
+from vaekit.registry import exporters
+
+if TYPE_CHECKING:
+    from vaekit.export.trained import Trained
+
+
+@exporters("torch")
+class Torch(Exporter):
+    """PyTorch's own format, .pt2: runs in torch without vaekit and without the components' code; any batch size, verified.
+
+    ``torch.export.load(path).module()`` gives the function. The metadata are in the file, under the name ``vaekit``.
+
+    Args:
+        licence: Licence of the model, kept in the metadata, as CC-BY-4.0.
+    """
+
+    suffix: ClassVar[str] = ".pt2"
+
+    def __init__(self, *, licence: str | None = None) -> None:
+        self.licence = licence
+
+    def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
+        subject = part_of(trained, part)
+        metadata = about.describe(trained, subject, precision="fp32", licence=self.licence)
+        program = trace(subject)
+        for node in program.graph.nodes:  # where the source lay on this machine
+            node.meta.pop("stack_trace", None)
+        with staged(path) as temporary:
+            torch.export.save(program, temporary, extra_files={about.KEY: json.dumps(metadata, ensure_ascii=False)})
+            module = torch.export.load(temporary).module()
+
+            def run(inputs: Array) -> list[Array]:
+                with torch.no_grad():
+                    result = module(torch.from_numpy(inputs))
+                return [result.numpy()] if isinstance(result, torch.Tensor) else [output.numpy() for output in result]
+
+            examples = subject.examples.numpy()
+            parity = compare(run, torch_function(subject), examples, relative=subject.relative, tolerance=TOLERANCE).require(
+                f"the exported {part} differs from the model, so it was not written",
+                remedy="see whether its forward depends on the batch size",
+            )
+            size = temporary.stat().st_size
+        return Exported(path, size, parity)

@@ -1,0 +1,162 @@
+"""From a part of a model to an ONNX graph that says nothing of where it came from."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import torch
+from onnx.helper import find_min_ir_version_for
+from torch.export import Dim, ExportedProgram
+
+from vaekit import __version__
+from vaekit.errors import ExportError
+from vaekit.export.parts import Part
+
+BATCH = "batch"
+
+
+def trace(part: Part) -> ExportedProgram:
+    """Record what a part computes, for batches of any size.
+
+    Raises:
+        ExportError: Its computation depends on values or on the size of the batch.
+    """
+    try:
+        with silence():
+            return torch.export.export(part.module, (part.examples[:2],), dynamic_shapes=({0: Dim(BATCH)},))
+    except Exception as error:
+        text = str(error)
+        code = re.findall(r'File "[^"]+", line \d+, in \w+\n\s+(\S.*)', text)
+        raise ExportError(
+            f"the {part.name} cannot be traced for batches of any size",
+            given=text.partition("\n")[0] + (f", at `{code[-1]}`" if code else ""),
+            expected="tensor operations that branch on no values and on no batch size",
+            remedy="--debug shows all that torch says",
+        ) from error
+
+
+def to_onnx(part: Part, opset: int) -> onnx.ModelProto:
+    """Return a part as an ONNX model with a dynamic batch, free of paths, class names and everything else that varies.
+
+    Raises:
+        ExportError: It cannot be traced, or has an operation that ONNX lacks; the message names operation and module.
+    """
+    program = trace(part)
+    try:
+        with silence():
+            converted = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[part.input.name],
+                output_names=[port.name for port in part.outputs],
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        raise _unsupported(part, program, error) from error
+    assert converted is not None
+    model: onnx.ModelProto = converted.model_proto
+    return canonical(model, keep={name for name, _ in part.module.state_dict().items()})
+
+
+def canonical(model: onnx.ModelProto, keep: set[str]) -> onnx.ModelProto:
+    """Return a model without metadata, its nodes and values named by operation and order, but for those in ``keep``.
+
+    The lowest IR version that the opset allows is declared: runtimes refuse a version that they do not know.
+    """
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    _strip(model)
+    graph = model.graph
+    del graph.value_info[:]
+    names = {value.name: value.name for value in (*graph.input, *graph.output)}
+    fixed = [tensor.name for tensor in graph.initializer if tensor.name not in keep]
+    names |= {tensor.name: tensor.name for tensor in graph.initializer} | {name: f"constant_{i}" for i, name in enumerate(fixed)}
+    _rename(graph, names, counter=iter(range(10**9)))
+    graph.name = "vaekit"
+    for value in (*graph.input, *graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    opset = next(entry.version for entry in model.opset_import if not entry.domain)
+    used = {node.domain for node in graph.node} | {""}
+    for entry in [entry for entry in model.opset_import if entry.domain not in used]:
+        model.opset_import.remove(entry)
+    model.ir_version = find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    model.producer_name, model.producer_version = "vaekit", __version__
+    return model
+
+
+def _strip(message: Any) -> None:
+    """Clear metadata and documentation of a protobuf message and of all within."""
+    for field, value in message.ListFields():
+        if field.name in {"metadata_props", "doc_string"}:
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for each in [value] if hasattr(value, "ListFields") else value:
+                _strip(each)
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str], counter: Iterator[int]) -> None:
+    for tensor in graph.initializer:
+        tensor.name = names.setdefault(tensor.name, tensor.name)
+    for node in graph.node:
+        node.name = f"{node.op_type}_{next(counter)}"
+        for i, output in enumerate(node.output):
+            if output:
+                names.setdefault(output, node.name if i == 0 else f"{node.name}_{i}")
+        for values in (node.input, node.output):
+            values[:] = [names.get(value, value) for value in values]
+        attributes = sorted(node.attribute, key=lambda attribute: attribute.name)
+        del node.attribute[:]
+        node.attribute.extend(attributes)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, names, counter)
+    for value in (*graph.input, *graph.output):
+        value.name = names.setdefault(value.name, value.name)
+
+
+def _unsupported(part: Part, program: ExportedProgram, error: Exception) -> ExportError:
+    """Find the operation that stopped the conversion, and the module that it is called from."""
+    messages = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(messages)
+    operation = re.search(r"OpOverload\(op='([^']+)'", text) or re.search(r"target=torch\.ops\.([\w.]+)", text)
+    if operation is None:
+        return ExportError(f"the {part.name} cannot be written as ONNX", given=messages[-1].partition("\n")[0])
+    name = operation[1]
+    stem = name.partition(".")[2]
+    modules = [
+        list(node.meta["nn_module_stack"].values())[-1]
+        for node in program.graph.nodes
+        if stem in str(node.target) and node.meta.get("nn_module_stack")
+    ]
+    where = [f"{path or part.name} ({cls if isinstance(cls, str) else cls.__qualname__})" for path, cls in modules]
+    return ExportError(
+        f"the {part.name} has an operation that cannot be written as ONNX: {name}",
+        given=f"in module {where[0]}" if where else None,
+        remedy="replace it by operations that ONNX has",
+    )
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep the exporter's own warnings and logs from the user: what matters becomes an error or is verified."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,85 @@
+"""Whether an exported file is whole and right, long after it was written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vaekit.errors import ExportError
+from vaekit.export import metadata as about
+from vaekit.export.parity import TOLERANCE, TOLERANCES, Array, Function, Parity, compare, torch_function
+from vaekit.export.parts import part_of
+from vaekit.export.reading import REMEDY, OnnxFile
+
+if TYPE_CHECKING:
+    from vaekit.export.trained import Trained
+
+NUM_EXAMPLES = 64
+
+
+def verify(path: str | Path, trained: Trained | None = None) -> Parity:
+    """Check an exported ONNX file: alone, or against the model that it came from.
+
+    Alone: it is a valid model of vaekit's, the file beside it agrees, shapes are what the metadata say, images are within
+    [0, 1], and every row is the same whether it is computed alone or in a batch.
+
+    Args:
+        path: The file.
+        trained: The model; its outputs are compared with the file's as at export.
+
+    Raises:
+        ExportError: One of these does not hold; the message says which, with the numbers.
+    """
+    file = OnnxFile(path)
+    _check_sidecar(file)
+    if trained is None:
+        examples = _examples(file.metadata)
+        outputs = file.function(examples)
+        _check_outputs(file, outputs)
+        return compare(
+            file.function, _rows_of(outputs, examples), examples, relative=file.metadata["part"] == "encoder", tolerance=TOLERANCE
+        ).require(f"what {file.path} gives for an example depends on the batch", remedy=REMEDY)
+    part = part_of(trained, file.metadata["part"])
+    expected = about.describe(trained, part, precision="fp32", licence=None)
+    for key in ("latent_size", "image_shape", "outputs"):
+        if file.metadata[key] != expected[key]:
+            raise ExportError(f"{file.path} is not of this run: {key} differ", given=file.metadata[key], expected=expected[key])
+    return compare(
+        file.function,
+        torch_function(part),
+        part.examples.numpy(),
+        relative=part.relative,
+        tolerance=TOLERANCES[file.metadata["precision"]],
+    ).require(f"{file.path} differs from the model of the run", remedy=REMEDY)
+
+
+def _check_sidecar(file: OnnxFile) -> None:
+    sidecar = file.path.with_suffix(".json")
+    if sidecar.is_file() and sidecar.read_text("utf-8") != about.as_text(file.metadata):
+        raise ExportError(f"{sidecar} does not belong to {file.path}", remedy=REMEDY)
+
+
+def _examples(metadata: dict[str, Any]) -> Array:
+    rng = np.random.default_rng(0)
+    if metadata["part"] != "decoder":
+        return rng.random((NUM_EXAMPLES, *metadata["image_shape"]), dtype=np.float32)
+    mean, std = (np.array([latent[key] for latent in metadata["latents"]], np.float32) for key in ("mean", "std"))
+    return mean + std * rng.standard_normal((NUM_EXAMPLES, len(mean)), dtype=np.float32)
+
+
+def _check_outputs(file: OnnxFile, outputs: Any) -> None:
+    expected = [(NUM_EXAMPLES, *output["shape"][1:]) for output in file.metadata["outputs"]]
+    given = [output.shape for output in outputs]
+    if given != expected:
+        raise ExportError(f"{file.path} gives other shapes than its metadata say", given=given, expected=expected, remedy=REMEDY)
+    if file.metadata["part"] != "encoder" and not all(output.min() >= 0 and output.max() <= 1 for output in outputs):
+        given = [f"{output.min():g} to {output.max():g}" for output in outputs]
+        raise ExportError(f"{file.path} gives images outside their range", given=", ".join(given), expected="0 to 1")
+
+
+def _rows_of(outputs: Any, examples: Array) -> Function:
+    """Return the function that looks known examples up."""
+    rows = {example.tobytes(): i for i, example in enumerate(examples)}
+    return lambda inputs: [output[[rows[example.tobytes()] for example in inputs]] for output in outputs]

@@ -1,0 +1,36 @@
+"""Running sums of what a step reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from vaekit.training.world import World
+
+
+class Meter:
+    """Sums of named numbers that stay on the device until somebody reads them."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.sums: Tensor | None = None
+        self.count = 0
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Add one step's numbers, each 0-d."""
+        values = torch.stack(list(terms.values()))
+        if self.sums is None:
+            self.names = list(terms)
+            exact = torch.float32 if values.device.type == "mps" else torch.float64
+            self.sums = torch.zeros_like(values, dtype=exact)
+        self.sums += values
+        self.count += 1
+
+    def means(self, world: World | None = None) -> dict[str, float]:
+        """Return the mean of each number, over all processes of a world if one is given; waits for the device."""
+        if self.sums is None:
+            return {}
+        sums = self.sums if world is None else world.sum(self.sums.clone()) / world.size
+        return dict(zip(self.names, (sums / self.count).tolist(), strict=True))

@@ -1,0 +1,90 @@
+"""The processes that train one model together: started by torchrun, joined by torch.distributed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+class World:
+    """This process among those that train together; one alone unless `join` finds others.
+
+    Args:
+        rank: Number of this process, from 0.
+        size: How many there are.
+        device: Where this process computes.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, device: torch.device | str = "cpu") -> None:
+        self.rank, self.size, self.device = rank, size, torch.device(device)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes files and talks to the user."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Add a tensor of all processes, in place, and return it."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Return, for each flag, whether it is set in any process."""
+        if self.size == 1:
+            return list(flags)
+        return [bool(count) for count in self.sum(torch.tensor(flags, dtype=torch.int32, device=self.device)).tolist()]
+
+    def share_text(self, text: str) -> str:
+        """Return what the leading process gives."""
+        if self.size == 1:
+            return text
+        data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
+        length = torch.tensor([len(data)], device=self.device)
+        dist.broadcast(length, 0)
+        if not self.leads:
+            data = torch.empty(int(length), dtype=torch.uint8, device=self.device)
+        dist.broadcast(data, 0)
+        return bytes(data.tolist()).decode()
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Let the leading process do something before the others, such as a download."""
+        if not self.leads:
+            self.wait()
+        yield
+        if self.leads:
+            self.wait()
+
+
+@contextmanager
+def join(device: str) -> Iterator[World]:
+    """Join the processes that torchrun started, if it did; leave them at the end.
+
+    Args:
+        device: Kind of device to compute on; of several GPUs each process of a machine takes its own.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or not dist.is_available():
+        yield World(device=device)
+        return
+    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    world = World(dist.get_rank(), size, place)
+    try:
+        yield world
+        world.wait()  # a group that one process leaves while another still speaks aborts that other
+    finally:
+        dist.destroy_process_group()

@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from pydantic import ValidationError
 
 from vaekit import registry
-from vaekit.assembly import build_vae, resolve, resolve_device
+from vaekit.assembly import build_vae, resolve, resolve_compile, resolve_device
 from vaekit.data import Splits
 from vaekit.data.images import Fit
 from vaekit.errors import UsageError, VaekitError
@@ -23,10 +22,8 @@ from vaekit.export.parts import PartName
 from vaekit.export.trained import Trained, latents_of
 from vaekit.files import write_text
 from vaekit.options import build_spec
-from vaekit.pictures.grid import grid, pairs, write_png
-from vaekit.pictures.images import read_images
+from vaekit.pictures.album import Album
 from vaekit.specs import RunSpec, parse_spec, read_spec, spec_error
-from vaekit.streams import Streams
 from vaekit.training import checkpoint
 from vaekit.training.folder import RunFolder
 from vaekit.training.report import Reporter
@@ -69,6 +66,7 @@ def train(
     with join(resolved.train.device) as world:
         with world.leader_first():
             splits = _load_splits(resolved)
+        resolved = resolve_compile(resolved, splits.shape, len(splits.train))
         folder = RunFolder.create(resolved, out).path if world.leads else ""
         trainer = Trainer(resolved, splits, RunFolder(world.share_text(str(folder))), reporter, world)
         trainer.fit()
@@ -161,37 +159,18 @@ class Run:
         write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
         return results
 
-    def sample(self, num: int = 36, *, seed: int = 0, temperature: float = 1.0, out: str | Path | None = None) -> Path:
-        """Write a PNG grid of images decoded from prior draws; return its path.
+    @cached_property
+    def pictures(self) -> Album:
+        """What can be drawn of the best model: samples, traversals, scatter plots and more, a method each."""
+        return Album(self)
 
-        Args:
-            num: How many images.
-            seed: Of the draws.
-            temperature: Factor on the prior's noise.
-            out: The file; ``samples/seed-<seed>.png`` in the run folder unless given.
-        """
-        path = self._out(out, self.folder.samples / f"seed-{seed}.png")
-        images = self.vae().sample(num, temperature=temperature, generator=Streams(seed).generator("sample"))
-        write_png(grid(images), path)
-        return path
+    def sample(self, num: int = 36, *, seed: int = 0, temperature: float = 1.0, out: str | Path | None = None) -> Path:
+        """Write a PNG grid of images decoded from prior draws; return its path. See `Album.sample`."""
+        return self.pictures.sample(num, seed=seed, temperature=temperature, out=out)
 
     def reconstruct(self, images: Sequence[str | Path], *, fit: Fit | None = None, out: str | Path | None = None) -> Path:
-        """Write a PNG grid of images, each with its reconstruction below; return its path.
-
-        Args:
-            images: Files, or folders of files.
-            fit: ``crop``, ``pad`` or ``stretch`` brings pictures of other sizes to the model's; they are refused otherwise.
-            out: The file; ``reconstructions/given.png`` in the run folder unless given.
-
-        Raises:
-            DataError: A file is unreadable or of another size than the model's images.
-        """
-        vae, path = self.vae(), self._out(out, self.folder.reconstructions / "given.png")
-        originals = read_images([Path(image) for image in images], vae.image_shape, fit=fit)
-        with torch.no_grad():
-            reconstructions = torch.cat([vae.reconstruct(chunk) for chunk in originals.split(64)])
-        write_png(pairs(originals, reconstructions), path)
-        return path
+        """Write a PNG grid of images, each with its reconstruction below; return its path. See `Album.reconstruct`."""
+        return self.pictures.reconstruct(images, fit=fit, out=out)
 
     def trained(self) -> Trained:
         """Load the best model with what is known of it, as exporters take it.
@@ -241,15 +220,6 @@ class Run:
         train_spec = resolve_device(self.spec.train.model_copy(update={"device": device}))
         spec = self.spec.model_copy(update={"train": train_spec})
         return Trainer(spec, self.splits, self.folder).load_best()
-
-    @staticmethod
-    def _out(out: str | Path | None, default: Path) -> Path:
-        path = Path(out) if out is not None else default
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"cannot write {path}", given=error.strerror) from None
-        return path
 
 
 def _load_model(file: Path) -> tuple[VAE, checkpoint.Header]:

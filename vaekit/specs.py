@@ -135,6 +135,9 @@ class TrainSpec(Spec):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute; auto takes CUDA, MPS, CPU.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic; auto takes bf16 on CUDA, else fp32.")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="Whether to compile the training step; auto does where it is known to pay, on a CPU for long runs of CNNs."
+    )
     workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes that decode images which do not fit in memory.")
     pictures: Literal["auto", "none"] | tuple[PositiveInt, ...] = Field(
         "auto", description="Epochs whose reconstructions and samples are kept, as 1,2,10."

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import vaekit
 from vaekit import registry
-from vaekit.errors import CheckpointError, DataError, DivergenceError, UsageError
+from vaekit.errors import CheckpointError, DataError, DivergenceError, UsageError, VaekitError
 from vaekit.interfaces import Loss
 from vaekit.training import checkpoint
 from vaekit.training.process import Interrupted
@@ -382,3 +382,47 @@ def test_sample_and_reconstruct_write_pictures(images, tmp_path):
     with pytest.raises(DataError, match=r"large\.png is not of the size"):
         run.reconstruct([tmp_path / "large.png"])
     assert run.reconstruct([tmp_path / "large.png"], fit="crop").is_file()
+
+
+@pytest.mark.slow
+def test_a_compiled_run_equals_the_eager_one_up_to_rounding(images, tmp_path):
+    runs = [vaekit.train(**options(images, compile=c), out=tmp_path / c) for c in ("off", "on")]
+    assert [run.spec.train.compile for run in runs] == ["off", "on"]
+    for mine, theirs in zip(*(run.metrics() for run in runs), strict=True):
+        for name in ("train_loss", "train_kl", "validation_loss"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+def test_compilation_is_chosen_by_the_work_of_the_run_and_only_for_convolutions():
+    from vaekit.assembly import resolve, resolve_compile
+    from vaekit.options import build_spec
+
+    def choice(num_images, **given):
+        return resolve_compile(resolve(build_spec({}, {"device": "cpu", **given})), (1, 28, 28), num_images).train.compile
+
+    assert choice(10**9, encoder="mlp") == "off"
+    assert choice(1000, encoder="cnn", epochs=1) == "off"
+    assert choice(10**7, encoder="cnn", epochs=100) == "on"
+    assert choice(10**7, encoder="cnn", compile="off") == "off"
+
+
+def test_compiling_without_a_compiler_is_refused_when_asked_for_and_not_chosen_otherwise(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("vaekit.assembly.has_cpp_compiler", lambda: False)
+    with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
+        vaekit.train(**options(images, compile="on"), out=tmp_path / "run")
+    monkeypatch.setattr("vaekit.assembly.COMPILE_FLOPS", 0)
+    assert (
+        vaekit.train(
+            **options(images, encoder="cnn", epochs=1) | {"encoder.hidden": (8,)}, out=tmp_path / "run"
+        ).spec.train.compile
+        == "off"
+    )
+
+
+def test_a_full_disk_is_noticed_before_training(images, tmp_path, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(VaekitError, match="too full"):
+        vaekit.train(**options(images), out=tmp_path / "run")

@@ -12,7 +12,27 @@ from typing import Annotated
 import typer
 
 from vaekit import __version__
-from vaekit.cli import bench, components, evaluate, export, plugins, reconstruct, resume, sample, schema, train, verify
+from vaekit.cli import (
+    bench,
+    compare,
+    components,
+    evaluate,
+    export,
+    interpolate,
+    manifold,
+    morph,
+    plugins,
+    reconstruct,
+    report,
+    resume,
+    sample,
+    scatter,
+    schema,
+    train,
+    traverse,
+    variations,
+    verify,
+)
 from vaekit.errors import VaekitError
 from vaekit.plugins import switched_off
 
@@ -66,8 +86,10 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["export"]:
         exporting, arguments[1:] = export.command(arguments[1:])
     app.command("export")(exporting)
-    for module in (resume, sample, reconstruct, evaluate, verify, bench):
+    for module in (resume, evaluate, verify, bench, report):
         app.command()(getattr(module, module.__name__.rpartition(".")[2]))
+    for module in (sample, reconstruct, interpolate, traverse, manifold, scatter, variations, morph, compare):
+        app.command(rich_help_panel="Pictures")(getattr(module, module.__name__.rpartition(".")[2]))
     app.add_typer(components.build(add_help_option=help_option), name="components")
     app.add_typer(plugins.app, name="plugins")
     app.command()(schema.schema)

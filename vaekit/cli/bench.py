@@ -12,7 +12,7 @@ from vaekit.cli.common import JsonOption
 from vaekit.errors import UsageError
 
 
-def bench(
+def bench(  # noqa: PLR0917 - Typer calls it by keywords
     onnx: Annotated[
         Path | None, typer.Option(metavar="FILE.onnx", help="Time this export against torch.", show_default=False)
     ] = None,

@@ -11,7 +11,7 @@ import typer
 
 from vaekit import registry
 from vaekit.cli.common import RunArgument, open_run
-from vaekit.errors import PluginError, UsageError
+from vaekit.errors import UsageError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

@@ -41,7 +41,7 @@ def quantize(source: Path, examples: Any) -> onnx.ModelProto:
         source: A float32 model.
         examples: Inputs to measure the ranges of activations on.
     """
-    import onnxruntime.quantization as quantization
+    from onnxruntime import quantization
 
     [entry] = onnx.load(source, load_external_data=False).graph.input
 
@@ -54,9 +54,7 @@ def quantize(source: Path, examples: Any) -> onnx.ModelProto:
 
     target = source.with_name(f"int8.{source.name}")
     with silence():
-        quantization.quantize_static(
-            source, target, Examples(), op_types_to_quantize=list(INT8_OPERATIONS), per_channel=True
-        )
+        quantization.quantize_static(source, target, Examples(), op_types_to_quantize=list(INT8_OPERATIONS), per_channel=True)
     model = onnx.load(target)
     target.unlink()
     return canonical(model, keep={tensor.name for tensor in model.graph.initializer})

@@ -4,29 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vaekit.errors import DataError
+from vaekit.errors import DataError, UsageError
 from vaekit.files import write_atomically
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 HOLD_MS = 1500
 """How long the last frame stands."""
+ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".avif": "AVIF"}
 
 
-def write_gif(frames: Sequence[Path], path: Path, *, milliseconds: int = 200) -> None:
-    """Write PNG files as a looping GIF, in order, the last one held.
+def write_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 200, hold: int = HOLD_MS) -> None:
+    """Write frames as a looping GIF, WebP or AVIF, as the suffix says, in order.
+
+    Args:
+        frames: Images of one size.
+        path: The file.
+        milliseconds: How long each stands.
+        hold: How long the last one stands.
 
     Raises:
         DataError: There are no frames.
+        UsageError: The suffix names no format of animations.
     """
-    from PIL import Image
-
     if not frames:
         raise DataError(f"no frames to animate into {path}")
-    images = [Image.open(frame) for frame in frames]
-    durations = [milliseconds] * (len(images) - 1) + [HOLD_MS]
+    if path.suffix.lower() not in ANIMATED:
+        raise UsageError("animations are not written in this format", given=path, expected=", ".join(ANIMATED))
+    durations = [milliseconds] * (len(frames) - 1) + [hold]
     write_atomically(
         path,
-        lambda temporary: images[0].save(
-            temporary, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=False
+        lambda temporary: frames[0].save(
+            temporary,
+            ANIMATED[path.suffix.lower()],
+            save_all=True,
+            append_images=frames[1:],
+            duration=durations,
+            loop=0,
+            optimize=False,
         ),
     )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from vaekit.errors import UsageError
 from vaekit.files import write_atomically
+from vaekit.pictures.drawing import TEXT, text_width, write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,31 +21,85 @@ MARGIN = 2
 """Pixels between images, after enlargement."""
 SMALL = 56
 """Images with a longer side below this are enlarged, by a whole factor and without interpolation, to reach it."""
+FORMATS = {".png": "PNG", ".webp": "WEBP", ".avif": "AVIF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
-def grid(images: Tensor, *, columns: int | None = None) -> Image.Image:
-    """Arrange images ``(N, C, H, W)`` in [0, 1] in rows, left to right, on white; one, three or four channels.
+def enlargement(shape: Sequence[int], small: int = SMALL) -> int:
+    """Return the factor by which images ``(…, H, W)`` are enlarged."""
+    return max(1, math.ceil(small / max(shape[-2:])))
+
+
+def to_bytes(images: Tensor, small: int = SMALL) -> Tensor:
+    """Return images ``(N, C, H, W)`` as bytes of one or three channels, enlarged.
+
+    Values outside [0, 1] are clipped; a fourth channel is opacity, over white; other numbers of channels are averaged to grey.
+    """
+    images = images.detach().float().clamp(0, 1)
+    if images.shape[1] == 4:
+        images = images[:, :3] * images[:, 3:] + (1 - images[:, 3:])
+    elif images.shape[1] not in (1, 3):
+        images = images.mean(1, keepdim=True)
+    factor = enlargement(images.shape, small)
+    pixels = (images * 255).round().to(torch.uint8).cpu()
+    return pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
+def grid(images: Tensor, *, columns: int | None = None, margin: int = MARGIN, small: int = SMALL) -> Image.Image:
+    """Arrange images ``(N, C, H, W)`` in [0, 1] in rows, left to right, on white.
 
     Args:
-        images: The images; values outside [0, 1] are clipped.
+        images: The images, as `to_bytes` takes them.
         columns: Images in a row; a square grid unless given.
+        margin: Pixels between images.
+        small: Side below which images are enlarged.
     """
     from PIL import Image
 
-    num, channels, height, width = images.shape
+    pixels = to_bytes(images, small)
+    num, channels, height, width = pixels.shape
     columns = columns or math.ceil(math.sqrt(num))
-    rows = math.ceil(num / columns)
-    factor = max(1, math.ceil(SMALL / max(height, width)))
-    pixels = (images.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    pixels = pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    tall, wide = height * factor + MARGIN, width * factor + MARGIN
-    sheet = torch.full((channels, rows * tall + MARGIN, columns * wide + MARGIN), 255, dtype=torch.uint8)
+    tall, wide = height + margin, width + margin
+    sheet = torch.full((channels, math.ceil(num / columns) * tall + margin, columns * wide + margin), 255, dtype=torch.uint8)
     for i, image in enumerate(pixels):
-        top, left = MARGIN + i // columns * tall, MARGIN + i % columns * wide
-        sheet[:, top : top + image.shape[1], left : left + image.shape[2]] = image
+        top, left = margin + i // columns * tall, margin + i % columns * wide
+        sheet[:, top : top + height, left : left + width] = image
     if channels == 1:
         return Image.fromarray(sheet[0].numpy())
     return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
+
+
+def labelled(
+    images: Tensor, *, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = (), title: str = ""
+) -> Image.Image:
+    """Arrange images as `grid` does, with a label before each row and above each column.
+
+    Args:
+        images: ``(rows * columns, C, H, W)`` in [0, 1].
+        columns: Images in a row.
+        rows: Labels of rows.
+        heads: Labels of columns; those wider than a column are left out.
+        title: A line above all.
+    """
+    from PIL import Image, ImageDraw
+
+    tiles = grid(images, columns=columns)
+    factor = enlargement(images.shape)
+    tall, wide = images.shape[2] * factor + MARGIN, images.shape[3] * factor + MARGIN
+    left = 16 + max(map(text_width, rows)) if rows else 6
+    top = 6 + (TEXT + 10 if title else 0) + (TEXT + 6 if heads else 0)
+    size = (max(left + tiles.width, text_width(title, TEXT + 1) + left) + 6, top + tiles.height + 6)
+    sheet = Image.new(tiles.mode, size, "white" if tiles.mode == "RGB" else 255)
+    sheet.paste(tiles, (left, top))
+    sheet = sheet.convert("RGB")
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        write(draw, (left + MARGIN, 6), title, anchor="lt", size=TEXT + 1)
+    for i, label in enumerate(heads):
+        if text_width(label) <= wide:
+            write(draw, (left + MARGIN + (i + 0.5) * wide, top - 4), label, anchor="ms")
+    for i, label in enumerate(rows):
+        write(draw, (left - 6, top + MARGIN + (i + 0.5) * tall), label, anchor="rm")
+    return sheet
 
 
 def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Image.Image:
@@ -52,6 +109,17 @@ def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Im
         blank = originals.new_ones(columns - len(originals[start : start + columns]), *originals.shape[1:])
         rows += [originals[start : start + columns], blank, reconstructions[start : start + columns], blank]
     return grid(torch.cat(rows), columns=columns)
+
+
+def write_picture(image: Image.Image, path: Path) -> None:
+    """Write an image in the format that the file's suffix names, atomically.
+
+    Raises:
+        UsageError: The suffix names no format of pictures.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError("pictures are not written in this format", given=path, expected=", ".join(FORMATS))
+    write_atomically(path, lambda temporary: image.save(temporary, FORMATS[path.suffix.lower()]))
 
 
 def write_png(image: Image.Image, path: Path) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from vaekit.data import Batches
-from vaekit.pictures.animation import write_gif
+from vaekit.pictures.animation import write_animation
 from vaekit.pictures.grid import grid, pairs, write_png
 from vaekit.specs import RunSpec
 from vaekit.streams import Streams
@@ -21,6 +26,9 @@ NUM_SAMPLES = 36
 class TrainingPictures:
     """Takes reconstructions and samples of chosen epochs, and a frame of every epoch for the animation.
 
+    Images are decoded where training runs, since the weights change; they are arranged, compressed and written by a thread of
+    its own, which is waited for before the next epoch's pictures: at most one epoch's lie in memory.
+
     Args:
         spec: The run's spec; ``train.pictures`` says which epochs.
         folder: Where the pictures go.
@@ -33,35 +41,73 @@ class TrainingPictures:
         self.folder, self.vae, self.validation, self.streams = folder, vae, validation, streams
         self.enabled = spec.train.pictures != "none"
         self.chosen = chosen_epochs(spec.train.pictures, spec.train.epochs)
+        self.writer = ThreadPoolExecutor(1, "pictures")
+        self.pending: Future[None] | None = None
+
+    @cached_property
+    def originals(self) -> Tensor:
+        """The images that are reconstructed."""
+        return next(iter(self.validation.epoch(0))).inputs[:NUM_PAIRS].clone()
 
     @torch.no_grad()
     def take(self, epoch: int) -> None:
-        """Take this epoch's pictures."""
+        """Take this epoch's pictures.
+
+        Raises:
+            OSError: The last ones could not be written.
+        """
         if not self.enabled:
             return
         vae = self.vae.eval()
         generator = self.streams.generator("pictures", 0, vae.device)
-        samples = grid(vae.sample(NUM_SAMPLES, generator=generator))
-        self.folder.frames.mkdir(parents=True, exist_ok=True)
-        write_png(samples, self.folder.frames / f"{epoch:05d}.png")
+        samples = vae.sample(NUM_SAMPLES, generator=generator).cpu()
+        kept = None
         if epoch in self.chosen:
-            originals = next(iter(self.validation.epoch(0))).inputs[:NUM_PAIRS]
-            write_png(pairs(originals, vae.reconstruct(originals)), self.folder.reconstructions / f"epoch-{epoch:04d}.png")
-            write_png(samples, self.folder.samples / f"epoch-{epoch:04d}.png")
+            kept = self.originals.cpu(), vae.reconstruct(self.originals).cpu()
+        self.wait()
+        self.pending = self.writer.submit(self._write, epoch, samples, kept)
+
+    def _write(self, epoch: int, samples: Tensor, kept: tuple[Tensor, Tensor] | None) -> None:
+        self.folder.frames.mkdir(parents=True, exist_ok=True)
+        sheet = grid(samples)
+        write_png(sheet, self.folder.frames / f"{epoch:05d}.png")
+        if kept is not None:
+            write_png(pairs(*kept), self.folder.reconstructions / f"epoch-{epoch:04d}.png")
+            write_png(sheet, self.folder.samples / f"epoch-{epoch:04d}.png")
+
+    def wait(self) -> None:
+        """Wait until the pictures taken last are written.
+
+        Raises:
+            OSError: They could not be.
+        """
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            pending.result()
 
     def animate(self) -> None:
         """Write the animation from the frames, and remove them."""
+        self.wait()
+        self.writer.shutdown()
         if self.enabled and self.folder.frames.is_dir():
-            frames = sorted(self.folder.frames.glob("*.png"))
-            write_gif(frames, self.folder.gif, milliseconds=max(40, min(300, 9000 // max(1, len(frames)))))
+            write_frames(sorted(self.folder.frames.glob("*.png")), self.folder.gif)
         shutil.rmtree(self.folder.frames, ignore_errors=True)
+
+
+def write_frames(files: Sequence[Path], path: Path) -> None:
+    """Animate PNG files in nine seconds or less."""
+    from PIL import Image
+
+    write_animation([Image.open(file) for file in files], path, milliseconds=max(40, min(300, 9000 // max(1, len(files)))))
 
 
 def chosen_epochs(pictures: str | tuple[int, ...], epochs: int) -> frozenset[int]:
     """Return the epochs whose pictures are kept: those asked for, or 1, 2, 5, 10, 20, 50, … and the last."""
-    if pictures == "none":
-        return frozenset()
     if isinstance(pictures, tuple):
         return frozenset(pictures)
+    if pictures == "none":
+        return frozenset()
+    if pictures.startswith("every:"):
+        return frozenset(range(0, epochs + 1, int(pictures.removeprefix("every:")))) | {epochs}
     steps = {factor * 10**power for power in range(7) for factor in (1, 2, 5)}
     return frozenset(step for step in steps if step < epochs) | {epochs}

@@ -95,7 +95,7 @@ class Trainer:
             )
             for player in cast("Iterable[Player]", self.objective.players)
         ]
-        self.forward = self._distributed() if self.world.size > 1 else self.objective
+        self.forward = self._forward()
         self.batches = self._batches("train", train=True)
         self.validation = self.evaluation_batches("validation")
         self.position, self.meter = Position(), Meter()
@@ -122,10 +122,16 @@ class Trainer:
             world_size=self.world.size,
         )
 
-    def _distributed(self) -> torch.nn.Module:
-        """Wrap the objective so that backward averages the gradients of all processes."""
-        own = [self.device] if self.device.type == "cuda" else None
-        return torch.nn.parallel.DistributedDataParallel(self.objective, device_ids=own)
+    def _forward(self) -> torch.nn.Module:
+        """Return the objective as training calls it: compiled where asked for, and averaging gradients over processes."""
+        forward: torch.nn.Module = self.objective
+        if self.spec.train.compile == "on":
+            mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+            forward = cast("torch.nn.Module", torch.compile(forward, fullgraph=True, dynamic=False, mode=mode))
+        if self.world.size > 1:
+            own = [self.device] if self.device.type == "cuda" else None
+            forward = torch.nn.parallel.DistributedDataParallel(forward, device_ids=own)
+        return forward
 
     # The loop
 

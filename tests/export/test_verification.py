@@ -1,0 +1,106 @@
+"""Files that changed after they were exported are found out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from vaekit.components.exporters.onnx import Onnx
+from vaekit.errors import ExportError
+from vaekit.export.trained import Trained
+from vaekit.export.verification import verify
+
+Make = Callable[..., Trained]
+
+
+@pytest.fixture(scope="module")
+def exported(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Onnx().export(make(), "decoder", tmp_path_factory.mktemp("export") / "decoder.onnx").path
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    (tmp_path / "copy.onnx").write_bytes(exported.read_bytes())
+    return tmp_path / "copy.onnx"
+
+
+def test_export_is_whole_alone_and_equals_its_model(make: Make, exported: Path) -> None:
+    assert verify(exported).difference <= 1e-5
+    assert verify(exported, make()).difference <= 1e-5
+
+
+@pytest.mark.parametrize("part", ["encoder", "autoencoder"])
+def test_other_parts_are_verified_too(make: Make, part: str, tmp_path: Path) -> None:
+    path = Onnx().export(make(), part, tmp_path / "part.onnx").path  # type: ignore[arg-type]
+    assert verify(path).difference <= 1e-5
+    assert verify(path, make()).difference <= 1e-5
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.99])
+def test_truncated_file_is_found_out(copy: Path, fraction: float) -> None:
+    content = copy.read_bytes()
+    copy.write_bytes(content[: int(fraction * len(content))])
+    with pytest.raises(ExportError, match=r"truncated|not exported by vaekit"):
+        verify(copy)
+
+
+def test_absent_file_and_what_is_no_onnx_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="there is no file"):
+        verify(tmp_path / "absent.onnx")
+    (tmp_path / "text.onnx").write_text("hello, I am a text and no model at all")
+    with pytest.raises(ExportError, match="no ONNX model"):
+        verify(tmp_path / "text.onnx")
+
+
+def test_somebody_elses_model_is_refused(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info
+    ports = [value(name, onnx.TensorProto.FLOAT, ["batch", 3]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Sigmoid", ["x"], ["y"])], "other", ports[:1], ports[1:])
+    model = onnx.helper.make_model(graph, producer_name="somebody", opset_imports=[onnx.helper.make_opsetid("", 18)])
+    model.ir_version = 8
+    onnx.save_model(model, tmp_path / "other.onnx")
+    with pytest.raises(ExportError, match="not exported by vaekit") as error:
+        verify(tmp_path / "other.onnx")
+    assert error.value.given == "producer somebody"
+
+
+def test_changed_weights_differ_from_the_model(make: Make, copy: Path) -> None:
+    model = onnx.load(copy)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("weight"))
+    tensor.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(tensor), tensor.name))
+    onnx.save_model(model, copy)
+    assert verify(copy).difference <= 1e-5
+    with pytest.raises(ExportError, match="differs from the model"):
+        verify(copy, make())
+
+
+def test_file_of_another_run_is_found_out(make: Make, copy: Path) -> None:
+    with pytest.raises(ExportError, match="not of this run"):
+        verify(copy, make((1, 8, 8)))
+
+
+def test_json_of_another_file_is_found_out(copy: Path) -> None:
+    copy.with_suffix(".json").write_text("{}")
+    with pytest.raises(ExportError, match="does not belong"):
+        verify(copy)
+
+
+def test_graph_that_mixes_examples_is_found_out(copy: Path) -> None:
+    model = onnx.load(copy)
+    [node] = [node for node in model.graph.node if "image" in node.output]
+    node.output[0] = "whole"
+    axes = numpy_helper.from_array(np.array([0]), "axes")
+    model.graph.initializer.append(axes)
+    model.graph.node.append(onnx.helper.make_node("ReduceMean", ["whole", "axes"], ["average"]))
+    half = numpy_helper.from_array(np.array(0.5, np.float32), "half")
+    model.graph.initializer.append(half)
+    model.graph.node.append(onnx.helper.make_node("Add", ["whole", "average"], ["sum"]))
+    model.graph.node.append(onnx.helper.make_node("Mul", ["sum", "half"], ["image"]))
+    onnx.save_model(model, copy)
+    with pytest.raises(ExportError, match="depends on the batch"):
+        verify(copy)

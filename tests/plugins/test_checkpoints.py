@@ -1,0 +1,248 @@
+"""Files: what they record of plugins, other versions of them, and files that were made to do harm."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sites import ENCODER, Site
+
+import vaekit
+from vaekit import registry
+from vaekit.errors import CheckpointError, VaekitError
+from vaekit.specs import parse_spec, read_spec
+
+TRAIN = "--dataset array --path x.npy --epochs 1 --batch-size 16 --latent-dim 2 --pictures none --decoder mlp --out run"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A run of a plugin's encoder, 1.2."""
+    site = Site(tmp_path_factory.mktemp("site"))
+    site.install("vaekit-acme", "vaekit_acme", ENCODER.format(kind="acme", width=8), "encoders: acme = vaekit_acme:Acme")
+    np.save(site.folder / "x.npy", np.random.default_rng(0).integers(0, 256, (64, 6, 6), dtype=np.uint8))
+    done = site.run("-m", "vaekit", "train", "--quiet", "--encoder", "acme", *TRAIN.split())
+    assert done.returncode == 0, done.stderr
+    return site
+
+
+def metadata_of(file: Path) -> dict[str, Any]:
+    with safe_open(file, "pt") as opened:
+        content: dict[str, Any] = json.loads(opened.metadata()["vaekit-1"])
+    return content
+
+
+def elsewhere(trained: Site, site: Site, source: str, entry_points: str, version: str) -> str:
+    """Load the run where another version of the plugin is installed; return what is printed."""
+    site.install("vaekit-acme", "vaekit_acme", source, entry_points, version=version)
+    code = f"""
+import sys, warnings, vaekit
+warnings.showwarning = lambda message, *_, **__: print("warning:", message)
+try:
+    vaekit.load({str(trained.folder / "run")!r})
+    print("loaded")
+except vaekit.VaekitError as error:
+    print(type(error).__name__, error)
+"""
+    done = site.run("-c", code)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_files_record_distribution_and_version_of_each_component(trained: Site) -> None:
+    for file in ("model.safetensors", "checkpoints/last.safetensors"):
+        components = metadata_of(trained.folder / "run" / file)["versions"]["components"]
+        assert components["encoder:acme"] == {"distribution": "vaekit-acme", "version": "1.2"}
+        assert components["decoder:mlp"] == {"distribution": "vaekit", "version": vaekit.__version__}
+
+
+def test_a_run_resumes_evaluates_and_samples_as_with_built_ins(trained: Site) -> None:
+    done = trained.vaekit("evaluate run", "sample run --num 4", "resume run")
+    assert [result.code for result in done] == [0, 0, 2]  # it is complete
+    assert done[0].err == ""
+
+
+def test_a_missing_plugin_is_named_with_its_version(trained: Site, site: Site) -> None:
+    site.install("vaekit-other", "vaekit_other", ENCODER.format(kind="other", width=8), "encoders: other = vaekit_other:Acme")
+    (done,) = site.vaekit(f"sample {trained.folder / 'run'}")
+    assert done.code == 1
+    assert "encoder:acme from vaekit-acme 1.2" in done.err
+    assert "pip install vaekit-acme==1.2" in done.err
+
+
+def test_another_version_whose_weights_fit_is_a_warning(trained: Site, site: Site) -> None:
+    said = elsewhere(trained, site, ENCODER.format(kind="acme", width=8), "encoders: acme = vaekit_acme:Acme", "1.3")
+    assert "comes from other versions: encoder:acme from vaekit-acme 1.2, here from vaekit-acme 1.3" in said
+    assert said.endswith("loaded\n")
+
+
+def test_another_version_whose_weights_do_not_fit_is_explained_by_name_and_shape(trained: Site, site: Site) -> None:
+    said = elsewhere(trained, site, ENCODER.format(kind="acme", width=9), "encoders: acme = vaekit_acme:Acme", "2.0")
+    assert "CheckpointError the weights in" in said
+    assert "encoder.net.1.weight: (8, 36) in the file, (9, 36) in the model" in said
+    assert "encoder:acme from vaekit-acme 1.2, here from vaekit-acme 2.0" in said
+    assert "remedy:   pip install vaekit-acme==1.2" in said
+
+
+def test_another_version_that_lacks_an_option_is_explained(trained: Site, site: Site) -> None:
+    source = ENCODER.format(kind="acme", width=8).replace("depth", "levels")
+    said = elsewhere(trained, site, source, "encoders: acme = vaekit_acme:Acme", "2.0")
+    assert "CheckpointError the spec in" in said
+    assert "encoder.depth: there is no such option" in said
+    assert "pip install vaekit-acme==1.2" in said
+
+
+def test_a_component_of_a_script_is_recorded_as_such_and_its_absence_explained(trained: Site, site: Site) -> None:
+    script = ENCODER.format(kind="mine", width=8) + (
+        f"vaekit.train(encoder='mine', decoder='mlp', dataset='array', path={str(trained.folder / 'x.npy')!r}, epochs=1,"
+        " batch_size=16, latent_dim=2, pictures='none', out='run')\n"
+    )
+    (site.folder / "script.py").write_text(script, "utf-8")
+    done = site.run("script.py")
+    assert done.returncode == 0, done.stderr
+    components = metadata_of(site.folder / "run" / "model.safetensors")["versions"]["components"]
+    assert components["encoder:mine"] == {"distribution": "__main__", "version": ""}
+    with pytest.raises(CheckpointError) as caught:
+        vaekit.load(site.folder / "run")
+    assert caught.value.given == "encoder:mine from __main__"
+    assert caught.value.remedy == "define and register it before loading"
+
+
+# Files that were made to do harm
+
+
+@pytest.fixture
+def forged(trained: Site, tmp_path: Path) -> Any:
+    """Return a function that writes a model file with altered metadata."""
+
+    def forge(alter: Any) -> Path:
+        source = trained.folder / "run" / "model.safetensors"
+        metadata = metadata_of(source)
+        metadata["spec"]["model"]["encoder"] = {"kind": "mlp"}
+        del metadata["versions"]["components"]["encoder:acme"]
+        altered = alter(metadata)
+        path = tmp_path / "forged.safetensors"
+        text = altered if isinstance(altered, str) else json.dumps(metadata)
+        save_file(load_file(source), path, {"vaekit-1": text})
+        return path
+
+    return forge
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "os.system",
+        "os:system",
+        "../x",
+        "../../canary",
+        "vaekit.encoders:x",
+        "canary",
+        "canary:Acme",
+        "/etc/passwd",
+        "",
+        "a\0b",
+        "__init__",
+    ],
+)
+def test_a_spec_cannot_name_code(forged: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "canary.py").write_text("open('imported', 'w')\n" + ENCODER.format(kind="canary", width=8), "utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="uses components that are not here: no encoder is called"):
+        vaekit.load(forged(lambda metadata: metadata["spec"]["model"].update(encoder={"kind": kind})))
+    (tmp_path / "spec.yaml").write_text(f"model: {{encoder: {json.dumps(kind)}}}\n", "utf-8")
+    with pytest.raises(VaekitError):
+        parse_spec(read_spec(tmp_path / "spec.yaml"))
+    assert not (tmp_path / "imported").exists()
+
+
+def put(*path: str, value: Any) -> Any:
+    def alter(metadata: dict[str, Any]) -> None:
+        for key in path[:-1]:
+            metadata = metadata[key]
+        metadata[path[-1]] = value
+
+    return alter
+
+
+WRONG: dict[str, Any] = {
+    "not JSON": lambda metadata: "{",
+    "a list": lambda metadata: "[]",
+    "nested without end": lambda metadata: "[" * 100_000,
+    "NaN": lambda metadata: "NaN",
+    "spec is a number": put("spec", value=3),
+    "spec is None": put("spec", value=None),
+    "kind is a list": put("spec", "model", "encoder", value={"kind": ["mlp"]}),
+    "encoder is a number": put("spec", "model", "encoder", value=3),
+    "option of another type": put("spec", "model", "encoder", value={"kind": "mlp", "hidden": "import os"}),
+    "option that is not there": put("spec", "model", "encoder", value={"kind": "mlp", "__class__": "os.system"}),
+    "latent_dim is text": put("spec", "model", "latent_dim", value="many"),
+    "image_shape is text": put("image_shape", value="large"),
+    "image_shape is a number": put("image_shape", value=3),
+    "image_shape is negative": put("image_shape", value=[1, -6, 6]),
+    "image_shape holds lists": put("image_shape", value=[[1], [6], [6]]),
+    "image_shape has four sides": put("image_shape", value=[1, 6, 6, 6]),
+    "versions is a list": put("versions", value=[]),
+    "components is a number": put("versions", "components", value=3),
+    "component without a role": put("versions", "components", value={"acme": {"distribution": "a", "version": "1"}}),
+    "component of no role": put("versions", "components", value={"x:acme": {"distribution": "a", "version": "1"}}),
+    "origin is text": put("versions", "components", value={"encoder:acme": "vaekit"}),
+    "distribution is a command": put(
+        "versions", "components", value={"encoder:acme": {"distribution": "x; rm -rf ~", "version": "1"}}
+    ),
+    "version is an option": put(
+        "versions", "components", value={"encoder:acme": {"distribution": "x", "version": "1 --index-url http://x"}}
+    ),
+    "distribution is a number": put("versions", "components", value={"encoder:acme": {"distribution": 1, "version": {}}}),
+    "state is text": put("state", value="x"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_metadata_of_wrong_types_are_an_error_of_vaekits(forged: Any, case: str) -> None:
+    with pytest.raises(VaekitError) as caught:
+        vaekit.load(forged(WRONG[case]))
+    assert "forged.safetensors" in str(caught.value)
+    assert "rm -rf" not in (caught.value.remedy or "")
+
+
+class Harm:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("harmed"),))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(Harm()),
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 500_000_000) + b"{" * 1000,
+        struct.pack("<Q", 2) + b"{}",
+        b"",
+        b"\0" * 64,
+    ],
+    ids=["pickle", "endless header", "huge header", "no metadata", "empty", "zeros"],
+)
+def test_files_that_are_no_model_are_refused_without_running_anything(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        vaekit.load(tmp_path / "model.safetensors")
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_an_unaltered_file_loads(forged: Any) -> None:
+    path = forged(lambda metadata: None)
+    with pytest.raises(CheckpointError, match="another architecture"):  # the encoder is an mlp now
+        vaekit.load(path)
+    assert "acme" not in registry.encoders

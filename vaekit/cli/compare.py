@@ -1,0 +1,29 @@
+"""``vaekit compare``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaekit.cli.common import JsonOption
+from vaekit.cli.picture_options import SeedOption
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
+    num: Annotated[int, typer.Option(min=1, help="Number of images.")] = 10,
+    seed: SeedOption = 0,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The picture (png, jpg, webp, avif).")] = Path("compare.png"),
+    as_json: JsonOption = False,
+) -> None:
+    """Show models beside each other, of the same inputs and the same noise, and their numbers in a table."""
+    from vaekit.pictures.comparison import aligned, compare_runs, names_of, table
+    from vaekit.run import Run
+
+    opened = [Run(path) for path in runs]
+    compare_runs(opened, num=num, seed=seed, out=out)
+    evaluations = {name: run.evaluation() or {} for name, run in names_of(opened).items()}
+    typer.echo(json.dumps(evaluations) if as_json else "\n".join([*aligned(*table(evaluations)), "", str(out)]))

@@ -1,0 +1,22 @@
+"""``vaekit report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaekit.cli.common import RunArgument, open_run
+
+
+def report(
+    run: RunArgument = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="The page; in the run folder unless given.", show_default=False)
+    ] = None,
+) -> None:
+    """Write one page on a run that needs nothing else: numbers, curves, pictures, latents, settings."""
+    from vaekit.report import write_report
+
+    typer.echo(write_report(open_run(run), out))

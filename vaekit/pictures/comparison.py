@@ -1,0 +1,86 @@
+"""Several models beside each other: the same inputs, the same noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vaekit.errors import UsageError
+from vaekit.pictures.grid import labelled, write_picture
+from vaekit.streams import Streams
+from vaekit.vae import VAE
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vaekit.run import Run
+
+METRICS = ("elbo", "reconstruction", "kl", "log_likelihood", "bits_per_dim", "active_units")
+
+
+@torch.no_grad()
+def compare(vaes: Mapping[str, VAE], originals: Tensor, seed: int) -> Image.Image:
+    """Show originals, each model's reconstructions of them, and each model's images of the same prior noise.
+
+    A model of D latents takes the first D columns of the noise.
+    """
+    columns = len(originals)
+    rows, labels = [originals], ["original"]
+    for name, vae in vaes.items():
+        rows.append(vae.reconstruct(originals))
+        labels.append(name)
+    for name, vae in vaes.items():
+        rows.append(vae.sample(columns, generator=Streams(seed).generator("compare", 0, vae.device)))
+        labels.append(f"{name}, sample")
+    return labelled(torch.cat(rows), columns=columns, rows=labels)
+
+
+def compare_runs(runs: Sequence[Run], *, num: int, seed: int, out: Path) -> None:
+    """Write the comparison of runs on test images of the first one's data.
+
+    Raises:
+        UsageError: Their images differ in shape, or there are fewer than two runs.
+    """
+    if len(runs) < 2:
+        raise UsageError("there is nothing to compare", given=f"{len(runs)} run", expected="two or more run folders")
+    first, vaes = runs[0].pictures.of, {name: run.vae() for name, run in names_of(runs).items()}
+    shapes = {name: vae.image_shape for name, vae in vaes.items()}
+    if len(set(shapes.values())) > 1:
+        raise UsageError(
+            "models of different images cannot be compared",
+            given=", ".join(f"{name} {shape}" for name, shape in shapes.items()),
+            expected="one shape (C, H, W)",
+        )
+    write_picture(compare(vaes, first.test(range(first.num_test(num))).images, seed), out)
+
+
+def names_of(runs: Sequence[Run]) -> dict[str, Run]:
+    """Name runs by their folders, and by their paths where folders of one name are among them."""
+    short = [run.path.resolve().name for run in runs]
+    return {name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)}
+
+
+def table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Return titles and rows of the numbers that any of the models has; a dash where one has none."""
+    names = [name for name in METRICS if any(name in numbers for numbers in evaluations.values())]
+    rows = [
+        [run, *(_cell(numbers.get(name)) for name in names), str(numbers.get("split", "-")), str(numbers.get("elbo_is", "-"))]
+        for run, numbers in evaluations.items()
+    ]
+    return ["run", *names, "split", "elbo is"], rows
+
+
+def _cell(value: float | int | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Write a table as lines of text."""
+    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [titles, *rows]]

@@ -1,0 +1,157 @@
+"""What pictures are drawn with: text, colours that colour-blind readers tell apart, ticks, axes."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from functools import cache
+from typing import TYPE_CHECKING, cast
+
+if TYPE_CHECKING:
+    from PIL import ImageDraw
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
+
+INK, FAINT, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#882255", "#117733", "#999933", "#555555")
+"""Seven of Okabe and Ito's colours, then three of Tol's muted ones and a grey; shapes tell apart what comes after ten."""
+TEXT = 13
+"""Height of text, in pixels."""
+SCALE = 2
+"""Charts are drawn larger by this factor and shrunk: Pillow's own lines have jagged edges."""
+
+
+@cache
+def font(size: int = TEXT) -> FreeTypeFont:
+    """Return Pillow's own font, the same on every machine; it knows Latin letters without accents, digits and signs."""
+    from PIL import ImageFont
+
+    return cast("FreeTypeFont", ImageFont.load_default(size=size))
+
+
+def plain(text: str) -> str:
+    """Bring text to the characters that the font has: accents go, and what else is unknown becomes a question mark."""
+    letters = unicodedata.normalize("NFKD", text.replace("±", "\x00"))
+    ascii_only = "".join(c for c in letters if not unicodedata.combining(c)).encode("ascii", "replace").decode()
+    return ascii_only.replace("\x00", "±")
+
+
+def text_width(text: str, size: int = TEXT) -> int:
+    """Return how many pixels a line of text takes."""
+    return math.ceil(font(size).getlength(plain(text)))
+
+
+def write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, *, anchor: str = "lm", size: int = TEXT) -> None:
+    """Write a line of text on white of its own, so that it can be read over points.
+
+    Args:
+        draw: The canvas.
+        at: Where, in pixels.
+        text: What.
+        anchor: Which point of the text stands there, as Pillow names them: ``lm`` left, middle; ``mb`` middle, bottom.
+        size: Height in pixels.
+    """
+    draw.text(at, plain(text), fill=INK, font=font(size), anchor=anchor, stroke_width=max(2, size // 8), stroke_fill=PAPER)
+
+
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Return about ``count`` round numbers from ``low`` to ``high``."""
+    if not high > low:
+        return [low]
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [(first + i) * step for i in range(math.floor(high / step + 1e-9) - first + 1)]
+
+
+def number(value: float) -> str:
+    """Write a number as short as a reader needs it."""
+    if value == 0:
+        return "0"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+class Axes:
+    """A square chart with ticks, onto which points, ellipses and text are drawn in the units of the data.
+
+    Args:
+        x: Range of the horizontal axis.
+        y: Range of the vertical axis.
+        labels: Names of both axes.
+        title: What is to be seen.
+        side: Of the plot in pixels.
+        legend: Width that is kept free on the right.
+    """
+
+    def __init__(
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        labels: tuple[str, str],
+        title: str,
+        *,
+        side: int = 640,
+        legend: int = 0,
+    ) -> None:
+        from PIL import Image, ImageDraw
+
+        self.x, self.y, self.side = x, y, side
+        self.left = 40 + max(text_width(number(v)) for v in ticks(*y))
+        self.top, right, bottom = 36, 16 + legend, 52
+        self.size = (self.left + side + right, self.top + side + bottom)
+        self.image = Image.new("RGB", (self.size[0] * SCALE, self.size[1] * SCALE), PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+        self._frame(labels, title)
+
+    def _frame(self, labels: tuple[str, str], title: str) -> None:
+        from PIL import Image, ImageDraw
+
+        x0, y0, x1, y1 = self.left, self.top, self.left + self.side, self.top + self.side
+        for value in ticks(*self.x):
+            at = self.at(value, self.y[0])[0]
+            self.line([(at, y0), (at, y1)], FAINT)
+            self.text((at, y1 + 6), number(value), "mt")
+        for value in ticks(*self.y):
+            at = self.at(self.x[0], value)[1]
+            self.line([(x0, at), (x1, at)], FAINT)
+            self.text((x0 - 6, at), number(value), "rm")
+        self.line([(x0, y0), (x0, y1), (x1, y1)], INK)
+        self.text((x0, 10), title, "lt", TEXT + 2)
+        self.text(((x0 + x1) / 2, y1 + 28), labels[0], "mt")
+        width = text_width(labels[1]) + 8
+        upright = Image.new("RGB", (width * SCALE, 22 * SCALE), PAPER)
+        write(ImageDraw.Draw(upright), (upright.width / 2, upright.height / 2), labels[1], anchor="mm", size=TEXT * SCALE)
+        self.image.paste(upright.rotate(90, expand=True), (4 * SCALE, round(((y0 + y1) / 2 - width / 2) * SCALE)))
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Return the pixel of a point, before enlargement."""
+        return (
+            self.left + (x - self.x[0]) / (self.x[1] - self.x[0]) * self.side,
+            self.top + self.side - (y - self.y[0]) / (self.y[1] - self.y[0]) * self.side,
+        )
+
+    def line(self, points: list[tuple[float, float]], colour: str, width: float = 1) -> None:
+        """Draw a line through pixels."""
+        self.draw.line([(a * SCALE, b * SCALE) for a, b in points], fill=colour, width=max(1, round(width * SCALE)))
+
+    def text(self, at: tuple[float, float], text: str, anchor: str = "lm", size: int = TEXT) -> None:
+        """Write text at a pixel."""
+        write(self.draw, (at[0] * SCALE, at[1] * SCALE), text, anchor=anchor, size=size * SCALE)
+
+    def mark(self, at: tuple[float, float], group: int, radius: float = 2.6) -> None:
+        """Draw the mark of a group at a pixel: its colour, and after all colours are used another shape."""
+        x, y, r = at[0] * SCALE, at[1] * SCALE, radius * SCALE
+        colour, shape = PALETTE[group % len(PALETTE)], group // len(PALETTE) % 3
+        if shape == 0:
+            self.draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+        elif shape == 1:
+            self.draw.rectangle((x - r, y - r, x + r, y + r), fill=colour)
+        else:
+            self.draw.polygon([(x, y - 1.4 * r), (x + 1.3 * r, y + r), (x - 1.3 * r, y + r)], fill=colour)
+
+    def finish(self) -> Image:
+        """Return the chart at its size."""
+        from PIL import Image
+
+        return self.image.resize(self.size, Image.Resampling.LANCZOS)

@@ -1,0 +1,43 @@
+"""Images of a data set as the model sees them: scaled, and binarised as in evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaekit.data import Batches, Binarize, ImageSource
+from vaekit.errors import UsageError
+from vaekit.streams import Streams
+
+
+class Examples(NamedTuple):
+    """Images ``(N, C, H, W)``, their labels ``(N,)`` and the labels' names, where the set has any."""
+
+    images: Tensor
+    labels: Tensor | None
+    names: tuple[str, ...] | None
+
+    def name(self, label: int) -> str:
+        """Return what a label is called."""
+        return self.names[label] if self.names is not None else str(label)
+
+
+def read_examples(source: ImageSource, index: Sequence[int] | Tensor, binarize: Binarize, seed: int) -> Examples:
+    """Read the images at ``index``.
+
+    Raises:
+        UsageError: An index is outside the data set.
+    """
+    index = torch.as_tensor(index, dtype=torch.int64)
+    if len(index) == 0 or int(index.min()) < 0 or int(index.max()) >= len(source):
+        raise UsageError(
+            "there is no such image in the data set",
+            given=", ".join(map(str, index.tolist()[:5])) or "no index",
+            expected=f"numbers from 0 to {len(source) - 1}",
+        )
+    chosen = source.subset(index)
+    batches = Batches(chosen, batch_size=256, streams=Streams(seed), binarize=binarize, train=False, split="test")
+    return Examples(torch.cat([batch.inputs for batch in batches.epoch(0)]), chosen.labels, chosen.class_names)

@@ -1,0 +1,131 @@
+"""Codes of images, and where to look among them: the prior's spread, principal axes, paths from one code to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaekit.distributions import StandardNormal
+from vaekit.errors import UsageError
+from vaekit.streams import Streams
+from vaekit.vae import VAE
+
+CHUNK = 256
+"""Images encoded or decoded at a time."""
+
+
+class Spread(NamedTuple):
+    """Mean and standard deviation of each latent, ``(D,)``."""
+
+    mean: Tensor
+    std: Tensor
+
+
+class Plane(NamedTuple):
+    """Axes through the latent space: ``center + u @ axes``, with ``axes`` ``(k, D)`` and what to call each of them."""
+
+    center: Tensor
+    axes: Tensor
+    names: tuple[str, ...]
+
+    def coordinates(self, codes: Tensor) -> Tensor:
+        """Return where codes ``(…, D)`` lie along the axes, ``(…, k)``; the axes are orthogonal."""
+        return (codes - self.center) @ (self.axes / self.axes.square().sum(-1, keepdim=True)).T
+
+
+@torch.no_grad()
+def encode_means(vae: VAE, images: Tensor) -> Tensor:
+    """Return the posterior means of images, ``(N, D)``."""
+    return torch.cat([vae.encode(chunk).mean for chunk in images.split(CHUNK)])
+
+
+@torch.no_grad()
+def encode_samples(vae: VAE, images: Tensor, num: int, generator: torch.Generator) -> Tensor:
+    """Return ``num`` posterior draws for each image, ``(num, N, D)``."""
+    draws = []
+    for chunk in images.split(CHUNK):
+        noise = vae.posterior.draw_noise(num * len(chunk), generator, like=chunk).unflatten(0, (num, len(chunk)))
+        draws.append(vae.encode(chunk).rsample(noise))
+    return torch.cat(draws, 1)
+
+
+@torch.no_grad()
+def decode(vae: VAE, z: Tensor) -> Tensor:
+    """Return the mean images of codes ``(N, D)``, a chunk at a time."""
+    return torch.cat([vae.decode(chunk) for chunk in z.split(CHUNK)])
+
+
+@torch.no_grad()
+def prior_spread(vae: VAE) -> Spread:
+    """Return the spread of the prior: exact for a standard normal, else of 4,096 draws, the same each time."""
+    prior: Any = vae.prior()
+    if isinstance(prior, StandardNormal):
+        return Spread(torch.zeros_like(prior.zero), torch.ones_like(prior.zero))
+    generator = Streams(0).generator("prior spread", 0, vae.device)
+    draws = prior.rsample(torch.randn(4096, vae.latent_dim, generator=generator, device=vae.device))
+    return Spread(draws.mean(0), draws.std(0))
+
+
+def code_spread(codes: Tensor) -> Spread:
+    """Return the spread of codes ``(N, D)``."""
+    return Spread(codes.mean(0), codes.std(0, correction=0))
+
+
+def principal_plane(codes: Tensor, num: int = 2) -> Plane:
+    """Return the ``num`` directions in which codes ``(N, D)`` vary most, each as long as the standard deviation along it."""
+    center = codes.mean(0)
+    _, singular, directions = torch.linalg.svd(codes - center, full_matrices=False)
+    num = min(num, len(directions))
+    signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # svd leaves the sign to chance
+    lengths = (singular / max(1, len(codes) - 1) ** 0.5).clamp(min=1e-6)
+    names = tuple(f"principal axis {i + 1}, sd" for i in range(num))
+    return Plane(center, (signs * directions * lengths[:, None])[:num], names)
+
+
+def latent_plane(spread: Spread, dims: Sequence[int]) -> Plane:
+    """Return the axes of chosen latents, through the mean of the others."""
+    axes = torch.eye(len(spread.mean), device=spread.mean.device)[list(dims)]
+    center = spread.mean.clone()
+    center[list(dims)] = 0.0
+    return Plane(center, axes, tuple(f"z{d}" for d in dims))
+
+
+def check_dims(dims: Sequence[int], latent_dim: int) -> None:
+    """Refuse latents that the model does not have, or that are named twice.
+
+    Raises:
+        UsageError: There are such.
+    """
+    if len(set(dims)) != len(dims) or any(not 0 <= d < latent_dim for d in dims):
+        raise UsageError(
+            "these are not latents of the model",
+            given=", ".join(map(str, dims)),
+            expected=f"different numbers from 0 to {latent_dim - 1}",
+        )
+
+
+def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return the straight path from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``."""
+    return a + t[:, None] * (b - a)
+
+
+def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return the great circle from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``: it stays as far from 0 as typical codes are.
+
+    Where they lie on one line with 0 there is no such circle, and the path is straight.
+
+    Reference:
+        White, Sampling Generative Networks, 2016, section 2.1.
+    """
+    cosine = (a @ b / (a.norm() * b.norm()).clamp(min=1e-12)).clamp(-1, 1)
+    angle = torch.arccos(cosine)
+    if torch.sin(angle) < 1e-4:
+        return linear(a, b, t)
+    weights = torch.sin(torch.stack([1 - t, t], 1) * angle) / torch.sin(angle)
+    return weights @ torch.stack([a, b])
+
+
+PATHS = {"linear": linear, "spherical": spherical}

@@ -1,0 +1,113 @@
+"""Codes of images as points, coloured by label."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from vaekit.errors import UsageError
+from vaekit.pictures.drawing import PALETTE, TEXT, Axes, text_width
+from vaekit.pictures.latents import Plane
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Method = Literal["auto", "pca", "tsne", "umap"]
+METHODS: tuple[str, ...] = get_args(Method)
+EMBEDDINGS = {"tsne": ("sklearn.manifold", "TSNE", "scikit-learn"), "umap": ("umap", "UMAP", "umap-learn")}
+"""Methods whose axes mean nothing: module, class, and what to install."""
+TALL = 22
+"""Pixels of a legend's line."""
+
+
+def embed(codes: Tensor, method: Method, seed: int) -> Tensor:
+    """Bring codes ``(N, D)`` to the plane, neighbours to neighbours, by a library that need not be installed.
+
+    Raises:
+        UsageError: The library is not installed, or there are too few codes.
+    """
+    module, name, package = EMBEDDINGS[method]
+    try:
+        embedding = getattr(importlib.import_module(module), name)
+    except ImportError:
+        raise UsageError(
+            f"{method} needs {package}, which is not installed", remedy=f"pip install {package}, or take --method pca"
+        ) from None
+    if len(codes) < 8:
+        raise UsageError(f"{method} has nothing to arrange", given=f"{len(codes)} images", expected="8 or more")
+    options = {"perplexity": min(30.0, (len(codes) - 1) / 3)} if method == "tsne" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the library's own making: threads, deprecations
+        placed = embedding(n_components=2, random_state=seed % 2**32, **options).fit_transform(codes.double().cpu().numpy())
+    return torch.as_tensor(placed, dtype=torch.float32)
+
+
+def scatter_picture(
+    points: Tensor,
+    labels: Tensor | None,
+    names: Sequence[str] | None,
+    *,
+    plane: Plane | None,
+    title: str,
+    draws: Tensor | None = None,
+) -> Image.Image:
+    """Draw points in the plane with a legend, and each group's name in its middle.
+
+    Args:
+        points: ``(N, 2)``; a single column is spread over lines, one for each label.
+        labels: ``(N,)``, or None.
+        names: What each label is called; its number unless given.
+        plane: Whose coordinates the points are; None where axes mean nothing.
+        title: What is to be seen.
+        draws: Posterior draws in the same plane, ``(K, M, 2)``, of the first M points: their ellipses of two standard
+            deviations are drawn.
+    """
+    group_of = torch.zeros(len(points), dtype=torch.int64) if labels is None else labels.cpu()
+    groups = group_of.unique().tolist()
+    called = {g: names[g] if names is not None else str(g) for g in groups} if labels is not None else {}
+    points = points.cpu()
+    if points.shape[1] == 1:
+        points = torch.cat([points, group_of[:, None].to(points)], 1)
+        draws = None
+    ranges = [_range(points[:, i]) for i in range(2)]
+    if plane is not None and len(plane.names) == 2:  # one scale for both, so that circles are circles
+        half = max(high - low for low, high in ranges) / 2
+        ranges = [((low + high) / 2 - half, (low + high) / 2 + half) for low, high in ranges]
+    axes_names = (*(plane.names if plane is not None else ("no unit", "no unit")), "label")[:2]
+    legend = 40 + max(map(text_width, called.values())) if called else 0
+    axes = Axes(ranges[0], ranges[1], (axes_names[0], axes_names[1]), title, legend=legend)
+    pixels = [axes.at(x, y) for x, y in points.tolist()]
+    for i, pixel in enumerate(pixels):
+        axes.mark(pixel, groups.index(int(group_of[i])), radius=2.6 if len(points) > 300 else 4)
+    if draws is not None:
+        for i in range(draws.shape[1]):
+            outline = [axes.at(x, y) for x, y in _ellipse(draws[:, i].cpu()).tolist()]
+            axes.line(outline, PALETTE[groups.index(int(group_of[i])) % len(PALETTE)], 0.8)
+    for row, (group, name) in enumerate(called.items()):
+        at = (axes.left + axes.side + 18, axes.top + 10 + row * TALL)
+        axes.mark(at, row, radius=5)
+        axes.text((at[0] + 12, at[1]), name)
+        middle = points[group_of == group].median(0).values
+        axes.text(axes.at(*middle.tolist()), name, "mm", TEXT + 4)
+    return axes.finish()
+
+
+def _range(values: Tensor) -> tuple[float, float]:
+    low, high = values.min().item(), values.max().item()
+    margin = 0.05 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def _ellipse(draws: Tensor, sigmas: float = 2.0, corners: int = 40) -> Tensor:
+    """Return the ellipse of ``sigmas`` standard deviations of points ``(K, 2)``, as ``(corners + 1, 2)``."""
+    center = draws.mean(0)
+    covariance = (draws - center).T @ (draws - center) / (len(draws) - 1)
+    values, vectors = torch.linalg.eigh(covariance)
+    t = torch.linspace(0, 2 * torch.pi, corners + 1)
+    circle = torch.stack([t.cos(), t.sin()], 1)
+    return center + sigmas * circle * values.clamp(min=0).sqrt() @ vectors.T

@@ -10,7 +10,7 @@ from vaekit import registry
 from vaekit.assembly import default_decoder
 from vaekit.errors import SpecError
 from vaekit.schema import ComponentSpec, Spec
-from vaekit.specs import RunSpec, unknown_loss
+from vaekit.specs import RunSpec, at_most_one_likelihood, sort_terms
 
 ROLES = {components.role: components for components in registry.SPEC_REGISTRIES}
 SECTIONS: dict[str, Any] = {name: field.annotation for name, field in RunSpec.model_fields.items()}
@@ -30,14 +30,14 @@ def choose(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         data[section] = _mapping(data.get(section), section)
     model = data["model"]
     data["data"]["augment"] = _mapping(data["data"].get("augment"), "augment")
-    losses, likelihoods = _sort_losses(model.get("loss"))
+    losses, likelihoods = sort_terms(_components("loss", model.get("loss")))
     likelihoods += _components("likelihood", model.get("likelihood"))
-    new_losses, new_likelihoods = _sort_losses(given.get("loss"))
+    new_losses, new_likelihoods = sort_terms(_components("loss", given.get("loss")))
     new_likelihoods += _components("likelihood", given.get("likelihood"))
     if "likelihood" in given or new_likelihoods:
         likelihoods = [_kept(likelihood, likelihoods) for likelihood in new_likelihoods]
     model["loss"] = [_kept(loss, losses) for loss in new_losses] if "loss" in given else losses
-    model["likelihood"] = _at_most_one(likelihoods)
+    model["likelihood"] = at_most_one_likelihood(likelihoods)
 
     for role in ("encoder", "posterior", "prior", "dataset", "decoder"):
         section = section_of(role)
@@ -69,23 +69,6 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
     if value is not None:
         raise SpecError(f"{name} is not a mapping", given=repr(value))
     return {}
-
-
-def _sort_losses(value: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the losses and the likelihoods among them."""
-    both = _components("loss", value)
-    for item in both:
-        if item["kind"] not in registry.losses and item["kind"] not in registry.likelihoods:
-            raise unknown_loss(item["kind"])
-    losses = [item for item in both if item["kind"] in registry.losses]
-    return losses, [item for item in both if item not in losses]
-
-
-def _at_most_one(likelihoods: list[dict[str, Any]]) -> dict[str, Any] | None:
-    if len(likelihoods) > 1:
-        names = " and ".join(repr(likelihood["kind"]) for likelihood in likelihoods)
-        raise SpecError("a model has exactly one likelihood", given=names, remedy="keep one of them")
-    return likelihoods[0] if likelihoods else None
 
 
 def _components(role: str, value: Any) -> list[dict[str, Any]]:

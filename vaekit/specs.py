@@ -110,17 +110,10 @@ class ModelSpec(Spec):
             given = [given]
         elif not isinstance(given, Sequence):
             return data  # the field's own validator says what is wrong
-        losses: list[Any] = []
-        likelihoods = [data["likelihood"]] if data.get("likelihood") is not None else []
-        for term in given:
-            kind = kind_of(term)
-            if kind is not None and kind not in registry.losses and kind not in registry.likelihoods:
-                raise unknown_loss(kind)
-            (likelihoods if kind is not None and kind in registry.likelihoods else losses).append(term)
-        if len(likelihoods) > 1:
-            names = " and ".join(repr(kind_of(term)) for term in likelihoods)
-            raise SpecError("a model has exactly one likelihood", given=names, remedy="keep one of them")
-        return {**data, "loss": losses, "likelihood": likelihoods[0] if likelihoods else None}
+        losses, likelihoods = sort_terms(given)
+        if data.get("likelihood") is not None:
+            likelihoods.append(data["likelihood"])
+        return {**data, "loss": losses, "likelihood": at_most_one_likelihood(likelihoods)}
 
 
 class TrainSpec(Spec):
@@ -136,7 +129,7 @@ class TrainSpec(Spec):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute; auto takes CUDA, MPS, CPU.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic; auto takes bf16 on CUDA, else fp32.")
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="Whether to compile the training step; auto does where it is known to pay, on a CPU for long runs of CNNs."
+        "auto", description="Whether to compile the training step; auto does for long runs of CNNs on a CPU."
     )
     workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes that decode images which do not fit in memory.")
     pictures: Literal["auto", "none"] | tuple[PositiveInt, ...] = Field(
@@ -166,6 +159,34 @@ def kind_of(component: Any) -> str | None:
     """Return the kind that a name, a mapping or a spec stands for; None where it stands for none."""
     kind = component.get("kind") if isinstance(component, Mapping) else getattr(component, "kind", component)
     return kind if isinstance(kind, str) else None
+
+
+def sort_terms(terms: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Return the losses and the likelihoods among what ``--loss`` takes: names, mappings or specs of either.
+
+    Raises:
+        UnknownComponentError: A name is neither.
+    """
+    losses: list[Any] = []
+    likelihoods: list[Any] = []
+    for term in terms:
+        kind = kind_of(term)
+        if kind is not None and kind not in registry.losses and kind not in registry.likelihoods:
+            raise unknown_loss(kind)
+        (likelihoods if kind is not None and kind in registry.likelihoods else losses).append(term)
+    return losses, likelihoods
+
+
+def at_most_one_likelihood(likelihoods: Sequence[Any]) -> Any | None:
+    """Return the likelihood among several that there must not be, or None.
+
+    Raises:
+        SpecError: There are several; the message names them.
+    """
+    if len(likelihoods) > 1:
+        names = " and ".join(repr(kind_of(likelihood)) for likelihood in likelihoods)
+        raise SpecError("a model has exactly one likelihood", given=names, remedy="keep one of them")
+    return likelihoods[0] if likelihoods else None
 
 
 def unknown_loss(kind: str) -> VaekitError:
@@ -208,7 +229,7 @@ def spec_error(error: ValidationError, source: str) -> SpecError:
 
 def option_path(loc: tuple[int | str, ...]) -> str:
     """Write a location in a `RunSpec` as on the command line: ``('model', 'loss', 0, 'beta')`` is ``loss.beta``."""
-    parts = [str(part) for part in loc if not isinstance(part, int)]
+    parts = [part for part in loc if isinstance(part, str) and "[" not in part]  # pydantic writes a union's branch as literal[…]
     return ".".join(parts[1:] if len(parts) > 1 and parts[0] in RunSpec.model_fields else parts)
 
 

@@ -42,7 +42,7 @@ def test_file_does_not_tell_where_the_source_lay(make: Make, tmp_path: Path) -> 
     assert str(Path(__file__).parents[2]).encode() not in content
 
 
-def test_decoder_that_branches_on_the_batch_size_is_refused(of_decoder: Callable[[nn.Module], Trained], tmp_path: Path) -> None:
+def test_decoder_that_branches_on_the_batch_size_is_refused(branching: Trained, tmp_path: Path) -> None:
     with pytest.raises(ExportError):
         Torch().export(branching, "decoder", tmp_path / "decoder.pt2")
     assert list(tmp_path.iterdir()) == []

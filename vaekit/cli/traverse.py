@@ -22,7 +22,9 @@ def traverse(
     ] = False,
     base: Annotated[
         str | None,
-        typer.Option(metavar="IMAGE", help="At whose code the others stay; the prior's mean unless given.", show_default=False),
+        typer.Option(
+            metavar="IMAGE", help="At whose code the others stay; the most central test image's unless given.", show_default=False
+        ),
     ] = None,
     fit: FitOption = None,
     out: MovingOutOption = None,

@@ -49,7 +49,7 @@ def describe(trained: Trained, part: Part, *, precision: Precision, licence: str
 def attach(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:
     """Put the metadata into an ONNX model."""
     del model.metadata_props[:]
-    model.metadata_props.add(key=KEY, value=json.dumps(metadata, sort_keys=True, ensure_ascii=False))
+    model.metadata_props.add(key=KEY, value=json.dumps(metadata, ensure_ascii=False))
 
 
 def as_text(metadata: Mapping[str, Any]) -> str:

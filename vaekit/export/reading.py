@@ -63,14 +63,14 @@ class OnnxFile:
 
     @cached_property
     def function(self) -> Function:
-        """What it computes, by ONNX Runtime with its own choice of threads."""
-        return self.load()
+        """What it computes, by ONNX Runtime in one thread: a sum then has one order, on any machine."""
+        return self.load(threads=1)
 
-    def load(self, threads: int = 0) -> Function:
+    def load(self, threads: int) -> Function:
         """Return what it computes, by ONNX Runtime on the CPU.
 
         Args:
-            threads: How many; 0 leaves it to the runtime.
+            threads: How many.
 
         Raises:
             ExportError: The runtime refuses it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,11 @@ def verify(path: str | Path, trained: Trained | None = None) -> Parity:
 
 def _check_sidecar(file: OnnxFile) -> None:
     sidecar = file.path.with_suffix(".json")
-    if sidecar.is_file() and sidecar.read_text("utf-8") != about.as_text(file.metadata):
+    try:
+        same = not sidecar.is_file() or json.loads(sidecar.read_text("utf-8")) == file.metadata
+    except ValueError:
+        same = False
+    if not same:
         raise ExportError(f"{sidecar} does not belong to {file.path}", remedy=REMEDY)
 
 

@@ -45,8 +45,8 @@ def compare_runs(runs: Sequence[Run], *, num: int, seed: int, out: Path) -> None
     Raises:
         UsageError: Their images differ in shape, or there are fewer than two runs.
     """
-    if len(runs) < 2:
-        raise UsageError("there is nothing to compare", given=f"{len(runs)} run", expected="two or more run folders")
+    if len(names_of(runs)) < 2:
+        raise UsageError("there is nothing to compare", given=str(runs[0].path), expected="two or more run folders")
     first, vaes = runs[0].pictures.of, {name: run.vae() for name, run in names_of(runs).items()}
     shapes = {name: vae.image_shape for name, vae in vaes.items()}
     if len(set(shapes.values())) > 1:

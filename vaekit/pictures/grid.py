@@ -102,6 +102,25 @@ def labelled(
     return sheet
 
 
+def captioned(images: Tensor, captions: Sequence[str], *, columns: int, title: str = "") -> Image.Image:
+    """Arrange images in rows, each with a line of text above it."""
+    from PIL import Image, ImageDraw
+
+    tiles = [grid(image[None], margin=0) for image in images]
+    width = max(tiles[0].width, *map(text_width, captions)) + 8
+    height = tiles[0].height + TEXT + 10
+    top = TEXT + 12 if title else 0
+    sheet = Image.new("RGB", (columns * width + 4, top + math.ceil(len(tiles) / columns) * height + 4), "white")
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        write(draw, (sheet.width / 2, 6), title, anchor="mt", size=TEXT + 1)
+    for i, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+        left, upper = 2 + i % columns * width, top + i // columns * height
+        sheet.paste(tile, (left + (width - tile.width) // 2, upper + TEXT + 8))
+        write(draw, (left + width / 2, upper + TEXT + 4), caption, anchor="ms")
+    return sheet
+
+
 def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Image.Image:
     """Arrange originals with their reconstructions below them, row under row."""
     rows = []

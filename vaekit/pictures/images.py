@@ -31,6 +31,8 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
     if not files:
         raise DataError("no images are given", expected="files, or folders of files")
     for file in files:
+        if not file.is_file():
+            raise DataError("there is no such image", given=file, expected="an image file, or a folder of them")
         given = image_size(file)
         if fit is None and list(given) != size:
             raise DataError(

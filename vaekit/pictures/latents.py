@@ -81,7 +81,7 @@ def principal_plane(codes: Tensor, num: int = 2) -> Plane:
     num = min(num, len(directions))
     signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # svd leaves the sign to chance
     lengths = (singular / max(1, len(codes) - 1) ** 0.5).clamp(min=1e-6)
-    names = tuple(f"principal axis {i + 1}, sd" for i in range(num))
+    names = tuple(f"principal axis {i + 1} (sd)" for i in range(num))
     return Plane(center, (signs * directions * lengths[:, None])[:num], names)
 
 

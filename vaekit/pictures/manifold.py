@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 SMALL = 28
 """Side below which images are enlarged here: a plane has many."""
-STOPS = 5
-"""Tiles that are labelled along each axis."""
 
 
 def quantile_grid(side: int, spread: Spread) -> Tensor:
@@ -52,7 +50,8 @@ def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image.Imag
     sheet = Image.new("RGB", (left + tiles.width + 16, 12 + tiles.height + 2 * TEXT + 24), "white")
     sheet.paste(tiles, (left, 12))
     draw = ImageDraw.Draw(sheet)
-    stops = sorted({round(i * (side - 1) / (STOPS - 1)) for i in range(STOPS)})
+    quarter = round((side - 1) / 4)
+    stops = {0, quarter, side - 1 - quarter, side - 1} | ({side // 2} if side % 2 else set())
     for i in stops:
         write(draw, (left + (i + 0.5) * wide, 16 + tiles.height), f"{values[i, 0]:.2f}", anchor="mt")
         if upright:

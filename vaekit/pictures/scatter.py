@@ -78,7 +78,7 @@ def scatter_picture(
     if plane is not None and len(plane.names) == 2:  # one scale for both, so that circles are circles
         half = max(high - low for low, high in ranges) / 2
         ranges = [((low + high) / 2 - half, (low + high) / 2 + half) for low, high in ranges]
-    axes_names = (*(plane.names if plane is not None else ("no unit", "no unit")), "label")[:2]
+    axes_names = (*(plane.names if plane is not None else ("first (no unit)", "second (no unit)")), "label")[:2]
     legend = 40 + max(map(text_width, called.values())) if called else 0
     axes = Axes(ranges[0], ranges[1], (axes_names[0], axes_names[1]), title, legend=legend)
     pixels = [axes.at(x, y) for x, y in points.tolist()]

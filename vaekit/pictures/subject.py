@@ -68,6 +68,11 @@ class Subject:
             return latents.prior_spread(self.vae)
         return latents.code_spread(self.codes)
 
+    @cached_property
+    def central(self) -> int:
+        """The number of the test image whose code is nearest to the mean: in many dimensions no code is near the prior's."""
+        return int((self.codes - self.codes.mean(0)).square().sum(-1).argmin())
+
     def num_test(self, most: int) -> int:
         """Return how many test images there are, at most ``most``."""
         return min(most, len(self.run.splits.test))

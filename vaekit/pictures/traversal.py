@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vaekit.pictures.drawing import number
-from vaekit.pictures.grid import labelled
+from vaekit.pictures.grid import captioned, labelled
 from vaekit.pictures.latents import Spread, decode
 from vaekit.vae import VAE
 
@@ -46,15 +47,8 @@ class Traversal:
         """Show all latents at each step, there and back."""
         steps = self.images.shape[1]
         order = [*range(steps), *range(steps - 2, 0, -1)]
-        return [_frame(self.images[:, i], self.rows, self.heads[i]) for i in order]
-
-
-def _frame(images: Tensor, rows: Sequence[str], head: str) -> Image.Image:
-    """Show an image of each latent, labelled, in two columns where there are many."""
-    columns = 2 if len(images) > 6 else 1
-    padded = torch.cat([images, images.new_ones(-len(images) % columns, *images.shape[1:])])
-    both = [" | ".join(rows[i : i + columns]) for i in range(0, len(rows), columns)]
-    return labelled(padded, columns=columns, rows=both, title=head)
+        columns = math.ceil(math.sqrt(len(self.rows)))
+        return [captioned(self.images[:, i], self.rows, columns=columns, title=self.heads[i]) for i in order]
 
 
 def order_by_information(kl_per_latent: Sequence[float] | None, codes: Tensor) -> list[int]:

@@ -108,7 +108,7 @@ def _parse(path: Path, text: str) -> Header:
         if not (fits and isinstance(versions, dict) and isinstance(state, dict)):
             raise TypeError(f"image_shape {shape!r:.80}")
         recorded = _recorded(versions)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
     changes = _changes(recorded)
     try:

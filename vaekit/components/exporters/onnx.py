@@ -101,11 +101,11 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[str, ...]:
     """Replace a float32 file by its 8-bit version; return what became of the speed."""
     examples = part.examples.numpy()
-    functions = {"fp32": OnnxFile(path).load()}
+    functions = {"fp32": OnnxFile(path).function}
     model = quantize(path, examples)
     about.attach(model, metadata)
     notes = ("int8 is an experiment", left_in_float(model), *_save(model, path))
-    functions["int8"] = OnnxFile(path).load()
+    functions["int8"] = OnnxFile(path).function
     for inputs in (examples[:1], examples):
         times = latencies({name: partial(function, inputs) for name, function in functions.items()}, seconds=0.3)
         notes += (f"batch {len(inputs)}: {times['int8'].median:.3g} ms, fp32 {times['fp32'].median:.3g} ms",)

@@ -1,0 +1,1 @@
+"""ConvNeXt-style backbones for vaekit; entry points lead to `encoder` and `decoder`."""

@@ -1,0 +1,70 @@
+"""What the encoder and the decoder are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from vaekit.errors import UsageError
+
+Shape = tuple[int, ...]
+Channels = Annotated[tuple[Annotated[int, Field(ge=4)], ...], Field(min_length=1)]
+Depth = PositiveInt
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels of each position of ``(B, C, H, W)``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return y
+
+
+class Block(nn.Module):
+    """``x + γ f(x)``: depthwise 7×7 convolution, normalisation, 1×1 to four times the channels, GELU, and 1×1 back.
+
+    γ starts at 0.1 and not at the paper's 1e-6, which is meant for networks of some twenty blocks.
+
+    Reference: Liu et al. 2022, arXiv:2201.03545, Figure 4.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.f = nn.Sequential(
+            nn.Conv2d(channels, channels, 7, padding=3, groups=channels),
+            ChannelNorm(channels),
+            nn.Conv2d(channels, 4 * channels, 1),
+            nn.GELU(),
+            nn.Conv2d(4 * channels, channels, 1),
+        )
+        self.gamma = nn.Parameter(torch.full((channels, 1, 1), 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = x + self.gamma * self.f(x)
+        return y
+
+
+def stage(channels: int, depth: int) -> list[nn.Module]:
+    """Return ``depth`` blocks."""
+    return [Block(channels) for _ in range(depth)]
+
+
+def sizes_of(image_shape: Shape, times: int) -> list[tuple[int, int]]:
+    """Return an image's (height, width), and what ``times`` halvings make of it, rounded up.
+
+    Raises:
+        UsageError: The shape is not that of an image.
+    """
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise UsageError("convnext works on images only", given=image_shape, expected="(channels, height, width)")
+    sizes = [(image_shape[1], image_shape[2])]
+    for _ in range(times):
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes

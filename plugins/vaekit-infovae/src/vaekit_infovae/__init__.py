@@ -1,0 +1,1 @@
+"""InfoVAE for vaekit; entry points lead to `mmd` and `shapes`."""

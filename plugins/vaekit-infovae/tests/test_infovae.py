@@ -1,0 +1,78 @@
+"""The loss and the data set pass vaekit's checks, and are what they say."""
+
+import pytest
+import torch
+from vaekit_infovae.mmd import squared_mmd
+from vaekit_infovae.shapes import draw
+
+import vaekit
+from vaekit.testing import checks
+
+SCALES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("check", checks("loss"))
+def test_mmd_conforms(check):
+    check("mmd")
+
+
+@pytest.mark.parametrize("check", checks("dataset"))
+def test_shapes_conform(check):
+    check("shapes", options={"num_images": 100})
+
+
+def test_closed_forms_agree_with_draws_from_the_prior():
+    generator = torch.Generator().manual_seed(0)
+    z = 0.5 + 1.5 * torch.randn(300, 2, generator=generator, dtype=torch.float64)
+    y = torch.randn(3000, 2, generator=generator, dtype=torch.float64)
+
+    def kernel(a, b):
+        return torch.stack([torch.exp(-torch.cdist(a, b).square() / (2 * s**2 * 2)) for s in SCALES]).mean(0)
+
+    def among(a):
+        return (kernel(a, a).sum() - len(a)) / (len(a) * (len(a) - 1))
+
+    drawn = among(z) - 2 * kernel(z, y).mean() + among(y)
+    torch.testing.assert_close(squared_mmd(z, SCALES), drawn, rtol=0.02, atol=1e-3)
+
+
+def test_mmd_is_unbiased_at_the_prior_and_positive_away_from_it():
+    generator = torch.Generator().manual_seed(0)
+    values = [squared_mmd(torch.randn(32, 3, generator=generator, dtype=torch.float64), SCALES) for _ in range(400)]
+    mean, error = torch.stack(values).mean(), torch.stack(values).std() / 20
+    assert abs(mean) < 4 * error
+    assert squared_mmd(torch.zeros(32, 3, dtype=torch.float64), SCALES) > 0.05
+    assert squared_mmd(2 + torch.zeros(1, 3, dtype=torch.float64), SCALES).isfinite()
+
+
+def test_mmd_refuses_another_prior():
+    class Other(vaekit.Prior):
+        """A learned normal."""
+
+        def __init__(self, latent_dim):
+            super().__init__(latent_dim)
+            self.mu = torch.nn.Parameter(torch.zeros(latent_dim))
+
+        def forward(self):
+            from vaekit.distributions import DiagonalGaussian
+
+            return DiagonalGaussian(self.mu, torch.zeros_like(self.mu))
+
+    encoder = vaekit.encoders.get("mlp")((1, 4, 4), (2, 3), hidden=(8,))
+    vae = vaekit.VAE(encoder, vaekit.decoders.get("mlp")((3,), (1, 4, 4), hidden=(8,)), prior=Other(3))
+    with pytest.raises(vaekit.VaekitError, match="standard normal only"):
+        vaekit.losses.get("mmd")()(vae(torch.rand(2, 1, 4, 4)))
+
+
+def test_shapes_have_their_areas_and_places():
+    radius, middle = torch.full((3,), 0.25), torch.zeros(3, 2)
+    images = draw(torch.arange(3), middle, radius, torch.zeros(3), 200).double() / 255
+    areas = images.mean((1, 2, 3))
+    exact = torch.tensor([torch.pi / 2, 2, 3**1.5 / 4], dtype=torch.float64) * 0.25**2
+    torch.testing.assert_close(areas, exact, rtol=0.01, atol=0)
+    turned = draw(torch.arange(3), middle + torch.tensor([0.1, -0.2]), radius, torch.ones(3), 200).double() / 255
+    torch.testing.assert_close(turned.mean((1, 2, 3)), exact, rtol=0.01, atol=0)
+    weights = turned[0, 0] / turned[0, 0].sum()
+    axis = (torch.arange(200) + 0.5) / 200 - 0.5
+    assert (weights.sum(1) @ axis.double()).item() == pytest.approx(0.1, abs=1e-3)
+    assert (weights.sum(0) @ axis.double()).item() == pytest.approx(-0.2, abs=1e-3)

@@ -13,3 +13,23 @@ def shared_data() -> Path:
     if not (folder / "MNIST" / "raw").is_dir():
         pytest.skip(f"no real data in {folder}; set VAEKIT_DATA to a folder that holds MNIST/raw")
     return folder
+
+
+@pytest.fixture(scope="session")
+def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run of three latents on 240 grey images of 8×6 with three labels; tests write elsewhere."""
+    import numpy as np
+
+    import vaekit
+
+    folder = tmp_path_factory.mktemp("labelled")
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    images = rng.integers(0, 60, (240, 8, 6))
+    images[np.arange(240), :, labels * 2] = 220
+    names = np.array(["left", "middle", "right/far"])[labels]
+    np.savez(folder / "images.npz", images=images.astype(np.uint8), labels=names)
+    hidden = {"encoder.hidden": (16,), "decoder.hidden": (16,)}
+    training = {"epochs": 3, "batch_size": 16, "threads": 1, "device": "cpu", "latent_dim": 3, "likelihood": "bce"}
+    data = {"dataset": "array", "dataset.path": str(folder / "images.npz")}
+    return vaekit.train(**hidden, **training, **data, out=folder / "run").path

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vaekit.run import load as load
     from vaekit.run import resume as resume
     from vaekit.run import train as train
+    from vaekit.sweeps import sweep as sweep
     from vaekit.trace import Site as Site
     from vaekit.trace import Trace as Trace
     from vaekit.vae import VAE as VAE
@@ -38,6 +39,7 @@ _HOMES = {
     "interfaces": ("Backbone", "Capability", "Dataset", "Exporter", "Likelihood", "Loss", "Posterior", "Prior"),
     "registry": ("datasets", "decoders", "encoders", "exporters", "likelihoods", "losses", "posteriors", "priors"),
     "run": ("Run", "load", "resume", "train"),
+    "sweeps": ("sweep",),
     "trace": ("Site", "Trace"),
     "vae": ("VAE",),
 }

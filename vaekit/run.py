@@ -117,6 +117,11 @@ class Run:
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
+    def _repr_html_(self) -> str:
+        from vaekit.pictures.notebook import run_html
+
+        return run_html(self)
+
     @cached_property
     def spec(self) -> RunSpec:
         """The resolved spec."""

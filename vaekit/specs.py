@@ -14,6 +14,7 @@ from pydantic import (
     GetJsonSchemaHandler,
     PositiveFloat,
     PositiveInt,
+    StringConstraints,
     ValidationError,
     model_validator,
 )
@@ -116,6 +117,9 @@ class ModelSpec(Spec):
         return {**data, "loss": losses, "likelihood": at_most_one_likelihood(likelihoods)}
 
 
+EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$")]
+
+
 class TrainSpec(Spec):
     """How a model is trained."""
 
@@ -132,9 +136,10 @@ class TrainSpec(Spec):
         "auto", description="Whether to compile the training step; auto does for long runs of CNNs on a CPU."
     )
     workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes that decode images which do not fit in memory.")
-    pictures: Literal["auto", "none"] | tuple[PositiveInt, ...] = Field(
-        "auto", description="Epochs whose reconstructions and samples are kept, as 1,2,10."
+    pictures: Literal["auto", "none"] | tuple[PositiveInt, ...] | EveryFew = Field(
+        "auto", description="Epochs whose reconstructions and samples are kept, as 1,2,10 or every:5."
     )
+    animation: Literal["gif", "webp", "avif"] = Field("gif", description="Format of the animation of training.")
     checkpoint_seconds: PositiveFloat = Field(30.0, description="Most seconds between two checkpoints.")
     threads: PositiveInt | None = Field(None, description="Threads of the CPU; as many as torch takes by default.")
 

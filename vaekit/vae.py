@@ -69,6 +69,11 @@ class VAE(nn.Module):
         self.encoder, self.decoder = encoder, decoder
         self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
 
+    def _repr_html_(self) -> str:
+        from vaekit.pictures.notebook import vae_html
+
+        return vae_html(self)
+
     @property
     def latent_dim(self) -> int:
         """Number of latent dimensions D."""

@@ -136,22 +136,21 @@ def forged(trained: Site, tmp_path: Path) -> Any:
     return forge
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "os.system",
-        "os:system",
-        "../x",
-        "../../canary",
-        "vaekit.encoders:x",
-        "canary",
-        "canary:Acme",
-        "/etc/passwd",
-        "",
-        "a\0b",
-        "__init__",
-    ],
+PATHS = (
+    "os.system",
+    "os:system",
+    "../x",
+    "../../canary",
+    "vaekit.encoders:x",
+    "canary",
+    "canary:Acme",
+    "/etc/passwd",
+    "",
+    "__init__",
 )
+
+
+@pytest.mark.parametrize("kind", [*PATHS, "a\0b"])
 def test_a_spec_cannot_name_code(forged: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "canary.py").write_text("open('imported', 'w')\n" + ENCODER.format(kind="canary", width=8), "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))

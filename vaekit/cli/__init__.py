@@ -28,6 +28,7 @@ from vaekit.cli import (
     sample,
     scatter,
     schema,
+    sweep,
     train,
     traverse,
     variations,
@@ -66,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Build the commands and run the one asked for; ``train``'s and ``export``'s depend on their arguments."""
+    """Build the commands and run the one asked for; those of ``train``, ``sweep`` and ``export`` depend on their arguments."""
     # Typer imports pydantic, a third of the time to answer, to learn that --help was not given
     help_option = arguments not in (["components"], ["components", "list"])
     app = typer.Typer(
@@ -82,6 +83,10 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["train"]:
         training, arguments[1:] = train.command(arguments[1:])
     app.command("train")(training)
+    sweeping = sweep.placeholder
+    if arguments[:1] == ["sweep"]:
+        sweeping, arguments[1:] = sweep.command(arguments[1:])
+    app.command("sweep")(sweeping)
     exporting = export.placeholder
     if arguments[:1] == ["export"]:
         exporting, arguments[1:] = export.command(arguments[1:])

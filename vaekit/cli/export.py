@@ -33,7 +33,7 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     kinds = registry.exporters.kinds()
     normal, rest, chosen = [], list(arguments), []
     while rest:
-        word = rest.pop(0)
+        word = rest.pop(0).replace("--exporter.", "--", 1)  # as `vaekit components show` writes options
         flag, equals, path = word.partition("=")
         if flag.startswith("--") and flag[2:].replace("-", "_") in {kind.replace("-", "_") for kind in kinds}:
             chosen.append(next(kind for kind in kinds if kind.replace("-", "_") == flag[2:].replace("-", "_")))
@@ -91,7 +91,7 @@ def report(exported: Exported) -> None:
     typer.echo(exported.path)
     parity = exported.parity
     verdict = "verified" if parity.tolerance is not None else "measured"
-    typer.echo(f"  {exported.size:,} bytes; {verdict}: largest difference {parity}")
+    typer.echo(f"  {exported.size:,} bytes; {verdict}: largest difference {parity}, mean {parity.mean:.1e}")
     for note in exported.notes:
         typer.echo(f"  {note}")
 

@@ -31,4 +31,8 @@ def interpolate(
     if len(ends) != 2:
         raise UsageError("two images are needed", given=" ".join(words), expected="vaekit interpolate [RUN] A B")
     album = open_run(run).pictures
-    typer.echo(album.interpolate(*ends, path=None if way is None else way.value, steps=steps, fit=fit and fit.value, out=out))
+    typer.echo(
+        album.interpolate(
+            *ends, path=None if way is None else way.value, steps=steps, fit=None if fit is None else fit.value, out=out
+        )
+    )

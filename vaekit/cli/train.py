@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,21 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     Raises:
         UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
     """
+    options, normal = read_options(arguments, own={"out"})
+    own = {"spec": SpecArgument, "out": OutOption, "quiet": QuietOption, "json": JsonOption}
+    return declare(_train, own, options), normal
+
+
+def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[list[Option], list[str]]:
+    """Return the options of the components that arguments choose, and the arguments in normal form.
+
+    Args:
+        arguments: Of a command that takes these options.
+        own: Flags with a value that the command has besides.
+
+    Raises:
+        UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
+    """
     from vaekit.choices import ROLES
     from vaekit.options import available_options, check_names
     from vaekit.specs import read_spec
@@ -65,14 +81,14 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
         chosen["loss"] = [loss for loss in words.flags["loss"] if loss is not None]
     options = available_options(base, chosen)
     switches = {prefix + name for option in options if is_switch(option) for name in option.names for prefix in ("", "no_")}
-    valued = {name for option in options if not is_switch(option) for name in option.names} | {"out"}
+    valued = {name for option in options if not is_switch(option) for name in option.names} | set(own)
     check_names(base, chosen | dict.fromkeys(words.flags.keys() - switches - valued - VALUELESS))
     for name, values in words.flags.items():
         if name in valued and None in values:
             raise UsageError(f"--{name.replace('_', '-')} needs a value")
         if name in switches and values != [None] * len(values):
             raise UsageError(f"--{name.replace('_', '-')} takes no value", remedy="write SPEC.yaml, if that was one, first")
-    return _build(options), words.arguments
+    return options, words.arguments
 
 
 def read_words(arguments: Sequence[str]) -> Words:
@@ -110,14 +126,19 @@ def is_switch(option: Option) -> bool:
     return bool in alternatives(option.type)
 
 
-def _build(options: Sequence[Option]) -> Callable[..., None]:
-    """Return a function whose signature declares every option, for Typer to read."""
+def declare(function: Callable[..., None], own: Mapping[str, Any], options: Sequence[Option]) -> Callable[..., None]:
+    """Return a command whose signature declares every option, for Typer to read.
+
+    Args:
+        function: Receives its own parameters by name, and the options given, by name, as ``given``.
+        own: Annotations of its own parameters; those called ``quiet`` or ``json`` are switches.
+        options: What else can be set.
+    """
     names: dict[str, str] = {}
+    keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [
-        inspect.Parameter("spec", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=SpecArgument),
-        inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=OutOption),
-        inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=QuietOption),
-        inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=JsonOption),
+        inspect.Parameter(name, keyword, default=False if name in VALUELESS else None, annotation=annotation)
+        for name, annotation in own.items()
     ]
     for option in options:
         for shown in (option.names[:2], option.names[2:]):  # a loss's options have three names; two are enough to read
@@ -125,25 +146,30 @@ def _build(options: Sequence[Option]) -> Callable[..., None]:
                 key = f"option_{len(names)}"
                 names[key] = shown[0]
                 annotation = _annotation(option, shown, hidden=shown != option.names[:2])
-                parameters.append(inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+                parameters.append(inspect.Parameter(key, keyword, default=None, annotation=annotation))
 
-    def train(*, spec: Path | None, out: Path | None, quiet: bool, json: bool, **values: Any) -> None:
-        """Train a model: on a built-in set of digits unless told otherwise.
+    @wraps(function)
+    def called(**values: Any) -> None:
+        given = {names[key]: values[key] for key in names if values[key] is not None and values[key] != []}
+        function(**{name: values[name] for name in own}, given=given)
 
-        The flags are the options of the components chosen: `vaekit train --encoder cnn --loss beta --help` shows those of `cnn`
-        and `beta`. Lists are written 512,256.
-        """
-        from vaekit.console import choose_reporter
-        from vaekit.run import train as run_training
+    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return called
 
-        given = {names[key]: value for key, value in values.items() if value is not None and value != []}
-        reporter = choose_reporter(json=json, quiet=quiet)
-        with interruptible(reporter):
-            run_training(spec, out=out, reporter=reporter, **given)
 
-    train.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    train.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return train
+def _train(*, spec: Path | None, out: Path | None, quiet: bool, json: bool, given: Mapping[str, Any]) -> None:
+    """Train a model: on a built-in set of digits unless told otherwise.
+
+    The flags are the options of the components chosen: `vaekit train --encoder cnn --loss beta --help` shows those of `cnn`
+    and `beta`. Lists are written 512,256.
+    """
+    from vaekit.console import choose_reporter
+    from vaekit.run import train as run_training
+
+    reporter = choose_reporter(json=json, quiet=quiet)
+    with interruptible(reporter):
+        run_training(spec, out=out, reporter=reporter, **given)
 
 
 def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:

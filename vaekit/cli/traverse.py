@@ -23,7 +23,7 @@ def traverse(
     base: Annotated[
         str | None,
         typer.Option(
-            metavar="IMAGE", help="At whose code the others stay; the most central test image's unless given.", show_default=False
+            metavar="IMAGE", help="At whose code the others stay; the first test image's unless given.", show_default=False
         ),
     ] = None,
     fit: FitOption = None,
@@ -38,7 +38,7 @@ def traverse(
         sigmas=sigmas,
         quantiles=quantiles,
         base=base,
-        fit=fit and fit.value,
+        fit=None if fit is None else fit.value,
         out=out,
     ):
         typer.echo(path)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import onnx
+import onnx.inliner
 import torch
 from onnx.helper import find_min_ir_version_for
 from torch.export import Dim, ExportedProgram

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vaekit.vae import VAE
 
 PartName = Literal["decoder", "encoder", "autoencoder"]
+NUM_EXAMPLES = 64
+"""Inputs that a part is compared on."""
 
 
 class Decoder(nn.Module):
@@ -93,13 +95,13 @@ class Part:
         return [result] if isinstance(result, Tensor) else list(result)
 
 
-def part_of(trained: Trained, name: PartName, *, num_examples: int = 64) -> Part:
+def part_of(trained: Trained, name: PartName) -> Part:
     """Return a part of a trained model.
 
     Raises:
         ExportError: What it computes is not of the shape that it states, or not finite.
     """
-    vae, half = trained.vae, num_examples // 2
+    vae, half = trained.vae, NUM_EXAMPLES // 2
     latent = Port("latent", (vae.latent_dim,))
     image = Port("image", vae.image_shape)
     codes = torch.stack([trained.prior_codes(half), trained.posterior_codes(half)], 1).flatten(0, 1)

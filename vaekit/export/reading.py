@@ -86,4 +86,4 @@ class OnnxFile:
             reason = " ".join(str(error).split())[:300]
             raise ExportError(f"ONNX Runtime {onnxruntime.__version__} refuses {self.path}", given=reason) from None
         [entry] = session.get_inputs()
-        return lambda inputs: session.run(None, {entry.name: inputs})  # type: ignore[no-any-return]
+        return lambda inputs: session.run(None, {entry.name: inputs})

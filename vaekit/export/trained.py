@@ -59,7 +59,8 @@ class Trained:
         """Return draws from the prior, ``(num, D)``, always the same ones."""
         noise = torch.randn(num, self.vae.latent_dim, generator=Streams(0).generator("export/prior"))
         with torch.no_grad():
-            return self.vae.prior().rsample(noise)
+            codes: Tensor = self.vae.prior().rsample(noise)
+        return codes
 
     def posterior_codes(self, num: int) -> Tensor:
         """Return codes distributed as those of data, dimension by dimension, ``(num, D)``, always the same ones."""
@@ -76,6 +77,6 @@ def latents_of(vae: VAE, evaluation: Mapping[str, Any] | None) -> tuple[Latent, 
     else:
         with torch.no_grad():
             codes = vae.prior().rsample(torch.randn(4096, vae.latent_dim, generator=Streams(0).generator("export/latents")))
-        mean, std = ([round(value, 1) for value in values.tolist()] for values in (codes.mean(0), codes.std(0)))
+        mean, std = ([round(value, 1) + 0.0 for value in values.tolist()] for values in (codes.mean(0), codes.std(0)))
         kl = [None] * vae.latent_dim
     return tuple(Latent(*values) for values in zip(mean, std, kl, strict=True))

@@ -11,13 +11,11 @@ import numpy as np
 from vaekit.errors import ExportError
 from vaekit.export import metadata as about
 from vaekit.export.parity import TOLERANCE, TOLERANCES, Array, Function, Parity, compare, torch_function
-from vaekit.export.parts import part_of
+from vaekit.export.parts import NUM_EXAMPLES, part_of
 from vaekit.export.reading import REMEDY, OnnxFile
 
 if TYPE_CHECKING:
     from vaekit.export.trained import Trained
-
-NUM_EXAMPLES = 64
 
 
 def verify(path: str | Path, trained: Trained | None = None) -> Parity:

@@ -45,7 +45,7 @@ def quantize(source: Path, examples: Any) -> onnx.ModelProto:
 
     [entry] = onnx.load(source, load_external_data=False).graph.input
 
-    class Examples(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Examples(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.batches: Iterator[dict[str, Any]] = iter([{entry.name: examples}])
 

@@ -122,7 +122,7 @@ class Album:
             steps: Images along each.
             sigmas: How far, in standard deviations of the prior, to both sides.
             quantiles: Go from the 1 % to the 99 % quantile of the codes of test images instead.
-            base: Image at whose code the other latents stay; the most central test image unless given.
+            base: Image at whose code the other latents stay; the first test image unless given.
             fit: For an image file of another size.
             out: The file.
         """
@@ -157,7 +157,7 @@ class Album:
             values, heads = traversal.steps_of_quantiles(draws, steps)
         else:
             values, heads = traversal.steps_of_sigma(self.of.spread, sigmas, steps)
-        base = self.of.central if base is None else base
+        base = 0 if base is None else base
         start = latents.encode_means(self.of.vae, self.of.image(base, fit)[None])[0]
         what = "quantiles of the codes" if quantiles else "standard deviations of the prior"
         about = f"{what}; all else as in {f'test image {base}' if is_number(base) else Path(str(base)).name}"

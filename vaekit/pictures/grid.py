@@ -88,9 +88,8 @@ def labelled(
     left = 16 + max(map(text_width, rows)) if rows else 6
     top = 6 + (TEXT + 10 if title else 0) + (TEXT + 6 if heads else 0)
     size = (max(left + tiles.width, text_width(title, TEXT + 1) + left) + 6, top + tiles.height + 6)
-    sheet = Image.new(tiles.mode, size, "white" if tiles.mode == "RGB" else 255)
+    sheet = Image.new(tiles.mode, size, "white")
     sheet.paste(tiles, (left, top))
-    sheet = sheet.convert("RGB")
     draw = ImageDraw.Draw(sheet)
     if title:
         write(draw, (left + MARGIN, 6), title, anchor="lt", size=TEXT + 1)

@@ -120,9 +120,9 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     Reference:
         White, Sampling Generative Networks, 2016, section 2.1.
     """
-    cosine = (a @ b / (a.norm() * b.norm()).clamp(min=1e-12)).clamp(-1, 1)
-    angle = torch.arccos(cosine)
-    if torch.sin(angle) < 1e-4:
+    length = a.norm() * b.norm()
+    angle = torch.arccos((a @ b / length.clamp(min=1e-12)).clamp(-1, 1))
+    if length < 1e-12 or torch.sin(angle) < 1e-4:
         return linear(a, b, t)
     weights = torch.sin(torch.stack([1 - t, t], 1) * angle) / torch.sin(angle)
     return weights @ torch.stack([a, b])

@@ -26,7 +26,8 @@ def quantile_grid(side: int, spread: Spread) -> Tensor:
         Kingma & Welling, Auto-Encoding Variational Bayes, 2014, appendix A.
     """
     u = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).to(spread.mean)
-    return spread.mean + u[:, None] * spread.std
+    values: Tensor = spread.mean + u[:, None] * spread.std
+    return values
 
 
 def manifold(vae: VAE, plane: Plane, values: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image.Imag
     wide, tall = tiles.width / side, tiles.height / max(1, len(images) // side)
     upright = len(plane.axes) == 2
     left = 22 + max(text_width(f"{v:.2f}") for v in values[:, 1].tolist()) if upright else 12
-    sheet = Image.new("RGB", (left + tiles.width + 16, 12 + tiles.height + 2 * TEXT + 24), "white")
+    sheet = Image.new(tiles.mode, (left + tiles.width + 16, 12 + tiles.height + 2 * TEXT + 24), "white")
     sheet.paste(tiles, (left, 12))
     draw = ImageDraw.Draw(sheet)
     quarter = round((side - 1) / 4)

@@ -110,4 +110,5 @@ def _ellipse(draws: Tensor, sigmas: float = 2.0, corners: int = 40) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
     t = torch.linspace(0, 2 * torch.pi, corners + 1)
     circle = torch.stack([t.cos(), t.sin()], 1)
-    return center + sigmas * circle * values.clamp(min=0).sqrt() @ vectors.T
+    outline: Tensor = center + sigmas * circle * values.clamp(min=0).sqrt() @ vectors.T
+    return outline

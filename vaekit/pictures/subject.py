@@ -68,11 +68,6 @@ class Subject:
             return latents.prior_spread(self.vae)
         return latents.code_spread(self.codes)
 
-    @cached_property
-    def central(self) -> int:
-        """The number of the test image whose code is nearest to the mean: in many dimensions no code is near the prior's."""
-        return int((self.codes - self.codes.mean(0)).square().sum(-1).argmin())
-
     def num_test(self, most: int) -> int:
         """Return how many test images there are, at most ``most``."""
         return min(most, len(self.run.splits.test))
@@ -91,7 +86,7 @@ class Subject:
         """
         if is_number(given):
             return self.test([int(str(given))]).images[0]
-        return read_images([Path(given)], self.vae.image_shape, fit=fit)[0]
+        return read_images([Path(str(given))], self.vae.image_shape, fit=fit)[0]
 
     def plane(self, dims: Sequence[int] | None) -> tuple[latents.Plane, latents.Spread]:
         """Return axes of the latent space, and how far codes lie along them."""

@@ -78,7 +78,8 @@ def traverse(vae: VAE, base: Tensor, dims: Sequence[int], values: Tensor) -> Ten
     z = base.repeat(len(dims), len(values), 1)
     for row, d in enumerate(dims):
         z[row, :, d] = values[:, d]
-    return decode(vae, z.flatten(0, 1)).unflatten(0, (len(dims), len(values)))
+    images = decode(vae, z.flatten(0, 1))
+    return images.view(len(dims), len(values), *images.shape[1:])
 
 
 def row_labels(dims: Sequence[int], kl_per_latent: Sequence[float] | None) -> tuple[str, ...]:

@@ -30,12 +30,13 @@ def write_package(name: str, role: str, out: Path | None = None) -> Path:
         UsageError: There is no such role, the name cannot be a component's or is taken, or the folder is not empty.
     """
     registries = {registry.role: registry for registry in REGISTRIES}
-    if role not in registries:
-        raise UsageError(f"there is no kind of component called {role!r}", expected=f"one of {', '.join(registries)}")
+    written = [known for known in registries if (TEMPLATES / f"{known}.py.template").is_file()]
+    if role not in written:
+        raise UsageError(f"there is no template of a component of kind {role!r}", expected=f"one of {', '.join(written)}")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"a component cannot be called {name!r}", expected="lower-case letters, digits and _, as acme_unet")
     if name in registries[role]:
-        raise UsageError(f"{registries[role].origin(name)} has a {role} {name!r} already", remedy="choose another name")
+        raise UsageError(f"{registries[role].origin(name)} has the {role} {name!r} already", remedy="choose another name")
     distribution = f"vaekit-{name.replace('_', '-')}"
     folder = out if out is not None else Path(distribution)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from vaekit.testing.core import ConformanceError, Subject, check, during, expect
+from vaekit.testing.core import REGISTRY_OF, ConformanceError, Subject, check, during, expect
 
-ALL_ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset")
+ALL_ROLES = tuple(REGISTRY_OF)
 
 
 @check(*ALL_ROLES)

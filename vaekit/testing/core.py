@@ -127,7 +127,7 @@ def check(*roles: str) -> Callable[[Callable[[Subject], None]], Callable[[Subjec
 
 
 def checks(role: str) -> tuple[Check, ...]:
-    """Return the checks of a role: encoder, decoder, posterior, prior, likelihood, loss or dataset."""
+    """Return the checks of a role, as encoder; of every role at least that it is documented and that its spec survives JSON."""
     if role not in _CHECKS:
         raise UnknownComponentError(f"there is no role {role!r}", expected=f"one of {', '.join(_CHECKS)}")
     return tuple(_CHECKS[role])

@@ -49,7 +49,7 @@ class RunFolder:
         path = Path(out) if out is not None else None
         try:
             if path is None:
-                path = _next_numbered(RUNS, f"{spec.data.dataset.kind}-{spec.model.encoder.kind}")
+                path = next_numbered(RUNS, f"{spec.data.dataset.kind}-{spec.model.encoder.kind}")
             elif path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise UsageError(
                     f"{path} exists already; a run never overwrites one",
@@ -128,7 +128,8 @@ def check_space(path: Path, needed: int) -> None:
         )
 
 
-def _next_numbered(root: Path, suffix: str) -> Path:
+def next_numbered(root: Path, suffix: str) -> Path:
+    """Make the folder of the next number under ``root``."""
     root.mkdir(parents=True, exist_ok=True)
     while True:
         taken = [int(match[1]) for path in root.iterdir() if (match := re.match(r"(\d+)-", path.name))]

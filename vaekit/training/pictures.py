@@ -21,6 +21,9 @@ from vaekit.vae import VAE
 
 NUM_PAIRS = 16
 NUM_SAMPLES = 36
+MOST_FRAMES = 180
+LARGEST_FRAME = 520
+"""Pixels above which a frame of the animation is shrunk; kept pictures never are."""
 
 
 class TrainingPictures:
@@ -41,6 +44,7 @@ class TrainingPictures:
         self.folder, self.vae, self.validation, self.streams = folder, vae, validation, streams
         self.enabled = spec.train.pictures != "none"
         self.chosen = chosen_epochs(spec.train.pictures, spec.train.epochs)
+        self.animation = folder.gif.with_suffix(f".{spec.train.animation}")
         self.writer = ThreadPoolExecutor(1, "pictures")
         self.pending: Future[None] | None = None
 
@@ -90,15 +94,20 @@ class TrainingPictures:
         self.wait()
         self.writer.shutdown()
         if self.enabled and self.folder.frames.is_dir():
-            write_frames(sorted(self.folder.frames.glob("*.png")), self.folder.gif)
+            write_frames(sorted(self.folder.frames.glob("*.png")), self.animation)
         shutil.rmtree(self.folder.frames, ignore_errors=True)
 
 
 def write_frames(files: Sequence[Path], path: Path) -> None:
-    """Animate PNG files in nine seconds or less."""
+    """Animate PNG files in nine seconds or less, shrunk and thinned where a file of all would be large."""
     from PIL import Image
 
-    write_animation([Image.open(file) for file in files], path, milliseconds=max(40, min(300, 9000 // max(1, len(files)))))
+    if len(files) > MOST_FRAMES:
+        files = [files[round(i * (len(files) - 1) / (MOST_FRAMES - 1))] for i in range(MOST_FRAMES)]
+    frames = [Image.open(file) for file in files]
+    for frame in frames:
+        frame.thumbnail((LARGEST_FRAME, LARGEST_FRAME), Image.Resampling.LANCZOS)
+    write_animation(frames, path, milliseconds=max(40, min(300, 9000 // max(1, len(frames)))))
 
 
 def chosen_epochs(pictures: str | tuple[int, ...], epochs: int) -> frozenset[int]:

@@ -146,22 +146,34 @@ class Trainer:
             DivergenceError: A loss became NaN or infinite.
             Interrupted: The user stopped it; a checkpoint was saved.
         """
+        self.begin(resume=resume)
+        with threads(self.spec.train.threads), self.interruption.listen():
+            while self.position.epoch < self.spec.train.epochs:
+                began = time.perf_counter()
+                self.complete_epoch(self._train_epoch(), began)
+            return self.finish()
+
+    def begin(self, *, resume: bool = False) -> None:
+        """Make sure of the disk, take up the last checkpoint where asked to, and tell the reporter."""
         if self.device.type == "cpu":
             keep_freed_memory()
         check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
         self.reporter.start(self._start(self._resume() if resume else ()))
-        with threads(self.spec.train.threads), self.interruption.listen():
-            while self.position.epoch < self.spec.train.epochs:
-                began = time.perf_counter()
-                speed = self._train_epoch()
-                means = self.meter.means(self.world)
-                self._check_finite(means)
-                scores = self._evaluate(self.validation, "validation")
-                self._check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
-                if self.world.leads:
-                    self.pictures.take(self.position.epoch + 1)
-                self._end_epoch(means, scores, speed, began)
-            return self._finish()
+
+    def complete_epoch(self, speed: float, began: float) -> None:
+        """Do what follows an epoch's steps: validate, take pictures, record, save.
+
+        Args:
+            speed: Images a second of the steps.
+            began: When the epoch began, by ``time.perf_counter``.
+        """
+        means = self.meter.means(self.world)
+        self.check_finite(means)
+        scores = self._evaluate(self.validation, "validation")
+        self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
+        if self.world.leads:
+            self.pictures.take(self.position.epoch + 1)
+        self._end_epoch(means, scores, speed, began)
 
     def _train_epoch(self) -> float:
         """Take the rest of an epoch's steps; return images a second."""
@@ -174,7 +186,7 @@ class Trainer:
             self.meter.add(terms)
             position.step += 1
             if self.device.type == "cpu" or step % CHECK_EVERY == 0:
-                self._check_finite({"loss": terms["loss"].item()}, terms=terms)
+                self.check_finite({"loss": terms["loss"].item()}, terms=terms)
             now = time.perf_counter()
             position.seconds = resumed_seconds + now - began
             if now - reported > REPORT_SECONDS:
@@ -194,19 +206,17 @@ class Trainer:
         due = time.monotonic() - self.saved_at > self.spec.train.checkpoint_seconds
         interrupted, due = self.world.any(self.interruption.asked, due)
         if interrupted or due:
-            self._save(self.folder.last)
+            self.save(self.folder.last)
         if interrupted:
             raise Interrupted
 
     def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take one step: everything that it draws or schedules is a function of its number."""
-        self.clock.fill_(step / self.batches.steps_per_epoch)
-        generator = self.streams.generator("posterior", step, self.device)
-        noise = batch.share(partial(self.objective.vae.posterior.draw_noise, generator=generator, like=batch.inputs))
-        with self._autocast():
-            total, terms = self.forward(Inputs(batch.inputs, batch.x, noise, self.clock, batch.y))
+        inputs = self.inputs(batch, step)
+        with self.autocast():
+            total, terms = self.forward(inputs)
         total.backward()
-        factor = self._lr_factor(step)
+        factor = self.lr_factor(step)
         for optimizer in self.optimizers:
             (group,) = optimizer.param_groups
             if self.spec.train.grad_clip is not None:
@@ -216,12 +226,21 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         return dict(terms)
 
-    def _autocast(self) -> AbstractContextManager[None]:
+    def inputs(self, batch: Batch, step: int) -> Inputs:
+        """Return what the objective is a function of at a step: the batch, its noise and the time."""
+        self.clock.fill_(step / self.batches.steps_per_epoch)
+        generator = self.streams.generator("posterior", step, self.device)
+        noise = batch.share(partial(self.objective.vae.posterior.draw_noise, generator=generator, like=batch.inputs))
+        return Inputs(batch.inputs, batch.x, noise, self.clock, batch.y)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The arithmetic of a step."""
         if self.spec.train.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def _lr_factor(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
+        """Return the learning rate of a step as a part of the highest."""
         if self.spec.train.schedule == "constant":
             return 1.0
         return 0.5 * (1.0 + math.cos(math.pi * step / self.total_steps))
@@ -246,9 +265,9 @@ class Trainer:
         }
         if self.world.leads:
             self.folder.append_metrics(record)
-        self._save(self.folder.last)
+        self.save(self.folder.last)
         if improved:
-            self._save(self.folder.best)
+            self.save(self.folder.best)
         if improved and self.world.leads:
             model = checkpoint.without_prefix("vae.", self.objective.state_dict())
             checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
@@ -257,7 +276,7 @@ class Trainer:
         if interrupted and position.epoch < self.spec.train.epochs:
             raise Interrupted
 
-    def _finish(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the test set; write the animation and the numbers."""
         self.world.wait()  # the leader has written the best weights
         results = self.load_best().test()
@@ -302,8 +321,9 @@ class Trainer:
 
     # Checkpoints
 
-    def _save(self, path: Path) -> None:
-        self._check_finite(self.meter.means())
+    def save(self, path: Path) -> None:
+        """Write a checkpoint."""
+        self.check_finite(self.meter.means())
         self.saved_at = time.monotonic()
         meter = None if self.meter.sums is None else self.world.sum(self.meter.sums.clone()) / self.world.size
         if not self.world.leads:
@@ -342,7 +362,7 @@ class Trainer:
 
     # Checks and reports
 
-    def _check_finite(
+    def check_finite(
         self, values: Mapping[str, float], *, terms: Mapping[str, Tensor] | None = None, where: str = "training"
     ) -> None:
         """Stop at a NaN or infinite number, and name what is to blame."""

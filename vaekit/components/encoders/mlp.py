@@ -31,7 +31,7 @@ class MLP(Backbone):
         in_shape: Shape,
         out_shape: Shape,
         *,
-        hidden: Widths = (512, 256),
+        hidden: Widths = (512, 512),
         activation: Activation = "silu",
         normalization: Normalization = "none",
     ) -> None:

@@ -25,7 +25,7 @@ class MMD(vaekit.Loss):
         weight: Its weight λ.
         scales: Widths s of the kernel, in units of the square root of the latent size.
 
-    Reference: Gretton et al. 2012, "A Kernel Two-Sample Test", eq. 3; Zhao, Song & Ermon 2019, "InfoVAE", arXiv:1706.02262, eq. 6.
+    Reference: Gretton et al. 2012, "A Kernel Two-Sample Test", eq. 3; Zhao, Song & Ermon 2019, "InfoVAE", arXiv:1706.02262.
     """
 
     batch_statistic = True

@@ -1,0 +1,82 @@
+"""How long the command line takes to answer, with no plugins and with 50 synthetic ones installed.
+
+    python benchmarks/startup.py            # writes benchmarks/results/startup.json
+
+The plugins are what an installer leaves: a module that imports torch and a ``.dist-info`` folder each, in a folder on the path.
+Each command is a process of its own; conditions take turns, so that what else the machine does falls on all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+GROUPS = ("encoders", "decoders", "losses", "datasets", "posteriors")
+COMMANDS = {
+    "python alone": ["-c", "pass"],
+    "vaekit --version": ["-m", "vaekit", "--version"],
+    "vaekit --help": ["-m", "vaekit", "--help"],
+    "vaekit components list": ["-m", "vaekit", "components", "list"],
+}
+
+
+def install(folder: Path, num: int) -> None:
+    """Write ``num`` plugins as installed distributions."""
+    for i in range(num):
+        name, group = f"vaekit_synthetic{i}", GROUPS[i % len(GROUPS)]
+        (folder / f"{name}.py").write_text(f'import torch\n\n\nclass Synthetic:\n    """Number {i}."""\n', "utf-8")
+        info = folder / f"{name}-1.{i}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vaekit-synthetic{i}\nVersion: 1.{i}\n", "utf-8")
+        (info / "entry_points.txt").write_text(f"[vaekit.{group}]\nsynthetic{i} = {name}:Synthetic\n", "utf-8")
+
+
+def measure(arguments: list[str], site: Path) -> float:
+    """Return the seconds that a process takes."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "VAEKIT_PLUGINS": "1"}
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "startup.json")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        sites = {num: Path(folder) / str(num) for num in (0, 50)}
+        for num, site in sites.items():
+            site.mkdir()
+            install(site, num)
+        conditions = [(name, num) for name in COMMANDS for num in sites]
+        for name, num in conditions:  # the first run of each compiles to bytecode
+            measure(COMMANDS[name], sites[num])
+        seconds: dict[tuple[str, int], list[float]] = {condition: [] for condition in conditions}
+        for _ in range(arguments.repeats):
+            for name, num in conditions:
+                seconds[name, num].append(measure(COMMANDS[name], sites[num]))
+    rows = [
+        {"command": name, "plugins": num, "median_seconds": round(statistics.median(s), 4), "fastest_seconds": round(min(s), 4)}
+        for (name, num), s in seconds.items()
+    ]
+    environment = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
+    document = {"environment": environment, "repeats": arguments.repeats, "results": rows}
+    arguments.out.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    for row in rows:
+        times = f"median {row['median_seconds']:.3f} s  fastest {row['fastest_seconds']:.3f} s"
+        print(f"{row['command']:<26}{row['plugins']:>3} plugins  {times}")
+
+
+if __name__ == "__main__":
+    main()

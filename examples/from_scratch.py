@@ -1,0 +1,269 @@
+"""A variational autoencoder from nothing: every formula, the few lines that compute it, and a check that vaekit computes the same.
+
+    python examples/from_scratch.py [--epochs 10] [--out from_scratch]
+
+Read it from top to bottom; each chapter is a function. A chapter states a formula in words, computes it in plain PyTorch, and
+ends in assertions: first that the formula is true (against a sum, an integral or a simulation), then that vaekit's own function
+gives the same number. Four pictures are written to show what the numbers mean.
+
+The paper is Kingma & Welling, Auto-Encoding Variational Bayes (2014); equation numbers are its own.
+
+Letters: ``x`` is an image, ``z`` a short vector, the code, that explains it. ``p(z)`` is where codes come from before any image
+is seen: a standard normal. ``p(x|z)``, the decoder, says which images a code makes likely. ``q(z|x)``, the encoder, guesses which
+codes could have made an image. Everything is measured in nats, logarithms to base e.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vaekit
+from vaekit import registry
+from vaekit.components.losses.beta import Beta
+from vaekit.components.losses.tc import decompose
+from vaekit.distributions import DiagonalGaussian, StandardNormal, kl_per_dim
+from vaekit.pictures.drawing import PALETTE, Axes
+from vaekit.pictures.grid import pairs, write_png
+from vaekit.trace import Site
+
+DIM = 2
+"""Numbers in a code: two, so that all codes fit on a page."""
+
+
+def close(ours: Tensor | float, other: Tensor | float, tolerance: float = 1e-4) -> None:
+    """Stop unless two numbers, or tensors of them, agree."""
+    torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(other), rtol=tolerance, atol=tolerance, check_dtype=False)
+
+
+def chapter_1_the_bound(out: Path) -> None:
+    """Why there is a bound at all.
+
+    A model should make the images that exist likely, so one would maximise log p(x), where p(x) adds up all codes that could have
+    made x: ``p(x) = ∫ p(z) p(x|z) dz``. For a decoder that is a network nobody can compute that integral. But take any guess
+    q(z) of where the codes lie. The logarithm is concave: the log of a mean is at least the mean of the logs. So
+
+        log p(x) = log E_q[ p(z) p(x|z) / q(z) ]  >=  E_q[ log p(x|z) + log p(z) - log q(z) ]  =  the bound (eq. 2).
+
+    What is lost is exactly how wrong the guess is: ``log p(x) = bound + KL(q(z) || p(z|x))`` (eq. 1). So raising the bound makes
+    images more likely and the guess better at once.
+
+    Here everything is a Gaussian of one number, so that log p(x) is known: z ~ N(0, 1) and x ~ N(2 z, 1) give x ~ N(0, 5).
+    """
+    x, slope = 1.5, 2.0
+    log_p_x = -0.5 * (math.log(2 * math.pi * 5) + x**2 / 5)
+    best_mean, best_var = slope * x / 5, 1 / 5  # the true p(z|x), by Bayes' rule for Gaussians
+
+    def bound(mean: float, var: float) -> float:
+        """Each expectation under N(mean, var) by hand: E[z] = mean, E[z²] = mean² + var."""
+        log_likelihood = -0.5 * (math.log(2 * math.pi) + x**2 - 2 * x * slope * mean + slope**2 * (mean**2 + var))
+        log_prior = -0.5 * (math.log(2 * math.pi) + mean**2 + var)
+        entropy = 0.5 * (math.log(2 * math.pi * var) + 1)  # -E_q[log q]
+        return log_likelihood + log_prior + entropy
+
+    close(bound(best_mean, best_var), log_p_x)  # the right guess loses nothing
+    for mean, var in ((0.0, 1.0), (best_mean, 0.02), (1.0, 0.2)):
+        q = DiagonalGaussian(torch.tensor([[mean]]), torch.tensor([[math.log(var)]]))
+        truth = DiagonalGaussian(torch.tensor([[best_mean]]), torch.tensor([[math.log(best_var)]]))
+        gap = kl_per_dim(q, truth)
+        assert gap is not None
+        close(log_p_x - bound(mean, var), gap.sum())  # a wrong guess loses KL(q || p(z|x)), as vaekit computes it
+
+    axes = Axes((-0.5, 1.7), (log_p_x - 3, log_p_x + 0.4), ("mean of q", "nats"), "the bound (lines: sd of q) is below log p(x)")
+    axes.line([axes.at(-0.5, log_p_x), axes.at(1.7, log_p_x)], "#1a1a1a", 2)
+    axes.text(axes.at(1.25, log_p_x + 0.15), "log p(x)")
+    for colour, std in zip(PALETTE, (best_var**0.5, 0.2, 0.8), strict=False):
+        means = [-0.5 + 2.2 * i / 200 for i in range(201)]
+        values = [(mean, bound(mean, std**2)) for mean in means]
+        axes.line([axes.at(*point) for point in values if point[1] > log_p_x - 3], colour, 2)
+        axes.text(axes.at(best_mean - 0.12, bound(best_mean, std**2) - 0.12), f"sd {std:.2f}")
+    write_png(axes.finish(), out / "1-bound.png")
+
+
+def chapter_2_drawing_so_that_gradients_pass(model: vaekit.VAE) -> None:
+    """The reparameterisation trick.
+
+    The bound is a mean over draws z ~ N(mu, sigma²), and training needs its slope with respect to mu and sigma. A draw has no
+    slope; a formula has. So draw noise that knows nothing of the parameters, and compute z from it (eq. 10):
+
+        z = mu + sigma · noise,   noise ~ N(0, 1).
+
+    As an example take the mean of z². It is mu² + sigma², whose slopes are 2 mu and 2 sigma: draws must give the same.
+    """
+    mu, logvar = torch.tensor([[0.7, -1.2]], requires_grad=True), torch.tensor([[0.4, -0.8]], requires_grad=True)
+    noise = torch.randn(200_000, 1, 2, generator=torch.Generator().manual_seed(0))
+    z = mu + torch.exp(0.5 * logvar) * noise  # networks give log sigma²: any number is allowed, and sigma is positive
+    slope_mu, slope_logvar = torch.autograd.grad(z.square().mean(0).sum(), (mu, logvar))
+    close(slope_mu, 2 * mu, 0.02)
+    close(slope_logvar, logvar.exp(), 0.02)  # by the chain rule, 2 sigma · dsigma/dlogvar = sigma²
+    close(z, model.reparameterize(mu, logvar, noise))
+
+
+def chapter_3_the_kl_of_two_gaussians() -> None:
+    """How far the guess is from where codes come from, in closed form.
+
+    ``KL(q || p) = E_q[log q(z) - log p(z)]``. For q = N(mu, sigma²) and p = N(0, 1) put the densities in:
+
+        log q = -½ (log 2π + log sigma² + (z - mu)² / sigma²),      log p = -½ (log 2π + z²).
+
+    Under q the mean of (z - mu)² is sigma², and that of z² is mu² + sigma². The constants cancel, and what is left (appendix B) is
+
+        KL = ½ (mu² + sigma² - 1 - log sigma²),
+
+    for each number of the code; they are independent, so their KLs add up. It is 0 for mu = 0, sigma = 1 and positive elsewhere.
+    """
+    mu, logvar = torch.tensor([[0.7, -1.2, 0.0]]), torch.tensor([[0.4, -0.8, 0.0]])
+    by_hand = 0.5 * (mu**2 + logvar.exp() - 1 - logvar)
+    q, p = DiagonalGaussian(mu, logvar), StandardNormal(torch.zeros(3))
+    z = q.rsample(torch.randn(400_000, 1, 3, generator=torch.Generator().manual_seed(0)))
+    simulated = q.log_prob_per_dim(z) - p.log_prob_per_dim(z)
+    standard_error = simulated.std(0) / math.sqrt(len(z))
+    assert ((simulated.mean(0) - by_hand).abs() <= 5 * standard_error + 1e-6).all()
+    theirs = kl_per_dim(q, p)
+    assert theirs is not None
+    close(by_hand, theirs)
+    assert by_hand[0, 2] == 0
+
+
+def networks() -> tuple[nn.Module, nn.Module]:
+    """Two small networks: from images to (mu, log sigma²), and from codes to logits, one for each pixel."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 2 * DIM), nn.Unflatten(1, (2, DIM)))
+    decoder = nn.Sequential(nn.Linear(DIM, 256), nn.ReLU(), nn.Linear(256, 784), nn.Unflatten(1, (1, 28, 28)))
+    return encoder, decoder
+
+
+def bound_of_a_batch(encoder: nn.Module, decoder: nn.Module, x: Tensor, noise: Tensor, beta: float = 1.0) -> Tensor:
+    """The whole of a VAE, eq. 10 with one draw: the bound of each image of a batch.
+
+    The first half asks the decoder for the image back: ``log p(x|z)``. A pixel is black or white, as a coin with probability
+    sigmoid(logit); independent coins multiply, so their logs *add up over the pixels*. (Averaging them instead is the most common
+    bug of VAE code: it multiplies the other half by 784.) The second half is chapter 3's.
+    """
+    mu, logvar = encoder(x).unbind(1)
+    z = mu + torch.exp(0.5 * logvar) * noise
+    log_likelihood = -F.binary_cross_entropy_with_logits(decoder(z), x, reduction="none").sum((1, 2, 3))
+    kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
+    return log_likelihood - beta * kl
+
+
+def chapter_4_the_estimator(encoder: nn.Module, decoder: nn.Module, model: vaekit.VAE, x: Tensor) -> None:
+    """The bound of real images: ours and vaekit's, from the same networks and the same noise.
+
+    A batch stands for the data set: the mean over its images is an unbiased estimate of the mean over all (eq. 8), and one draw
+    of z for each image is enough, since the next batch brings new ones.
+    """
+    noise = torch.randn(len(x), DIM, generator=torch.Generator().manual_seed(0))
+    trace = model(x, noise)  # one forward pass of vaekit: everything is read from its trace
+    kl = trace.kl
+    assert kl is not None
+    close(bound_of_a_batch(encoder, decoder, x, noise), trace.log_likelihood - kl)
+    close(bound_of_a_batch(encoder, decoder, x, noise), trace.log_weight + (trace.site.log_q - trace.site.log_p) - kl)
+
+
+def chapter_5_what_beta_and_tc_change(encoder: nn.Module, decoder: nn.Module, model: vaekit.VAE, x: Tensor) -> None:
+    """Two ways to ask for tidier codes.
+
+    β-VAE weighs the KL by β: ``log p(x|z) - β KL``. With β above 1 a code must pay more for each nat that it tells about its
+    image, so only what is worth it is told; images get blurrier.
+
+    β-TCVAE looks inside the KL. Averaged over images it is the sum of three things (Chen et al. 2018, eq. 2), where
+    ``q(z) = mean over images of q(z|x)`` is where codes really lie and q(z_d) is that of one number of the code:
+
+        E KL = E log q(z|x)/q(z)   +   E log q(z) / Π q(z_d)   +   Σ E log q(z_d)/p(z_d)
+               what codes tell         how much the numbers         how far each number
+               about their images      depend on one another        is from a standard normal
+
+    Only the one in the middle, the total correlation, keeps the numbers of a code from meaning one thing each; so only it is
+    weighed by β. To compute q(z) take every code against every image: a table of B × B densities.
+    """
+    noise = torch.randn(len(x), DIM, generator=torch.Generator().manual_seed(0))
+    trace = model(x, noise)
+    kl = trace.kl
+    assert kl is not None
+    close(bound_of_a_batch(encoder, decoder, x, noise, beta=4.0), trace.log_likelihood - Beta(beta=4.0)(trace))
+
+    mu, logvar = encoder(x).unbind(1)
+    z = mu + torch.exp(0.5 * logvar) * noise
+    table = -0.5 * (math.log(2 * math.pi) + logvar + (z[:, None] - mu) ** 2 / logvar.exp())  # [i, j, d]: log q(z_i,d | x_j)
+    images = math.log(len(x))
+    log_q_of_own = table.sum(2).diagonal()
+    log_q = torch.logsumexp(table.sum(2), 1) - images  # first the sum over d, then the mean over images
+    log_q_of_each = (torch.logsumexp(table, 1) - images).sum(1)  # the other way round: as if they were independent
+    log_p = -0.5 * (math.log(2 * math.pi) + z**2).sum(1)
+    ours = torch.stack([log_q_of_own - log_q, log_q - log_q_of_each, log_q_of_each - log_p])
+    close(ours.sum(0), log_q_of_own - log_p)  # the three add up to the KL of these draws
+    close(
+        ours, torch.stack(decompose(Site(z, DiagonalGaussian(mu, logvar), StandardNormal(torch.zeros(DIM))), None, "stratified"))
+    )
+
+
+def chapter_6_training(encoder: nn.Module, decoder: nn.Module, images: Tensor, epochs: int, out: Path) -> float:
+    """Climb: draw a batch, compute the bound, take a step uphill. That is all; return the bound at the end.
+
+    Grey pixels are made black or white at random, by their brightness, anew each time: the likelihood is one of black and white.
+    """
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=2e-3)
+    generator = torch.Generator().manual_seed(0)
+    reached = -math.inf
+    for _ in range(epochs):
+        bounds = []
+        for index in torch.randperm(len(images), generator=generator).split(128):
+            x = torch.bernoulli(images[index], generator=generator)
+            bound = bound_of_a_batch(encoder, decoder, x, torch.randn(len(x), DIM, generator=generator)).mean()
+            optimizer.zero_grad()
+            (-bound).backward()
+            optimizer.step()
+            bounds.append(bound.detach())
+        reached = torch.stack(bounds).mean().item()
+    with torch.no_grad():
+        mu, _ = encoder(images[:16]).unbind(1)
+        write_png(pairs(images[:16], decoder(mu).sigmoid()), out / "2-reconstructions.png")
+    return reached
+
+
+def chapter_7_the_same_in_one_call(epochs: int, out: Path) -> float:
+    """All of the above is `vaekit.train`; show where the codes of test digits lie, and what the codes in between decode to."""
+    settings = {"encoder.hidden": (256,), "decoder.hidden": (256,), "latent_dim": DIM, "epochs": epochs, "lr": 2e-3}
+    run = vaekit.train(encoder="mlp", dataset="digits", pictures="none", device="cpu", out=out / "run", **settings)
+    run.pictures.scatter(out=out / "3-codes.png")
+    run.pictures.manifold(out=out / "4-manifold.png")
+    evaluation = run.evaluation()
+    assert evaluation is not None
+    return float(evaluation["elbo"])
+
+
+def main(epochs: int, out: Path) -> dict[str, float]:
+    """Go through all chapters; return the bounds that training from scratch and vaekit reach."""
+    out.mkdir(parents=True, exist_ok=True)
+    encoder, decoder = networks()
+    gaussian, bce = registry.posteriors.get("gaussian"), registry.likelihoods.get("bce")
+    model = vaekit.VAE(encoder, decoder, posterior=gaussian(DIM), likelihood=bce((1, 28, 28)))
+    train = registry.datasets.build(registry.datasets.spec("digits")()).load().train
+    images = train.gather(torch.arange(len(train))).float() / 255
+    black_and_white = (images[:64] > 0.5).float()
+
+    chapter_1_the_bound(out)
+    chapter_2_drawing_so_that_gradients_pass(model)
+    chapter_3_the_kl_of_two_gaussians()
+    chapter_4_the_estimator(encoder, decoder, model, black_and_white)
+    chapter_5_what_beta_and_tc_change(encoder, decoder, model, black_and_white)
+    print("the formulae hold, and vaekit computes the same numbers")
+    reached = {"from scratch": chapter_6_training(encoder, decoder, images, epochs, out)}
+    chapter_4_the_estimator(encoder, decoder, model, black_and_white)  # they still agree after training
+    reached["vaekit"] = chapter_7_the_same_in_one_call(epochs, out)
+    for name, bound in reached.items():
+        print(f"{name}: a bound of {bound:.1f} nats per image after {epochs} epochs")
+    print(f"{out}/: 1-bound.png, 2-reconstructions.png, 3-codes.png, 4-manifold.png")
+    return reached
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--out", type=Path, default=Path("from_scratch"))
+    arguments = parser.parse_args()
+    main(arguments.epochs, arguments.out)

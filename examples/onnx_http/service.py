@@ -1,0 +1,72 @@
+"""An HTTP service around a decoder that vaekit exported."""
+
+import io
+import json
+import os
+from typing import Annotated
+
+import numpy as np
+import onnxruntime
+from fastapi import FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from PIL import Image
+from pydantic import BaseModel, Field, FiniteFloat
+
+LARGEST_BATCH = 64
+
+
+class Latents(BaseModel):
+    """Latent vectors to decode."""
+
+    latents: Annotated[list[list[FiniteFloat]], Field(min_length=1, max_length=LARGEST_BATCH)]
+
+
+def create_app(decoder: str) -> FastAPI:
+    """Return the service for an exported decoder."""
+    session = onnxruntime.InferenceSession(decoder, providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["vaekit"])
+    size = about["latent_size"]
+    app = FastAPI(title="vaekit decoder")
+
+    @app.exception_handler(RequestValidationError)
+    def explain(request: Request, error: RequestValidationError) -> JSONResponse:
+        """Leave out the input, which FastAPI's own answer repeats: JSON has no NaN, so that answer would fail."""
+        return JSONResponse({"detail": [{"at": item["loc"], "problem": item["msg"]} for item in error.errors()]}, 422)
+
+    def decode(latents: np.ndarray) -> np.ndarray:
+        [images] = session.run(["image"], {"latent": latents.astype(np.float32)})
+        return images
+
+    @app.get("/about")
+    def describe() -> dict:
+        return {key: about[key] for key in ("latent_size", "image_shape", "value_range", "prior", "latents", "licence")}
+
+    @app.get("/sample", response_class=Response)
+    def sample(seed: Annotated[int, Query(ge=0, lt=2**63)] = 0) -> Response:
+        if about["prior"]["kind"] != "normal":
+            raise HTTPException(501, "only a normal prior can be drawn from")
+        [image] = decode(np.random.default_rng(seed).standard_normal((1, size)))
+        pixels = np.rint(255 * image.transpose(1, 2, 0)).astype(np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+        return Response(file.getvalue(), media_type="image/png")
+
+    @app.post("/decode")
+    def decode_latents(body: Latents) -> dict:
+        lengths = {len(latent) for latent in body.latents}
+        if lengths != {size}:
+            raise HTTPException(422, f"a latent vector has {size} numbers; given {sorted(lengths)}")
+        latents = np.array(body.latents)
+        if np.abs(latents).max() > np.finfo(np.float32).max:
+            raise HTTPException(422, "a number is too large for 32 bits")
+        return {"images": decode(latents).tolist()}
+
+    return app
+
+
+def __getattr__(name: str) -> FastAPI:
+    """Make ``service:app`` from the environment when a server asks for it."""
+    if name != "app":
+        raise AttributeError(name)
+    return create_app(os.environ.get("DECODER", "decoder.onnx"))

@@ -1,0 +1,54 @@
+"""Draw images from a decoder that vaekit exported: onnxruntime, numpy and Pillow, no torch."""
+
+import argparse
+import json
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+
+def main() -> None:
+    """Write the picture that the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("decoder", help="what `vaekit export RUN --onnx` wrote")
+    parser.add_argument("picture", help="the PNG to write")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--latent", action="store_true", help="walk along latents instead of drawing from the prior")
+    arguments = parser.parse_args()
+
+    session = onnxruntime.InferenceSession(arguments.decoder, providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["vaekit"])
+    latents = walks(about) if arguments.latent else draws(about, np.random.default_rng(arguments.seed))
+    rows, columns, size = latents.shape
+    [images] = session.run(["image"], {"latent": latents.reshape(-1, size).astype(np.float32)})
+    tile(images, rows, columns).save(arguments.picture)
+
+
+def draws(about: dict, rng: np.random.Generator, side: int = 8) -> np.ndarray:
+    """Return latent vectors from a standard normal prior."""
+    if about["prior"]["kind"] != "normal":
+        raise SystemExit(f"this program draws from a normal prior; the model's is {about['prior']['kind']}")
+    return rng.standard_normal((side, side, about["latent_size"]))
+
+
+def walks(about: dict, rows: int = 8, columns: int = 9) -> np.ndarray:
+    """Return latent vectors that vary one latent a row, in order of KL, the others at their means."""
+    entries = about["latents"]
+    order = sorted(range(len(entries)), key=lambda i: -(entries[i]["kl"] or 0))[:rows]
+    latents = np.tile([entry["mean"] for entry in entries], (len(order), columns, 1))
+    for row, i in enumerate(order):
+        latents[row, :, i] = np.linspace(*entries[i]["range"], columns)
+    return latents
+
+
+def tile(images: np.ndarray, rows: int, columns: int) -> Image.Image:
+    """Lay images (B, C, H, W) in [0, 1] out as one picture."""
+    _, channels, height, width = images.shape
+    grid = images.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
+    pixels = np.rint(255 * grid.reshape(rows * height, columns * width, channels)).astype(np.uint8)
+    return Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Pictures of a trained model: right in size and content, the same for the same seed."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vaekit
+from vaekit.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def run(labelled_run):
+    return vaekit.Run(labelled_run)
+
+
+def size(path):
+    with Image.open(path) as image:
+        return image.size
+
+
+def test_samples_depend_on_the_seed_alone(run, tmp_path):
+    paths = [run.pictures.sample(4, seed=seed, out=tmp_path / f"{i}.png") for i, seed in enumerate((1, 1, 2))]
+    first, again, other = (path.read_bytes() for path in paths)
+    assert first == again != other
+
+
+def test_separate_samples_are_files_of_the_images_own_size(run, tmp_path):
+    folder = run.pictures.sample(12, separate=True, out=tmp_path / "many")
+    assert [path.name for path in sorted(folder.iterdir())] == [f"{i:02}.png" for i in range(12)]
+    assert size(folder / "00.png") == (6, 8)
+
+
+def test_a_temperature_of_zero_gives_one_image(run):
+    images = run.vae().sample(3, temperature=0.0)
+    assert torch.equal(images[0], images[1])
+
+
+def test_numbers_and_files_are_reconstructed_together(run, tmp_path):
+    Image.fromarray(np.zeros((8, 6), np.uint8)).save(tmp_path / "a.png")
+    assert run.pictures.reconstruct([3, "5", tmp_path / "a.png"], out=tmp_path / "r.png").is_file()
+
+
+def test_interpolation_shows_both_paths_between_the_images(run, tmp_path):
+    both = size(run.pictures.interpolate(0, 1, out=tmp_path / "both.png"))
+    one = size(run.pictures.interpolate(0, "1", path="spherical", out=tmp_path / "one.png"))
+    assert both[1] > one[1] + 50
+    moving = run.pictures.interpolate(0, 1, steps=5, out=tmp_path / "i.gif")
+    with Image.open(moving) as image:
+        assert image.n_frames == 5
+
+
+def test_images_of_another_size_are_resized_only_when_asked(run, tmp_path):
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "large.png")
+    with pytest.raises(DataError, match="not of the size"):
+        run.pictures.interpolate(0, tmp_path / "large.png", out=tmp_path / "i.png")
+    assert run.pictures.interpolate(0, tmp_path / "large.png", fit="pad", out=tmp_path / "i.png").is_file()
+    with pytest.raises(DataError, match="no such image"):
+        run.pictures.interpolate(0, "absent.png", out=tmp_path / "i.png")
+    with pytest.raises(UsageError, match="no such image in the data set"):
+        run.pictures.interpolate(0, 10**6, out=tmp_path / "i.png")
+
+
+def test_traversals_name_latents_by_their_kl_in_order(run, tmp_path):
+    kl = run.evaluation()["kl_per_latent"]
+    shown = run.pictures.traversal(dims=None, steps=5)
+    order = sorted(range(3), key=lambda d: -kl[d])
+    assert shown.rows == tuple(f"z{d} KL {kl[d]:.1f}" for d in order)
+    assert shown.images.shape == (3, 5, 1, 8, 6)
+    picture, moving = run.pictures.traverse(steps=3, out=None)
+    assert (picture.name, moving.name) == ("traversal.png", "traversal.gif")
+    with Image.open(moving) as image:
+        assert image.n_frames == 4
+
+
+def test_a_traversal_moves_one_latent_and_no_other(run):
+    shown = run.pictures.traversal(dims=[1], steps=3, sigmas=2.0, base=4)
+    z = run.vae().encode(run.pictures.of.test([4]).images).mean.repeat(3, 1)
+    z[:, 1] = torch.tensor([-2.0, 0.0, 2.0])
+    torch.testing.assert_close(shown.images[0], run.vae().decode(z))
+
+
+def test_traversals_go_along_quantiles_too(run, tmp_path):
+    (path,) = run.pictures.traverse(dims=[2], quantiles=True, base=1, out=tmp_path / "t.webp")
+    assert path.is_file()
+    with pytest.raises(UsageError, match="from 0 to 2"):
+        run.pictures.traverse(dims=[3], out=tmp_path / "t.png")
+
+
+def test_the_manifold_is_of_chosen_latents_or_principal_axes(run, tmp_path):
+    plane, _ = run.pictures.of.plane(None)
+    assert plane.names == ("principal axis 1 (sd)", "principal axis 2 (sd)")
+    assert run.pictures.manifold(side=3, out=tmp_path / "m.png").is_file()
+    assert run.pictures.manifold(dims=[2, 0], side=4, out=tmp_path / "m.png").is_file()
+    assert run.pictures.manifold(dims=[1], side=5, out=tmp_path / "m.png").is_file()
+    with pytest.raises(UsageError, match="one or two"):
+        run.pictures.manifold(dims=[0, 1, 2], out=tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("options", [{}, {"ellipses": True}, {"dims": [0, 2]}, {"dims": [1]}, {"num": 10}])
+def test_scatter_plots(run, tmp_path, options):
+    assert run.pictures.scatter(**options, out=tmp_path / "s.png").is_file()
+
+
+def test_tsne_places_codes_without_axes(run, tmp_path):
+    pytest.importorskip("sklearn")
+    assert run.pictures.scatter(method="tsne", out=tmp_path / "s.png").is_file()
+    with pytest.raises(UsageError, match="keeps no axes"):
+        run.pictures.scatter(method="tsne", ellipses=True, out=tmp_path / "s.png")
+
+
+def test_a_library_that_is_absent_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "umap", None)
+    with pytest.raises(UsageError, match="pip install umap-learn"):
+        run.pictures.scatter(method="umap", out=tmp_path / "s.png")
+
+
+def test_variations_are_files_by_label_and_a_grid(run, tmp_path):
+    folder = run.pictures.variations(per_class=2, out=tmp_path / "v")
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    assert found == ["grid.png", *(f"{name}/{i}.png" for name in ("left", "middle", "right_far") for i in range(2))]
+    again = run.pictures.variations(per_class=2, out=tmp_path / "again")
+    assert (again / "left" / "1.png").read_bytes() == (folder / "left" / "1.png").read_bytes()
+
+
+def test_morphing_visits_every_class_and_returns(run, tmp_path):
+    with Image.open(run.pictures.morph(steps=4, out=tmp_path / "m.gif")) as image:
+        assert image.n_frames == 3 * 4
+
+
+def test_a_model_without_labels_colour_or_density_has_pictures_too(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "images.npy", rng.integers(0, 256, (60, 7, 9, 3), dtype=np.uint8))
+    hidden = {"encoder.hidden": (8,), "decoder.hidden": (8,)}
+    data = {"dataset": "array", "dataset.path": str(tmp_path / "images.npy"), "posterior": "delta", "latent_dim": 1}
+    run = vaekit.train(**hidden, **data, epochs=1, batch_size=16, threads=1, device="cpu", out=tmp_path / "run")
+    for path in (run.pictures.sample(2), run.pictures.manifold(side=4), run.pictures.scatter(), run.pictures.interpolate(0, 1)):
+        assert path.is_file()
+    assert run.pictures.traversal(dims=None).rows == ("z0",)
+    for needs_labels in (run.pictures.variations, run.pictures.morph):
+        with pytest.raises(DataError, match="--dataset.labels"):
+            needs_labels()
+
+
+def test_runs_and_models_show_themselves_in_notebooks(run):
+    html = run._repr_html_()
+    assert "<svg" in html
+    assert "data:image/png;base64," in html
+    vae = run.vae().train()
+    assert "<td>Gaussian</td>" in vae._repr_html_()
+    assert vae.training

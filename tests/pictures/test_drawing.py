@@ -1,0 +1,110 @@
+"""What pictures are drawn with."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vaekit.errors import DataError, UsageError
+from vaekit.pictures.animation import write_animation
+from vaekit.pictures.curves import Curve, chart, learning_curves
+from vaekit.pictures.drawing import PALETTE, Axes, number, plain, ticks
+from vaekit.pictures.grid import captioned, grid, labelled, write_picture
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB"), (5, "L")])
+def test_images_of_any_number_of_channels_are_shown(channels, mode):
+    assert grid(torch.rand(5, channels, 9, 7)).mode == mode
+
+
+def test_opacity_is_laid_on_white():
+    clear = torch.zeros(1, 4, 60, 60)
+    assert np.asarray(grid(clear)).min() == 255
+
+
+def test_small_images_are_enlarged_by_whole_pixels():
+    image = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(1, 1, 4, 4)
+    pixels = np.asarray(grid(image))[2:-2, 2:-2]
+    assert pixels.shape == (56, 56)
+    assert (pixels[:7, :7] == 0).all()
+    assert (pixels[:7, 7:14] == 255).all()
+
+
+def test_values_outside_the_unit_interval_are_clipped():
+    assert set(np.asarray(grid(torch.tensor([-3.0, 4.0]).view(1, 1, 1, 2))).ravel()) <= {0, 255}
+
+
+def test_labels_take_room_and_leave_the_images_as_they_are():
+    images = torch.rand(6, 1, 60, 60)
+    sheet = labelled(images, columns=3, rows=["one", "a long label of a row"], heads=["a", "b", "c"], title="what it is")
+    plain_grid = grid(images, columns=3)
+    assert sheet.width > plain_grid.width + 100
+    inner = np.asarray(sheet.convert("L"))[-6 - plain_grid.height : -6, -6 - plain_grid.width : -6]
+    assert (inner == np.asarray(plain_grid)).all()
+
+
+def test_captions_stand_above_each_image():
+    sheet = captioned(torch.zeros(3, 3, 60, 60), ["z1 KL 2.0", "z0 KL 1.0", "z2 KL 0.0"], columns=2, title="-3 sd")
+    assert sheet.height > 2 * 60 + 40
+
+
+def test_letters_that_the_font_lacks_become_plain_ones():
+    assert plain("é ±3 日") == "e ±3 ?"
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 3.1), (-137.5, -99.0), (1e-5, 3e-5), (5, 5)])
+def test_ticks_are_round_and_within_the_range(low, high):
+    found = ticks(low, high)
+    assert 1 <= len(found) <= 12
+    assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
+
+
+def test_numbers_are_short():
+    assert [number(v) for v in (0, 0.5, -0.123456, 1234.5, 20.0)] == ["0", "0.5", "-0.123", "1,234", "20"]
+
+
+def test_points_of_axes_lie_where_their_values_say():
+    axes = Axes((-1, 1), (0, 10), ("x", "y"), "title", side=200)
+    assert axes.at(-1, 0) == (axes.left, axes.top + 200)
+    assert axes.at(1, 10) == (axes.left + 200, axes.top)
+    for group in range(3 * len(PALETTE)):
+        axes.mark(axes.at(0, 5), group)
+    assert axes.finish().size == axes.size
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg", ".avif"])
+def test_the_suffix_says_the_format(tmp_path, suffix):
+    write_picture(grid(torch.rand(4, 3, 8, 8)), tmp_path / f"a{suffix}")
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        assert image.format == {".jpg": "JPEG"}.get(suffix, suffix[1:].upper())
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".avif"])
+def test_animations_keep_all_frames(tmp_path, suffix):
+    frames = [Image.new("RGB", (40, 30), (i * 60, 0, 90)) for i in range(4)]
+    write_animation(frames, tmp_path / f"a{suffix}")
+    with Image.open(tmp_path / f"a{suffix}") as image:
+        assert image.n_frames == 4
+
+
+def test_formats_that_are_not_written_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="not written in this format"):
+        write_picture(Image.new("L", (3, 3)), tmp_path / "a.tiff")
+    with pytest.raises(UsageError, match="not written in this format"):
+        write_animation([Image.new("L", (3, 3))], tmp_path / "a.png")
+    with pytest.raises(DataError, match="no frames"):
+        write_animation([], tmp_path / "a.gif")
+
+
+def test_charts_describe_themselves_and_escape_names():
+    svg = chart("a < b", [Curve("train & more", [(1, 5.0), (2, 3.0)]), Curve("single", [(1, 2.0)])], "nats")
+    assert "a &lt; b" in svg
+    assert "train &amp; more from 5 to 3" in svg
+    assert "<circle" in svg
+
+
+def test_curves_exist_for_what_was_recorded_only():
+    record = {"epoch": 1, "validation_loss": 3.0, "train_loss": 4.0, "images_per_second": 9.0, "validation_active_units": 0}
+    charts = learning_curves([record, record | {"epoch": 2}])
+    assert len(charts) == 3
+    assert learning_curves([]) == []

@@ -1,0 +1,149 @@
+"""The report of a run: one page that needs nothing else."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+import vaekit
+from vaekit.errors import CheckpointError
+from vaekit.report import write_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+VOID = {"meta", "img", "input", "br", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Reads a page: its elements in order, their attributes, and whether all are closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def path(labelled_run, tmp_path_factory):
+    return write_report(vaekit.Run(labelled_run), tmp_path_factory.mktemp("report") / "report.html")
+
+
+@pytest.fixture(scope="module")
+def text(path):
+    return path.read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_the_page_has_all_sections_in_a_navigation(page):
+    anchors = [a["href"] for a in page.all("a")]
+    sections = [f"#{section['id']}" for section in page.all("section")]
+    assert sections == ["#summary", "#curves", "#pictures", "#latents", "#evaluation", "#spec", "#environment"]
+    assert anchors == ["#main", *sections]
+
+
+def test_every_element_is_closed_and_every_id_is_unique(page):
+    assert page.open == []
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_nothing_is_loaded_from_anywhere(page, text):
+    for tag, attributes in page.elements:
+        assert tag not in {"link", "iframe", "object", "embed", "base"}
+        for name in ("src", "href", "srcset", "action", "poster"):
+            assert attributes.get(name, "#").startswith(("#", "data:")), (tag, attributes)
+    assert not re.search(r"https?://|url\((?!#)|@import", text)
+    assert "default-src 'none'" in text
+
+
+def test_pictures_have_alternative_texts_and_sizes(page):
+    assert len(page.all("img")) >= 6
+    for attributes in page.all("img"):
+        assert attributes["alt"].strip()
+        assert attributes["width"].isdigit()
+    for attributes in page.all("svg"):
+        assert attributes["role"] == "img"
+        assert "over epochs" in attributes["aria-label"]
+
+
+def test_curves_show_bound_halves_latents_units_and_speed(page):
+    described = " | ".join(attributes["aria-label"] for attributes in page.all("svg"))
+    for title in ("-(CE+KL)", "objective", "reconstruction", "KL,", "KL of each latent", "active units", "speed"):
+        assert title in described
+
+
+def test_what_scrolls_or_slides_can_be_reached_by_keyboard(page):
+    sliders = page.all("input")
+    assert len(sliders) == 2
+    assert all(slider["type"] == "range" and slider["aria-label"] for slider in sliders)
+    for _, attributes in page.elements:
+        if "scroll" in attributes.get("class", "").split():
+            assert attributes["tabindex"] == "0"
+            assert attributes["aria-label"]
+
+
+def test_the_page_is_small_and_has_light_and_dark_and_narrow_forms(path, text):
+    assert path.stat().st_size < 10_000_000
+    assert "prefers-color-scheme: dark" in text
+    assert "width=device-width" in text
+
+
+def test_names_are_escaped(labelled_run, tmp_path):
+    odd = tmp_path / "a<b>&c"
+    shutil.copytree(labelled_run, odd)
+    text = write_report(vaekit.Run(odd)).read_text("utf-8")
+    assert "a&lt;b&gt;&amp;c" in text
+    assert "<b>&c" not in text
+
+
+def test_without_the_data_the_rest_is_reported_and_the_reason_given(labelled_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(labelled_run, run)
+    spec = run / "spec.yaml"
+    spec.write_text(re.sub(r"path: .*", "path: gone.npz", spec.read_text()))
+    text = write_report(vaekit.Run(run)).read_text("utf-8")
+    assert "the data set could not be read: there is no such file" in text
+    assert "Samples of the best weights" in text
+
+
+def test_a_run_without_a_model_has_no_report(labelled_run, tmp_path):
+    (tmp_path / "spec.yaml").write_text((labelled_run / "spec.yaml").read_text())
+    with pytest.raises(CheckpointError):
+        write_report(vaekit.Run(tmp_path))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_browser_shows_the_page_without_complaint(path, tmp_path, width):
+    """The page's script runs, nothing is written to the console, nothing is wider than the window."""
+    probe = "<script>document.title = `${document.documentElement.scrollWidth <= innerWidth} ${document.images.length}`</script>"
+    copy = tmp_path / "report.html"
+    copy.write_text(path.read_text("utf-8").replace("</body>", f"{probe}</body>"), "utf-8")
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    command += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--enable-logging=stderr", "--v=0", f"--window-size={width},900", "--dump-dom", copy.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title is not None
+    assert title[1].startswith("true ")
+    assert done.stdout.count("data-step=") - done.stdout.count('hidden=""') == 2

@@ -1,0 +1,293 @@
+"""Models trained together are the models that are trained alone."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import vaekit
+from vaekit import registry
+from vaekit.assembly import build_objective, build_vae, resolve
+from vaekit.errors import UsageError
+from vaekit.interfaces import Loss
+from vaekit.options import build_spec
+from vaekit.sweeps import combinations, read_over
+from vaekit.training.adamw import StackedAdamW
+from vaekit.training.process import Interrupted
+from vaekit.training.stacked import Stack, difference, refusal
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A file of 120 images of 9×7, grey."""
+    path = tmp_path / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (120, 9, 7), dtype=np.uint8))
+    return path
+
+
+@pytest.fixture
+def double():
+    """Everything that is made is of double precision."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def options(images, **more):
+    return {
+        "dataset": "array",
+        "dataset.path": str(images),
+        "encoder.hidden": (16,),
+        "decoder.hidden": (16,),
+        "likelihood": "bce",
+        "binarize": "dynamic",
+        "latent_dim": 3,
+        "batch_size": 16,
+        "epochs": 2,
+        "threads": 1,
+        "device": "cpu",
+        "pictures": "none",
+        **more,
+    }
+
+
+def without(name, given):
+    return {key: value for key, value in given.items() if key != name}
+
+
+def alone(images, run, over):
+    """Train the model of one run of a sweep alone."""
+    return vaekit.train(**options(images, **over), out=run.path.parent / f"alone-{run.path.name}")
+
+
+def assert_close(together, single, *, atol):
+    first, second = (load_file(run.path / "checkpoints" / "last.safetensors") for run in (together, single))
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=atol, msg=lambda text, name=name: f"{name}: {text}")
+    assert [r.keys() for r in together.metrics()] == [r.keys() for r in single.metrics()]
+    assert together.evaluation().keys() == single.evaluation().keys()
+    assert together.spec == single.spec
+
+
+@pytest.mark.parametrize(
+    ("loss", "over"),
+    [
+        ("beta", {"beta": (1.0, 4.0), "seed": (0, 5)}),
+        ("tc", {"tc.beta": (2.0, 8.0), "lr": (1e-3, 1e-2)}),
+        ("capacity", {"capacity.gamma": (1.0, 30.0), "weight_decay": (0.0, 0.3), "grad_clip": (None, 5.0)}),
+        ("kl", {"seed": (0, 1, 2), "schedule": ("cosine", "constant")}),
+    ],
+)
+@pytest.mark.usefixtures("double")
+def test_stacked_models_equal_those_trained_alone_in_float64(images, tmp_path, loss, over):
+    runs = vaekit.sweep(over=over, stack="on", out=tmp_path / "sweep", **options(images, loss=loss))
+    summary = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert all(row["stacked"] for row in summary["runs"])
+    for run, point in zip(runs, combinations(over, {}), strict=True):
+        single = alone(images, run, {"loss": loss, **point})
+        assert_close(run, single, atol=1e-10)  # some 14 steps of Adam, which divides by the gradient's own size
+        assert run.evaluation()["loss"] == pytest.approx(single.evaluation()["loss"], rel=1e-10)
+
+
+@pytest.mark.parametrize("encoder", ["cnn", "resnet"])
+@pytest.mark.usefixtures("double")
+def test_stacked_convolutions_equal_those_trained_alone(images, tmp_path, encoder):
+    given = options(images, encoder=encoder, decoder="mlp", epochs=1, **{"encoder.channels": (4, 8)})
+    del given["encoder.hidden"]
+    (_, run) = vaekit.sweep(over={"seed": (0, 1)}, stack="on", out=tmp_path / "sweep", **given)
+    single = vaekit.train(**given, seed=1, out=tmp_path / "alone")
+    assert_close(run, single, atol=1e-8)
+
+
+def test_stacked_models_have_the_losses_of_those_trained_alone_in_float32(images, tmp_path):
+    over = {"beta": (1.0, 4.0), "seed": (0, 5)}
+    runs = vaekit.sweep(over=over, stack="on", out=tmp_path / "sweep", **options(images, loss="beta"))
+    for run, point in zip(runs, combinations(over, {}), strict=True):
+        single = alone(images, run, {"loss": "beta", **point})
+        for ours, theirs in zip(run.metrics(), single.metrics(), strict=True):
+            assert ours["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-5)
+            assert ours["lr"] == theirs["lr"]
+
+
+@pytest.mark.slow
+def test_a_compiled_stack_equals_models_trained_alone(images, tmp_path):
+    over = {"beta": (1.0, 4.0), "seed": (0, 5)}
+    given = options(images, loss="beta", grad_clip=20.0)
+    runs = vaekit.sweep(over=over, stack="on", compile="on", out=tmp_path / "sweep", **given)
+    for run, point in zip(runs, combinations(over, {}), strict=True):
+        single = alone(images, run, {"loss": "beta", "grad_clip": 20.0, **point})
+        assert run.evaluation()["loss"] == pytest.approx(single.evaluation()["loss"], rel=1e-4)
+
+
+def test_a_run_of_a_sweep_is_a_run(images, tmp_path):
+    given = options(images, pictures="auto")
+    (run, _) = vaekit.sweep(over={"seed": (0, 1)}, stack="on", out=tmp_path / "sweep", **given)
+    single = vaekit.train(**given, out=tmp_path / "alone")
+    ours, theirs = ({p.relative_to(r.path).as_posix() for p in r.path.rglob("*") if p.is_file()} for r in (run, single))
+    assert ours == theirs
+    assert run.evaluate()["loss"] == pytest.approx(run.evaluation()["loss"])
+    assert vaekit.load(run.path).sample(2).shape == (2, 1, 9, 7)
+    with pytest.raises(UsageError, match="is complete"):
+        vaekit.resume(run.path)
+
+
+def test_an_interrupted_sweep_leaves_runs_that_resume(images, tmp_path, monkeypatch):
+    step, taken = Stack.step, []
+
+    def stop_at_ten(self, batches, number):
+        taken.append(number)
+        self.interruption.asked = len(taken) == 10
+        return step(self, batches, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "step", stop_at_ten)
+        with pytest.raises(Interrupted):
+            vaekit.sweep(over={"seed": (0, 1)}, stack="on", out=tmp_path / "sweep", **options(images, epochs=3))
+    for seed, path in enumerate(sorted((tmp_path / "sweep").iterdir())):
+        run = vaekit.resume(path)
+        single = alone(images, run, {"seed": seed, "epochs": 3})
+        assert [r["epoch"] for r in run.metrics()] == [1, 2, 3]
+        assert run.evaluation()["loss"] == pytest.approx(single.evaluation()["loss"], rel=1e-5)
+
+
+@pytest.fixture
+def fragile():
+    """A loss that becomes NaN in the second epoch where its number is above 1, registered for one test."""
+
+    @registry.losses("fragile")
+    class Fragile(Loss):
+        """Becomes NaN."""
+
+        def __init__(self, *, weight: float = 1.0) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.tensor(weight), persistent=False)
+
+        def forward(self, trace):
+            late = (trace.epoch >= 1) & (trace.epoch < torch.inf) & (self.weight > 1)
+            return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
+
+    yield
+    del registry.losses._classes["fragile"]
+    registry.losses._specs.pop("fragile", None)
+
+
+@pytest.mark.usefixtures("fragile")
+def test_a_model_that_diverges_stops_and_the_others_go_on(images, tmp_path):
+    given = options(images, loss="fragile", epochs=4)
+    good, bad, other = vaekit.sweep(over={"weight": (0.5, 2.0, 1.0)}, stack="on", out=tmp_path / "sweep", **given)
+    assert bad.evaluation() is None
+    assert len(bad.metrics()) == 1
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["runs"]
+    assert "not finite: loss, fragile at epoch 2, step 1" in rows[1]["error"]
+    for run, weight in ((good, 0.5), (other, 1.0)):
+        single = alone(images, run, {"loss": "fragile", "epochs": 4, "weight": weight})
+        assert run.evaluation()["loss"] == pytest.approx(single.evaluation()["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+def test_stacked_adamw_is_torchs_at_a_learning_rate_of_each_model(decay):
+    generator = torch.Generator().manual_seed(0)
+    rates, shapes = (1e-3, 1e-1), {"a": (3, 2), "b": (4,), "c": ()}
+    start = {name: torch.randn(2, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    single = [[start[name][i].clone().requires_grad_() for name in shapes] for i in range(2)]
+    theirs = [torch.optim.AdamW(own, lr=rate, weight_decay=decay, eps=1e-2) for own, rate in zip(single, rates, strict=True)]
+    mine = [torch.optim.AdamW([p.detach().clone() for p in own], weight_decay=decay, eps=1e-2) for own in single]
+    for optimizer, rate in zip(mine, rates, strict=True):
+        optimizer.param_groups[0]["peak_lr"] = rate
+    stacked = StackedAdamW(start, mine, [None, 0.7])
+    for step in range(6):
+        gradients = {name: torch.randn(2, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+        factor = 1 / (step + 1)
+        stacked.step(gradients, [factor, 1.0])
+        for number, (own, optimizer) in enumerate(zip(single, theirs, strict=True)):
+            for parameter, name in zip(own, shapes, strict=True):
+                parameter.grad = gradients[name][number].clone()
+            if number == 1:
+                torch.nn.utils.clip_grad_norm_(own, 0.7)
+            optimizer.param_groups[0]["lr"] = rates[number] * (factor, 1.0)[number]
+            optimizer.step()
+    for number in range(2):
+        for name, parameter in zip(shapes, single[number], strict=True):
+            torch.testing.assert_close(start[name][number], parameter.detach(), rtol=0, atol=1e-12)
+            state = mine[number].state[mine[number].param_groups[0]["params"][list(shapes).index(name)]]
+            expected = theirs[number].state[parameter]
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                torch.testing.assert_close(state[key].double(), expected[key].double(), rtol=0, atol=1e-12)
+
+
+def objective(**given):
+    spec = resolve(build_spec({}, {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2, **given}))
+    return build_objective(spec.model, build_vae(spec.model, (1, 6, 6), seed=0))
+
+
+def test_numbers_in_buffers_do_not_keep_models_apart_but_other_attributes_do():
+    base = objective(loss="beta", beta=1)
+    assert difference(base, objective(loss="beta", beta=7)) is None
+    assert "warmup" in difference(base, objective(loss="beta", warmup=3))
+    assert "shape" in difference(objective(), objective(latent_dim=3)) or "latent" in difference(
+        objective(), objective(latent_dim=3)
+    )
+    assert "parts" in difference(base, objective(loss="tc"))
+
+
+def test_an_objective_whose_course_depends_on_its_data_is_refused():
+    class Branching(nn.Module):
+        def forward(self, trace):
+            return trace.kl if trace.kl.mean() > 0 else 2 * trace.kl
+
+    usual = objective(loss="kl")
+    assert refusal(usual) is None
+    usual.players[0].losses["kl"] = Branching()
+    assert "vmap refuses it" in refusal(usual)
+
+
+def test_stacking_what_cannot_be_stacked_says_what_differs(images, tmp_path):
+    with pytest.raises(UsageError, match="threads differs"):
+        vaekit.sweep(over={"threads": (1, 2)}, stack="on", out=tmp_path / "sweep", **without("threads", options(images)))
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_small_sweeps_run_one_after_another_bit_equal_to_training_alone(images, tmp_path):
+    lines = []
+    runs = vaekit.sweep(
+        over={"latent_dim": (2, 3)}, out=tmp_path / "sweep", tell=lines.append, **without("latent_dim", options(images))
+    )
+    single = vaekit.train(**options(images, latent_dim=2), out=tmp_path / "alone")
+    assert (runs[0].path / "model.safetensors").read_bytes() == (single.path / "model.safetensors").read_bytes()
+    assert "2 models, 0 of them stacked" in lines[0]
+    assert [run.spec.model.latent_dim for run in runs] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("beta=1,2.5", ("beta", ["1", "2.5"])),
+        ("seed=0..3", ("seed", ["0", "1", "2", "3"])),
+        ("latent-dim=2", ("latent_dim", ["2"])),
+        ("encoder.hidden=512;256,128", ("encoder.hidden", ["512", "256,128"])),
+    ],
+)
+def test_values_are_listed_or_a_range(text, expected):
+    assert read_over(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("over", "given", "message"),
+    [({}, {}, "nothing"), ({"seed": ()}, {}, "none"), ({"seed": (1, 1)}, {}, "different"), ({"lr": (1, 2)}, {"lr": 1}, "varied")],
+)
+def test_a_sweep_over_nothing_or_twice_is_refused(over, given, message):
+    with pytest.raises(UsageError, match=message):
+        combinations(over, given)
+
+
+def test_the_epoch_of_the_best_weights_is_each_models_own(images, tmp_path):
+    given = options(images, epochs=4, schedule="constant")
+    for run in vaekit.sweep(over={"lr": (1e-4, 0.3)}, stack="on", out=tmp_path / "sweep", **given):
+        losses = [record["validation_loss"] for record in run.metrics()]
+        assert run.evaluation()["epoch"] == int(np.argmin(losses)) + 1
+        assert math.isfinite(min(losses))

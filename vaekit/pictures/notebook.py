@@ -1,0 +1,48 @@
+"""How runs and models show themselves in a notebook."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from vaekit.errors import VaekitError
+from vaekit.pictures.curves import learning_curves
+from vaekit.pictures.embed import image_tag
+from vaekit.pictures.grid import grid
+from vaekit.streams import Streams
+from vaekit.vae import VAE
+
+if TYPE_CHECKING:
+    from vaekit.run import Run
+
+NUM_SAMPLES, COLUMNS = 16, 8
+
+
+def vae_html(vae: VAE) -> str:
+    """Return the parts of a model as a table, and samples of it as they are now."""
+    rows = "".join(
+        f"<tr><th>{name}</th><td>{escape(type(part).__name__)}</td><td>{sum(p.numel() for p in part.parameters()):,}</td></tr>"
+        for name, part in vae.named_children()
+    )
+    table = f"<table><tr><th></th><th>part</th><th>parameters</th></tr>{rows}</table>"
+    shape = "×".join(map(str, vae.image_shape))
+    return f"<div><p><b>VAE</b>: images {shape}, {vae.latent_dim} latents</p>{table}{_samples(vae)}</div>"
+
+
+def run_html(run: Run) -> str:
+    """Return the curves of a run, and samples of its best model where there is one."""
+    charts = learning_curves(run.metrics())
+    wanted = [chart for chart in charts if "<strong>ELBO" in chart or "<strong>KL</strong>" in chart] or charts[:1]
+    curves = f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(wanted)}</div>'
+    try:
+        samples = _samples(run.vae())
+    except VaekitError:
+        samples = "<p>no model is saved yet</p>"
+    return f"<div><p><b>Run</b> {escape(str(run.path))}</p>{curves}{samples}</div>"
+
+
+def _samples(vae: VAE) -> str:
+    training = vae.training
+    images = vae.eval().sample(NUM_SAMPLES, generator=Streams(0).generator("sample", 0, vae.device))
+    vae.train(training)
+    return image_tag(grid(images, columns=COLUMNS), f"{NUM_SAMPLES} samples from the prior")

@@ -138,7 +138,7 @@ def test_a_model_without_labels_colour_or_density_has_pictures_too(tmp_path):
         assert path.is_file()
     assert run.pictures.traversal(dims=None).rows == ("z0",)
     for needs_labels in (run.pictures.variations, run.pictures.morph):
-        with pytest.raises(DataError, match="--dataset.labels"):
+        with pytest.raises(DataError, match=r"--dataset\.labels"):
             needs_labels()
 
 

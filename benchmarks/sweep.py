@@ -1,0 +1,164 @@
+"""Sixteen models stacked against the same models one after another: `Stack.train_epoch` against `Trainer._train_epoch`.
+
+    python benchmarks/sweep.py [--models 16] [--repeats 5] [--threads 1] [--device cpu] [--json benchmarks/results/sweep.json]
+
+Models differ in seed, so each has its own batches and noise. A repeat trains all models over the same steps one way, then the
+other; the figure is the median of the ratios of wall time, beside that of the processor's time, which other work on the machine
+disturbs less. The parts of a stacked step say where its time goes. Compiling is not counted, but stated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import vaekit
+from vaekit.assembly import resolve
+from vaekit.data import Splits, TensorImages
+from vaekit.options import build_spec
+from vaekit.training.folder import RunFolder
+from vaekit.training.meter import Meter
+from vaekit.training.stacked import Stack
+from vaekit.training.trainer import Position, Trainer
+
+CASES: dict[str, dict[str, Any]] = {
+    "mlp 784-64-10": {"encoder": "mlp", "encoder.hidden": (64,), "decoder.hidden": (64,), "latent_dim": 10},
+    "mlp 784-128-10": {"encoder": "mlp", "encoder.hidden": (128,), "decoder.hidden": (128,), "latent_dim": 10},
+    "mlp 784-512-20": {"encoder": "mlp", "encoder.hidden": (512,), "decoder.hidden": (512,), "latent_dim": 20},
+}
+
+
+def make_trainers(options: dict[str, Any], *, models: int, steps: int, threads: int, device: str, batch: int) -> list[Trainer]:
+    """Build trainers that differ in seed, of random images; one epoch is ``steps`` steps."""
+    common = {"binarize": "none", "likelihood": "bce", "batch_size": batch, "epochs": 10_000, "threads": threads}
+    generator = torch.Generator().manual_seed(0)
+    images = TensorImages(torch.randint(0, 256, (steps * batch, 1, 28, 28), dtype=torch.uint8, generator=generator)).to(device)
+    trainers = []
+    for seed in range(models):
+        given = {**common, **options, "seed": seed, "device": device, "pictures": "none", "compile": "off"}
+        spec = resolve(build_spec({}, given))
+        folder = RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run")
+        trainers.append(Trainer(spec, Splits(images, images, images), folder))
+    return trainers
+
+
+def rewind(trainers: list[Trainer]) -> None:
+    """Put every trainer back to the start of its first epoch."""
+    for trainer in trainers:
+        trainer.position, trainer.meter = Position(), Meter()
+
+
+def compare(options: dict[str, Any], *, compiled: bool, models: int, steps: int, repeats: int, **more: Any) -> dict[str, Any]:
+    """Time both ways in turn; return throughputs, ratios and the parts of a stacked step."""
+    apart = make_trainers(options, models=models, steps=steps, **more)
+    together = make_trainers(options, models=models, steps=steps, **more)
+    stack = Stack(together, compiled=compiled)
+
+    def one_after_another() -> None:
+        rewind(apart)
+        for trainer in apart:
+            trainer._train_epoch()
+
+    def stacked() -> None:
+        rewind(together)
+        stack.train_epoch()
+
+    began = time.perf_counter()
+    stacked()
+    warm_up = time.perf_counter() - began
+    one_after_another()
+    walls: dict[str, list[float]] = {"apart": [], "stacked": []}
+    processor: dict[str, list[float]] = {"apart": [], "stacked": []}
+    for _ in range(repeats):
+        for name, run in (("stacked", stacked), ("apart", one_after_another)):
+            wall, cpu = time.perf_counter(), time.process_time()
+            run()
+            walls[name].append(time.perf_counter() - wall)
+            processor[name].append(time.process_time() - cpu)
+    ratios = [a / s for a, s in zip(walls["apart"], walls["stacked"], strict=True)]
+    images = models * steps * more["batch"]
+    return {
+        "images_per_second_times_models_stacked": images / statistics.median(walls["stacked"]),
+        "images_per_second_times_models_one_after_another": images / statistics.median(walls["apart"]),
+        "ratio_median": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "ratio_of_processor_time": statistics.median(
+            a / s for a, s in zip(processor["apart"], processor["stacked"], strict=True)
+        ),
+        "seconds_of_first_epoch": warm_up,
+        "milliseconds_of_a_stacked_step": parts(stack),
+    }
+
+
+def parts(stack: Stack) -> dict[str, float]:
+    """Return the median milliseconds that a stacked step spends on inputs, forward, backward and optimiser."""
+    spent: dict[str, list[float]] = {"inputs": [], "forward": [], "backward": [], "optimiser": []}
+
+    def timed(name: str, function: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        result = function()
+        if stack.first.device.type == "cuda":
+            torch.cuda.synchronize()
+        spent[name].append(1e3 * (time.perf_counter() - began))
+        return result
+
+    epochs = [leader.batches.epoch(0) for leader in stack.leaders]
+    for step in range(stack.first.batches.steps_per_epoch):
+        inputs = timed("inputs", lambda step=step: stack.inputs([next(epoch) for epoch in epochs], step))
+        shared = len(stack.leaders) == 1
+        total, _ = timed(
+            "forward",
+            lambda inputs=inputs: stack.forward(stack.base, stack.parameters, stack.buffers, inputs, shared=shared),
+        )
+        moving = [stack.parameters[name] for name in stack.moving]
+        gradients = timed("backward", lambda total=total: torch.autograd.grad(total.sum(), moving))
+        named = dict(zip(stack.moving, gradients, strict=True))
+        timed("optimiser", lambda named=named: [o.step(named, [1.0] * len(stack.trainers)) for o in stack.optimizers])
+    return {name: round(statistics.median(values), 3) for name, values in spent.items()}
+
+
+def main() -> None:
+    """Run every case and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    sizes = {name: getattr(arguments, name) for name in ("models", "steps", "batch", "repeats", "threads", "device")}
+    results = {}
+    for name, options in CASES.items():
+        for compiled in (False, True):
+            title = f"{name}, {'compiled' if compiled else 'eager'}"
+            row = results[title] = compare(options, compiled=compiled, **sizes)
+            print(
+                f"{title:26} stacked {row['images_per_second_times_models_stacked']:8.0f}/s  "
+                f"one after another {row['images_per_second_times_models_one_after_another']:8.0f}/s  "
+                f"ratio {row['ratio_median']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f}), "
+                f"of processor time {row['ratio_of_processor_time']:.2f}  {row['milliseconds_of_a_stacked_step']}",
+                flush=True,
+            )
+    if arguments.json:
+        machine = {"processor": platform.processor() or platform.machine(), "system": platform.system()}
+        versions = {"vaekit": vaekit.__version__, "torch": torch.__version__, "python": platform.python_version()}
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        whole = {"machine": machine | sizes, "versions": versions, "results": results}
+        arguments.json.write_text(json.dumps(whole, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Sixteen models stacked against the same models one after another: `Stack.train_epoch` against `Trainer._train_epoch`.
+"""Sixteen models stacked against the same models one after another: `Stack.train_epoch` against `Trainer.train_epoch`.
 
     python benchmarks/sweep.py [--models 16] [--repeats 5] [--threads 1] [--device cpu] [--json benchmarks/results/sweep.json]
 
@@ -66,7 +66,7 @@ def compare(options: dict[str, Any], *, compiled: bool, models: int, steps: int,
     def one_after_another() -> None:
         rewind(apart)
         for trainer in apart:
-            trainer._train_epoch()
+            trainer.train_epoch()
 
     def stacked() -> None:
         rewind(together)
@@ -113,17 +113,15 @@ def parts(stack: Stack) -> dict[str, float]:
         return result
 
     epochs = [leader.batches.epoch(0) for leader in stack.leaders]
+    moving = [stack.parameters[name] for name in stack.moving]
+    factors, shared = [1.0] * len(stack.trainers), len(stack.leaders) == 1
     for step in range(stack.first.batches.steps_per_epoch):
-        inputs = timed("inputs", lambda step=step: stack.inputs([next(epoch) for epoch in epochs], step))
-        shared = len(stack.leaders) == 1
-        total, _ = timed(
-            "forward",
-            lambda inputs=inputs: stack.forward(stack.base, stack.parameters, stack.buffers, inputs, shared=shared),
-        )
-        moving = [stack.parameters[name] for name in stack.moving]
+        batches = timed("inputs", lambda step=step: stack.inputs([next(epoch) for epoch in epochs], step))
+        state = (stack.base, stack.parameters, stack.buffers, batches)
+        total, _ = timed("forward", lambda state=state: stack.forward(*state, shared=shared))
         gradients = timed("backward", lambda total=total: torch.autograd.grad(total.sum(), moving))
         named = dict(zip(stack.moving, gradients, strict=True))
-        timed("optimiser", lambda named=named: [o.step(named, [1.0] * len(stack.trainers)) for o in stack.optimizers])
+        timed("optimiser", lambda named=named: [optimizer.step(named, factors) for optimizer in stack.optimizers])
     return {name: round(statistics.median(values), 3) for name, values in spent.items()}
 
 

@@ -3,7 +3,7 @@
     python benchmarks/train_throughput.py [--repeats 9] [--threads 2] [--json results/train_throughput.json]
 
 The hand-written loop is what one would write for speed alone: float images preloaded in order of a permutation, no checks, no
-logging, no metrics. vaekit's is `Trainer._train_epoch`: uint8 images gathered and scaled at each step, noise from reseeded
+logging, no metrics. vaekit's is `Trainer.train_epoch`: uint8 images gathered and scaled at each step, noise from reseeded
 generators, finite losses checked, sums kept for the log. Each repeat times one after the other over the same number of steps;
 the figure is the median of the ratios.
 """
@@ -95,7 +95,7 @@ def compare(options: dict[str, object], steps: int, *, threads: int, repeats: in
 
     def ours() -> None:
         trainer.position, trainer.meter = Position(), Meter()
-        trainer._train_epoch()
+        trainer.train_epoch()
 
     times: dict[str, list[float]] = {"vaekit": [], "by hand": []}
     for repeat in range(repeats + 1):

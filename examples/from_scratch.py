@@ -72,10 +72,12 @@ def chapter_1_the_bound(out: Path) -> None:
         assert gap is not None
         close(log_p_x - bound(mean, var), gap.sum())  # a wrong guess loses KL(q || p(z|x)), as vaekit computes it
 
-    axes = Axes((-0.5, 1.7), (log_p_x - 3, log_p_x + 0.4), ("mean of q", "nats"), "the bound (lines: sd of q) is below log p(x)")
+    axes = Axes(
+        (-0.5, 1.7), (log_p_x - 3, log_p_x + 0.4), ("mean of q", "nats"), "the bound, for q of three widths, is below log p(x)"
+    )
     axes.line([axes.at(-0.5, log_p_x), axes.at(1.7, log_p_x)], "#1a1a1a", 2)
     axes.text(axes.at(1.25, log_p_x + 0.15), "log p(x)")
-    for colour, std in zip(PALETTE, (best_var**0.5, 0.2, 0.8), strict=False):
+    for colour, std in zip(PALETTE, (best_var**0.5, 0.15, 1.1), strict=False):
         means = [-0.5 + 2.2 * i / 200 for i in range(201)]
         values = [(mean, bound(mean, std**2)) for mean in means]
         axes.line([axes.at(*point) for point in values if point[1] > log_p_x - 3], colour, 2)
@@ -201,7 +203,7 @@ def chapter_5_what_beta_and_tc_change(encoder: nn.Module, decoder: nn.Module, mo
     )
 
 
-def chapter_6_training(encoder: nn.Module, decoder: nn.Module, images: Tensor, test: Tensor, epochs: int, out: Path) -> float:
+def chapter_6_training(encoder: nn.Module, decoder: nn.Module, images: Tensor, test: Tensor, *, epochs: int, out: Path) -> float:
     """Climb: draw a batch, compute the bound, take a step uphill. That is all; return the bound of test images at the end.
 
     Grey pixels are made black or white at random, by their brightness, anew each time: the likelihood is one of black and white.
@@ -249,7 +251,7 @@ def main(epochs: int, out: Path) -> dict[str, float]:
     chapter_4_the_estimator(encoder, decoder, model, black_and_white)
     chapter_5_what_beta_and_tc_change(encoder, decoder, model, black_and_white)
     print("the formulae hold, and vaekit computes the same numbers")
-    reached = {"from scratch": chapter_6_training(encoder, decoder, images, test, epochs, out)}
+    reached = {"from scratch": chapter_6_training(encoder, decoder, images, test, epochs=epochs, out=out)}
     chapter_4_the_estimator(encoder, decoder, model, black_and_white)  # they still agree after training
     reached["vaekit"] = chapter_7_the_same_in_one_call(epochs, out)
     for name, bound in reached.items():

@@ -220,8 +220,7 @@ def test_bench_compares_both_runtimes(cli: Cli, run: Path, tmp_path: Path) -> No
     assert "no weights at hand" in out
 
 
-@pytest.mark.parametrize(("arguments", "part"), [("", "--onnx FILE.onnx"), ("--onnx x.onnx --batch 1,x", "batch sizes")])
-def test_bench_explains_mistakes(cli: Cli, arguments: str, part: str) -> None:
-    code, _, err = cli("bench", *arguments.split())
+def test_bench_explains_mistakes(cli: Cli) -> None:
+    code, _, err = cli("bench", "--onnx", "x.onnx", "--batch", "1,x")
     assert code == 2
-    assert part in err
+    assert "batch sizes" in err

@@ -102,9 +102,13 @@ def test_scatter_plots(run, tmp_path, options):
     assert run.pictures.scatter(**options, out=tmp_path / "s.png").is_file()
 
 
+@pytest.mark.slow
 def test_tsne_places_codes_without_axes(run, tmp_path):
     pytest.importorskip("sklearn")
     assert run.pictures.scatter(method="tsne", out=tmp_path / "s.png").is_file()
+
+
+def test_ellipses_have_no_place_in_tsne(run, tmp_path):
     with pytest.raises(UsageError, match="keeps no axes"):
         run.pictures.scatter(method="tsne", ellipses=True, out=tmp_path / "s.png")
 

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Build the commands and run the one asked for; those of ``train``, ``sweep`` and ``export`` depend on their arguments."""
+    """Build the commands and run the one asked for; some depend on their arguments."""
     # Typer imports pydantic, a third of the time to answer, to learn that --help was not given
     help_option = arguments not in (["components"], ["components", "list"])
     app = typer.Typer(
@@ -91,7 +91,11 @@ def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["export"]:
         exporting, arguments[1:] = export.command(arguments[1:])
     app.command("export")(exporting)
-    for module in (resume, evaluate, verify, bench, report):
+    benching = bench.placeholder
+    if arguments[:1] == ["bench"]:
+        benching, arguments[1:] = bench.command(arguments[1:])
+    app.command("bench")(benching)
+    for module in (resume, evaluate, verify, report):
         app.command()(getattr(module, module.__name__.rpartition(".")[2]))
     for module in (sample, reconstruct, interpolate, traverse, manifold, scatter, variations, morph, compare):
         app.command(rich_help_panel="Pictures")(getattr(module, module.__name__.rpartition(".")[2]))

@@ -150,7 +150,7 @@ class Trainer:
         with threads(self.spec.train.threads), self.interruption.listen():
             while self.position.epoch < self.spec.train.epochs:
                 began = time.perf_counter()
-                self.complete_epoch(self._train_epoch(), began)
+                self.complete_epoch(self.train_epoch(), began)
             return self.finish()
 
     def begin(self, *, resume: bool = False) -> None:
@@ -175,14 +175,14 @@ class Trainer:
             self.pictures.take(self.position.epoch + 1)
         self._end_epoch(means, scores, speed, began)
 
-    def _train_epoch(self) -> float:
+    def train_epoch(self) -> float:
         """Take the rest of an epoch's steps; return images a second."""
         self.objective.train()
         position, reported = self.position, time.perf_counter()
         began, first, resumed_seconds = reported, position.step, position.seconds
         for batch in self.batches.epoch(position.epoch, start=position.step):
             step = position.epoch * self.batches.steps_per_epoch + position.step
-            terms = self._step(batch, step)
+            terms = self.step(batch, step)
             self.meter.add(terms)
             position.step += 1
             if self.device.type == "cpu" or step % CHECK_EVERY == 0:
@@ -210,12 +210,17 @@ class Trainer:
         if interrupted:
             raise Interrupted
 
-    def _step(self, batch: Batch, step: int) -> dict[str, Tensor]:
+    def step(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """Take one step: everything that it draws or schedules is a function of its number."""
         inputs = self.inputs(batch, step)
         with self.autocast():
             total, terms = self.forward(inputs)
         total.backward()
+        self.update(step)
+        return dict(terms)
+
+    def update(self, step: int) -> None:
+        """Let every optimiser take its step, and drop the gradients."""
         factor = self.lr_factor(step)
         for optimizer in self.optimizers:
             (group,) = optimizer.param_groups
@@ -224,7 +229,6 @@ class Trainer:
             group["lr"] = group["peak_lr"] * factor
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return dict(terms)
 
     def inputs(self, batch: Batch, step: int) -> Inputs:
         """Return what the objective is a function of at a step: the batch, its noise and the time."""

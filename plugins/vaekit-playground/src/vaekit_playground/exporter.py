@@ -1,0 +1,86 @@
+"""The exporter ``playground``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import vaekit
+from vaekit.components.exporters.onnx import Onnx
+from vaekit.errors import ExportError, UsageError
+from vaekit.export.parity import Exported
+from vaekit.export.staging import staged
+from vaekit_playground import page, runtime
+
+if TYPE_CHECKING:
+    from vaekit.export.parts import PartName
+    from vaekit.export.trained import Trained
+
+LARGEST = 256 * 2**20
+"""Bytes of a part that a page carries: browsers hold no string of more than 512 MB."""
+NUM_DRAWS = 256
+"""Draws of a prior that the page cannot draw from itself."""
+
+
+@vaekit.exporters("playground")
+class Playground(vaekit.Exporter):
+    """One web page to play with the model in: sliders, samples, interpolation, images encoded; opens from disk, sends nothing.
+
+    The decoder, and the encoder with it, are vaekit's ONNX exports, verified against the model; ONNX Runtime Web, which the
+    page carries (4 MB), runs them. npm fetches it the first time, into the user's cache.
+
+    Args:
+        encoder: Whether the page encodes images, with the encoder that it then carries.
+        licence: Licence of the model, kept in the metadata and shown, as CC-BY-4.0.
+        runtime: Folder that has the two files of ONNX Runtime Web, instead of the user's cache.
+    """
+
+    suffix: ClassVar[str] = ".html"
+
+    def __init__(self, *, encoder: bool = True, licence: str | None = None, runtime: str | None = None) -> None:
+        self.encoder, self.licence, self.runtime = encoder, licence, runtime
+
+    def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
+        if part != "decoder":
+            raise UsageError(
+                "a playground shows the decoder",
+                given=f"--part {part}",
+                remedy="leave --part out; the encoder comes by --encoder",
+            )
+        channels = trained.vae.image_shape[0]
+        if channels not in {1, 3}:
+            raise ExportError("a playground shows grey and RGB images", given=f"{channels} channels")
+        files = runtime.load(self.runtime)
+        parts: list[PartName] = ["decoder", "encoder"] if self.encoder else ["decoder"]
+        binaries, metadata, done = {"module": files[runtime.MODULE], "wasm": files[runtime.WASM]}, {}, {}
+        with tempfile.TemporaryDirectory() as folder:
+            for name in parts:
+                file = Path(folder) / f"{name}.onnx"
+                done[name] = Onnx(licence=self.licence).export(trained, name, file)
+                if done[name].size > LARGEST:
+                    raise ExportError(
+                        f"the {name} is too large for a web page",
+                        given=f"{done[name].size:,} bytes",
+                        expected=f"{LARGEST:,} at most",
+                    )
+                binaries[name] = file.read_bytes()
+                metadata[name] = json.loads(file.with_suffix(".json").read_text("utf-8"))
+        about: dict[str, Any] = {**metadata, "runtime": runtime.VERSION, "draws": _draws(trained)}
+        text = page.assemble(_title(trained), about, binaries)
+        with staged(path) as temporary:
+            temporary.write_text(text, "utf-8", newline="\n")
+        notes = tuple(f"{name}: largest difference {done[name].parity}" for name in parts[1:])
+        return Exported(path, len(text.encode()), done["decoder"].parity, notes)
+
+
+def _title(trained: Trained) -> str:
+    return f"{trained.spec.data.dataset.kind} playground"
+
+
+def _draws(trained: Trained) -> list[list[float]] | None:
+    """Return draws from the prior, unless it is the standard normal, which the page draws from itself."""
+    if trained.spec.model.prior.kind == "normal":
+        return None
+    return [[round(value, 4) for value in code] for code in trained.prior_codes(NUM_DRAWS).tolist()]

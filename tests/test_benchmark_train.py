@@ -1,0 +1,126 @@
+"""Measurements of throughput: complete, of the right amounts of work, and comparable."""
+
+import json
+from copy import deepcopy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vaekit.benchmark_report import compare, differences, read_result
+from vaekit.benchmark_train import PARTS, TASKS, throughput
+from vaekit.cli import main
+from vaekit.errors import DataError, UsageError
+
+TINY = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2, "threads": 1, "binarize": "none", "likelihood": "bce"}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (80, 6, 6), dtype=np.uint8))
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(images):
+    given = {"dataset": "array", "dataset.path": str(images), **TINY}
+    return throughput({}, batch_sizes=(8, 16), devices=("cpu",), seconds=0.01, **given)
+
+
+def test_every_task_and_batch_size_has_a_row_with_its_spread(result):
+    assert {(row["task"], row["batch"]) for row in result["rows"]} == {(task, size) for task in TASKS for size in (8, 16)}
+    for row in result["rows"]:
+        assert 0 < row["lower"] <= row["images_per_second"] <= row["upper"]
+        assert row["flops_fraction"] > 0
+        assert row["peak_bytes"] > 0
+        if row["task"] == "train":
+            assert list(row["parts"]) == list(PARTS)
+            assert row["bytes_fraction"] > 0
+            assert row["first_step_seconds"] > 0
+
+
+def test_flops_are_those_of_the_products_of_matrices(result):
+    weights = 36 * 8 + 8 * 4 + 2 * 8 + 8 * 36  # in -> hidden -> 2 x latent; latent -> hidden -> out
+    for row in result["rows"]:
+        forward = 2 * weights * row["batch"]
+        if row["task"] == "train":
+            assert row["flops"] == 3 * forward - 2 * 36 * 8 * row["batch"]  # images need no gradient
+        if row["task"] == "evaluate":
+            assert row["flops"] == forward
+        if row["task"] == "encode":
+            assert row["flops"] == 2 * (36 * 8 + 8 * 4) * row["batch"]
+
+
+def test_a_step_moves_at_least_its_parameters_and_moments(result):
+    num_parameters = 36 * 8 + 8 + 8 * 4 + 4 + 2 * 8 + 8 + 8 * 36 + 36
+    small, large = (next(r for r in result["rows"] if r["task"] == "train" and r["batch"] == size) for size in (8, 16))
+    assert 40 * num_parameters < small["bytes"] < large["bytes"]
+
+
+def test_the_machine_the_versions_and_the_commit_are_recorded(result):
+    assert result["environment"]["versions"]["torch"] == torch.__version__
+    assert result["environment"]["threads"] == 1
+    assert "commit" in result["environment"]
+    assert set(result["machine"]) == {"cpu fp32"}
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_two_measurements_are_compared_row_by_row(result):
+    faster = deepcopy(result)
+    for row in faster["rows"]:
+        for name in ("lower", "images_per_second", "upper"):
+            row[name] *= 100
+    faster["environment"]["threads"] = 4
+    rows = compare(result, faster)
+    assert len(rows) == len(result["rows"])
+    assert all(row["ratio"] == pytest.approx(100) and row["beyond_quartiles"] for row in rows)
+    assert not any(row["beyond_quartiles"] for row in compare(result, result))
+    assert differences(result, faster) == ["threads: 1 before, 4 after"]
+    with pytest.raises(UsageError, match="nothing in common"):
+        compare(result, {**result, "rows": []})
+
+
+def test_a_file_of_something_else_is_named(tmp_path):
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(DataError, match="holds no measurement"):
+        read_result(tmp_path / "other.json")
+
+
+def test_the_command_prints_a_table_json_and_a_chart_and_compares(images, tmp_path, capsys):
+    flags = ["--dataset", "array", "--path", str(images), "--encoder.hidden", "8", "--decoder.hidden", "8", "--threads", "1"]
+    common = ["bench", *flags, "--batch-sizes", "8", "--devices", "cpu", "--seconds", "0.1", "--tasks", "train,encode"]
+    assert main([*common, "--precisions", "fp32,bf16", "--plot", str(tmp_path / "chart.png")]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("images/s", "bf16", "GFLOP/s", "torch", "peak memory"))
+    with Image.open(tmp_path / "chart.png") as picture:
+        assert picture.size[1] > 4 * 20
+    assert main([*common, "--json"]) == 0
+    text = capsys.readouterr().out
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(text)
+    assert main(["bench", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    assert "within the spread" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-sizes", "8,x"], "no batch sizes"),
+        (["--tasks", "train,fly"], "unknown tasks"),
+        (["--compile", "maybe"], "unknown compile"),
+        (["--encoder", "nothing"], "nothing"),
+    ],
+)
+def test_a_wrong_request_is_a_usage_error(arguments, message, capsys):
+    assert main(["bench", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_cuda_is_timed_by_events(images):
+    given = {"dataset": "array", "dataset.path": str(images), **TINY}
+    result = throughput({}, batch_sizes=(8,), devices=("cuda",), seconds=0.1, **given)
+    assert {row["device"] for row in result["rows"]} == {"cuda"}
+    assert result["environment"]["gpu"] == torch.cuda.get_device_name()

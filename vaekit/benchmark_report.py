@@ -1,0 +1,137 @@
+"""Throughput measurements for a reader: a table, a chart, and two of them compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaekit.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+KEY = ("task", "device", "precision", "compile", "batch")
+"""What tells one row of a measurement from another."""
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """Lay out what `throughput` returns: a row a measurement."""
+    shown = _table(
+        *KEY, "images/s (quartiles)", "ms: data+forward+backward+optimiser", "of matrix peak", "of bandwidth", "first step"
+    )
+    for row in result["rows"]:
+        parts = " + ".join(f"{value:.2f}" for value in row["parts"].values()) if "parts" in row else ""
+        shown.add_row(
+            *(str(row[name]) for name in KEY),
+            f"{row['images_per_second']:,.0f} ({row['lower']:,.0f}-{row['upper']:,.0f})",
+            parts,
+            f"{row['flops_fraction']:.0%}",
+            f"{row['bytes_fraction']:.0%}" if "bytes_fraction" in row else "",
+            f"{row['first_step_seconds']:.2f} s" if "first_step_seconds" in row else "",
+        )
+    return shown
+
+
+def footnotes(result: Mapping[str, Any]) -> list[str]:
+    """Say what the table's numbers were measured against, where and of what code."""
+    about = result["environment"]
+    peaks = [
+        f"{key}: {peak['flops'] / 1e9:,.0f} GFLOP/s in matrix products, {peak['bytes'] / 1e9:,.1f} GB/s in copies"
+        for key, peak in result["machine"].items()
+    ]
+    memory = max(row["peak_bytes"] for row in result["rows"])
+    place = ", ".join(filter(None, (about["processor"], about.get("gpu"), f"{about['threads']} threads", about["system"])))
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return [*peaks, f"peak memory {memory / 1e6:,.0f} MB", place, f"{versions}, commit {(about['commit'] or 'unknown')[:12]}"]
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return, for each row that both hold, the ratio of images a second, and whether it exceeds the spread.
+
+    Raises:
+        UsageError: They share no row.
+    """
+    old = {_key(row): row for row in before["rows"]}
+    rows = []
+    for row in after["rows"]:
+        if (other := old.get(_key(row))) is not None:
+            apart = row["lower"] > other["upper"] or row["upper"] < other["lower"]
+            speeds = {"before": other["images_per_second"], "after": row["images_per_second"]}
+            ratio = row["images_per_second"] / other["images_per_second"]
+            rows.append({**{name: row[name] for name in KEY}, **speeds, "ratio": ratio, "beyond_quartiles": apart})
+    if not rows:
+        raise UsageError("the two measurements have nothing in common", expected=f"rows of the same {', '.join(KEY)}")
+    return rows
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Say what else than the code differs between two measurements."""
+    notes = [
+        f"{name}: {before['environment'].get(name)} before, {after['environment'].get(name)} after"
+        for name in ("processor", "gpu", "threads", "system", "versions", "commit")
+        if before["environment"].get(name) != after["environment"].get(name)
+    ]
+    return notes + (["the models differ"] if before["model"] != after["model"] else [])
+
+
+def comparison_table(rows: list[dict[str, Any]]) -> Table:
+    """Lay out what `compare` returns."""
+    shown = _table(*KEY, "before, images/s", "after", "ratio")
+    for row in rows:
+        mark = "" if row["beyond_quartiles"] else "  within the spread"
+        shown.add_row(
+            *(str(row[name]) for name in KEY), f"{row['before']:,.0f}", f"{row['after']:,.0f}", f"{row['ratio']:.2f}{mark}"
+        )
+    return shown
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a file that ``vaekit bench --json`` wrote.
+
+    Raises:
+        DataError: It is absent or something else.
+    """
+    try:
+        result = json.loads(path.read_text("utf-8"))
+        if not {"rows", "environment", "machine", "model"} <= result.keys():
+            raise ValueError("it has no rows")
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} holds no measurement", given=error, expected="what `vaekit bench --json` prints") from None
+    return dict(result)
+
+
+def write_chart(result: Mapping[str, Any], path: Path) -> None:
+    """Draw images a second as bars with their quartiles, each task to its own scale, as a PNG."""
+    from PIL import Image, ImageDraw
+
+    from vaekit.pictures.drawing import INK, PALETTE, PAPER, text_width, write
+
+    rows = result["rows"]
+    labels = [" ".join(str(row[name]) for name in KEY) for row in rows]
+    left, width, height = max(map(text_width, labels)) + 20, 420, 26
+    picture = Image.new("RGB", (left + width + 100, height * len(rows) + 20), PAPER)
+    draw = ImageDraw.Draw(picture)
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        y, most = 10 + height * number, max(other["upper"] for other in rows if other["task"] == row["task"])
+        low, median, high = (left + width * row[name] / most for name in ("lower", "images_per_second", "upper"))
+        draw.rectangle((left, y + 4, median, y + height - 4), fill=PALETTE[tasks.index(row["task"])])
+        draw.line((low, y + height // 2, high, y + height // 2), fill=INK, width=2)
+        write(draw, (left - 8, y + height / 2), label, anchor="rm")
+        write(draw, (left + width + 8, y + height / 2), f"{row['images_per_second']:,.0f}/s")
+    picture.save(path, format="PNG")
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in KEY)
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    shown = Table(box=None, header_style="bold")
+    for name in columns:
+        shown.add_column(name, justify="left" if name in KEY[:-1] else "right")
+    return shown

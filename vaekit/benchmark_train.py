@@ -1,0 +1,271 @@
+"""How fast models train, encode, sample and are evaluated, part by part, and how near that is to what the machine can do."""
+
+from __future__ import annotations
+
+import itertools
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from vaekit import registry
+from vaekit.assembly import resolve
+from vaekit.benchmark import environment
+from vaekit.data import Batch
+from vaekit.evaluation.bound import evaluate
+from vaekit.options import build_spec
+from vaekit.specs import RunSpec
+from vaekit.training.folder import RunFolder
+from vaekit.training.process import keep_freed_memory, threads
+from vaekit.training.trainer import Trainer
+
+TASKS = ("train", "encode", "sample", "evaluate")
+PARTS = ("data", "forward", "backward", "optimiser")
+Result = TypeVar("Result")
+
+
+def throughput(
+    base: Mapping[str, Any] | None = None,
+    *,
+    batch_sizes: Sequence[int] = (128,),
+    precisions: Sequence[str] = ("auto",),
+    compilations: Sequence[str] = ("off",),
+    devices: Sequence[str] = ("auto",),
+    tasks: Sequence[str] = TASKS,
+    seconds: float = 2.0,
+    tell: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure a model's throughput in every combination of batch sizes, precisions, compilations and devices.
+
+    Args:
+        base: Plain data of a spec.
+        batch_sizes: Images in a step.
+        precisions: Of ``fp32``, ``bf16`` and ``auto``.
+        compilations: Of ``on`` and ``off``; only training is ever compiled.
+        devices: Of ``cpu``, ``cuda``, ``mps`` and ``auto``.
+        tasks: Of ``train``, ``encode``, ``sample`` and ``evaluate``.
+        seconds: For each measurement; five rounds at least.
+        tell: Receives a line before each measurement.
+        options: As for `vaekit.train`.
+
+    Returns:
+        ``rows``, one a task and combination: ``images_per_second`` and its quartiles ``lower`` and ``upper``; ``flops`` of a
+        batch and ``flops_fraction`` of the matrix peak; in training also milliseconds of each of the ``parts``, ``bytes`` that a
+        step moves at least, their ``bytes_fraction`` of the memory bandwidth, and ``first_step_seconds``, compiling included;
+        ``peak_bytes``. ``machine`` holds the peaks by device and precision. ``environment`` says where and of what code.
+
+    Raises:
+        UsageError: An option or a device does not exist.
+        DataError: The data are missing.
+    """
+    rows: list[dict[str, Any]] = []
+    machine: dict[str, Any] = {}
+    count = torch.get_num_threads()
+    for device, precision, compiled, size in itertools.product(devices, precisions, compilations, batch_sizes):
+        setting = {"device": device, "precision": precision, "compile": compiled, "batch_size": size}
+        spec = resolve(build_spec(base or {}, {**options, **setting}))
+        key, count = f"{spec.train.device} {spec.train.precision}", spec.train.threads or count
+        tell(f"{key}, batch {size}, compile {compiled}")
+        with threads(spec.train.threads), tempfile.TemporaryDirectory() as folder:
+            place = torch.device(spec.train.device)
+            if key not in machine:
+                machine[key] = {"flops": matrix_peak(place, spec.train.precision), "bytes": memory_bandwidth(place)}
+            for row in _measure(spec, Path(folder) / "run", machine[key], tasks, seconds):
+                rows.append({"device": place.type, "precision": spec.train.precision, "compile": compiled, "batch": size, **row})
+    about = environment(count) | {"commit": commit()}
+    if torch.cuda.is_available():
+        about["gpu"] = torch.cuda.get_device_name()
+    return {"model": spec.model.model_dump(mode="json"), "rows": rows, "machine": machine, "environment": about}
+
+
+def _measure(
+    spec: RunSpec, folder: Path, peak: Mapping[str, float], tasks: Sequence[str], seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Measure the tasks of one spec."""
+    splits = registry.datasets.build(spec.data.dataset).load()
+    trainer = Trainer(spec, splits, RunFolder.create(spec, folder))
+    device, vae, size = trainer.device, trainer.objective.vae, spec.train.batch_size
+    if device.type == "cpu":
+        keep_freed_memory()
+    elif device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    if "train" in tasks:
+        yield _train(trainer, peak, seconds) | {"peak_bytes": peak_memory(device)}
+    if spec.train.compile == "on":
+        return
+    batch = next(iter(trainer.evaluation_batches("train").epoch(0)))
+    generator = trainer.streams.generator("bench", 0, device)
+    others: dict[str, Callable[[], object]] = {
+        "encode": lambda: vae.encode(batch.inputs),
+        "sample": lambda: vae.sample(size, generator=generator),
+        "evaluate": lambda: evaluate(trainer.objective, [batch], trainer.streams, split="bench"),
+    }
+    vae.eval()
+    for task in tasks:
+        if task in others:
+            with torch.no_grad(), trainer.autocast():
+                times = _repeated(others[task], device, seconds)
+                flops = _flops(others[task])
+            yield {
+                "task": task,
+                **_speed(times, size),
+                **_fraction("flops", flops, times, peak),
+                "peak_bytes": peak_memory(device),
+            }
+
+
+def _train(trainer: Trainer, peak: Mapping[str, float], seconds: float) -> dict[str, Any]:
+    """Measure whole steps of training and, in turn with them, their parts."""
+    device, size = trainer.device, trainer.spec.train.batch_size
+    batches = (batch for epoch in itertools.count() for batch in trainer.batches.epoch(epoch))
+    trainer.objective.train()
+
+    def whole() -> None:
+        trainer.meter.add(trainer.step(next(batches), 0))
+
+    first, _ = timed(whole, device)
+    timed(whole, device)
+    wholes: list[float] = []
+    parts: dict[str, list[float]] = {name: [] for name in PARTS}
+    end = time.perf_counter() + seconds
+    while len(wholes) < 5 or time.perf_counter() < end:
+        wholes.append(timed(whole, device)[0])
+        for name, spent in _parts(trainer, batches).items():
+            parts[name].append(spent)
+    inputs = trainer.inputs(next(batches), 0)
+    saved: dict[int, int] = {}
+    own = {parameter.data_ptr() for parameter in trainer.objective.parameters()}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    def eager() -> None:
+        with trainer.autocast():
+            total, _ = trainer.objective(inputs)
+        total.backward()
+        trainer.objective.zero_grad(set_to_none=True)
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        flops = _flops(eager)
+    # forward and backward read parameters, backward writes gradients, AdamW reads four arrays and writes three; what forward
+    # keeps is written and read
+    least = 10 * sum(p.numel() * p.element_size() for p in trainer.objective.parameters()) + 2 * sum(saved.values())
+    return {
+        "task": "train",
+        **_speed(wholes, size),
+        "parts": {name: statistics.median(values) for name, values in parts.items()},
+        **_fraction("flops", flops, wholes, peak),
+        **_fraction("bytes", least, wholes, peak),
+        "first_step_seconds": first / 1e3,
+    }
+
+
+def _parts(trainer: Trainer, batches: Iterator[Batch]) -> dict[str, float]:
+    """Take one step in parts; return the milliseconds of each."""
+    device = trainer.device
+    data, inputs = timed(lambda: trainer.inputs(next(batches), 0), device)
+
+    def forward() -> Tensor:
+        with trainer.autocast():
+            total: Tensor = trainer.forward(inputs)[0]
+        return total
+
+    ahead, total = timed(forward, device)
+    back, _ = timed(total.backward, device)
+    optimiser, _ = timed(lambda: trainer.update(0), device)
+    return dict(zip(PARTS, (data, ahead, back, optimiser), strict=True))
+
+
+def timed(function: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
+    """Call a function; return the milliseconds that it took, on CUDA those between events around it, and its result."""
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        result = function()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end), result
+    began = time.perf_counter()
+    result = function()
+    if device.type == "mps":
+        torch.mps.synchronize()
+    return 1e3 * (time.perf_counter() - began), result
+
+
+def _repeated(function: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    """Call a function for some seconds, after two calls to warm up; return the milliseconds of each call."""
+    for _ in range(2):
+        function()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        times.append(timed(function, device)[0])
+    return times
+
+
+def _speed(times: Sequence[float], size: int) -> dict[str, float | int]:
+    """Turn milliseconds of a batch into images a second: the median and quartiles."""
+    slow, median, fast = (1e-3 * value for value in reversed(statistics.quantiles(times, n=4)))
+    return {"images_per_second": size / median, "lower": size / slow, "upper": size / fast, "rounds": len(times)}
+
+
+def _fraction(what: str, amount: float, times: Sequence[float], peak: Mapping[str, float]) -> dict[str, float]:
+    return {what: amount, f"{what}_fraction": amount / (1e-3 * statistics.median(times)) / peak[what]}
+
+
+def _flops(function: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return int(counter.get_total_flops())
+
+
+def matrix_peak(device: torch.device, precision: str) -> float:
+    """Measure floating-point operations a second of a large product of matrices."""
+    size = 8192 if device.type == "cuda" else 512
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = _repeated(lambda: torch.nn.functional.linear(left, right), device, 0.5)  # as networks call it
+    return 2 * size**3 / (1e-3 * min(times))
+
+
+def memory_bandwidth(device: torch.device) -> float:
+    """Measure bytes a second that copying an array larger than the caches reads and writes."""
+    size = 2**30 if device.type == "cuda" else 2**27
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = _repeated(lambda: target.copy_(source), device, 0.3)
+    return 2 * size / (1e-3 * min(times))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes held: on CUDA by tensors, elsewhere by the whole process since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def commit() -> str | None:
+    """Return the commit of a checkout that vaekit runs from, with ``+`` where files were changed; None elsewhere."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

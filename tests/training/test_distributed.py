@@ -62,11 +62,11 @@ def test_an_interrupted_run_resumes_with_another_number_of_processes(images, tmp
     assert done.returncode == 0, done.stderr
     parts = tmp_path / "parts"
     interrupt = (
-        "import os, signal, sys; from vaekit.training.trainer import Trainer; from vaekit.cli import main; step = Trainer._step\n"
+        "import os, signal, sys; from vaekit.training.trainer import Trainer; from vaekit.cli import main; step = Trainer.step\n"
         "def hooked(self, batch, at):\n"
         "    if at == 8: os.kill(os.getpid(), signal.SIGINT)\n"
         "    return step(self, batch, at)\n"
-        "Trainer._step = hooked; sys.exit(main(sys.argv[1:]))"
+        "Trainer.step = hooked; sys.exit(main(sys.argv[1:]))"
     )
     arguments = ["train", *ARGUMENTS, "--dataset.path", images, "--out", parts]
     stopped = subprocess.run([sys.executable, "-c", interrupt, *map(str, arguments)], cwd=ROOT, capture_output=True, check=False)

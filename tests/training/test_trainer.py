@@ -147,14 +147,14 @@ def test_the_global_generator_of_torch_is_neither_used_nor_moved(images, tmp_pat
 
 def interrupt_at(monkeypatch, number):
     """Send this process Ctrl-C while it takes training step ``number``."""
-    step = Trainer._step
+    step = Trainer.step
 
     def interrupted(self, batch, at):
         if at == number:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, batch, at)
 
-    monkeypatch.setattr(Trainer, "_step", interrupted)
+    monkeypatch.setattr(Trainer, "step", interrupted)
 
 
 def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(images, tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ async function start() {
   build();
   ends = [draw(), draw()];
   resample();
-  move(z);
+  move(draw());
   ask("ends", drawEnds);
   $("main").inert = false;
   say("");

@@ -23,6 +23,7 @@ import torch
 
 import vaekit
 from vaekit.assembly import resolve
+from vaekit.benchmark import processor
 from vaekit.data import Splits, TensorImages
 from vaekit.options import build_spec
 from vaekit.training.folder import RunFolder
@@ -151,7 +152,7 @@ def main() -> None:
                 flush=True,
             )
     if arguments.json:
-        machine = {"processor": platform.processor() or platform.machine(), "system": platform.system()}
+        machine = {"processor": processor(), "system": platform.system()}
         versions = {"vaekit": vaekit.__version__, "torch": torch.__version__, "python": platform.python_version()}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         whole = {"machine": machine | sizes, "versions": versions, "results": results}

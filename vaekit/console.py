@@ -227,6 +227,8 @@ def closing_lines(run: str, evaluation: Mapping[str, Any]) -> list[str]:
         f"  vaekit sample {run}",
         f"  vaekit reconstruct {run} IMAGES…",
         *importance,
+        f"  vaekit report {run}",
+        f"  vaekit export {run} --onnx",
     ]
 
 

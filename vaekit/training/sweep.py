@@ -85,9 +85,9 @@ def plan(specs: Sequence[RunSpec], splits: Sequence[Splits], stack: Stacking) ->
 def obstacle(spec: RunSpec, objective: Objective, num_images: int, num_models: int) -> str | None:
     """Say why stacking is not known to be faster for models of a spec, or None.
 
-    Measured on a CPU of 2 cores with 16 models: compiled MLPs take 0.6 to 0.9 of the time, the less the smaller; eager ones
-    1.2 to 1.4 of it, as the interpreter's share that stacking saves is less than what leaving the caches costs; stacked
-    convolutions become grouped ones, which are slower. Compiling takes about 20 s; the threshold is some minutes of training.
+    Measured on a busy CPU of 2 cores with 16 models (benchmarks/sweep.py): compiled MLPs take 0.5 to 0.9 of the time, the less
+    the smaller; eager ones 0.9 to 1.5 of it. Stacked convolutions become grouped ones, which CPUs do slowly: that, and the
+    threshold of some minutes of training against the tens of seconds that compiling takes, are estimates.
 
     Args:
         spec: A resolved spec.

@@ -46,7 +46,7 @@ try {
 
   if (await page.locator("#encode").isVisible()) {
     await page.locator("#file").setInputFiles(image);
-    await page.waitForFunction(() => /is encoded/.test(document.getElementById("status").textContent));
+    await page.waitForFunction(() => /is encoded/.test(document.getElementById("encoded").textContent));
     [record.encoded] = await state();
   }
   record.unnamed = await page.locator("button, input, select, canvas:not([aria-hidden])").evaluateAll((all) =>

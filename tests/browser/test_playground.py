@@ -1,4 +1,7 @@
-"""The playground in a real browser: from disk, without a request, by keyboard, and equal to ONNX Runtime in Python."""
+"""Pages in a real browser, equal to ONNX Runtime in Python.
+
+The playground works from disk, without a request and by keyboard; the example of a page that loads a decoder works from a server.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +32,8 @@ ROOT = HERE.parents[1]
 PLUGIN = ROOT / "plugins" / "vaekit-playground"
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CONTROLS = {"reset", "slider", "random", "pad", "interpolation", "sample", "end", "grid"}
+
+Drive = Callable[..., Any]
 
 pytestmark = pytest.mark.slow
 
@@ -77,19 +86,32 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def export(run: Path, site: Path, *arguments: str) -> None:
-    environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "VAEKIT_PLUGINS": "1"}
-    command = [sys.executable, "-m", "vaekit", "export", str(run), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
-    if "npm" in done.stderr and "could not fetch" in done.stderr:
-        pytest.skip(done.stderr)
-    assert done.returncode == 0, done.stderr
+@pytest.fixture(scope="module")
+def drive(browser: str, drivers: Path) -> Drive:
+    """Runs one of the programs on a page; returns what it wrote down."""
+
+    def run(program: str, address: str, *arguments: str) -> Any:
+        result = drivers / "result.json"
+        command = ["node", program, browser, address, *arguments, str(result)]
+        subprocess.run(command, cwd=drivers, check=True, timeout=240)
+        return json.loads(result.read_text("utf-8"))
+
+    return run
 
 
-def drive(drivers: Path, program: str, *arguments: str) -> Any:
-    result = drivers / "result.json"
-    subprocess.run(["node", program, *arguments, str(result)], cwd=drivers, check=True, timeout=240)
-    return json.loads(result.read_text("utf-8"))
+@pytest.fixture(scope="module")
+def export_page(site: Path) -> Callable[[Path, Path], None]:
+    """Writes a playground by the command line."""
+
+    def run(folder: Path, page: Path) -> None:
+        environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "VAEKIT_PLUGINS": "1"}
+        command = [sys.executable, "-m", "vaekit", "export", str(folder), "--playground", str(page)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+        if "npm could not fetch" in done.stderr:
+            pytest.skip(done.stderr)
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 def picture(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
@@ -101,20 +123,19 @@ def picture(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 @pytest.mark.parametrize("kind", ["labelled_run", "coloured_run"], ids=["grey", "coloured"])
 def test_the_page_works_from_disk_and_equals_the_model(
-    kind: str, request: pytest.FixtureRequest, browser: str, drivers: Path, site: Path, tmp_path: Path
+    kind: str, request: pytest.FixtureRequest, export_page: Callable[[Path, Path], None], drive: Drive, tmp_path: Path
 ) -> None:
     run = request.getfixturevalue(kind)
     page = tmp_path / "a page.html"
-    export(run, site, "--playground", str(page))
-    export(run, site, "--onnx", str(tmp_path / "decoder.onnx"))
-    export(run, site, "--part", "encoder", "--onnx", str(tmp_path / "encoder.onnx"))
-    decoder, encoder = OnnxFile(tmp_path / "decoder.onnx"), OnnxFile(tmp_path / "encoder.onnx")
+    export_page(run, page)
+    parts = ("decoder", "encoder")
+    decoder, encoder = (OnnxFile(vaekit.Run(run).export(part=part, out=tmp_path / f"{part}.onnx").path) for part in parts)
     shape, size = decoder.metadata["image_shape"], decoder.metadata["latent_size"]
     image = picture(shape)
     Image.fromarray(image).save(tmp_path / "image.png")
     latents = np.random.default_rng(0).normal(size=(4, size)).astype(np.float32)
 
-    record = drive(drivers, "playground.mjs", browser, page.as_uri(), str(tmp_path / "image.png"), json.dumps(latents.tolist()))
+    record = drive("playground.mjs", page.as_uri(), str(tmp_path / "image.png"), json.dumps(latents.tolist()))
 
     assert record["complaints"] == []
     assert record["requests"][0] == page.as_uri()
@@ -145,3 +166,34 @@ def test_the_page_works_from_disk_and_equals_the_model(
         planes = np.tensordot(planes, np.array([0.299, 0.587, 0.114], np.float32), ([1], [0]))[:, None].astype(np.float32)
     mean = encoder.function(planes)[0][0]
     assert np.abs(record["encoded"] - mean).max() <= 1e-5 * max(1, np.abs(mean).max())
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files without a line for each."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_example_page_equals_the_model(labelled_run: Path, drivers: Path, drive: Drive, tmp_path: Path) -> None:
+    example = Path(shutil.copytree(ROOT / "examples" / "onnx_web", tmp_path / "example"))
+    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"]
+    done = subprocess.run(install, cwd=example, capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode:
+        pytest.skip(f"onnxruntime-web cannot be installed: {done.stderr[-300:]}")
+    decoder = OnnxFile(vaekit.Run(labelled_run).export(out=example / "decoder.onnx").path)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=example))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}/"
+        record = drive("example.mjs", address)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert record["complaints"] == []
+    assert all(request.startswith((address, "blob:", "data:")) for request in record["requests"])
+    [expected] = decoder.function(np.array([latent for latent, _ in record["shown"]], np.float32))
+    shown = np.array([pixels for _, pixels in record["shown"]], float).reshape(len(expected), *expected.shape[2:], 4)
+    assert np.abs(shown[..., 0] - 255 * expected[:, 0]).max() <= 0.51
+    assert (shown[..., 3] == 255).all()
+    assert np.abs(shown[0] - shown[1]).max() > 0

@@ -252,6 +252,7 @@ function build() {
   });
   [$("across").value, $("up").value] = [order[0], order[Math.min(1, size - 1)]];
   $("plane").hidden = size < 2;
+  $("pad").style.aspectRatio = Math.min(2, Math.max(0.6, width / height));
   $("more").hidden = size <= SHOWN;
   $("more").textContent = `Show all ${size}`;
   $("more").addEventListener("click", () => {
@@ -374,7 +375,8 @@ async function read(file) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    return say(`${file.name} is no image that this browser reads.`);
+    $("encoded").textContent = `${file.name} is no image that this browser reads.`;
+    return;
   }
   given = file;
   const image = fitted(bitmap, $("invert").checked);
@@ -383,7 +385,7 @@ async function read(file) {
   move(await encode(image));
   await idle();
   const gap = pixels.reduce((sum, value, i) => sum + (value - image[i]) ** 2, 0) / pixels.length;
-  say(`${file.name} is encoded; root mean square error of its reconstruction: ${Math.sqrt(gap).toFixed(3)}.`);
+  $("encoded").textContent = `${file.name} is encoded; what is shown differs from it by ${Math.sqrt(gap).toFixed(3)} (RMS, of 1).`;
 }
 
 // The middle of a bitmap at the model's size, as the model takes it.

@@ -8,7 +8,9 @@ const shown = async (before) => {
   await page.waitForFunction((old) => (document.getElementById("image").dataset.latent ?? old) !== old, before, { timeout: 60000 });
   return page.evaluate(() => {
     const canvas = document.getElementById("image");
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
     return [JSON.parse(canvas.dataset.latent), Array.from(data)];
   });
 };

@@ -48,6 +48,17 @@ try {
     await page.locator("#file").setInputFiles(image);
     await page.waitForFunction(() => /is encoded/.test(document.getElementById("encoded").textContent));
     [record.encoded] = await state();
+    await page.locator("#random").click();
+    const content = (await readFile(image)).toString("base64");
+    const transfer = await page.evaluateHandle((text) => {
+      const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+      const data = new DataTransfer();
+      data.items.add(new File([bytes], "dropped.png", { type: "image/png" }));
+      return data;
+    }, content);
+    await page.dispatchEvent("body", "drop", { dataTransfer: transfer });
+    await page.waitForFunction(() => /^dropped.png is encoded/.test(document.getElementById("encoded").textContent));
+    [record.dropped] = await state();
   }
   record.unnamed = await page.locator("button, input, select, canvas:not([aria-hidden])").evaluateAll((all) =>
     all.filter((e) => !(e.textContent.trim() || e.ariaLabel || e.labels?.[0]?.textContent.trim() || e.closest("button"))).map((e) => e.outerHTML));

@@ -166,6 +166,7 @@ def test_the_page_works_from_disk_and_equals_the_model(
         planes = np.tensordot(planes, np.array([0.299, 0.587, 0.114], np.float32), ([1], [0]))[:, None].astype(np.float32)
     mean = encoder.function(planes)[0][0]
     assert np.abs(record["encoded"] - mean).max() <= 1e-5 * max(1, np.abs(mean).max())
+    assert record["dropped"] == record["encoded"]
 
 
 class Quiet(SimpleHTTPRequestHandler):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Plugins as strangers install them: wheels of both example packages, and of one that `vaekit plugins new` writes for each role,
+# Plugins as strangers install them: wheels of the packages in plugins/, and of one that `vaekit plugins new` writes for each role,
 # beside an installed vaekit. Run it in a fresh environment where vaekit is installed; nothing is imported from the source tree.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -23,7 +23,7 @@ done
 rm -r written
 python -m pip install -q wheels/*.whl pytest
 vaekit plugins
-[ "$(vaekit plugins | grep -c ' ready ')" = 11 ]
+[ "$(vaekit plugins | grep -c ' ready ')" = 12 ]
 python -m pytest -q -p no:cacheprovider tests
 
 # train → interrupted → resume → evaluate → sample → export → reload elsewhere

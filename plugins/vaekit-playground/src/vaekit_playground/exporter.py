@@ -54,7 +54,9 @@ class Playground(vaekit.Exporter):
             raise ExportError("a playground shows grey and RGB images", given=f"{channels} channels")
         files = runtime.load(self.runtime)
         parts: list[PartName] = ["decoder", "encoder"] if self.encoder else ["decoder"]
-        binaries, metadata, done = {"module": files[runtime.MODULE], "wasm": files[runtime.WASM]}, {}, {}
+        binaries = {"module": files[runtime.MODULE], "wasm": files[runtime.WASM]}
+        metadata: dict[str, Any] = {}
+        done: dict[str, Exported] = {}
         with tempfile.TemporaryDirectory() as folder:
             for name in parts:
                 file = Path(folder) / f"{name}.onnx"
@@ -67,7 +69,7 @@ class Playground(vaekit.Exporter):
                     )
                 binaries[name] = file.read_bytes()
                 metadata[name] = json.loads(file.with_suffix(".json").read_text("utf-8"))
-        about: dict[str, Any] = {**metadata, "runtime": runtime.VERSION, "draws": _draws(trained)}
+        about = {**metadata, "runtime": runtime.VERSION, "draws": _draws(trained)}
         text = page.assemble(_title(trained), about, binaries)
         with staged(path) as temporary:
             temporary.write_text(text, "utf-8", newline="\n")

@@ -9,7 +9,7 @@ const latents = model.latents.map(({ mean, std, range: [low, high], kl }) =>
 const order = latents.map((_, i) => i).sort((i, j) => (latents[j].kl ?? 0) - (latents[i].kl ?? 0));
 const SHOWN = 16; // sliders at first
 const GRID = 24; // samples
-const BATCH = 12; // images decoded at a time, so that the page answers in between
+const BATCH = 12; // images decoded at a time, fewer where that takes longer than 100 ms
 const MAP = 9; // decoded points on a side of the plane's map
 
 let z = Float32Array.from(latents, ({ mean }) => mean);
@@ -62,12 +62,12 @@ async function run(session, metadata, rows, shape) {
 
 async function decode(vectors) {
   const images = [];
-  for (let i = 0; i < vectors.length; i += BATCH) {
-    const batch = vectors.slice(i, i + BATCH);
+  while (images.length < vectors.length) {
+    if (images.length) await letImagePass();
+    const batch = vectors.slice(images.length, images.length + Math.min(BATCH, Math.max(1, Math.floor(100 / cost))));
     const begun = performance.now();
     images.push(...(await run(decoder, model, batch, [size])));
     cost = (performance.now() - begun) / batch.length;
-    if (i + BATCH < vectors.length) await pause();
   }
   return images;
 }
@@ -104,6 +104,14 @@ async function work() {
     }
     await pause();
   }
+}
+
+// The image that is moved does not wait for all of the samples or of the map.
+async function letImagePass() {
+  await pause();
+  const task = waiting.get("image");
+  waiting.delete("image");
+  await task?.();
 }
 
 async function idle() {
@@ -355,8 +363,8 @@ function listenToEnds() {
 }
 
 function listenToFiles() {
-  $("file").addEventListener("change", () => read($("file").files[0]));
-  $("invert").addEventListener("change", () => read(given));
+  $("file").addEventListener("change", () => read($("file").files[0]).catch(fail));
+  $("invert").addEventListener("change", () => read(given).catch(fail));
   let depth = 0; // of the elements that the dragged file is over
   const mark = (change) => document.body.classList.toggle("dropping", (depth = Math.max(0, depth + change)) > 0);
   addEventListener("dragenter", () => mark(1));
@@ -365,7 +373,7 @@ function listenToFiles() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     mark(-depth);
-    read(event.dataTransfer.files[0]);
+    read(event.dataTransfer.files[0]).catch(fail);
   });
 }
 
@@ -385,7 +393,7 @@ async function read(file) {
   move(await encode(image));
   await idle();
   const gap = pixels.reduce((sum, value, i) => sum + (value - image[i]) ** 2, 0) / pixels.length;
-  $("encoded").textContent = `${file.name} is encoded; what is shown differs from it by ${Math.sqrt(gap).toFixed(3)} (RMS, of 1).`;
+  $("encoded").textContent = `${file.name} is encoded. Root mean square error of its reconstruction: ${Math.sqrt(gap).toFixed(3)}.`;
 }
 
 // The middle of a bitmap at the model's size, as the model takes it.

@@ -64,13 +64,21 @@ def train(
         base = read_spec(spec) if isinstance(spec, str | Path) else spec or {}
     resolved = resolve(build_spec(base, options))
     with join(resolved.train.device) as world:
-        with world.leader_first():
-            splits = _load_splits(resolved)
-        resolved = resolve_compile(resolved, splits.shape, len(splits.train))
-        folder = RunFolder.create(resolved, out).path if world.leads else ""
-        trainer = Trainer(resolved, splits, RunFolder(world.share_text(str(folder))), reporter, world)
+        made = RunFolder.create(resolved, out) if world.leads else None
+        folder = RunFolder(world.share_text("" if made is None else str(made.path)))
+        try:
+            with world.leader_first():
+                splits = _load_splits(resolved)
+            resolved = resolve_compile(resolved, splits.shape, len(splits.train))
+            trainer = Trainer(resolved, splits, folder, reporter, world)
+        except BaseException:
+            if made is not None:
+                made.discard()
+            raise
+        if made is not None:
+            made.write_spec(resolved)
         trainer.fit()
-    return Run(trainer.folder.path)
+    return Run(folder.path)
 
 
 def resume(path: str | Path, *, reporter: Reporter | None = None) -> Run:

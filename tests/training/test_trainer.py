@@ -313,9 +313,19 @@ def test_bce_on_data_outside_the_unit_interval_is_refused(tmp_path):
     assert "bits_per_dim" not in run.evaluation()
 
 
-def test_a_batch_larger_than_the_data_is_refused(images, tmp_path):
+def test_a_batch_larger_than_the_data_is_refused_and_leaves_no_folder(images, tmp_path):
     with pytest.raises(UsageError, match="larger"):
         vaekit.train(**options(images, batch_size=1000), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_out_that_exists_is_refused_before_any_data_are_read(images, tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()
+    monkeypatch.setattr("vaekit.run._load_splits", lambda spec: pytest.fail("the data were read"))
+    with pytest.raises(UsageError, match="exists already"):
+        vaekit.train(**options(images), out=tmp_path / "run")
+    assert (tmp_path / "run" / "mine").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

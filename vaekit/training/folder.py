@@ -60,8 +60,16 @@ class RunFolder:
                 needed.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot write the run folder {path}", given=error.strerror, remedy="choose another --out") from None
-        write_text(folder.spec, f"# vaekit {__version__}; `vaekit train {folder.spec}` repeats this run\n{dump_spec(spec)}")
+        folder.write_spec(spec)
         return folder
+
+    def write_spec(self, spec: RunSpec) -> None:
+        """Write ``spec.yaml``."""
+        write_text(self.spec, f"# vaekit {__version__}; `vaekit train {self.spec}` repeats this run\n{dump_spec(spec)}")
+
+    def discard(self) -> None:
+        """Remove the folder of a run that could not begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def require(self) -> RunFolder:
         """Return the folder itself.

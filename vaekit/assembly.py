@@ -84,8 +84,9 @@ COMPILE_FLOPS = 2e13
 def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSpec:
     """Replace ``auto`` compilation: on for long runs of convolutional models on a CPU that has a C++ compiler, else off.
 
-    Measured on 2 cores: compiled, the step of a CNN takes 0.75 of its time, and compiling about 15 s, so it pays from about a
-    minute of training; the threshold is some minutes. MLPs gain nothing. On other devices nothing was measured: off.
+    Measured on a busy machine, one thread: compiled, the step of a small CNN takes 0.75 of its time, an MLP's 0.95, and compiling
+    took 32 s and more, which pays from some minutes of training; the threshold is an estimate of that. On other devices nothing
+    was measured: off.
 
     Args:
         spec: A resolved spec.

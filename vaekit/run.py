@@ -23,7 +23,7 @@ from vaekit.export.trained import Trained, latents_of
 from vaekit.files import write_text
 from vaekit.options import build_spec
 from vaekit.pictures.album import Album
-from vaekit.specs import RunSpec, parse_spec, read_spec, spec_error
+from vaekit.specs import RunSpec, parse_spec, plain_spec, read_spec, spec_error
 from vaekit.training import checkpoint
 from vaekit.training.folder import RunFolder
 from vaekit.training.report import Reporter
@@ -58,11 +58,7 @@ def train(
         >>> run.vae().sample(8).shape  # doctest: +SKIP
         torch.Size([8, 1, 28, 28])
     """
-    if isinstance(spec, RunSpec):
-        base: Mapping[str, Any] = spec.model_dump(mode="json")
-    else:
-        base = read_spec(spec) if isinstance(spec, str | Path) else spec or {}
-    resolved = resolve(build_spec(base, options))
+    resolved = resolve(build_spec(plain_spec(spec), options))
     with join(resolved.train.device) as world:
         made = RunFolder.create(resolved, out) if world.leads else None
         folder = RunFolder(world.share_text("" if made is None else str(made.path)))
@@ -89,7 +85,9 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> Run:
         UsageError: The run is complete.
     """
     run = Run(path)
-    if run.evaluation() is not None:
+    _, header = checkpoint.load(run.folder.last)
+    trained = header.state.get("epoch", 0) >= run.spec.train.epochs
+    if trained and run.evaluation() is not None:  # an evaluation alone may be one of a run that was interrupted
         raise UsageError(f"{run.path} is complete: all {run.spec.train.epochs} epochs are done")
     with join(run.spec.train.device) as world:
         with world.leader_first():

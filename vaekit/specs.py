@@ -258,6 +258,17 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     return data
 
 
+def plain_spec(spec: RunSpec | Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
+    """Return the plain data of a spec, of a file that holds one, or of none.
+
+    Raises:
+        SpecError: The file is absent or is not a YAML mapping.
+    """
+    if isinstance(spec, RunSpec):
+        return spec.model_dump(mode="json")
+    return read_spec(spec) if isinstance(spec, str | Path) else spec or {}
+
+
 def dump_spec(spec: RunSpec) -> str:
     """Write a spec as YAML that `parse_spec` reads back to an equal one."""
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

@@ -17,7 +17,7 @@ from vaekit.errors import DivergenceError, UsageError
 from vaekit.files import write_text
 from vaekit.options import build_spec
 from vaekit.run import Run
-from vaekit.specs import RunSpec, read_spec
+from vaekit.specs import RunSpec, plain_spec
 from vaekit.training.folder import RUNS, RunFolder, next_numbered
 from vaekit.training.sweep import Stacking, fit_stacked, plan
 from vaekit.training.trainer import Trainer
@@ -58,10 +58,7 @@ def sweep(
         >>> runs = vaekit.sweep(over={"beta": (1, 4), "seed": range(2)}, loss="beta", epochs=3)  # doctest: +SKIP
         >>> [run.evaluation()["elbo"] for run in runs]  # doctest: +SKIP
     """
-    if isinstance(spec, RunSpec):
-        base: Mapping[str, Any] = spec.model_dump(mode="json")
-    else:
-        base = read_spec(spec) if isinstance(spec, str | Path) else spec or {}
+    base = plain_spec(spec)
     points = combinations(over, options)
     asked = [resolve(build_spec(base, {**options, **point})) for point in points]
     splits = _load(asked)

@@ -196,6 +196,15 @@ def test_a_killed_run_resumes_to_the_same_bits(images, tmp_path):
     assert [r["epoch"] for r in killed.metrics()] == list(range(1, 41))
 
 
+def test_a_run_that_was_evaluated_while_interrupted_still_resumes(images, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 8)
+        with pytest.raises(Interrupted):
+            vaekit.train(**options(images), out=tmp_path / "run")
+    vaekit.Run(tmp_path / "run").evaluate()
+    assert len(vaekit.resume(tmp_path / "run").metrics()) == 3
+
+
 def test_a_complete_run_is_not_resumed(images, tmp_path):
     run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
     with pytest.raises(UsageError, match="is complete"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -79,22 +79,12 @@ def _run(arguments: list[str]) -> int:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_vaekit)
-    training = train.placeholder
-    if arguments[:1] == ["train"]:
-        training, arguments[1:] = train.command(arguments[1:])
-    app.command("train")(training)
-    sweeping = sweep.placeholder
-    if arguments[:1] == ["sweep"]:
-        sweeping, arguments[1:] = sweep.command(arguments[1:])
-    app.command("sweep")(sweeping)
-    exporting = export.placeholder
-    if arguments[:1] == ["export"]:
-        exporting, arguments[1:] = export.command(arguments[1:])
-    app.command("export")(exporting)
-    benching = bench.placeholder
-    if arguments[:1] == ["bench"]:
-        benching, arguments[1:] = bench.command(arguments[1:])
-    app.command("bench")(benching)
+    for module in (train, sweep, export, bench):
+        name = module.__name__.rpartition(".")[2]
+        function: Callable[..., None] = module.placeholder
+        if arguments[:1] == [name]:
+            function, arguments[1:] = module.command(arguments[1:])
+        app.command(name)(function)
     for module in (resume, evaluate, verify, report):
         app.command()(getattr(module, module.__name__.rpartition(".")[2]))
     for module in (sample, reconstruct, interpolate, traverse, manifold, scatter, variations, morph, compare):

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from pydantic import ValidationError
 
 from vaekit import registry
@@ -152,21 +153,25 @@ class Run:
         """Load the best model, in eval mode on the CPU."""
         return load(self.path)
 
-    def evaluate(self, *, split: str = "test", samples: int = 0, device: str = "auto") -> dict[str, Any]:
+    def evaluate(self, *, split: str = "test", samples: int = 0, device: str = "auto", precision: str = "fp32") -> dict[str, Any]:
         """Evaluate the best weights on a split, and write ``evaluation.json``.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
             samples: Importance samples K for log p(x); none by default.
             device: Where to compute.
+            precision: Arithmetic of log p(x), ``fp32`` or ``bf16``; all else is computed in single precision.
         """
         if split not in ("train", "validation", "test"):
             raise UsageError("there is no such split", given=split, expected="train, validation or test")
+        if precision not in ("fp32", "bf16"):
+            raise UsageError("there is no such precision", given=precision, expected="fp32 or bf16")
         trainer = self._trainer(device)
         results = trainer.test(split)
         if samples:
             batches = trainer.evaluation_batches(split).epoch(0)
-            results |= log_likelihood(trainer.objective.vae, batches, trainer.streams, samples=samples, split=split)
+            with torch.autocast(trainer.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                results |= log_likelihood(trainer.objective.vae, batches, trainer.streams, samples=samples, split=split)
         write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
         return results
 

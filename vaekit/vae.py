@@ -169,17 +169,31 @@ class VAE(nn.Module):
         """
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
-        q: Distribution = self.encode(x)
-        p: Distribution = self.prior()
+        return self.trace(self.encode(x), noise, x if target is None else target, y=y, num_data=num_data, epoch=epoch)
+
+    def trace(
+        self,
+        q: Distribution,
+        noise: Tensor,
+        x: Tensor,
+        *,
+        y: Tensor | None = None,
+        num_data: int | None = None,
+        epoch: Tensor | None = None,
+    ) -> Trace:
+        """Sample and decode; return the trace. The second half of `forward`, for many samples of images encoded once.
+
+        Args:
+            q: q(z|x), from `encode`.
+            noise: Base noise ``(*S, B, D)``.
+            x: Images that the likelihood scores, ``(B, C, H, W)``.
+            y: As for `forward`, like those that follow.
+            num_data: Size of the data set.
+            epoch: Time for schedules.
+        """
         z = q.rsample(noise)
-        return Trace(
-            x=x if target is None else target,
-            sites=(Site(z=z, q=q, p=p, has_density=Capability.LOG_PROB in self.posterior.provides),),
-            likelihood=self.likelihood_of(z),
-            y=y,
-            num_data=num_data,
-            epoch=epoch,
-        )
+        site = Site(z=z, q=q, p=self.prior(), has_density=Capability.LOG_PROB in self.posterior.provides)
+        return Trace(x=x, sites=(site,), likelihood=self.likelihood_of(z), y=y, num_data=num_data, epoch=epoch)
 
     @torch.no_grad()
     def sample(self, num: int = 1, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:

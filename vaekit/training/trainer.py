@@ -82,6 +82,8 @@ class Trainer:
         self.world = world or World(device=spec.train.device)
         self.reporter = reporter if reporter is not None and self.world.leads else Silent()
         train, device = spec.train, self.world.device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.device = device
         self.streams = Streams(train.seed)
         vae = build_vae(spec.model, splits.shape, seed=train.seed)
@@ -155,8 +157,6 @@ class Trainer:
 
     def begin(self, *, resume: bool = False) -> None:
         """Make sure of the disk, take up the last checkpoint where asked to, and tell the reporter."""
-        if self.device.type == "cpu":
-            keep_freed_memory()
         check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
         self.reporter.start(self._start(self._resume() if resume else ()))
 

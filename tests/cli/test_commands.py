@@ -184,6 +184,20 @@ def test_evaluate_prints_the_numbers_that_it_writes(cli: Cli, trained: Path, tmp
     assert cli("evaluate", run, "--split", "tests")[0] == 2
 
 
+def test_log_likelihood_in_half_precision_is_near_that_in_single(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, run := tmp_path / "run")
+    values = {}
+    for precision in ("fp32", "bf16"):
+        code, out, err = cli("evaluate", run, "--samples", 50, "--precision", precision, "--json")
+        assert code == 0, err
+        values[precision] = json.loads(out)["log_likelihood"]
+    assert values["fp32"] != values["bf16"]
+    assert values["bf16"] == pytest.approx(values["fp32"], rel=0.01)
+    code, _, err = cli("evaluate", run, "--precision", "fp64")
+    assert code == 2
+    assert "fp32 or bf16" in err
+
+
 def test_run_defaults_to_the_newest(cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("sample")

@@ -68,6 +68,7 @@ class Batches:
         rank: Which part of each batch to yield. Noise is drawn for the whole batch: the ranks' parts make up that of one rank.
         world_size: Number of parts. In the last evaluation batch a part may hold fewer images than the others, or none.
         workers: Processes that read a source which does not lie in memory; 0 reads in this process.
+        memory_format: How pixels lie in memory.
 
     Raises:
         UsageError: The settings do not fit each other or the images.
@@ -88,10 +89,12 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
         workers: int = 0,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.batch_size, self.streams, self.binarize, self.train, self.split = batch_size, streams, binarize, train, split
         self.augment = augment if augment is not None and train and not augment.is_off else None
         self.device, self.rank, self.world_size, self.workers = torch.device(device), rank, world_size, workers
+        self.memory_format = memory_format
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)
         full, rest = divmod(len(source), batch_size)
@@ -158,6 +161,8 @@ class Batches:
             shared = inputs is x
             x = binarize(x, noise)
             inputs = x if shared else binarize(inputs, noise)
+        shared, x = inputs is x, x.contiguous(memory_format=self.memory_format)
+        inputs = x if shared else inputs.contiguous(memory_format=self.memory_format)
         return Batch(x, inputs, y, index, whole, part.start)
 
     def _noise(self, number: int, part: slice, index: Tensor) -> Tensor | None:

@@ -235,10 +235,13 @@ def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, 
 
 
 def load_optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took."""
+    """Put back what `optimizer_tensors` took, laid out in memory as the parameters: fused optimisers rely on that."""
     for player, optimizer in enumerate(optimizers):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states: dict[int, dict[str, Tensor]] = {}
         for name, value in without_prefix(f"{player}.", flat).items():
             index, _, key = name.partition(".")
-            states.setdefault(int(index), {})[key] = value
+            like = parameters[int(index)]
+            laid_out = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
+            states.setdefault(int(index), {})[key] = laid_out
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

@@ -28,7 +28,7 @@ from vaekit.training.checks import check_data, is_binary
 from vaekit.training.folder import RunFolder, check_space
 from vaekit.training.meter import Meter
 from vaekit.training.pictures import TrainingPictures
-from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, threads
+from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, lay_out, threads
 from vaekit.training.report import Reporter, Silent, Start
 from vaekit.training.world import World
 
@@ -89,6 +89,7 @@ class Trainer:
         vae = build_vae(spec.model, splits.shape, seed=train.seed)
         check_data(spec, vae.likelihood, splits)
         self.objective = build_objective(spec.model, vae, num_data=len(splits.train)).to(device)
+        self.memory_format = lay_out(self.objective)
         self.optimizers = [
             torch.optim.AdamW(
                 [{"params": self.objective.parameters_of(player), "peak_lr": train.lr * player.lr_scale}],
@@ -120,6 +121,7 @@ class Trainer:
             train=train,
             split=split,
             workers=self.spec.train.workers,
+            memory_format=self.memory_format,
             rank=self.world.rank,
             world_size=self.world.size,
         )

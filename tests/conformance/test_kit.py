@@ -89,6 +89,13 @@ class Noisy(Sound):
         return super().forward(x) + 1e-3 * torch.randn(())
 
 
+class Branching(Sound):
+    """Does something else where the batch is dark."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.sum() > 0 else -x)
+
+
 class Counting(Sound):
     """Counts its calls in a buffer."""
 
@@ -252,6 +259,12 @@ class Other(Dataset):
 def test_a_faulty_component_is_found_out(role: str, cls: type, check: str, message: str) -> None:
     with pytest.raises(ConformanceError, match=message):
         named(role, check)(cls)
+
+
+def test_a_decoder_that_cannot_be_exported_is_found_out() -> None:
+    with pytest.raises(ConformanceError, match="as `vaekit export` does"):
+        named("decoder", "check_onnx")(Branching)
+    named("decoder", "check_onnx")(Sound)
 
 
 def test_expected_failures_have_a_reason_and_do_fail() -> None:

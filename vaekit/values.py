@@ -29,7 +29,7 @@ def read_value(value: Any, annotation: Any) -> Any:
         except ValidationError:
             continue
         return reading
-    return readings[-1]
+    return value if str in parts else readings[-1]
 
 
 def alternatives(annotation: Any) -> list[Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -26,10 +26,10 @@ def logger_of(subject: Subject) -> Logger:
     return logger
 
 
-@contextlib.contextmanager
+@contextmanager
 def run_folders(*names: str) -> Iterator[list[Path]]:
-    """Make run folders, and work in the folder that holds them."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root, contextlib.chdir(root):
+    """Make run folders for a while."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
         folders = [Path(root) / name for name in names]
         for folder in folders:
             folder.mkdir()

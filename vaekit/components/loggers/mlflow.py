@@ -28,7 +28,8 @@ class Mlflow(Logger):
     """MLflow: metrics, images as artifacts, the spec as parameters, in a database or on a tracking server.
 
     A resumed run goes on under its id, which `mlflow.json` in the run folder holds; steps that are repeated and that MLflow has
-    already are left out. Needs `pip install "vaekit[mlflow]"`; `mlflow ui` comes with the whole of MLflow.
+    already are left out. Needs `pip install "vaekit[mlflow]"`; `mlflow ui` comes with the whole of MLflow. A server that does not
+    answer is waited for, minutes by default: MLFLOW_HTTP_REQUEST_MAX_RETRIES says how often it is asked.
 
     Args:
         tracking_uri: Where runs are kept, as sqlite:///mlflow.db or http://host:5000; as MLFLOW_TRACKING_URI says by default.

@@ -141,10 +141,7 @@ def declare(function: Callable[..., None], own: Mapping[str, Any], options: Sequ
         for name, annotation in own.items()
     ]
     for option in options:
-        for shown in (
-            option.names[:2],
-            option.names[2:],
-        ):  # a loss's or logger's have three names; two are enough to read
+        for shown in (option.names[:2], option.names[2:]):  # of three names two are enough to read
             if shown:
                 key = f"option_{len(names)}"
                 names[key] = shown[0]

@@ -27,7 +27,7 @@ SPLITS = ("train", "validation", "test")
 class Loggers:
     """Tells every logger of a run the same; one that fails is told no more, with a warning.
 
-    As a context, it ends loggers that were not ended: those of a run that was stopped.
+    As a context, it stops in the end.
 
     Args:
         spec: The run's spec.
@@ -56,12 +56,12 @@ class Loggers:
                 logger = registry.loggers.build(chosen)
                 found.append(f"{chosen.kind}: {logger.start(run, self.spec, step)}")
             except BaseException as error:
-                self._tell(lambda logger: logger.end(None))
+                self.stop()
                 if isinstance(error, VaekitError) or not isinstance(error, Exception):
                     raise
                 raise VaekitError(
                     f"the logger {chosen.kind!r} cannot start",
-                    given=f"{type(error).__name__}: {error}",
+                    given=_text(error),
                     remedy=f"see `vaekit components show logger:{chosen.kind}`, or train without it",
                 ) from error
             self.live.append(logger)
@@ -82,12 +82,16 @@ class Loggers:
         self._tell(lambda logger: logger.end(outcome))
         self.live = []
 
+    def stop(self) -> None:
+        """End those that were not ended, as of a run that may be resumed."""
+        self._tell(lambda logger: logger.end(None))
+        self.live = []
+
     def __enter__(self) -> Loggers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._tell(lambda logger: logger.end(None))
-        self.live = []
+        self.stop()
 
     def _tell(self, call: Callable[[Logger], None]) -> None:
         for logger in tuple(self.live):
@@ -95,8 +99,13 @@ class Loggers:
                 call(logger)
             except Exception as error:  # of any library, network or disk: the run is worth more than its log
                 self.live.remove(logger)
-                reason = " ".join(f"{type(error).__name__}: {error}".split())
-                warnings.warn(f"the logger {logger.kind!r} failed and is told no more; training goes on: {reason}", stacklevel=2)
+                warnings.warn(
+                    f"the logger {logger.kind!r} failed and is told no more; training goes on: {_text(error)}", stacklevel=2
+                )
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:

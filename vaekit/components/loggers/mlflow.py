@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from vaekit.outcome import Outcome
 
-BATCH = 100
-"""Parameters or metrics that MLflow takes at a time; of metrics it would take more."""
+MOST = {"params": 100, "metrics": 1000}
+"""What MLflow takes in one request."""
 
 
 @loggers("mlflow")
@@ -56,10 +56,11 @@ class Mlflow(Logger):
             write_text(file, json.dumps({"id": self.id}) + "\n")
             param = self.library.entities.Param
             self._send("params", [param(name, value) for name, value in flat(spec.model_dump(mode="json")).items()])
-        return f"mlflow ui --backend-store-uri {self.client.tracking_uri}, experiment {self.experiment}, run {run.name}"
+        uri = self.client.tracking_uri
+        return f"{uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}, experiment {self.experiment}"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        if self.resumed:  # what it has is asked once, of a metric that there is an epoch
+        if self.resumed:  # what it has is asked once, of a metric that every epoch has
             self.before = max((metric.step for metric in self.client.get_metric_history(self.id, next(iter(values)))), default=-1)
             self.resumed = False
         if step > self.before:
@@ -78,8 +79,8 @@ class Mlflow(Logger):
         self._send("metrics", [metric(name, value, now, step) for name, value in values.items()])
 
     def _send(self, what: str, entities: list[Any]) -> None:
-        for start in range(0, len(entities), BATCH):
-            self.client.log_batch(self.id, **{what: entities[start : start + BATCH]})
+        for start in range(0, len(entities), MOST[what]):
+            self.client.log_batch(self.id, **{what: entities[start : start + MOST[what]]})
 
 
 def flat(value: Any, name: str = "") -> dict[str, str]:

@@ -25,7 +25,8 @@ class Wandb(Logger):
     """Weights & Biases: curves, images, the spec as configuration, the test set's numbers as summary.
 
     Its files lie in `wandb` in the run folder. A resumed run goes on under its id there; steps that are repeated and that it has
-    already are left out. Needs `pip install "vaekit[wandb]"`, and `wandb login` unless it is offline.
+    already are left out. Of a run that was killed it may lack the last epochs, which `metrics.jsonl` has. Needs
+    `pip install "vaekit[wandb]"`, and `wandb login` unless it is offline.
 
     Args:
         project: Where runs are gathered.

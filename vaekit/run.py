@@ -68,13 +68,14 @@ def train(
                 splits = _load_splits(resolved)
             resolved = resolve_compile(resolved, splits.shape, len(splits.train))
             trainer = Trainer(resolved, splits, folder, reporter, world)
+            if made is not None:
+                made.write_spec(resolved)
+            trainer.begin()
         except BaseException:
             if made is not None:
                 made.discard()
             raise
-        if made is not None:
-            made.write_spec(resolved)
-        trainer.fit()
+        trainer.complete()
     return Run(folder.path)
 
 

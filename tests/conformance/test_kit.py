@@ -307,7 +307,7 @@ assert "pytest" not in sys.modules
 
 
 def test_every_role_has_checks_and_each_says_what_it_asks() -> None:
-    for role in ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset"):
+    for role in ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset", "logger"):
         assert len(checks(role)) >= 6
         assert hasattr(vaekit.testing, f"check_{role}")
         for check in checks(role):

@@ -64,9 +64,9 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
 def save(
     path: Path, tensors: Mapping[str, Tensor], spec: RunSpec, image_shape: Shape, state: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a model file or checkpoint atomically."""
+    """Write a model file or checkpoint atomically; loggers are left out of its spec, as it can be used without them."""
     metadata = {
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
         "image_shape": list(image_shape),
         "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
         "state": dict(state or {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from vaekit.training.trainer import Trainer
 
 Stacking = Literal["auto", "on", "off"]
 
-PER_MODEL = frozenset({"seed", "lr", "schedule", "weight_decay", "grad_clip", "pictures"})
+PER_MODEL = frozenset({"seed", "lr", "schedule", "weight_decay", "grad_clip", "pictures", "logger"})
 """Settings of training that models of one stack may differ in."""
 LARGEST_STACK = 32
 """Models in a stack: dispatch is amortised by then, and memory grows with their number."""
@@ -126,9 +127,10 @@ def fit_stacked(
     errors: dict[int, DivergenceError] = {}
     live, train = list(range(len(trainers))), trainers[0].spec.train
     interruption = Interruption()
-    for trainer in trainers:
-        trainer.begin()
-    with threads(train.threads), interruption.listen():
+    with ExitStack() as logging, threads(train.threads), interruption.listen():
+        for trainer in trainers:
+            trainer.begin()
+            logging.enter_context(trainer.logging())
         stack = Stack(trainers, compiled=compiled, interruption=interruption)
         while live and stack.first.position.epoch < train.epochs:
             began = time.perf_counter()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from vaekit.streams import Streams
 from vaekit.training import checkpoint
 from vaekit.training.checks import check_data, is_binary
 from vaekit.training.folder import RunFolder, check_space
+from vaekit.training.loggers import Loggers, codes_of
 from vaekit.training.meter import Meter
 from vaekit.training.pictures import TrainingPictures
 from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, lay_out, threads
@@ -104,7 +105,10 @@ class Trainer:
         self.position, self.meter = Position(), Meter()
         self.total_steps = train.epochs * self.batches.steps_per_epoch
         self.clock = torch.zeros((), device=device)
-        self.pictures = TrainingPictures(spec, folder, self.objective.vae, self.validation, self.streams)
+        self.loggers = Loggers(spec, self.batches.steps_per_epoch, enabled=self.world.leads)
+        self.pictures = TrainingPictures(
+            spec, folder, self.objective.vae, self.validation, self.streams, tell=self.loggers.picture
+        )
         self.binary = is_binary(spec, splits)
         self.elbo = meaning_of_elbo(vae.likelihood, binary=self.binary)
         self.interruption = Interruption()
@@ -151,16 +155,31 @@ class Trainer:
             Interrupted: The user stopped it; a checkpoint was saved.
         """
         self.begin(resume=resume)
-        with threads(self.spec.train.threads), self.interruption.listen():
+        return self.complete()
+
+    def complete(self) -> dict[str, Any]:
+        """Train what is left of a run that was begun, as `fit` does."""
+        with self.logging(), threads(self.spec.train.threads), self.interruption.listen():
             while self.position.epoch < self.spec.train.epochs:
                 began = time.perf_counter()
                 self.complete_epoch(self.train_epoch(), began)
             return self.finish()
 
     def begin(self, *, resume: bool = False) -> None:
-        """Make sure of the disk, take up the last checkpoint where asked to, and tell the reporter."""
+        """Make sure of the disk, take up the last checkpoint where asked to, start the loggers and tell the reporter."""
         check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
-        self.reporter.start(self._start(self._resume() if resume else ()))
+        notes = self._resume() if resume else ()
+        logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
+        self.reporter.start(self._start(notes + logged))
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """End the loggers whatever happens, once they were told the pictures that are still being written."""
+        with self.loggers:
+            try:
+                yield
+            finally:
+                self.pictures.wait()
 
     def complete_epoch(self, speed: float, began: float) -> None:
         """Do what follows an epoch's steps: validate, take pictures, record, save.
@@ -271,6 +290,7 @@ class Trainer:
         }
         if self.world.leads:
             self.folder.append_metrics(record)
+            self.loggers.epoch(record)  # before the checkpoint, so that a run which is killed here tells it again
         self.save(self.folder.last)
         if improved:
             self.save(self.folder.best)
@@ -289,6 +309,7 @@ class Trainer:
         if self.world.leads:
             self.pictures.animate()
             write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
+            self.loggers.end(results, partial(codes_of, self.objective.vae, self.splits.test, self.spec))
         self.reporter.end(results)
         return results
 

@@ -89,13 +89,6 @@ class Noisy(Sound):
         return super().forward(x) + 1e-3 * torch.randn(())
 
 
-class Branching(Sound):
-    """Does something else where the batch is dark."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if x.sum() > 0 else -x)
-
-
 class Counting(Sound):
     """Counts its calls in a buffer."""
 

@@ -116,7 +116,7 @@ def fit_stacked(
     """Train models together to the last epoch and evaluate each; return, by number, the errors of those that diverged.
 
     Args:
-        trainers: Of models that can be stacked, none of them begun.
+        trainers: Of models that can be stacked; those whose folder holds a checkpoint take it up, and all are equally far then.
         compiled: Whether to compile the step.
         tell: Receives a line after each epoch.
 
@@ -127,7 +127,7 @@ def fit_stacked(
     live, train = list(range(len(trainers))), trainers[0].spec.train
     interruption = Interruption()
     for trainer in trainers:
-        trainer.begin()
+        trainer.begin(resume=trainer.folder.last.exists())
     with threads(train.threads), interruption.listen():
         stack = Stack(trainers, compiled=compiled, interruption=interruption)
         while live and stack.first.position.epoch < train.epochs:

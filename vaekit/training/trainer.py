@@ -157,8 +157,13 @@ class Trainer:
         """Make sure of the disk, take up the last checkpoint where asked to, and tell the reporter."""
         if self.device.type == "cpu":
             keep_freed_memory()
-        check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
+        check_space(self.folder.path, self.space)
         self.reporter.start(self._start(self._resume() if resume else ()))
+
+    @property
+    def space(self) -> int:
+        """Bytes that the run's files take, about."""
+        return 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000
 
     def complete_epoch(self, speed: float, began: float) -> None:
         """Do what follows an epoch's steps: validate, take pictures, record, save.

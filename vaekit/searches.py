@@ -200,7 +200,7 @@ class Plan:
                     f"the validation set has no {self.metric.name} to compare{reason}",
                     expected=f"--metric {', '.join(names)}, with :max where more is better",
                 )
-        about = {(spec.model.likelihood, spec.data.dataset, spec.data.binarize): _about(spec) for spec in specs}
+        about = {spec.data.dataset.model_dump_json() + _about(spec): _about(spec) for spec in specs}
         if self.metric.name == "elbo" and len(about) > 1:
             raise UsageError(
                 "ELBOs of other data or another likelihood are not comparable",

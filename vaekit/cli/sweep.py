@@ -229,7 +229,7 @@ def table(record: Mapping[str, Any]) -> Table:
 def _end(row: Mapping[str, Any]) -> str:
     """Say why a run has no numbers."""
     if "pruned" in row:
-        return f"pruned after {row['pruned']}"
+        return "pruned"
     return "failed" if "error" in row else "not done"
 
 

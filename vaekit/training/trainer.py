@@ -274,12 +274,12 @@ class Trainer:
         }
         if self.world.leads:
             self.folder.append_metrics(record)
-        self.save(self.folder.last)
         if improved:
             self.save(self.folder.best)
         if improved and self.world.leads:
             model = checkpoint.without_prefix("vae.", self.objective.state_dict())
             checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
+        self.save(self.folder.last)  # after the best, which a run that is killed in between then writes again
         self.reporter.epoch(record)
         (interrupted,) = self.world.any(self.interruption.asked)
         if interrupted and position.epoch < self.spec.train.epochs:

@@ -127,10 +127,12 @@ class Plan:
         self.loaded: dict[str, Splits] = {}
 
     def request(self) -> dict[str, Any]:
-        """Return what all processes of the study must want, as JSON has it."""
+        """Return what all processes of the study must want, as JSON has it: the space, and a model's spec on any machine."""
         over = {name: str(values) if isinstance(values, Range) else list(values) for name, values in self.over.items()}
         metric = f"{self.metric.name}:{'max' if self.metric.maximise else 'min'}"
-        request = {"spec": self.base, "options": self.options, "over": over, "metric": metric, "prune": self.prune}
+        sections = build_spec(self.base, {**self.options, **self.corners()[0]}).model_dump(mode="json").values()
+        settings = {name: value for section in sections for name, value in section.items()}
+        request = {"over": over, "metric": metric, "prune": self.prune, **settings}
         plain: dict[str, Any] = json.loads(json.dumps(request, default=str))
         return plain
 
@@ -275,9 +277,11 @@ def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
     if not begun:
         folder.discard()  # what a process left that ended before its first checkpoint
         RunFolder.create(resolve_compile(spec, splits.shape, len(splits.train)), folder.path)
-    torch.compiler.reset()  # other trials' models count against the limit of recompilations
+    spec = Run(folder.path).spec
+    if spec.train.compile == "on":
+        torch.compiler.reset()  # other trials' models count against the limit of recompilations
     watch = _Watch(trial, plan, spec.train.epochs)
-    Trainer(Run(folder.path).spec, splits, folder, watch, World(device=take_place(spec.train.device))).fit(resume=begun)
+    Trainer(spec, splits, folder, watch, World(device=take_place(spec.train.device))).fit(resume=begun)
 
 
 def _suggest(trial: Trial, name: str, values: Sequence[Any] | Range) -> Any:

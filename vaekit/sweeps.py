@@ -57,7 +57,8 @@ class Range:
             raise UsageError("this is no range", given=self, expected=expected)
 
     def __str__(self) -> str:
-        return f"{self.low!r}..{self.high!r}{':log' if self.log else ''}"
+        low, high = (self.low, self.high) if self.whole else (float(self.low), float(self.high))
+        return f"{low}..{high}{':log' if self.log else ''}"
 
     @property
     def whole(self) -> bool:

@@ -182,48 +182,51 @@ def die_at(patch, owner, name, call):
 
 
 @pytest.mark.parametrize(
-    ("stack", "owner", "method", "call", "epochs"),
+    ("stack", "death", "epochs"),
     [
-        ("off", Trainer, "step", 20, [3, None]),  # in the second run's first epoch, before its first checkpoint
-        ("off", Trainer, "save", 6, [2, None]),  # the best weights, of the third epoch, are saved, its last are not
-        ("off", Trainer, "finish", 1, [3, None]),
-        ("on", Stack, "step", 10, [1, 1]),
-        ("on", Trainer, "save", 7, [2, 1]),  # one model has saved its second epoch, the other has not
-        ("on", Trainer, "finish", 2, [3, 3]),
+        ("off", (Trainer, "step", 20), [3, None]),  # in the second run's first epoch, before its first checkpoint
+        ("off", (Trainer, "save", 6), [2, None]),  # the best weights, of the third epoch, are saved, its last are not
+        ("off", (Trainer, "finish", 1), [3, None]),
+        ("on", (Stack, "step", 10), [1, 1]),
+        ("on", (Trainer, "save", 7), [2, 1]),  # one model has saved its second epoch, the other has not
+        ("on", (Trainer, "finish", 2), [3, 3]),
     ],
 )
-def test_a_killed_sweep_goes_on_to_what_it_would_have_been(images, tmp_path, monkeypatch, stack, owner, method, call, epochs):
+def test_a_killed_sweep_goes_on_to_what_it_would_have_been(images, monkeypatch, stack, death, epochs):
+    folder = images.parent
     given = {"over": {"seed": (0, 1)}, "stack": stack, **options(images, epochs=3)}
-    whole = vaekit.sweep(**given, out=tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Died):
-        die_at(patch, owner, method, call)
-        vaekit.sweep(**given, out=tmp_path / "parts")
-    paths = sorted((tmp_path / "parts").glob("*/"))
+    whole = vaekit.sweep(**given, out=folder / "whole")
+    with monkeypatch.context() as patch:
+        die_at(patch, *death)
+        with pytest.raises(Died):
+            vaekit.sweep(**given, out=folder / "parts")
+    paths = sorted((folder / "parts").glob("*/"))
     found = [vaekit.Run(path).position()[0] if vaekit.Run(path).folder.last.exists() else None for path in paths]
     assert found == epochs
-    parts = vaekit.resume_sweep(tmp_path / "parts")
+    parts = vaekit.resume_sweep(folder / "parts")
     assert [run.path for run in parts] == paths
     for ours, theirs in zip(parts, whole, strict=True):
         assert [record["epoch"] for record in ours.metrics()] == [1, 2, 3]
         assert ours.evaluation()["loss"] == pytest.approx(theirs.evaluation()["loss"], rel=1e-5)
     if stack == "off":
-        assert losses_of(tmp_path / "parts") == losses_of(tmp_path / "whole")
+        assert losses_of(folder / "parts") == losses_of(folder / "whole")
     with pytest.raises(UsageError, match="all 2 runs are done"):
-        vaekit.resume_sweep(tmp_path / "parts")
+        vaekit.resume_sweep(folder / "parts")
 
 
 def test_models_that_are_equally_far_go_on_in_one_stack_and_complete_runs_are_left_alone(images, tmp_path, monkeypatch):
     given = {"over": {"seed": (0, 1, 2), "latent_dim": (2, 3)}, "stack": "on", **without("latent_dim", options(images))}
-    with monkeypatch.context() as patch, pytest.raises(Interrupted) as stop:
-        method, calls = Stack.step, []
+    method, calls = Stack.step, []
 
-        def step(self, *arguments):
-            calls.append(self)
-            self.interruption.asked = len(calls) == 20  # six steps into the second stack
-            return method(self, *arguments)
+    def step(self, *arguments):
+        calls.append(self)
+        self.interruption.asked = len(calls) == 20  # six steps into the second stack
+        return method(self, *arguments)
 
+    with monkeypatch.context() as patch:
         patch.setattr(Stack, "step", step)
-        vaekit.sweep(**given, out=tmp_path / "sweep")
+        with pytest.raises(Interrupted) as stop:
+            vaekit.sweep(**given, out=tmp_path / "sweep")
     assert stop.value.args == (str(tmp_path / "sweep"),)
     assert ["test" in row for row in rows_of(tmp_path / "sweep")] == [True, False] * 3
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").glob("*latent_dim=2/**/*.safetensors")}

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 RESERVED = frozenset(
-    "spec out reporter quiet json debug help over stack tell search storage trials metric prune".split()  # noqa: SIM905
+    {"spec", "out", "reporter", "quiet", "json", "debug", "help"}
+    | {"over", "stack", "tell", "search", "storage", "trials", "metric", "prune"}
 )
 """What `vaekit.train`, `vaekit.sweep` and the command line call something else: no option goes by such a name undotted."""
 

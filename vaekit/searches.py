@@ -200,7 +200,7 @@ class Plan:
                 reason = f": the posterior {spec.model.posterior.kind!r} has no density" if self.metric.name == "elbo" else ""
                 raise UsageError(
                     f"the validation set has no {self.metric.name} to compare{reason}",
-                    expected=f"--metric {', '.join(names)}, with :max where more is better",
+                    expected=f"--metric {', '.join(names)}; with :max after it where more is better",
                 )
         about = {spec.data.dataset.model_dump_json() + _about(spec): _about(spec) for spec in specs}
         if self.metric.name == "elbo" and len(about) > 1:
@@ -233,6 +233,8 @@ def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, t
     )
     if out is not None and Path(out).resolve() != study.folder:
         raise UsageError("the study has its runs elsewhere", given=f"--out {out}", expected=study.folder)
+    if not study.folder.is_dir():
+        raise UsageError("the study's runs are gone", given=study.folder, remedy="choose another --storage")
     try:
         while (trial := study.take(trials, lambda trial: run_name(trial.number, plan.point(trial)))) is not None:
             _train(trial, plan, study, tell)

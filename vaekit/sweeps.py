@@ -99,8 +99,7 @@ def sweep(
         >>> runs = vaekit.sweep(over={"beta": (1, 4), "seed": range(2)}, loss="beta", epochs=3)  # doctest: +SKIP
         >>> [run.evaluation()["elbo"] for run in runs]  # doctest: +SKIP
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("torchrun started several processes, and a sweep is one", remedy="--search optuna takes any number")
+    _be_alone()
     base = plain_spec(spec)
     values = {name: _listed(name, each) for name, each in over.items()}
     points = combinations(values, options)
@@ -144,6 +143,7 @@ def resume_sweep(folder: str | Path, *, tell: Callable[[str], None] = lambda lin
         CheckpointError: It is no sweep, or a run of it is missing or damaged.
         UsageError: All runs are complete, or it is a search.
     """
+    _be_alone()
     folder = Path(folder)
     record = read_record(folder)
     if "groups" not in record:
@@ -174,6 +174,12 @@ def _train(folder: Path, record: dict[str, Any], splits: Sequence[Splits], tell:
         write_record(folder, record)
         raise Interrupted(str(folder)) from None
     return runs
+
+
+def _be_alone() -> None:
+    """Refuse to be one of several processes: each would train all models."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("torchrun started several processes, and a sweep is one", remedy="--search optuna takes any number")
 
 
 def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[Group]:
@@ -236,12 +242,14 @@ def check_over(over: Mapping[str, Sequence[Any] | Range], options: Mapping[str, 
 
 
 def read_over(text: str) -> tuple[str, list[str] | Range]:
-    """Read an option and its values: ``beta=1,2,4``, or ``encoder.hidden=512;256,256`` for values with commas; or its range:
-    ``seed=0..3`` of whole numbers, ``beta=0.5..8`` of all, ``lr=1e-4..1e-2:log`` on a logarithmic scale.
+    """Read an option and its values, or their range.
+
+    ``beta=1,2,4``; ``encoder.hidden=512;256,256`` for values with commas; ``seed=0..3`` for whole numbers, ``beta=0.5..8`` for
+    all between two, ``lr=1e-4..1e-2:log`` for those on a logarithmic scale.
 
     Raises:
         UsageError: It is none of these.
-    """  # noqa: D205 - one sentence
+    """
     name, equals, values = text.removeprefix("--").partition("=")
     if not (name and equals and values):
         raise UsageError("this is no option with values", given=text, expected="as beta=1,2,4 or seed=0..3")
@@ -328,12 +336,12 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def is_over(row: Mapping[str, Any]) -> bool:
     """Whether a row of ``sweep.json`` says what came of its run."""
-    return not row.keys().isdisjoint({"test", "error", "pruned"})
+    return "test" in row or "error" in row
 
 
 def outcome(run: Run, error: Exception | None) -> dict[str, Any]:
     """Return what came of a run, for ``sweep.json``: its error, or the test set's numbers."""
-    evaluation = run.evaluation()
-    if error is not None or evaluation is None:
+    if error is not None:
         return {"error": str(error)}
+    evaluation = run.evaluation() or {}
     return {"test": {name: evaluation[name] for name in SUMMARY if name in evaluation}}

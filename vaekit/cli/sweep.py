@@ -77,7 +77,7 @@ PruneOption = Annotated[
 
 
 def placeholder() -> None:
-    """Train many models at once: one for each combination of options' values; its other flags are those of `train`."""
+    """Train many models: one for each combination of options' values, or a search's; its other flags are those of `train`."""
 
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:

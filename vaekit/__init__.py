@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from vaekit.run import load as load
     from vaekit.run import resume as resume
     from vaekit.run import train as train
+    from vaekit.searches import search as search
+    from vaekit.sweeps import Range as Range
+    from vaekit.sweeps import resume_sweep as resume_sweep
     from vaekit.sweeps import sweep as sweep
     from vaekit.trace import Site as Site
     from vaekit.trace import Trace as Trace
@@ -41,7 +44,8 @@ _HOMES = {
     "interfaces": ("Backbone", "Capability", "Dataset", "Exporter", "Likelihood", "Logger", "Loss", "Posterior", "Prior"),
     "registry": ("datasets", "decoders", "encoders", "exporters", "likelihoods", "loggers", "losses", "posteriors", "priors"),
     "run": ("Run", "load", "resume", "train"),
-    "sweeps": ("sweep",),
+    "searches": ("search",),
+    "sweeps": ("Range", "resume_sweep", "sweep"),
     "trace": ("Site", "Trace"),
     "vae": ("VAE",),
 }

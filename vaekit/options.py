@@ -25,8 +25,11 @@ from vaekit.values import read_value
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-RESERVED = frozenset({"spec", "out", "reporter", "quiet", "json", "debug", "help"})
-"""What `vaekit.train` and the command line call something else: no option goes by such a name undotted."""
+RESERVED = frozenset(
+    {"spec", "out", "reporter", "quiet", "json", "debug", "help"}
+    | {"over", "stack", "tell", "search", "storage", "trials", "metric", "prune"}
+)
+"""What `vaekit.train`, `vaekit.sweep` and the command line call something else: no option goes by such a name undotted."""
 
 Index = Mapping[str, "list[Option]"]
 

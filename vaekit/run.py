@@ -87,8 +87,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> Run:
         UsageError: The run is complete.
     """
     run = Run(path)
-    _, header = checkpoint.load(run.folder.last)
-    trained = header.state.get("epoch", 0) >= run.spec.train.epochs
+    trained = run.position()[0] >= run.spec.train.epochs
     if trained and run.evaluation() is not None:  # an evaluation alone may be one of a run that was interrupted
         raise UsageError(f"{run.path} is complete: all {run.spec.train.epochs} epochs are done")
     with join(run.spec.train.device) as world:
@@ -139,6 +138,15 @@ class Run:
     def splits(self) -> Splits:
         """The data that it was trained on, read anew."""
         return _load_splits(self.spec)
+
+    def position(self) -> tuple[int, int]:
+        """Return the epochs done and the steps of the next, as of the last checkpoint.
+
+        Raises:
+            CheckpointError: It is missing or truncated.
+        """
+        _, header = checkpoint.load(self.folder.last)
+        return header.state.get("epoch", 0), header.state.get("step", 0)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of ``metrics.jsonl``, one an epoch."""

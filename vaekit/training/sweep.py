@@ -117,7 +117,7 @@ def fit_stacked(
     """Train models together to the last epoch and evaluate each; return, by number, the errors of those that diverged.
 
     Args:
-        trainers: Of models that can be stacked, none of them begun.
+        trainers: Of models that can be stacked; those whose folder holds a checkpoint take it up, and all are equally far then.
         compiled: Whether to compile the step.
         tell: Receives a line after each epoch.
 
@@ -129,7 +129,7 @@ def fit_stacked(
     interruption = Interruption()
     with ExitStack() as logging, threads(train.threads), interruption.listen():
         for trainer in trainers:
-            trainer.begin()
+            trainer.begin(resume=trainer.folder.last.exists())
             logging.enter_context(trainer.logging())
         stack = Stack(trainers, compiled=compiled, interruption=interruption)
         while live and stack.first.position.epoch < train.epochs:

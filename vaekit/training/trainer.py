@@ -167,7 +167,7 @@ class Trainer:
 
     def begin(self, *, resume: bool = False) -> None:
         """Make sure of the disk, take up the last checkpoint where asked to, start the loggers and tell the reporter."""
-        check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
+        check_space(self.folder.path, self.space)
         notes = self._resume() if resume else ()
         logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
         self.reporter.start(self._start(notes + logged))
@@ -180,6 +180,11 @@ class Trainer:
                 yield
             finally:
                 self.pictures.wait()
+
+    @property
+    def space(self) -> int:
+        """Bytes that the run's files take, about."""
+        return 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000
 
     def complete_epoch(self, speed: float, began: float) -> None:
         """Do what follows an epoch's steps: validate, take pictures, record, save.
@@ -291,12 +296,12 @@ class Trainer:
         if self.world.leads:
             self.folder.append_metrics(record)
             self.loggers.epoch(record)  # before the checkpoint, so that a run which is killed here tells it again
-        self.save(self.folder.last)
         if improved:
             self.save(self.folder.best)
         if improved and self.world.leads:
             model = checkpoint.without_prefix("vae.", self.objective.state_dict())
             checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
+        self.save(self.folder.last)  # after the best, which a run that is killed in between then writes again
         self.reporter.epoch(record)
         (interrupted,) = self.world.any(self.interruption.asked)
         if interrupted and position.epoch < self.spec.train.epochs:

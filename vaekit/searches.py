@@ -14,6 +14,7 @@ from vaekit.assembly import resolve, resolve_compile
 from vaekit.data import Splits
 from vaekit.errors import DivergenceError, UsageError
 from vaekit.evaluation.bound import evaluate
+from vaekit.extras import import_extra
 from vaekit.options import build_spec
 from vaekit.run import Run
 from vaekit.specs import RunSpec, plain_spec
@@ -215,10 +216,9 @@ class Plan:
 
 def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, tell: Callable[[str], None]) -> Path:
     """Take trials of a search until there are as many as there may be; return the folder of the runs. See `search`."""
-    try:
-        from vaekit.training.study import Study
-    except ImportError as error:
-        raise UsageError("a search needs Optuna", given=error, remedy="pip install 'vaekit[optuna]'") from None
+    import_extra("optuna", "optuna", "a search")
+    from vaekit.training.study import Study
+
     if trials < 1:
         raise UsageError("a search needs trials", given=trials, expected="1 or more")
     first = plan.check()

@@ -130,7 +130,7 @@ class Loss(Component, nn.Module, ABC):
     requires: frozenset[Capability] = frozenset()
     """What the posterior and the prior must provide."""
     batch_statistic: bool = False
-    """Whether an example's value depends on the rest of the batch."""
+    """Whether an example's value depends on the rest of the batch; where several processes share that, its trace has no images."""
 
     def __init__(self) -> None:
         super().__init__()

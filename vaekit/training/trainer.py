@@ -30,6 +30,7 @@ from vaekit.training.meter import Meter
 from vaekit.training.pictures import TrainingPictures
 from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, threads
 from vaekit.training.report import Reporter, Silent, Start
+from vaekit.training.sharding import collect, gathered, own, shard
 from vaekit.training.world import World
 
 CHECK_EVERY = 50
@@ -87,6 +88,10 @@ class Trainer:
         vae = build_vae(spec.model, splits.shape, seed=train.seed)
         check_data(spec, vae.likelihood, splits)
         self.objective = build_objective(spec.model, vae, num_data=len(splits.train)).to(device)
+        divided = self.world.size > 1 and train.parallel == "fsdp"
+        self.whole = shard(self.objective, self.world) if divided else self.objective
+        if self.world.size > 1 and self.objective.batch_statistic:
+            self.objective.gather = self.world.gather
         self.optimizers = [
             torch.optim.AdamW(
                 [{"params": self.objective.parameters_of(player), "peak_lr": train.lr * player.lr_scale}],
@@ -101,7 +106,7 @@ class Trainer:
         self.position, self.meter = Position(), Meter()
         self.total_steps = train.epochs * self.batches.steps_per_epoch
         self.clock = torch.zeros((), device=device)
-        self.pictures = TrainingPictures(spec, folder, self.objective.vae, self.validation, self.streams)
+        self.pictures = TrainingPictures(spec, folder, self.whole.vae, self.validation, self.streams)
         self.binary = is_binary(spec, splits)
         self.elbo = meaning_of_elbo(vae.likelihood, binary=self.binary)
         self.interruption = Interruption()
@@ -120,6 +125,7 @@ class Trainer:
             workers=self.spec.train.workers,
             rank=self.world.rank,
             world_size=self.world.size,
+            in_turn=not train and self.objective.batch_statistic,
         )
 
     def _forward(self) -> torch.nn.Module:
@@ -128,9 +134,9 @@ class Trainer:
         if self.spec.train.compile == "on":
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
             forward = cast("torch.nn.Module", torch.compile(forward, fullgraph=True, dynamic=False, mode=mode))
-        if self.world.size > 1:
-            own = [self.device] if self.device.type == "cuda" else None
-            forward = torch.nn.parallel.DistributedDataParallel(forward, device_ids=own)
+        if self.world.size > 1 and self.spec.train.parallel == "ddp":
+            devices = [self.device] if self.device.type == "cuda" else None
+            forward = torch.nn.parallel.DistributedDataParallel(forward, device_ids=devices)
         return forward
 
     # The loop
@@ -157,7 +163,8 @@ class Trainer:
         """Make sure of the disk, take up the last checkpoint where asked to, and tell the reporter."""
         if self.device.type == "cpu":
             keep_freed_memory()
-        check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
+        if self.world.leads:
+            check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
         self.reporter.start(self._start(self._resume() if resume else ()))
 
     def complete_epoch(self, speed: float, began: float) -> None:
@@ -169,10 +176,11 @@ class Trainer:
         """
         means = self.meter.means(self.world)
         self.check_finite(means)
-        scores = self._evaluate(self.validation, "validation")
-        self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
-        if self.world.leads:
-            self.pictures.take(self.position.epoch + 1)
+        with gathered(self.objective, self.whole):
+            scores = self._evaluate(self.validation, "validation")
+            self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
+            if self.world.leads:
+                self.pictures.take(self.position.epoch + 1)
         self._end_epoch(means, scores, speed, began)
 
     def train_epoch(self) -> float:
@@ -272,9 +280,9 @@ class Trainer:
         self.save(self.folder.last)
         if improved:
             self.save(self.folder.best)
-        if improved and self.world.leads:
-            model = checkpoint.without_prefix("vae.", self.objective.state_dict())
-            checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
+            model = collect(self.objective.vae.state_dict(), self.world)
+            if self.world.leads:
+                checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
         self.reporter.epoch(record)
         (interrupted,) = self.world.any(self.interruption.asked)
         if interrupted and position.epoch < self.spec.train.epochs:
@@ -296,7 +304,7 @@ class Trainer:
         Raises:
             CheckpointError: There are none, or they are truncated or of another architecture.
         """
-        tensors, header = checkpoint.load(self.folder.best, device=self.device)
+        tensors, header = checkpoint.load(self.folder.best, device=self.device, world=self.world)
         checkpoint.load_weights(self.objective, checkpoint.without_prefix("objective.", tensors), self.folder.best)
         self.position.best_epoch = header.state["best_epoch"]
         return self
@@ -306,11 +314,12 @@ class Trainer:
         return self._batches(split, train=False)
 
     def _evaluate(self, batches: Batches, split: str) -> dict[str, float | list[float]]:
-        return evaluate(self.objective, batches.epoch(0), self.streams, split=split, reduce=self.world.sum)
+        return evaluate(self.whole, batches.epoch(0), self.streams, split=split, reduce=self.world.total)
 
     def test(self, split: str = "test") -> dict[str, Any]:
         """Evaluate the weights as they are on a split."""
-        scores = self._evaluate(self.evaluation_batches(split), split)
+        with gathered(self.objective, self.whole):
+            scores = self._evaluate(self.evaluation_batches(split), split)
         results: dict[str, Any] = {
             "split": split,
             "num_images": len(getattr(self.splits, split)),
@@ -330,11 +339,11 @@ class Trainer:
         self.check_finite(self.meter.means())
         self.saved_at = time.monotonic()
         meter = None if self.meter.sums is None else self.world.sum(self.meter.sums.clone()) / self.world.size
+        tensors = checkpoint.with_prefix("objective.", self.objective.state_dict())
+        tensors |= checkpoint.with_prefix("optimizer.", checkpoint.optimizer_tensors(self.optimizers))
+        tensors = collect(tensors, self.world)
         if not self.world.leads:
             return
-        optimizers = checkpoint.optimizer_tensors(self.optimizers)
-        tensors = checkpoint.with_prefix("objective.", self.objective.state_dict())
-        tensors |= checkpoint.with_prefix("optimizer.", optimizers)
         if meter is not None:
             tensors["meter"] = meter
         state = asdict(self.position) | {
@@ -351,7 +360,7 @@ class Trainer:
             CheckpointError: It is absent, truncated, or of another architecture.
         """
         path = self.folder.last
-        tensors, header = checkpoint.load(path, device=self.device)
+        tensors, header = checkpoint.load(path, device=self.device, world=self.world)
         checkpoint.load_weights(self.objective, checkpoint.without_prefix("objective.", tensors), path)
         checkpoint.load_optimizer_tensors(self.optimizers, checkpoint.without_prefix("optimizer.", tensors))
         state = dict(header.state)
@@ -377,7 +386,7 @@ class Trainer:
         epoch, step = self.position.epoch + 1, self.position.step
         blamed = [name for name, value in values.items() if not math.isfinite(value)]
         when = f"at epoch {epoch}, step {step}" if where == "training" else f"in the {where} of epoch {epoch}"
-        tensors = [name for name, p in self.objective.named_parameters() if not torch.isfinite(p).all()]
+        tensors = [name for name, p in self.objective.named_parameters() if not own(p).isfinite().all()]
         saved = self.folder.last if self.folder.last.exists() else None
         raise DivergenceError(
             f"the loss is not finite: {', '.join(blamed)} {when}",

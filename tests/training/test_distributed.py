@@ -220,16 +220,12 @@ def test_two_hosts_that_share_no_files_train_as_one_process_does(images, tmp_pat
     for number, (host, address) in enumerate(hosts):
         hidden = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{runs}" && exec "$@"', "sh"] if number else []
         rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{first}:29400", "--local-addr", address]
+        rendezvous += ["--rdzv-conf", f"is_host={number == 0}"]  # a namespace has its own address but the machine's name
         launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(number), *rendezvous]
         program = ["-m", "vaekit", "train", *arguments, "--out", runs / "run"]
-        agents.append(
-            subprocess.Popen(
-                [*host, *hidden, sys.executable, *launcher, *map(str, program)],
-                env=vaekit_environment() | {"GLOO_SOCKET_IFNAME": "cable"},
-                stderr=subprocess.PIPE,
-                text=True,
-            )  # fmt: skip
-        )
+        command = [*host, *hidden, sys.executable, *launcher, *map(str, program)]
+        environment = vaekit_environment() | {"GLOO_SOCKET_IFNAME": "cable"}
+        agents.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
     try:
         for agent in agents:
             _, errors = agent.communicate(timeout=240)

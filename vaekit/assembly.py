@@ -96,9 +96,15 @@ def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSp
         num_images: Images of an epoch.
 
     Raises:
-        UsageError: Compilation is asked for on a CPU, and there is no C++ compiler.
+        UsageError: Compilation is asked for on a CPU, and there is no C++ compiler; or of a model divided over processes.
     """
     train = spec.train
+    if train.compile == "on" and train.parallel == "fsdp":
+        raise UsageError(
+            "a model divided over processes is not compiled",
+            given="--compile on --parallel fsdp",
+            remedy="pass --compile off, or --parallel ddp",
+        )
     if train.compile == "on" and train.device == "cpu" and not has_cpp_compiler():
         raise UsageError(
             "compiling for a CPU needs a C++ compiler, and torch finds none",
@@ -108,7 +114,7 @@ def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSp
     if train.compile != "auto":
         return spec
     compiled = False
-    if train.device == "cpu":
+    if train.device == "cpu" and train.parallel == "ddp":
         vae = build_vae(spec.model, image_shape, seed=train.seed)
         if any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in vae.modules()):
             with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -135,7 +135,8 @@ class Loss(Component, nn.Module, ABC):
     requires: frozenset[Capability] = frozenset()
     """What the posterior and the prior must provide."""
     batch_statistic: bool = False
-    """Whether an example's value depends on the rest of the batch."""
+    """Whether an example's value depends on the rest of the batch. Where processes share a batch, such a loss sees all of the
+    batch's latents and labels, but no images."""
 
     def __init__(self) -> None:
         super().__init__()

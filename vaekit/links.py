@@ -29,7 +29,7 @@ class LogScale(nn.Module):
 
     def __init__(self, scale: float, learned: bool) -> None:
         super().__init__()
-        value = torch.tensor(math.log(scale))
+        value = torch.tensor([math.log(scale)])
         if learned:
             self.log_scale = nn.Parameter(value)
         else:

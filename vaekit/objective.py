@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple
 
@@ -67,10 +67,11 @@ class Player(nn.Module):
 
     def forward(self, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted sum of the losses, 0-d, and the terms to log: each loss and what it left in the trace."""
-        terms = {name: loss(trace).mean() for name, loss in self.losses.items()}
+        whole = trace.whole or trace
+        terms = {name: loss(whole if loss.batch_statistic else trace).mean() for name, loss in self.losses.items()}
         weighted = [self.weights[name] * term if name in self.weights else term for name, term in terms.items()]
         total = reduce(torch.add, weighted)
-        return total, terms | {name: value.mean() for name, value in trace.metrics.items()}
+        return total, terms | {name: value.mean() for name, value in (trace.metrics | whole.metrics).items()}
 
 
 class Objective(nn.Module):
@@ -94,12 +95,19 @@ class Objective(nn.Module):
         self.vae = vae
         self.players = nn.ModuleList(players)
         self.num_data = num_data
+        self.gather: Callable[[Tensor, int], Tensor] | None = None
+        """Joins processes' parts of a batch, in training, for losses that are its statistics; see `VAE.forward`."""
         self.owner: dict[str, int] = {}
         for name, parameter in self.named_parameters():
             owners = [i for i, p in enumerate(players) if name.startswith((f"players.{i}.", *p.scope))]
             if len(owners) != 1 and parameter.requires_grad:
                 raise ValueError(f"parameter {name} belongs to {len(owners)} players; scopes must partition the parameters")
             self.owner[name] = owners[0]
+
+    @property
+    def batch_statistic(self) -> bool:
+        """Whether an example's value of some loss depends on the rest of the batch."""
+        return any(module.batch_statistic for module in self.modules() if isinstance(module, Loss))
 
     def parameters_of(self, player: Player) -> list[nn.Parameter]:
         """Return the parameters in the scope of a player, in a fixed order."""
@@ -156,6 +164,12 @@ class Objective(nn.Module):
 
     def _trace(self, inputs: Inputs) -> Trace:
         trace: Trace = self.vae(
-            inputs.x, inputs.noise, target=inputs.target, y=inputs.y, num_data=self.num_data, epoch=inputs.epoch
+            inputs.x,
+            inputs.noise,
+            target=inputs.target,
+            y=inputs.y,
+            num_data=self.num_data,
+            epoch=inputs.epoch,
+            gather=self.gather if self.training else None,
         )
         return trace

@@ -29,7 +29,7 @@ from vaekit.training import checkpoint
 from vaekit.training.folder import RunFolder
 from vaekit.training.report import Reporter
 from vaekit.training.trainer import Trainer
-from vaekit.training.world import join
+from vaekit.training.world import World, join
 from vaekit.vae import VAE
 
 
@@ -63,20 +63,26 @@ def train(
     with join(resolved.train.device) as world:
         made = RunFolder.create(resolved, out) if world.leads else None
         folder = RunFolder(world.share_text("" if made is None else str(made.path)))
-        try:
-            with world.leader_first():
-                splits = _load_splits(resolved)
-            resolved = resolve_compile(resolved, splits.shape, len(splits.train))
-            trainer = Trainer(resolved, splits, folder, reporter, world)
-            if made is not None:
-                made.write_spec(resolved)
-            trainer.begin()
-        except BaseException:
-            if made is not None:
-                made.discard()
-            raise
+        trainer = _begin(resolved, folder, reporter, world)
         trainer.complete()
-    return Run(folder.path)
+    return Run(folder)
+
+
+def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, world: World) -> Trainer:
+    """Return the trainer of a new run, which has begun; a folder whose run cannot begin is removed."""
+    try:
+        with world.leader_first():
+            splits = _load_splits(spec)
+        spec = resolve_compile(spec, splits.shape, len(splits.train))
+        trainer = Trainer(spec, splits, folder, reporter, world)
+        if world.leads:
+            folder.write_spec(spec)
+        trainer.begin()
+    except BaseException:
+        if world.leads:
+            folder.discard()
+        raise
+    return trainer
 
 
 def resume(path: str | Path, *, reporter: Reporter | None = None) -> Run:
@@ -87,10 +93,11 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> Run:
         UsageError: The run is complete.
     """
     run = Run(path)
-    trained = run.position()[0] >= run.spec.train.epochs
-    if trained and run.evaluation() is not None:  # an evaluation alone may be one of a run that was interrupted
-        raise UsageError(f"{run.path} is complete: all {run.spec.train.epochs} epochs are done")
     with join(run.spec.train.device) as world:
+        if world.leads:
+            trained = run.position()[0] >= run.spec.train.epochs
+            if trained and run.evaluation() is not None:  # an evaluation alone may be one of a run that was interrupted
+                raise UsageError(f"{run.path} is complete: all {run.spec.train.epochs} epochs are done")
         with world.leader_first():
             splits = run.splits
         Trainer(run.spec, splits, run.folder, reporter, world).fit(resume=True)
@@ -111,14 +118,14 @@ class Run:
     """A run folder and what can be done with the model in it.
 
     Args:
-        path: The folder.
+        path: The folder; a `RunFolder` need not be on this machine.
 
     Raises:
         CheckpointError: It is no run folder.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.folder = RunFolder(path).require()
+    def __init__(self, path: str | Path | RunFolder) -> None:
+        self.folder = path if isinstance(path, RunFolder) else RunFolder(path).require()
         self.path = self.folder.path
 
     def __repr__(self) -> str:

@@ -144,6 +144,9 @@ class TrainSpec(Spec):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute; auto takes CUDA, MPS, CPU.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic; auto takes bf16 on CUDA, else fp32.")
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="Whether each of several processes holds the whole model, or a part of it."
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="Whether to compile the training step; auto does for long runs of CNNs on a CPU."
     )

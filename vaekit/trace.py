@@ -11,6 +11,7 @@ from typing import Any, cast
 from torch import Tensor
 
 from vaekit.distributions import Density, Distribution, kl_per_dim
+from vaekit.errors import UsageError
 
 
 @dataclass
@@ -66,6 +67,21 @@ class Site:
         return mean_over_samples(self.log_q - self.log_p)
 
 
+class Elsewhere:
+    """What the trace of a whole batch lacks where its images lie with several processes; whatever is asked of it is an error."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise UsageError(
+            "a statistic of a batch that several processes share sees its latents alone",
+            given=f"{name!r} of the images or the likelihood",
+            expected="trace.sites and trace.y",
+            remedy="train in one process",
+        )
+
+    def detach(self) -> Elsewhere:
+        return self
+
+
 @dataclass
 class Trace:
     """One forward pass: the data, the latent sites, and the likelihood given them.
@@ -78,6 +94,7 @@ class Trace:
         num_data: Number of images of the data set, for losses that estimate aggregates.
         epoch: Passes over the data so far, fractional, a 0-d tensor; infinite where schedules are at their final values.
         metrics: Numbers that losses leave to be logged, each ``(B,)`` or 0-d.
+        whole: The trace of the whole batch where this one is of a process's part of it: latents and labels, no images.
     """
 
     x: Tensor
@@ -87,6 +104,7 @@ class Trace:
     num_data: int | None = None
     epoch: Tensor | None = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    whole: Trace | None = None
     _log_likelihood: Tensor | None = field(default=None, repr=False)
 
     @property
@@ -137,7 +155,8 @@ class Trace:
     def detach(self) -> Trace:
         """Return this trace cut off from the graph that produced it."""
         sites = tuple(Site(s.z.detach(), _detach(s.q), _detach(s.p), s.has_density) for s in self.sites)
-        return replace(self, sites=sites, likelihood=_detach(self.likelihood), metrics={}, _log_likelihood=None)
+        whole = None if self.whole is None else self.whole.detach()
+        return replace(self, sites=sites, likelihood=_detach(self.likelihood), metrics={}, whole=whole, _log_likelihood=None)
 
 
 def mean_over_samples(values: Tensor) -> Tensor:

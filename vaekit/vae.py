@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from vaekit.distributions import Density, DiagonalGaussian, Distribution
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Likelihood, Posterior, Prior, Shape
 from vaekit.registry import likelihoods, posteriors, priors
-from vaekit.trace import Site, Trace
+from vaekit.trace import Elsewhere, Site, Trace
 
 
 class VAE(nn.Module):
@@ -97,14 +98,18 @@ class VAE(nn.Module):
         Raises:
             UsageError: The images have another shape than the model's, or are not floating-point.
         """
+        return self.posterior(self._params_of(x))
+
+    def _params_of(self, x: Tensor) -> Tensor:
+        """Return what the encoder makes of images: the posterior's parameters."""
         if x.shape[1:] != self.image_shape or not x.is_floating_point():
             raise UsageError(
                 "these are not images that the model can encode",
                 given=f"{x.dtype} of shape {tuple(x.shape)}",
                 expected=f"floating-point of shape (B, {', '.join(map(str, self.image_shape))}), in [0, 1]",
             )
-        q: Distribution = self.posterior(self.encoder(x))
-        return q
+        params: Tensor = self.encoder(x)
+        return params
 
     def reparameterize(
         self, mu: Tensor, logvar: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -155,6 +160,7 @@ class VAE(nn.Module):
         num_data: int | None = None,
         epoch: Tensor | None = None,
         generator: torch.Generator | None = None,
+        gather: Callable[[Tensor, int], Tensor] | None = None,
     ) -> Trace:
         """Encode, sample, decode; return the trace of it all, from which losses and pictures are read.
 
@@ -166,10 +172,18 @@ class VAE(nn.Module):
             num_data: Size of the data set, kept in the trace.
             epoch: Time for schedules, kept in the trace.
             generator: Source of the noise where it is drawn.
+            gather: Joins the parts that processes have of a tensor along a dimension, the batch's, for ``trace.whole``.
         """
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
-        return self.trace(self.encode(x), noise, x if target is None else target, y=y, num_data=num_data, epoch=epoch)
+        params = self._params_of(x)
+        target = x if target is None else target
+        trace = self.trace(self.posterior(params), noise, target, y=y, num_data=num_data, epoch=epoch)
+        if gather is not None:
+            sites = (self._site(self.posterior(gather(params, 0)), gather(noise, -2)),)
+            absent: Any = Elsewhere()
+            trace.whole = Trace(absent, sites, absent, None if y is None else gather(y, 0), num_data, epoch)
+        return trace
 
     def trace(
         self,
@@ -191,9 +205,11 @@ class VAE(nn.Module):
             num_data: Size of the data set.
             epoch: Time for schedules.
         """
-        z = q.rsample(noise)
-        site = Site(z=z, q=q, p=self.prior(), has_density=Capability.LOG_PROB in self.posterior.provides)
-        return Trace(x=x, sites=(site,), likelihood=self.likelihood_of(z), y=y, num_data=num_data, epoch=epoch)
+        site = self._site(q, noise)
+        return Trace(x=x, sites=(site,), likelihood=self.likelihood_of(site.z), y=y, num_data=num_data, epoch=epoch)
+
+    def _site(self, q: Distribution, noise: Tensor) -> Site:
+        return Site(z=q.rsample(noise), q=q, p=self.prior(), has_density=Capability.LOG_PROB in self.posterior.provides)
 
     @torch.no_grad()
     def sample(self, num: int = 1, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:

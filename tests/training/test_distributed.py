@@ -1,15 +1,23 @@
 """Several processes train one model as one process does; real torchrun, gloo."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import vaekit
+from vaekit.cli import main
+from vaekit.components.decoders.mlp import MLP as Decoder
+from vaekit.components.encoders.mlp import MLP as Encoder
+from vaekit.errors import UsageError
+from vaekit.training.sharding import blocks
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = [
@@ -17,27 +25,53 @@ ARGUMENTS = [
     "--augment.rotate", "10", "--latent-dim", "3", "--batch-size", "16", "--threads", "1", "--device", "cpu", "--quiet",
     "--epochs", "3",
 ]  # fmt: skip
+DIVIDED = ["--parallel", "fsdp", "--grad-clip", "5", "--likelihood", "gaussian", "--binarize", "none"]
 
 
-@pytest.fixture
-def images(tmp_path):
-    path = tmp_path / "images.npy"
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "images.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (125, 9, 7), dtype=np.uint8))  # a short last batch in evaluation
     return path
 
 
-def vaekit_command(*arguments, processes=1):
+@pytest.fixture(scope="module")
+def alone(images, tmp_path_factory):
+    """The run of one process."""
+    return trained_alone(tmp_path_factory.mktemp("alone") / "run", "--dataset.path", images)
+
+
+def vaekit_environment(*paths):
+    own = [str(ROOT), *map(str, paths), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(own), "OMP_NUM_THREADS": "1"}
+
+
+def torchrun(processes, command, environment=None):
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    environment["OMP_NUM_THREADS"] = "1"
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "vaekit", *map(str, arguments)],
-        env=environment, capture_output=True, text=True, timeout=180, check=False,
+        [sys.executable, *launcher, *map(str, command)],
+        env=environment or vaekit_environment(), capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
+
+
+def vaekit_command(*arguments, processes=1, environment=None):
+    return torchrun(processes, ["-m", "vaekit", *arguments], environment)
+
+
+def trained(out, *arguments, environment=None):
+    done = vaekit_command("train", *ARGUMENTS, *arguments, "--out", out, processes=2, environment=environment)
+    assert done.returncode == 0, done.stderr
+    return vaekit.Run(out)
+
+
+def trained_alone(out, *arguments):
+    assert main(["train", *map(str, (*ARGUMENTS, *arguments, "--out", out))]) == 0
+    return vaekit.Run(out)
 
 
 def assert_close_runs(first, second):
     for mine, theirs in zip(first.metrics(), second.metrics(), strict=True):
+        assert mine.keys() == theirs.keys()
         for name in mine:
             if name.startswith(("train_", "validation_")):
                 np.testing.assert_allclose(mine[name], theirs[name], rtol=1e-4, atol=1e-4, err_msg=name)
@@ -46,34 +80,80 @@ def assert_close_runs(first, second):
     assert first.evaluation()["elbo"] == pytest.approx(second.evaluation()["elbo"], rel=1e-5)
 
 
-def test_two_processes_train_as_one_does(images, tmp_path):
-    runs = []
-    for processes in (1, 2):
-        out = tmp_path / str(processes)
-        done = vaekit_command("train", *ARGUMENTS, "--dataset.path", images, "--out", out, processes=processes)
-        assert done.returncode == 0, done.stderr
-        runs.append(vaekit.Run(out))
+AT_STEP_8 = """
+import os, signal, sys
+from vaekit.cli import main
+from vaekit.training.trainer import Trainer
+
+def hooked(self, batch, at, step=Trainer.step):
+    if at == 8:
+        {}
+    return step(self, batch, at)
+
+Trainer.step = hooked
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_processes_train_as_one_does(images, tmp_path, alone):
+    assert_close_runs(alone, trained(tmp_path / "run", "--dataset.path", images))
+
+
+def test_two_processes_that_divide_the_model_train_as_one_does(images, tmp_path):
+    runs = [train(tmp_path / train.__name__, "--dataset.path", images, *DIVIDED) for train in (trained_alone, trained)]
     assert_close_runs(*runs)
+    one, two = (load_file(run.folder.last) for run in runs)
+    assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
 
 
-def test_an_interrupted_run_resumes_with_another_number_of_processes(images, tmp_path, monkeypatch):
-    whole = tmp_path / "whole"
-    done = vaekit_command("train", *ARGUMENTS, "--dataset.path", images, "--out", whole)
-    assert done.returncode == 0, done.stderr
+def test_statistics_of_a_batch_are_those_of_the_whole_batch(images, tmp_path):
+    """The total correlation, and a plugin's loss that knows nothing of processes; one of them has no validation batch."""
+    about = tmp_path / "site" / "vaekit_infovae-0.1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: vaekit-infovae\nVersion: 0.1.0\n")
+    (about / "entry_points.txt").write_text("[vaekit.losses]\nmmd = vaekit_infovae.mmd:MMD\n")
+    environment = vaekit_environment(about.parent, ROOT / "plugins" / "vaekit-infovae" / "src")
+    arguments = ["--dataset.path", images, "--loss", "tc", "--loss", "mmd"]
+    one = vaekit_command("train", *ARGUMENTS, *arguments, "--out", tmp_path / "one", environment=environment)
+    assert one.returncode == 0, one.stderr
+    run = vaekit.Run(tmp_path / "one")
+    assert_close_runs(run, trained(tmp_path / "two", *arguments, environment=environment))
+    assert {"train_total_correlation", "train_squared_mmd"} <= run.metrics()[0].keys()
+
+
+def test_a_batch_statistic_of_several_processes_sees_no_images():
+    vae, x = vaekit.VAE(Encoder((1, 4, 4), (2, 3)), Decoder((3,), (1, 4, 4))), torch.rand(4, 1, 4, 4)
+    trace = vae(x, gather=lambda part, dim: torch.cat([part, part], dim))
+    assert trace.whole.z.shape == (8, 3)
+    assert trace.whole.kl.shape == (8,)
+    with pytest.raises(UsageError, match="latents alone"):
+        _ = trace.whole.log_likelihood
+
+
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_an_interrupted_run_resumes_with_another_number_of_processes(images, tmp_path, alone, parallel):
     parts = tmp_path / "parts"
-    interrupt = (
-        "import os, signal, sys; from vaekit.training.trainer import Trainer; from vaekit.cli import main; step = Trainer.step\n"
-        "def hooked(self, batch, at):\n"
-        "    if at == 8: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    return step(self, batch, at)\n"
-        "Trainer.step = hooked; sys.exit(main(sys.argv[1:]))"
-    )
-    arguments = ["train", *ARGUMENTS, "--dataset.path", images, "--out", parts]
-    stopped = subprocess.run([sys.executable, "-c", interrupt, *map(str, arguments)], cwd=ROOT, capture_output=True, check=False)
+    program = AT_STEP_8.format("os.kill(os.getpid(), signal.SIGINT)")
+    command = [sys.executable, "-c", program, "train", *ARGUMENTS, "--dataset.path", images, "--out", parts]
+    stopped = subprocess.run(command, env=vaekit_environment(), capture_output=True, check=False)
     assert stopped.returncode == 130, stopped.stderr
+    spec = parts / "spec.yaml"
+    spec.write_text(spec.read_text().replace("parallel: ddp", f"parallel: {parallel}"))
     done = vaekit_command("resume", parts, processes=2)
     assert done.returncode == 0, done.stderr
-    assert_close_runs(vaekit.Run(whole), vaekit.Run(parts))
+    assert_close_runs(alone, vaekit.Run(parts))
+
+
+def test_a_process_that_dies_ends_the_run_with_its_cause_and_one_process_resumes_it(images, tmp_path, alone):
+    parts = tmp_path / "parts"
+    program = tmp_path / "program.py"
+    program.write_text(AT_STEP_8.format("assert os.environ['RANK'] == '0', 'the second process has had enough'"))
+    arguments = ["train", *ARGUMENTS, "--dataset.path", images, "--parallel", "fsdp", "--out", parts]
+    done = torchrun(2, [program, *arguments])
+    assert done.returncode != 0
+    assert "the second process has had enough" in done.stderr
+    assert main(["resume", str(parts), "--quiet"]) == 0
+    assert_close_runs(alone, vaekit.Run(parts))
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(images, tmp_path):
@@ -81,3 +161,76 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(images, tmp_path):
     done = vaekit_command("train", *ARGUMENTS, "--batch-size", "15", "--dataset.path", images, "--out", out, processes=2)
     assert done.returncode != 0
     assert "cannot be shared equally" in done.stderr
+
+
+def test_a_divided_model_is_not_compiled():
+    with pytest.raises(UsageError, match="not compiled"):
+        vaekit.train(compile="on", parallel="fsdp", device="cpu")
+
+
+def test_the_blocks_of_a_backbone_are_the_large_elements_of_its_lists():
+    large, small = nn.Linear(400, 400), nn.Linear(4, 4)
+    nested = nn.Sequential(nn.Linear(400, 300), nn.ReLU())
+    network = nn.ModuleDict({"stem": nn.Linear(400, 400), "trunk": nn.ModuleList([large, small, nested])})
+    assert list(blocks(network)) == [large, nested[0]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_thirty_runs_in_a_row_end_well(images, tmp_path, parallel):
+    """Processes of a gloo group may abort when they exit, after a right result."""
+    arguments = ["train", *ARGUMENTS, "--epochs", "1", "--dataset.path", images, "--parallel", parallel]
+    ends = [vaekit_command(*arguments, "--out", tmp_path / str(run), processes=2).returncode for run in range(30)]
+    assert ends == [0] * 30
+
+
+@pytest.fixture
+def hosts():
+    """Two network namespaces with a cable between them: the beginning of a command in each, and their addresses."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need root and the command ip")
+    names = [f"vaekit{os.getpid()}{end}" for end in "ab"]
+    addresses = ["10.213.77.1", "10.213.77.2"]
+    commands = [
+        *(["netns", "add", name] for name in names),
+        ["link", "add", "cable", "netns", names[0], "type", "veth", "peer", "name", "cable", "netns", names[1]],
+        *(["-n", name, "addr", "add", f"{address}/30", "dev", "cable"] for name, address in zip(names, addresses, strict=True)),
+        *(["-n", name, "link", "set", device, "up"] for name in names for device in ("lo", "cable")),
+    ]
+    try:
+        for command in commands:
+            done = subprocess.run(["ip", *command], capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"no network namespaces here: ip {' '.join(command)}: {done.stderr.strip()}")
+        yield [(["ip", "netns", "exec", name], address) for name, address in zip(names, addresses, strict=True)]
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_hosts_that_share_no_files_train_as_one_process_does(images, tmp_path, hosts, parallel):
+    arguments = [*ARGUMENTS, "--dataset.path", images, "--parallel", parallel, "--loss", "tc"]
+    alone = trained_alone(tmp_path / "alone", *arguments)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (_, first), _ = hosts
+    agents = []
+    for number, (host, address) in enumerate(hosts):
+        hidden = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{runs}" && exec "$@"', "sh"] if number else []
+        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{first}:29400", "--local-addr", address]
+        rendezvous += ["--rdzv-conf", f"is_host={number == 0}"]  # a namespace has its own address but the machine's name
+        launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(number), *rendezvous]
+        program = ["-m", "vaekit", "train", *arguments, "--out", runs / "run"]
+        command = [*host, *hidden, sys.executable, *launcher, *map(str, program)]
+        environment = vaekit_environment() | {"GLOO_SOCKET_IFNAME": "cable"}
+        agents.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    try:
+        for agent in agents:
+            _, errors = agent.communicate(timeout=240)
+            assert agent.returncode == 0, errors
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert_close_runs(alone, vaekit.Run(runs / "run"))

@@ -39,6 +39,8 @@ class Batch:
     """Images in the batch over all ranks; as many as here unless given."""
     offset: int = 0
     """Where this rank's images begin among those."""
+    step: int = 0
+    """Number of the batch within its epoch."""
 
     def share(self, draw: Callable[[int], Tensor]) -> Tensor:
         """Return this rank's part of what ``draw`` gives for the whole batch, so that one rank equals many."""
@@ -67,6 +69,7 @@ class Batches:
         split: Name of the split.
         rank: Which part of each batch to yield. Noise is drawn for the whole batch: the ranks' parts make up that of one rank.
         world_size: Number of parts. In the last evaluation batch a part may hold fewer images than the others, or none.
+        in_turn: Yield every ``world_size``-th batch whole, instead of a part of each: in evaluation, for statistics of a batch.
         workers: Processes that read a source which does not lie in memory; 0 reads in this process.
         memory_format: How pixels lie in memory.
 
@@ -88,13 +91,14 @@ class Batches:
         split: str = "train",
         rank: int = 0,
         world_size: int = 1,
+        in_turn: bool = False,
         workers: int = 0,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.batch_size, self.streams, self.binarize, self.train, self.split = batch_size, streams, binarize, train, split
         self.augment = augment if augment is not None and train and not augment.is_off else None
         self.device, self.rank, self.world_size, self.workers = torch.device(device), rank, world_size, workers
-        self.memory_format = memory_format
+        self.in_turn, self.memory_format = in_turn, memory_format
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)
         full, rest = divmod(len(source), batch_size)
@@ -110,6 +114,8 @@ class Batches:
         source = self.source if self._binarized is None else self._binarized
         order = self._order(epoch).to(source.device)
         steps = range(start, self.steps_per_epoch)
+        if self.in_turn:
+            steps = steps[self.rank :: self.world_size]
         for step, (index, raw) in zip(steps, self._read(source, (order[self._span(step)] for step in steps)), strict=True):
             y = None if source.labels is None else source.labels.index_select(0, index)
             yield self._finish(epoch * self.steps_per_epoch + step, step, index, raw, y)
@@ -123,6 +129,8 @@ class Batches:
         """The part of the epoch's order that is this rank's at a step."""
         low = step * self.batch_size
         size = min(self.batch_size, len(self.source) - low)
+        if self.in_turn:
+            return slice(low, low + size)
         return slice(low + size * self.rank // self.world_size, low + size * (self.rank + 1) // self.world_size)
 
     def _read(self, source: ImageSource, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -163,7 +171,7 @@ class Batches:
             inputs = x if shared else binarize(inputs, noise)
         shared, x = inputs is x, x.contiguous(memory_format=self.memory_format)
         inputs = x if shared else inputs.contiguous(memory_format=self.memory_format)
-        return Batch(x, inputs, y, index, whole, part.start)
+        return Batch(x, inputs, y, index, whole, part.start, step)
 
     def _noise(self, number: int, part: slice, index: Tensor) -> Tensor | None:
         """Noise that turns the grey images at ``index``, a part of a batch, into binary ones; None for a threshold."""

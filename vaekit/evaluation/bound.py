@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import torch
@@ -25,7 +25,7 @@ def evaluate(
     streams: Streams,
     *,
     split: str,
-    reduce: Callable[[Tensor], Tensor] = lambda values: values,
+    reduce: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> dict[str, float | list[float]]:
     """Evaluate the objective at its schedules' final values, with codes sampled from the posterior.
 
@@ -36,7 +36,7 @@ def evaluate(
         batches: Evaluation batches; every example weighs the same, whatever the size of its batch.
         streams: The run's random streams.
         split: Name of the split, which seeds the noise.
-        reduce: Adds a tensor over the processes that evaluate together, each its part of every batch.
+        reduce: Adds sums by name over the processes that evaluate together, each some of the images.
 
     Returns:
         ``loss`` (the objective), ``reconstruction`` and, where the posterior has a density, ``kl``, ``elbo``, and
@@ -53,11 +53,11 @@ def evaluate(
     def add(name: str, value: Tensor) -> None:
         sums[name] = sums[name] + value if name in sums else value
 
-    for number, batch in enumerate(batches):
+    for batch in batches:
         size = batch.x.shape[0]
         if size == 0:  # a process may have no part in the last batch
             continue
-        generator = streams.generator(f"evaluation/{split}", number, device)
+        generator = streams.generator(f"evaluation/{split}", batch.step, device)
         noise = batch.share(partial(vae.posterior.draw_noise, generator=generator, like=batch.inputs))
         total, terms, trace = objective.evaluate(Inputs(batch.inputs, batch.x, noise, final, batch.y))
         for name, value in (terms | {"loss": total}).items():
@@ -74,7 +74,7 @@ def evaluate(
         add("count", torch.tensor(size, device=device, dtype=exact))
     objective.train(training)
 
-    sums = {name: reduce(value) for name, value in sums.items()}
+    sums = reduce(sums)
     count = sums.pop("count")
     mean, mean_square = sums.pop("mean") / count, sums.pop("mean_square") / count
     code, code_square = sums.pop("code") / count, sums.pop("code_square") / count

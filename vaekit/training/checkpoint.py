@@ -26,6 +26,8 @@ from vaekit.files import write_atomically
 from vaekit.interfaces import Shape
 from vaekit.schema import ComponentSpec
 from vaekit.specs import RunSpec, parse_spec
+from vaekit.training.sharding import like
+from vaekit.training.world import World
 
 FORMAT = "vaekit-1"
 """Key of the metadata: one JSON text under it, so that equal contents make equal files."""
@@ -75,12 +77,24 @@ def save(
     write_atomically(path, lambda temporary: save_file(whole, temporary, {FORMAT: json.dumps(metadata)}))
 
 
-def load(path: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], Header]:
+def load(path: Path, *, device: str | torch.device = "cpu", world: World | None = None) -> tuple[dict[str, Tensor], Header]:
     """Read a model file or checkpoint.
+
+    Args:
+        path: The file.
+        device: Where the tensors go.
+        world: Processes that need it together; the leading one reads it, and the others need not see it.
 
     Raises:
         CheckpointError: The file is absent, truncated, of another program, or names a component that is not installed.
     """
+    tensors, metadata = _read(path, device) if world is None or world.leads else ({}, "")
+    if world is not None:
+        tensors, metadata = world.share_tensors(tensors), world.share_text(metadata)
+    return tensors, _parse(path, metadata)
+
+
+def _read(path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], str]:
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             metadata = file.metadata() or {}
@@ -90,8 +104,7 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> tuple[dict[str, T
                     given=f"metadata {', '.join(metadata) or 'absent'}",
                     expected=f"metadata {FORMAT}",
                 )
-            header = _parse(path, metadata[FORMAT])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 - not a mapping
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata[FORMAT]  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}", remedy="train first: `vaekit train`") from None
     except (SafetensorError, OSError) as error:
@@ -206,7 +219,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
             given=shown + (f"\n            {_told(changes)}" if changes else ""),
             remedy=_install(changes) or "load it with the spec and the versions that it was trained with",
         )
-    module.load_state_dict(dict(tensors))
+    module.load_state_dict({name: like(tensor, own[name]) for name, tensor in tensors.items()})
 
 
 def _changes_of(path: Path) -> list[Recorded]:
@@ -237,11 +250,10 @@ def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, 
 def load_optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` took, laid out in memory as the parameters: fused optimisers rely on that."""
     for player, optimizer in enumerate(optimizers):
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         states: dict[int, dict[str, Tensor]] = {}
+        (group,) = optimizer.param_groups
         for name, value in without_prefix(f"{player}.", flat).items():
             index, _, key = name.partition(".")
-            like = parameters[int(index)]
-            laid_out = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
-            states.setdefault(int(index), {})[key] = laid_out
+            parameter = group["params"][int(index)]
+            states.setdefault(int(index), {})[key] = like(value, parameter) if value.shape == parameter.shape else value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

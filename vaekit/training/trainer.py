@@ -31,6 +31,7 @@ from vaekit.training.meter import Meter
 from vaekit.training.pictures import TrainingPictures
 from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, lay_out, threads
 from vaekit.training.report import Reporter, Silent, Start
+from vaekit.training.sharding import collect, gathered, own, shard
 from vaekit.training.world import World
 
 CHECK_EVERY = 50
@@ -90,7 +91,11 @@ class Trainer:
         vae = build_vae(spec.model, splits.shape, seed=train.seed)
         check_data(spec, vae.likelihood, splits)
         self.objective = build_objective(spec.model, vae, num_data=len(splits.train)).to(device)
-        self.memory_format = lay_out(self.objective)
+        divided = self.world.size > 1 and train.parallel == "fsdp"
+        self.memory_format = torch.contiguous_format if divided else lay_out(self.objective)
+        self.whole = shard(self.objective, self.world) if divided else self.objective
+        if self.world.size > 1 and self.objective.batch_statistic:
+            self.objective.gather = self.world.gather
         self.optimizers = [
             torch.optim.AdamW(
                 [{"params": self.objective.parameters_of(player), "peak_lr": train.lr * player.lr_scale}],
@@ -106,9 +111,7 @@ class Trainer:
         self.total_steps = train.epochs * self.batches.steps_per_epoch
         self.clock = torch.zeros((), device=device)
         self.loggers = Loggers(spec, self.batches.steps_per_epoch, enabled=self.world.leads)
-        self.pictures = TrainingPictures(
-            spec, folder, self.objective.vae, self.validation, self.streams, tell=self.loggers.picture
-        )
+        self.pictures = TrainingPictures(spec, folder, self.whole.vae, self.validation, self.streams, tell=self.loggers.picture)
         self.binary = is_binary(spec, splits)
         self.elbo = meaning_of_elbo(vae.likelihood, binary=self.binary)
         self.interruption = Interruption()
@@ -128,6 +131,7 @@ class Trainer:
             memory_format=self.memory_format,
             rank=self.world.rank,
             world_size=self.world.size,
+            in_turn=not train and self.objective.batch_statistic,
         )
 
     def _forward(self) -> torch.nn.Module:
@@ -136,9 +140,9 @@ class Trainer:
         if self.spec.train.compile == "on":
             mode = "reduce-overhead" if self.device.type == "cuda" else "default"
             forward = cast("torch.nn.Module", torch.compile(forward, fullgraph=True, dynamic=False, mode=mode))
-        if self.world.size > 1:
-            own = [self.device] if self.device.type == "cuda" else None
-            forward = torch.nn.parallel.DistributedDataParallel(forward, device_ids=own)
+        if self.world.size > 1 and self.spec.train.parallel == "ddp":
+            devices = [self.device] if self.device.type == "cuda" else None
+            forward = torch.nn.parallel.DistributedDataParallel(forward, device_ids=devices)
         return forward
 
     # The loop
@@ -167,7 +171,8 @@ class Trainer:
 
     def begin(self, *, resume: bool = False) -> None:
         """Make sure of the disk, take up the last checkpoint where asked to, start the loggers and tell the reporter."""
-        check_space(self.folder.path, self.space)
+        if self.world.leads:
+            check_space(self.folder.path, self.space)
         notes = self._resume() if resume else ()
         logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
         self.reporter.start(self._start(notes + logged))
@@ -195,10 +200,11 @@ class Trainer:
         """
         means = self.meter.means(self.world)
         self.check_finite(means)
-        scores = self._evaluate(self.validation, "validation")
-        self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
-        if self.world.leads:
-            self.pictures.take(self.position.epoch + 1)
+        with gathered(self.objective, self.whole):
+            scores = self._evaluate(self.validation, "validation")
+            self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
+            if self.world.leads:
+                self.pictures.take(self.position.epoch + 1)
         self._end_epoch(means, scores, speed, began)
 
     def train_epoch(self) -> float:
@@ -298,9 +304,9 @@ class Trainer:
             self.loggers.epoch(record)  # before the checkpoint, so that a run which is killed here tells it again
         if improved:
             self.save(self.folder.best)
-        if improved and self.world.leads:
-            model = checkpoint.without_prefix("vae.", self.objective.state_dict())
-            checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
+            model = collect(self.objective.vae.state_dict(), self.world)
+            if self.world.leads:
+                checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
         self.save(self.folder.last)  # after the best, which a run that is killed in between then writes again
         self.reporter.epoch(record)
         (interrupted,) = self.world.any(self.interruption.asked)
@@ -324,7 +330,7 @@ class Trainer:
         Raises:
             CheckpointError: There are none, or they are truncated or of another architecture.
         """
-        tensors, header = checkpoint.load(self.folder.best, device=self.device)
+        tensors, header = checkpoint.load(self.folder.best, device=self.device, world=self.world)
         checkpoint.load_weights(self.objective, checkpoint.without_prefix("objective.", tensors), self.folder.best)
         self.position.best_epoch = header.state["best_epoch"]
         return self
@@ -334,11 +340,12 @@ class Trainer:
         return self._batches(split, train=False)
 
     def _evaluate(self, batches: Batches, split: str) -> dict[str, float | list[float]]:
-        return evaluate(self.objective, batches.epoch(0), self.streams, split=split, reduce=self.world.sum)
+        return evaluate(self.whole, batches.epoch(0), self.streams, split=split, reduce=self.world.total)
 
     def test(self, split: str = "test") -> dict[str, Any]:
         """Evaluate the weights as they are on a split."""
-        scores = self._evaluate(self.evaluation_batches(split), split)
+        with gathered(self.objective, self.whole):
+            scores = self._evaluate(self.evaluation_batches(split), split)
         results: dict[str, Any] = {
             "split": split,
             "num_images": len(getattr(self.splits, split)),
@@ -358,11 +365,11 @@ class Trainer:
         self.check_finite(self.meter.means())
         self.saved_at = time.monotonic()
         meter = None if self.meter.sums is None else self.world.sum(self.meter.sums.clone()) / self.world.size
+        tensors = checkpoint.with_prefix("objective.", self.objective.state_dict())
+        tensors |= checkpoint.with_prefix("optimizer.", checkpoint.optimizer_tensors(self.optimizers))
+        tensors = collect(tensors, self.world)
         if not self.world.leads:
             return
-        optimizers = checkpoint.optimizer_tensors(self.optimizers)
-        tensors = checkpoint.with_prefix("objective.", self.objective.state_dict())
-        tensors |= checkpoint.with_prefix("optimizer.", optimizers)
         if meter is not None:
             tensors["meter"] = meter
         state = asdict(self.position) | {
@@ -379,7 +386,7 @@ class Trainer:
             CheckpointError: It is absent, truncated, or of another architecture.
         """
         path = self.folder.last
-        tensors, header = checkpoint.load(path, device=self.device)
+        tensors, header = checkpoint.load(path, device=self.device, world=self.world)
         checkpoint.load_weights(self.objective, checkpoint.without_prefix("objective.", tensors), path)
         checkpoint.load_optimizer_tensors(self.optimizers, checkpoint.without_prefix("optimizer.", tensors))
         state = dict(header.state)
@@ -405,7 +412,7 @@ class Trainer:
         epoch, step = self.position.epoch + 1, self.position.step
         blamed = [name for name, value in values.items() if not math.isfinite(value)]
         when = f"at epoch {epoch}, step {step}" if where == "training" else f"in the {where} of epoch {epoch}"
-        tensors = [name for name, p in self.objective.named_parameters() if not torch.isfinite(p).all()]
+        tensors = [name for name, p in self.objective.named_parameters() if not own(p).isfinite().all()]
         saved = self.folder.last if self.folder.last.exists() else None
         raise DivergenceError(
             f"the loss is not finite: {', '.join(blamed)} {when}",

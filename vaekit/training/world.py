@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -34,6 +36,31 @@ class World:
             dist.all_reduce(values)
         return values
 
+    def total(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Add small tensors of all processes by name, on the CPU; one that a process lacks is 0 there."""
+        if self.size == 1:
+            return dict(sums)
+        parts: list[dict[str, Tensor]] = [{}] * self.size
+        dist.all_gather_object(parts, {name: value.cpu() for name, value in sums.items()})
+        total: dict[str, Tensor] = {}
+        for name, value in ((name, value) for part in parts for name, value in part.items()):
+            total[name] = total[name] + value if name in total else value
+        return total
+
+    def gather(self, part: Tensor, dim: int) -> Tensor:
+        """Join the parts that processes have of a tensor, all of one shape, along a dimension, in order of their numbers.
+
+        What every process then makes of the whole is the same, and gradients are averaged over processes afterwards. So a
+        process's part gets its own gradient, times the number of processes, and backward nothing is sent.
+        """
+        own = part.detach()
+        whole = own.new_empty(self.size * own.numel())
+        dist.all_gather_into_tensor(whole, own.reshape(-1).contiguous())
+        parts = list(whole.view(self.size, *own.shape).unbind(0))
+        if part.requires_grad:
+            parts[self.rank] = parts[self.rank] + self.size * (part - own)
+        return torch.cat(parts, dim)
+
     def any(self, *flags: bool) -> list[bool]:
         """Return, for each flag, whether it is set in any process."""
         if self.size == 1:
@@ -52,6 +79,20 @@ class World:
         dist.broadcast(data, 0)
         return bytes(data.tolist()).decode()
 
+    def share_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what the leading process gives."""
+        if self.size == 1:
+            return dict(tensors)
+        told = {name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()}
+        shared = {}
+        for name, (shape, dtype) in json.loads(self.share_text(json.dumps(told))).items():
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
+            if self.leads:
+                tensor.copy_(tensors[name])
+            dist.broadcast(tensor.reshape(-1).view(torch.uint8), 0)
+            shared[name] = tensor
+        return shared
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:
@@ -59,11 +100,12 @@ class World:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Let the leading process do something before the others, such as a download."""
-        if not self.leads:
+        """Let the leading process do something before the others, such as a download; then the first of each other machine."""
+        turn = 0 if self.leads else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
+        for _ in range(turn):
             self.wait()
         yield
-        if self.leads:
+        for _ in range(2 - turn):
             self.wait()
 
 
@@ -92,6 +134,7 @@ def join(device: str) -> Iterator[World]:
     world = World(dist.get_rank(), size, place)
     try:
         yield world
+        gc.collect()  # what still holds the group, as a DDP module in a cycle does, aborts the process when it exits
         world.wait()  # a group that one process leaves while another still speaks aborts that other
     finally:
         dist.destroy_process_group()

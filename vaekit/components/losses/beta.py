@@ -61,11 +61,11 @@ class Beta(Loss):
 
 def sum_free_bits(trace: Trace, free_bits: float) -> Tensor:
     """Sum over latents the larger of ``free_bits`` and the KL averaged over the batch, 0-d."""
-    total = trace.x.new_zeros(())
+    kept = []
     for site in trace.sites:
         kl_per_dim = site.kl_per_dim
         if kl_per_dim is None:  # no closed form: one sample per dimension
             q, p = cast("FactorisedDensity", site.q), cast("FactorisedDensity", site.p)
             kl_per_dim = (q.log_prob_per_dim(site.z) - p.log_prob_per_dim(site.z)).flatten(0, -2)
-        total = total + kl_per_dim.mean(0).clamp(min=free_bits).sum()
-    return total
+        kept.append(kl_per_dim.mean(0).clamp(min=free_bits).sum())
+    return torch.stack(kept).sum()

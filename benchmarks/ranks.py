@@ -1,0 +1,96 @@
+"""Two processes of one thread (torchrun, gloo) against one process of two threads: same CNN, same global batch.
+
+    python benchmarks/ranks.py [--repeats 5] [--batch 128] [--parallel ddp] [--json benchmarks/results/ranks.json]
+
+A repeat is a run of `vaekit train` each way, in turn, on images of MNIST's size; its figure is the images a second of the last
+epoch's training steps, as `metrics.jsonl` has them, so that starting up and warming up do not count. The ratio is the median over
+repeats. The losses of the two ways stand beside it: they are the same but for rounding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vaekit.benchmark import environment
+from vaekit.run import Run
+
+CNN = {
+    "encoder": "cnn",
+    "encoder.channels": "32,64",
+    "encoder.hidden": "128",
+    "decoder.channels": "64,32",
+    "decoder.hidden": "128",
+    "latent-dim": "20",
+    "likelihood": "bce",
+}
+FIXED = {"dataset": "array", "epochs": "3", "pictures": "none", "compile": "off", "device": "cpu"}
+
+
+def train(processes: int, threads: int, options: dict[str, str], out: Path) -> dict[str, Any]:
+    """Train in so many processes of so many threads each; return the last epoch's record."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    flags = [
+        word for name, value in {**options, "threads": str(threads), "out": str(out)}.items() for word in (f"--{name}", value)
+    ]
+    command = [sys.executable, *launcher, "-m", "vaekit", "train", *flags, "--quiet"]
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    return Run(out).metrics()[-1]
+
+
+def main() -> None:
+    """Run both ways in turn and print a line a repeat."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--images", type=int, default=6400)
+    parser.add_argument("--parallel", choices=["ddp", "fsdp"], default="ddp")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    ways = {"two processes": (2, 1), "two threads": (1, 2)}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    losses: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images.npy"
+        np.save(images, np.random.default_rng(0).integers(0, 256, (arguments.images, 28, 28), dtype=np.uint8))
+        given = {"dataset.path": str(images), "batch-size": str(arguments.batch), "parallel": arguments.parallel}
+        for repeat in range(arguments.repeats):
+            for name, (processes, threads) in ways.items():
+                record = train(processes, threads, {**FIXED, **CNN, **given}, Path(folder) / f"{repeat}-{processes}")
+                rates[name].append(record["images_per_second"])
+                losses[name] = record["train_loss"]
+            print("  ".join(f"{name} {rate[-1]:8.0f}/s" for name, rate in rates.items()), flush=True)
+    ratios = [mine / other for mine, other in zip(rates["two processes"], rates["two threads"], strict=True)]
+    median, least, most = statistics.median(ratios), min(ratios), max(ratios)
+    print(f"ratio {median:.3f} ({least:.3f} to {most:.3f}); losses {losses}")
+    if arguments.json:
+        result = {
+            "environment": environment(2),
+            "repeats": arguments.repeats,
+            "global_batch": arguments.batch,
+            "parallel": arguments.parallel,
+            "images_per_second": {name: statistics.median(rate) for name, rate in rates.items()},
+            "ratio_median": median,
+            "ratio_min": least,
+            "ratio_max": most,
+            "train_loss": losses,
+        }
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A model divided over processes: each holds a part of every parameter, of its gradient and of its moments (torch's FSDP2)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.errors import UsageError
+from vaekit.objective import Objective
+from vaekit.training.world import World
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+BLOCK = 100_000
+"""Parameters from which a block is gathered by itself; smaller ones are gathered with what surrounds them."""
+
+
+def shard(objective: Objective, world: World) -> Objective:
+    """Divide an objective's parameters over the processes; return a copy without any, to be filled by `gathered`.
+
+    Parameters are whole only while their block computes: an element of a backbone's lists and sequences, the backbone, or the
+    objective with the rest. Gradients come out as under DDP. The divided objective is for training: each forward pass is one of
+    all processes, in the same order.
+
+    Raises:
+        UsageError: A parameter has no dimension to divide.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    whole = [name for name, parameter in objective.named_parameters() if parameter.ndim == 0]
+    if whole:
+        raise UsageError(
+            "parameters without a dimension cannot be divided over processes",
+            given=", ".join(whole),
+            expected="shape (1,) or more",
+            remedy="train with --parallel ddp",
+        )
+    empty = copy.deepcopy(objective, {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in objective.parameters()})
+    mesh = init_device_mesh(world.device.type, (world.size,))
+    for backbone in (objective.vae.encoder, objective.vae.decoder):
+        backbone.register_forward_hook(
+            lambda module, inputs, output: output.clone()
+        )  # changing a view in place loses FSDP's hooks
+        for block in (*blocks(backbone), backbone):
+            fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(objective, mesh=mesh, reshard_after_forward=False)
+    return empty
+
+
+def blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the elements of a network's lists and sequences that hold `BLOCK` parameters or more, outermost ones only."""
+    containers = nn.Sequential | nn.ModuleList
+    for child in network.children():
+        if isinstance(network, containers) and not isinstance(child, containers):
+            if sum(parameter.numel() for parameter in child.parameters()) >= BLOCK:
+                yield child
+        else:
+            yield from blocks(child)
+
+
+@contextmanager
+def gathered(objective: Objective, empty: Objective) -> Iterator[None]:
+    """Fill what `shard` returned with the whole model for a while, so that each process can use it without the others."""
+    if empty is objective:
+        yield
+        return
+    whole = {name: tensor.full_tensor() if _divided(tensor) else tensor for name, tensor in objective.state_dict().items()}
+    empty.load_state_dict(whole, assign=True)
+    del whole
+    try:
+        yield
+    finally:
+        nothing = {name: parameter.to("meta") for name, parameter in empty.named_parameters()}
+        empty.load_state_dict(nothing, assign=True, strict=False)
+
+
+def collect(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+    """Return tensors as one process would have them, to the leading process alone; one after the other is whole meanwhile."""
+    found = {}
+    for name, tensor in tensors.items():
+        whole = tensor.full_tensor() if _divided(tensor) else tensor
+        if world.leads:
+            found[name] = whole.cpu() if _divided(tensor) else tensor
+    return found
+
+
+def like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds of ``other``, which is of the same shape; all where it holds all.
+
+    It lies in memory as ``other`` does: fused optimisers rely on that.
+    """
+    if not _divided(other):
+        return torch.empty_like(other, dtype=tensor.dtype).copy_(tensor)
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+
+
+def own(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor."""
+    return tensor.to_local() if _divided(tensor) else tensor
+
+
+def _divided(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is a DTensor, whose module takes a second to import."""
+    return hasattr(tensor, "full_tensor")

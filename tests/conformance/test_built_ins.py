@@ -13,13 +13,13 @@ from PIL import Image
 from vaekit.registry import REGISTRIES, Registry, datasets
 from vaekit.testing import Check, checks
 
-SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4, 8)}
+SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4, 8), "mode": "offline"}
 VARIED = ("check_gradient", "check_independence", "check_autocast", "check_onnx")
 DECLARATIONS = ("check_documentation", "check_spec_round_trip")
 
 
 def small(registry: Registry[Any], kind: str) -> dict[str, Any]:
-    """Options that make a component small, where it has them."""
+    """Options that make a component small, and keep it off the network, where it has them."""
     return {name: value for name, value in SMALL.items() if name in registry.spec(kind).model_fields}
 
 
@@ -45,16 +45,15 @@ def cases() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what loggers log on this machine."""
+def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give MLflow a database, and a folder for artifacts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'runs.db'}")
         patch.chdir(tmp_path_factory.mktemp("artifacts"))
         yield
 
 
-@pytest.mark.usefixtures("offline")
+@pytest.mark.usefixtures("own_database")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:mlflow")
 @pytest.mark.parametrize(("check", "kind", "options"), cases())
 def test_built_in_component_conforms(check: Check, kind: str, options: dict[str, Any]) -> None:

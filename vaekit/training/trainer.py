@@ -320,7 +320,8 @@ class Trainer:
         if self.world.leads:
             self.pictures.animate()
             write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
-            self.loggers.end(results, partial(codes_of, self.objective.vae, self.splits.test, self.spec))
+        with gathered(self.objective, self.whole):
+            self.loggers.end(results, partial(codes_of, self.whole.vae, self.splits.test, self.spec))
         self.reporter.end(results)
         return results
 

@@ -1,0 +1,83 @@
+"""Training on CUDA: the same model as on the CPU up to rounding, without waiting for the device."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import vaekit
+from vaekit.training.trainer import Trainer
+
+pytestmark = pytest.mark.gpu
+
+NETWORKS = {
+    "mlp": {"encoder.hidden": (16,), "decoder.hidden": (16,)},
+    "cnn": {"encoder": "cnn", "encoder.channels": (8, 8), "decoder.channels": (8, 8)},
+}
+
+
+@pytest.fixture
+def images(tmp_path):
+    path = tmp_path / "images.npy"
+    smooth = np.random.default_rng(0).random((160, 4, 4)).repeat(4, 1).repeat(4, 2)
+    np.save(path, (255 * smooth).astype(np.uint8))
+    return path
+
+
+def options(images, **more):
+    fixed = {"likelihood": "bce", "binarize": "static", "latent_dim": 3, "batch_size": 16, "epochs": 3, "precision": "fp32"}
+    return {"dataset": "array", "dataset.path": str(images), "device": "cuda", "pictures": "none", **fixed, **more}
+
+
+def losses(run):
+    return [record["validation_loss"] for record in run.metrics()]
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(("more", "tolerance"), [({}, 1e-3), ({"compile": "on"}, 1e-3), ({"precision": "bf16"}, 0.05)])
+def test_every_arithmetic_learns_as_single_precision_does(images, tmp_path, network, more, tolerance):
+    plain = vaekit.train(**options(images, compile="off", **network), out=tmp_path / "plain")
+    other = vaekit.train(**{**options(images, compile="off", **network), **more}, out=tmp_path / "other")
+    assert losses(plain)[-1] < losses(plain)[0]
+    np.testing.assert_allclose(losses(other), losses(plain), rtol=tolerance)
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_a_step_never_waits_for_the_device(images, tmp_path, network, monkeypatch):
+    step = Trainer.step
+
+    def watched(self, batch, number):
+        if number == 0:  # libraries load on first use
+            return step(self, batch, number)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(self, batch, number)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    given = options(images, **network, binarize="dynamic", grad_clip=1.0)
+    vaekit.train(**{**given, "augment.rotate": 10}, out=tmp_path / "run")
+
+
+def test_a_run_resumes_on_cuda(images, tmp_path):
+    whole = vaekit.train(**options(images, **NETWORKS["cnn"]), out=tmp_path / "whole")
+    vaekit.train(**options(images, **NETWORKS["cnn"]), out=tmp_path / "parts")
+    (tmp_path / "parts" / "evaluation.json").unlink()
+    parts = vaekit.resume(tmp_path / "parts")
+    assert parts.evaluation()["loss"] == pytest.approx(whole.evaluation()["loss"], rel=1e-3)
+
+
+def test_a_stack_equals_its_models_alone(images, tmp_path):
+    given = options(images, **NETWORKS["mlp"], loss="beta")
+    stacked = vaekit.sweep(over={"beta": (1.0, 4.0)}, **given, stack="on", out=tmp_path / "stacked")
+    alone = vaekit.sweep(over={"beta": (1.0, 4.0)}, **given, stack="off", out=tmp_path / "alone")
+    for mine, theirs in zip(stacked, alone, strict=True):
+        np.testing.assert_allclose(losses(mine), losses(theirs), rtol=1e-3)
+
+
+def test_log_likelihood_on_cuda_is_that_of_the_cpu(images, tmp_path):
+    run = vaekit.train(**options(images, **NETWORKS["mlp"]), out=tmp_path / "run")
+    values = [run.evaluate(samples=2000, device=device)["log_likelihood"] for device in ("cuda", "cpu")]
+    assert values[0] == pytest.approx(values[1], rel=0.01)  # their noise differs

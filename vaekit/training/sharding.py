@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeGuard
 
 from torch import Tensor, nn
 
 from vaekit.errors import UsageError
 from vaekit.objective import Objective
 from vaekit.training.world import World
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 BLOCK = 100_000
 """Parameters from which a block is gathered by itself; smaller ones are gathered with what surrounds them."""
@@ -77,22 +81,18 @@ def gathered(objective: Objective, empty: Objective) -> Iterator[None]:
 
 
 def collect(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Return tensors as one process would have them, to the leading process alone; one after the other is whole meanwhile."""
-    found = {}
-    for name, tensor in tensors.items():
-        whole = tensor.full_tensor() if _divided(tensor) else tensor
-        if world.leads:
-            found[name] = whole.cpu() if _divided(tensor) else tensor
-    return found
+    """Return tensors as one process would have them: their contents to the leading process alone, one after the other."""
+    place = "cpu" if world.leads else "meta"
+    return {name: tensor.full_tensor().to(place) if _divided(tensor) else tensor for name, tensor in tensors.items()}
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds of ``other``, which is of the same shape; all where it holds all."""
-    if not _divided(other):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
+    if _divided(other):
+        from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+        return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+    return tensor
 
 
 def own(tensor: Tensor) -> Tensor:
@@ -100,6 +100,6 @@ def own(tensor: Tensor) -> Tensor:
     return tensor.to_local() if _divided(tensor) else tensor
 
 
-def _divided(tensor: Tensor) -> bool:
+def _divided(tensor: Tensor) -> TypeGuard[DTensor]:
     """Whether a tensor is a DTensor, whose module takes a second to import."""
     return hasattr(tensor, "full_tensor")

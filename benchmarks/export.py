@@ -1,6 +1,6 @@
 """Export every built-in decoder at several sizes; record differences, file sizes and latencies.
 
-    python benchmarks/export.py [--seconds 0.5] [--threads 1] [--out benchmarks/results/export.json]
+    python benchmarks/export.py [--seconds 0.5] [--threads 1] [--json benchmarks/results/export.json]
 
 The weights are those of an untrained model with the components' default widths: neither differences nor latencies depend on
 training. ONNX Runtime and eager torch are timed in turns, with the same number of threads.
@@ -9,7 +9,6 @@ training. ONNX Runtime and eager torch are timed in turns, with the same number 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import warnings
 from functools import partial
@@ -17,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import write
 
 from vaekit import registry
 from vaekit.assembly import build_vae, resolve
-from vaekit.benchmark import environment
 from vaekit.components.exporters.onnx import Onnx
 from vaekit.export.latency import latencies
 from vaekit.export.parts import part_of
@@ -62,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=0.5, help="for each measurement")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "export.json")
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.simplefilter("ignore")
@@ -78,8 +77,7 @@ def main() -> None:
             speeds = "  ".join(f"{t['fp32'][0]:.3g}/{t['torch'][0]:.3g} = {t['speedup']:.2f}" for t in row["latency"])
             gaps = f"{row['fp32']['difference']:>10.1e} {row['fp16']['difference']:>8.1e} {row['int8']['difference']:>8.1e}"
             print(f"{decoder:<9} {'×'.join(map(str, shape)):>11} {gaps} {row['fp32']['bytes'] / 1e3:>6.0f}  {speeds}", flush=True)
-    result = {"environment": environment(arguments.threads), "seconds": arguments.seconds, "milliseconds": "median, quartiles"}
-    arguments.out.write_text(json.dumps({**result, "rows": rows}, indent=1) + "\n", "utf-8")
+    write(arguments.json, arguments.threads, rows, seconds=arguments.seconds, milliseconds="median, quartiles")
 
 
 if __name__ == "__main__":

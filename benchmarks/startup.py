@@ -1,6 +1,6 @@
 """How long the command line takes to answer, with no plugins and with 50 synthetic ones installed.
 
-    python benchmarks/startup.py            # writes benchmarks/results/startup.json
+    python benchmarks/startup.py [--repeats 15] [--json benchmarks/results/startup.json]
 
 The plugins are what an installer leaves: a module that imports torch and a ``.dist-info`` folder each, in a folder on the path.
 Each command is a process of its own; conditions take turns, so that what else the machine does falls on all of them.
@@ -9,15 +9,15 @@ Each command is a process of its own; conditions take turns, so that what else t
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from common import write
 
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = ("encoders", "decoders", "losses", "datasets", "posteriors")
@@ -52,7 +52,7 @@ def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "startup.json")
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sites = {num: Path(folder) / str(num) for num in (0, 50)}
@@ -70,9 +70,7 @@ def main() -> None:
         {"command": name, "plugins": num, "median_seconds": round(statistics.median(s), 4), "fastest_seconds": round(min(s), 4)}
         for (name, num), s in seconds.items()
     ]
-    environment = {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count()}
-    document = {"environment": environment, "repeats": arguments.repeats, "results": rows}
-    arguments.out.write_text(json.dumps(document, indent=2) + "\n", "utf-8")
+    write(arguments.json, os.cpu_count() or 1, rows, repeats=arguments.repeats)
     for row in rows:
         times = f"median {row['median_seconds']:.3f} s  fastest {row['fastest_seconds']:.3f} s"
         print(f"{row['command']:<26}{row['plugins']:>3} plugins  {times}")

@@ -10,8 +10,6 @@ disturbs less. The parts of a stacked step say where its time goes. Compiling is
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import tempfile
 import time
@@ -20,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import in_turn, per_second, ratios, write
 
-import vaekit
 from vaekit.assembly import resolve
-from vaekit.benchmark import processor
 from vaekit.data import Splits, TensorImages
 from vaekit.options import build_spec
 from vaekit.training.folder import RunFolder
@@ -76,26 +73,12 @@ def compare(options: dict[str, Any], *, compiled: bool, models: int, steps: int,
     began = time.perf_counter()
     stacked()
     warm_up = time.perf_counter() - began
-    one_after_another()
-    walls: dict[str, list[float]] = {"apart": [], "stacked": []}
-    processor: dict[str, list[float]] = {"apart": [], "stacked": []}
-    for _ in range(repeats):
-        for name, run in (("stacked", stacked), ("apart", one_after_another)):
-            wall, cpu = time.perf_counter(), time.process_time()
-            run()
-            walls[name].append(time.perf_counter() - wall)
-            processor[name].append(time.process_time() - cpu)
-    ratios = [a / s for a, s in zip(walls["apart"], walls["stacked"], strict=True)]
+    times = in_turn({"stacked": stacked, "apart": one_after_another}, repeats)
     images = models * steps * more["batch"]
     return {
-        "images_per_second_times_models_stacked": images / statistics.median(walls["stacked"]),
-        "images_per_second_times_models_one_after_another": images / statistics.median(walls["apart"]),
-        "ratio_median": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-        "ratio_of_processor_time": statistics.median(
-            a / s for a, s in zip(processor["apart"], processor["stacked"], strict=True)
-        ),
+        "images_per_second_times_models_stacked": per_second(images, times["stacked"]),
+        "images_per_second_times_models_one_after_another": per_second(images, times["apart"]),
+        **ratios(times["apart"], times["stacked"]),
         "seconds_of_first_epoch": warm_up,
         "milliseconds_of_a_stacked_step": parts(stack),
     }
@@ -151,12 +134,7 @@ def main() -> None:
                 f"of processor time {row['ratio_of_processor_time']:.2f}  {row['milliseconds_of_a_stacked_step']}",
                 flush=True,
             )
-    if arguments.json:
-        machine = {"processor": processor(), "system": platform.system()}
-        versions = {"vaekit": vaekit.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        whole = {"machine": machine | sizes, "versions": versions, "results": results}
-        arguments.json.write_text(json.dumps(whole, indent=2) + "\n")
+    write(arguments.json, arguments.threads, results, sizes=sizes)
 
 
 if __name__ == "__main__":

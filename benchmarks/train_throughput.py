@@ -1,6 +1,6 @@
 """vaekit's training loop against a hand-written one: same network, batch, arithmetic and optimiser, in turn in one process.
 
-    python benchmarks/train_throughput.py [--repeats 9] [--threads 2] [--json results/train_throughput.json]
+    python benchmarks/train_throughput.py [--repeats 9] [--threads 2] [--json benchmarks/results/train_throughput.json]
 
 The hand-written loop is what one would write for speed alone: float images preloaded in order of a permutation, no checks, no
 logging, no metrics. vaekit's is `Trainer.train_epoch`: uint8 images gathered and scaled at each step, noise from reseeded
@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
-import platform
-import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import in_turn, per_second, ratios, write
 from torch import Tensor
 from torch.nn import functional as F
 
-import vaekit
 from vaekit.assembly import resolve
 from vaekit.data import Splits, TensorImages
 from vaekit.options import build_spec
@@ -60,7 +57,17 @@ def make_trainer(options: dict[str, object], steps: int, threads: int, batch: in
     return Trainer(spec, Splits(images, images, images), folder)
 
 
-def by_hand(trainer: Trainer, batch: int) -> object:
+def one_epoch(trainer: Trainer) -> Callable[[], None]:
+    """Return a function that takes an epoch of vaekit's loop, the first one each time."""
+
+    def epoch() -> None:
+        trainer.position, trainer.meter = Position(), Meter()
+        trainer.train_epoch()
+
+    return epoch
+
+
+def by_hand(trainer: Trainer, batch: int) -> Callable[[], None]:
     """Return a function that takes one epoch of the hand-written loop over a copy of the trainer's network."""
     encoder, decoder = copy.deepcopy(trainer.objective.vae.encoder), copy.deepcopy(trainer.objective.vae.decoder)
     parameters = [*encoder.parameters(), *decoder.parameters()]
@@ -93,25 +100,12 @@ def compare(options: dict[str, object], steps: int, *, threads: int, repeats: in
     trainer = make_trainer(options, steps, threads, batch)
     hand = by_hand(trainer, batch)
 
-    def ours() -> None:
-        trainer.position, trainer.meter = Position(), Meter()
-        trainer.train_epoch()
-
-    times: dict[str, list[float]] = {"vaekit": [], "by hand": []}
-    for repeat in range(repeats + 1):
-        for name, run in (("vaekit", ours), ("by hand", hand)):
-            began = time.perf_counter()
-            run()
-            if repeat:  # the first is a warm-up
-                times[name].append(time.perf_counter() - began)
-    ratios = [theirs / mine for mine, theirs in zip(times["vaekit"], times["by hand"], strict=True)]
+    times = in_turn({"vaekit": one_epoch(trainer), "by hand": hand}, repeats)
     images = steps * batch
     return {
-        "vaekit_images_per_second": images / statistics.median(times["vaekit"]),
-        "by_hand_images_per_second": images / statistics.median(times["by hand"]),
-        "ratio_median": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
+        "vaekit_images_per_second": per_second(images, times["vaekit"]),
+        "by_hand_images_per_second": per_second(images, times["by hand"]),
+        **ratios(times["by hand"], times["vaekit"]),
     }
 
 
@@ -132,10 +126,7 @@ def main() -> None:
             f"{name:40} vaekit {row['vaekit_images_per_second']:8.0f}/s  by hand {row['by_hand_images_per_second']:8.0f}/s  "
             f"ratio {row['ratio_median']:.3f} ({row['ratio_min']:.3f} to {row['ratio_max']:.3f})"
         )
-    if arguments.json:
-        machine = {"processor": platform.processor() or platform.machine(), "threads": arguments.threads}
-        versions = {"vaekit": vaekit.__version__, "torch": torch.__version__, "python": platform.python_version()}
-        arguments.json.write_text(json.dumps({"machine": machine, "versions": versions, "results": results}, indent=2) + "\n")
+    write(arguments.json, arguments.threads, results, repeats=arguments.repeats)
 
 
 if __name__ == "__main__":

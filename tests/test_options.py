@@ -100,6 +100,13 @@ def test_wrong_names_are_errors_that_name_the_candidates(options: dict[str, Any]
         ({}, {"loss": "beta", "beta": "x"}, "loss.beta: "),
         ({}, {"dataset": "folder"}, "dataset.path: "),
         ({}, {"latent_dim": 0}, "latent_dim: "),
+        (
+            {},
+            {"pictures": "every:0"},
+            "pictures: epochs are auto, none, numbers from 1 as 1,2,10, or every:N with N from 1 (given 'every:0')",
+        ),
+        ({}, {"pictures": "0,2"}, "pictures: epochs are auto"),
+        ({}, {"logger": 3}, "logger: "),
         ({}, {"loss": ["mse", "gaussian"]}, "'mse' and 'gaussian'"),
         ({}, {"loss": "mse", "likelihood": "bce"}, "'mse' and 'bce'"),
         ({}, {"encoder": 3}, "encoder: "),
@@ -153,6 +160,11 @@ def test_defaults_of_available_options_are_the_files_values() -> None:
 )
 def test_text_is_read_as_the_type_asks(text: Any, annotation: Any, value: Any) -> None:
     assert read_value(text, annotation) == value
+
+
+def test_options_with_examples_are_written_as_those() -> None:
+    (pictures,) = [option for option in available_options({}, {}) if option.names == ("pictures",)]
+    assert type_text(pictures.type) == "auto|none|1,2,10|every:5"
 
 
 def test_types_are_written_as_their_values_are() -> None:

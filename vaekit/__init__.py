@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vaekit.interfaces import Dataset as Dataset
     from vaekit.interfaces import Exporter as Exporter
     from vaekit.interfaces import Likelihood as Likelihood
+    from vaekit.interfaces import Logger as Logger
     from vaekit.interfaces import Loss as Loss
     from vaekit.interfaces import Posterior as Posterior
     from vaekit.interfaces import Prior as Prior
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vaekit.registry import encoders as encoders
     from vaekit.registry import exporters as exporters
     from vaekit.registry import likelihoods as likelihoods
+    from vaekit.registry import loggers as loggers
     from vaekit.registry import losses as losses
     from vaekit.registry import posteriors as posteriors
     from vaekit.registry import priors as priors
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from vaekit.run import load as load
     from vaekit.run import resume as resume
     from vaekit.run import train as train
+    from vaekit.searches import search as search
+    from vaekit.sweeps import Range as Range
+    from vaekit.sweeps import resume_sweep as resume_sweep
     from vaekit.sweeps import sweep as sweep
     from vaekit.trace import Site as Site
     from vaekit.trace import Trace as Trace
@@ -36,10 +41,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "errors": ("VaekitError",),
-    "interfaces": ("Backbone", "Capability", "Dataset", "Exporter", "Likelihood", "Loss", "Posterior", "Prior"),
-    "registry": ("datasets", "decoders", "encoders", "exporters", "likelihoods", "losses", "posteriors", "priors"),
+    "interfaces": ("Backbone", "Capability", "Dataset", "Exporter", "Likelihood", "Logger", "Loss", "Posterior", "Prior"),
+    "registry": ("datasets", "decoders", "encoders", "exporters", "likelihoods", "loggers", "losses", "posteriors", "priors"),
     "run": ("Run", "load", "resume", "train"),
-    "sweeps": ("sweep",),
+    "searches": ("search",),
+    "sweeps": ("Range", "resume_sweep", "sweep"),
     "trace": ("Site", "Trace"),
     "vae": ("VAE",),
 }

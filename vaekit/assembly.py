@@ -25,7 +25,8 @@ def resolve(spec: RunSpec) -> RunSpec:
     the data set (continuous likelihoods take grey pixels); ``kl`` is added where nothing covers the divergence.
 
     Raises:
-        UsageError: The chosen components do not fit together; the message says which, why, and what would.
+        UsageError: The chosen components do not fit together, or a logger's library is not installed; the message says which,
+            why, and what would help.
     """
     model, data = spec.model, spec.data
     dataset: type[Dataset] = registry.datasets.get(data.dataset.kind)
@@ -43,6 +44,7 @@ def resolve(spec: RunSpec) -> RunSpec:
         losses = (*losses, _spec(registry.losses, "kl"))
         built.append(registry.losses.build(losses[-1]))
     _check(model, built, posterior, registry.priors.get(model.prior.kind))
+    _check_loggers(spec.train)
     return RunSpec(
         model=model.model_copy(update={"decoder": decoder, "likelihood": likelihood, "loss": losses}),
         data=data.model_copy(update={"binarize": binarize}),
@@ -188,6 +190,14 @@ def _check(model: ModelSpec, losses: list[Loss], posterior: type[Posterior], pri
                     given=f"{role} {cls.kind!r} provides {', '.join(sorted(cls.provides)) or 'no density'}",
                     remedy=f"use --{role} {' or '.join(fit)}, or another loss" if fit else "use another loss",
                 )
+
+
+def _check_loggers(train: TrainSpec) -> None:
+    kinds = [logger.kind for logger in train.logger]
+    for kind in {kind for kind in kinds if kinds.count(kind) > 1}:
+        raise UsageError(f"the logger {kind!r} is given twice", remedy="keep one of them")
+    for logger in train.logger:
+        registry.loggers.build(logger)  # which imports its library
 
 
 def _provides(components: registry.Registry[Posterior] | registry.Registry[Prior], kind: str) -> frozenset[Capability]:

@@ -13,6 +13,8 @@ from vaekit.schema import ComponentSpec, Spec
 from vaekit.specs import RunSpec, at_most_one_likelihood, sort_terms
 
 ROLES = {components.role: components for components in registry.SPEC_REGISTRIES}
+SEVERAL = frozenset({"loss", "logger"})
+"""Roles that several components of a run may have."""
 SECTIONS: dict[str, Any] = {name: field.annotation for name, field in RunSpec.model_fields.items()}
 
 Path = tuple[str | int, ...]
@@ -20,7 +22,7 @@ Path = tuple[str | int, ...]
 
 def section_of(role: str) -> str:
     """Return the section of a spec where components of a role lie."""
-    return "data" if role == "dataset" else "model"
+    return {"dataset": "data", "logger": "train"}.get(role, "model")
 
 
 def choose(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +41,9 @@ def choose(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     model["loss"] = [_kept(loss, losses) for loss in new_losses] if "loss" in given else losses
     model["likelihood"] = at_most_one_likelihood(likelihoods)
 
+    loggers = _components("logger", data["train"].get("logger"))
+    data["train"]["logger"] = [_kept(logger, loggers) for logger in _components("logger", given.get("logger", loggers))]
+
     for role in ("encoder", "posterior", "prior", "dataset", "decoder"):
         section = section_of(role)
         default = SECTIONS[section].model_fields[role].default or default_decoder(model["encoder"]["kind"])
@@ -52,14 +57,14 @@ def choose(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
 
 def chosen_components(data: Mapping[str, Any]) -> list[tuple[str, str, Path]]:
     """Return role, kind and place of every component."""
-    model = data["model"]
     found: list[tuple[str, str, Path]] = []
     for role in ROLES:
-        if role == "loss":
-            found += [(role, loss["kind"], ("model", "loss", i)) for i, loss in enumerate(model["loss"])]
+        section = section_of(role)
+        held = data[section][role]
+        if role in SEVERAL:
+            found += [(role, component["kind"], (section, role, i)) for i, component in enumerate(held)]
         else:
-            section = section_of(role)
-            found.append((role, data[section][role]["kind"], (section, role)))
+            found.append((role, held["kind"], (section, role)))
     return found
 
 
@@ -73,9 +78,9 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
 
 def _components(role: str, value: Any) -> list[dict[str, Any]]:
     """Return the components that a field of a spec holds, each as a mapping with ``kind``; none where it asks for the default."""
-    if value is None or (value == "none" and role in {"decoder", "likelihood"}):
+    if value is None or (value == "none" and role in {"decoder", "likelihood", "logger"}):
         return []
-    if isinstance(value, list | tuple) and role == "loss":
+    if isinstance(value, list | tuple) and role in SEVERAL:
         return [component for item in value for component in _components(role, item)]
     if isinstance(value, ComponentSpec):
         value = value.model_dump()

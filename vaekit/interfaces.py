@@ -7,6 +7,7 @@ the component's *options*, from which its spec and its command-line flags are de
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -19,10 +20,14 @@ from vaekit.trace import Trace
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from PIL import Image
+
     from vaekit.data import Splits
     from vaekit.export.parity import Exported
     from vaekit.export.parts import PartName
     from vaekit.export.trained import Trained
+    from vaekit.outcome import Outcome
+    from vaekit.specs import RunSpec
 
 Shape = tuple[int, ...]
 
@@ -174,3 +179,35 @@ class Exporter(Component, ABC):
         Raises:
             ExportError: The part cannot be written in this format, or what was written differs from the model.
         """
+
+
+class Logger(Component, ABC):
+    """Sends a run's numbers and pictures elsewhere as they come; ``vaekit train --logger <kind>`` chooses it.
+
+    Only the leading process of a run calls it, from one thread, and each run has one of its own. It must not draw from torch's
+    generator. An error of `start` stops the run before it trains; an error of another call costs a warning and the rest of what
+    the logger would have been told, never the run.
+    """
+
+    @abstractmethod
+    def start(self, run: Path, spec: RunSpec, step: int | None) -> str:
+        """Begin, or go on where a run is resumed; return in one line where a person finds what is logged.
+
+        Args:
+            run: The run folder; what a resumed run must know, as an id, is kept there.
+            spec: The resolved spec.
+            step: None for a new run. Of a resumed one the last step that counts: whatever was told of later ones is void, and
+                is told again.
+        """
+
+    @abstractmethod
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Take the numbers of an epoch, as ``train/loss``, ``lr`` or ``validation_kl_per_latent/07``; steps increase."""
+
+    @abstractmethod
+    def image(self, step: int, name: str, picture: Image.Image) -> None:
+        """Take a picture, grey or RGB, of an epoch whose numbers were taken: ``reconstructions`` or ``samples``."""
+
+    @abstractmethod
+    def end(self, outcome: Outcome | None) -> None:
+        """Finish with what the run came to, or with None where it was stopped; it may be resumed later, by another instance."""

@@ -1,9 +1,10 @@
 """Options by name: one rule for the command line, keyword arguments of `vaekit.train` and spec files.
 
-``encoder``, ``decoder``, ``posterior``, ``prior``, ``likelihood``, ``dataset`` and ``loss`` choose components. A field of a spec
-goes by its own name (``epochs``), an augmentation by ``augment.rotate``. An option of a chosen component is dotted by its role
-(``encoder.hidden``), one of a loss by its kind as well (``tc.beta``), and undotted where exactly one chosen component has it and
-no field of a spec is called so (``beta``). A name that fits several options is an error that lists them.
+``encoder``, ``decoder``, ``posterior``, ``prior``, ``likelihood``, ``dataset``, ``loss`` and ``logger`` choose components. A
+field of a spec goes by its own name (``epochs``), an augmentation by ``augment.rotate``. An option of a chosen component is
+dotted by its role (``encoder.hidden``), one of a loss or logger by its kind as well (``tc.beta``), and undotted where exactly one
+chosen component has it and no field of a spec is called so (``beta``). A name that fits several options is an error that lists
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from vaekit import registry
-from vaekit.choices import ROLES, SECTIONS, Path, choose, chosen_components, section_of
+from vaekit.choices import ROLES, SECTIONS, SEVERAL, Path, choose, chosen_components, section_of
 from vaekit.data.specs import AugmentSpec
 from vaekit.errors import UsageError, VaekitError
 from vaekit.specs import RunSpec, parse_spec
@@ -24,8 +25,11 @@ from vaekit.values import read_value
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-RESERVED = frozenset({"spec", "out", "reporter", "quiet", "json", "debug", "help"})
-"""What `vaekit.train` and the command line call something else: no option goes by such a name undotted."""
+RESERVED = frozenset(
+    {"spec", "out", "reporter", "quiet", "json", "debug", "help"}
+    | {"over", "stack", "tell", "search", "storage", "trials", "metric", "prune"}
+)
+"""What `vaekit.train`, `vaekit.sweep` and the command line call something else: no option goes by such a name undotted."""
 
 Index = Mapping[str, "list[Option]"]
 
@@ -119,7 +123,7 @@ def _index(data: Mapping[str, Any]) -> Index:
     for role in ROLES:
         section = section_of(role)
         kinds = (*ROLES[role].kinds(), *(registry.likelihoods.kinds() if role == "loss" else ()))
-        default = tuple(kind for other, kind, _ in chosen if other == role)
+        default = tuple(kind for other, kind, _ in chosen if other == role) or (None if role == "logger" else ())
         about = SECTIONS[section].model_fields[role].description
         index[role].append(Option((role,), literal[kinds], default, False, about, "components", (section, role)))
     for section, spec in SECTIONS.items():
@@ -133,7 +137,7 @@ def _index(data: Mapping[str, Any]) -> Index:
         for name, field in ROLES[role].spec(kind).model_fields.items():
             if name != "kind":
                 undotted = () if name in taken else (name,)
-                own = (f"{kind.replace('-', '_')}.{name}",) if role == "loss" and kind != role else ()
+                own = (f"{kind.replace('-', '_')}.{name}",) if role in SEVERAL and kind != role else ()
                 names = (f"{role}.{name}", *undotted, *own)
                 for each in names:
                     index[each].append(_option(names, field, f"{role} {kind}", (*path, name), data))

@@ -17,7 +17,7 @@ from vaekit.errors import PluginError, UnknownComponentError, VaekitError
 from vaekit.plugins import Plugin
 
 if TYPE_CHECKING:
-    from vaekit.interfaces import Backbone, Dataset, Exporter, Likelihood, Loss, Posterior, Prior
+    from vaekit.interfaces import Backbone, Dataset, Exporter, Likelihood, Logger, Loss, Posterior, Prior
     from vaekit.schema import ComponentSpec
 
 T = TypeVar("T")
@@ -249,8 +249,9 @@ priors: Registry[Prior] = Registry("prior", "priors", "Prior", ("latent_dim",))
 likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "Likelihood", ("image_shape",))
 losses: Registry[Loss] = Registry("loss", "losses", "Loss", ("latent_dim", "image_shape"))
 datasets: Registry[Dataset] = Registry("dataset", "datasets", "Dataset")
+loggers: Registry[Logger] = Registry("logger", "loggers", "Logger")
 exporters: Registry[Exporter] = Registry("exporter", "exporters", "Exporter")
 
-SPEC_REGISTRIES: tuple[Registry[Any], ...] = (encoders, decoders, posteriors, priors, likelihoods, losses, datasets)
+SPEC_REGISTRIES: tuple[Registry[Any], ...] = (encoders, decoders, posteriors, priors, likelihoods, losses, datasets, loggers)
 """The roles that a run's spec fills."""
 REGISTRIES: tuple[Registry[Any], ...] = (*SPEC_REGISTRIES, exporters)

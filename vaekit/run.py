@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
 from pydantic import ValidationError
 
 from vaekit import registry
@@ -62,23 +63,25 @@ def train(
     with join(resolved.train.device) as world:
         made = RunFolder.create(resolved, out) if world.leads else None
         folder = RunFolder(world.share_text("" if made is None else str(made.path)))
-        _start(resolved, folder, reporter, world).fit()
+        trainer = _begin(resolved, folder, reporter, world)
+        trainer.complete()
     return Run(folder)
 
 
-def _start(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, world: World) -> Trainer:
-    """Return the trainer of a new run; a folder whose run cannot begin is removed."""
+def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, world: World) -> Trainer:
+    """Return the trainer of a new run, which has begun; a folder whose run cannot begin is removed."""
     try:
         with world.leader_first():
             splits = _load_splits(spec)
         spec = resolve_compile(spec, splits.shape, len(splits.train))
         trainer = Trainer(spec, splits, folder, reporter, world)
+        if world.leads:
+            folder.write_spec(spec)
+        trainer.begin()
     except BaseException:
         if world.leads:
             folder.discard()
         raise
-    if world.leads:
-        folder.write_spec(spec)
     return trainer
 
 
@@ -92,8 +95,7 @@ def resume(path: str | Path, *, reporter: Reporter | None = None) -> Run:
     run = Run(path)
     with join(run.spec.train.device) as world:
         if world.leads:
-            _, header = checkpoint.load(run.folder.last)
-            trained = header.state.get("epoch", 0) >= run.spec.train.epochs
+            trained = run.position()[0] >= run.spec.train.epochs
             if trained and run.evaluation() is not None:  # an evaluation alone may be one of a run that was interrupted
                 raise UsageError(f"{run.path} is complete: all {run.spec.train.epochs} epochs are done")
         with world.leader_first():
@@ -144,6 +146,15 @@ class Run:
         """The data that it was trained on, read anew."""
         return _load_splits(self.spec)
 
+    def position(self) -> tuple[int, int]:
+        """Return the epochs done and the steps of the next, as of the last checkpoint.
+
+        Raises:
+            CheckpointError: It is missing or truncated.
+        """
+        _, header = checkpoint.load(self.folder.last)
+        return header.state.get("epoch", 0), header.state.get("step", 0)
+
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of ``metrics.jsonl``, one an epoch."""
         return self.folder.read_metrics()
@@ -158,21 +169,25 @@ class Run:
         """Load the best model, in eval mode on the CPU."""
         return load(self.path)
 
-    def evaluate(self, *, split: str = "test", samples: int = 0, device: str = "auto") -> dict[str, Any]:
+    def evaluate(self, *, split: str = "test", samples: int = 0, device: str = "auto", precision: str = "fp32") -> dict[str, Any]:
         """Evaluate the best weights on a split, and write ``evaluation.json``.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
             samples: Importance samples K for log p(x); none by default.
             device: Where to compute.
+            precision: Arithmetic of log p(x), ``fp32`` or ``bf16``; all else is computed in single precision.
         """
         if split not in ("train", "validation", "test"):
             raise UsageError("there is no such split", given=split, expected="train, validation or test")
+        if precision not in ("fp32", "bf16"):
+            raise UsageError("there is no such precision", given=precision, expected="fp32 or bf16")
         trainer = self._trainer(device)
         results = trainer.test(split)
         if samples:
             batches = trainer.evaluation_batches(split).epoch(0)
-            results |= log_likelihood(trainer.objective.vae, batches, trainer.streams, samples=samples, split=split)
+            with torch.autocast(trainer.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                results |= log_likelihood(trainer.objective.vae, batches, trainer.streams, samples=samples, split=split)
         write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
         return results
 

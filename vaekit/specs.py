@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,8 @@ from pydantic import (
     PositiveInt,
     StringConstraints,
     ValidationError,
+    WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -80,10 +82,11 @@ PriorSpec = Annotated[ComponentSpec, Choice(registry.priors)]
 LikelihoodSpec = Annotated[ComponentSpec, Choice(registry.likelihoods)]
 LossSpec = Annotated[ComponentSpec, Choice(registry.losses, moved=registry.likelihoods)]
 DatasetSpec = Annotated[ComponentSpec, Choice(registry.datasets)]
+LoggerSpec = Annotated[ComponentSpec, Choice(registry.loggers)]
 
 
-def _losses_schema(schema: dict[str, Any]) -> None:
-    """Let the JSON schema take what `ModelSpec` does: one loss or several."""
+def _one_or_several(schema: dict[str, Any]) -> None:
+    """Let the JSON schema take what fields of several components do: one or a list of them."""
     schema["anyOf"] = [schema["items"], {"type": schema.pop("type"), "items": schema.pop("items")}]
 
 
@@ -96,7 +99,7 @@ class ModelSpec(Spec):
     prior: PriorSpec = Field("normal", description="Density p(z).")  # type: ignore[assignment]
     likelihood: LikelihoodSpec | None = Field(None, description="Density p(x|z); by default the data set's.")
     loss: tuple[LossSpec, ...] = Field(
-        (), description="Terms of the objective; names of likelihoods are taken too.", json_schema_extra=_losses_schema
+        (), description="Terms of the objective; names of likelihoods are taken too.", json_schema_extra=_one_or_several
     )
     latent_dim: PositiveInt = Field(32, description="Number of latent dimensions.")
 
@@ -117,7 +120,16 @@ class ModelSpec(Spec):
         return {**data, "loss": losses, "likelihood": at_most_one_likelihood(likelihoods)}
 
 
-EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$")]
+def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Say in one line what epochs may be."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError("epochs", "epochs are auto, none, numbers from 1 as 1,2,10, or every:N with N from 1") from None
+
+
+Numbered = Annotated[tuple[PositiveInt, ...], Field(examples=["1,2,10"])]
+EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$"), Field(examples=["every:5"])]
 
 
 class TrainSpec(Spec):
@@ -139,12 +151,21 @@ class TrainSpec(Spec):
         "auto", description="Whether to compile the training step; auto does for long runs of CNNs on a CPU."
     )
     workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes that decode images which do not fit in memory.")
-    pictures: Literal["auto", "none"] | tuple[PositiveInt, ...] | EveryFew = Field(
-        "auto", description="Epochs whose reconstructions and samples are kept, as 1,2,10 or every:5."
+    pictures: Annotated[Literal["auto", "none"] | Numbered | EveryFew, WrapValidator(_epochs)] = Field(
+        "auto", description="Epochs whose reconstructions and samples are kept."
     )
     animation: Literal["gif", "webp", "avif"] = Field("gif", description="Format of the animation of training.")
     checkpoint_seconds: PositiveFloat = Field(30.0, description="Most seconds between two checkpoints.")
     threads: PositiveInt | None = Field(None, description="Threads of the CPU; as many as torch takes by default.")
+    logger: tuple[LoggerSpec, ...] = Field(
+        (), description="Where numbers and pictures go besides the run folder.", json_schema_extra=_one_or_several
+    )
+
+    @field_validator("logger", mode="before")
+    @classmethod
+    def _listed(cls, given: Any) -> Any:
+        """Accept one logger or several."""
+        return (given,) if isinstance(given, str | Mapping | ComponentSpec) else given
 
 
 class DataSpec(Spec):

@@ -176,25 +176,40 @@ class VAE(nn.Module):
         """
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
-        params, p = self._params_of(x), self.prior()
-        site, whole = self._site(params, noise, p), None
+        params = self._params_of(x)
+        target = x if target is None else target
+        trace = self.trace(self.posterior(params), noise, target, y=y, num_data=num_data, epoch=epoch)
         if gather is not None:
-            sites = (self._site(gather(params, 0), gather(noise, -2), p),)
+            sites = (self._site(self.posterior(gather(params, 0)), gather(noise, -2)),)
             absent: Any = Elsewhere()
-            whole = Trace(absent, sites, absent, None if y is None else gather(y, 0), num_data, epoch)
-        return Trace(
-            x=x if target is None else target,
-            sites=(site,),
-            likelihood=self.likelihood_of(site.z),
-            y=y,
-            num_data=num_data,
-            epoch=epoch,
-            whole=whole,
-        )
+            trace.whole = Trace(absent, sites, absent, None if y is None else gather(y, 0), num_data, epoch)
+        return trace
 
-    def _site(self, params: Tensor, noise: Tensor, p: Distribution) -> Site:
-        q: Distribution = self.posterior(params)
-        return Site(z=q.rsample(noise), q=q, p=p, has_density=Capability.LOG_PROB in self.posterior.provides)
+    def trace(
+        self,
+        q: Distribution,
+        noise: Tensor,
+        x: Tensor,
+        *,
+        y: Tensor | None = None,
+        num_data: int | None = None,
+        epoch: Tensor | None = None,
+    ) -> Trace:
+        """Sample and decode; return the trace. The second half of `forward`, for many samples of images encoded once.
+
+        Args:
+            q: q(z|x), from `encode`.
+            noise: Base noise ``(*S, B, D)``.
+            x: Images that the likelihood scores, ``(B, C, H, W)``.
+            y: As for `forward`, like those that follow.
+            num_data: Size of the data set.
+            epoch: Time for schedules.
+        """
+        site = self._site(q, noise)
+        return Trace(x=x, sites=(site,), likelihood=self.likelihood_of(site.z), y=y, num_data=num_data, epoch=epoch)
+
+    def _site(self, q: Distribution, noise: Tensor) -> Site:
+        return Site(z=q.rsample(noise), q=q, p=self.prior(), has_density=Capability.LOG_PROB in self.posterior.provides)
 
     @torch.no_grad()
     def sample(self, num: int = 1, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:

@@ -29,7 +29,7 @@ def read_value(value: Any, annotation: Any) -> Any:
         except ValidationError:
             continue
         return reading
-    return readings[-1]
+    return value if str in parts else readings[-1]
 
 
 def alternatives(annotation: Any) -> list[Any]:
@@ -43,8 +43,8 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def type_text(annotation: Any) -> str:
-    """Write a type as one writes its values: ``a|b`` for choices, ``int,int,…`` for a tuple of any length."""
-    return "|".join(dict.fromkeys(_part_text(part) for part in alternatives(annotation)))
+    """Write a type as one writes its values: ``a|b`` for choices, ``int,int,…`` for a tuple of any length, or its example."""
+    return "|".join(dict.fromkeys(_texts(annotation)))
 
 
 def value_text(value: Any) -> str:
@@ -58,6 +58,16 @@ def value_text(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(value_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _texts(annotation: Any) -> list[str]:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        examples = [example for metadata in args[1:] for example in getattr(metadata, "examples", None) or ()]
+        return examples or _texts(args[0])
+    if origin in {Union, types.UnionType}:
+        return [text for arg in args for text in _texts(arg)]
+    return [_part_text(part) for part in alternatives(annotation)]
 
 
 def _part_text(part: Any) -> str:

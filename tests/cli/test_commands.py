@@ -32,16 +32,6 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
-
-
 # train
 
 
@@ -182,6 +172,20 @@ def test_evaluate_prints_the_numbers_that_it_writes(cli: Cli, trained: Path, tmp
     code, out, _ = cli("evaluate", run, "--split", "validation")
     assert out.startswith("validation, 6 images")
     assert cli("evaluate", run, "--split", "tests")[0] == 2
+
+
+def test_log_likelihood_in_half_precision_is_near_that_in_single(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, run := tmp_path / "run")
+    values = {}
+    for precision in ("fp32", "bf16"):
+        code, out, err = cli("evaluate", run, "--samples", 50, "--precision", precision, "--json")
+        assert code == 0, err
+        values[precision] = json.loads(out)["log_likelihood"]
+    assert values["fp32"] != values["bf16"]
+    assert values["bf16"] == pytest.approx(values["fp32"], rel=0.01)
+    code, _, err = cli("evaluate", run, "--precision", "fp64")
+    assert code == 2
+    assert "fp32 or bf16" in err
 
 
 def test_run_defaults_to_the_newest(cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ import pytest
 
 import vaekit
 from vaekit import registry
-from vaekit.cli import main
 from vaekit.export.parity import Exported, Parity
 from vaekit.export.parts import PartName
 from vaekit.export.trained import Trained
@@ -34,16 +33,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "runs" / "0001-x"))
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_newest_run_is_exported_into_its_folder_and_the_path_printed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,53 @@ def test_a_sweep_prints_a_row_a_model_and_leaves_a_folder_each(
     assert main(["evaluate", str(tmp_path / "sweep" / names[0])]) == 0
 
 
+def test_a_sweep_goes_on_by_its_folder(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vaekit.training.trainer import Trainer
+
+    step, taken = Trainer.step, []
+
+    def stop_at_five(self: Trainer, batch: Any, number: int) -> Any:
+        taken.append(number)
+        self.interruption.asked = len(taken) == 5  # in the second run
+        return step(self, batch, number)
+
+    folder = tmp_path / "sweep"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stop_at_five)
+        assert main(["sweep", *data, *TINY, "--over", "seed=0,1", "--stack", "off", "--out", str(folder)]) == 130
+    assert capsys.readouterr().err == f"interrupted; go on with: vaekit resume {folder}\n"
+    assert main(["sweep", *data, *TINY, "--over", "seed=0,1", "--out", str(folder)]) == 2
+    assert f"or go on with `vaekit resume {folder}`" in capsys.readouterr().err
+    assert main(["resume", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 models to go on with" in out
+    assert "active units" in out
+    assert all("test" in row for row in json.loads((folder / "sweep.json").read_text("utf-8"))["runs"])
+    assert main(["resume", str(folder)]) == 2
+    assert "all 2 runs are done" in capsys.readouterr().err
+
+
+def test_a_search_prints_its_trials_and_goes_on(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = ["--search", "optuna", "--storage", str(tmp_path / "study.journal"), "--over", "lr=1e-4..1e-2:log"]
+    arguments = ["sweep", *data, *TINY, *search, "--over", "latent-dim=2..4", "--metric", "active_units:max"]
+    arguments = [word for word in arguments if word not in {"--latent-dim", "2"}]
+    folder = tmp_path / "sweep"
+    assert main([*arguments, "--trials", "2", "--out", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "0001-lr=" in out
+    assert all(word in out for word in ("lr", "latent_dim", "validation", "the best is"))
+    assert main([*arguments, "--trials", "3", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record == json.loads((folder / "sweep.json").read_text("utf-8"))
+    assert len(record["runs"]) == 3
+    assert record["metric"] == "active_units:max"
+    assert main(["resume", str(folder)]) == 2
+    assert "is a search" in capsys.readouterr().err
+
+
 def test_json_is_the_summary(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "--json", *data, *TINY, "--over", "seed=0,1", "--out", str(tmp_path / "sweep")]) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -65,6 +113,13 @@ def test_json_is_the_summary(data: list[str], tmp_path: Path, capsys: pytest.Cap
         (["--over", "seed=1,2", "--stack", "maybe"], "no such way to stack"),
         (["--over", "seed=1,2", "--sed", "3"], "there is no option sed"),
         (["--over", "epochs=1,2", "--stack", "on", "--epochs", "1"], "set and varied"),
+        (["--over", "lr=1e-4..1e-2"], "let --search optuna choose"),
+        (["--over", "lr=1e-2..1e-4"], "no range"),
+        (["--over", "lr=0.0..1.0:log"], "above 0"),
+        (["--over", "seed=1,2", "--trials", "3", "--prune", "off"], "takes --trials, --prune"),
+        (["--over", "seed=1,2", "--search", "random"], "no such way to search"),
+        (["--over", "seed=1,2", "--search", "optuna", "--trials", "3"], "needs --storage and --trials"),
+        (["--over", "seed=1,2", "--search", "optuna", "--stack", "on"], "does not take --stack"),
     ],
 )
 def test_a_wrong_request_is_a_usage_error(

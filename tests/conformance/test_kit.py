@@ -254,6 +254,12 @@ def test_a_faulty_component_is_found_out(role: str, cls: type, check: str, messa
         named(role, check)(cls)
 
 
+def test_a_decoder_that_cannot_be_exported_is_found_out() -> None:
+    with pytest.raises(ConformanceError, match="as `vaekit export` does"):
+        named("decoder", "check_onnx")(Branching)
+    named("decoder", "check_onnx")(Sound)
+
+
 def test_expected_failures_have_a_reason_and_do_fail() -> None:
     check = named("encoder", "check_purity")
     check(Counting, expected_failures={"check_purity": "it counts"})
@@ -294,7 +300,7 @@ assert "pytest" not in sys.modules
 
 
 def test_every_role_has_checks_and_each_says_what_it_asks() -> None:
-    for role in ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset"):
+    for role in ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset", "logger"):
         assert len(checks(role)) >= 6
         assert hasattr(vaekit.testing, f"check_{role}")
         for check in checks(role):

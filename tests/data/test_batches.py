@@ -179,3 +179,11 @@ def test_pixels_outside_the_unit_interval_are_not_binarised_or_recoloured(settin
 def test_float_pixels_are_kept_as_they_are():
     images = torch.tensor([-1.0, 2.0]).view(2, 1, 1, 1)
     assert torch.equal(next(batches(TensorImages(images), batch_size=2, train=False).epoch(0)).x, images)
+
+
+def test_images_are_moved_to_a_device_once_for_all_who_ask():
+    source = grey()
+    moved = source.to("meta")
+    assert moved.images.device.type == "meta"
+    assert moved is source.to("meta")
+    assert source.to("cpu") is source

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 import vaekit
 from vaekit import registry
 from vaekit.assembly import build_objective, build_vae, resolve
-from vaekit.errors import UsageError
+from vaekit.errors import CheckpointError, DataError, UsageError, VaekitError
 from vaekit.interfaces import Loss
 from vaekit.options import build_spec
-from vaekit.sweeps import combinations, read_over
+from vaekit.sweeps import Range, combinations, read_over
 from vaekit.training.adamw import StackedAdamW
 from vaekit.training.process import Interrupted
 from vaekit.training.stacked import Stack, difference, refusal
+from vaekit.training.trainer import Trainer
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def assert_close(together, single, *, atol):
 def test_stacked_models_equal_those_trained_alone_in_float64(images, tmp_path, loss, over):
     runs = vaekit.sweep(over=over, stack="on", out=tmp_path / "sweep", **options(images, loss=loss))
     summary = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
-    assert all(row["stacked"] for row in summary["runs"])
+    assert all(group["stacked"] for group in summary["groups"])
     for run, point in zip(runs, combinations(over, {}), strict=True):
         single = alone(images, run, {"loss": loss, **point})
         assert_close(run, single, atol=1e-10)  # some 14 steps of Adam, which divides by the gradient's own size
@@ -148,11 +148,129 @@ def test_an_interrupted_sweep_leaves_runs_that_resume(images, tmp_path, monkeypa
         patch.setattr(Stack, "step", stop_at_ten)
         with pytest.raises(Interrupted):
             vaekit.sweep(over={"seed": (0, 1)}, stack="on", out=tmp_path / "sweep", **options(images, epochs=3))
-    for seed, path in enumerate(sorted((tmp_path / "sweep").iterdir())):
+    for seed, path in enumerate(sorted((tmp_path / "sweep").glob("*/"))):
         run = vaekit.resume(path)
         single = alone(images, run, {"seed": seed, "epochs": 3})
         assert [r["epoch"] for r in run.metrics()] == [1, 2, 3]
         assert run.evaluation()["loss"] == pytest.approx(single.evaluation()["loss"], rel=1e-5)
+
+
+def rows_of(folder):
+    return json.loads((folder / "sweep.json").read_text())["runs"]
+
+
+def losses_of(folder):
+    return [row["test"]["loss"] for row in rows_of(folder)]
+
+
+class Died(BaseException):
+    """Stands for a kill: nobody catches it, and nothing is saved on its way."""
+
+
+def die_at(patch, owner, name, call):
+    """Let a method die at its n-th call."""
+    method, calls = getattr(owner, name), []
+
+    def hooked(*arguments, **keywords):
+        calls.append(name)
+        if len(calls) == call:
+            raise Died
+        return method(*arguments, **keywords)
+
+    patch.setattr(owner, name, hooked)
+
+
+@pytest.mark.parametrize(
+    ("stack", "death", "epochs"),
+    [
+        ("off", (Trainer, "step", 20), [3, None]),  # in the second run's first epoch, before its first checkpoint
+        ("off", (Trainer, "save", 6), [2, None]),  # the best weights, of the third epoch, are saved, its last are not
+        ("off", (Trainer, "finish", 1), [3, None]),
+        ("on", (Stack, "step", 10), [1, 1]),
+        ("on", (Trainer, "save", 7), [2, 1]),  # one model has saved its second epoch, the other has not
+        ("on", (Trainer, "finish", 2), [3, 3]),
+    ],
+)
+def test_a_killed_sweep_goes_on_to_what_it_would_have_been(images, monkeypatch, stack, death, epochs):
+    folder = images.parent
+    given = {"over": {"seed": (0, 1)}, "stack": stack, **options(images, epochs=3)}
+    whole = vaekit.sweep(**given, out=folder / "whole")
+    with monkeypatch.context() as patch:
+        die_at(patch, *death)
+        with pytest.raises(Died):
+            vaekit.sweep(**given, out=folder / "parts")
+    paths = sorted((folder / "parts").glob("*/"))
+    found = [vaekit.Run(path).position()[0] if vaekit.Run(path).folder.last.exists() else None for path in paths]
+    assert found == epochs
+    parts = vaekit.resume_sweep(folder / "parts")
+    assert [run.path for run in parts] == paths
+    for ours, theirs in zip(parts, whole, strict=True):
+        assert [record["epoch"] for record in ours.metrics()] == [1, 2, 3]
+        assert ours.evaluation()["loss"] == pytest.approx(theirs.evaluation()["loss"], rel=1e-5)
+    if stack == "off":
+        assert losses_of(folder / "parts") == losses_of(folder / "whole")
+    with pytest.raises(UsageError, match="all 2 runs are done"):
+        vaekit.resume_sweep(folder / "parts")
+
+
+def test_models_that_are_equally_far_go_on_in_one_stack_and_complete_runs_are_left_alone(images, tmp_path, monkeypatch):
+    given = {"over": {"seed": (0, 1, 2), "latent_dim": (2, 3)}, "stack": "on", **without("latent_dim", options(images))}
+    method, calls = Stack.step, []
+
+    def step(self, *arguments):
+        calls.append(self)
+        self.interruption.asked = len(calls) == 20  # six steps into the second stack
+        return method(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stack, "step", step)
+        with pytest.raises(Interrupted) as stop:
+            vaekit.sweep(**given, out=tmp_path / "sweep")
+    assert stop.value.args == (str(tmp_path / "sweep"),)
+    assert ["test" in row for row in rows_of(tmp_path / "sweep")] == [True, False] * 3
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").glob("*latent_dim=2/**/*.safetensors")}
+    stacks, init = [], Stack.__init__
+    monkeypatch.setattr(
+        Stack, "__init__", lambda self, trainers, **more: stacks.append(len(trainers)) or init(self, trainers, **more)
+    )
+    vaekit.resume_sweep(tmp_path / "sweep")
+    assert stacks == [3]
+    assert all("test" in row for row in rows_of(tmp_path / "sweep"))
+    assert done == {path: path.stat().st_mtime_ns for path in done}
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_what_is_no_sweep_is_not_resumed(tmp_path, content):
+    if content is not None:
+        (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(CheckpointError, match="damaged" if content else "not the folder of a sweep"):
+        vaekit.resume_sweep(tmp_path)
+
+
+def full_disk(patch, images):
+    from shutil import disk_usage
+
+    patch.setattr("shutil.disk_usage", lambda path: disk_usage(path)._replace(free=10_000_000))
+    return {}, VaekitError
+
+
+CANNOT_BEGIN = {
+    "value": lambda patch, images: ({"over": {"lr": (1e-3, -1.0)}}, UsageError),
+    "batch": lambda patch, images: ({"over": {"batch_size": (16, 1000)}}, UsageError),
+    "data": lambda patch, images: ({"dataset.path": str(images) + "x"}, DataError),
+    "disk": full_disk,
+    "range": lambda patch, images: ({"over": {"lr": Range(1e-4, 1e-2)}}, UsageError),
+    "torchrun": lambda patch, images: (patch.setenv("WORLD_SIZE", "2") or {}, UsageError),
+}
+
+
+@pytest.mark.parametrize("reason", CANNOT_BEGIN)
+def test_a_sweep_that_cannot_begin_leaves_nothing(images, tmp_path, monkeypatch, reason):
+    changed, error = CANNOT_BEGIN[reason](monkeypatch, images)
+    given = {"over": {"seed": (0, 1)}, "stack": "off", **without("batch_size", options(images)), **changed}
+    with pytest.raises(error):
+        vaekit.sweep(**given, out=tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 @pytest.fixture
@@ -236,7 +354,7 @@ def test_numbers_in_buffers_do_not_keep_models_apart_but_other_attributes_do():
 
 
 def test_an_objective_whose_course_depends_on_its_data_is_refused():
-    class Branching(nn.Module):
+    class Branching(vaekit.Loss):
         def forward(self, trace):
             return trace.kl if trace.kl.mean() > 0 else 2 * trace.kl
 
@@ -267,7 +385,10 @@ def test_small_sweeps_run_one_after_another_bit_equal_to_training_alone(images, 
     ("text", "expected"),
     [
         ("beta=1,2.5", ("beta", ["1", "2.5"])),
-        ("seed=0..3", ("seed", ["0", "1", "2", "3"])),
+        ("seed=0..3", ("seed", Range(0, 3))),
+        ("lr=1e-4..1e-2:log", ("lr", Range(1e-4, 1e-2, log=True))),
+        ("beta=.5..8", ("beta", Range(0.5, 8))),
+        ("path=../a,../b", ("path", ["../a", "../b"])),
         ("latent-dim=2", ("latent_dim", ["2"])),
         ("encoder.hidden=512;256,128", ("encoder.hidden", ["512", "256,128"])),
     ],

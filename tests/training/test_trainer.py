@@ -157,12 +157,14 @@ def interrupt_at(monkeypatch, number):
     monkeypatch.setattr(Trainer, "step", interrupted)
 
 
-def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(images, tmp_path, monkeypatch):
-    whole = vaekit.train(**options(images), out=tmp_path / "whole")
+@pytest.mark.parametrize("network", [{}, {"encoder": "cnn", "encoder.channels": (3, 4), "decoder.channels": (4, 3)}])
+def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(images, network, tmp_path, monkeypatch):
+    given = options(images, **network)
+    whole = vaekit.train(**given, out=tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 8)
         with pytest.raises(Interrupted):
-            vaekit.train(**options(images), out=tmp_path / "parts")
+            vaekit.train(**given, out=tmp_path / "parts")
     position = checkpoint.load(tmp_path / "parts" / "checkpoints" / "last.safetensors")[1].state
     assert (position["epoch"], position["step"]) == (1, 3)
     recorder = Recorder()

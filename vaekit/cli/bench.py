@@ -63,8 +63,8 @@ def _throughput(
     The other flags are those of `train`. Two further forms: `vaekit bench --onnx FILE.onnx` times an export against torch, and
     `vaekit bench --compare A.json B.json` compares what `--json` printed twice.
     """
-    from vaekit.benchmark_report import footnotes, table, write_chart
-    from vaekit.benchmark_train import throughput
+    from vaekit.benchmark.report import footnotes, table, write_chart
+    from vaekit.benchmark.throughput import throughput
     from vaekit.specs import read_spec
 
     chosen = {name: (value or LISTS[name][2]).split(",") for name, value in lists.items()}
@@ -100,8 +100,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare two measurements that `vaekit bench --json` printed."""
-    from vaekit.benchmark_report import compare as compare_results
-    from vaekit.benchmark_report import comparison_table, differences, read_result
+    from vaekit.benchmark.report import compare as compare_results
+    from vaekit.benchmark.report import comparison_table, differences, read_result
 
     before, after = (read_result(file) for file in files)
     rows = compare_results(before, after)
@@ -139,7 +139,7 @@ def onnx_latencies(  # noqa: PLR0917 - Typer calls it by keywords
     as_json: JsonOption = False,
 ) -> None:
     """Measure the latency of an exported model, in ONNX Runtime and in torch, with the same number of threads."""
-    from vaekit.benchmark import onnx_latency, onnx_table
+    from vaekit.benchmark.latency import onnx_latency, onnx_table
 
     if onnx is None:
         raise UsageError("nothing to measure was given", expected="--onnx FILE.onnx")

@@ -70,7 +70,7 @@ def check(name: Annotated[str, typer.Argument(metavar="NAME", help="A component,
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The component's name, as acme_unet.")],
     kind: Annotated[
-        str, typer.Option(metavar="ROLE", help="encoder, decoder, posterior, prior, likelihood, loss or dataset.")
+        str, typer.Option(metavar="ROLE", help="encoder, decoder, posterior, prior, likelihood, loss, dataset or logger.")
     ] = "encoder",
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to write it; vaekit-NAME unless given.", show_default=False)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from vaekit.cli import sweep
 from vaekit.cli.common import JsonOption, QuietOption, RunArgument, interruptible, open_run
 
 
 def resume(run: RunArgument = None, quiet: QuietOption = False, json: JsonOption = False) -> None:
-    """Go on with a run from its last checkpoint, bit-exactly on the CPU."""
+    """Go on with a run from its last checkpoint, bit-exactly on the CPU; or with what is left of a sweep, given its folder."""
+    if run is not None and (run / "sweep.json").is_file():
+        from vaekit.sweeps import resume_sweep
+
+        sweep.follow(lambda tell: resume_sweep(run, tell=tell)[0].path.parent, quiet=quiet, json=json)
+        return
+
     from vaekit.console import choose_reporter
     from vaekit.run import resume as resume_run
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 OverOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="OPTION=VALUES", help="An option and its values: beta=1,2,4 or seed=0..3; may be repeated.", show_default=False
+        metavar="OPTION=VALUES",
+        help="An option and its values: beta=1,2,4 or seed=0..3, in a search also lr=1e-4..1e-2:log; may be repeated.",
+        show_default=False,
     ),
 ]
 OutOption = Annotated[
@@ -36,10 +38,46 @@ StackOption = Annotated[
         metavar="auto|on|off", help="Whether to step models together; auto does where it is faster.", show_default=False
     ),
 ]
+SEARCH = "Search"
+SearchOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="optuna",
+        help="Choose values by what came of others, in any number of processes, instead of taking all.",
+        show_default=False,
+        rich_help_panel=SEARCH,
+    ),
+]
+StorageOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The study that the processes share.", show_default=False, rich_help_panel=SEARCH),
+]
+TrialsOption = Annotated[
+    int | None,
+    typer.Option(metavar="int", help="Trials in all, of all processes.", show_default=False, rich_help_panel=SEARCH),
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|NAME:max",
+        help="Number of the validation set to minimise, or to maximise; elbo, maximised, unless given.",
+        show_default=False,
+        rich_help_panel=SEARCH,
+    ),
+]
+PruneOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="on|off",
+        help="Whether to stop a trial that is below the median of others; on unless given.",
+        show_default=False,
+        rich_help_panel=SEARCH,
+    ),
+]
 
 
 def placeholder() -> None:
-    """Train many models at once: one for each combination of options' values; its other flags are those of `train`."""
+    """Train many models: one for each combination of options' values, or a search's; its other flags are those of `train`."""
 
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
@@ -48,15 +86,20 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     Raises:
         UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
     """
-    options, normal = read_options(arguments, own={"over", "out", "stack"})
     own = {
         "spec": SpecArgument,
         "over": OverOption,
         "out": OutOption,
         "stack": StackOption,
+        "search": SearchOption,
+        "storage": StorageOption,
+        "trials": TrialsOption,
+        "metric": MetricOption,
+        "prune": PruneOption,
         "quiet": QuietOption,
         "json": JsonOption,
     }
+    options, normal = read_options(arguments, own=own.keys() - {"spec", "quiet", "json"})
     return declare(_sweep, own, options), normal
 
 
@@ -66,6 +109,11 @@ def _sweep(
     over: list[str] | None,
     out: Path | None,
     stack: str | None,
+    search: str | None,
+    storage: Path | None,
+    trials: int | None,
+    metric: str | None,
+    prune: str | None,
     quiet: bool,
     json: bool,
     given: Mapping[str, Any],
@@ -74,61 +122,115 @@ def _sweep(
 
     `vaekit sweep --loss beta --over beta=1,2,4 --over seed=0..3` trains twelve. Values that hold commas are set apart by
     semicolons: `--over "encoder.hidden=512;256,256"`. Each model gets a run folder of its own, as `train` writes it.
-    """
-    from vaekit.sweeps import read_over, sweep
 
-    if stack not in (None, "auto", "on", "off"):
-        raise UsageError("there is no such way to stack", given=f"--stack {stack}", expected="auto, on or off")
+    With `--search optuna --storage FILE --trials 50` values are chosen from lists and ranges by what came of those before:
+    `--over lr=1e-4..1e-2:log --over latent_dim=2..64 --over encoder=mlp,cnn`. Start the same command as often as you like, on
+    any machines that share the files: they work on one study. Started again, it goes on.
+    """
+    from vaekit.sweeps import read_over
+
+    for flag, value, choices in (
+        ("stack", stack, ("auto", "on", "off")),
+        ("search", search, ("optuna",)),
+        ("prune", prune, ("on", "off")),
+    ):
+        if value is not None and value not in choices:
+            raise UsageError(f"there is no such way to {flag}", given=f"--{flag} {value}", expected=", ".join(choices))
     pairs = [read_over(text) for text in over or ()]
     varied = dict(pairs)
     if len(varied) < len(pairs):
         raise UsageError("an option is varied twice", given=", ".join(name for name, _ in pairs))
-    silent = quiet or json
-    try:
-        runs = sweep(
-            spec,
-            over=varied,
-            out=out,
-            stack=cast("Stacking", stack or "auto"),
-            tell=(lambda line: None) if silent else typer.echo,
-            **given,
+    if search is None:
+        from vaekit.sweeps import sweep
+
+        _refuse("only a search (--search optuna) takes", storage=storage, trials=trials, metric=metric, prune=prune)
+        ways = cast("Stacking", stack or "auto")
+        follow(
+            lambda tell: sweep(spec, over=varied, out=out, stack=ways, tell=tell, **given)[0].path.parent, quiet=quiet, json=json
         )
-    except KeyboardInterrupt:
-        typer.secho("interrupted; go on with `vaekit resume` of each run", fg="yellow", err=True)
+        return
+
+    from vaekit.searches import Metric, Plan, work
+    from vaekit.specs import plain_spec
+
+    _refuse("a search trains one model at a time; it does not take", stack=stack)
+    if storage is None or trials is None:
+        raise UsageError("a search needs --storage and --trials", expected="as --storage study.journal --trials 50")
+    plan = Plan(plain_spec(spec), given, varied, Metric.read(metric or "elbo"), prune=prune != "off")
+    follow(lambda tell: work(plan, storage, trials, out, tell), quiet=quiet, json=json)
+
+
+def _refuse(why: str, **flags: object) -> None:
+    """Refuse flags that would be ignored."""
+    if found := [f"--{name}" for name, value in flags.items() if value is not None]:
+        raise UsageError(f"{why} {', '.join(found)}")
+
+
+def follow(train: Callable[[Callable[[str], None]], Path], *, quiet: bool, json: bool) -> None:
+    """Train a sweep's models, show its progress and what came of it; exit with 1 where one failed, with 130 after Ctrl-C.
+
+    Args:
+        train: Is given what receives lines of progress; returns the sweep's folder.
+        quiet: Whether to print nothing.
+        json: Whether to print ``sweep.json`` only.
+    """
+    from vaekit.sweeps import RECORD, read_record
+
+    try:
+        folder = train((lambda line: None) if quiet or json else typer.echo)
+    except KeyboardInterrupt as stop:
+        typer.secho(f"interrupted; {_how_to_go_on(stop)}", fg="yellow", err=True)
         raise typer.Exit(130) from None
-    file = runs[0].path.parent / "sweep.json"
-    summary = json_module.loads(file.read_text("utf-8"))
+    record = read_record(folder)
     if json:
-        typer.echo(json_module.dumps(summary))
+        typer.echo(json_module.dumps(record))
     elif not quiet:
         from rich.console import Console
 
         console = Console(highlight=False)
-        console.print(table(summary))
-        console.print(f"{file}  {summary['seconds']:,.0f} s", soft_wrap=True)
-    if any("error" in row for row in summary["runs"]):
-        for row in summary["runs"]:
-            if "error" in row:
-                typer.secho(f"error: {row['run']}: {row['error']}", fg="red", err=True)
+        console.print(table(record))
+        console.print(f"{folder / RECORD}  {record['seconds']:,.0f} s", soft_wrap=True)
+    failed = [row for row in record["runs"] if "error" in row]
+    for row in failed:
+        typer.secho(f"error: {row['run']}: {row['error']}", fg="red", err=True)
+    if failed and ("metric" not in record or len(failed) == len(record["runs"])):  # a search learns from failures
         raise typer.Exit(1)
 
 
-def table(summary: Mapping[str, Any]) -> Table:
-    """Lay out what ``sweep.json`` holds: a row a model, the test set's numbers in nats per image."""
+def _how_to_go_on(stop: KeyboardInterrupt) -> str:
+    from vaekit.sweeps import read_record
+
+    if not stop.args:
+        return "nothing was begun"
+    folder = Path(stop.args[0])
+    return "the same command goes on" if "metric" in read_record(folder) else f"go on with: vaekit resume {folder}"
+
+
+def table(record: Mapping[str, Any]) -> Table:
+    """Lay out what ``sweep.json`` holds: a row a model, the test set's numbers in nats per image; a search's best is bold."""
     from rich.table import Table
 
-    rows = summary["runs"]
+    rows = record["runs"]
     bound = all("bound" in row.get("test", {}).get("elbo_is", "bound") for row in rows)
     elbo, reconstruction = ("ELBO", "reconstruction") if bound else ("-(CE+KL)", "cross-entropy")
     columns = {elbo: "elbo", reconstruction: "reconstruction", "KL": "kl", "active units": "active_units"}
+    compared = [f"validation {record['metric'].partition(':')[0]}"] if "metric" in record else []
     shown = Table(box=None, header_style="bold")
-    for name in ("run", *summary["over"], *columns):
+    for name in ("run", *record["over"], *compared, *columns):
         shown.add_column(name, justify="left" if name == "run" else "right")
     for row in rows:
-        test = row.get("test")
-        cells = ["diverged"] + [""] * (len(columns) - 1) if test is None else [_cell(test.get(key)) for key in columns.values()]
-        shown.add_row(row["run"].partition("-")[0], *(str(value) for value in row["options"].values()), *cells)
+        cells = [_cell(row.get("value"))] if compared else []
+        cells += [_cell(row["test"].get(key)) for key in columns.values()] if "test" in row else [_end(row)]
+        values = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in row["options"].values())
+        shown.add_row(row["run"].partition("-")[0], *values, *cells, style="bold" if row["run"] == record.get("best") else None)
     return shown
+
+
+def _end(row: Mapping[str, Any]) -> str:
+    """Say why a run has no numbers."""
+    if "pruned" in row:
+        return "pruned"
+    return "failed" if "error" in row else "not done"
 
 
 def _cell(value: float | int | None) -> str:

@@ -70,15 +70,15 @@ def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[lis
     Raises:
         UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
     """
-    from vaekit.choices import ROLES
+    from vaekit.choices import ROLES, SEVERAL
     from vaekit.options import available_options, check_names
     from vaekit.specs import read_spec
 
     words = read_words(arguments)
     base = read_spec(words.spec) if words.spec is not None else {}
     chosen: dict[str, Any] = {role: words.flags[role][-1] for role in ROLES if words.flags.get(role, [None])[-1] is not None}
-    if "loss" in chosen:
-        chosen["loss"] = [loss for loss in words.flags["loss"] if loss is not None]
+    for role in SEVERAL & chosen.keys():
+        chosen[role] = [kind for kind in words.flags[role] if kind is not None]
     options = available_options(base, chosen)
     switches = {prefix + name for option in options if is_switch(option) for name in option.names for prefix in ("", "no_")}
     valued = {name for option in options if not is_switch(option) for name in option.names} | set(own)
@@ -141,7 +141,7 @@ def declare(function: Callable[..., None], own: Mapping[str, Any], options: Sequ
         for name, annotation in own.items()
     ]
     for option in options:
-        for shown in (option.names[:2], option.names[2:]):  # a loss's options have three names; two are enough to read
+        for shown in (option.names[:2], option.names[2:]):  # of three names two are enough to read
             if shown:
                 key = f"option_{len(names)}"
                 names[key] = shown[0]
@@ -176,6 +176,7 @@ def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:
     """Return the annotation that declares an option to Typer: a string, checked where specs are."""
     from rich.markup import escape
 
+    from vaekit.choices import SEVERAL
     from vaekit.values import type_text, value_text
 
     flags = [f"--{name.replace('_', '-')}" for name in names]
@@ -191,5 +192,5 @@ def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:
         hidden=hidden,
         rich_help_panel=PANELS.get(option.owner, option.owner),
     )
-    kind: Any = bool if switch else list[str] if option.names == ("loss",) else str
+    kind: Any = bool if switch else list[str] if option.names[0] in SEVERAL else str
     return Annotated[kind | None, info]

@@ -71,6 +71,7 @@ class Batches:
         world_size: Number of parts. In the last evaluation batch a part may hold fewer images than the others, or none.
         in_turn: Yield every ``world_size``-th batch whole, instead of a part of each: in evaluation, for statistics of a batch.
         workers: Processes that read a source which does not lie in memory; 0 reads in this process.
+        memory_format: How pixels lie in memory.
 
     Raises:
         UsageError: The settings do not fit each other or the images.
@@ -92,11 +93,12 @@ class Batches:
         world_size: int = 1,
         in_turn: bool = False,
         workers: int = 0,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self.batch_size, self.streams, self.binarize, self.train, self.split = batch_size, streams, binarize, train, split
         self.augment = augment if augment is not None and train and not augment.is_off else None
         self.device, self.rank, self.world_size, self.workers = torch.device(device), rank, world_size, workers
-        self.in_turn = in_turn
+        self.in_turn, self.memory_format = in_turn, memory_format
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)
         full, rest = divmod(len(source), batch_size)
@@ -167,6 +169,8 @@ class Batches:
             shared = inputs is x
             x = binarize(x, noise)
             inputs = x if shared else binarize(inputs, noise)
+        shared, x = inputs is x, x.contiguous(memory_format=self.memory_format)
+        inputs = x if shared else inputs.contiguous(memory_format=self.memory_format)
         return Batch(x, inputs, y, index, whole, part.start, step)
 
     def _noise(self, number: int, part: slice, index: Tensor) -> Tensor | None:

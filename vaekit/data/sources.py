@@ -84,6 +84,7 @@ class TensorImages(ImageSource):
         self.device = images.device
         self._range: tuple[float, float] | None = None
         self._binary: bool | None = None
+        self._moved: dict[torch.device, TensorImages] = {}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -96,8 +97,12 @@ class TensorImages(ImageSource):
         return type(self)(self.images[index], labels, self.class_names)
 
     def to(self, device: torch.device | str) -> TensorImages:
-        moved = self.images.to(device)
-        return self if moved is self.images else TensorImages(moved, self.labels, self.class_names)
+        device = torch.device(device)
+        if device.type == "cpu" == self.device.type:
+            return self
+        if device not in self._moved:  # once: the models of a sweep share what lies on the device
+            self._moved[device] = TensorImages(self.images.to(device), self.labels, self.class_names)
+        return self._moved[device]
 
     def value_range(self) -> tuple[float, float]:
         if self._range is None:

@@ -17,12 +17,12 @@ from vaekit.vae import VAE
 
 @torch.no_grad()
 def log_likelihood(
-    vae: VAE, batches: Iterable[Batch], streams: Streams, *, samples: int, split: str = "test", chunk: int = 2048
+    vae: VAE, batches: Iterable[Batch], streams: Streams, *, samples: int, split: str = "test", chunk: int = 1024
 ) -> dict[str, float]:
     """Estimate ``log p(x)`` by ``log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)`` (Burda et al. 2016, eq. 8), a lower bound.
 
-    Images and samples are batched together and the logarithm of the sum is streamed, so memory is bounded by ``chunk``
-    decoded images.
+    Images are encoded once, images and samples are decoded together and the logarithm of the sum is streamed, so memory is
+    bounded by ``chunk`` decoded images.
 
     Args:
         vae: The model; evaluated in eval mode.
@@ -41,19 +41,20 @@ def log_likelihood(
     """
     if Capability.LOG_PROB not in vae.posterior.provides:
         raise UsageError(f"the posterior {vae.posterior.kind!r} has no density, so log p(x) cannot be estimated")
-    training = vae.training
+    training, exact = vae.training, torch.float32 if vae.device.type == "mps" else torch.float64
     vae.eval()
     estimates: list[Tensor] = []
     effective: list[Tensor] = []
     for number, batch in enumerate(batches):
         size = batch.x.shape[0]
+        q = vae.encode(batch.inputs)
         step = max(1, chunk // size)
         first = second = None  # streamed log sum w and log sum w^2
         for done in range(0, samples, step):
             num = min(step, samples - done)
             generator = streams.generator(f"importance/{split}/{number}", done, vae.device)
             noise = vae.posterior.draw_noise(num * size, generator, like=batch.inputs).unflatten(0, (num, size))
-            log_w = vae(batch.inputs, noise, target=batch.x).log_weight.double()
+            log_w = vae.trace(q, noise, batch.x).log_weight.to(exact)
             sums = torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)
             first = sums[0] if first is None else torch.logaddexp(first, sums[0])
             second = sums[1] if second is None else torch.logaddexp(second, sums[1])

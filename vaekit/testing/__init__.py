@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vaekit.testing import backbones, common, datasets, densities, likelihoods, losses  # noqa: F401 - each adds its checks
+from vaekit.testing import backbones, common, datasets, densities, likelihoods, loggers, losses  # noqa: F401 - each adds its checks
 from vaekit.testing.core import Check, ConformanceError, checks
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "check_decoder",
     "check_encoder",
     "check_likelihood",
+    "check_logger",
     "check_loss",
     "check_posterior",
     "check_prior",
@@ -91,6 +92,13 @@ def check_dataset(
 ) -> None:
     """Run every check of a data set, which must be there to be read; arguments as for `check_encoder`."""
     _run("dataset", component, options, expected_failures)
+
+
+def check_logger(
+    component: str | type, *, options: Mapping[str, Any] | None = None, expected_failures: Mapping[str, str] | None = None
+) -> None:
+    """Run every check of a logger, which logs; its options should keep that here. Arguments as for `check_encoder`."""
+    _run("logger", component, options, expected_failures)
 
 
 def _run(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -200,23 +198,16 @@ def check_vmap(subject: Subject) -> None:
 @check("decoder")
 def check_onnx(subject: Subject) -> None:
     """The decoder exported to ONNX agrees with torch at batches of 1, 2 and 3."""
-    decoder = backbone_of(subject).eval()
-    batches = [inputs_of(decoder, num) for num in (1, 2, 3)]
-    with during("exporting it to ONNX (opset 18) and running it"):
-        outputs = _run_onnx(decoder, batches)
-    for z, output in zip(batches, outputs, strict=True):
-        expect_close(output, decoder(z), f"ONNX at a batch of {len(z)}, against torch", rtol=1e-4, atol=1e-5)
-
-
-def _run_onnx(decoder: Backbone, batches: list[Tensor]) -> list[Tensor]:
     import onnxruntime
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "decoder.onnx"
-        batch = torch.export.Dim("batch", min=1)
-        torch.onnx.export(
-            decoder, (batches[1],), path, dynamo=True, opset_version=18, dynamic_shapes=({0: batch},), verbose=False
-        )
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        return [torch.from_numpy(session.run(None, {name: z.numpy()})[0]) for z in batches]
+    from vaekit.export.graph import to_onnx
+    from vaekit.export.parts import Part, Port
+
+    decoder = backbone_of(subject).eval()
+    latent, params = Port("latent", decoder.in_shape), Port("params", decoder.out_shape)
+    part = Part("decoder", decoder, latent, (params,), relative=True, examples=inputs_of(decoder, 3))
+    with during("exporting it to ONNX (opset 18), as `vaekit export` does, and running it"):
+        session = onnxruntime.InferenceSession(to_onnx(part, 18).SerializeToString(), providers=["CPUExecutionProvider"])
+        outputs = [torch.from_numpy(session.run(None, {latent.name: part.examples[:num].numpy()})[0]) for num in (1, 2, 3)]
+    for num, output in enumerate(outputs, 1):
+        expect_close(output, part(part.examples[:num])[0], f"ONNX at a batch of {num}, against torch", rtol=1e-4, atol=1e-5)

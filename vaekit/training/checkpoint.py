@@ -66,9 +66,9 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
 def save(
     path: Path, tensors: Mapping[str, Tensor], spec: RunSpec, image_shape: Shape, state: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a model file or checkpoint atomically."""
+    """Write a model file or checkpoint atomically; loggers are left out of its spec, as it can be used without them."""
     metadata = {
-        "spec": spec.model_dump(mode="json"),
+        "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
         "image_shape": list(image_shape),
         "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
         "state": dict(state or {}),
@@ -248,7 +248,7 @@ def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, 
 
 
 def load_optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took."""
+    """Put back what `optimizer_tensors` took, laid out in memory as the parameters: fused optimisers rely on that."""
     for player, optimizer in enumerate(optimizers):
         states: dict[int, dict[str, Tensor]] = {}
         (group,) = optimizer.param_groups

@@ -121,7 +121,7 @@ def newest_run(root: Path = RUNS) -> Path:
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Refuse to start a run that the disk cannot hold.
+    """Refuse to start what the disk cannot hold.
 
     Raises:
         VaekitError: Fewer than ``needed`` bytes are free where ``path`` lies.
@@ -129,7 +129,7 @@ def check_space(path: Path, needed: int) -> None:
     free = shutil.disk_usage(path).free
     if free < needed:
         raise VaekitError(
-            f"the disk under {path} is too full for this run's checkpoints",
+            f"the disk under {path} is too full for the checkpoints",
             given=f"{free / 1e6:.0f} MB free",
             expected=f"about {needed / 1e6:.0f} MB",
             remedy="free some, or choose another --out",

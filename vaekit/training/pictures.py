@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from vaekit.specs import RunSpec
 from vaekit.streams import Streams
 from vaekit.training.folder import RunFolder
 from vaekit.vae import VAE
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 NUM_PAIRS = 16
 NUM_SAMPLES = 36
@@ -38,15 +42,25 @@ class TrainingPictures:
         vae: The model.
         validation: Batches whose first images are reconstructed.
         streams: The run's random streams.
+        tell: Receives the epoch, the name and the picture of each that is kept, once it is written.
     """
 
-    def __init__(self, spec: RunSpec, folder: RunFolder, vae: VAE, validation: Batches, streams: Streams) -> None:
-        self.folder, self.vae, self.validation, self.streams = folder, vae, validation, streams
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: RunFolder,
+        vae: VAE,
+        validation: Batches,
+        streams: Streams,
+        *,
+        tell: Callable[[int, str, Image.Image], None],
+    ) -> None:
+        self.folder, self.vae, self.validation, self.streams, self.tell = folder, vae, validation, streams, tell
         self.enabled = spec.train.pictures != "none"
         self.chosen = chosen_epochs(spec.train.pictures, spec.train.epochs)
         self.animation = folder.gif.with_suffix(f".{spec.train.animation}")
         self.writer = ThreadPoolExecutor(1, "pictures")
-        self.pending: Future[None] | None = None
+        self.pending: Future[tuple[int, dict[str, Image.Image]]] | None = None
 
     @cached_property
     def originals(self) -> Tensor:
@@ -71,23 +85,29 @@ class TrainingPictures:
         self.wait()
         self.pending = self.writer.submit(self._write, epoch, samples, kept)
 
-    def _write(self, epoch: int, samples: Tensor, kept: tuple[Tensor, Tensor] | None) -> None:
+    def _write(self, epoch: int, samples: Tensor, kept: tuple[Tensor, Tensor] | None) -> tuple[int, dict[str, Image.Image]]:
+        """Write an epoch's pictures; return the epoch, and by name those that are kept."""
         self.folder.frames.mkdir(parents=True, exist_ok=True)
         sheet = grid(samples)
         write_png(sheet, self.folder.frames / f"{epoch:05d}.png")
-        if kept is not None:
-            write_png(pairs(*kept), self.folder.reconstructions / f"epoch-{epoch:04d}.png")
-            write_png(sheet, self.folder.samples / f"epoch-{epoch:04d}.png")
+        if kept is None:
+            return epoch, {}
+        pictures = {"reconstructions": pairs(*kept), "samples": sheet}
+        for name, picture in pictures.items():
+            write_png(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
+        return epoch, pictures
 
     def wait(self) -> None:
-        """Wait until the pictures taken last are written.
+        """Wait until the pictures taken last are written, and tell them.
 
         Raises:
             OSError: They could not be.
         """
         pending, self.pending = self.pending, None
         if pending is not None:
-            pending.result()
+            epoch, pictures = pending.result()
+            for name, picture in pictures.items():
+                self.tell(epoch, name, picture)
 
     def animate(self) -> None:
         """Write the animation from the frames, and remove them."""

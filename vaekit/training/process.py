@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 import torch
+from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 2**31 - 1
@@ -54,6 +55,20 @@ def threads(num: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def lay_out(module: nn.Module) -> torch.memory_format:
+    """Lay the kernels of convolutions out as they are fastest, and return the layout that their images should have.
+
+    With channels last, where oneDNN and cuDNN need not reorder, a step of convolutional models takes 0.7 to 0.96 of its time on
+    a CPU; on CUDA it was not measured.
+    """
+    if not any(isinstance(each, nn.Conv2d | nn.ConvTranspose2d) for each in module.modules()):
+        return torch.contiguous_format
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return torch.channels_last
 
 
 def keep_freed_memory() -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeGuard
 
+import torch
 from torch import Tensor, nn
 
 from vaekit.errors import UsageError
@@ -87,12 +88,15 @@ def collect(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return the part of a tensor that this process holds of ``other``, which is of the same shape; all where it holds all."""
+    """Return the part of a tensor that this process holds of ``other``, which is of the same shape; all where it holds all.
+
+    It lies in memory as ``other`` does: fused optimisers rely on that.
+    """
     if _divided(other):
         from torch.distributed.tensor import distribute_tensor
 
         return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
-    return tensor
+    return torch.empty_like(other, dtype=tensor.dtype).copy_(tensor)
 
 
 def own(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from vaekit.training.trainer import Trainer
 
 Stacking = Literal["auto", "on", "off"]
 
-PER_MODEL = frozenset({"seed", "lr", "schedule", "weight_decay", "grad_clip", "pictures"})
+PER_MODEL = frozenset({"seed", "lr", "schedule", "weight_decay", "grad_clip", "pictures", "logger"})
 """Settings of training that models of one stack may differ in."""
 LARGEST_STACK = 32
 """Models in a stack: dispatch is amortised by then, and memory grows with their number."""
@@ -116,7 +117,7 @@ def fit_stacked(
     """Train models together to the last epoch and evaluate each; return, by number, the errors of those that diverged.
 
     Args:
-        trainers: Of models that can be stacked, none of them begun.
+        trainers: Of models that can be stacked; those whose folder holds a checkpoint take it up, and all are equally far then.
         compiled: Whether to compile the step.
         tell: Receives a line after each epoch.
 
@@ -126,9 +127,10 @@ def fit_stacked(
     errors: dict[int, DivergenceError] = {}
     live, train = list(range(len(trainers))), trainers[0].spec.train
     interruption = Interruption()
-    for trainer in trainers:
-        trainer.begin()
-    with threads(train.threads), interruption.listen():
+    with ExitStack() as logging, threads(train.threads), interruption.listen():
+        for trainer in trainers:
+            trainer.begin(resume=trainer.folder.last.exists())
+            logging.enter_context(trainer.logging())
         stack = Stack(trainers, compiled=compiled, interruption=interruption)
         while live and stack.first.position.epoch < train.epochs:
             began = time.perf_counter()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,10 @@ from vaekit.streams import Streams
 from vaekit.training import checkpoint
 from vaekit.training.checks import check_data, is_binary
 from vaekit.training.folder import RunFolder, check_space
+from vaekit.training.loggers import Loggers, codes_of
 from vaekit.training.meter import Meter
 from vaekit.training.pictures import TrainingPictures
-from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, threads
+from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, lay_out, threads
 from vaekit.training.report import Reporter, Silent, Start
 from vaekit.training.sharding import collect, gathered, own, shard
 from vaekit.training.world import World
@@ -83,12 +84,15 @@ class Trainer:
         self.world = world or World(device=spec.train.device)
         self.reporter = reporter if reporter is not None and self.world.leads else Silent()
         train, device = spec.train, self.world.device
+        if device.type == "cpu":
+            keep_freed_memory()
         self.device = device
         self.streams = Streams(train.seed)
         vae = build_vae(spec.model, splits.shape, seed=train.seed)
         check_data(spec, vae.likelihood, splits)
         self.objective = build_objective(spec.model, vae, num_data=len(splits.train)).to(device)
         divided = self.world.size > 1 and train.parallel == "fsdp"
+        self.memory_format = torch.contiguous_format if divided else lay_out(self.objective)
         self.whole = shard(self.objective, self.world) if divided else self.objective
         if self.world.size > 1 and self.objective.batch_statistic:
             self.objective.gather = self.world.gather
@@ -106,7 +110,8 @@ class Trainer:
         self.position, self.meter = Position(), Meter()
         self.total_steps = train.epochs * self.batches.steps_per_epoch
         self.clock = torch.zeros((), device=device)
-        self.pictures = TrainingPictures(spec, folder, self.whole.vae, self.validation, self.streams)
+        self.loggers = Loggers(spec, self.batches.steps_per_epoch, enabled=self.world.leads)
+        self.pictures = TrainingPictures(spec, folder, self.whole.vae, self.validation, self.streams, tell=self.loggers.picture)
         self.binary = is_binary(spec, splits)
         self.elbo = meaning_of_elbo(vae.likelihood, binary=self.binary)
         self.interruption = Interruption()
@@ -123,6 +128,7 @@ class Trainer:
             train=train,
             split=split,
             workers=self.spec.train.workers,
+            memory_format=self.memory_format,
             rank=self.world.rank,
             world_size=self.world.size,
             in_turn=not train and self.objective.batch_statistic,
@@ -153,19 +159,37 @@ class Trainer:
             Interrupted: The user stopped it; a checkpoint was saved.
         """
         self.begin(resume=resume)
-        with threads(self.spec.train.threads), self.interruption.listen():
+        return self.complete()
+
+    def complete(self) -> dict[str, Any]:
+        """Train what is left of a run that was begun, as `fit` does."""
+        with self.logging(), threads(self.spec.train.threads), self.interruption.listen():
             while self.position.epoch < self.spec.train.epochs:
                 began = time.perf_counter()
                 self.complete_epoch(self.train_epoch(), began)
             return self.finish()
 
     def begin(self, *, resume: bool = False) -> None:
-        """Make sure of the disk, take up the last checkpoint where asked to, and tell the reporter."""
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        """Make sure of the disk, take up the last checkpoint where asked to, start the loggers and tell the reporter."""
         if self.world.leads:
-            check_space(self.folder.path, 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000)
-        self.reporter.start(self._start(self._resume() if resume else ()))
+            check_space(self.folder.path, self.space)
+        notes = self._resume() if resume else ()
+        logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
+        self.reporter.start(self._start(notes + logged))
+
+    @contextmanager
+    def logging(self) -> Iterator[None]:
+        """End the loggers whatever happens, once they were told the pictures that are still being written."""
+        with self.loggers:
+            try:
+                yield
+            finally:
+                self.pictures.wait()
+
+    @property
+    def space(self) -> int:
+        """Bytes that the run's files take, about."""
+        return 40 * sum(p.numel() for p in self.objective.parameters()) + 20_000_000
 
     def complete_epoch(self, speed: float, began: float) -> None:
         """Do what follows an epoch's steps: validate, take pictures, record, save.
@@ -277,12 +301,13 @@ class Trainer:
         }
         if self.world.leads:
             self.folder.append_metrics(record)
-        self.save(self.folder.last)
+            self.loggers.epoch(record)  # before the checkpoint, so that a run which is killed here tells it again
         if improved:
             self.save(self.folder.best)
             model = collect(self.objective.vae.state_dict(), self.world)
             if self.world.leads:
                 checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
+        self.save(self.folder.last)  # after the best, which a run that is killed in between then writes again
         self.reporter.epoch(record)
         (interrupted,) = self.world.any(self.interruption.asked)
         if interrupted and position.epoch < self.spec.train.epochs:
@@ -295,6 +320,8 @@ class Trainer:
         if self.world.leads:
             self.pictures.animate()
             write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
+        with gathered(self.objective, self.whole):
+            self.loggers.end(results, partial(codes_of, self.whole.vae, self.splits.test, self.spec))
         self.reporter.end(results)
         return results
 

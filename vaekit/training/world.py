@@ -109,6 +109,15 @@ class World:
             self.wait()
 
 
+def take_place(device: str) -> torch.device:
+    """Return where a process computes, and make it its current GPU: of several, each process of a machine has its own."""
+    place = torch.device(device)
+    if place.type == "cuda":
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        torch.cuda.set_device(place)
+    return place
+
+
 @contextmanager
 def join(device: str) -> Iterator[World]:
     """Join the processes that torchrun started, if it did; leave them at the end.
@@ -120,9 +129,7 @@ def join(device: str) -> Iterator[World]:
     if size == 1 or not dist.is_available():
         yield World(device=device)
         return
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
+    place = take_place(device)
     dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
     world = World(dist.get_rank(), size, place)
     try:

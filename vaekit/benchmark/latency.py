@@ -1,8 +1,7 @@
-"""Measurements of speed, with the machine and the versions that they belong to."""
+"""How long an exported model takes, in ONNX Runtime and in torch."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,36 +10,11 @@ from typing import Any
 
 import torch
 
-from vaekit import __version__
+from vaekit.benchmark.machine import environment
 from vaekit.export.latency import latencies
 from vaekit.export.parts import part_of
 from vaekit.export.reading import OnnxFile
 from vaekit.run import Run
-
-
-def environment(threads: int) -> dict[str, Any]:
-    """Return what a measurement depends on besides the code: processor, threads and versions."""
-    import onnxruntime
-
-    return {
-        "processor": processor(),
-        "threads": threads,
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "vaekit": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "onnxruntime": onnxruntime.__version__,
-        },
-    }
-
-
-def processor() -> str:
-    """Return the name of the processor, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def onnx_latency(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,18 +16,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vaekit import registry
 from vaekit.assembly import resolve
-from vaekit.benchmark import environment
+from vaekit.benchmark.machine import environment, forget_peak_memory, matrix_peak, memory_bandwidth, peak_memory, repeated, timed
 from vaekit.data import Batch
 from vaekit.evaluation.bound import evaluate
 from vaekit.options import build_spec
 from vaekit.specs import RunSpec
 from vaekit.training.folder import RunFolder
-from vaekit.training.process import keep_freed_memory, threads
+from vaekit.training.process import threads
 from vaekit.training.trainer import Trainer
 
 TASKS = ("train", "encode", "sample", "evaluate")
 PARTS = ("data", "forward", "backward", "optimiser")
-Result = TypeVar("Result")
 
 
 def throughput(
@@ -62,7 +58,7 @@ def throughput(
         ``rows``, one a task and combination: ``images_per_second`` and its quartiles ``lower`` and ``upper``; ``flops`` of a
         batch and ``flops_fraction`` of the matrix peak; in training also milliseconds of each of the ``parts``, ``bytes`` that a
         step moves at least, their ``bytes_fraction`` of the memory bandwidth, and ``first_step_seconds``, compiling included;
-        ``peak_bytes``. ``machine`` holds the peaks by device and precision. ``environment`` says where and of what code.
+        ``peak_bytes``, see `peak_memory`. ``machine`` holds the peaks by device and precision. ``environment`` says where.
 
     Raises:
         UsageError: An option or a device does not exist.
@@ -82,10 +78,7 @@ def throughput(
                 machine[key] = {"flops": matrix_peak(place, spec.train.precision), "bytes": memory_bandwidth(place)}
             for row in _measure(spec, Path(folder) / "run", machine[key], tasks, seconds):
                 rows.append({"device": place.type, "precision": spec.train.precision, "compile": compiled, "batch": size, **row})
-    about = environment(count) | {"commit": commit()}
-    if torch.cuda.is_available():
-        about["gpu"] = torch.cuda.get_device_name()
-    return {"model": spec.model.model_dump(mode="json"), "rows": rows, "machine": machine, "environment": about}
+    return {"model": spec.model.model_dump(mode="json"), "rows": rows, "machine": machine, "environment": environment(count)}
 
 
 def _measure(
@@ -95,10 +88,7 @@ def _measure(
     splits = registry.datasets.build(spec.data.dataset).load()
     trainer = Trainer(spec, splits, RunFolder.create(spec, folder))
     device, vae, size = trainer.device, trainer.objective.vae, spec.train.batch_size
-    if device.type == "cpu":
-        keep_freed_memory()
-    elif device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    forget_peak_memory(device)
     if "train" in tasks:
         yield _train(trainer, peak, seconds) | {"peak_bytes": peak_memory(device)}
     if spec.train.compile == "on":
@@ -113,8 +103,9 @@ def _measure(
     vae.eval()
     for task in tasks:
         if task in others:
+            forget_peak_memory(device)
             with torch.no_grad(), trainer.autocast():
-                times = _repeated(others[task], device, seconds)
+                times = repeated(others[task], device, seconds)
                 flops = _flops(others[task])
             yield {
                 "task": task,
@@ -188,34 +179,6 @@ def _parts(trainer: Trainer, batches: Iterator[Batch]) -> dict[str, float]:
     return dict(zip(PARTS, (data, ahead, back, optimiser), strict=True))
 
 
-def timed(function: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
-    """Call a function; return the milliseconds that it took, on CUDA those between events around it, and its result."""
-    if device.type == "cuda":
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize()
-        start.record()
-        result = function()
-        end.record()
-        torch.cuda.synchronize()
-        return start.elapsed_time(end), result
-    began = time.perf_counter()
-    result = function()
-    if device.type == "mps":
-        torch.mps.synchronize()
-    return 1e3 * (time.perf_counter() - began), result
-
-
-def _repeated(function: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Call a function for some seconds, after two calls to warm up; return the milliseconds of each call."""
-    for _ in range(2):
-        function()
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 5 or time.perf_counter() < end:
-        times.append(timed(function, device)[0])
-    return times
-
-
 def _speed(times: Sequence[float], size: int) -> dict[str, float | int]:
     """Turn milliseconds of a batch into images a second: the median and quartiles."""
     slow, median, fast = (1e-3 * value for value in reversed(statistics.quantiles(times, n=4)))
@@ -230,42 +193,3 @@ def _flops(function: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         function()
     return int(counter.get_total_flops())
-
-
-def matrix_peak(device: torch.device, precision: str) -> float:
-    """Measure floating-point operations a second of a large product of matrices."""
-    size = 8192 if device.type == "cuda" else 512
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    times = _repeated(lambda: torch.nn.functional.linear(left, right), device, 0.5)  # as networks call it
-    return 2 * size**3 / (1e-3 * min(times))
-
-
-def memory_bandwidth(device: torch.device) -> float:
-    """Measure bytes a second that copying an array larger than the caches reads and writes."""
-    size = 2**30 if device.type == "cuda" else 2**27
-    source = torch.zeros(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    times = _repeated(lambda: target.copy_(source), device, 0.3)
-    return 2 * size / (1e-3 * min(times))
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held: on CUDA by tensors, elsewhere by the whole process since it started."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def commit() -> str | None:
-    """Return the commit of a checkout that vaekit runs from, with ``+`` where files were changed; None elsewhere."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", "__init__.py")
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None

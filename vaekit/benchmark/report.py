@@ -41,10 +41,11 @@ def footnotes(result: Mapping[str, Any]) -> list[str]:
         f"{key}: {peak['flops'] / 1e9:,.0f} GFLOP/s in matrix products, {peak['bytes'] / 1e9:,.1f} GB/s in copies"
         for key, peak in result["machine"].items()
     ]
-    memory = max(row["peak_bytes"] for row in result["rows"])
+    held = [row["peak_bytes"] for row in result["rows"] if row["peak_bytes"] is not None]
+    memory = [f"peak memory {max(held) / 1e6:,.0f} MB"] if held else []
     place = ", ".join(filter(None, (about["processor"], about.get("gpu"), f"{about['threads']} threads", about["system"])))
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return [*peaks, f"peak memory {memory / 1e6:,.0f} MB", place, f"{versions}, commit {(about['commit'] or 'unknown')[:12]}"]
+    return [*peaks, *memory, place, f"{versions}, commit {(about['commit'] or 'unknown')[:12]}"]
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from vaekit.benchmark_report import compare, differences, read_result
-from vaekit.benchmark_train import PARTS, TASKS, throughput
+from vaekit.benchmark.report import compare, differences, read_result
+from vaekit.benchmark.throughput import PARTS, TASKS, throughput
 from vaekit.cli import main
 from vaekit.errors import DataError, UsageError
 

@@ -1,0 +1,56 @@
+"""What the scripts here share: two things timed in turn, and results written beside the machine that they belong to."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vaekit.benchmark.machine import environment
+
+
+class Seconds(NamedTuple):
+    """What a call took."""
+
+    wall: float
+    processor: float
+
+
+def in_turn(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
+    """Call functions in turn; return the seconds of each call, the first of each, a warm-up, left out."""
+    times: dict[str, list[Seconds]] = {name: [] for name in functions}
+    for repeat in range(repeats + 1):
+        for name, function in functions.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            function()
+            if repeat:
+                times[name].append(Seconds(time.perf_counter() - wall, time.process_time() - processor))
+    return times
+
+
+def ratios(slower: Sequence[Seconds], faster: Sequence[Seconds]) -> dict[str, float]:
+    """Return how many times faster the second is, pair by pair: median and range by wall time, median by processor time."""
+    walls = [a.wall / b.wall for a, b in zip(slower, faster, strict=True)]
+    processor = statistics.median(a.processor / b.processor for a, b in zip(slower, faster, strict=True))
+    return {
+        "ratio_median": statistics.median(walls),
+        "ratio_min": min(walls),
+        "ratio_max": max(walls),
+        "ratio_of_processor_time": processor,
+    }
+
+
+def per_second(amount: float, times: Sequence[Seconds]) -> float:
+    """Return how much of an amount is done in a second, by the median wall time."""
+    return amount / statistics.median(time.wall for time in times)
+
+
+def write(path: Path | None, threads: int, results: Any, **settings: Any) -> None:
+    """Write results as JSON with the environment; nowhere if no path is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = {"environment": environment(threads), **settings, "results": results}
+        path.write_text(json.dumps(whole, indent=2) + "\n", "utf-8")

@@ -1,0 +1,57 @@
+"""Peak memory of training on MNIST, above what importing torch takes, and of what it is made.
+
+    python benchmarks/memory.py [--threads 2] [--json benchmarks/results/memory.json]
+
+Each stage is a process of its own, whose peak the operating system tells: torch imported, an optimiser made (which loads torch's
+compiler), and `vaekit train` for one epoch. MNIST is read as by `vaekit train --dataset mnist`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from common import write
+
+DATA = 70_000 * 28 * 28
+STAGES = {
+    "torch imported": "import torch",
+    "and an optimiser": "import torch; torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])",
+    "vaekit train": "import sys; from vaekit.cli import main; sys.exit(main(sys.argv[1:]))",
+}
+UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+def peak(code: str, arguments: list[str]) -> int:
+    """Return the most bytes that a Python process holds."""
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{code} failed")
+    return usage.ru_maxrss * UNIT
+
+
+def main() -> None:
+    """Measure each stage and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    results: dict[str, int] = {"data": DATA}
+    with tempfile.TemporaryDirectory() as folder:
+        given = ["train", "--dataset", "mnist", "--epochs", "1", "--device", "cpu", "--quiet", "--out", f"{folder}/run"]
+        for name, code in STAGES.items():
+            results[name] = peak(code, [*given, "--threads", str(arguments.threads)] if name == "vaekit train" else [])
+            print(f"{name:18} {results[name] / 1e6:7.0f} MB", flush=True)
+    results["above torch"] = results["vaekit train"] - results["torch imported"]
+    print(f"above torch        {results['above torch'] / 1e6:7.0f} MB; the data are {DATA / 1e6:.0f} MB")
+    write(arguments.json, arguments.threads, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""A search is one study, whoever works on it and however often it is interrupted."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+
+import vaekit
+from vaekit import Range, registry
+from vaekit.errors import DataError, UsageError
+from vaekit.interfaces import Loss
+from vaekit.searches import Metric
+from vaekit.training.process import Interrupted
+from vaekit.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[2]
+OVER = {"beta": Range(0.5, 8.0), "lr": Range(1e-4, 1e-2, log=True)}
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A file of 120 images of 9×7, grey."""
+    path = tmp_path / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (120, 9, 7), dtype=np.uint8))
+    return path
+
+
+def options(images, **more):
+    return {
+        "dataset": "array",
+        "dataset.path": str(images),
+        "encoder.hidden": "16",
+        "decoder.hidden": "16",
+        "likelihood": "bce",
+        "binarize": "dynamic",
+        "loss": "beta",
+        "latent_dim": "3",
+        "batch_size": "16",
+        "epochs": "2",
+        "threads": "1",
+        "device": "cpu",
+        "pictures": "none",
+        **more,
+    }
+
+
+def record_of(folder):
+    return json.loads((folder / "sweep.json").read_text())
+
+
+def values_of(folder):
+    return [(row["options"], row.get("value"), row.get("test")) for row in record_of(folder)["runs"]]
+
+
+def asked(tmp_path, images, *, name="search", **more):
+    where = {"storage": tmp_path / f"{name}.journal", "out": tmp_path / name}
+    return {"over": OVER, "trials": 3, "prune": False, **where, **options(images), **more}
+
+
+def test_a_search_has_a_run_a_trial_and_returns_them_best_first(images, tmp_path):
+    runs = vaekit.search(**asked(tmp_path, images))
+    record = record_of(tmp_path / "search")
+    assert [row["run"][:4] for row in record["runs"]] == ["0000", "0001", "0002"]
+    assert record["over"] == {"beta": "0.5..8.0", "lr": "0.0001..0.01:log"}
+    kept = [max((r for r in run.metrics() if r["best"]), key=lambda r: r["epoch"])["validation_elbo"] for run in runs]
+    assert kept == sorted(kept, reverse=True)
+    assert sorted(row["value"] for row in record["runs"]) == sorted(kept)
+    assert record["best"] == runs[0].path.name
+    for run in runs:
+        (row,) = (row for row in record["runs"] if row["run"] == run.path.name)
+        assert run.spec.model.loss[0].beta == row["options"]["beta"]
+        assert run.spec.train.lr == row["options"]["lr"]
+        assert row["test"]["elbo"] == run.evaluation()["elbo"]
+    left = {path.name for path in (tmp_path / "search").iterdir() if path.is_file()}
+    assert left == {"sweep.json"}
+
+
+def test_a_run_of_a_search_is_the_run_that_train_makes(images, tmp_path):
+    best, *_ = vaekit.search(**asked(tmp_path, images, trials=2))
+    single = vaekit.train(best.path / "spec.yaml", out=tmp_path / "alone")
+    assert (best.path / "model.safetensors").read_bytes() == (single.path / "model.safetensors").read_bytes()
+
+
+def test_more_trials_go_on_with_the_study_as_if_they_had_been_asked_for_at_once(images, tmp_path):
+    vaekit.search(**asked(tmp_path, images, trials=2))
+    vaekit.search(**asked(tmp_path, images, trials=4))
+    vaekit.search(**asked(tmp_path, images, trials=4, name="whole"))
+    assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")
+
+
+def test_lists_whole_numbers_and_values_that_are_no_text_are_drawn(images, tmp_path):
+    over = {
+        "latent_dim": Range(2, 4),
+        "encoder.hidden": ((8,), (16, 8)),
+        "schedule": ("cosine", "constant"),
+        "grad_clip": (None, 5.0),
+    }
+    given = {name: value for name, value in asked(tmp_path, images).items() if name not in over}
+    for run in vaekit.search(**{**given, "over": over, "trials": 4, "epochs": 1}):
+        assert run.spec.model.latent_dim in {2, 3, 4}
+        assert run.spec.model.encoder.hidden in {(8,), (16, 8)}
+        assert run.spec.train.grad_clip in {None, 5.0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"over": {**OVER, "lr": Range(1e-4, 1e-1)}}, "another over"),
+        ({"epochs": "3"}, "another epochs"),
+        ({"metric": "loss"}, "another metric"),
+        ({"out": "elsewhere"}, "its runs elsewhere"),
+    ],
+)
+def test_a_study_of_something_else_is_refused(images, tmp_path, changed, message):
+    vaekit.search(**asked(tmp_path, images, trials=1))
+    with pytest.raises(UsageError, match=message):
+        vaekit.search(**asked(tmp_path, images, trials=2, **changed))
+    assert len(record_of(tmp_path / "search")["runs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"metric": "elbow"}, UsageError, "(?s)has no elbow.*loss, .*elbo"),
+        ({"metric": "loss:up"}, UsageError, "loss:min or loss:max"),
+        ({"trials": 0}, UsageError, "needs trials"),
+        ({"over": {}}, UsageError, "nothing to sweep over"),
+        ({"over": {"beta": Range(-1.0, 2.0)}}, UsageError, "beta"),
+        ({"over": {"seed": Range(0, 3), "dataset.path": ("absent.npy",)}, "dataset.path": None}, DataError, "absent.npy"),
+        ({"over": {"likelihood": ("bce", "mse")}, "likelihood": None}, UsageError, "not comparable"),
+        ({"over": {"lr": OVER["lr"]}, "posterior": "delta", "loss": None}, UsageError, "(?s)no elbo.*'delta' has no density"),
+    ],
+)
+def test_a_search_that_cannot_begin_leaves_nothing(images, tmp_path, changed, error, message):
+    given = {name: value for name, value in {**asked(tmp_path, images), **changed}.items() if value is not None}
+    with pytest.raises(error, match=message):
+        vaekit.search(**given)
+    assert {path.name for path in tmp_path.iterdir()} == {"images.npy"}
+
+
+def test_a_file_that_is_no_journal_is_refused_and_left_alone(images, tmp_path):
+    file = tmp_path / "search.journal"
+    file.write_text("model:\n  latent_dim: 3\n")
+    with pytest.raises(UsageError, match="no journal"):
+        vaekit.search(**asked(tmp_path, images))
+    assert file.read_text() == "model:\n  latent_dim: 3\n"
+    assert not (tmp_path / "search").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("elbo", ("elbo", True)),
+        ("loss", ("loss", False)),
+        ("active_units:max", ("active_units", True)),
+        ("elbo:min", ("elbo", False)),
+    ],
+)
+def test_the_elbo_is_maximised_and_others_are_minimised_unless_said(text, expected):
+    metric = Metric.read(text)
+    assert (metric.name, metric.maximise) == expected
+
+
+def test_without_optuna_the_error_says_what_to_install(images, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "vaekit.training.study", raising=False)
+    with pytest.raises(UsageError, match=r"vaekit\[optuna\]"):
+        vaekit.search(**asked(tmp_path, images))
+
+
+@pytest.fixture
+def fragile():
+    """A loss that becomes NaN in the second epoch where its number is above 1, registered for one test."""
+
+    @registry.losses("fragile")
+    class Fragile(Loss):
+        """Becomes NaN."""
+
+        def __init__(self, *, weight: float = 1.0) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.tensor(weight), persistent=False)
+
+        def forward(self, trace):
+            late = (trace.epoch >= 1) & (trace.epoch < torch.inf) & (self.weight > 1)
+            return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
+
+    yield
+    del registry.losses._classes["fragile"]
+    registry.losses._specs.pop("fragile", None)
+
+
+@pytest.mark.usefixtures("fragile")
+def test_a_trial_that_diverges_fails_with_its_error_and_the_search_goes_on(images, tmp_path):
+    runs = vaekit.search(**asked(tmp_path, images, over={"weight": Range(0.0, 2.0)}, loss="fragile", trials=5))
+    rows = record_of(tmp_path / "search")["runs"]
+    failed = [row for row in rows if row["options"]["weight"] > 1]
+    assert 0 < len(failed) < len(rows) == 5
+    assert all("not finite: loss, fragile at epoch 2" in row["error"] for row in failed)
+    assert len(runs) == len(rows) - len(failed)
+    study = optuna.load_study(study_name=None, storage=storage_of(tmp_path / "search.journal"))
+    assert [trial.state.name for trial in study.trials].count("FAIL") == len(failed)
+
+
+def storage_of(path):
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+
+
+def test_a_trial_below_the_median_is_pruned_and_its_run_stays(images, tmp_path):
+    over = {"lr": Range(1e-5, 1e-1, log=True)}
+    vaekit.search(**asked(tmp_path, images, over=over, trials=8, epochs=3, prune=True, schedule="constant", seed="4"))
+    rows = record_of(tmp_path / "search")["runs"]
+    pruned = [row for row in rows if "pruned" in row]
+    assert pruned
+    for row in pruned:
+        assert len(vaekit.Run(tmp_path / "search" / row["run"]).metrics()) == row["pruned"] < 3
+        assert "test" not in row
+        assert row["value"] < np.median([row["value"] for row in rows])
+
+
+def test_an_interrupted_search_goes_on_with_its_trial(images, tmp_path, monkeypatch):
+    step, taken = Trainer.step, []
+
+    def stop_at_twenty(self, *arguments):
+        taken.append(self)
+        self.interruption.asked = len(taken) == 20  # in the second trial's first epoch
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stop_at_twenty)
+        with pytest.raises(Interrupted) as stop:
+            vaekit.search(**asked(tmp_path, images))
+    assert stop.value.args == (str(tmp_path / "search"),)
+    assert ["value" in row for row in record_of(tmp_path / "search")["runs"]] == [True, False]
+    steps = []
+    monkeypatch.setattr(Trainer, "step", lambda self, *arguments: steps.append(self) or step(self, *arguments))
+    vaekit.search(**asked(tmp_path, images))
+    assert len(steps) == 3 * 2 * 6 - 20
+    vaekit.search(**asked(tmp_path, images, name="whole"))
+    assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")
+
+
+def test_a_trial_whose_process_always_dies_at_once_fails_in_the_end(images, tmp_path, monkeypatch):
+    class Died(BaseException):
+        """Stands for a kill."""
+
+    def die(self, *arguments):
+        raise Died
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "step", die)
+            with pytest.raises(Died):
+                vaekit.search(**asked(tmp_path, images))
+    runs = vaekit.search(**asked(tmp_path, images))
+    first, *others = record_of(tmp_path / "search")["runs"]
+    assert "ended 3 times" in first["error"]
+    assert len(runs) == len(others) == 2
+
+
+def start(*arguments, program=("-m", "vaekit"), **variables):
+    """Start a process; one with a RANK is what torchrun starts, one of two."""
+    if variables:
+        variables = {"WORLD_SIZE": "2", "LOCAL_RANK": str(variables["RANK"]), "RANK": str(variables["RANK"])}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
+    command = [sys.executable, *program, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def flags(tmp_path, images, *, trials):
+    given = [word for name, value in options(images).items() for word in (f"--{name}", value)]
+    search = ["--search", "optuna", "--storage", tmp_path / "search.journal", "--out", tmp_path / "search", "--prune", "off"]
+    return ["sweep", *given, *search, "--trials", trials, "--over", "beta=0.5..8.0", "--over", "lr=1e-4..1e-2:log", "--json"]
+
+
+DIES = """
+import os, signal, sys
+from vaekit.cli import main
+from vaekit.training.trainer import Trainer
+step = Trainer.step
+def hooked(self, batch, at):
+    if at == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, at)
+Trainer.step = hooked
+main(sys.argv[1:])
+"""
+
+
+def test_of_two_processes_one_dies_and_the_trials_become_those_of_one_process(images, tmp_path):
+    arguments = flags(tmp_path, images, trials=5)
+    with start(*arguments, program=("-c", DIES), RANK=0) as dying, start(*arguments, RANK=1) as living:
+        _, errors = living.communicate(timeout=120)
+        assert dying.wait(120) < 0
+    assert living.returncode == 0, errors
+    vaekit.search(**asked(tmp_path, images, trials=5))  # takes up the trial of the dead, if the living had ended by then
+    vaekit.search(**asked(tmp_path, images, trials=5, name="whole"))
+    assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_under_torchrun_each_process_trains_trials_of_its_own(images, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vaekit")
+    with start(*flags(tmp_path, images, trials=4), program=launcher) as torchrun:
+        output, errors = torchrun.communicate(timeout=120)
+    assert torchrun.returncode == 0, errors
+    assert output.count('"metric": "elbo:max"') == 2  # each says what came of the study
+    vaekit.search(**asked(tmp_path, images, trials=4, name="whole"))
+    assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")

@@ -1,0 +1,1 @@
+"""Measurements of speed, with the machine and the versions that they belong to."""

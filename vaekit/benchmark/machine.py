@@ -1,0 +1,133 @@
+"""The machine that a measurement belongs to: what it is, what it can do at most, and its clock."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+import vaekit
+from vaekit import __version__
+
+Result = TypeVar("Result")
+PACKAGE = Path(vaekit.__file__).parent
+
+
+def environment(threads: int) -> dict[str, Any]:
+    """Return what a measurement depends on: processor, GPU, threads, versions, and the commit where vaekit is a checkout."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "processor": processor(),
+        **gpu,
+        "threads": threads,
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {
+            "vaekit": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "onnxruntime": metadata.version("onnxruntime"),
+        },
+        "commit": commit(),
+    }
+
+
+def processor() -> str:
+    """Return the name of the processor, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text("utf-8").splitlines() if info.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
+def commit() -> str | None:
+    """Return the commit of a checkout that vaekit runs from, with ``+`` where files were changed; None elsewhere."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(PACKAGE), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "__init__.py")
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def timed(function: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
+    """Call a function; return the milliseconds that it took, on CUDA those between events around it, and its result."""
+    if device.type == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        result = function()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end), result
+    began = time.perf_counter()
+    result = function()
+    if device.type == "mps":
+        torch.mps.synchronize()
+    return 1e3 * (time.perf_counter() - began), result
+
+
+def repeated(function: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    """Call a function for some seconds, after two calls to warm up; return the milliseconds of each call."""
+    for _ in range(2):
+        function()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 5 or time.perf_counter() < end:
+        times.append(timed(function, device)[0])
+    return times
+
+
+def matrix_peak(device: torch.device, precision: str) -> float:
+    """Measure floating-point operations a second of a large product of matrices."""
+    size = 8192 if device.type == "cuda" else 512
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
+    times = repeated(lambda: torch.nn.functional.linear(left, right), device, 0.5)  # as networks call it
+    return 2 * size**3 / (1e-3 * min(times))
+
+
+def memory_bandwidth(device: torch.device) -> float:
+    """Measure bytes a second that copying an array larger than the caches reads and writes."""
+    size = 2**30 if device.type == "cuda" else 2**27
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = repeated(lambda: target.copy_(source), device, 0.3)
+    return 2 * size / (1e-3 * min(times))
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` begin anew, as far as the system can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5", "ascii")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes held since `forget_peak_memory`; None where the system does not tell.
+
+    On CUDA they are those of tensors, elsewhere those of the whole process; on macOS since it started.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

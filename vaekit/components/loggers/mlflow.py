@@ -1,0 +1,93 @@
+"""The logger ``mlflow``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vaekit.extras import import_extra
+from vaekit.files import write_text
+from vaekit.interfaces import Logger
+from vaekit.registry import loggers
+from vaekit.specs import RunSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vaekit.outcome import Outcome
+
+MOST = {"params": 100, "metrics": 1000}
+"""What MLflow takes in one request."""
+
+
+@loggers("mlflow")
+class Mlflow(Logger):
+    """MLflow: metrics, images as artifacts, the spec as parameters, in a database or on a tracking server.
+
+    A resumed run goes on under its id, which `mlflow.json` in the run folder holds; steps that are repeated and that MLflow has
+    already are left out. Needs `pip install "vaekit[mlflow]"`; `mlflow ui` comes with the whole of MLflow. A server that does not
+    answer is waited for, minutes by default: MLFLOW_HTTP_REQUEST_MAX_RETRIES says how often it is asked.
+
+    Args:
+        tracking_uri: Where runs are kept, as sqlite:///mlflow.db or http://host:5000; as MLFLOW_TRACKING_URI says by default.
+        experiment: Where runs are gathered; made if there is none of the name.
+    """
+
+    def __init__(self, *, tracking_uri: str | None = None, experiment: str = "vaekit") -> None:
+        self.tracking_uri, self.experiment = tracking_uri, experiment
+        self.library = import_extra("mlflow", "mlflow", "the logger 'mlflow'")
+        self.client: Any = None
+
+    def start(self, run: Path, spec: RunSpec, step: int | None) -> str:
+        self.client = self.library.MlflowClient(tracking_uri=self.tracking_uri)
+        file = run / "mlflow.json"
+        self.resumed = step is not None and file.is_file()
+        self.before = -1
+        if self.resumed:
+            self.id = json.loads(file.read_text("utf-8"))["id"]
+            self.client.update_run(self.id, status="RUNNING")
+        else:
+            found = self.client.get_experiment_by_name(self.experiment)
+            experiment = found.experiment_id if found is not None else self.client.create_experiment(self.experiment)
+            self.id = self.client.create_run(experiment, run_name=run.name).info.run_id
+            write_text(file, json.dumps({"id": self.id}) + "\n")
+            param = self.library.entities.Param
+            self._send("params", [param(name, value) for name, value in flat(spec.model_dump(mode="json")).items()])
+        uri = self.client.tracking_uri
+        return f"{uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}, experiment {self.experiment}"
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if self.resumed:  # what it has is asked once, of a metric that every epoch has
+            self.before = max((metric.step for metric in self.client.get_metric_history(self.id, next(iter(values)))), default=-1)
+            self.resumed = False
+        if step > self.before:
+            self._metrics(step, values)
+
+    def image(self, step: int, name: str, picture: Image.Image) -> None:
+        self.client.log_image(self.id, picture, key=name, step=step)
+
+    def end(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self._metrics(outcome.step, outcome.evaluation)
+        self.client.set_terminated(self.id, status="FINISHED" if outcome is not None else "KILLED")
+
+    def _metrics(self, step: int, values: Mapping[str, float]) -> None:
+        now, metric = int(1000 * time.time()), self.library.entities.Metric
+        self._send("metrics", [metric(name, value, now, step) for name, value in values.items()])
+
+    def _send(self, what: str, entities: list[Any]) -> None:
+        for start in range(0, len(entities), MOST[what]):
+            self.client.log_batch(self.id, **{what: entities[start : start + MOST[what]]})
+
+
+def flat(value: Any, name: str = "") -> dict[str, str]:
+    """Return plain data as text by dotted name: ``{"model.encoder.kind": "mlp", …}``."""
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return {name: str(value)}
+    parts = [flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
+    return {key: text for part in parts for key, text in part.items()}

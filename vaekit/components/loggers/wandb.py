@@ -1,0 +1,79 @@
+"""The logger ``wandb``."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vaekit.extras import import_extra
+from vaekit.files import write_text
+from vaekit.interfaces import Logger
+from vaekit.registry import loggers
+from vaekit.specs import RunSpec
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vaekit.outcome import Outcome
+
+
+@loggers("wandb")
+class Wandb(Logger):
+    """Weights & Biases: curves, images, the spec as configuration, the test set's numbers as summary.
+
+    Its files lie in `wandb` in the run folder. A resumed run goes on under its id there; steps that are repeated and that it has
+    already are left out. Of a run that was killed it may lack the last epochs, which `metrics.jsonl` has. Needs
+    `pip install "vaekit[wandb]"`, and `wandb login` unless it is offline.
+
+    Args:
+        project: Where runs are gathered.
+        entity: User or team that they belong to; yourself by default.
+        mode: Whether numbers are sent as they come, or kept for `wandb sync`; as WANDB_MODE says, or online, by default.
+    """
+
+    def __init__(
+        self, *, project: str = "vaekit", entity: str | None = None, mode: Literal["online", "offline"] | None = None
+    ) -> None:
+        self.project, self.entity, self.mode = project, entity, mode
+        self.library = import_extra("wandb", "wandb", "the logger 'wandb'")
+        self.run: Any = None
+
+    def start(self, run: Path, spec: RunSpec, step: int | None) -> str:
+        self.file = run / "wandb" / "vaekit.json"
+        self.file.parent.mkdir(exist_ok=True)
+        known = json.loads(self.file.read_text("utf-8")) if step is not None and self.file.is_file() else {}
+        self.id, self.before = known.get("id", secrets.token_hex(4)), known.get("step", -1)
+        self.run = self.library.init(
+            project=self.project,
+            entity=self.entity,
+            mode=self.mode,
+            id=self.id,
+            resume="allow",
+            name=run.name,
+            dir=run,
+            config=spec.model_dump(mode="json"),
+            reinit="create_new",  # models of a sweep are trained side by side
+            settings=self.library.Settings(console="off", silent=True),  # the terminal is the reporter's
+        )
+        self._remember(self.before)
+        return f"wandb sync {Path(self.run.dir).parent}" if self.run.offline else str(self.run.url)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        if step > self.before:
+            self.run.log(dict(values), step=step)
+            self._remember(step)
+
+    def image(self, step: int, name: str, picture: Image.Image) -> None:
+        self.run.log({name: self.library.Image(picture)}, step=step)
+
+    def end(self, outcome: Outcome | None) -> None:
+        if outcome is not None:
+            self.run.summary.update(dict(outcome.evaluation))
+        self.run.finish(exit_code=0 if outcome is not None else 1)
+
+    def _remember(self, step: int) -> None:
+        """Keep what a resumed run must know: the id, and the last step that was sent."""
+        write_text(self.file, json.dumps({"id": self.id, "step": step}) + "\n")

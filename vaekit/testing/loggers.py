@@ -1,0 +1,116 @@
+"""Checks of loggers. What they log is logged: give options that keep it on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from vaekit.interfaces import Logger
+from vaekit.outcome import Codes, Outcome
+from vaekit.specs import RunSpec
+from vaekit.testing.core import Subject, check, during, expect
+
+SCALARS = {"epoch": 1.0, "lr": 2e-3, "train/loss": 151.5, "validation/loss": 152.25, "validation_kl_per_latent/00": 0.125}
+
+
+def logger_of(subject: Subject) -> Logger:
+    """Build the logger."""
+    with during("building it"):
+        logger = subject.build()
+    expect(isinstance(logger, Logger), "what is built", expected="a vaekit.Logger", came=type(logger).__name__)
+    assert isinstance(logger, Logger)
+    return logger
+
+
+@contextmanager
+def run_folders(*names: str) -> Iterator[list[Path]]:
+    """Make run folders for a while."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
+        folders = [Path(root) / name for name in names]
+        for folder in folders:
+            folder.mkdir()
+        yield folders
+
+
+def log(logger: Logger, folder: Path, steps: tuple[int, ...], *, after: int | None = None, complete: bool = True) -> str:
+    """Make the calls of a run; return what `start` does."""
+    from PIL import Image
+
+    with during(f"start(…, step={after})"):
+        where = logger.start(folder, RunSpec(), after)
+    for step in steps:
+        with during(f"scalars({step}, …)"):
+            logger.scalars(step, SCALARS)
+        for mode in ("L", "RGB"):
+            with during(f"image({step}, …) of a picture of mode {mode}"):
+                logger.image(step, {"L": "samples", "RGB": "reconstructions"}[mode], Image.new(mode, (12, 8)))
+    with during("end(…)" if complete else "end(None)"):
+        logger.end(outcome(steps[-1]) if complete else None)
+    return where
+
+
+def outcome(step: int) -> Outcome:
+    """Return what a run of grey images might come to."""
+    return Outcome(step, {"test/loss": 153.0, "test/elbo": -153.0}, lambda most: codes(min(most, 9)))
+
+
+def codes(num: int) -> Codes:
+    """Return codes of oblong images of two classes."""
+    return Codes(torch.randn(num, 3), torch.rand(num, 1, 8, 6), tuple("ab"[i % 2] for i in range(num)))
+
+
+@check("logger")
+def check_calls(subject: Subject) -> None:
+    """A run can be logged from start to end, and start says in one line where to find it."""
+    with run_folders("run") as (folder,):
+        where = log(logger_of(subject), folder, (4, 8))
+    expect(len(where.splitlines()) == 1, "what start returns", expected="a line of text", came=repr(where))
+
+
+@check("logger")
+def check_resumption(subject: Subject) -> None:
+    """A run that was stopped goes on in another instance, also where steps are told again."""
+    with run_folders("run") as (folder,):
+        log(logger_of(subject), folder, (4, 8), complete=False)
+        log(logger_of(subject), folder, (8, 12), after=4)
+
+
+@check("logger")
+def check_stop(subject: Subject) -> None:
+    """A run can be stopped before anything was logged, and go on."""
+    with run_folders("run") as (folder,):
+        logger = logger_of(subject)
+        with during("start(…), end(None)"):
+            logger.start(folder, RunSpec(), None)
+            logger.end(None)
+        log(logger_of(subject), folder, (4,), after=0)
+
+
+@check("logger")
+def check_independence(subject: Subject) -> None:
+    """Two runs can be logged side by side, as in a sweep."""
+    with run_folders("first", "second") as folders:
+        loggers = [logger_of(subject) for _ in folders]
+        for logger, folder in zip(loggers, folders, strict=True):
+            with during(f"start of the {folder.name} of two runs"):
+                logger.start(folder, RunSpec(), None)
+        for logger in loggers:
+            with during("scalars of two runs in turn"):
+                logger.scalars(4, SCALARS)
+        for logger in loggers:
+            with during("end of two runs in turn"):
+                logger.end(outcome(4))
+
+
+@check("logger")
+def check_randomness(subject: Subject) -> None:
+    """Logging leaves torch's generator as it was."""
+    with run_folders("run") as (folder,):
+        logger = logger_of(subject)
+        before = torch.get_rng_state()
+        log(logger, folder, (4,), complete=False)
+        expect(torch.equal(before, torch.get_rng_state()), "torch's generator after logging", expected="as before", came="moved")

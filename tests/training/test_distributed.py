@@ -221,7 +221,7 @@ def test_two_hosts_that_share_no_files_train_as_one_process_does(images, tmp_pat
         hidden = ["unshare", "--mount", "sh", "-c", f'mount -t tmpfs none "{runs}" && exec "$@"', "sh"] if number else []
         rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"{first}:29400", "--local-addr", address]
         rendezvous += ["--rdzv-conf", f"is_host={number == 0}"]  # a namespace has its own address but the machine's name
-        launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(number), *rendezvous]
+        launcher = ["-m", "torch.distributed.run", "--nnodes", "2", *rendezvous]  # the lower address leads
         program = ["-m", "vaekit", "train", *arguments, "--out", runs / "run"]
         command = [*host, *hidden, sys.executable, *launcher, *map(str, program)]
         environment = vaekit_environment() | {"GLOO_SOCKET_IFNAME": "cable"}

@@ -82,13 +82,9 @@ def gathered(objective: Objective, empty: Objective) -> Iterator[None]:
 
 
 def collect(tensors: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Return tensors as one process would have them, to the leading process alone; one after the other is whole meanwhile."""
-    found = {}
-    for name, tensor in tensors.items():
-        whole = tensor.full_tensor() if _divided(tensor) else tensor
-        if world.leads:
-            found[name] = whole.cpu() if _divided(tensor) else tensor
-    return found
+    """Return tensors as one process would have them: their contents to the leading process alone, one after the other."""
+    place = "cpu" if world.leads else "meta"
+    return {name: tensor.full_tensor().to(place) if _divided(tensor) else tensor for name, tensor in tensors.items()}
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
@@ -96,11 +92,11 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
 
     It lies in memory as ``other`` does: fused optimisers rely on that.
     """
-    if not _divided(other):
-        return torch.empty_like(other, dtype=tensor.dtype).copy_(tensor)
-    from torch.distributed.tensor import distribute_tensor
+    if _divided(other):
+        from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+        return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
+    return torch.empty_like(other, dtype=tensor.dtype).copy_(tensor)
 
 
 def own(tensor: Tensor) -> Tensor:

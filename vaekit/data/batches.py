@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -117,7 +118,8 @@ class Batches:
         split: Name of the split.
         rank: Which part of each batch to yield. Noise is drawn for the whole batch: the ranks' parts make up that of one rank.
         world_size: Number of parts. In the last evaluation batch a part may hold fewer images than the others, or none.
-        workers: Processes that read a source which does not lie in memory; 0 reads in this process.
+        workers: Processes that decode a source which does not lie in memory; 0 reads in this thread. One of numbers needs no
+            decoding, and a thread reads it ahead.
 
     Raises:
         UsageError: The settings do not fit each other or the images.
@@ -229,9 +231,13 @@ class Batches:
 
 
 def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each part's indices and images; workers read ahead, also while the end of an epoch is dealt with."""
+    """Yield each part's indices and images, read ahead where there are workers."""
     if workers == 0 or source.resident:
-        yield from ((index, source.gather(index)) for index in (part.to(source.device) for part in parts))
+        return ((index, source.gather(index)) for index in (part.to(source.device) for part in parts))
+    return (_by_processes if source.encoded else _by_thread)(source, parts, workers, pin)
+
+
+def _by_processes(source: ImageSource, parts: Iterator[Tensor], workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
     asked: deque[Tensor] = deque()
 
     def ask() -> Iterator[Array]:  # arrays are sent by value, where tensors would take shared memory and a socket each
@@ -252,6 +258,22 @@ def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bo
         if isinstance(raw, DataError):
             raise raw
         yield asked.popleft(), raw
+
+
+def _by_thread(source: ImageSource, parts: Iterator[Tensor], _workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Numbers need no decoding: to send them from process to process would take longer than to read them."""
+
+    def gather(part: Tensor) -> Tensor:
+        raw = source.gather(part)
+        return raw.pin_memory() if pin else raw
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead: deque[tuple[Tensor, Future[Tensor]]] = deque()
+        for part in parts:
+            ahead.append((part, pool.submit(gather, part)))
+            if len(ahead) > 2:
+                index, raw = ahead.popleft()
+                yield index, raw.result()
 
 
 def _leave_the_parents_objects(_: int) -> None:

@@ -172,7 +172,7 @@ class FileImages(ImageSource):
         DataError: The decoder has no size, and the files differ in theirs.
     """
 
-    integer = True
+    integer, encoded = True, True
 
     def __init__(
         self,

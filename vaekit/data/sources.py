@@ -24,6 +24,8 @@ class ImageSource(ABC):
     class_names: tuple[str, ...] | None
     integer: bool
     """Whether pixels are bytes, 0..255 standing for [0, 1]; otherwise they are float32 and taken as they are."""
+    encoded: bool = False
+    """Whether ``gather`` decodes pictures, which takes a processor's time; otherwise it copies numbers."""
     resident: bool = False
     """Whether all images lie in the memory of ``device``; otherwise ``gather`` reads files."""
     device: torch.device = torch.device("cpu")

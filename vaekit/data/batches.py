@@ -85,10 +85,10 @@ class Order:
         size = min(self.batch_size, self.size - low)
         return slice(low + size * self.rank // self.world_size, low + size * (self.rank + 1) // self.world_size)
 
-    def parts(self, epoch: int, start: int) -> Iterator[Tensor]:
+    def parts(self, epoch: int, start: int, device: torch.device) -> Iterator[Tensor]:
         """Yield the part of each step: an epoch's from ``start`` on, then without end those of the epochs that follow."""
         for number in itertools.count(epoch):
-            order = self._whole(number)
+            order = self._whole(number).to(device)
             for step in range(start, self.steps_per_epoch):
                 yield order[self.span(step)]
             start = 0
@@ -161,7 +161,8 @@ class Batches:
         position, read = self._ahead or (None, None)
         self._ahead = None
         if read is None or position != (epoch, start):
-            read = _read(source, self.order.parts(epoch, start), self.workers, pin=self.device.type == "cuda")
+            parts = self.order.parts(epoch, start, source.device)
+            read = _read(source, parts, self.workers, pin=self.device.type == "cuda")
         for step in range(start, self.steps_per_epoch):
             index, raw = next(read)
             y = None if source.labels is None else source.labels.index_select(0, index)
@@ -233,7 +234,7 @@ class Batches:
 def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each part's indices and images, read ahead where there are workers."""
     if workers == 0 or source.resident:
-        return ((index, source.gather(index)) for index in (part.to(source.device) for part in parts))
+        return ((index, source.gather(index)) for index in parts)
     return (_by_processes if source.encoded else _by_thread)(source, parts, workers, pin)
 
 

@@ -417,8 +417,8 @@ def test_parquet_holds_lists_of_numbers(tmp_path):
 
 def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(DataError, match=r"vaekit\[parquet\]"):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UsageError, match=r"vaekit\[parquet\]"):
         load("array", path=str(tmp_path / "a.parquet"))
 
 
@@ -589,5 +589,5 @@ def test_sets_that_cannot_be_had_are_refused(tmp_path, library, monkeypatch):
         with pytest.raises(DataError, match=r"cannot read the data set(.*\n)*.*save_to_disk(.*\n)*.*network"):
             load("huggingface", path=path)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r"vaekit\[huggingface\]"):
+    with pytest.raises(UsageError, match=r"vaekit\[huggingface\]"):
         load("huggingface", path="someone/some-set")

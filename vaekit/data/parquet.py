@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vaekit.errors import DataError
+from vaekit.extras import import_extra
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,14 +19,12 @@ def read_parquet(file: Path) -> dict[str, Array]:
     """Read the columns that hold images as lists of numbers, numbers or text.
 
     Raises:
-        DataError: pyarrow is not installed, or the file cannot be read.
+        UsageError: pyarrow is not installed.
+        DataError: The file cannot be read.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        remedy = "pip install 'vaekit[parquet]'"
-        raise DataError("reading Parquet files needs pyarrow", given=error, remedy=remedy) from error
+    pq = import_extra("pyarrow.parquet", "parquet", "a Parquet file")
+    import pyarrow as pa
+
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowException) as error:

@@ -13,6 +13,7 @@ from vaekit.data.arrays import to_labels
 from vaekit.data.images import Decoder, sides, within_memory
 from vaekit.data.parquet import to_array
 from vaekit.errors import DataError, UsageError
+from vaekit.extras import import_extra
 from vaekit.interfaces import Dataset
 from vaekit.registry import datasets
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 CALLED = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 """What sets call their splits."""
-REMEDY = "pip install 'vaekit[huggingface]'"
 
 
 @datasets("huggingface")
@@ -128,10 +128,7 @@ class _Row(io.BytesIO):
 
 def _read(path: str, config: str | None) -> dict[str, Any]:
     """Return the splits of a set by name."""
-    try:
-        import datasets as library
-    except ImportError as error:
-        raise DataError("sets of Hugging Face need the library datasets", given=error, remedy=REMEDY) from error
+    library = import_extra("datasets", "huggingface", "the data set 'huggingface'")
     place = Path(path).expanduser()
     saved = any((place / name).is_file() for name in ("dataset_dict.json", "state.json"))
     if saved and config is not None:

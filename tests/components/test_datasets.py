@@ -24,7 +24,9 @@ from vaekit.interfaces import Dataset
 from vaekit.registry import datasets
 from vaekit.streams import Streams
 
-BUILT_IN = ("array", "celeba", "cifar10", "digits", "emnist", "fashion_mnist", "folder", "kmnist", "mnist", "svhn")
+BUILT_IN = (
+    "array", "celeba", "cifar10", "digits", "emnist", "fashion_mnist", "folder", "huggingface", "kmnist", "mnist", "svhn"
+)  # fmt: skip
 DOWNLOADED = ("celeba", "cifar10", "emnist", "fashion_mnist", "kmnist", "mnist", "svhn")
 
 
@@ -400,20 +402,16 @@ def encoded(i: int, size: tuple[int, int] = (6, 5)) -> bytes:
     return buffer.getvalue()
 
 
-def test_parquet_holds_encoded_pictures_or_lists(tmp_path):
+def test_parquet_holds_lists_of_numbers(tmp_path):
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
-    rows = [{"bytes": encoded(i), "path": f"{i}.png"} for i in range(20)]
-    pq.write_table(pa.table({"image": rows, "label": list(range(20))}), tmp_path / "a.parquet")
-    splits = load("array", path=str(tmp_path / "a.parquet"))
-    assert splits.shape == (3, 5, 6)
-    assert torch.equal(splits.train.labels, splits.train.images[:, 0, 0, 0].long())
     values = pa.array(numbered().flatten(), pa.uint8())
     column = pa.FixedSizeListArray.from_arrays(pa.FixedSizeListArray.from_arrays(values, 6), 5)
     pq.write_table(pa.table({"pixels": column, "name": list("ab") * 10}), tmp_path / "b.parquet")
     assert everything(load("array", path=str(tmp_path / "b.parquet"), labels="name"))[:, 0, 0, 0].tolist() == list(range(20))
-    pq.write_table(pa.table({"image": [{"bytes": encoded(1, (6, 5 + i)), "path": ""} for i in range(3)]}), tmp_path / "c.parquet")
-    with pytest.raises(DataError, match="differ in size"):
+    rows = [{"bytes": encoded(i), "path": f"{i}.png"} for i in range(20)]
+    pq.write_table(pa.table({"image": rows, "label": list(range(20))}), tmp_path / "c.parquet")
+    with pytest.raises(DataError, match="--dataset huggingface"):
         load("array", path=str(tmp_path / "c.parquet"))
 
 
@@ -464,3 +462,132 @@ def test_paths_and_options_that_do_not_fit_are_refused(tmp_path):
     for options in ({"path": "absent.npy"}, {"path": "a.txt"}, {"path": "a.npy", "key": "x"}):
         with pytest.raises(VaekitError):
             load("array", **{**options, "path": str(tmp_path / options["path"])})
+
+
+# Sets of Hugging Face
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(library.config, "HF_HUB_OFFLINE", True)
+    return library
+
+
+def table(library, num: int = 20, start: int = 0, **columns):
+    rows = [{"bytes": encoded(i), "path": None} for i in range(start, start + num)]
+    features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["cat", "dog"])})
+    made = library.Dataset.from_dict({"image": rows, "label": [i % 2 for i in range(num)]}, features)
+    for name, values in columns.items():
+        made = made.add_column(name, values)
+    return made
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+@pytest.mark.parametrize("kind", ["saved", "parquet file", "folder of parquet"])
+def test_pictures_of_a_table_are_those_of_its_rows(tmp_path, library, kind, memory_gb):
+    path = tmp_path / "set"
+    if kind == "saved":
+        table(library).save_to_disk(path, num_shards=3)
+    else:
+        path.mkdir()
+        pieces = [table(library, 10, start) for start in (0, 10)] if kind == "folder of parquet" else [table(library)]
+        for i, part in enumerate(pieces):
+            part.to_parquet(path / f"{i}.parquet")
+        path = path / "0.parquet" if kind == "parquet file" else path
+    splits = load("huggingface", path=str(path), memory_gb=memory_gb)
+    assert splits.shape == (3, 5, 6)
+    assert sizes(splits) == [16, 2, 2]
+    assert isinstance(splits.train, TensorImages if memory_gb else FileImages)
+    assert everything(splits)[:, :, 0, 0].tolist() == [[i, 2 * i, 3 * i] for i in range(20)]
+    assert splits.train.class_names == ("cat", "dog")
+    for part in parts(splits):
+        assert torch.equal(part.labels, part.gather(torch.arange(len(part)))[:, 0, 0, 0].long() % 2)
+
+
+def test_a_table_beyond_the_budget_gives_the_same_batches_also_by_workers(tmp_path, library):
+    table(library, 40).save_to_disk(tmp_path / "set", num_shards=3)
+    resident, streamed = (load("huggingface", path=str(tmp_path / "set"), size=4, memory_gb=gb).train for gb in (1.0, 0.0))
+    runs = [
+        list(Batches(source, batch_size=8, streams=Streams(0), workers=workers).epoch(0))
+        for source, workers in ((resident, 0), (streamed, 0), (streamed, 2))
+    ]
+    assert len(runs[0]) == 4
+    for a, b, c in zip(*runs, strict=True):
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.x, c.x)
+        assert torch.equal(a.y, c.y)
+
+
+def test_a_table_keeps_its_own_splits_unless_fractions_are_asked_for(tmp_path, library):
+    own = {"train": table(library, 20), "val": table(library, 5, 20), "test": table(library, 4, 25), "extra": table(library, 3)}
+    for i, (names, options, expected) in enumerate(
+        [
+            (("train", "val", "test", "extra"), {}, [20, 5, 4]),
+            (("train", "test"), {}, [18, 2, 4]),
+            (("train", "val"), {"test": 0.2}, [16, 5, 4]),
+            (("train", "val", "test"), {"validation": 0.2}, [16, 4, 4]),
+            (("extra",), {}, [1, 1, 1]),
+        ]
+    ):
+        library.DatasetDict({name: own[name] for name in names}).save_to_disk(tmp_path / str(i))
+        splits = load("huggingface", path=str(tmp_path / str(i)), **options)
+        assert sizes(splits) == expected
+        if names == ("train", "val", "test", "extra"):
+            assert [part.images[0, 0, 0, 0].item() for part in parts(splits)] == [0, 20, 25]
+    library.DatasetDict({"val": own["val"], "test": own["test"]}).save_to_disk(tmp_path / "none")
+    with pytest.raises(DataError, match="no training split"):
+        load("huggingface", path=str(tmp_path / "none"))
+
+
+def test_columns_of_a_table_are_found_or_named(tmp_path, library):
+    path = str(tmp_path / "set")
+    made = table(library, mask=[encoded(100 + i) for i in range(20)], breed=list("ab") * 10, note=[[1], [2, 3]] * 10)
+    made.save_to_disk(path)
+    with pytest.raises(DataError, match=r"several(.*\n)*.*image, mask(.*\n)*.*--dataset\.image"):
+        load("huggingface", path=path)
+    splits = load("huggingface", path=path, image="mask", labels="breed", channels="grey", size=(4, 3))
+    assert splits.shape == (1, 4, 3)
+    assert splits.train.class_names == ("a", "b")
+    for options in (
+        {"image": "label"},
+        {"image": "absent"},
+        {"image": "mask", "labels": "absent"},
+        {"image": "image", "config": "x"},
+    ):
+        with pytest.raises(UsageError, match=r"image, label, mask|configurations"):
+            load("huggingface", path=path, **options)
+    with pytest.raises(DataError, match=r"differ in shape|cannot be labels"):
+        load("huggingface", path=path, image="image", labels="note")
+    made.remove_columns(["image", "mask"]).save_to_disk(tmp_path / "numbers")
+    with pytest.raises(DataError, match="--dataset array"):
+        load("huggingface", path=str(tmp_path / "numbers"))
+
+
+def test_a_set_without_all_labels_has_none(tmp_path, library):
+    features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["cat"])})
+    rows = [{"bytes": encoded(i), "path": None} for i in range(6)]
+    library.Dataset.from_dict({"image": rows, "label": [0] * 5 + [-1]}, features).save_to_disk(tmp_path / "set")
+    assert load("huggingface", path=str(tmp_path / "set")).train.labels is None
+    with pytest.raises(DataError, match="no label"):
+        load("huggingface", path=str(tmp_path / "set"), labels="label")
+
+
+def test_a_broken_row_is_named(tmp_path, library):
+    features = library.Features({"image": library.Image()})
+    for content, message in ((b"no picture", "cannot read the image in row 4 of column image"), (None, "no picture in row 4")):
+        rows = [{"bytes": encoded(i), "path": None} for i in range(6)]
+        rows[4] = content and {"bytes": content, "path": None}
+        library.Dataset.from_dict({"image": rows}, features).save_to_disk(tmp_path / message[:4])
+        with pytest.raises(DataError, match=message):
+            load("huggingface", path=str(tmp_path / message[:4]), size=4)
+
+
+def test_sets_that_cannot_be_had_are_refused(tmp_path, library, monkeypatch):
+    for path in ("someone/some-set", str(tmp_path / "absent"), str(tmp_path)):
+        with pytest.raises(DataError, match=r"cannot read the data set(.*\n)*.*save_to_disk(.*\n)*.*network"):
+            load("huggingface", path=path)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r"vaekit\[huggingface\]"):
+        load("huggingface", path="someone/some-set")

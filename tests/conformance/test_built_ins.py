@@ -54,16 +54,31 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "pictures").mkdir()
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(folder / "pictures" / f"{number}.png")
-    return {"array": folder / "images.npy", "folder": folder / "pictures"}
+    return {"array": folder / "images.npy", "folder": folder / "pictures", "huggingface": folder / "table"}
 
 
-@pytest.mark.parametrize("kind", ["digits", "array", "folder"])
+@pytest.fixture(scope="module")
+def table(files: dict[str, Path]) -> None:
+    library = pytest.importorskip("datasets")
+    pictures = [{"bytes": file.read_bytes(), "path": None} for file in sorted(files["folder"].iterdir())]
+    features = library.Features({"image": library.Image()})
+    library.Dataset.from_dict({"image": pictures}, features).save_to_disk(files["huggingface"])
+
+
+LOCAL = ("digits", "array", "folder", "huggingface")
+
+
+@pytest.mark.parametrize("kind", LOCAL)
 @pytest.mark.parametrize("check", checks("dataset"))
-def test_data_set_that_needs_no_download_conforms(check: Check, kind: str, files: dict[str, Path]) -> None:
+def test_data_set_that_needs_no_download_conforms(
+    check: Check, kind: str, files: dict[str, Path], request: pytest.FixtureRequest
+) -> None:
+    if kind == "huggingface":
+        request.getfixturevalue("table")
     check(kind, options={"path": str(files[kind])} if kind in files else {})
 
 
-@pytest.mark.parametrize("kind", sorted(set(datasets.kinds()) - {"digits", "array", "folder"}))
+@pytest.mark.parametrize("kind", sorted(set(datasets.kinds()) - set(LOCAL)))
 @pytest.mark.parametrize(
     "check",
     [

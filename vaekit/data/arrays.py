@@ -78,6 +78,21 @@ def to_images(array: Array, layout: Layout) -> Tensor:
     return _on_white(torch.from_numpy(np.require(array, requirements=("C", "W"))))
 
 
+def to_labels(values: Array, num: int, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
+    """Turn ``num`` integers or texts into labels, and the texts that these stand for.
+
+    Raises:
+        DataError: They are something else.
+    """
+    if values.shape != (num,) or values.dtype.kind not in "iuUS":
+        given, expected = f"{name}: {values.dtype} of {values.shape}", f"{num} integers or names"
+        raise DataError("this array cannot be labels", given=given, expected=expected)
+    if values.dtype.kind in "US":
+        names, values = np.unique(values.astype(str), return_inverse=True)
+        return torch.from_numpy(values.astype(np.int64)), tuple(names.tolist())
+    return torch.from_numpy(values.astype(np.int64)), None
+
+
 def _on_white(x: Tensor) -> Tensor:
     if x.shape[1] != 4:
         return x

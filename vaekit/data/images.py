@@ -6,27 +6,50 @@ import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Literal, Self
+from dataclasses import dataclass, replace
+from typing import IO, TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from vaekit.data.sources import ImageSource, Splits, TensorImages
-from vaekit.errors import DataError
+from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from PIL.Image import Image
-    from torch import Tensor
 
+    Encoded = Path | IO[bytes]
+    """A picture as it is stored: a file, or the bytes of a row; errors name it by ``str``."""
+
+    class Files(Protocol):
+        """Encoded pictures by number."""
+
+        def __len__(self) -> int: ...
+        def __getitem__(self, i: int, /) -> Encoded: ...
+
+
+T = TypeVar("T")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 Channels = Literal["rgb", "grey"]
 Fit = Literal["crop", "pad", "stretch"]
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the height and width that an option names: a side, or both.
+
+    Raises:
+        UsageError: A side is less than 1.
+    """
+    both = (size, size) if isinstance(size, int) else size
+    if both is not None and min(both) < 1:
+        raise UsageError("pictures cannot be of that size", given=size, expected="sides of 1 or more pixels")
+    return both
 
 
 @dataclass(frozen=True)
@@ -51,31 +74,51 @@ class Decoder:
         """Channels of the result."""
         return 3 if self.channels == "rgb" else 1
 
-    def __call__(self, file: Path | IO[bytes], name: object = None) -> Pixels:
-        """Decode a file, called ``name`` in errors.
+    def __call__(self, file: Encoded) -> Tensor:
+        """Decode a file.
 
         Raises:
             DataError: It is not an image that can be read.
         """
         from PIL import Image, ImageOps
 
+        mode = "RGB" if self.channels == "rgb" else "L"
         try:
             with Image.open(file) as image:
                 if self.size is not None:
-                    image.draft(None, (2 * max(self.size),) * 2)  # a large JPEG is decoded at a fraction of its size
-                picture = _on_white(ImageOps.exif_transpose(image)).convert("RGB" if self.channels == "rgb" else "L")
+                    image.draft(mode, (2 * max(self.size),) * 2)  # a large JPEG is decoded at a fraction of its size
+                ImageOps.exif_transpose(image, in_place=True)
+                picture = _on_white(image)
+                pixels = torch.from_numpy(np.array(picture if picture.mode == mode else picture.convert(mode)))
         except Exception as error:  # decoders of broken files raise almost anything
-            raise unreadable(name or file, error) from error
-        if self.size is not None and picture.size != self.size[::-1]:
-            size, method = self.size[::-1], Image.Resampling.LANCZOS
-            if self.fit == "crop":
-                picture = ImageOps.fit(picture, size, method)
-            elif self.fit == "pad":
-                picture = ImageOps.pad(picture, size, method, color="white")
-            else:
-                picture = picture.resize(size, method)
-        pixels = np.array(picture, dtype=np.uint8)
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+            raise unreadable(file, error) from error
+        pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        return pixels if self.size is None else bring_to_size(pixels, self.size, self.fit)
+
+
+def bring_to_size(pixels: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
+    """Resample bytes ``(C, H, W)`` to height and width, by torch's bicubic filter: it takes a fifth of the time of Pillow's."""
+    height, width = pixels.shape[1:]
+    inner = size
+    if fit == "crop":
+        scale = min(height / size[0], width / size[1])
+        pixels = _middle(pixels, max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    elif fit == "pad":
+        scale = min(size[0] / height, size[1] / width)
+        inner = max(1, round(height * scale)), max(1, round(width * scale))
+    if pixels.shape[1:] != inner:
+        pixels = F.interpolate(pixels[None], inner, mode="bicubic", antialias=True)[0]
+    if inner == size:
+        return pixels
+    ground = torch.full((len(pixels), *size), 255, dtype=torch.uint8)
+    _middle(ground, *inner).copy_(pixels)
+    return ground
+
+
+def _middle(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Return the view of the middle."""
+    top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
+    return pixels[:, top : top + height, left : left + width]
 
 
 def _on_white(image: Image) -> Image:
@@ -98,11 +141,11 @@ def unreadable(file: object, error: Exception) -> DataError:
         f"cannot read the image {file}",
         given=f"{type(error).__name__}: {error}",
         expected="a whole PNG, JPEG, WebP, BMP, GIF or TIFF file",
-        remedy="remove or replace the file, or pass --dataset.on-bad-image skip",
+        remedy="remove or replace it; --dataset folder leaves such files out with --dataset.on-bad-image skip",
     )
 
 
-def image_size(file: Path) -> tuple[int, int]:
+def image_size(file: Encoded) -> tuple[int, int]:
     """Read the height and width of an upright image from its header."""
     from PIL import Image
 
@@ -119,49 +162,58 @@ class FileImages(ImageSource):
     """Image files that are decoded each time they are gathered, on the CPU.
 
     Args:
-        files: One per image.
-        decoder: Turns a file into an array; its ``size`` is set.
-        labels: int64 ``(N,)``.
+        files: One per image; they are asked for when they are read, so rows of a table need not lie in memory.
+        decoder: Turns a file into bytes; its ``size`` is that of all files unless it is set.
+        labels: int64, one for each of ``rows``.
         class_names: The name of each label.
+        rows: Which of the files, int64; all by default.
+
+    Raises:
+        DataError: The decoder has no size, and the files differ in theirs.
     """
 
-    integer = True
+    integer, encoded = True, True
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Files,
         decoder: Decoder,
         labels: Tensor | None = None,
         class_names: tuple[str, ...] | None = None,
+        rows: Tensor | None = None,
     ) -> None:
-        assert decoder.size is not None
-        self.files, self.decoder, self.labels, self.class_names = tuple(files), decoder, labels, class_names
-        self.shape = (decoder.num_channels, *decoder.size)
+        size = decoder.size or common_size(files)
+        self.files, self.decoder, self.labels, self.class_names = files, replace(decoder, size=size), labels, class_names
+        self.rows = torch.arange(len(files)) if rows is None else rows
+        self.shape = (decoder.num_channels, *size)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.rows)
 
     def gather(self, index: Tensor) -> Tensor:
-        pixels = np.empty((len(index), *self.shape), np.uint8)
-        for row, i in enumerate(index.tolist()):
-            pixels[row] = self.decoder(self.files[i])
-        return torch.from_numpy(pixels)
+        pixels = torch.empty((len(index), *self.shape), dtype=torch.uint8)
+        for picture, row in zip(pixels, self.rows[index].tolist(), strict=True):
+            picture.copy_(self.decoder(self.files[row]))
+        return pixels
 
     def subset(self, index: Tensor) -> Self:
         labels = None if self.labels is None else self.labels[index]
-        return type(self)([self.files[i] for i in index.tolist()], self.decoder, labels, self.class_names)
+        return type(self)(self.files, self.decoder, labels, self.class_names, self.rows[index])
 
     def in_memory(self) -> TensorImages:
         """Decode all files, by several threads, into a source in memory."""
-        pixels = np.empty((len(self), *self.shape), np.uint8)
+        pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
+        rows = self.rows.tolist()
+        for _ in in_threads(lambda i: pixels[i].copy_(self.decoder(self.files[rows[i]])), len(self)):
+            pass
+        return TensorImages(pixels, self.labels, self.class_names)
 
-        def decode(i: int) -> None:
-            pixels[i] = self.decoder(self.files[i])
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(decode, range(len(self))):
-                pass
-        return TensorImages(torch.from_numpy(pixels), self.labels, self.class_names)
+def in_threads(function: Callable[[int], T], num: int) -> Iterator[T]:
+    """Yield ``function`` of 0, 1, … in order, by as many threads as there are processors; few are under way at a time."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, num, 1024):
+            yield from pool.map(function, range(start, min(start + 1024, num)))
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -182,16 +234,17 @@ def find_images(folder: Path) -> list[Path]:
 def readable_images(files: Sequence[Path], decoder: Decoder) -> list[Path]:
     """Return the files that can be decoded whole, and warn of the others. Reads every file."""
 
-    def reads(file: Path) -> bool:
+    def reads(i: int) -> bool:
         try:
-            decoder(file)
+            decoder(files[i])
         except DataError:
             return False
         return True
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        good = [file for file, ok in zip(files, pool.map(reads, files), strict=True) if ok]
-    bad = sorted(set(files) - set(good))
+    good: list[Path] = []
+    bad: list[Path] = []
+    for file, ok in zip(files, in_threads(reads, len(files)), strict=True):
+        (good if ok else bad).append(file)
     if bad:
         names = ", ".join(str(file) for file in bad[:3]) + (", …" if len(bad) > 3 else "")
         warnings.warn(f"{len(bad)} of {len(files)} images cannot be read and are left out: {names}", stacklevel=2)
@@ -200,24 +253,23 @@ def readable_images(files: Sequence[Path], decoder: Decoder) -> list[Path]:
     return good
 
 
-def common_size(files: Sequence[Path]) -> tuple[int, int]:
+def common_size(files: Files) -> tuple[int, int]:
     """Return the height and width that all files share.
 
     Raises:
         DataError: They do not share one; the message names two that differ.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sizes = list(pool.map(image_size, files))
-    other = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
-    if other is not None:
-        given = (f"{files[i]} is {sizes[i][1]}×{sizes[i][0]}" for i in (0, other))
-        raise DataError(
-            "the images differ in size",
-            given=", ".join(given) + " (width × height)",
-            expected="one size",
-            remedy="bring them to one, as --dataset.size 64",
-        )
-    return sizes[0]
+    sizes = in_threads(lambda i: image_size(files[i]), len(files))
+    first = next(sizes)
+    for i, size in enumerate(sizes, 1):
+        if size != first:
+            raise DataError(
+                "the images differ in size",
+                given=f"{files[0]} is {first[1]}×{first[0]}, {files[i]} is {size[1]}×{size[0]} (width × height)",
+                expected="one size",
+                remedy="bring them to one, as --dataset.size 64",
+            )
+    return first
 
 
 def within_memory(splits: Splits, memory_gb: float) -> Splits:

@@ -24,6 +24,8 @@ class ImageSource(ABC):
     class_names: tuple[str, ...] | None
     integer: bool
     """Whether pixels are bytes, 0..255 standing for [0, 1]; otherwise they are float32 and taken as they are."""
+    encoded: bool = False
+    """Whether ``gather`` decodes pictures, which takes a processor's time; otherwise it copies numbers."""
     resident: bool = False
     """Whether all images lie in the memory of ``device``; otherwise ``gather`` reads files."""
     device: torch.device = torch.device("cpu")
@@ -126,33 +128,34 @@ class Splits:
         return self.train.shape
 
 
-def split_source(source: ImageSource, validation: float, test: float) -> Splits:
+def split_source(source: ImageSource, validation: float | ImageSource, test: float | ImageSource) -> Splits:
     """Split by a fixed permutation: the same images on every run, whatever its seed.
 
     Args:
-        source: All images.
-        validation: Fraction held out for choosing models.
-        test: Fraction held out for the final numbers.
+        source: All images, but for those of a split that exists already.
+        validation: Fraction held out for choosing models, or the split itself.
+        test: Fraction held out for the final numbers, or the split itself.
 
     Raises:
         UsageError: The fractions leave nothing for a split.
         DataError: There are too few images.
     """
-    if not (validation > 0 and test > 0 and validation + test < 1):
+    fractions = [part for part in (validation, test) if not isinstance(part, ImageSource)]
+    if not all(fraction > 0 for fraction in fractions) or sum(fractions) >= 1:
         raise UsageError(
             "the fractions of validation and test images leave nothing for a split",
-            given=f"validation {validation}, test {test}",
-            expected="both above 0, their sum below 1",
+            given=", ".join(map(str, fractions)),
+            expected="fractions above 0, their sum below 1",
         )
-    num_validation, num_test = max(1, round(len(source) * validation)), max(1, round(len(source) * test))
-    num_train = len(source) - num_validation - num_test
+    counts = [max(1, round(len(source) * fraction)) for fraction in fractions]
+    num_train = len(source) - sum(counts)
     if num_train < 1:
         raise DataError(
             "too few images to split into train, validation and test", given=f"{len(source)} images", expected="at least 3"
         )
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
-    parts = order.split([num_train, num_validation, num_test])
-    return Splits(*(source.subset(part.sort().values) for part in parts))
+    train, *held_out = (source.subset(part.sort().values) for part in order.split([num_train, *counts]))
+    return Splits(train, *(part if isinstance(part, ImageSource) else held_out.pop(0) for part in (validation, test)))
 
 
 def hold_out(train: ImageSource, test: ImageSource, validation: int) -> Splits:

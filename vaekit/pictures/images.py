@@ -42,4 +42,4 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
                 remedy="resize it, or pass --fit crop, pad or stretch",
             )
     decode = Decoder((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch")
-    return torch.stack([torch.from_numpy(decode(file)) for file in files]).float() / 255
+    return torch.stack([decode(file) for file in files]).float() / 255

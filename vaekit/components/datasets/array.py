@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from vaekit.data import ImageSource, Splits, TensorImages, split_source
-from vaekit.data.arrays import Array, MappedImages, find_layout, to_images
+from vaekit.data.arrays import Array, MappedImages, find_layout, to_images, to_labels
 from vaekit.data.parquet import read_parquet
 from vaekit.errors import DataError, UsageError
 from vaekit.interfaces import Dataset
@@ -20,7 +19,7 @@ from vaekit.registry import datasets
 
 @datasets("array")
 class ArrayFile(Dataset):
-    """Your own images in one array file: .npy, .npz, .safetensors or .parquet.
+    """Your own images as numbers in one array file: .npy, .npz, .safetensors or .parquet.
 
     Bytes 0 to 255 or floats, which are kept as they are; a fourth channel is opacity, and the picture is laid on white. The split
     is fixed: the same for every seed. The default likelihood is "gaussian", since it takes pixels of any range.
@@ -76,14 +75,7 @@ class ArrayFile(Dataset):
             return None, None
         if name not in arrays:
             raise UsageError("the file has no such labels", given=name, expected=", ".join(arrays))
-        values = arrays[name]
-        if values.shape != (num,) or values.dtype.kind not in "iuUS":
-            given, expected = f"{name}: {values.dtype} of {values.shape}", f"{num} integers or names"
-            raise DataError("this array cannot be labels", given=given, expected=expected)
-        if values.dtype.kind in "US":
-            names, values = np.unique(values.astype(str), return_inverse=True)
-            return torch.from_numpy(values.astype(np.int64)), tuple(names.tolist())
-        return torch.from_numpy(values.astype(np.int64)), None
+        return to_labels(arrays[name], num, name)
 
 
 def _choose(arrays: dict[str, Array], key: str | None, path: Path) -> Array:
@@ -93,7 +85,8 @@ def _choose(arrays: dict[str, Array], key: str | None, path: Path) -> Array:
         if len(found) != 1:
             given = f"{path} with " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
             problem = "several arrays can be images" if found else "no array of the file is one of images"
-            raise DataError(problem, given=given, remedy="name it, as --dataset.key images" if found else None)
+            remedy = "name it, as --dataset.key images" if found else "--dataset huggingface reads encoded pictures in Parquet"
+            raise DataError(problem, given=given, remedy=remedy)
         return arrays[found[0]]
     if key not in arrays:
         raise UsageError("the file has no such array", given=f"key {key}", expected=", ".join(arrays))

@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 import torch
 
 from vaekit.data import FileImages, Splits, split_source
-from vaekit.data.images import Decoder, common_size, find_images, readable_images, within_memory
-from vaekit.errors import UsageError
+from vaekit.data.images import Decoder, find_images, readable_images, sides, within_memory
 from vaekit.interfaces import Dataset
 from vaekit.registry import datasets
 
@@ -46,18 +45,14 @@ class Folder(Dataset):
         on_bad_image: Literal["stop", "skip"] = "stop",
         memory_gb: float = 4.0,
     ) -> None:
-        sides = (size, size) if isinstance(size, int) else size
-        if sides is not None and min(sides) < 1:
-            raise UsageError("pictures cannot be of that size", given=size, expected="sides of 1 or more pixels")
-        self.path, self.size, self.channels, self.fit = Path(path).expanduser(), sides, channels, fit
+        self.path, self.decoder = Path(path).expanduser(), Decoder(sides(size), channels, fit)
         self.validation, self.test, self.on_bad_image, self.memory_gb = validation, test, on_bad_image, memory_gb
 
     def load(self) -> Splits:
         files = find_images(self.path)
         if self.on_bad_image == "skip":
-            files = readable_images(files, Decoder(self.size, self.channels, self.fit))
-        decoder = Decoder(self.size or common_size(files), self.channels, self.fit)
-        images = FileImages(files, decoder, *_labels(self.path, files))
+            files = readable_images(files, self.decoder)
+        images = FileImages(files, self.decoder, *_labels(self.path, files))
         return within_memory(split_source(images, self.validation, self.test), self.memory_gb)
 
 

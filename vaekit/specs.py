@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -135,7 +136,10 @@ class TrainSpec(Spec):
     compile: Literal["auto", "on", "off"] = Field(
         "auto", description="Whether to compile the training step; auto does for long runs of CNNs on a CPU."
     )
-    workers: Annotated[int, Field(ge=0)] = Field(2, description="Processes that decode images which do not fit in memory.")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        min(8, os.cpu_count() or 1),
+        description="Processes that decode pictures which do not fit in memory; one a processor, at most 8, by default.",
+    )
     pictures: Literal["auto", "none"] | tuple[PositiveInt, ...] | EveryFew = Field(
         "auto", description="Epochs whose reconstructions and samples are kept, as 1,2,10 or every:5."
     )

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from vaekit.data import AugmentSpec, Batch, Batches, FileImages, TensorImages
+from vaekit.data.arrays import MappedImages
 from vaekit.data.images import Decoder
 from vaekit.errors import DataError, UsageError
 from vaekit.streams import Streams
@@ -137,15 +138,48 @@ def test_the_target_may_be_the_picture_before_augmentation():
 @pytest.mark.parametrize("settings", [{"binarize": "dynamic"}, {"binarize": "static", "train": False}, {"augment": EVERYTHING}])
 def test_streaming_equals_the_resident_path_bit_for_bit(tmp_path: Path, workers, settings):
     source = grey(21, (3, 6, 5))
-    for i, image in enumerate(source.images):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / f"{i:02}.png")
-    files = FileImages(sorted(tmp_path.glob("*.png")), Decoder((6, 5)), source.labels, source.class_names)
+    files = picture_files(tmp_path, source)
     torch.manual_seed(0)
     before = torch.get_rng_state()
     for epoch in (0, 1):
         streamed = list(batches(files, workers=workers, **settings).epoch(epoch))
         assert all_same(streamed, batches(source, **settings).epoch(epoch))
     assert torch.equal(torch.get_rng_state(), before)  # dropout's numbers do not depend on workers
+
+
+def picture_files(folder: Path, source: TensorImages) -> FileImages:
+    for i, image in enumerate(source.images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:02}.png")
+    return FileImages(sorted(folder.glob("*.png")), Decoder((6, 5)), source.labels, source.class_names)
+
+
+def test_workers_that_read_on_give_the_batches_of_whatever_is_asked_for_next(tmp_path: Path):
+    source = grey(21, (3, 6, 5))
+    for train in (True, False):
+        streamed = batches(picture_files(tmp_path, source), workers=1, train=train)
+        for epoch, start in ((0, 0), (1, 0), (1, 1), (2, 0), (0, 2), (0, 0)):
+            fresh = batches(source, train=train).epoch(epoch, start)
+            assert all_same(list(streamed.epoch(epoch, start)), fresh)
+        next(streamed.epoch(1))  # and leaves the rest
+        assert all_same(list(streamed.epoch(1)), batches(source, train=train).epoch(1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streaming_to_a_gpu_gives_the_same_batches(tmp_path: Path, workers):
+    source = grey(21, (3, 6, 5))
+    np.save(tmp_path / "a.npy", source.images.numpy())
+    mapped = MappedImages(tmp_path / "a.npy", "NCHW", source.labels)
+    for streamed in (picture_files(tmp_path, source), mapped):
+        made = batches(streamed, workers=workers, device="cuda")
+        for epoch in range(3):
+            for ours, theirs in zip(made.epoch(epoch), batches(source).epoch(epoch), strict=True):
+                torch.cuda._sleep(1_000_000)  # so that copies run ahead of what is computed
+                assert ours.x.is_cuda
+                assert torch.equal(ours.x.cpu(), theirs.x)
+                assert torch.equal(ours.y.cpu(), theirs.y)
+                assert torch.equal(ours.index.cpu(), theirs.index)
 
 
 def test_an_image_that_breaks_while_streaming_is_named_without_a_traceback(tmp_path: Path):

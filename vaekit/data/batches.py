@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -10,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vaekit.data.arrays import Array
 from vaekit.data.augment import NUM_DRAWS, augment
 from vaekit.data.binarize import binarize, draw_fixed_noise, draw_noise
 from vaekit.data.sources import TensorImages
@@ -17,7 +22,7 @@ from vaekit.errors import DataError, UsageError
 from vaekit.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from vaekit.data.sources import ImageSource
     from vaekit.data.specs import AugmentSpec, Binarize
@@ -48,6 +53,52 @@ class Batch:
         return draw(self.whole)[self.offset : self.offset + size]
 
 
+@dataclass(frozen=True)
+class Order:
+    """Which images a step takes: a function of (seed, epoch, step), so an epoch can be taken up anywhere.
+
+    Args:
+        streams: The run's random streams; "order" is used.
+        size: Number of images.
+        batch_size: Size of a batch over all ranks together.
+        train: Whether each epoch has its own order and leaves the short last batch out.
+        rank: Which part of each batch.
+        world_size: Number of parts.
+    """
+
+    streams: Streams
+    size: int
+    batch_size: int
+    train: bool = True
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        full, rest = divmod(self.size, self.batch_size)
+        return full if self.train else full + (rest > 0)
+
+    def span(self, step: int) -> slice:
+        """Return where in the epoch's order the step's part lies."""
+        low = step * self.batch_size
+        size = min(self.batch_size, self.size - low)
+        return slice(low + size * self.rank // self.world_size, low + size * (self.rank + 1) // self.world_size)
+
+    def parts(self, epoch: int, start: int, device: torch.device) -> Iterator[Tensor]:
+        """Yield the part of each step: an epoch's from ``start`` on, then without end those of the epochs that follow."""
+        for number in itertools.count(epoch):
+            order = self._whole(number).to(device)
+            for step in range(start, self.steps_per_epoch):
+                yield order[self.span(step)]
+            start = 0
+
+    def _whole(self, epoch: int) -> Tensor:
+        if not self.train:
+            return torch.arange(self.size)
+        return torch.randperm(self.size, generator=self.streams.generator("order", epoch))
+
+
 class Batches:
     """The batches of a split, epoch by epoch; each depends on (seed, epoch, step) and on nothing that went before.
 
@@ -67,7 +118,8 @@ class Batches:
         split: Name of the split.
         rank: Which part of each batch to yield. Noise is drawn for the whole batch: the ranks' parts make up that of one rank.
         world_size: Number of parts. In the last evaluation batch a part may hold fewer images than the others, or none.
-        workers: Processes that read a source which does not lie in memory; 0 reads in this process.
+        workers: Processes that decode a source which does not lie in memory; 0 reads in this thread. One of numbers needs no
+            decoding, and a thread reads it ahead.
 
     Raises:
         UsageError: The settings do not fit each other or the images.
@@ -91,11 +143,12 @@ class Batches:
     ) -> None:
         self.batch_size, self.streams, self.binarize, self.train, self.split = batch_size, streams, binarize, train, split
         self.augment = augment if augment is not None and train and not augment.is_off else None
-        self.device, self.rank, self.world_size, self.workers = torch.device(device), rank, world_size, workers
+        self.device, self.workers = torch.device(device), workers
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)
-        full, rest = divmod(len(source), batch_size)
-        self.steps_per_epoch: int = full if train else full + (rest > 0)
+        self.order = Order(streams, len(source), batch_size, train=train, rank=rank, world_size=world_size)
+        self.steps_per_epoch = self.order.steps_per_epoch
+        self._ahead: tuple[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] | None = None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch.
@@ -105,46 +158,39 @@ class Batches:
             start: First step within the epoch: where to take up an interrupted one.
         """
         source = self.source if self._binarized is None else self._binarized
-        order = self._order(epoch).to(source.device)
-        steps = range(start, self.steps_per_epoch)
-        for step, (index, raw) in zip(steps, self._read(source, (order[self._span(step)] for step in steps)), strict=True):
+        position, read = self._ahead or (None, None)
+        self._ahead = None
+        if read is None or position != (epoch, start):
+            parts = self.order.parts(epoch, start, source.device)
+            read = _read(source, parts, self.workers, pin=self.device.type == "cuda")
+        for step in range(start, self.steps_per_epoch):
+            index, raw = next(read)
             y = None if source.labels is None else source.labels.index_select(0, index)
             yield self._finish(epoch * self.steps_per_epoch + step, step, index, raw, y)
+        self._ahead = (epoch + 1 if self.train else epoch, 0), read
 
-    def _order(self, epoch: int) -> Tensor:
-        if not self.train:
-            return torch.arange(len(self.source))
-        return torch.randperm(len(self.source), generator=self.streams.generator("order", epoch))
+    def _move(self, *tensors: Tensor) -> list[Tensor]:
+        """Copy tensors to the device; a GPU copies beside the step that it is still at work on."""
+        if self._copies is None:
+            return [tensor.to(self.device) for tensor in tensors]
+        with torch.cuda.stream(self._copies):
+            moved = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._copies)
+        for tensor in moved:
+            tensor.record_stream(current)  # else its memory could be taken for the next copy before this stream has read it
+        return moved
 
-    def _span(self, step: int) -> slice:
-        """The part of the epoch's order that is this rank's at a step."""
-        low = step * self.batch_size
-        size = min(self.batch_size, len(self.source) - low)
-        return slice(low + size * self.rank // self.world_size, low + size * (self.rank + 1) // self.world_size)
-
-    def _read(self, source: ImageSource, parts: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        if self.workers == 0 or source.resident:
-            yield from ((index, source.gather(index)) for index in parts)
-            return
-        loader = DataLoader(
-            _Reader(source),
-            batch_size=None,
-            sampler=list(parts),
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else it seeds its workers from the global generator, which dropout uses
-        )
-        for item in loader:
-            if isinstance(item, DataError):
-                raise item
-            yield item
+    @cached_property
+    def _copies(self) -> torch.cuda.Stream | None:
+        return torch.cuda.Stream(self.device) if self.device.type == "cuda" and not self.source.resident else None
 
     def _finish(self, number: int, step: int, index: Tensor, raw: Tensor, y: Tensor | None) -> Batch:
         """Make a batch of raw images; ``number`` counts the steps of the run, ``step`` those of the epoch."""
-        low, span = step * self.batch_size, self._span(step)
+        low, span = step * self.batch_size, self.order.span(step)
         whole, part = min(self.batch_size, len(self.source) - low), slice(span.start - low, span.stop - low)
-        raw, index = raw.to(self.device, non_blocking=True), index.to(self.device, non_blocking=True)
-        y = None if y is None else y.to(self.device, non_blocking=True)
+        raw, index, *rest = self._move(raw, index) if y is None else self._move(raw, index, y)
+        y = rest[0] if rest else None
         x = raw / 255 if raw.dtype == torch.uint8 else raw
         inputs = x
         if self.augment is not None:
@@ -185,15 +231,66 @@ class Batches:
         return TensorImages(torch.cat(parts), source.labels, source.class_names)
 
 
-class _Reader(Dataset[tuple[Tensor, Tensor] | DataError]):
+def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield each part's indices and images, read ahead where there are workers."""
+    if workers == 0 or source.resident:
+        return ((index, source.gather(index)) for index in parts)
+    return (_by_processes if source.encoded else _by_thread)(source, parts, workers, pin)
+
+
+def _by_processes(source: ImageSource, parts: Iterator[Tensor], workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    asked: deque[Tensor] = deque()
+
+    def ask() -> Iterator[Array]:  # arrays are sent by value, where tensors would take shared memory and a socket each
+        for part in parts:
+            asked.append(part)
+            yield part.numpy()
+
+    loader = DataLoader(
+        _Reader(source),
+        batch_size=None,
+        sampler=ask(),
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_leave_the_parents_objects,
+        generator=torch.Generator(),  # else it seeds its workers from the global generator, which dropout uses
+    )
+    for raw in loader:
+        if isinstance(raw, DataError):
+            raise raw
+        yield asked.popleft(), raw
+
+
+def _by_thread(source: ImageSource, parts: Iterator[Tensor], _workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Numbers need no decoding: to send them from process to process would take longer than to read them."""
+
+    def gather(part: Tensor) -> Tensor:
+        raw = source.gather(part)
+        return raw.pin_memory() if pin else raw
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead: deque[tuple[Tensor, Future[Tensor]]] = deque()
+        for part in parts:
+            ahead.append((part, pool.submit(gather, part)))
+            if len(ahead) > 2:
+                index, raw = ahead.popleft()
+                yield index, raw.result()
+
+
+def _leave_the_parents_objects(_: int) -> None:
+    """Keep the garbage collector off what a worker inherits: it would copy pages, and end the parent's other loaders."""
+    gc.freeze()
+
+
+class _Reader(Dataset[Tensor | DataError]):
     """Reads a whole batch in a worker."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source
 
-    def __getitem__(self, index: Tensor) -> tuple[Tensor, Tensor] | DataError:
+    def __getitem__(self, index: Array) -> Tensor | DataError:
         try:
-            return index, self.source.gather(index)
+            return self.source.gather(torch.from_numpy(index))
         except DataError as error:  # handed over as a value: raised here, it would reach the user wrapped in a traceback
             return error
 

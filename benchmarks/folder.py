@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
+from common import write
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -36,7 +36,6 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
 from vaekit.assembly import build_vae, resolve
-from vaekit.benchmark import environment
 from vaekit.data import Batches, FileImages, ImageSource
 from vaekit.options import build_spec
 from vaekit.registry import datasets
@@ -258,11 +257,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_pictures(Path(folder), arguments.images)
         results = measure(Path(folder), **sizes)
-    if arguments.json:
-        about = environment(arguments.threads)
-        about["versions"] |= {"torchvision": torchvision.__version__, "pillow": PIL.__version__}
-        whole = {"environment": about, **sizes, "images": arguments.images, "results": results}
-        arguments.json.write_text(json.dumps(whole, indent=2) + "\n", "utf-8")
+    versions = {"torchvision": torchvision.__version__, "pillow": PIL.__version__}
+    write(arguments.json, arguments.threads, results, **sizes, images=arguments.images, libraries=versions)
 
 
 if __name__ == "__main__":

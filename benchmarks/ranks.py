@@ -10,7 +10,6 @@ repeats. The losses of the two ways stand beside it: they are the same but for r
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import write
 
-from vaekit.benchmark import environment
 from vaekit.run import Run
 
 CNN = {
@@ -76,20 +75,15 @@ def main() -> None:
     ratios = [mine / other for mine, other in zip(rates["two processes"], rates["two threads"], strict=True)]
     median, least, most = statistics.median(ratios), min(ratios), max(ratios)
     print(f"ratio {median:.3f} ({least:.3f} to {most:.3f}); losses {losses}")
-    if arguments.json:
-        result = {
-            "environment": environment(2),
-            "repeats": arguments.repeats,
-            "global_batch": arguments.batch,
-            "parallel": arguments.parallel,
-            "images_per_second": {name: statistics.median(rate) for name, rate in rates.items()},
-            "ratio_median": median,
-            "ratio_min": least,
-            "ratio_max": most,
-            "train_loss": losses,
-        }
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
+    results = {
+        "images_per_second": {name: statistics.median(rate) for name, rate in rates.items()},
+        "ratio_median": median,
+        "ratio_min": least,
+        "ratio_max": most,
+        "train_loss": losses,
+    }
+    settings = {"repeats": arguments.repeats, "global_batch": arguments.batch, "parallel": arguments.parallel}
+    write(arguments.json, 2, results, **settings)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,9 @@ keep_freed_memory()  # as the trainer does
 batches = Batches(load(0.0), batch_size=4, streams=Streams(0), workers=1)
 next(batches.epoch(0))  # what reading takes by itself
 cap(int(sys.argv[3]))
-print(sum(len(batch.x) for batch in batches.epoch(1)))
-try:
-    list(load(0.0).files) if sys.argv[1] == "huggingface" else load(4.0)
-except (MemoryError, RuntimeError) as error:
-    print("whole:", type(error).__name__)
+print(sum(len(batch.x) for batch in batches.epoch(1)), flush=True)
+list(load(0.0).files) if sys.argv[1] == "huggingface" else load(4.0)
+print("whole")
 """
 
 
@@ -80,10 +78,9 @@ def test_a_set_ten_times_the_cap_streams_where_reading_it_whole_fails(tmp_path, 
     budget = 24
     kind, path = write(tmp_path, 10 * budget)
     result = run(STREAM, kind, path, budget)
-    assert result.returncode == 0, result.stderr
-    num, whole = result.stdout.split("\n", 1)
+    assert result.returncode != 0  # an error, or an abort where a thread finds no memory
+    (num,) = result.stdout.split() or [result.stderr]
     assert int(num) > 700
-    assert whole.startswith("whole:")
 
 
 TRAIN = """

@@ -67,7 +67,7 @@ def lay_out(module: nn.Module) -> torch.memory_format:
         return torch.contiguous_format
     for parameter in module.parameters():
         if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+            parameter.data = torch.empty_like(parameter, memory_format=torch.channels_last).copy_(parameter.data)
     return torch.channels_last
 
 

@@ -2,7 +2,7 @@
 
     pip install pythae==0.1.2 && python benchmarks/peers.py [--repeats 5] [--threads 2] [--json benchmarks/results/peers.json]
 
-Peers are timed as they are released, on copies of vaekit's networks:
+Peers are timed as they are released, on vaekit's networks:
 
 * pythae 0.1.2: `BaseTrainer.train_step`, an epoch over its own `BaseDataset` of float images, and `VAE.get_nll` with its default
   batch of 100 samples. Its Bernoulli loss takes probabilities, so its decoder ends in a sigmoid, as its own networks do.
@@ -15,7 +15,6 @@ vaekit's side is an epoch of its trainer, as in train_throughput.py, and `log_li
 from __future__ import annotations
 
 import argparse
-import copy
 import logging
 import tempfile
 import warnings
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
-from train_throughput import CASES, make_trainer, one_epoch
+from train_throughput import CASES, make_trainer, networks, one_epoch
 
 from vaekit.data import Batch
 from vaekit.evaluation.importance import log_likelihood
@@ -62,9 +61,9 @@ def pythae_model(trainer: Trainer) -> Any:
         def forward(self, z: Tensor) -> Any:
             return ModelOutput(reconstruction=torch.sigmoid(self.network(z)))
 
-    vae = trainer.objective.vae
+    vae, (encoder, decoder) = trainer.objective.vae, networks(trainer)
     config = VAEConfig(input_dim=vae.image_shape, latent_dim=vae.latent_dim, reconstruction_loss="bce")
-    return VAE(config, Encoder(copy.deepcopy(vae.encoder)), Decoder(copy.deepcopy(vae.decoder)))
+    return VAE(config, Encoder(encoder), Decoder(decoder))
 
 
 def pythae_epoch(trainer: Trainer, folder: Path) -> Callable[[], None]:
@@ -98,7 +97,7 @@ class Pictures(Dataset[Tensor]):
 
 def example_epoch(trainer: Trainer) -> Callable[[], None]:
     """Return a function that takes one epoch of PyTorch's example."""
-    encoder, decoder = copy.deepcopy(trainer.objective.vae.encoder), copy.deepcopy(trainer.objective.vae.decoder)
+    encoder, decoder = networks(trainer)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-4)
     source = trainer.splits.train
     loader = DataLoader(Pictures(source.gather(torch.arange(len(source)))[:, 0]), batch_size=BATCH, shuffle=True)

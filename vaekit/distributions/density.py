@@ -43,7 +43,7 @@ class FactorisedDensity(Density, Protocol):
 def sum_event(values: Tensor, ndim: int) -> Tensor:
     """Sum over the last ``ndim`` dimensions, in float32 at least: bfloat16 cannot hold 10,000 nats."""
     dtype = torch.promote_types(values.dtype, torch.float32)
-    return values.flatten(-ndim).sum(-1, dtype=dtype)
+    return values.sum(tuple(range(-ndim, 0)), dtype=dtype)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class DiagonalGaussian(NamedTuple):
 
     def rsample(self, noise: Tensor) -> Tensor:
         """``z = mu + exp(logvar / 2) * noise`` (Kingma & Welling 2014, eq. 10); noise ``(*S, B, D)``."""
-        return self.mu + torch.exp(0.5 * self.logvar) * noise
+        return torch.addcmul(self.mu, torch.exp(0.5 * self.logvar), noise)
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
         """Return ``log N(value_d; mu_d, var_d)``, ``(*S, B, D)``."""

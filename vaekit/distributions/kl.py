@@ -35,10 +35,10 @@ def kl_per_dim(q: object, p: object) -> Tensor | None:
 @register_kl(DiagonalGaussian, StandardNormal)
 def _gaussian_standard(q: DiagonalGaussian, p: StandardNormal) -> Tensor:
     """Kingma & Welling 2014, appendix B, per dimension."""
-    return 0.5 * (q.mu.square() + torch.exp(q.logvar) - 1.0 - q.logvar)
+    return 0.5 * (q.mu.square() + torch.expm1(q.logvar) - q.logvar)
 
 
 @register_kl(DiagonalGaussian, DiagonalGaussian)
 def _gaussian_gaussian(q: DiagonalGaussian, p: DiagonalGaussian) -> Tensor:
     ratio = q.logvar - p.logvar
-    return 0.5 * ((q.mu - p.mu).square() * torch.exp(-p.logvar) + torch.exp(ratio) - 1.0 - ratio)
+    return 0.5 * ((q.mu - p.mu).square() * torch.exp(-p.logvar) + torch.expm1(ratio) - ratio)

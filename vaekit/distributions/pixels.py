@@ -29,7 +29,8 @@ class BernoulliPixels(NamedTuple):
     def log_prob(self, value: Tensor) -> Tensor:
         """``x·l - softplus(l)``: a log-likelihood on binary pixels, a negative cross-entropy on grey ones."""
         logits = self.logits
-        return -sum_event(F.binary_cross_entropy_with_logits(logits, value.expand(logits.shape), reduction="none"), 3)
+        value = value if value.shape == logits.shape else value.expand(logits.shape)
+        return -sum_event(F.binary_cross_entropy_with_logits(logits, value, reduction="none"), 3)
 
 
 class GaussianPixels(NamedTuple):

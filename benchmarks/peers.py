@@ -2,7 +2,7 @@
 
     pip install pythae==0.1.2 && python benchmarks/peers.py [--repeats 5] [--threads 2] [--json benchmarks/results/peers.json]
 
-Peers are timed as they are released, on vaekit's networks:
+Peers are timed as they are released, on copies of vaekit's networks:
 
 * pythae 0.1.2: `BaseTrainer.train_step`, an epoch over its own `BaseDataset` of float images, and `VAE.get_nll` with its default
   batch of 100 samples. Its Bernoulli loss takes probabilities, so its decoder ends in a sigmoid, as its own networks do.

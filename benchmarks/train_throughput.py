@@ -72,8 +72,9 @@ def one_epoch(trainer: Trainer) -> Callable[[], None]:
 
 
 def networks(trainer: Trainer) -> tuple[nn.Module, nn.Module]:
-    """Return copies of a trainer's encoder and decoder as they are built, in PyTorch's usual layout."""
+    """Return copies of a trainer's encoder and decoder, in PyTorch's usual layout."""
     vae = build_vae(trainer.spec.model, trainer.splits.shape, seed=0)
+    vae.load_state_dict(trainer.objective.vae.state_dict())
     return vae.encoder, vae.decoder
 
 

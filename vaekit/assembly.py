@@ -79,16 +79,30 @@ def resolve_device(train: TrainSpec) -> TrainSpec:
     return train.model_copy(update={"device": device, "precision": precision, "threads": threads})
 
 
-COMPILE_FLOPS = 2e13
-"""Work of a run, in floating-point operations, from which compiling convolutions pays on a CPU; see `resolve_compile`."""
+COMPILE_SECONDS = 600.0
+"""Training on a CPU, by `cpu_seconds`, from which compiling pays; see `resolve_compile`."""
+CPU_RATE = 3e10
+"""Floating-point operations a second with which a thread of a CPU is reckoned to train."""
+
+
+def cpu_seconds(vae: VAE, train: TrainSpec, num_images: int) -> float:
+    """Estimate how long training takes on a CPU, from the products of matrices in it."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        vae(torch.zeros(1, *vae.image_shape), generator=torch.Generator())
+    work = 3 * counter.get_total_flops() * num_images * train.epochs  # a backward pass is about two forward ones
+    return float(work) / (CPU_RATE * (train.threads or 1))
+
+
+def has_convolutions(module: nn.Module) -> bool:
+    """Whether there is a two-dimensional convolution in a module, transposed or not."""
+    return any(isinstance(each, nn.Conv2d | nn.ConvTranspose2d) for each in module.modules())
 
 
 def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSpec:
-    """Replace ``auto`` compilation: on for long runs of convolutional models on a CPU that has a C++ compiler, else off.
+    """Replace ``auto`` compilation: on for long runs without convolutions on a CPU that has a C++ compiler, else off.
 
-    Measured on a busy machine, one thread: compiled, the step of a small CNN takes 0.75 of its time, an MLP's 0.95, and compiling
-    took 32 s and more, which pays from some minutes of training; the threshold is an estimate of that. On other devices nothing
-    was measured: off.
+    Measured on 2 cores: compiling takes 20 to 30 s; then a step of the MLP takes 0.90 of its time, one of the CNN 0.96, and one
+    with bilinear upsampling 1.67. So it is chosen for runs of ten minutes and more. On other devices nothing was measured: off.
 
     Args:
         spec: A resolved spec.
@@ -116,11 +130,8 @@ def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSp
     compiled = False
     if train.device == "cpu" and train.parallel == "ddp":
         vae = build_vae(spec.model, image_shape, seed=train.seed)
-        if any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in vae.modules()):
-            with FlopCounterMode(display=False) as counter, torch.no_grad():
-                vae(torch.zeros(1, *vae.image_shape), generator=torch.Generator())
-            work = 3 * counter.get_total_flops() * num_images * train.epochs  # a backward pass is about two forward ones
-            compiled = work > COMPILE_FLOPS and has_cpp_compiler()
+        pays = not has_convolutions(vae) and cpu_seconds(vae, train, num_images) > COMPILE_SECONDS
+        compiled = pays and has_cpp_compiler()
     return spec.model_copy(update={"train": train.model_copy(update={"compile": "on" if compiled else "off"})})
 
 

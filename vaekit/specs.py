@@ -149,7 +149,7 @@ class TrainSpec(Spec):
         "ddp", description="Whether each of several processes holds the whole model, or a part of it."
     )
     compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="Whether to compile the training step; auto does for long runs of CNNs on a CPU."
+        "auto", description="Whether to compile the training step; auto does for long runs of MLPs on a CPU."
     )
     workers: Annotated[int, Field(ge=0)] = Field(
         min(8, os.cpu_count() or 1),

@@ -18,6 +18,7 @@ from vaekit.sweeps import Range, combinations, read_over
 from vaekit.training.adamw import StackedAdamW
 from vaekit.training.process import Interrupted
 from vaekit.training.stacked import Stack, difference, refusal
+from vaekit.training.sweep import plan
 from vaekit.training.trainer import Trainer
 
 
@@ -368,6 +369,26 @@ def test_stacking_what_cannot_be_stacked_says_what_differs(images, tmp_path):
     with pytest.raises(UsageError, match="threads differs"):
         vaekit.sweep(over={"threads": (1, 2)}, stack="on", out=tmp_path / "sweep", **without("threads", options(images)))
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "stacked", "compiled"),
+    [
+        ({"threads": 1}, False, False),
+        ({"threads": 2}, True, False),
+        ({"threads": 1, "epochs": 10**7}, True, True),
+        ({"threads": 2, "epochs": 10**7}, True, True),
+        ({"threads": 2, "epochs": 10**7, "compile": "off"}, True, False),
+        ({"threads": 2, "encoder": "cnn"}, False, False),
+    ],
+)
+def test_models_are_stacked_and_stacks_compiled_where_it_was_measured_to_pay(images, monkeypatch, given, stacked, compiled):
+    monkeypatch.setattr("vaekit.training.sweep.has_cpp_compiler", lambda: True)
+    specs = [resolve(build_spec({}, {**options(images), **given, "seed": seed})) for seed in range(4)]
+    splits = registry.datasets.build(specs[0].data.dataset).load()
+    groups, notes = plan(specs, [splits] * len(specs), "auto")
+    assert {(group.stacked, group.compiled) for group in groups} == {(stacked, compiled)}
+    assert bool(notes) != stacked
 
 
 def test_small_sweeps_run_one_after_another_bit_equal_to_training_alone(images, tmp_path):

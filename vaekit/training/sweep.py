@@ -8,11 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from vaekit.assembly import build_objective, build_vae, has_cpp_compiler
+from vaekit.assembly import build_objective, build_vae, cpu_seconds, has_convolutions, has_cpp_compiler
 from vaekit.data import Splits
 from vaekit.errors import DivergenceError, UsageError
 from vaekit.objective import Objective
@@ -27,8 +23,8 @@ PER_MODEL = frozenset({"seed", "lr", "schedule", "weight_decay", "grad_clip", "p
 """Settings of training that models of one stack may differ in."""
 LARGEST_STACK = 32
 """Models in a stack: dispatch is amortised by then, and memory grows with their number."""
-STACK_FLOPS = 1e13
-"""Work of a stack, in floating-point operations, from which compiling it pays on a CPU; see `obstacle`."""
+COMPILE_SECONDS = 150.0
+"""Training of a stack's models one after another on a CPU, by `cpu_seconds`, from which compiling the stack pays."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +60,14 @@ def plan(specs: Sequence[RunSpec], splits: Sequence[Splits], stack: Stacking) ->
     for numbers, objective in sets:
         first = specs[numbers[0]]
         why = "it is the only one of its form" if len(numbers) == 1 else refusal(objective)
-        slower = why or obstacle(first, objective, len(splits[numbers[0]].train), len(numbers))
-        why = slower if stack == "auto" else why
+        work = first, objective, len(splits[numbers[0]].train), len(numbers)
+        if stack == "auto" and why is None:
+            why = obstacle(*work)
         if why is not None:
             notes.append(f"{len(numbers)} of {len(specs)} models one after another: {why}")
             groups += [Group((number,)) for number in numbers]
             continue
-        compiled = first.train.compile == "on" or (slower is None and first.train.device == "cpu")
+        compiled = compiling_pays(*work)
         parts = [numbers[low : low + LARGEST_STACK] for low in range(0, len(numbers), LARGEST_STACK)]
         groups += [Group(tuple(part), stacked=len(part) > 1, compiled=compiled and len(part) > 1) for part in parts]
     if stack == "on" and not any(group.stacked for group in groups):
@@ -86,9 +83,9 @@ def plan(specs: Sequence[RunSpec], splits: Sequence[Splits], stack: Stacking) ->
 def obstacle(spec: RunSpec, objective: Objective, num_images: int, num_models: int) -> str | None:
     """Say why stacking is not known to be faster for models of a spec, or None.
 
-    Measured on a busy CPU of 2 cores with 16 models (benchmarks/sweep.py): compiled MLPs take 0.5 to 0.9 of the time, the less
-    the smaller; eager ones 0.9 to 1.5 of it. Stacked convolutions become grouped ones, which CPUs do slowly: that, and the
-    threshold of some minutes of training against the tens of seconds that compiling takes, are estimates.
+    Measured on 2 cores with 16 models (benchmarks/sweep.py): MLPs take 0.7 to 0.9 of the time, compiled 0.4 to 0.6, the less the
+    smaller they are; on one thread those that are not compiled take 1.2 of it. Stacked convolutions become grouped ones, which
+    CPUs do slowly.
 
     Args:
         spec: A resolved spec.
@@ -101,14 +98,20 @@ def obstacle(spec: RunSpec, objective: Objective, num_images: int, num_models: i
         return None
     if train.device != "cpu":
         return f"stacking was not measured on {train.device}"
-    if any(isinstance(module, nn.Conv2d | nn.ConvTranspose2d) for module in objective.modules()):
+    if has_convolutions(objective):
         return "convolutions are slower stacked on a CPU"
-    if train.compile == "off" or not has_cpp_compiler():
-        return "a stack that is not compiled is slower on a CPU"
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        objective.vae(torch.zeros(1, *objective.vae.image_shape), generator=torch.Generator())
-    work = 3 * counter.get_total_flops() * num_images * train.epochs * num_models  # backward is about two forward passes
-    return None if work > STACK_FLOPS else "compiling a stack would take longer than it saves"
+    if train.threads == 1 and not compiling_pays(spec, objective, num_images, num_models):
+        return "a stack that is not compiled is slower on one thread"
+    return None
+
+
+def compiling_pays(spec: RunSpec, objective: Objective, num_images: int, num_models: int) -> bool:
+    """Whether to compile the step of a stack: where asked to, or on a CPU if it takes less time than it saves."""
+    train = spec.train
+    if train.compile != "auto":
+        return train.compile == "on"
+    seconds = num_models * cpu_seconds(objective.vae, train, num_images)
+    return train.device == "cpu" and seconds > COMPILE_SECONDS and has_cpp_compiler()
 
 
 def fit_stacked(

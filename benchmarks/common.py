@@ -48,7 +48,7 @@ def per_second(amount: float, times: Sequence[Seconds]) -> float:
     return amount / statistics.median(time.wall for time in times)
 
 
-def write(path: Path | None, threads: int, results: Any, **settings: Any) -> None:
+def write(path: Path | None, threads: int, results: Any, /, **settings: Any) -> None:
     """Write results as JSON with the environment; nowhere if no path is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -78,21 +78,21 @@ class TrainingPictures:
             return
         vae = self.vae.eval()
         generator = self.streams.generator("pictures", 0, vae.device)
-        samples = vae.sample(NUM_SAMPLES, generator=generator).cpu()
-        kept = None
+        sheet = grid(vae.sample(NUM_SAMPLES, generator=generator).cpu())
+        pictures = {}
         if epoch in self.chosen:
-            kept = self.originals.cpu(), vae.reconstruct(self.originals).cpu()
+            pictures = {"reconstructions": pairs(self.originals.cpu(), vae.reconstruct(self.originals).cpu()), "samples": sheet}
         self.wait()
-        self.pending = self.writer.submit(self._write, epoch, samples, kept)
+        self.pending = self.writer.submit(self._write, epoch, sheet, pictures)
 
-    def _write(self, epoch: int, samples: Tensor, kept: tuple[Tensor, Tensor] | None) -> tuple[int, dict[str, Image.Image]]:
-        """Write an epoch's pictures; return the epoch, and by name those that are kept."""
+    def _write(self, epoch: int, sheet: Image.Image, pictures: dict[str, Image.Image]) -> tuple[int, dict[str, Image.Image]]:
+        """Write an epoch's frame and the pictures that are kept; return the epoch and those.
+
+        It computes nothing by torch: a second thread that does has OpenMP keep a second team of threads, and with more threads
+        than processors training took twice its time.
+        """
         self.folder.frames.mkdir(parents=True, exist_ok=True)
-        sheet = grid(samples)
         write_png(sheet, self.folder.frames / f"{epoch:05d}.png")
-        if kept is None:
-            return epoch, {}
-        pictures = {"reconstructions": pairs(*kept), "samples": sheet}
         for name, picture in pictures.items():
             write_png(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
         return epoch, pictures

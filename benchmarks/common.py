@@ -35,12 +35,12 @@ def ratios(slower: Sequence[Seconds], faster: Sequence[Seconds]) -> dict[str, fl
     """Return how many times faster the second is, pair by pair: median and range by wall time, median by processor time."""
     walls = [a.wall / b.wall for a, b in zip(slower, faster, strict=True)]
     processor = statistics.median(a.processor / b.processor for a, b in zip(slower, faster, strict=True))
-    return {
-        "ratio_median": statistics.median(walls),
-        "ratio_min": min(walls),
-        "ratio_max": max(walls),
-        "ratio_of_processor_time": processor,
-    }
+    return {**spread(walls), "ratio_of_processor_time": processor}
+
+
+def spread(ratios: Sequence[float]) -> dict[str, float]:
+    """Return the median and range of ratios."""
+    return {"ratio_median": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
 
 
 def per_second(amount: float, times: Sequence[Seconds]) -> float:

@@ -27,7 +27,7 @@ import numpy as np
 import PIL
 import torch
 import torchvision
-from common import write
+from common import spread, write
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -175,7 +175,7 @@ def compare(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, Any
                 times[name].append(taken)
     ratios = [theirs / ours for ours, theirs in zip(times["vaekit"], times["torchvision"], strict=True)]
     medians = {f"{name}_milliseconds": statistics.median(values) for name, values in times.items()}
-    return {**medians, "ratio_median": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+    return {**medians, **spread(ratios)}
 
 
 def measure(folder: Path, *, repeats: int, batch: int, workers: int, threads: int, device: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import write
+from common import spread, write
 
 from vaekit.run import Run
 
@@ -73,13 +73,11 @@ def main() -> None:
                 losses[name] = record["train_loss"]
             print("  ".join(f"{name} {rate[-1]:8.0f}/s" for name, rate in rates.items()), flush=True)
     ratios = [mine / other for mine, other in zip(rates["two processes"], rates["two threads"], strict=True)]
-    median, least, most = statistics.median(ratios), min(ratios), max(ratios)
-    print(f"ratio {median:.3f} ({least:.3f} to {most:.3f}); losses {losses}")
+    found = spread(ratios)
+    print(f"ratio {found['ratio_median']:.3f} ({found['ratio_min']:.3f} to {found['ratio_max']:.3f}); losses {losses}")
     results = {
         "images_per_second": {name: statistics.median(rate) for name, rate in rates.items()},
-        "ratio_median": median,
-        "ratio_min": least,
-        "ratio_max": most,
+        **found,
         "train_loss": losses,
     }
     settings = {"repeats": arguments.repeats, "global_batch": arguments.batch, "parallel": arguments.parallel}

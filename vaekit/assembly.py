@@ -98,6 +98,20 @@ def has_convolutions(module: nn.Module) -> bool:
     return any(isinstance(each, nn.Conv2d | nn.ConvTranspose2d) for each in module.modules())
 
 
+def lay_out(module: nn.Module) -> torch.memory_format:
+    """Lay the kernels of convolutions out as they are fastest, and return the layout that their images should have.
+
+    With channels last, where oneDNN and cuDNN need not reorder, a step of convolutional models takes 0.73 to 0.98 of its time on
+    a CPU; on CUDA it was not measured.
+    """
+    if not has_convolutions(module):
+        return torch.contiguous_format
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = torch.empty_like(parameter, memory_format=torch.channels_last).copy_(parameter.data)
+    return torch.channels_last
+
+
 def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSpec:
     """Replace ``auto`` compilation: on for long runs without convolutions on a CPU that has a C++ compiler, else off.
 

@@ -72,7 +72,7 @@ def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, world: W
     """Return the trainer of a new run, which has begun; a folder whose run cannot begin is removed."""
     try:
         with world.leader_first():
-            splits = _load_splits(spec)
+            splits = load_splits(spec)
         spec = resolve_compile(spec, splits.shape, len(splits.train))
         trainer = Trainer(spec, splits, folder, reporter, world)
         if world.leads:
@@ -144,7 +144,7 @@ class Run:
     @cached_property
     def splits(self) -> Splits:
         """The data that it was trained on, read anew."""
-        return _load_splits(self.spec)
+        return load_splits(self.spec)
 
     def position(self) -> tuple[int, int]:
         """Return the epochs done and the steps of the next, as of the last checkpoint.
@@ -261,5 +261,6 @@ def _load_model(file: Path) -> tuple[VAE, checkpoint.Header]:
     return vae.eval().requires_grad_(False), header
 
 
-def _load_splits(spec: RunSpec) -> Splits:
+def load_splits(spec: RunSpec) -> Splits:
+    """Read the data of a spec."""
     return registry.datasets.build(spec.data.dataset).load()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,8 +128,9 @@ class Plan:
         self.base, self.options, self.over, self.metric, self.prune = base, options, over, metric, prune
         self.loaded: dict[str, Splits] = {}
 
+    @cached_property
     def request(self) -> dict[str, Any]:
-        """Return what all processes of the study must want, as JSON has it: the space, and a model's spec on any machine."""
+        """What all processes of the study must want, as JSON has it: the space, and a model's spec on any machine."""
         over = {name: str(values) if isinstance(values, Range) else list(values) for name, values in self.over.items()}
         metric = f"{self.metric.name}:{'max' if self.metric.maximise else 'min'}"
         sections = build_spec(self.base, {**self.options, **self.corners()[0]}).model_dump(mode="json").values()
@@ -160,7 +162,7 @@ class Plan:
         trials = [trial for trial in study.trials if "run" in trial.user_attrs]
         times = [time for trial in trials for time in (trial.datetime_start, trial.datetime_complete) if time is not None]
         record = {
-            **{name: self.request()[name] for name in ("over", "metric")},
+            **{name: self.request[name] for name in ("over", "metric")},
             "seconds": round((max(times) - min(times)).total_seconds(), 3),
             "notes": [],
             "best": study.best and study.best.user_attrs["run"],
@@ -224,7 +226,7 @@ def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, t
     first = plan.check()
     study = Study(
         Path(storage),
-        plan.request(),
+        plan.request,
         lambda: make_folder(out),
         plan.record,
         maximise=plan.metric.maximise,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import re
 import shutil
 import time
@@ -14,18 +13,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vaekit import registry
 from vaekit.assembly import resolve, resolve_compile
 from vaekit.data import Splits
 from vaekit.errors import CheckpointError, DivergenceError, UsageError
 from vaekit.files import write_text
 from vaekit.options import build_spec
-from vaekit.run import Run
+from vaekit.run import Run, load_splits
 from vaekit.specs import RunSpec, plain_spec
 from vaekit.training.folder import RUNS, RunFolder, check_space, next_numbered
 from vaekit.training.process import Interrupted
 from vaekit.training.sweep import Group, Stacking, fit_stacked, plan
 from vaekit.training.trainer import Trainer
+from vaekit.training.world import num_processes
 
 RECORD = "sweep.json"
 """What a sweep is made of and what has come of it so far; it lies beside the runs."""
@@ -161,24 +160,27 @@ def _train(folder: Path, record: dict[str, Any], splits: Sequence[Splits], tell:
     rows = record["runs"]
     runs = [Run(folder / row["run"]) for row in rows]
     seconds, began = record["seconds"], time.perf_counter()
+
+    def note() -> None:
+        record["seconds"] = round(seconds + time.perf_counter() - began, 3)
+        write_record(folder, record)
+
     try:
         for group in _left([Group(**group) for group in record["groups"]], runs, rows):
             trainers = [Trainer(runs[number].spec, splits[number], runs[number].folder) for number in group.numbers]
             errors = fit_stacked(trainers, compiled=group.compiled, tell=tell) if group.stacked else _fit_alone(trainers, tell)
             for place, number in enumerate(group.numbers):
                 rows[number] |= outcome(runs[number], errors.get(place))
-            record["seconds"] = round(seconds + time.perf_counter() - began, 3)
-            write_record(folder, record)
+            note()
     except KeyboardInterrupt:
-        record["seconds"] = round(seconds + time.perf_counter() - began, 3)
-        write_record(folder, record)
+        note()
         raise Interrupted(str(folder)) from None
     return runs
 
 
 def _be_alone() -> None:
     """Refuse to be one of several processes: each would train all models."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if num_processes() > 1:
         raise UsageError("torchrun started several processes, and a sweep is one", remedy="--search optuna takes any number")
 
 
@@ -283,7 +285,7 @@ def load_once(spec: RunSpec, loaded: dict[str, Splits]) -> Splits:
     """Return a spec's data, from among those read already or read and put there."""
     key = spec.data.dataset.model_dump_json()
     if key not in loaded:
-        loaded[key] = registry.datasets.build(spec.data.dataset).load()
+        loaded[key] = load_splits(spec)
     return loaded[key]
 
 

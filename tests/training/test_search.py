@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-import torch
 
 import vaekit
-from vaekit import Range, registry
+from vaekit import Range
 from vaekit.errors import DataError, UsageError
-from vaekit.interfaces import Loss
 from vaekit.searches import Metric
 from vaekit.training.process import Interrupted
 from vaekit.training.trainer import Trainer
@@ -172,27 +170,6 @@ def test_without_optuna_the_error_says_what_to_install(images, tmp_path, monkeyp
     monkeypatch.delitem(sys.modules, "vaekit.training.study", raising=False)
     with pytest.raises(UsageError, match=r"vaekit\[optuna\]"):
         vaekit.search(**asked(tmp_path, images))
-
-
-@pytest.fixture
-def fragile():
-    """A loss that becomes NaN in the second epoch where its number is above 1, registered for one test."""
-
-    @registry.losses("fragile")
-    class Fragile(Loss):
-        """Becomes NaN."""
-
-        def __init__(self, *, weight: float = 1.0) -> None:
-            super().__init__()
-            self.register_buffer("weight", torch.tensor(weight), persistent=False)
-
-        def forward(self, trace):
-            late = (trace.epoch >= 1) & (trace.epoch < torch.inf) & (self.weight > 1)
-            return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
-
-    yield
-    del registry.losses._classes["fragile"]
-    registry.losses._specs.pop("fragile", None)
 
 
 @pytest.mark.usefixtures("fragile")

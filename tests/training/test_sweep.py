@@ -12,7 +12,6 @@ import vaekit
 from vaekit import registry
 from vaekit.assembly import build_objective, build_vae, resolve
 from vaekit.errors import CheckpointError, DataError, UsageError, VaekitError
-from vaekit.interfaces import Loss
 from vaekit.options import build_spec
 from vaekit.sweeps import Range, combinations, read_over
 from vaekit.training.adamw import StackedAdamW
@@ -272,27 +271,6 @@ def test_a_sweep_that_cannot_begin_leaves_nothing(images, tmp_path, monkeypatch,
     with pytest.raises(error):
         vaekit.sweep(**given, out=tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
-
-
-@pytest.fixture
-def fragile():
-    """A loss that becomes NaN in the second epoch where its number is above 1, registered for one test."""
-
-    @registry.losses("fragile")
-    class Fragile(Loss):
-        """Becomes NaN."""
-
-        def __init__(self, *, weight: float = 1.0) -> None:
-            super().__init__()
-            self.register_buffer("weight", torch.tensor(weight), persistent=False)
-
-        def forward(self, trace):
-            late = (trace.epoch >= 1) & (trace.epoch < torch.inf) & (self.weight > 1)
-            return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
-
-    yield
-    del registry.losses._classes["fragile"]
-    registry.losses._specs.pop("fragile", None)
 
 
 @pytest.mark.usefixtures("fragile")

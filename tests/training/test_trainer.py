@@ -333,7 +333,7 @@ def test_a_batch_larger_than_the_data_is_refused_and_leaves_no_folder(images, tm
 def test_an_out_that_exists_is_refused_before_any_data_are_read(images, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
-    monkeypatch.setattr("vaekit.run._load_splits", lambda spec: pytest.fail("the data were read"))
+    monkeypatch.setattr("vaekit.run.load_splits", lambda spec: pytest.fail("the data were read"))
     with pytest.raises(UsageError, match="exists already"):
         vaekit.train(**options(images), out=tmp_path / "run")
     assert (tmp_path / "run" / "mine").exists()
@@ -442,3 +442,24 @@ def test_a_full_disk_is_noticed_before_training(images, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(VaekitError, match="too full"):
         vaekit.train(**options(images), out=tmp_path / "run")
+
+
+def test_convolutions_are_trained_with_channels_last_and_to_the_same_losses(tmp_path, monkeypatch):
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 9, 7, 3), dtype=np.uint8))
+    given = options(tmp_path / "images.npy", encoder="cnn", binarize="none", epochs=2)
+    given |= {"encoder.channels": (3, 4), "decoder.channels": (4, 3)}
+    step, layouts = Trainer.step, set()
+
+    def watched(self, batch, number):
+        tensors = [batch.x, *(p for p in self.objective.parameters() if p.ndim == 4)]
+        layouts.add(all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors))
+        return step(self, batch, number)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    last = vaekit.train(**given, out=tmp_path / "last")
+    assert layouts == {True}
+    monkeypatch.setattr("vaekit.training.trainer.lay_out", lambda module: torch.contiguous_format)
+    first = vaekit.train(**given, out=tmp_path / "first")
+    assert layouts == {True, False}
+    for mine, theirs in zip(last.metrics(), first.metrics(), strict=True):
+        assert mine["validation_loss"] == pytest.approx(theirs["validation_loss"], rel=1e-4)

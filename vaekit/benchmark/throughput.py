@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vaekit import registry
 from vaekit.assembly import resolve
 from vaekit.benchmark.machine import environment, forget_peak_memory, matrix_peak, memory_bandwidth, peak_memory, repeated, timed
 from vaekit.data import Batch
 from vaekit.evaluation.bound import evaluate
 from vaekit.options import build_spec
+from vaekit.run import load_splits
 from vaekit.specs import RunSpec
 from vaekit.training.folder import RunFolder
 from vaekit.training.process import threads
@@ -85,7 +85,7 @@ def _measure(
     spec: RunSpec, folder: Path, peak: Mapping[str, float], tasks: Sequence[str], seconds: float
 ) -> Iterator[dict[str, Any]]:
     """Measure the tasks of one spec."""
-    splits = registry.datasets.build(spec.data.dataset).load()
+    splits = load_splits(spec)
     trainer = Trainer(spec, splits, RunFolder.create(spec, folder))
     device, vae, size = trainer.device, trainer.objective.vae, spec.train.batch_size
     forget_peak_memory(device)

@@ -18,62 +18,34 @@ if TYPE_CHECKING:
 
     from vaekit.training.sweep import Stacking
 
-OverOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="OPTION=VALUES",
-        help="An option and its values: beta=1,2,4 or seed=0..3, in a search also lr=1e-4..1e-2:log; may be repeated.",
-        show_default=False,
-    ),
-]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER", help="Folder of the runs, new or empty; the next number under runs/ unless given.", show_default=False
-    ),
-]
-StackOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="auto|on|off", help="Whether to step models together; auto does where it is faster.", show_default=False
-    ),
-]
+
+def _flag(metavar: str, about: str, panel: str | None = None) -> Any:
+    return typer.Option(metavar=metavar, help=about, show_default=False, rich_help_panel=panel)
+
+
+OVER = "An option and its values: beta=1,2,4 or seed=0..3, in a search also lr=1e-4..1e-2:log; may be repeated."
 SEARCH = "Search"
-SearchOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="optuna",
-        help="Choose values by what came of others, in any number of processes, instead of taking all.",
-        show_default=False,
-        rich_help_panel=SEARCH,
-    ),
-]
-StorageOption = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="The study that the processes share.", show_default=False, rich_help_panel=SEARCH),
-]
-TrialsOption = Annotated[
-    int | None,
-    typer.Option(metavar="int", help="Trials in all, of all processes.", show_default=False, rich_help_panel=SEARCH),
-]
-MetricOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|NAME:max",
-        help="Number of the validation set to minimise, or to maximise; elbo, maximised, unless given.",
-        show_default=False,
-        rich_help_panel=SEARCH,
-    ),
-]
-PruneOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="on|off",
-        help="Whether to stop a trial that is below the median of others; on unless given.",
-        show_default=False,
-        rich_help_panel=SEARCH,
-    ),
-]
+OPTIONS = {
+    "over": Annotated[list[str] | None, _flag("OPTION=VALUES", OVER)],
+    "out": Annotated[Path | None, _flag("FOLDER", "Folder of the runs, new or empty; the next number under runs/ unless given.")],
+    "stack": Annotated[str | None, _flag("auto|on|off", "Whether to step models together; auto does where it is faster.")],
+    "search": Annotated[
+        str | None,
+        _flag("optuna", "Choose values by what came of others, in any number of processes, instead of taking all.", SEARCH),
+    ],
+    "storage": Annotated[Path | None, _flag("FILE", "The study that the processes share.", SEARCH)],
+    "trials": Annotated[int | None, _flag("int", "Trials in all, of all processes.", SEARCH)],
+    "metric": Annotated[
+        str | None,
+        _flag(
+            "NAME|NAME:max", "Number of the validation set to minimise, or to maximise; elbo, maximised, unless given.", SEARCH
+        ),
+    ],
+    "prune": Annotated[
+        str | None, _flag("on|off", "Whether to stop a trial that is below the median of others; on unless given.", SEARCH)
+    ],
+}
+"""The command's own options."""
 
 
 def placeholder() -> None:
@@ -86,20 +58,8 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     Raises:
         UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
     """
-    own = {
-        "spec": SpecArgument,
-        "over": OverOption,
-        "out": OutOption,
-        "stack": StackOption,
-        "search": SearchOption,
-        "storage": StorageOption,
-        "trials": TrialsOption,
-        "metric": MetricOption,
-        "prune": PruneOption,
-        "quiet": QuietOption,
-        "json": JsonOption,
-    }
-    options, normal = read_options(arguments, own=own.keys() - {"spec", "quiet", "json"})
+    options, normal = read_options(arguments, own=OPTIONS)
+    own = {"spec": SpecArgument, **OPTIONS, "quiet": QuietOption, "json": JsonOption}
     return declare(_sweep, own, options), normal
 
 

@@ -45,9 +45,8 @@ def shard(objective: Objective, world: World) -> Objective:
     empty = copy.deepcopy(objective, {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in objective.parameters()})
     mesh = init_device_mesh(world.device.type, (world.size,))
     for backbone in (objective.vae.encoder, objective.vae.decoder):
-        backbone.register_forward_hook(
-            lambda module, inputs, output: output.clone()
-        )  # changing a view in place loses FSDP's hooks
+        # an output that is a view, changed in place, would lose FSDP's hooks
+        backbone.register_forward_hook(lambda module, inputs, output: output.clone())
         for block in (*blocks(backbone), backbone):
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(objective, mesh=mesh, reshard_after_forward=False)
@@ -96,7 +95,7 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
         from torch.distributed.tensor import distribute_tensor
 
         return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements, src_data_rank=None)
-    return torch.empty_like(other, dtype=tensor.dtype).copy_(tensor)
+    return tensor if tensor.stride() == other.stride() else torch.empty_like(other, dtype=tensor.dtype).copy_(tensor)
 
 
 def own(tensor: Tensor) -> Tensor:

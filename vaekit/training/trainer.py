@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from vaekit.assembly import build_objective, build_vae
+from vaekit.assembly import build_objective, build_vae, lay_out
 from vaekit.data import Batch, Batches, Splits
 from vaekit.errors import DivergenceError
 from vaekit.evaluation.bound import bits_per_dim, evaluate, meaning_of_elbo
@@ -29,7 +29,7 @@ from vaekit.training.folder import RunFolder, check_space
 from vaekit.training.loggers import Loggers, codes_of
 from vaekit.training.meter import Meter
 from vaekit.training.pictures import TrainingPictures
-from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, lay_out, threads
+from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, threads
 from vaekit.training.report import Reporter, Silent, Start
 from vaekit.training.sharding import collect, gathered, own, shard
 from vaekit.training.world import World

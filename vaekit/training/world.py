@@ -109,6 +109,11 @@ class World:
             self.wait()
 
 
+def num_processes() -> int:
+    """Return how many processes torchrun started; 1 where it did not start this one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def take_place(device: str) -> torch.device:
     """Return where a process computes, and make it its current GPU: of several, each process of a machine has its own."""
     place = torch.device(device)
@@ -125,7 +130,7 @@ def join(device: str) -> Iterator[World]:
     Args:
         device: Kind of device to compute on; of several GPUs each process of a machine takes its own.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = num_processes()
     if size == 1 or not dist.is_available():
         yield World(device=device)
         return

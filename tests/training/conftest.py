@@ -1,0 +1,26 @@
+import pytest
+import torch
+
+from vaekit import registry
+from vaekit.interfaces import Loss
+
+
+@pytest.fixture
+def fragile():
+    """A loss that becomes NaN in the second epoch where its number is above 1, registered for one test."""
+
+    @registry.losses("fragile")
+    class Fragile(Loss):
+        """Becomes NaN."""
+
+        def __init__(self, *, weight: float = 1.0) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.tensor(weight), persistent=False)
+
+        def forward(self, trace):
+            late = (trace.epoch >= 1) & (trace.epoch < torch.inf) & (self.weight > 1)
+            return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
+
+    yield
+    del registry.losses._classes["fragile"]
+    registry.losses._specs.pop("fragile", None)

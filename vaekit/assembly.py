@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vaekit import registry
+from vaekit import graphs, registry
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Dataset, Likelihood, Loss, Posterior, Prior, Shape
-from vaekit.objective import Objective, Player, Reconstruction
+from vaekit.objective import Inputs, Objective, Player, Reconstruction
 from vaekit.schema import ComponentSpec
 from vaekit.specs import ModelSpec, RunSpec, TrainSpec
 from vaekit.streams import derive_seed
@@ -98,13 +98,25 @@ def has_convolutions(module: nn.Module) -> bool:
     return any(isinstance(each, nn.Conv2d | nn.ConvTranspose2d) for each in module.modules())
 
 
+def spoils_channels_last(module: nn.Module) -> bool:
+    """Whether a module is a strided 1×1 convolution of fewer channels than a vector register holds.
+
+    With channels last, oneDNN writes its gradient past a buffer: wrong gradients, or a crash, for 2 to 7 channels on AVX2; by
+    the report (https://github.com/uxlfoundation/oneDNN/issues/6035) to 15 on AVX-512.
+    """
+    if not isinstance(module, nn.Conv2d):
+        return False
+    pointwise = max(module.kernel_size) == 1 and max(module.stride) > 1
+    return pointwise and module.in_channels // module.groups < 16
+
+
 def lay_out(module: nn.Module) -> torch.memory_format:
     """Lay the kernels of convolutions out as they are fastest, and return the layout that their images should have.
 
     With channels last, where oneDNN and cuDNN need not reorder, a step of convolutional models takes 0.73 to 0.98 of its time on
-    a CPU; on CUDA it was not measured.
+    a CPU; on CUDA it was not measured. Models with a convolution that `spoils_channels_last` keep theirs.
     """
-    if not has_convolutions(module):
+    if not has_convolutions(module) or any(spoils_channels_last(each) for each in module.modules()):
         return torch.contiguous_format
     for parameter in module.parameters():
         if parameter.ndim == 4:
@@ -113,10 +125,11 @@ def lay_out(module: nn.Module) -> torch.memory_format:
 
 
 def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSpec:
-    """Replace ``auto`` compilation: on for long runs without convolutions on a CPU that has a C++ compiler, else off.
+    """Replace ``auto`` compilation: on for long runs without convolutions on a CPU that has a C++ compiler.
 
     Measured on 2 cores: compiling takes 20 to 30 s; then a step of the MLP takes 0.90 of its time, one of the CNN 0.96, and one
-    with bilinear upsampling 1.67. So it is chosen for runs of ten minutes and more. On other devices nothing was measured: off.
+    with bilinear upsampling 1.67. So it is chosen for runs of ten minutes and more. On CUDA the step becomes one graph unless
+    some component waits for the device; it is not compiled there, and neither is it elsewhere, as nothing was measured.
 
     Args:
         spec: A resolved spec.
@@ -124,14 +137,21 @@ def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSp
         num_images: Images of an epoch.
 
     Raises:
-        UsageError: Compilation is asked for on a CPU, and there is no C++ compiler; or of a model divided over processes.
+        UsageError: Compilation is asked for on a CPU, and there is no C++ compiler; or of a model divided over processes; or a
+            CUDA graph on another device.
     """
     train = spec.train
-    if train.compile == "on" and train.parallel == "fsdp":
+    if train.compile in ("on", "graph") and train.parallel == "fsdp":
         raise UsageError(
             "a model divided over processes is not compiled",
-            given="--compile on --parallel fsdp",
+            given=f"--compile {train.compile} --parallel fsdp",
             remedy="pass --compile off, or --parallel ddp",
+        )
+    if train.compile == "graph" and train.device not in graphs.DEVICES:
+        raise UsageError(
+            "only CUDA has graphs",
+            given=f"--compile graph --device {train.device}",
+            expected="--compile auto, on or off, or --device cuda",
         )
     if train.compile == "on" and train.device == "cpu" and not has_cpp_compiler():
         raise UsageError(
@@ -141,12 +161,33 @@ def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSp
         )
     if train.compile != "auto":
         return spec
-    compiled = False
-    if train.device == "cpu" and train.parallel == "ddp":
+    chosen = "off"
+    if train.parallel == "ddp":
         vae = build_vae(spec.model, image_shape, seed=train.seed)
-        pays = not has_convolutions(vae) and cpu_seconds(vae, train, num_images) > COMPILE_SECONDS
-        compiled = pays and has_cpp_compiler()
-    return spec.model_copy(update={"train": train.model_copy(update={"compile": "on" if compiled else "off"})})
+        if train.device == "cuda":
+            chosen = "graph" if _never_waits(build_objective(spec.model, vae, num_data=num_images).cuda()) else "off"
+        elif train.device == "cpu" and not has_convolutions(vae) and cpu_seconds(vae, train, num_images) > COMPILE_SECONDS:
+            chosen = "on" if has_cpp_compiler() else "off"
+    return spec.model_copy(update={"train": train.model_copy(update={"compile": chosen})})
+
+
+def _never_waits(objective: Objective) -> bool:
+    """Whether neither computing nor differentiating an objective waits for the GPU."""
+    inputs = trial(objective.vae)
+
+    def step() -> None:
+        total, _ = objective(inputs)
+        total.backward()
+
+    return graphs.refusal(step) is None
+
+
+def trial(vae: VAE) -> Inputs:
+    """Return inputs to try an objective on: two images with noise and labels, at the beginning of time."""
+    x = torch.rand(2, *vae.image_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
+    noise = vae.posterior.draw_noise(2, torch.Generator(vae.device), like=x)
+    y = torch.zeros(2, dtype=torch.int64, device=vae.device)
+    return Inputs(x, x, noise, torch.zeros((), device=vae.device), y)
 
 
 def has_cpp_compiler() -> bool:

@@ -148,8 +148,10 @@ class TrainSpec(Spec):
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="Whether each of several processes holds the whole model, or a part of it."
     )
-    compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="Whether to compile the training step; auto does for long runs of MLPs on a CPU."
+    compile: Literal["auto", "on", "graph", "off"] = Field(
+        "auto",
+        description="How a training step is launched: compiled (on), or on CUDA as one recorded graph (graph; on does both). "
+        "Auto compiles long runs of MLPs on a CPU, and takes the graph on CUDA.",
     )
     workers: Annotated[int, Field(ge=0)] = Field(
         min(8, os.cpu_count() or 1),

@@ -300,7 +300,7 @@ def test_stacked_adamw_is_torchs_at_a_learning_rate_of_each_model(decay):
     for step in range(6):
         gradients = {name: torch.randn(2, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
         factor = 1 / (step + 1)
-        stacked.step(gradients, [factor, 1.0])
+        stacked.step(gradients, stacked.numbers([factor, 1.0]))
         for number, (own, optimizer) in enumerate(zip(single, theirs, strict=True)):
             for parameter, name in zip(own, shapes, strict=True):
                 parameter.grad = gradients[name][number].clone()

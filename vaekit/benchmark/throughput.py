@@ -47,7 +47,7 @@ def throughput(
         base: Plain data of a spec.
         batch_sizes: Images in a step.
         precisions: Of ``fp32``, ``bf16`` and ``auto``.
-        compilations: Of ``on`` and ``off``; only training is ever compiled.
+        compilations: Of ``on``, ``graph`` and ``off``; only training is ever compiled.
         devices: Of ``cpu``, ``cuda``, ``mps`` and ``auto``.
         tasks: Of ``train``, ``encode``, ``sample`` and ``evaluate``.
         seconds: For each measurement; five rounds at least.
@@ -91,7 +91,7 @@ def _measure(
     forget_peak_memory(device)
     if "train" in tasks:
         yield _train(trainer, peak, seconds) | {"peak_bytes": peak_memory(device)}
-    if spec.train.compile == "on":
+    if spec.train.compile != "off":
         return
     batch = next(iter(trainer.evaluation_batches("train").epoch(0)))
     generator = trainer.streams.generator("bench", 0, device)
@@ -175,7 +175,7 @@ def _parts(trainer: Trainer, batches: Iterator[Batch]) -> dict[str, float]:
 
     ahead, total = timed(forward, device)
     back, _ = timed(total.backward, device)
-    optimiser, _ = timed(lambda: trainer.update(0), device)
+    optimiser, _ = timed(trainer.update, device)
     return dict(zip(PARTS, (data, ahead, back, optimiser), strict=True))
 
 

@@ -16,7 +16,7 @@ from vaekit.errors import UsageError
 LISTS = {
     "batch_sizes": ("int,int,…", "Images in a step.", "128"),
     "precisions": ("fp32|bf16|auto,…", "Arithmetic.", "auto"),
-    "compile": ("on|off,…", "Whether to compile the training step.", "off"),
+    "compile": ("on|graph|off,…", "How the training step is launched.", "off"),
     "devices": ("cpu|cuda|mps|auto,…", "Where to compute.", "auto"),
     "tasks": ("task,…", "What to measure.", "train,encode,sample,evaluate"),
 }
@@ -70,7 +70,7 @@ def _throughput(
     chosen = {name: (value or LISTS[name][2]).split(",") for name, value in lists.items()}
     if not all(size.isdecimal() and int(size) for size in chosen["batch_sizes"]):
         raise UsageError("these are no batch sizes", given=lists["batch_sizes"], expected="positive numbers, as 64,128")
-    for name, values in (("tasks", set(LISTS["tasks"][2].split(","))), ("compile", {"on", "off"})):
+    for name, values in (("tasks", set(LISTS["tasks"][2].split(","))), ("compile", {"on", "graph", "off"})):
         if not set(chosen[name]) <= values:
             raise UsageError(f"unknown {name}", given=lists[name], expected=f"some of {', '.join(sorted(values))}")
     result = throughput(

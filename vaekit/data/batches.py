@@ -19,6 +19,7 @@ from vaekit.data.augment import NUM_DRAWS, augment
 from vaekit.data.binarize import binarize, draw_fixed_noise, draw_noise
 from vaekit.data.sources import TensorImages
 from vaekit.errors import DataError, UsageError
+from vaekit.graphs import Replay
 from vaekit.streams import Streams
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class Batches:
         workers: Processes that decode a source which does not lie in memory; 0 reads in this thread. One of numbers needs no
             decoding, and a thread reads it ahead.
         memory_format: How pixels lie in memory.
+        replays: Record augmentation as a CUDA graph, and replay it.
 
     Raises:
         UsageError: The settings do not fit each other or the images.
@@ -155,10 +157,12 @@ class Batches:
         in_turn: bool = False,
         workers: int = 0,
         memory_format: torch.memory_format = torch.contiguous_format,
+        replays: bool = False,
     ) -> None:
         self.batch_size, self.streams, self.binarize, self.train, self.split = batch_size, streams, binarize, train, split
         self.augment = augment if augment is not None and train and not augment.is_off else None
         self.device, self.workers, self.memory_format = torch.device(device), workers, memory_format
+        self._replay = Replay(self._augmented) if replays else None
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)
         self.order = Order(streams, len(source), batch_size, train=train, rank=rank, world_size=world_size, in_turn=in_turn)
@@ -211,7 +215,7 @@ class Batches:
         if self.augment is not None:
             generator = self.streams.generator("augment", number, self.device)
             draws = torch.rand(whole, NUM_DRAWS, generator=generator, device=self.device)
-            inputs = augment(x, self.augment, draws[part])
+            inputs = self._augmented(x, draws[part]) if self._replay is None else self._replay(x, draws[part]).clone()
             if self.augment.target == "augmented":
                 x = inputs
         if self.binarize != "none" and self._binarized is None:
@@ -222,6 +226,10 @@ class Batches:
         shared, x = inputs is x, x.contiguous(memory_format=self.memory_format)
         inputs = x if shared else inputs.contiguous(memory_format=self.memory_format)
         return Batch(x, inputs, y, index, whole, part.start, step)
+
+    def _augmented(self, x: Tensor, draws: Tensor) -> Tensor:
+        assert self.augment is not None
+        return augment(x, self.augment, draws)
 
     def _noise(self, number: int, part: slice, index: Tensor) -> Tensor | None:
         """Noise that turns the grey images at ``index``, a part of a batch, into binary ones; None for a threshold."""

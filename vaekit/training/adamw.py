@@ -54,11 +54,10 @@ class StackedAdamW:
         self.limits = some.new_tensor(limits) if clipped else None
         self.update = torch.compile(update, dynamic=False) if compiled else update
 
-    def step(self, gradients: Mapping[str, Tensor | None], factors: Sequence[float]) -> None:
-        """Take one step; parameters without a gradient stay as they are.
+    def numbers(self, factors: Sequence[float]) -> Tensor:
+        """Count a step, and return what `step` needs to know of it, ``(3, S)``: see `update`.
 
         Args:
-            gradients: By name, as the parameters.
             factors: The learning rate of each model as a part of its highest.
         """
         self.count += 1
@@ -67,7 +66,16 @@ class StackedAdamW:
             settings["lr"] = settings["peak_lr"] * factor
         rate = [settings["lr"] / (1 - beta1**self.count) for settings in self.settings]
         keep = [1 - settings["lr"] * settings["weight_decay"] for settings in self.settings]
-        numbers = self.like.new_tensor([rate, keep, [math.sqrt(1 - beta2**self.count)] * len(rate)])  # one copy to the device
+        numbers = torch.tensor([rate, keep, [math.sqrt(1 - beta2**self.count)] * len(rate)], dtype=self.like.dtype)
+        return numbers.to(self.like.device, non_blocking=True)
+
+    def step(self, gradients: Mapping[str, Tensor | None], numbers: Tensor) -> None:
+        """Take one step; parameters without a gradient stay as they are.
+
+        Args:
+            gradients: By name, as the parameters.
+            numbers: Of this step.
+        """
         given = {name: gradient for name, gradient in gradients.items() if gradient is not None and name in self.parameters}
         for name in given:
             self.steps[name] += 1
@@ -77,7 +85,7 @@ class StackedAdamW:
                 list(given.values()) if self.limits is None else clip(list(given.values()), self.limits),
                 [self.moments[name] for name in given],
                 numbers=numbers,
-                constants=(beta1, beta2, self.settings[0]["eps"]),
+                constants=(*self.settings[0]["betas"], self.settings[0]["eps"]),
             )
 
 

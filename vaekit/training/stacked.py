@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from vaekit.assembly import trial
 from vaekit.data import Batch
 from vaekit.errors import DivergenceError
+from vaekit.graphs import Replay
 from vaekit.objective import Inputs, Objective, Player
 from vaekit.training.adamw import StackedAdamW
 from vaekit.training.meter import Meter
@@ -51,6 +53,13 @@ class Stack:
         self.optimizers = [self._optimizer(player, compiled=compiled) for player in range(len(self.first.optimizers))]
         self.base = with_quick_linear(copy.deepcopy(self.first.objective).to("meta"))
         self.forward = torch.compile(over_models, dynamic=False) if compiled else over_models
+        self.take: Callable[..., dict[str, Tensor]] = self._take
+        if self.first.replays:
+            self.replay_steps()
+
+    def replay_steps(self) -> None:
+        """Record a step of all models once as a CUDA graph, and replay it."""
+        self.take = Replay(self.take)
 
     def _optimizer(self, player: int, *, compiled: bool) -> StackedAdamW:
         objective = self.first.objective
@@ -104,14 +113,19 @@ class Stack:
             batches: Of each of the ``leaders``.
             step: Number of the step.
         """
-        inputs = self.inputs(batches, step)
+        x, target, noise, _, y = self.inputs(batches, step)
+        factors = [trainer.lr_factor(step) for trainer in self.trainers]
+        return self.take(x, target, noise, y, *(optimizer.numbers(factors) for optimizer in self.optimizers))
+
+    def _take(self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None, *numbers: Tensor) -> dict[str, Tensor]:
+        """Take the step that data, noise and each optimiser's numbers make, at the time that is set."""
+        inputs = Inputs(x, target, noise, self.first.clock, y)
         with self.first.autocast():
             total, terms = self.forward(self.base, self.parameters, self.buffers, inputs, shared=len(self.leaders) == 1)
         moving = [self.parameters[name] for name in self.moving]
         gradients = dict(zip(self.moving, torch.autograd.grad(total.sum(), moving, allow_unused=True), strict=True))
-        factors = [trainer.lr_factor(step) for trainer in self.trainers]
-        for optimizer in self.optimizers:
-            optimizer.step(gradients, factors)
+        for optimizer, each in zip(self.optimizers, numbers, strict=True):
+            optimizer.step(gradients, each)
         return dict(terms)
 
     def inputs(self, batches: Sequence[Batch], step: int) -> Inputs:
@@ -167,10 +181,8 @@ def over_models(
 def refusal(objective: Objective) -> str | None:
     """Say why an objective cannot be mapped over stacked parameters, or None if it can: it is tried on two images."""
     parameters, buffers = stack_module_state([objective, objective])
-    x = torch.rand(2, *objective.vae.image_shape, generator=torch.Generator().manual_seed(0))
-    noise = objective.vae.posterior.draw_noise(2, torch.Generator(), like=x)
     try:
-        total, _ = over_models(objective, parameters, buffers, Inputs(x, x, noise, torch.zeros(())), shared=True)
+        total, _ = over_models(objective, parameters, buffers, trial(objective.vae), shared=True)
         total.sum().backward()
     except (RuntimeError, ValueError, NotImplementedError) as error:
         return f"vmap refuses it: {str(error).partition(chr(10))[0]:.120}"

@@ -1,0 +1,54 @@
+"""What a CUDA graph does, on the CPU: operations are recorded with the memory they use, and run again on that memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2"}
+"""Operations that bring a value to Python, or make a tensor of a size that depends on values: on a GPU they wait."""
+
+
+class Tape(TorchDispatchMode):
+    """Records the operations that run under it; what they changed is put back, as recording on a GPU changes nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+        self.before = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = operation.__name__.split(".")[0]
+        if name in WAITS:
+            raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
+        if operation._schema.is_mutable:
+            self.before += [(each, each.clone()) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        result = operation(*args, **kwargs)
+        self.operations.append((operation, args, kwargs, result))
+        return result
+
+    @torch.no_grad()
+    def rewind(self):
+        for tensor, value in reversed(self.before):
+            tensor.copy_(value)
+        self.before.clear()
+
+    @torch.no_grad()
+    def replay(self):
+        for operation, args, kwargs, result in self.operations:
+            again = operation(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def record(function):
+    """Stand in for `vaekit.graphs.record`."""
+    tape = Tape()
+    with tape:
+        result = function()
+    tape.rewind()
+    return result, tape.replay

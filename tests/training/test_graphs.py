@@ -1,0 +1,136 @@
+"""Replayed steps, on the CPU, where `tape` stands in for CUDA graphs: Python gives a step data, noise, time, rates, and no more."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from training.tape import record
+
+import vaekit
+from vaekit import graphs
+from vaekit.errors import UsageError
+from vaekit.graphs import Replay
+from vaekit.registry import REGISTRIES
+from vaekit.training.process import Interrupted
+from vaekit.training.trainer import Trainer
+
+SMALL = {"hidden": (8,), "channels": (4, 8)}
+ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood", "loss")
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Let steps be recorded on the CPU."""
+    monkeypatch.setattr(graphs, "DEVICES", {"cpu"})
+    monkeypatch.setattr(graphs, "record", record)
+    monkeypatch.setattr(graphs, "rehearse", lambda function: function())
+
+
+@pytest.fixture
+def images(tmp_path):
+    path = tmp_path / "images.npy"
+    smooth = np.random.default_rng(0).random((120, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
+    np.save(path, (255 * smooth).astype(np.uint8))
+    return path
+
+
+def options(images, **more):
+    fixed = {"latent_dim": 3, "batch_size": 16, "epochs": 2, "threads": 1, "device": "cpu", "pictures": "none"}
+    networks = {"encoder.hidden": (8,), "decoder.hidden": (8,)}
+    if {"encoder", "decoder"} & set(more):
+        networks = {}
+    return {"dataset": "array", "dataset.path": str(images), "compile": "graph", **fixed, **networks, **more}
+
+
+def kinds():
+    """Every built-in component that a step computes with, in a small model."""
+    for registry in REGISTRIES:
+        for kind in registry.kinds() if registry.role in ROLES else ():
+            small = {
+                f"{registry.role}.{name}": value for name, value in SMALL.items() if name in registry.spec(kind).model_fields
+            }
+            yield pytest.param({registry.role: kind, **small}, id=f"{registry.role}-{kind}")
+
+
+SETTINGS = [
+    {"loss": "beta", "loss.warmup": 1.5, "loss.beta": 4},
+    {"grad_clip": 0.1, "weight_decay": 0.1},
+    {"augment.rotate": 20, "augment.brightness": 0.2},
+    {"augment.rotate": 20, "augment.target": "original", "likelihood": "bce", "binarize": "dynamic"},
+    {"precision": "bf16"},
+]
+
+
+def weights(run):
+    return load_file(run.path / "checkpoints" / "last.safetensors")
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("given", [*kinds(), *SETTINGS])
+def test_replayed_steps_are_those_that_python_takes(images, tmp_path, monkeypatch, given):
+    replays = []
+    monkeypatch.setattr(graphs, "record", lambda function: replays.append(function) or record(function))
+    replayed = vaekit.train(**options(images, **given), out=tmp_path / "replayed")
+    assert len(replays) == (2 if "augment.rotate" in given else 1)
+    monkeypatch.setattr(graphs, "WARM_UP", 10**9)  # the same step, but never recorded
+    taken = vaekit.train(**options(images, **given), out=tmp_path / "taken")
+    for name, tensor in weights(taken).items():
+        assert torch.equal(tensor, weights(replayed)[name]), name
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_replayed_run_resumes_to_the_same_weights(images, tmp_path, monkeypatch):
+    whole = vaekit.train(**options(images), out=tmp_path / "whole")
+    step = Trainer.step
+
+    def interrupted(self, batch, number):
+        if number == 8:
+            self.interruption.asked = True
+        return step(self, batch, number)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    with pytest.raises(Interrupted):
+        vaekit.train(**options(images), out=tmp_path / "parts")
+    monkeypatch.setattr(Trainer, "step", step)
+    parts = vaekit.resume(tmp_path / "parts")
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(parts)[name]), name
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_replayed_stack_equals_its_models_alone(images, tmp_path):
+    given = options(images, loss="beta", grad_clip=1.0)
+    stacked = vaekit.sweep(over={"beta": (1.0, 4.0), "lr": (1e-3, 2e-3)}, **given, stack="on", out=tmp_path / "stacked")
+    alone = vaekit.sweep(over={"beta": (1.0, 4.0), "lr": (1e-3, 2e-3)}, **given, stack="off", out=tmp_path / "alone")
+    for mine, theirs in zip(stacked, alone, strict=True):
+        for own, other in zip(mine.metrics(), theirs.metrics(), strict=True):
+            assert own["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_replay_refuses_what_the_recording_was_not_made_for():
+    replay = Replay(lambda x, target, y: x + target)
+    x, other = torch.zeros(3), torch.ones(3)
+    for _ in range(graphs.WARM_UP + 1):
+        replay(x, x, None)
+    assert torch.equal(replay(other, other, None), torch.full((3,), 2.0))
+    for given in [(x, other, None), (x, x, x), (x[:1], x[:1], None), (None, x, None)]:
+        with pytest.raises(ValueError, match="record"):
+            replay(*given)
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_the_likeness_refuses_what_waits(images):
+    replay = Replay(lambda x: x * x.sum().item())
+    for _ in range(graphs.WARM_UP):
+        replay(torch.ones(2))
+    with pytest.raises(RuntimeError, match="not permitted"):
+        replay(torch.ones(2))
+
+
+def test_graphs_are_refused_where_there_are_none(images, tmp_path):
+    with pytest.raises(UsageError, match="only CUDA"):
+        vaekit.train(**options(images), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

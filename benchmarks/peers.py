@@ -72,9 +72,13 @@ def pythae_epoch(trainer: Trainer, folder: Path) -> Callable[[], None]:
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
     source = trainer.splits.train
-    images = source.gather(torch.arange(len(source))).float() / 255
+    images = source.gather(torch.arange(len(source), device=source.device)).float().cpu() / 255
     config = BaseTrainerConfig(
-        output_dir=str(folder), per_device_train_batch_size=BATCH, learning_rate=1e-4, num_epochs=1, no_cuda=True
+        output_dir=str(folder),
+        per_device_train_batch_size=BATCH,
+        learning_rate=1e-4,
+        num_epochs=1,
+        no_cuda=trainer.device.type != "cuda",
     )
     theirs = BaseTrainer(pythae_model(trainer), BaseDataset(images, torch.zeros(len(images))), training_config=config)
     theirs.prepare_training()

@@ -53,9 +53,9 @@ CASES = {
 
 
 def make_trainer(options: dict[str, object], steps: int, threads: int, batch: int) -> Trainer:
-    """Build a trainer of random images, one epoch of it being ``steps`` steps."""
-    options = {"binarize": "none", "likelihood": "bce"} | options
-    spec = resolve(build_spec({}, {**options, "batch_size": batch, "threads": threads, "device": "cpu", "epochs": 10_000}))
+    """Build a trainer of random images, one epoch of it being ``steps`` steps; on the CPU unless options say otherwise."""
+    options = {"binarize": "none", "likelihood": "bce", "device": "cpu"} | options
+    spec = resolve(build_spec({}, {**options, "batch_size": batch, "threads": threads, "epochs": 10_000}))
     images = TensorImages(torch.randint(0, 256, (steps * batch, 1, 28, 28), dtype=torch.uint8))
     folder = RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run")
     return Trainer(spec, Splits(images, images, images), folder)
@@ -139,7 +139,7 @@ def parts(trainer: Trainer, hand: ByHand, repeats: int) -> dict[str, dict[str, f
     for _ in range(repeats):
         trainer.objective.train()
         inputs = (trainer.inputs(batch, 0) for batch in trainer.batches.epoch(0))
-        steps("vaekit", inputs, forward, torch.Tensor.backward, lambda _: trainer.update(0))
+        steps("vaekit", inputs, forward, torch.Tensor.backward, lambda _: trainer.update())
         steps("by hand", hand.data(), hand.loss, torch.Tensor.backward, lambda _: hand.update())
     return {who: {name: round(1e3 * statistics.median(v), 3) for name, v in each.items()} for who, each in spent.items()}
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vaekit.benchmark.machine import covered
 from vaekit.benchmark.report import compare, differences, read_result
 from vaekit.benchmark.throughput import PARTS, TASKS, throughput
 from vaekit.cli import main
@@ -124,3 +125,16 @@ def test_cuda_is_timed_by_events(images):
     result = throughput({}, batch_sizes=(8,), devices=("cuda",), seconds=0.1, **given)
     assert {row["device"] for row in result["rows"]} == {"cuda"}
     assert result["environment"]["gpu"] == torch.cuda.get_device_name()
+
+
+def test_time_in_which_something_runs_is_counted_once():
+    assert covered([(4, 6), (0, 2), (1, 3), (1, 2), (6, 7)]) == 6
+    assert covered([]) == 0
+
+
+@pytest.mark.gpu
+def test_on_cuda_the_part_in_which_the_gpu_is_busy_is_measured(images):
+    given = {"dataset": "array", "dataset.path": str(images), **TINY}
+    ways = ("off", "graph")
+    result = throughput({}, batch_sizes=(8,), devices=("cuda",), compilations=ways, tasks=("train",), seconds=0.01, **given)
+    assert all(0 < row["busy_fraction"] <= 1.1 for row in result["rows"])

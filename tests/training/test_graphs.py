@@ -1,4 +1,4 @@
-"""Replayed steps, on the CPU, where `tape` stands in for CUDA graphs: Python gives a step data, noise, time, rates, and no more."""
+"""Replayed steps, on the CPU, where `tape` stands in for CUDA: Python gives a step data, noise, time and rates, and no more."""
 
 from __future__ import annotations
 

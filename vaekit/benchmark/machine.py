@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,32 +62,58 @@ def commit() -> str | None:
         return None
 
 
-def timed(function: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
-    """Call a function; return the milliseconds that it took, on CUDA those between events around it, and its result."""
+def timed(function: Callable[[], Result], device: torch.device, calls: int = 1) -> tuple[float, Result]:
+    """Call a function; return the milliseconds that a call took, on CUDA by events before and after all, and its last result."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
         start.record()
+        for _ in range(calls - 1):
+            function()
         result = function()
         end.record()
         torch.cuda.synchronize()
-        return start.elapsed_time(end), result
+        return start.elapsed_time(end) / calls, result
     began = time.perf_counter()
+    for _ in range(calls - 1):
+        function()
     result = function()
     if device.type == "mps":
         torch.mps.synchronize()
-    return 1e3 * (time.perf_counter() - began), result
+    return 1e3 * (time.perf_counter() - began) / calls, result
+
+
+def calls_in_a_row(device: torch.device) -> int:
+    """Return how many calls to time together: on a GPU Python runs ahead of the device, as it does in use."""
+    return 1 if device.type == "cpu" else 20
 
 
 def repeated(function: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Call a function for some seconds, after two calls to warm up; return the milliseconds of each call."""
+    """Call a function for some seconds, after two calls to warm up; return the milliseconds of a call, round by round."""
     for _ in range(2):
         function()
     times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < 5 or time.perf_counter() < end:
-        times.append(timed(function, device)[0])
+        times.append(timed(function, device, calls_in_a_row(device))[0])
     return times
+
+
+def busy(function: Callable[[], object], calls: int = 20) -> float:
+    """Return the milliseconds of a call during which the GPU computes or copies, by torch's profiler."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        timed(function, torch.device("cuda"), calls)
+    events = [event for event in profile.events() if event.device_type.name == "CUDA"]
+    return covered((event.time_range.start, event.time_range.end) for event in events) / 1e3 / calls
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Return the length of the union of intervals."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
 
 
 def matrix_peak(device: torch.device, precision: str) -> float:

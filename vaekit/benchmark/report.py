@@ -19,7 +19,13 @@ KEY = ("task", "device", "precision", "compile", "batch")
 def table(result: Mapping[str, Any]) -> Table:
     """Lay out what `throughput` returns: a row a measurement."""
     shown = _table(
-        *KEY, "images/s (quartiles)", "ms: data+forward+backward+optimiser", "of matrix peak", "of bandwidth", "first step"
+        *KEY,
+        "images/s (quartiles)",
+        "ms: data+forward+backward+optimiser",
+        "of matrix peak",
+        "of bandwidth",
+        *(["GPU busy"] if (on_cuda := any("busy_fraction" in row for row in result["rows"])) else []),
+        "first step",
     )
     for row in result["rows"]:
         parts = " + ".join(f"{value:.2f}" for value in row["parts"].values()) if "parts" in row else ""
@@ -29,6 +35,7 @@ def table(result: Mapping[str, Any]) -> Table:
             parts,
             f"{row['flops_fraction']:.0%}",
             f"{row['bytes_fraction']:.0%}" if "bytes_fraction" in row else "",
+            *([f"{row['busy_fraction']:.0%}" if "busy_fraction" in row else ""] if on_cuda else []),
             f"{row['first_step_seconds']:.2f} s" if "first_step_seconds" in row else "",
         )
     return shown

@@ -15,7 +15,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vaekit.assembly import resolve
-from vaekit.benchmark.machine import environment, forget_peak_memory, matrix_peak, memory_bandwidth, peak_memory, repeated, timed
+from vaekit.benchmark.machine import (
+    busy,
+    calls_in_a_row,
+    environment,
+    forget_peak_memory,
+    matrix_peak,
+    memory_bandwidth,
+    peak_memory,
+    repeated,
+    timed,
+)
 from vaekit.data import Batch
 from vaekit.evaluation.bound import evaluate
 from vaekit.options import build_spec
@@ -56,9 +66,11 @@ def throughput(
 
     Returns:
         ``rows``, one a task and combination: ``images_per_second`` and its quartiles ``lower`` and ``upper``; ``flops`` of a
-        batch and ``flops_fraction`` of the matrix peak; in training also milliseconds of each of the ``parts``, ``bytes`` that a
-        step moves at least, their ``bytes_fraction`` of the memory bandwidth, and ``first_step_seconds``, compiling included;
-        ``peak_bytes``, see `peak_memory`. ``machine`` holds the peaks by device and precision. ``environment`` says where.
+        batch and ``flops_fraction`` of the matrix peak; in training also milliseconds of each of the ``parts`` (on a GPU each by
+        itself, so together more than the step), ``bytes`` that a step moves at least, their ``bytes_fraction`` of the memory
+        bandwidth, and ``first_step_seconds``, compiling included; on CUDA ``busy_fraction``, the part of a step in which the GPU
+        computes or copies; ``peak_bytes``, see `peak_memory`. ``machine`` holds the peaks by device and precision.
+        ``environment`` says where.
 
     Raises:
         UsageError: An option or a device does not exist.
@@ -125,14 +137,16 @@ def _train(trainer: Trainer, peak: Mapping[str, float], seconds: float) -> dict[
         trainer.meter.add(trainer.step(next(batches), 0))
 
     first, _ = timed(whole, device)
-    timed(whole, device)
+    calls = calls_in_a_row(device)
+    timed(whole, device, calls)
     wholes: list[float] = []
     parts: dict[str, list[float]] = {name: [] for name in PARTS}
     end = time.perf_counter() + seconds
     while len(wholes) < 5 or time.perf_counter() < end:
-        wholes.append(timed(whole, device)[0])
+        wholes.append(timed(whole, device, calls)[0])
         for name, spent in _parts(trainer, batches).items():
             parts[name].append(spent)
+    used = {"busy_fraction": busy(whole) / statistics.median(wholes)} if device.type == "cuda" else {}
     inputs = trainer.inputs(next(batches), 0)
     saved: dict[int, int] = {}
     own = {parameter.data_ptr() for parameter in trainer.objective.parameters()}
@@ -159,6 +173,7 @@ def _train(trainer: Trainer, peak: Mapping[str, float], seconds: float) -> dict[
         "parts": {name: statistics.median(values) for name, values in parts.items()},
         **_fraction("flops", flops, wholes, peak),
         **_fraction("bytes", least, wholes, peak),
+        **used,
         "first_step_seconds": first / 1e3,
     }
 

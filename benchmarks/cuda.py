@@ -1,0 +1,74 @@
+"""Training on a GPU: vaekit's ways of launching a step, each against pythae's trainer in turn, and how busy the GPU is.
+
+    pip install pythae==0.1.2 && python benchmarks/cuda.py [--repeats 5] [--json benchmarks/results/cuda.json]
+
+Networks, batch and loss are those of peers.py. `off` launches kernel by kernel, `graph` replays a step as one CUDA graph, `on`
+also compiles it. pythae runs as released: fp32, its data on the host.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import in_turn, per_second, ratios, write
+from peers import BATCH, pythae_epoch
+from train_throughput import CASES, make_trainer, one_epoch
+
+from vaekit.benchmark.throughput import throughput
+
+WAYS = [("fp32", "off"), ("fp32", "graph"), ("fp32", "on"), ("bf16", "graph"), ("bf16", "on")]
+
+
+def compare(options: dict[str, Any], *, precision: str, compiled: str, steps: int, repeats: int) -> dict[str, Any]:
+    """Time epochs of both trainers in turn, and measure vaekit's step by itself."""
+    options = {**options, "device": "cuda", "precision": precision, "compile": compiled, "pictures": "none"}
+    trainer = make_trainer(options, steps, torch.get_num_threads(), BATCH)
+    with tempfile.TemporaryDirectory() as folder:
+        times = in_turn({"vaekit": one_epoch(trainer), "pythae": pythae_epoch(trainer, Path(folder))}, repeats)
+    (row,) = throughput(
+        {"dataset": "digits", "binarize": "none", "likelihood": "bce"} | options,
+        batch_sizes=(BATCH,),
+        precisions=(precision,),
+        compilations=(compiled,),
+        devices=("cuda",),
+        tasks=("train",),
+    )["rows"]
+    return {
+        "images_per_second": {name: per_second(steps * BATCH, spent) for name, spent in times.items()},
+        "against pythae": ratios(times["pythae"], times["vaekit"]),
+        "step": {name: row[name] for name in ("images_per_second", "busy_fraction", "flops_fraction", "bytes_fraction", "parts")},
+    }
+
+
+def main() -> None:
+    """Run every way of every case and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    torch.manual_seed(0)
+    warnings.simplefilter("ignore")
+    logging.disable(logging.INFO)
+    results = {}
+    for name, (options, _) in CASES.items():
+        for precision, compiled in WAYS:
+            title = f"{name}, {precision}, {compiled}"
+            row = results[title] = compare(options, precision=precision, compiled=compiled, steps=200, repeats=arguments.repeats)
+            speeds, against, step = row["images_per_second"], row["against pythae"], row["step"]
+            print(
+                f"{title:50} vaekit {speeds['vaekit']:,.0f}/s  pythae {speeds['pythae']:,.0f}/s  "
+                f"ratio {against['ratio_median']:.1f} ({against['ratio_min']:.1f} to {against['ratio_max']:.1f})  "
+                f"GPU busy {step['busy_fraction']:.0%}",
+                flush=True,
+            )
+    write(arguments.json, torch.get_num_threads(), results, repeats=arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """Training on a GPU: vaekit's ways of launching a step, each against pythae's trainer in turn, and how busy the GPU is.
 
-    pip install pythae==0.1.2 && python benchmarks/cuda.py [--repeats 5] [--json benchmarks/results/cuda.json]
+    pip install pythae==0.1.2 && python benchmarks/gpu.py [--repeats 5] [--json benchmarks/results/gpu.json]
 
 Networks, batch and loss are those of peers.py. `off` launches kernel by kernel, `graph` replays a step as one CUDA graph, `on`
 also compiles it. pythae runs as released: fp32, its data on the host.

@@ -65,7 +65,7 @@ def resolve_device(train: TrainSpec) -> TrainSpec:
     """
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     device = train.device if train.device != "auto" else next(d for d in ("cuda", "mps", "cpu") if available[d])
-    if not available[device]:
+    if not available.get(device):
         raise UsageError(
             f"this machine offers torch no {device} device",
             given=f"--device {device}, torch {torch.__version__}",
@@ -77,6 +77,16 @@ def resolve_device(train: TrainSpec) -> TrainSpec:
         precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
     threads = train.threads or torch.get_num_threads()
     return train.model_copy(update={"device": device, "precision": precision, "threads": threads})
+
+
+def moved(spec: RunSpec, device: str | None) -> RunSpec:
+    """Return a resolved spec for a device of this machine, by default its own; on another, `resolve_compile` chooses anew.
+
+    Raises:
+        UsageError: The device is not there.
+    """
+    train = spec.train if device is None else spec.train.model_copy(update={"device": device, "compile": "auto"})
+    return spec.model_copy(update={"train": resolve_device(train)})
 
 
 COMPILE_SECONDS = 600.0

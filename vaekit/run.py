@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 
 from vaekit import registry
-from vaekit.assembly import build_vae, resolve, resolve_compile, resolve_device
+from vaekit.assembly import build_vae, moved, resolve, resolve_compile
 from vaekit.data import Splits
 from vaekit.data.images import Fit
 from vaekit.errors import UsageError, VaekitError
@@ -85,22 +85,29 @@ def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, world: W
     return trainer
 
 
-def resume(path: str | Path, *, reporter: Reporter | None = None) -> Run:
+def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | None = None) -> Run:
     """Continue a run from its last checkpoint: bit-exactly on the CPU, with the same versions and number of threads.
+
+    Args:
+        path: The run folder.
+        device: Where to go on: ``auto``, ``cpu``, ``cuda`` or ``mps``; where it was, unless given.
+        reporter: Receives the progress; by default nobody does.
 
     Raises:
         CheckpointError: There is no run, or its checkpoint is missing, truncated or of another architecture.
-        UsageError: The run is complete.
+        UsageError: The run is complete, or the device is not there.
     """
     run = Run(path)
-    with join(run.spec.train.device) as world:
+    spec = moved(run.spec, device)
+    with join(spec.train.device) as world:
         if world.leads:
             trained = run.position()[0] >= run.spec.train.epochs
             if trained and run.evaluation() is not None:  # an evaluation alone may be one of a run that was interrupted
                 raise UsageError(f"{run.path} is complete: all {run.spec.train.epochs} epochs are done")
         with world.leader_first():
             splits = run.splits
-        Trainer(run.spec, splits, run.folder, reporter, world).fit(resume=True)
+        spec = resolve_compile(spec, splits.shape, len(splits.train))
+        Trainer(spec, splits, run.folder, reporter, world).fit(resume=True)
     return run
 
 
@@ -249,9 +256,7 @@ class Run:
 
     def _trainer(self, device: str) -> Trainer:
         """Return a trainer that has the best weights in place."""
-        train_spec = resolve_device(self.spec.train.model_copy(update={"device": device}))
-        spec = self.spec.model_copy(update={"train": train_spec})
-        return Trainer(spec, self.splits, self.folder).load_best()
+        return Trainer(moved(self.spec, device), self.splits, self.folder).load_best()
 
 
 def _load_model(file: Path) -> tuple[VAE, checkpoint.Header]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vaekit.assembly import resolve, resolve_compile
+from vaekit.assembly import moved, resolve, resolve_compile
 from vaekit.data import Splits
 from vaekit.errors import CheckpointError, DivergenceError, UsageError
 from vaekit.files import write_text
@@ -125,10 +125,10 @@ def sweep(
     tell(f"{folder}: {len(points)} models, {sum(len(g.numbers) for g in groups if g.stacked)} of them stacked")
     for note in notes:
         tell(f"note: {note}")
-    return _train(folder, record, splits, tell)
+    return _train(folder, record, specs, splits, tell)
 
 
-def resume_sweep(folder: str | Path, *, tell: Callable[[str], None] = lambda line: None) -> list[Run]:
+def resume_sweep(folder: str | Path, *, device: str | None = None, tell: Callable[[str], None] = lambda line: None) -> list[Run]:
     """Go on with a sweep that was interrupted or killed; return all its runs.
 
     Runs that have their numbers, or diverged, are left alone. The others go on from their last checkpoints: together if they were
@@ -136,11 +136,12 @@ def resume_sweep(folder: str | Path, *, tell: Callable[[str], None] = lambda lin
 
     Args:
         folder: Of the sweep.
+        device: Where to go on; where it was, unless given.
         tell: Receives lines of progress.
 
     Raises:
         CheckpointError: It is no sweep, or a run of it is missing or damaged.
-        UsageError: All runs are complete, or it is a search.
+        UsageError: All runs are complete, or it is a search, or the device is not there.
     """
     _be_alone()
     folder = Path(folder)
@@ -150,12 +151,16 @@ def resume_sweep(folder: str | Path, *, tell: Callable[[str], None] = lambda lin
     left = [row for row in record["runs"] if not is_over(row)]
     if not left:
         raise UsageError(f"{folder} is complete: all {len(record['runs'])} runs are done")
-    splits = _load([Run(folder / row["run"]).spec for row in record["runs"]])
+    specs = [moved(Run(folder / row["run"]).spec, device) for row in record["runs"]]
+    splits = _load(specs)
+    specs = [resolve_compile(each, split.shape, len(split.train)) for each, split in zip(specs, splits, strict=True)]
     tell(f"{folder}: {len(left)} of {len(record['runs'])} models to go on with")
-    return _train(folder, record, splits, tell)
+    return _train(folder, record, specs, splits, tell)
 
 
-def _train(folder: Path, record: dict[str, Any], splits: Sequence[Splits], tell: Callable[[str], None]) -> list[Run]:
+def _train(
+    folder: Path, record: dict[str, Any], specs: Sequence[RunSpec], splits: Sequence[Splits], tell: Callable[[str], None]
+) -> list[Run]:
     """Train the runs of a sweep that have no outcome yet, and record what comes of each."""
     rows = record["runs"]
     runs = [Run(folder / row["run"]) for row in rows]
@@ -167,7 +172,7 @@ def _train(folder: Path, record: dict[str, Any], splits: Sequence[Splits], tell:
 
     try:
         for group in _left([Group(**group) for group in record["groups"]], runs, rows):
-            trainers = [Trainer(runs[number].spec, splits[number], runs[number].folder) for number in group.numbers]
+            trainers = [Trainer(specs[number], splits[number], runs[number].folder) for number in group.numbers]
             errors = fit_stacked(trainers, compiled=group.compiled, tell=tell) if group.stacked else _fit_alone(trainers, tell)
             for place, number in enumerate(group.numbers):
                 rows[number] |= outcome(runs[number], errors.get(place))

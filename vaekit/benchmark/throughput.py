@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vaekit.assembly import resolve
+from vaekit.assembly import resolve, resolve_compile
 from vaekit.benchmark.machine import (
     busy,
     calls_in_a_row,
@@ -73,7 +73,7 @@ def throughput(
         ``environment`` says where.
 
     Raises:
-        UsageError: An option or a device does not exist.
+        UsageError: An option or a device does not exist, or the device has no such compilation.
         DataError: The data are missing.
     """
     rows: list[dict[str, Any]] = []
@@ -98,6 +98,7 @@ def _measure(
 ) -> Iterator[dict[str, Any]]:
     """Measure the tasks of one spec."""
     splits = load_splits(spec)
+    spec = resolve_compile(spec, splits.shape, len(splits.train))
     trainer = Trainer(spec, splits, RunFolder.create(spec, folder))
     device, vae, size = trainer.device, trainer.objective.vae, spec.train.batch_size
     forget_peak_memory(device)

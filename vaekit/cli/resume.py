@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from vaekit.cli import sweep
 from vaekit.cli.common import JsonOption, QuietOption, RunArgument, interruptible, open_run
 
 
-def resume(run: RunArgument = None, quiet: QuietOption = False, json: JsonOption = False) -> None:
+def resume(
+    run: RunArgument = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to go on; where it was by default.", show_default=False)
+    ] = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+) -> None:
     """Go on with a run from its last checkpoint, bit-exactly on the CPU; or with what is left of a sweep, given its folder."""
     if run is not None and (run / "sweep.json").is_file():
         from vaekit.sweeps import resume_sweep
 
-        sweep.follow(lambda tell: resume_sweep(run, tell=tell)[0].path.parent, quiet=quiet, json=json)
+        sweep.follow(lambda tell: resume_sweep(run, device=device, tell=tell)[0].path.parent, quiet=quiet, json=json)
         return
 
     from vaekit.console import choose_reporter
@@ -19,4 +30,4 @@ def resume(run: RunArgument = None, quiet: QuietOption = False, json: JsonOption
 
     reporter = choose_reporter(json=json, quiet=quiet)
     with interruptible(reporter):
-        resume_run(open_run(run).path, reporter=reporter)
+        resume_run(open_run(run).path, device=device, reporter=reporter)

@@ -425,8 +425,8 @@ class Trainer:
         self.meter.names, self.meter.count, self.meter.sums = names, count, tensors.get("meter")
         if self.world.leads:
             self.folder.cut_metrics(self.position.epoch)
-        now = {"torch": torch.__version__, "threads": self.spec.train.threads}
-        then = {"torch": header.versions["torch"], "threads": threads}
+        now = {"torch": torch.__version__, "threads": self.spec.train.threads, "device": self.spec.train.device}
+        then = {"torch": header.versions["torch"], "threads": threads, "device": header.spec.train.device}
         return tuple(f"{key} was {then[key]}, now {now[key]}: not bit-exact" for key in now if now[key] != then[key])
 
     # Checks and reports

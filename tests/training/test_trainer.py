@@ -221,6 +221,24 @@ def test_a_run_from_a_device_that_is_not_here_goes_on_where_it_is_told_to(images
     assert len(vaekit.resume(tmp_path / "run", device="auto").metrics()) == 4
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(images, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 10)
+    with pytest.raises(Interrupted):
+        vaekit.train(**options(images), out=tmp_path / "run")
+    monkeypatch.undo()
+    holds = "import sys; from vaekit.training.folder import RunFolder as Run; run = Run(sys.argv[1]); run.hold(); print(), input()"
+    command = [sys.executable, "-u", "-c", holds, str(tmp_path / "run")]
+    before = weights(vaekit.Run(tmp_path / "run"))
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(UsageError, match="another process is training"):
+            vaekit.resume(tmp_path / "run")
+        other.kill()
+    for name, tensor in weights(vaekit.Run(tmp_path / "run")).items():
+        assert torch.equal(tensor, before[name]), name
+    assert len(vaekit.resume(tmp_path / "run").metrics()) == 3
+
+
 def test_a_complete_run_is_not_resumed(images, tmp_path):
     run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
     with pytest.raises(UsageError, match="is complete"):

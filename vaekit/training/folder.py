@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from vaekit import __version__
 from vaekit.errors import CheckpointError, UsageError, VaekitError
@@ -33,6 +36,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.last = self.path / "checkpoints" / "last.safetensors"
         self.best = self.path / "checkpoints" / "best.safetensors"
+        self.lock = FileLock(self.path / "checkpoints" / ".lock")
         self.frames = self.path / "checkpoints" / "frames"
         self.reconstructions = self.path / "reconstructions"
         self.samples = self.path / "samples"
@@ -70,6 +74,23 @@ class RunFolder:
     def discard(self) -> None:
         """Remove the folder of a run that could not begin."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def hold(self) -> None:
+        """Keep other processes from training this run until `let_go`, or until this process ends.
+
+        Raises:
+            UsageError: Another process trains it.
+        """
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise UsageError(f"another process is training {self.path}", remedy="let it, or end it first") from None
+
+    def let_go(self) -> None:
+        """Let other processes train this run."""
+        with contextlib.suppress(OSError):  # where open files cannot be removed
+            Path(self.lock.lock_file).unlink()
+        self.lock.release()
 
     def require(self) -> RunFolder:
         """Return the folder itself.

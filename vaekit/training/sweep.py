@@ -130,10 +130,10 @@ def fit_stacked(
     errors: dict[int, DivergenceError] = {}
     live, train = list(range(len(trainers))), trainers[0].spec.train
     interruption = Interruption()
-    with ExitStack() as logging, threads(train.threads), interruption.listen():
+    with ExitStack() as sessions, threads(train.threads), interruption.listen():
         for trainer in trainers:
             trainer.begin(resume=trainer.folder.last.exists())
-            logging.enter_context(trainer.logging())
+            sessions.enter_context(trainer.session())
         stack = Stack(trainers, compiled=compiled, interruption=interruption)
         while live and stack.first.position.epoch < train.epochs:
             began = time.perf_counter()

@@ -177,28 +177,33 @@ class Trainer:
 
     def complete(self) -> dict[str, Any]:
         """Train what is left of a run that was begun, as `fit` does."""
-        with self.logging(), threads(self.spec.train.threads), self.interruption.listen():
+        with self.session(), threads(self.spec.train.threads), self.interruption.listen():
             while self.position.epoch < self.spec.train.epochs:
                 began = time.perf_counter()
                 self.complete_epoch(self.train_epoch(), began)
             return self.finish()
 
     def begin(self, *, resume: bool = False) -> None:
-        """Make sure of the disk, take up the last checkpoint where asked to, start the loggers and tell the reporter."""
+        """Hold the run folder, take up the last checkpoint where asked to, start the loggers and tell the reporter."""
         if self.world.leads:
+            self.folder.hold()
             check_space(self.folder.path, self.space)
         notes = self._resume() if resume else ()
         logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
         self.reporter.start(self._start(notes + logged))
 
     @contextmanager
-    def logging(self) -> Iterator[None]:
-        """End the loggers whatever happens, once they were told the pictures that are still being written."""
-        with self.loggers:
-            try:
-                yield
-            finally:
-                self.pictures.wait()
+    def session(self) -> Iterator[None]:
+        """End what `begin` began, whatever happens: the loggers once they were told the last pictures, the hold on the folder."""
+        try:
+            with self.loggers:
+                try:
+                    yield
+                finally:
+                    self.pictures.wait()
+        finally:
+            if self.world.leads:
+                self.folder.let_go()
 
     @property
     def space(self) -> int:

@@ -225,8 +225,13 @@ def chapter_6_training(encoder: nn.Module, decoder: nn.Module, images: Tensor, t
 
 
 def chapter_7_the_same_in_one_call(epochs: int, out: Path) -> float:
-    """All of the above is `vaekit.train`; show where the codes of test digits lie, and what the codes in between decode to."""
-    settings = {"encoder.hidden": (256,), "decoder.hidden": (256,), "latent_dim": DIM, "epochs": epochs, "schedule": "constant"}
+    """All of the above is `vaekit.train`; show where the codes of test digits lie, and what the codes in between decode to.
+
+    After so few steps the codes do not fill the prior yet; where none lies, nobody told the decoder what to draw.
+    """
+    network = {"hidden": (256,), "activation": "relu"}
+    settings = {f"{part}.{name}": value for part in ("encoder", "decoder") for name, value in network.items()}
+    settings |= {"latent_dim": DIM, "epochs": epochs, "schedule": "constant"}
     run = vaekit.train(encoder="mlp", dataset="digits", pictures="none", device="cpu", out=out / "run", **settings)
     run.pictures.scatter(out=out / "3-codes.png")
     run.pictures.manifold(out=out / "4-manifold.png")

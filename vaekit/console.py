@@ -202,7 +202,7 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
     if "elbo" not in evaluation:
         rows.insert(0, ("ELBO", "none", "the posterior has no density"))
     if "bits_per_dim" in evaluation:
-        rows.append(("bits per dim", f"{evaluation['bits_per_dim']:.3f}", "upper bound, for 8-bit pixels"))
+        rows.append(("bits per dim", f"{evaluation['bits_per_dim']:.3f}", "estimate of an upper bound, for 8-bit pixels"))
     if "log_likelihood" in evaluation:
         value = f"{evaluation['log_likelihood']:.3f}"
         spread = f"± {evaluation['standard_error']:.3f} over images; {evaluation['samples']} importance samples"

@@ -177,7 +177,9 @@ class Run:
         return load(self.path)
 
     def evaluate(self, *, split: str = "test", samples: int = 0, device: str = "auto", precision: str = "fp32") -> dict[str, Any]:
-        """Evaluate the best weights on a split, and write ``evaluation.json``.
+        """Evaluate the best weights on a split, and write the numbers: the test set's to ``evaluation.json``.
+
+        What ``evaluation.json`` holds of the same weights besides, such as log p(x), is kept.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
@@ -195,7 +197,11 @@ class Run:
             batches = trainer.evaluation_batches(split).epoch(0)
             with torch.autocast(trainer.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 results |= log_likelihood(trainer.objective.vae, batches, trainer.streams, samples=samples, split=split)
-        write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
+        before = (self.evaluation() if split == "test" else None) or {}
+        if before.get("epoch") == results["epoch"]:
+            results = before | results
+        file = self.folder.evaluation if split == "test" else self.path / f"evaluation-{split}.json"
+        write_text(file, json.dumps(results, indent=2) + "\n")
         return results
 
     @cached_property

@@ -252,14 +252,14 @@ def parse_spec(data: Any, source: str = "the spec") -> RunSpec:
 
 def spec_error(error: ValidationError, source: str) -> SpecError:
     """Turn pydantic's errors into one that names each option by its path."""
-    lines = []
+    lines, names = [], set()
     for item in error.errors(include_url=False):
+        names.add(item["loc"][0] if item["loc"] else "")
         given = "" if item["type"] in {"extra_forbidden", "missing"} else f" (given {item['input']!r})"
-        message = "there is no such option" if item["type"] == "extra_forbidden" else item["msg"]
+        message = {"extra_forbidden": "there is no such option", "missing": "it must be given"}.get(item["type"], item["msg"])
         lines.append(f"{option_path(item['loc'])}: {message}{given}")
-    return SpecError(
-        f"{source} is not valid\n  " + "\n  ".join(lines), remedy="see `vaekit components show NAME` and `vaekit schema`"
-    )
+    remedy = "see `vaekit train --help`" if names == {"train"} else "see `vaekit components show NAME` and `vaekit schema`"
+    return SpecError(f"{source} is not valid\n  " + "\n  ".join(lines), remedy=remedy)
 
 
 def option_path(loc: tuple[int | str, ...]) -> str:

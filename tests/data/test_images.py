@@ -150,6 +150,16 @@ def test_a_split_is_disjoint_complete_and_the_same_each_time(num):
     assert first.shape == (1, 1, 1)
 
 
+def test_a_split_has_the_same_part_of_every_class():
+    counts = {0: 40, 1: 200, 2: 13, 3: 60}
+    labels = torch.cat([torch.full((count,), label) for label, count in counts.items()])
+    source = TensorImages(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels, ("a", "b", "c", "d"))
+    splits = split_source(source, 0.2, 0.1)
+    for part, fraction in ((splits.train, 0.7), (splits.validation, 0.2), (splits.test, 0.1)):
+        for label, count in counts.items():
+            assert abs((part.labels == label).sum() - fraction * count) <= 1
+
+
 def test_too_few_images_and_wrong_fractions_are_refused():
     with pytest.raises(DataError, match="2 images"):
         split_source(numbered(2), 0.1, 0.1)

@@ -1,5 +1,8 @@
 """Pictures of a trained model: right in size and content, the same for the same seed."""
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +32,37 @@ def test_separate_samples_are_files_of_the_images_own_size(run, tmp_path):
     folder = run.pictures.sample(12, separate=True, out=tmp_path / "many")
     assert [path.name for path in sorted(folder.iterdir())] == [f"{i:02}.png" for i in range(12)]
     assert size(folder / "00.png") == (6, 8)
+
+
+def test_files_of_two_calls_never_mix(run, tmp_path):
+    run.pictures.sample(12, separate=True, out=tmp_path / "many")
+    with pytest.raises(UsageError, match="mix"):
+        run.pictures.sample(3, separate=True, out=tmp_path / "many")
+    assert len(list((tmp_path / "many").iterdir())) == 12
+    for num in (12, 3):
+        folder = run.pictures.sample(num, separate=True)
+    assert len(list(folder.iterdir())) == 3
+
+
+def test_colour_is_made_grey_with_a_warning(run, tmp_path):
+    pixels = np.full((8, 6, 3), 100, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "grey.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.pictures.reconstruct([tmp_path / "grey.png"], out=tmp_path / "r.png")
+    pixels[3, 3, 1] = 101
+    Image.fromarray(pixels).save(tmp_path / "colour.png")
+    with pytest.warns(UserWarning, match="in colour"):
+        run.pictures.reconstruct([tmp_path / "colour.png"], out=tmp_path / "r.png")
+
+
+def test_a_class_without_test_images_is_named(run, tmp_path):
+    test = run.splits.test
+    without = vaekit.Run(run.path)
+    without.splits = replace(run.splits, test=test.subset((test.labels != 1).nonzero()[:, 0]))
+    with pytest.warns(UserWarning, match="variations: no test image is of class"):
+        folder = without.pictures.variations(per_class=1, out=tmp_path / "v")
+    assert len([path for path in folder.iterdir() if path.is_dir()]) == len(test.labels.unique()) - 1
 
 
 def test_a_temperature_of_zero_gives_one_image(run):

@@ -239,6 +239,21 @@ def test_a_run_is_trained_by_one_process_at_a_time(images, tmp_path, monkeypatch
     assert len(vaekit.resume(tmp_path / "run").metrics()) == 3
 
 
+def test_numbers_of_other_splits_leave_those_of_the_test_set_alone(images, tmp_path):
+    run = vaekit.train(**options(images), out=tmp_path / "run")
+    with_likelihood = run.evaluate(samples=10)
+    validation = run.evaluate(split="validation")
+    assert run.evaluation() == with_likelihood == run.evaluate()
+    assert json.loads((run.path / "evaluation-validation.json").read_text()) == validation != with_likelihood
+    assert "log_likelihood" not in validation
+
+
+def test_a_run_of_few_steps_is_told_so(images, tmp_path):
+    told = Recorder()
+    vaekit.train(**options(images), out=tmp_path / "run", reporter=told)
+    assert any("18 steps in all are few" in note for note in told.events[0][1].notes)
+
+
 def test_a_complete_run_is_not_resumed(images, tmp_path):
     run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
     with pytest.raises(UsageError, match="is complete"):

@@ -18,7 +18,7 @@ def evaluate(  # noqa: PLR0917 - Typer calls it by keywords
     precision: Annotated[str, typer.Option(metavar="fp32|bf16", help="Arithmetic of the importance samples.")] = "fp32",
     as_json: JsonOption = False,
 ) -> None:
-    """Evaluate the best weights of a run; the numbers go to its evaluation.json too."""
+    """Evaluate the best weights of a run; the numbers go to its evaluation.json too, of other splits to evaluation-SPLIT.json."""
     from vaekit.console import evaluation_lines
 
     results = open_run(run).evaluate(split=split, samples=samples, device=device, precision=precision)

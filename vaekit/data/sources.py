@@ -134,7 +134,7 @@ class Splits:
 
 
 def split_source(source: ImageSource, validation: float | ImageSource, test: float | ImageSource) -> Splits:
-    """Split by a fixed permutation: the same images on every run, whatever its seed.
+    """Split by a fixed permutation: the same images on every run, whatever its seed, and of every class the same part.
 
     Args:
         source: All images, but for those of a split that exists already.
@@ -158,9 +158,21 @@ def split_source(source: ImageSource, validation: float | ImageSource, test: flo
         raise DataError(
             "too few images to split into train, validation and test", given=f"{len(source)} images", expected="at least 3"
         )
-    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+    order = _spread_order(len(source), source.labels)
     train, *held_out = (source.subset(part.sort().values) for part in order.split([num_train, *counts]))
     return Splits(train, *(part if isinstance(part, ImageSource) else held_out.pop(0) for part in (validation, test)))
+
+
+def _spread_order(num: int, labels: Tensor | None) -> Tensor:
+    """Return a fixed random order of images in which each class, where there are any, is spread evenly."""
+    order = torch.randperm(num, generator=torch.Generator().manual_seed(0))
+    if labels is None:
+        return order
+    position = torch.empty(num, dtype=torch.float64)
+    for label in labels.unique():
+        members = (labels[order] == label).nonzero()[:, 0]
+        position[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return order[position.argsort(stable=True)]
 
 
 def hold_out(train: ImageSource, test: ImageSource, validation: int) -> Splits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from vaekit.data.images import Fit
 from vaekit.errors import UsageError
 from vaekit.pictures import interpolation, latents, traversal
 from vaekit.pictures.animation import ANIMATED, write_animation
-from vaekit.pictures.grid import grid, labelled, pairs, write_picture
+from vaekit.pictures.grid import FORMATS, grid, labelled, pairs, write_picture
 from vaekit.pictures.images import read_images
 from vaekit.pictures.manifold import manifold, manifold_picture, quantile_grid
 from vaekit.pictures.scatter import METHODS, Method, embed, scatter_picture
@@ -57,7 +58,7 @@ class Album:
         images = self.of.vae.sample(num, temperature=temperature, generator=Streams(seed).generator("sample"))
         if not separate:
             return self._write(grid(images), out, self.path.samples / f"seed-{seed}.png")
-        folder = self._folder(out or self.path.samples / f"seed-{seed}")
+        folder = self._empty_folder(out, self.path.samples / f"seed-{seed}")
         for i, image in enumerate(images):
             write_picture(grid(image[None], margin=0, small=1), folder / f"{i:0{len(str(num - 1))}}.png")
         return folder
@@ -128,6 +129,9 @@ class Album:
         """
         targets = [self._file(out, self.folder / "traversal.png")]
         targets += [] if out is not None else [self.folder / "traversal.gif"]
+        if targets[0].suffix.lower() not in {*FORMATS, *ANIMATED}:
+            formats = ", ".join(dict.fromkeys((*FORMATS, *ANIMATED)))
+            raise UsageError("pictures are not written in this format", given=targets[0], expected=formats)
         shown = self.traversal(dims=dims, num=num, steps=steps, sigmas=sigmas, quantiles=quantiles, base=base, fit=fit)
         for target in targets:
             if target.suffix.lower() in ANIMATED:
@@ -256,7 +260,7 @@ class Album:
         test = self.of.test(picks)
         draws = latents.encode_samples(self.of.vae, test.images, per_class, Streams(seed).generator("variations/noise"))
         images = latents.decode(self.of.vae, draws.transpose(0, 1).flatten(0, 1)).unflatten(0, (len(picks), per_class))
-        folder = self._folder(out or self.folder / "variations")
+        folder = self._empty_folder(out, self.folder / "variations")
         assert test.labels is not None
         names = [test.name(label) for label in test.labels.tolist()]
         for name, row in zip(names, images, strict=True):
@@ -290,6 +294,14 @@ class Album:
         path = Path(out) if out is not None else default
         self._folder(path.parent)
         return path
+
+    def _empty_folder(self, out: str | Path | None, default: Path) -> Path:
+        """Return a folder for files that belong together: the default one emptied, or one given that holds nothing yet."""
+        if out is None:
+            shutil.rmtree(default, ignore_errors=True)
+        elif Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+            raise UsageError(f"{out} exists already, and its files would mix with the new ones", remedy="choose another --out")
+        return self._folder(out or default)
 
     def _folder(self, path: str | Path) -> Path:
         try:

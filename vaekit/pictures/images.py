@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
 
     Args:
         paths: Files, or folders of files.
-        shape: ``(C, H, W)`` of the model's images; colour becomes grey, and grey colour, as it asks.
+        shape: ``(C, H, W)`` of the model's images; grey becomes colour as it asks, and colour grey, with a warning.
         fit: How pictures of other sizes are brought to it; unless given they are refused.
 
     Raises:
@@ -32,7 +33,11 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
         raise DataError("no images are given", expected="files, or folders of files")
     for file in files:
         if not file.is_file():
-            raise DataError("there is no such image", given=file, expected="an image file, or a folder of them")
+            raise DataError(
+                "there is no such image",
+                given=file,
+                expected="an image file, a folder of them, or the number of a test image; before them the run folder, if any",
+            )
         given = image_size(file)
         if fit is None and list(given) != size:
             raise DataError(
@@ -41,5 +46,18 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
                 expected=f"{size[1]}×{size[0]}",
                 remedy="resize it, or pass --fit crop, pad or stretch",
             )
+        if channels == 1 and is_coloured(file):
+            warnings.warn(f"{file} is in colour, which the model's images have not: it is read as grey", stacklevel=2)
     decode = Decoder((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch")
     return torch.stack([decode(file) for file in files]).float() / 255
+
+
+def is_coloured(file: Path) -> bool:
+    """Whether a picture has a pixel that is not grey."""
+    from PIL import Image, ImageChops
+
+    with Image.open(file) as image:
+        if image.mode in {"1", "L", "LA", "I", "F"} or image.mode.startswith("I;16"):
+            return False
+        red, green, blue = image.convert("RGB").split()
+        return any(ImageChops.difference(red, other).getextrema()[1] for other in (green, blue))

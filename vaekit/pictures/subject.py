@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -100,12 +101,17 @@ class Subject:
         return latents.latent_plane(self.spread, chosen), latents.Spread(*(v[chosen] for v in self.spread))
 
     def labels(self, purpose: str) -> Tensor:
-        """Return the test set's labels.
+        """Return the test set's labels; a class that only training images have is warned of.
 
         Raises:
             DataError: It has none.
         """
-        labels = self.run.splits.test.labels
+        train, labels = self.run.splits.train.labels, self.run.splits.test.labels
+        if train is not None and labels is not None:
+            names = self.run.splits.test.class_names
+            absent = [names[label] if names else str(label) for label in sorted({*train.tolist()} - {*labels.tolist()})]
+            if absent:
+                warnings.warn(f"{purpose}: no test image is of class {', '.join(absent)}", stacklevel=2)
         if labels is None:
             raise DataError(
                 f"{purpose} needs labels, and the data set {self.run.spec.data.dataset.kind!r} of this run has none",

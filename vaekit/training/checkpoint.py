@@ -106,7 +106,9 @@ def _read(path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], st
                 )
             return {name: file.get_tensor(name) for name in file.keys()}, metadata[FORMAT]  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
-        raise CheckpointError(f"there is no file {path}", remedy="train first: `vaekit train`") from None
+        raise CheckpointError(
+            f"there is no file {path}", remedy="a run writes it after its first epoch: go on with the run by `vaekit resume`"
+        ) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} cannot be read: it is truncated or no safetensors file", given=error, remedy="use another checkpoint"

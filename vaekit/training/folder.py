@@ -100,7 +100,9 @@ class RunFolder:
         """
         if not self.spec.is_file():
             raise CheckpointError(
-                f"{self.path} is not a run folder", given="no spec.yaml in it", remedy="train one: `vaekit train`"
+                f"{self.path} is not a run folder",
+                given="no spec.yaml in it" if self.path.is_dir() else "no such folder",
+                remedy="name one, or train one: `vaekit train`",
             )
         return self
 

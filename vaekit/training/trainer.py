@@ -39,6 +39,8 @@ from vaekit.training.world import World
 CHECK_EVERY = 50
 """Steps between looks at the loss on a device where a look stops the pipeline; on the CPU each step is looked at."""
 REPORT_SECONDS = 0.25
+FEW_STEPS = 500
+"""Steps of a run below which it is said that they are few."""
 
 
 @dataclass
@@ -189,6 +191,8 @@ class Trainer:
             self.folder.hold()
             check_space(self.folder.path, self.space)
         notes = self._resume() if resume else ()
+        if not resume and self.total_steps < FEW_STEPS:
+            notes = (f"{self.total_steps} steps in all are few: a smaller --batch-size or more --epochs trains longer",)
         logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
         self.reporter.start(self._start(notes + logged))
 

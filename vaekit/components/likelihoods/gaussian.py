@@ -27,7 +27,7 @@ class Gaussian(Likelihood):
         Rybkin, Daniilidis & Levine, Simple and Effective VAE Training with Calibrated Decoders, ICML 2021, section 3.
     """
 
-    def __init__(self, image_shape: Shape, *, sigma: PositiveFloat = 0.1, learned: bool = True, link: Link = "sigmoid") -> None:
+    def __init__(self, image_shape: Shape, *, sigma: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
         super().__init__(image_shape)
         self.scale = LogScale(sigma, learned)
         self.link: Link = link

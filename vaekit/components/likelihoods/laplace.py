@@ -21,7 +21,7 @@ class Laplace(Likelihood):
         link: How the decoder's output becomes the median image.
     """
 
-    def __init__(self, image_shape: Shape, *, scale: PositiveFloat = 0.1, learned: bool = True, link: Link = "sigmoid") -> None:
+    def __init__(self, image_shape: Shape, *, scale: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
         super().__init__(image_shape)
         self.scale = LogScale(scale, learned)
         self.link: Link = link

@@ -1,5 +1,8 @@
 """What pictures are drawn with."""
 
+import itertools
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,14 @@ from vaekit.errors import DataError, UsageError
 from vaekit.pictures.animation import write_animation
 from vaekit.pictures.curves import Curve, chart, learning_curves
 from vaekit.pictures.drawing import PALETTE, Axes, number, plain, ticks
-from vaekit.pictures.grid import captioned, grid, labelled, write_picture
+from vaekit.pictures.grid import captioned, grid, labelled, pairs, write_picture
+from vaekit.pictures.latents import Plane
+from vaekit.pictures.manifold import manifold_picture, stops
+
+
+def ink(picture):
+    """The box of what is not white, as left, upper, right, lower."""
+    return Image.eval(picture.convert("L"), lambda value: 255 - value).getbbox()
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB"), (5, "L")])
@@ -46,6 +56,67 @@ def test_labels_take_room_and_leave_the_images_as_they_are():
 def test_captions_stand_above_each_image():
     sheet = captioned(torch.zeros(3, 3, 60, 60), ["z1 KL 2.0", "z0 KL 1.0", "z2 KL 0.0"], columns=2, title="-3 sd")
     assert sheet.height > 2 * 60 + 40
+
+
+@pytest.mark.parametrize("arrange", [lambda x: labelled(x, columns=4, rows=["H"]), lambda x: captioned(x, ["H"] * 4, columns=4)])
+def test_text_grows_with_wide_pictures_alone(arrange):
+    def height(side):
+        _, upper, _, lower = ink(arrange(torch.ones(4, 1, side, side)))
+        return lower - upper
+
+    assert height(56) == height(160) > 8
+    assert height(640) == pytest.approx(4 * height(160), abs=3)
+
+
+def test_labels_of_columns_shrink_to_their_columns_before_they_are_left_out():
+    def heads(label):
+        return ink(labelled(torch.ones(12, 1, 100, 100), columns=12, heads=[label] * 12))
+
+    assert heads("-2.25 sdev") is not None
+    assert heads("a label that is wider than its column") is None
+
+
+@pytest.mark.parametrize(("num", "columns", "rows"), [(1, 1, 1), (5, 5, 1), (8, 8, 1), (20, 8, 3)])
+def test_pairs_take_as_many_columns_as_there_are_images_and_stand_apart(num, columns, rows):
+    sheet = np.asarray(pairs(torch.zeros(num, 1, 60, 60), torch.zeros(num, 1, 60, 60)))
+    assert sheet.shape[1] == columns * 62 + 2
+    down = "".join("#" if pixel == 0 else "." for pixel in sheet[:, 10])
+    within, between = "#" * 60 + ".." + "#" * 60, r"\.{12,}"
+    assert re.fullmatch(rf"\.\.{within}({between}{within}){{{rows - 1}}}\.\.", down)
+
+
+def test_a_pair_is_an_image_above_its_reconstruction():
+    originals = torch.arange(10).view(10, 1, 1, 1).expand(10, 1, 60, 60) / 255
+    sheet = np.asarray(pairs(originals, originals + 100 / 255))
+    assert sheet[30, 30::62].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert sheet[92, 30::62].tolist() == [100, 101, 102, 103, 104, 105, 106, 107]
+    assert sheet[-94, [30, 92]].tolist() == [8, 9]
+    assert sheet[-32, [30, 92]].tolist() == [108, 109]
+
+
+@pytest.mark.parametrize("names", [("z0",), ("z0", "z1"), ("principal axis 1 (sd)", "principal axis 2 (sd)")])
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 20, 60])
+@pytest.mark.parametrize("pixels", [28, 64])
+def test_a_manifold_holds_all_of_its_text(names, side, pixels):
+    """Nothing is cut off: the picture's border is white."""
+    values = torch.linspace(-2.34, 2.34, side)[:, None].expand(side, len(names))
+    plane = Plane(torch.zeros(len(names)), torch.eye(len(names)), names)
+    left, upper, right, lower = ink(picture := manifold_picture(torch.ones(side ** len(names), 1, pixels, pixels), plane, values))
+    assert left >= 2
+    assert upper >= 2
+    assert right <= picture.width - 2
+    assert lower <= picture.height - 2
+
+
+@pytest.mark.parametrize("side", range(1, 40))
+@pytest.mark.parametrize("room", [0.1, 1.0, 1.7, 5.2])
+def test_values_along_an_axis_do_not_touch_and_the_ends_go_first(side, room):
+    kept = sorted(stops(side, room))
+    assert all(b - a >= room for a, b in itertools.pairwise(kept))
+    assert kept[0] == 0
+    assert (kept[-1] == side - 1) == (side == 1 or side - 1 >= room)
+    if room < 1:
+        assert len(kept) >= min(side, 4)
 
 
 def test_letters_that_the_font_lacks_become_plain_ones():

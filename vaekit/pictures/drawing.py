@@ -17,6 +17,8 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8
 """Seven of Okabe and Ito's colours, then three of Tol's muted ones and a grey; shapes tell apart what comes after ten."""
 TEXT = 13
 """Height of text, in pixels."""
+WIDE = 640
+"""Width in pixels above which a picture's text grows with it: pages show wide pictures shrunk."""
 SCALE = 2
 """Charts are drawn larger by this factor and shrunk: Pillow's own lines have jagged edges."""
 
@@ -34,6 +36,11 @@ def plain(text: str) -> str:
     letters = unicodedata.normalize("NFKD", text.replace("±", "\x00"))
     ascii_only = "".join(c for c in letters if not unicodedata.combining(c)).encode("ascii", "replace").decode()
     return ascii_only.replace("\x00", "±")
+
+
+def text_size(width: float) -> int:
+    """Return the height of text beside images that take ``width`` pixels, in pixels."""
+    return max(TEXT, round(TEXT * width / WIDE))
 
 
 def text_width(text: str, size: int = TEXT) -> int:

@@ -1,6 +1,7 @@
 """What pictures are drawn with."""
 
 import itertools
+import math
 import re
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from PIL import Image
 
 from vaekit.errors import DataError, UsageError
+from vaekit.pictures import drawing
 from vaekit.pictures.animation import write_animation
 from vaekit.pictures.curves import Curve, chart, learning_curves
 from vaekit.pictures.drawing import PALETTE, Axes, number, plain, ticks
 from vaekit.pictures.grid import captioned, grid, labelled, pairs, write_picture
 from vaekit.pictures.latents import Plane
 from vaekit.pictures.manifold import manifold_picture, stops
+from vaekit.pictures.scatter import apart, scatter_picture
 
 
 def ink(picture):
@@ -117,6 +120,46 @@ def test_values_along_an_axis_do_not_touch_and_the_ends_go_first(side, room):
     assert (kept[-1] == side - 1) == (side == 1 or side - 1 >= room)
     if room < 1:
         assert len(kept) >= min(side, 4)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What is written onto charts, as it is written."""
+    texts = []
+    monkeypatch.setattr(drawing, "write", lambda draw, at, text, **_: texts.append((text, at)))
+    return texts
+
+
+def test_names_that_would_overlap_move_apart_and_others_stay():
+    middles = [(100, 100), (103, 101), (100, 100), (300, 300), (98, 108)]
+    sizes = [(30, 20), (12, 20), (140, 20), (30, 20), (30, 20)]
+    placed = apart(middles, sizes)
+    assert (placed[0], placed[3]) == (middles[0], middles[3])
+    boxes = [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for (x, y), (w, h) in zip(placed, sizes, strict=True)]
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    assert all(math.dist(a, b) < 60 for a, b in zip(placed, middles, strict=True))
+
+
+def test_names_of_groups_stand_apart_in_a_scatter_plot(written):
+    points = torch.rand(100, 2, generator=torch.Generator().manual_seed(0)).repeat_interleave(3, 0)
+    scatter_picture(points, torch.arange(300) % 3, None, plane=None, title="t")
+    names = [at for text, at in written if text in ("0", "1", "2")][-3:]
+    for a, b in itertools.combinations(names, 2):
+        assert max(abs(a[0] - b[0]) / 10, abs(a[1] - b[1]) / 17) > drawing.SCALE
+
+
+def test_codes_of_one_latent_lie_on_lines_of_the_labels_that_they_have(written):
+    plane = Plane(torch.zeros(1), torch.eye(1), ("z7",))
+    values, labels = torch.tensor([[1.0], [2.0], [1.5]]), torch.tensor([3, 0, 3])
+    scatter_picture(values, labels, ["ann", "bob", "cid", "dan"], plane=plane, title="t")
+    rows = [text for text, _ in written if text.isalpha() and text not in ("t", "label")]
+    assert rows == ["ann", "dan"]
+    heights = {text: at[1] for text, at in written}
+    assert heights["ann"] < heights["dan"]
+    written.clear()
+    scatter_picture(values, None, None, plane=plane, title="t")
+    assert not {"label", "0"} & {text for text, _ in written}
 
 
 def test_letters_that_the_font_lacks_become_plain_ones():

@@ -217,6 +217,53 @@ def test_charts_describe_themselves_and_escape_names():
     assert "<circle" in svg
 
 
+def epochs_below(svg):
+    return [int(text) for text in re.findall(r'text-anchor="middle" font-size="12" fill="currentColor">(\d+)<', svg)]
+
+
+@pytest.mark.parametrize("last", [2, 4, 5, 7, 28, 30, 101, 999])
+def test_the_first_and_the_last_epoch_are_named_and_no_two_touch(last):
+    svg = chart("a", [Curve("a", [(epoch, 1 / epoch) for epoch in range(1, last + 1)])], "nats")
+    epochs = epochs_below(svg)
+    assert epochs[0] == 1
+    assert epochs[-1] == last
+    places = [float(x) for x in re.findall(r'<text x="([\d.]+)"[^>]*"middle"', svg)[: len(epochs)]]
+    assert all(b - a > 30 for a, b in itertools.pairwise(places))
+    assert epochs_below(chart("a", [Curve("a", [(3, 1.0)])], "nats")) == [3]
+
+
+@pytest.mark.parametrize(
+    ("far", "said"),
+    [
+        ((), None),
+        ((1,), "Values of epoch 1 lie outside."),
+        ((1, 2, 3), "Values of epochs 1 to 3 lie outside."),
+        ((1, 3), "Values of 2 of the epochs 1 to 3 lie outside."),
+    ],
+)
+def test_epochs_outside_a_chart_are_counted_once_for_all_of_its_curves(far, said):
+    points = [(epoch, 1e6 if epoch in far else epoch % 2) for epoch in range(1, 51)]
+    svg = chart("a", [Curve(str(i), points) for i in range(5)], "nats")
+    assert re.findall(r"Values[^<]*", svg) == ([] if said is None else [said])
+
+
+def test_the_name_at_the_end_of_a_curve_is_led_to_by_its_colour():
+    curves = [Curve(f"z{i}", [(1, 1.0), (2, value)], colour=i, end=f"z{i}") for i, value in enumerate((0.0, 5.0, 0.01, 0.0))]
+    svg = chart("a", curves, "nats")
+    leaders = re.findall(
+        r'stroke="var\(--c(\d)[^"]*" points="([\d.]+),([\d.]+) ([\d.]+),([\d.]+)"/><text x="\S+" y="([\d.]+)".*?>z(\d)<', svg
+    )
+    assert sorted(name for *_, name in leaders) == ["0", "1", "2", "3"]
+    levels = []
+    for colour, x, y, _, level, text, name in leaders:
+        assert colour == name
+        assert f'{x},{y}"' in svg.replace(f"{x},{y} ", "")  # where the curve ends
+        assert float(text) == float(level) + 4
+        levels.append(float(level))
+    assert all(b - a >= 13 for a, b in itertools.pairwise(levels))
+    assert max(levels) <= 250 - 34
+
+
 def test_curves_exist_for_what_was_recorded_only():
     record = {"epoch": 1, "validation_loss": 3.0, "train_loss": 4.0, "images_per_second": 9.0, "validation_active_units": 0}
     charts = learning_curves([record, record | {"epoch": 2}])

@@ -1,5 +1,6 @@
 """Pictures of a trained model: right in size and content, the same for the same seed."""
 
+import re
 import warnings
 from dataclasses import replace
 
@@ -187,3 +188,17 @@ def test_runs_and_models_show_themselves_in_notebooks(run):
     vae = run.vae().train()
     assert "<td>Gaussian</td>" in vae._repr_html_()
     assert vae.training
+    for shown in (html, vae._repr_html_()):
+        assert all("max-width:100%;height:auto" in tag for tag in re.findall("<img[^>]*>", shown))
+
+
+def test_a_run_in_a_notebook_tells_its_data_epochs_and_numbers(run, labelled_run, tmp_path):
+    numbers = run.evaluation()
+    html = run._repr_html_()
+    assert "<br>array, 3 of 3 epochs; " in html
+    assert f"elbo {numbers['elbo']:.3f}; reconstruction {numbers['reconstruction']:.3f}; kl {numbers['kl']:.3f}; " in html
+    assert f"active units {numbers['active_units']}; split test; elbo is {numbers['elbo_is']}<" in html
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    (begun / "spec.yaml").write_text((labelled_run / "spec.yaml").read_text())
+    assert "<br>array, 0 of 3 epochs</p>" in vaekit.Run(begun)._repr_html_()

@@ -1,15 +1,28 @@
 """What pictures are drawn with."""
 
+import itertools
+import math
+import re
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from vaekit.errors import DataError, UsageError
+from vaekit.pictures import drawing
 from vaekit.pictures.animation import write_animation
 from vaekit.pictures.curves import Curve, chart, learning_curves
 from vaekit.pictures.drawing import PALETTE, Axes, number, plain, ticks
-from vaekit.pictures.grid import captioned, grid, labelled, write_picture
+from vaekit.pictures.grid import captioned, grid, labelled, pairs, write_picture
+from vaekit.pictures.latents import Plane
+from vaekit.pictures.manifold import manifold_picture, stops
+from vaekit.pictures.scatter import apart, scatter_picture
+
+
+def ink(picture):
+    """The box of what is not white, as left, upper, right, lower."""
+    return Image.eval(picture.convert("L"), lambda value: 255 - value).getbbox()
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (3, "RGB"), (4, "RGB"), (5, "L")])
@@ -46,6 +59,107 @@ def test_labels_take_room_and_leave_the_images_as_they_are():
 def test_captions_stand_above_each_image():
     sheet = captioned(torch.zeros(3, 3, 60, 60), ["z1 KL 2.0", "z0 KL 1.0", "z2 KL 0.0"], columns=2, title="-3 sd")
     assert sheet.height > 2 * 60 + 40
+
+
+@pytest.mark.parametrize("arrange", [lambda x: labelled(x, columns=4, rows=["H"]), lambda x: captioned(x, ["H"] * 4, columns=4)])
+def test_text_grows_with_wide_pictures_alone(arrange):
+    def height(side):
+        _, upper, _, lower = ink(arrange(torch.ones(4, 1, side, side)))
+        return lower - upper
+
+    assert height(56) == height(160) > 8
+    assert height(640) == pytest.approx(4 * height(160), abs=3)
+
+
+def test_labels_of_columns_shrink_to_their_columns_before_they_are_left_out():
+    def heads(label):
+        return ink(labelled(torch.ones(12, 1, 100, 100), columns=12, heads=[label] * 12))
+
+    assert heads("-2.25 sdev") is not None
+    assert heads("a label that is wider than its column") is None
+
+
+@pytest.mark.parametrize(("num", "columns", "rows"), [(1, 1, 1), (5, 5, 1), (8, 8, 1), (20, 8, 3)])
+def test_pairs_take_as_many_columns_as_there_are_images_and_stand_apart(num, columns, rows):
+    sheet = np.asarray(pairs(torch.zeros(num, 1, 60, 60), torch.zeros(num, 1, 60, 60)))
+    assert sheet.shape[1] == columns * 62 + 2
+    down = "".join("#" if pixel == 0 else "." for pixel in sheet[:, 10])
+    within, between = "#" * 60 + ".." + "#" * 60, r"\.{12,}"
+    assert re.fullmatch(rf"\.\.{within}({between}{within}){{{rows - 1}}}\.\.", down)
+
+
+def test_a_pair_is_an_image_above_its_reconstruction():
+    originals = torch.arange(10).view(10, 1, 1, 1).expand(10, 1, 60, 60) / 255
+    sheet = np.asarray(pairs(originals, originals + 100 / 255))
+    assert sheet[30, 30::62].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert sheet[92, 30::62].tolist() == [100, 101, 102, 103, 104, 105, 106, 107]
+    assert sheet[-94, [30, 92]].tolist() == [8, 9]
+    assert sheet[-32, [30, 92]].tolist() == [108, 109]
+
+
+@pytest.mark.parametrize("names", [("z0",), ("z0", "z1"), ("principal axis 1 (sd)", "principal axis 2 (sd)")])
+@pytest.mark.parametrize("side", [1, 2, 3, 7, 20, 60])
+@pytest.mark.parametrize("pixels", [28, 64])
+def test_a_manifold_holds_all_of_its_text(names, side, pixels):
+    """Nothing is cut off: the picture's border is white."""
+    values = torch.linspace(-2.34, 2.34, side)[:, None].expand(side, len(names))
+    plane = Plane(torch.zeros(len(names)), torch.eye(len(names)), names)
+    left, upper, right, lower = ink(picture := manifold_picture(torch.ones(side ** len(names), 1, pixels, pixels), plane, values))
+    assert left >= 2
+    assert upper >= 2
+    assert right <= picture.width - 2
+    assert lower <= picture.height - 2
+
+
+@pytest.mark.parametrize("side", range(1, 40))
+@pytest.mark.parametrize("room", [0.1, 1.0, 1.7, 5.2])
+def test_values_along_an_axis_do_not_touch_and_the_ends_go_first(side, room):
+    kept = sorted(stops(side, room))
+    assert all(b - a >= room for a, b in itertools.pairwise(kept))
+    assert kept[0] == 0
+    assert (kept[-1] == side - 1) == (side == 1 or side - 1 >= room)
+    if room < 1:
+        assert len(kept) >= min(side, 4)
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """What is written onto charts, as it is written."""
+    texts = []
+    monkeypatch.setattr(drawing, "write", lambda draw, at, text, **_: texts.append((text, at)))
+    return texts
+
+
+def test_names_that_would_overlap_move_apart_and_others_stay():
+    middles = [(100, 100), (103, 101), (100, 100), (300, 300), (98, 108)]
+    sizes = [(30, 20), (12, 20), (140, 20), (30, 20), (30, 20)]
+    placed = apart(middles, sizes)
+    assert (placed[0], placed[3]) == (middles[0], middles[3])
+    boxes = [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for (x, y), (w, h) in zip(placed, sizes, strict=True)]
+    for a, b in itertools.combinations(boxes, 2):
+        assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
+    assert all(math.dist(a, b) < 60 for a, b in zip(placed, middles, strict=True))
+
+
+def test_names_of_groups_stand_apart_in_a_scatter_plot(written):
+    points = torch.rand(100, 2, generator=torch.Generator().manual_seed(0)).repeat_interleave(3, 0)
+    scatter_picture(points, torch.arange(300) % 3, None, plane=None, title="t")
+    names = [at for text, at in written if text in ("0", "1", "2")][-3:]
+    for a, b in itertools.combinations(names, 2):
+        assert max(abs(a[0] - b[0]) / 10, abs(a[1] - b[1]) / 17) > drawing.SCALE
+
+
+def test_codes_of_one_latent_lie_on_lines_of_the_labels_that_they_have(written):
+    plane = Plane(torch.zeros(1), torch.eye(1), ("z7",))
+    values, labels = torch.tensor([[1.0], [2.0], [1.5]]), torch.tensor([3, 0, 3])
+    scatter_picture(values, labels, ["ann", "bob", "cid", "dan"], plane=plane, title="t")
+    rows = [text for text, _ in written if text.isalpha() and text not in ("t", "label")]
+    assert rows == ["ann", "dan"]
+    heights = {text: at[1] for text, at in written}
+    assert heights["ann"] < heights["dan"]
+    written.clear()
+    scatter_picture(values, None, None, plane=plane, title="t")
+    assert not {"label", "0"} & {text for text, _ in written}
 
 
 def test_letters_that_the_font_lacks_become_plain_ones():
@@ -101,6 +215,53 @@ def test_charts_describe_themselves_and_escape_names():
     assert "a &lt; b" in svg
     assert "train &amp; more from 5 to 3" in svg
     assert "<circle" in svg
+
+
+def epochs_below(svg):
+    return [int(text) for text in re.findall(r'text-anchor="middle" font-size="12" fill="currentColor">(\d+)<', svg)]
+
+
+@pytest.mark.parametrize("last", [2, 4, 5, 7, 28, 30, 101, 999])
+def test_the_first_and_the_last_epoch_are_named_and_no_two_touch(last):
+    svg = chart("a", [Curve("a", [(epoch, 1 / epoch) for epoch in range(1, last + 1)])], "nats")
+    epochs = epochs_below(svg)
+    assert epochs[0] == 1
+    assert epochs[-1] == last
+    places = [float(x) for x in re.findall(r'<text x="([\d.]+)"[^>]*"middle"', svg)[: len(epochs)]]
+    assert all(b - a > 30 for a, b in itertools.pairwise(places))
+    assert epochs_below(chart("a", [Curve("a", [(3, 1.0)])], "nats")) == [3]
+
+
+@pytest.mark.parametrize(
+    ("far", "said"),
+    [
+        ((), None),
+        ((1,), "Values of epoch 1 lie outside."),
+        ((1, 2, 3), "Values of epochs 1 to 3 lie outside."),
+        ((1, 3), "Values of 2 of the epochs 1 to 3 lie outside."),
+    ],
+)
+def test_epochs_outside_a_chart_are_counted_once_for_all_of_its_curves(far, said):
+    points = [(epoch, 1e6 if epoch in far else epoch % 2) for epoch in range(1, 51)]
+    svg = chart("a", [Curve(str(i), points) for i in range(5)], "nats")
+    assert re.findall(r"Values[^<]*", svg) == ([] if said is None else [said])
+
+
+def test_the_name_at_the_end_of_a_curve_is_led_to_by_its_colour():
+    curves = [Curve(f"z{i}", [(1, 1.0), (2, value)], colour=i, end=f"z{i}") for i, value in enumerate((0.0, 5.0, 0.01, 0.0))]
+    svg = chart("a", curves, "nats")
+    leaders = re.findall(
+        r'stroke="var\(--c(\d)[^"]*" points="([\d.]+),([\d.]+) ([\d.]+),([\d.]+)"/><text x="\S+" y="([\d.]+)".*?>z(\d)<', svg
+    )
+    assert sorted(name for *_, name in leaders) == ["0", "1", "2", "3"]
+    levels = []
+    for colour, x, y, _, level, text, name in leaders:
+        assert colour == name
+        assert f'{x},{y}"' in svg.replace(f"{x},{y} ", "")  # where the curve ends
+        assert float(text) == float(level) + 4
+        levels.append(float(level))
+    assert all(b - a >= 13 for a, b in itertools.pairwise(levels))
+    assert max(levels) <= 250 - 34
 
 
 def test_curves_exist_for_what_was_recorded_only():

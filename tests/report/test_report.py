@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 import vaekit
@@ -89,6 +90,42 @@ def test_curves_show_bound_halves_latents_units_and_speed(page):
     described = " | ".join(attributes["aria-label"] for attributes in page.all("svg"))
     for title in ("-(CE+KL)", "objective", "reconstruction", "KL,", "KL of each latent", "active units", "speed"):
         assert title in described
+
+
+def test_the_objective_is_told_with_the_reconstruction_that_it_has(text):
+    assert "3 latents; objective: reconstruction + kl<" in text
+
+
+def test_the_speed_is_images_over_seconds_of_all_epochs(labelled_run, text):
+    last = vaekit.Run(labelled_run).metrics()[-1]
+    assert last["step"] == 3 * (last["step"] // 3)
+    assert f"<dt>images/s</dt><dd>{last['step'] * 16 / last['seconds']:,.0f}</dd>" in text
+
+
+def test_numbers_stand_to_the_right_and_versions_to_the_left(text):
+    evaluation, environment = (
+        re.search(rf'<section id="{name}".*?</section>', text, re.S)[0] for name in ("evaluation", "environment")
+    )
+    assert evaluation.count("<td class=number>") == evaluation.count("<tr>") - 1 > 3
+    assert f"<td>{vaekit.__version__}</td>" in environment
+    assert "class=number" not in environment
+
+
+def test_a_picture_with_text_scrolls_where_the_window_is_narrow(text):
+    wide = re.findall(r'<div class="wide scroll"[^>]*aria-label="([^"]*)"><img', text)
+    assert wide == ["Traversals", "Codes of test images"]
+    assert re.search(r"@media \(max-width: \d+rem\) { \.wide img { max-width: max\(100%, \d+rem\); } }", text)
+
+
+def test_labels_are_spoken_of_only_where_there_are_any(labelled_run, text, tmp_path):
+    told = "Scatter plot of the codes of test images"
+    assert f'alt="{told}, coloured by label"' in text
+    bare = tmp_path / "bare"
+    shutil.copytree(labelled_run, bare)
+    data = re.search(r"path: (.*)", spec := (bare / "spec.yaml").read_text())[1]
+    np.save(tmp_path / "images.npy", np.load(data)["images"])
+    (bare / "spec.yaml").write_text(spec.replace(data, str(tmp_path / "images.npy")))
+    assert f'alt="{told}"' in write_report(vaekit.Run(bare)).read_text("utf-8")
 
 
 def test_what_scrolls_or_slides_can_be_reached_by_keyboard(page):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import count
@@ -12,6 +12,8 @@ from vaekit.pictures.drawing import PALETTE, number, ticks
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 62, 52, 12, 34
 EARLY = 0.1
 """Share of the first epochs that does not set the range of an axis: they are far from all others."""
+EPOCH, LINE, LEADER = 34, 13, 12
+"""Pixels between the numbers of epochs, between texts at the ends of curves, and from a curve's end to its text."""
 _ids = count()
 
 
@@ -67,18 +69,23 @@ def chart(title: str, curves: Sequence[Curve], unit: str, *, from_zero: bool = F
         y = at(first, value)[1]
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="currentColor" opacity=".15"/>')
         parts.append(_text(LEFT - 6, y + 4, number(round(value, 9)), "end"))
-    for epoch in ticks(first, last, 5):
-        if epoch == round(epoch):
-            parts.append(_text(at(epoch, low)[0], floor + 16, f"{epoch:.0f}", "middle"))
+    near = [x for x in ticks(first, last, 5) if min(at(x, low)[0] - LEFT, WIDTH - RIGHT - at(x, low)[0]) >= EPOCH]
+    for epoch in sorted({first, *(x for x in near if x == round(x)), last}):
+        parts.append(_text(at(epoch, low)[0], floor + 16, f"{epoch:.0f}", "middle"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, "epoch", "middle"))
     lines = [_line(curve, [at(*point) for point in curve.points]) for curve in curves]
     parts.append(f'<g clip-path="url(#{clip})">{"".join(lines)}</g>')
-    parts += [_text(WIDTH - RIGHT + 5, y, curve.end, "start") for curve, y in _spread(curves, at)]
+    named = sorted((curve for curve in curves if curve.end), key=lambda curve: -curve.points[-1][1])
+    ends = [at(*curve.points[-1]) for curve in named]
+    for curve, (x, y), level in zip(named, ends, _spread([y for _, y in ends], floor), strict=True):
+        right = WIDTH - RIGHT + LEADER
+        leader = f'<polyline fill="none" stroke="{colour(curve.colour)}" points="{x},{y} {right},{level}"/>'
+        parts.append(leader + _text(right + 3, level + 4, curve.end, "start"))
     described = "; ".join(
         f"{curve.name} from {number(curve.points[0][1])} to {number(curve.points[-1][1])}" for curve in curves if not curve.faint
     )
-    outside = sum(1 for value in (point[1] for point in points) if not low <= value <= high)
-    note = f'<p class="note" style="margin:0">The first epochs lie outside ({outside} points).</p>' if outside else ""
+    outside = {epoch for epoch, value in points if not low <= value <= high}
+    note = f'<p class="note" style="margin:0">Values of {_epochs(outside, first)} lie outside.</p>' if outside else ""
     legend = " ".join(_key(curve) for curve in curves if not (curve.faint or curve.end) and len(curves) > 1)
     described = escape(f"{title}, {unit}, over epochs: {described or f'{len(curves)} curves'}")
     return (
@@ -114,14 +121,24 @@ def _key(curve: Curve) -> str:
     )
 
 
-def _spread(curves: Sequence[Curve], at: object) -> list[tuple[Curve, float]]:
-    """Place the texts at the ends of curves so that none covers another."""
-    assert callable(at)
-    placed: list[tuple[Curve, float]] = []
-    for curve in sorted((c for c in curves if c.end), key=lambda c: -c.points[-1][1]):
-        y = at(*curve.points[-1])[1] + 4
-        placed.append((curve, max(y, placed[-1][1] + 13) if placed else y))
-    return placed
+def _spread(heights: Sequence[float], floor: float) -> list[float]:
+    """Move texts at ``heights``, from top to bottom, so that none covers another and the last stays above ``floor``."""
+    levels: list[float] = []
+    for y in heights:
+        levels.append(max(y, levels[-1] + LINE) if levels else y)
+    for i in reversed(range(len(levels))):
+        levels[i] = min(levels[i], floor - (len(levels) - 1 - i) * LINE)
+    return levels
+
+
+def _epochs(epochs: Collection[float], first: float) -> str:
+    """Name epochs: ``epoch 1``, ``epochs 1 to 3``, or how many where some between are not among them."""
+    last = max(epochs)
+    if len(epochs) == 1:
+        return f"epoch {last:.0f}"
+    if len(epochs) == last - min(epochs) + 1:
+        return f"epochs {min(epochs):.0f} to {last:.0f}"
+    return f"{len(epochs)} of the epochs {first:.0f} to {last:.0f}"
 
 
 def learning_curves(records: Sequence[Mapping[str, object]], elbo: str = "ELBO") -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +18,8 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8
 """Seven of Okabe and Ito's colours, then three of Tol's muted ones and a grey; shapes tell apart what comes after ten."""
 TEXT = 13
 """Height of text, in pixels."""
+WIDE = 640
+"""Width in pixels above which a picture's text grows with it: pages show wide pictures shrunk."""
 SCALE = 2
 """Charts are drawn larger by this factor and shrunk: Pillow's own lines have jagged edges."""
 
@@ -34,6 +37,11 @@ def plain(text: str) -> str:
     letters = unicodedata.normalize("NFKD", text.replace("±", "\x00"))
     ascii_only = "".join(c for c in letters if not unicodedata.combining(c)).encode("ascii", "replace").decode()
     return ascii_only.replace("\x00", "±")
+
+
+def text_size(width: float) -> int:
+    """Return the height of text beside images that take ``width`` pixels, in pixels."""
+    return max(TEXT, round(TEXT * width / WIDE))
 
 
 def text_width(text: str, size: int = TEXT) -> int:
@@ -82,6 +90,7 @@ class Axes:
         title: What is to be seen.
         side: Of the plot in pixels.
         legend: Width that is kept free on the right.
+        rows: What stands at 0, 1, 2, … of the vertical axis; numbers unless given.
     """
 
     def __init__(
@@ -93,11 +102,13 @@ class Axes:
         *,
         side: int = 640,
         legend: int = 0,
+        rows: Sequence[str] | None = None,
     ) -> None:
         from PIL import Image, ImageDraw
 
         self.x, self.y, self.side = x, y, side
-        self.left = 40 + max(text_width(number(v)) for v in ticks(*y))
+        self.rows = {v: number(v) for v in ticks(*y)} if rows is None else dict(enumerate(rows))
+        self.left = 40 + max((text_width(name) for name in self.rows.values()), default=0)
         self.top, right, bottom = 36, 16 + legend, 52
         self.size = (self.left + side + right, self.top + side + bottom)
         self.image = Image.new("RGB", (self.size[0] * SCALE, self.size[1] * SCALE), PAPER)
@@ -112,10 +123,10 @@ class Axes:
             at = self.at(value, self.y[0])[0]
             self.line([(at, y0), (at, y1)], FAINT)
             self.text((at, y1 + 6), number(value), "mt")
-        for value in ticks(*self.y):
+        for value, name in self.rows.items():
             at = self.at(self.x[0], value)[1]
             self.line([(x0, at), (x1, at)], FAINT)
-            self.text((x0 - 6, at), number(value), "rm")
+            self.text((x0 - 6, at), name, "rm")
         self.line([(x0, y0), (x0, y1), (x1, y1)], INK)
         self.text((x0, 10), title, "lt", TEXT + 2)
         self.text(((x0 + x1) / 2, y1 + 28), labels[0], "mt")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaekit.errors import UsageError
 from vaekit.files import write_atomically
-from vaekit.pictures.drawing import TEXT, text_width, write
+from vaekit.pictures.drawing import TEXT, text_size, text_width, write
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -71,13 +71,13 @@ def grid(images: Tensor, *, columns: int | None = None, margin: int = MARGIN, sm
 def labelled(
     images: Tensor, *, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = (), title: str = ""
 ) -> Image.Image:
-    """Arrange images as `grid` does, with a label before each row and above each column.
+    """Arrange images as `grid` does, with a label before each row and above each column; its text grows with the picture.
 
     Args:
         images: ``(rows * columns, C, H, W)`` in [0, 1].
         columns: Images in a row.
         rows: Labels of rows.
-        heads: Labels of columns; those wider than a column are left out.
+        heads: Labels of columns, as large as fits above them; those wider than a column even at `TEXT` pixels are left out.
         title: A line above all.
     """
     from PIL import Image, ImageDraw
@@ -85,48 +85,55 @@ def labelled(
     tiles = grid(images, columns=columns)
     factor = enlargement(images.shape)
     tall, wide = images.shape[2] * factor + MARGIN, images.shape[3] * factor + MARGIN
-    left = 16 + max(map(text_width, rows)) if rows else 6
-    top = 6 + (TEXT + 10 if title else 0) + (TEXT + 6 if heads else 0)
-    size = (max(left + tiles.width, text_width(title, TEXT + 1) + left) + 6, top + tiles.height + 6)
-    sheet = Image.new(tiles.mode, size, "white")
+    size = text_size(tiles.width)
+    head = max(TEXT, min([size, *(size * wide // max(1, text_width(label, size)) for label in heads)]))
+    left = 16 + max(text_width(label, size) for label in rows) if rows else 6
+    top = 6 + (size + 10 if title else 0) + (head + 6 if heads else 0)
+    width = left + max(tiles.width, text_width(title, size + 1)) + 6
+    sheet = Image.new(tiles.mode, (width, top + tiles.height + 6), "white")
     sheet.paste(tiles, (left, top))
     draw = ImageDraw.Draw(sheet)
     if title:
-        write(draw, (left + MARGIN, 6), title, anchor="lt", size=TEXT + 1)
+        write(draw, (left + MARGIN, 6), title, anchor="lt", size=size + 1)
     for i, label in enumerate(heads):
-        if text_width(label) <= wide:
-            write(draw, (left + MARGIN + (i + 0.5) * wide, top - 4), label, anchor="ms")
+        if text_width(label, head) <= wide:
+            write(draw, (left + MARGIN + (i + 0.5) * wide, top - 4), label, anchor="ms", size=head)
     for i, label in enumerate(rows):
-        write(draw, (left - 6, top + MARGIN + (i + 0.5) * tall), label, anchor="rm")
+        write(draw, (left - 6, top + MARGIN + (i + 0.5) * tall), label, anchor="rm", size=size)
     return sheet
 
 
 def captioned(images: Tensor, captions: Sequence[str], *, columns: int, title: str = "") -> Image.Image:
-    """Arrange images in rows, each with a line of text above it."""
+    """Arrange images in rows, each with a line of text above it, which grows with the picture."""
     from PIL import Image, ImageDraw
 
     tiles = [grid(image[None], margin=0) for image in images]
-    width = max(tiles[0].width, *map(text_width, captions)) + 8
-    height = tiles[0].height + TEXT + 10
-    top = TEXT + 12 if title else 0
+    size = text_size(columns * tiles[0].width)
+    width = max(tiles[0].width, *(text_width(caption, size) for caption in captions)) + 8
+    height = tiles[0].height + size + 10
+    top = size + 12 if title else 0
     sheet = Image.new("RGB", (columns * width + 4, top + math.ceil(len(tiles) / columns) * height + 4), "white")
     draw = ImageDraw.Draw(sheet)
     if title:
-        write(draw, (sheet.width / 2, 6), title, anchor="mt", size=TEXT + 1)
+        write(draw, (sheet.width / 2, 6), title, anchor="mt", size=size + 1)
     for i, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
         left, upper = 2 + i % columns * width, top + i // columns * height
-        sheet.paste(tile, (left + (width - tile.width) // 2, upper + TEXT + 8))
-        write(draw, (left + width / 2, upper + TEXT + 4), caption, anchor="ms")
+        sheet.paste(tile, (left + (width - tile.width) // 2, upper + size + 8))
+        write(draw, (left + width / 2, upper + size + 4), caption, anchor="ms", size=size)
     return sheet
 
 
 def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Image.Image:
-    """Arrange originals with their reconstructions below them, row under row."""
-    rows = []
-    for start in range(0, len(originals), columns):
-        blank = originals.new_ones(columns - len(originals[start : start + columns]), *originals.shape[1:])
-        rows += [originals[start : start + columns], blank, reconstructions[start : start + columns], blank]
-    return grid(torch.cat(rows), columns=columns)
+    """Arrange originals with their reconstructions right below them, at most ``columns`` in a row, and rows of pairs apart."""
+    from PIL import Image
+
+    halves = zip(originals.split(columns), reconstructions.split(columns), strict=True)
+    rows = [grid(torch.cat(half), columns=len(half[0])) for half in halves]
+    step = rows[0].height + max(6 * MARGIN, rows[0].height // 12)
+    sheet = Image.new(rows[0].mode, (rows[0].width, (len(rows) - 1) * step + rows[0].height), "white")
+    for i, row in enumerate(rows):
+        sheet.paste(row, (0, i * step))
+    return sheet
 
 
 def write_picture(image: Image.Image, path: Path) -> None:

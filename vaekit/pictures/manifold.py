@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vaekit.pictures.drawing import TEXT, text_width, write
-from vaekit.pictures.grid import grid
+from vaekit.pictures.drawing import text_size, text_width, write
+from vaekit.pictures.grid import SMALL, grid
 from vaekit.pictures.latents import Plane, Spread, decode
 from vaekit.vae import VAE
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SMALL = 28
-"""Side below which images are enlarged here: a plane has many."""
+MANY, TINY = 8, 28
+"""Images along an axis above which only those with a side below ``TINY`` pixels are enlarged."""
 
 
 def quantile_grid(side: int, spread: Spread) -> Tensor:
@@ -44,19 +45,40 @@ def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image.Imag
     from PIL import Image, ImageDraw
 
     side = len(values)
-    tiles = grid(images, columns=side, margin=0, small=SMALL)
+    tiles = grid(images, columns=side, margin=0, small=TINY if side > MANY else SMALL)
     wide, tall = tiles.width / side, tiles.height / max(1, len(images) // side)
     upright = len(plane.axes) == 2
-    left = 22 + max(text_width(f"{v:.2f}") for v in values[:, 1].tolist()) if upright else 12
-    sheet = Image.new(tiles.mode, (left + tiles.width + 16, 12 + tiles.height + 2 * TEXT + 24), "white")
-    sheet.paste(tiles, (left, 12))
+    size = text_size(tiles.width)
+    widest = max(text_width(f"{v:.2f}", size) for v in values.flatten().tolist())
+    edge = max(size, math.ceil((widest - wide) / 2))
+    left = edge + (widest if upright else 0)
+    caption = caption_lines(plane, tiles.width, size)
+    width = left + max(tiles.width, *(text_width(line, size) for line in caption)) + edge
+    below = edge + tiles.height + 4
+    sheet = Image.new(tiles.mode, (width, below + (len(caption) + 1) * (size + 4) + 6), "white")
+    sheet.paste(tiles, (left, edge))
     draw = ImageDraw.Draw(sheet)
-    quarter = round((side - 1) / 4)
-    stops = {0, quarter, side - 1 - quarter, side - 1} | ({side // 2} if side % 2 else set())
-    for i in stops:
-        write(draw, (left + (i + 0.5) * wide, 16 + tiles.height), f"{values[i, 0]:.2f}", anchor="mt")
-        if upright:
-            write(draw, (left - 6, 12 + (side - i - 0.5) * tall), f"{values[i, 1]:.2f}", anchor="rm")
-    names = f"{plane.names[0]} to the right" + (f", {plane.names[1]} upwards" if upright else "")
-    write(draw, (left, 20 + TEXT + tiles.height), names, anchor="lt")
+    for i in stops(side, (widest + size / 2) / wide):
+        write(draw, (left + (i + 0.5) * wide, below), f"{values[i, 0]:.2f}", anchor="mt", size=size)
+    for i in stops(side, 1.3 * size / tall) if upright else ():
+        write(draw, (left - 6, edge + (side - i - 0.5) * tall), f"{values[i, 1]:.2f}", anchor="rm", size=size)
+    for i, line in enumerate(caption):
+        write(draw, (left, below + (i + 1) * (size + 4)), line, anchor="lt", size=size)
     return sheet
+
+
+def stops(side: int, room: float) -> list[int]:
+    """Return at which of ``side`` steps a value is written: the ends, the middle, the quarters, if ``room`` steps apart."""
+    quarter = round((side - 1) / 4)
+    kept: list[int] = []
+    for i in (0, side - 1, *([side // 2] if side % 2 else []), quarter, side - 1 - quarter):
+        if all(abs(i - other) >= room for other in kept):
+            kept.append(i)
+    return kept
+
+
+def caption_lines(plane: Plane, width: int, size: int) -> list[str]:
+    """Say which axis goes where, in one line if ``width`` pixels hold it, else in a line for each axis."""
+    names = [f"{name} {way}" for name, way in zip(plane.names, ("to the right", "upwards"), strict=False)]
+    line = ", ".join(names)
+    return [line] if text_width(line, size) <= width else names

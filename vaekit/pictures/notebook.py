@@ -6,6 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from vaekit.errors import VaekitError
+from vaekit.pictures.comparison import table
 from vaekit.pictures.curves import learning_curves
 from vaekit.pictures.embed import image_tag
 from vaekit.pictures.grid import grid
@@ -30,19 +31,26 @@ def vae_html(vae: VAE) -> str:
 
 
 def run_html(run: Run) -> str:
-    """Return the curves of a run, and samples of its best model where there is one."""
-    charts = learning_curves(run.metrics())
+    """Return a run's data, epochs and test numbers, its curves, and samples of its best model, as far as there are any."""
+    records = run.metrics()
+    charts = learning_curves(records)
     wanted = [chart for chart in charts if "<strong>ELBO" in chart or "<strong>KL</strong>" in chart] or charts[:1]
     curves = f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(wanted)}</div>'
     try:
         samples = _samples(run.vae())
     except VaekitError:
         samples = "<p>no model is saved yet</p>"
-    return f"<div><p><b>Run</b> {escape(str(run.path))}</p>{curves}{samples}</div>"
+    facts = [f"{run.spec.data.dataset.kind}, {records[-1]['epoch'] if records else 0} of {run.spec.train.epochs} epochs"]
+    if evaluation := run.evaluation():
+        titles, (cells,) = table({run.path.name: evaluation})
+        facts += [f"{title.replace('_', ' ')} {cell}" for title, cell in zip(titles[1:], cells[1:], strict=True)]
+    about = f"<b>Run</b> {escape(str(run.path))}<br>{escape('; '.join(facts))}"
+    return f"<div><p>{about}</p>{curves}{samples}</div>"
 
 
 def _samples(vae: VAE) -> str:
     training = vae.training
     images = vae.eval().sample(NUM_SAMPLES, generator=Streams(0).generator("sample", 0, vae.device))
     vae.train(training)
-    return image_tag(grid(images, columns=COLUMNS), f"{NUM_SAMPLES} samples from the prior")
+    fitted = 'style="max-width:100%;height:auto"'
+    return image_tag(grid(images, columns=COLUMNS), f"{NUM_SAMPLES} samples from the prior", fitted)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
@@ -23,6 +24,8 @@ EMBEDDINGS = {"tsne": ("sklearn.manifold", "TSNE", "scikit-learn"), "umap": ("um
 """Methods whose axes mean nothing: module, class, and what to install."""
 TALL = 22
 """Pixels of a legend's line."""
+NAME, FAR = TEXT + 4, 80
+"""Height of a group's name among its points, and how far it is moved at most so as not to cover another; pixels."""
 
 
 def embed(codes: Tensor, method: Method, seed: int) -> Tensor:
@@ -59,7 +62,7 @@ def scatter_picture(
     """Draw points in the plane with a legend, and each group's name in its middle.
 
     Args:
-        points: ``(N, 2)``; a single column is spread over lines, one for each label.
+        points: ``(N, 2)``; a single column is spread over lines, one for each label among them.
         labels: ``(N,)``, or None.
         names: What each label is called; its number unless given.
         plane: Whose coordinates the points are; None where axes mean nothing.
@@ -72,29 +75,63 @@ def scatter_picture(
     called = {g: names[g] if names is not None else str(g) for g in groups} if labels is not None else {}
     points = points.cpu()
     if points.shape[1] == 1:
-        points = torch.cat([points, group_of[:, None].to(points)], 1)
-        draws = None
+        return _lines(points[:, 0], group_of, list(called.values()), plane, title)
     ranges = [_range(points[:, i]) for i in range(2)]
     if plane is not None and len(plane.names) == 2:  # one scale for both, so that circles are circles
         half = max(high - low for low, high in ranges) / 2
         ranges = [((low + high) / 2 - half, (low + high) / 2 + half) for low, high in ranges]
-    axes_names = (*(plane.names if plane is not None else ("first (no unit)", "second (no unit)")), "label")[:2]
+    axes_names = plane.names if plane is not None else ("first (no unit)", "second (no unit)")
     legend = 40 + max(map(text_width, called.values())) if called else 0
     axes = Axes(ranges[0], ranges[1], (axes_names[0], axes_names[1]), title, legend=legend)
-    pixels = [axes.at(x, y) for x, y in points.tolist()]
-    for i, pixel in enumerate(pixels):
-        axes.mark(pixel, groups.index(int(group_of[i])), radius=2.6 if len(points) > 300 else 4)
+    _marks(axes, points, group_of)
     if draws is not None:
         for i in range(draws.shape[1]):
             outline = [axes.at(x, y) for x, y in _ellipse(draws[:, i].cpu()).tolist()]
             axes.line(outline, PALETTE[groups.index(int(group_of[i])) % len(PALETTE)], 0.8)
-    for row, (group, name) in enumerate(called.items()):
+    for row, name in enumerate(called.values()):
         at = (axes.left + axes.side + 18, axes.top + 10 + row * TALL)
         axes.mark(at, row, radius=5)
         axes.text((at[0] + 12, at[1]), name)
-        middle = points[group_of == group].median(0).values
-        axes.text(axes.at(*middle.tolist()), name, "mm", TEXT + 4)
+    middles = [axes.at(*points[group_of == group].median(0).values.tolist()) for group in called]
+    sizes = [(text_width(name, NAME) + NAME / 4, 1.25 * NAME) for name in called.values()]
+    for name, middle in zip(called.values(), apart(middles, sizes), strict=True):
+        axes.text(middle, name, "mm", NAME)
     return axes.finish()
+
+
+def apart(middles: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return where boxes stand so that no two overlap: each where it should, or at the nearest free place within `FAR`.
+
+    Args:
+        middles: Where the middle of each should stand, in pixels.
+        sizes: Width and height of each, in pixels.
+    """
+    steps = range(-FAR, FAR + 1, 4)
+    shifts = sorted(product(steps, steps), key=lambda shift: shift[0] ** 2 + shift[1] ** 2)
+    placed: list[tuple[float, float]] = []
+    for (x, y), (width, height) in zip(middles, sizes, strict=True):
+        others = [(a, b, (width + w) / 2, (height + h) / 2) for (a, b), (w, h) in zip(placed, sizes, strict=False)]
+        near = ((x + right, y + down) for right, down in shifts)
+        free = (at for at in near if all(abs(at[0] - a) >= w or abs(at[1] - b) >= h for a, b, w, h in others))
+        placed.append(next(free, (x, y)))
+    return placed
+
+
+def _lines(values: Tensor, group_of: Tensor, names: Sequence[str], plane: Plane | None, title: str) -> Image.Image:
+    """Draw values ``(N,)`` along a line for each group, the first on top."""
+    _, row = group_of.unique(return_inverse=True)
+    last = float(row.max())
+    axis = plane.names[0] if plane is not None else "first (no unit)"
+    axes = Axes(_range(values), (last + 0.5, -0.5), (axis, "label" if names else ""), title, rows=names)
+    _marks(axes, torch.stack([values, row.to(values)], 1), row)
+    return axes.finish()
+
+
+def _marks(axes: Axes, points: Tensor, group_of: Tensor) -> None:
+    """Draw points ``(N, 2)`` with the marks of their groups."""
+    _, group = group_of.unique(return_inverse=True)
+    for (x, y), g in zip(points.tolist(), group.tolist(), strict=True):
+        axes.mark(axes.at(x, y), g, radius=2.6 if len(points) > 300 else 4)
 
 
 def _range(values: Tensor) -> tuple[float, float]:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from vaekit import __version__
+from vaekit.assembly import build_objective
 from vaekit.console import duration, term_names
 from vaekit.errors import UsageError, VaekitError
 from vaekit.files import write_text
@@ -56,7 +57,7 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
         title=escape(f"{run.path.resolve().name}: a vaekit run"),
         subtitle=escape(
             f"{spec.data.dataset.kind}, encoder {spec.model.encoder.kind}, decoder {kind_of_decoder(run)}, "
-            f"{spec.model.latent_dim} latents, objective {' + '.join(loss.kind for loss in spec.model.loss) or 'reconstruction'}"
+            f"{spec.model.latent_dim} latents; objective: {objective_of(run)}"
         ),
         contents="".join(f'<li><a href="#{anchor}">{escape(heading)}</a></li>' for anchor, heading, _ in sections),
         sections="\n".join(
@@ -75,6 +76,19 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
 def kind_of_decoder(run: Run) -> str:
     """Return the name of the decoder."""
     return run.spec.model.decoder.kind if run.spec.model.decoder is not None else "of no name"
+
+
+def objective_of(run: Run) -> str:
+    """Return the terms of the objective as a sum: ``reconstruction + kl``."""
+    losses = build_objective(run.spec.model, run.pictures.of.vae).get_submodule("players.0.losses")
+    return " + ".join(name for name, _ in losses.named_children())
+
+
+def images_per_second(run: Run) -> float:
+    """Return the images that training has seen a second, over all of its epochs; of the last one's record."""
+    record = run.metrics()[-1]
+    speed: float = record["step"] * run.spec.train.batch_size / max(record["seconds"], 1e-3)
+    return speed
 
 
 def _sections(run: Run) -> Iterator[Section]:
@@ -103,7 +117,7 @@ def _summary(run: Run, evaluation: Mapping[str, Any]) -> str:
     if records:
         facts["epochs"] = f"{records[-1]['epoch']} of {run.spec.train.epochs}"
         facts["training"] = duration(records[-1]["seconds"]) + (" h" if records[-1]["seconds"] >= 3600 else " min")
-        facts["images/s"] = f"{max(record['images_per_second'] for record in records):,.0f}"
+        facts["images/s"] = f"{images_per_second(run):,.0f}"
     facts["parameters"] = f"{sum(p.numel() for p in vae.parameters()):,}"
     facts["image"] = "×".join(map(str, vae.image_shape))
     note = f'<p class="note">ELBO: {escape(evaluation["elbo_is"])}.</p>' if "elbo" in evaluation else ""
@@ -134,10 +148,16 @@ def _latents(album: Album) -> Iterator[str]:
         yield f"<p>Not shown, since the data set could not be read: {escape(str(error).partition(chr(10))[0])}</p>"
         return
     names = ", ".join(traversal.rows)
-    rows = f"One row of images for each of the latents {names}"
-    yield figure("Traversals", image_tag(traversal.picture(), rows))
-    alt = "Scatter plot of the codes of test images, coloured by label"
-    yield figure("Codes of test images", image_tag(scatter, alt))
+    yield _wide("Traversals", traversal.picture(), f"One row of images for each of the latents {names}")
+    coloured = ", coloured by label" if album.of.run.splits.test.labels is not None else ""
+    yield _wide("Codes of test images", scatter, f"Scatter plot of the codes of test images{coloured}")
+
+
+def _wide(title: str, image: Image.Image, alt: str) -> str:
+    """Return a figure whose picture scrolls sideways where the window is too narrow to read its text."""
+    return figure(
+        title, f'<div class="wide scroll" tabindex="0" role="region" aria-label="{title}">{image_tag(image, alt)}</div>'
+    )
 
 
 def _evaluation(evaluation: Mapping[str, Any]) -> str:
@@ -156,33 +176,32 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
         for key, value in evaluation.items()
         if isinstance(value, int | float)
     ]
-    return f"<p>Split: {escape(evaluation['split'])}.</p>" + table(("number", "value", "what it is"), rows)
+    return f"<p>Split: {escape(evaluation['split'])}.</p>" + table(("number", "value", "what it is"), rows, numbers=1)
 
 
 def _environment(run: Run) -> str:
     _, header = checkpoint.load(run.folder.model)
     versions = {name: value for name, value in header.versions.items() if isinstance(value, str)}
-    rows = [(f"{name}, in training", value, "") for name, value in versions.items()]
+    rows = [(f"{name}, in training", value) for name, value in versions.items()]
     now = {"vaekit": __version__, "torch": torch.__version__, "python": platform.python_version(), "system": platform.platform()}
-    rows += [(f"{name}, for this report", value, "") for name, value in now.items()]
-    return table(("what", "version"), [row[:2] for row in rows])
+    rows += [(f"{name}, for this report", value) for name, value in now.items()]
+    return table(("what", "version"), rows)
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; cells of numbers stand to the right."""
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int | None = None) -> str:
+    """Return a table; the cells of the column ``numbers`` stand to the right."""
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
-    body = "".join("<tr>" + "".join(_cell(i, cell) for i, cell in enumerate(row)) + "</tr>" for row in rows)
+    body = "".join("<tr>" + "".join(_cell(i, cell, numbers) for i, cell in enumerate(row)) + "</tr>" for row in rows)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(titles[0])}s"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _cell(column: int, text: str) -> str:
+def _cell(column: int, text: str, numbers: int | None) -> str:
     if column == 0:
         return f'<th scope="row">{escape(text)}</th>'
-    is_number = text.replace(",", "").replace(".", "").lstrip("-").isdigit()
-    return f"<td{' class=number' if is_number else ''}>{escape(text)}</td>"
+    return f"<td{' class=number' if column == numbers else ''}>{escape(text)}</td>"
 
 
 def _pre(text: str, label: str) -> str:

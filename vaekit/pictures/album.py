@@ -242,7 +242,7 @@ class Album:
         if ellipses:
             drawn = latents.encode_samples(self.of.vae, test.images[:NUM_ELLIPSES], 100, Streams(seed).generator("scatter"))
             draws = plane.coordinates(drawn)
-            title += ", two sd of some posteriors"
+            title += f", two sd of {len(test.images[:NUM_ELLIPSES])} posteriors"
         return scatter_picture(plane.coordinates(codes), test.labels, test.names, plane=plane, title=title, draws=draws)
 
     def variations(self, *, per_class: int = 10, seed: int = 0, out: str | Path | None = None) -> Path:

@@ -46,7 +46,9 @@ def compare_runs(runs: Sequence[Run], *, num: int, seed: int, out: Path) -> None
         UsageError: Their images differ in shape, or there are fewer than two runs.
     """
     if len(names_of(runs)) < 2:
-        raise UsageError("there is nothing to compare", given=str(runs[0].path), expected="two or more run folders")
+        raise UsageError(
+            "there is nothing to compare", given=f"{runs[0].path} alone", expected="two or more different run folders"
+        )
     first, vaes = runs[0].pictures.of, {name: run.vae() for name, run in names_of(runs).items()}
     shapes = {name: vae.image_shape for name, vae in vaes.items()}
     if len(set(shapes.values())) > 1:

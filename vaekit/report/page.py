@@ -28,7 +28,7 @@ from vaekit.training import checkpoint
 MOST_EPOCHS = 8
 """Epochs whose pictures are shown."""
 MEANINGS = {
-    "bits_per_dim": "upper bound, for 8-bit pixels",
+    "bits_per_dim": "estimate of an upper bound, for 8-bit pixels",
     "active_units": "latents that carry information",
     "log_likelihood": "importance-sampled log p(x), nats",
     "standard_error": "of log p(x), over images",

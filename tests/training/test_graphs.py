@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +13,13 @@ from training.tape import record
 
 import vaekit
 from vaekit import graphs
+from vaekit.assembly import resolve
 from vaekit.errors import UsageError
 from vaekit.graphs import Replay
+from vaekit.options import build_spec
 from vaekit.registry import REGISTRIES
+from vaekit.run import load_splits
+from vaekit.training.folder import RunFolder
 from vaekit.training.process import Interrupted
 from vaekit.training.trainer import Trainer
 
@@ -134,3 +141,21 @@ def test_graphs_are_refused_where_there_are_none(images, tmp_path):
     with pytest.raises(UsageError, match="only CUDA"):
         vaekit.train(**options(images), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_a_trainer_that_replays_ends_with_its_last_user(images, tmp_path):
+    """Else its graph would hold the GPU's memory until some garbage collection."""
+    spec = resolve(build_spec({}, options(images, **{"augment.rotate": 5}, likelihood="bce", binarize="dynamic")))
+    trainer = Trainer(spec, load_splits(spec), RunFolder.create(spec, tmp_path / "run"))
+    for number, batch in enumerate(trainer.batches.epoch(0)):
+        trainer.step(batch, number)
+    assert trainer.replay is not None
+    gc.collect()
+    gc.disable()
+    try:
+        held = weakref.ref(trainer)
+        del trainer
+        assert held() is None
+    finally:
+        gc.enable()

@@ -7,7 +7,7 @@ import itertools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -162,7 +162,7 @@ class Batches:
         self.batch_size, self.streams, self.binarize, self.train, self.split = batch_size, streams, binarize, train, split
         self.augment = augment if augment is not None and train and not augment.is_off else None
         self.device, self.workers, self.memory_format = torch.device(device), workers, memory_format
-        self._replay = Replay(self._augmented) if replays else None
+        self._replay = Replay(partial(_augmented, self.augment)) if replays and self.augment is not None else None
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)
         self.order = Order(streams, len(source), batch_size, train=train, rank=rank, world_size=world_size, in_turn=in_turn)
@@ -215,7 +215,7 @@ class Batches:
         if self.augment is not None:
             generator = self.streams.generator("augment", number, self.device)
             draws = torch.rand(whole, NUM_DRAWS, generator=generator, device=self.device)
-            inputs = self._augmented(x, draws[part]) if self._replay is None else self._replay(x, draws[part]).clone()
+            inputs = augment(x, self.augment, draws[part]) if self._replay is None else self._replay(x, draws[part]).clone()
             if self.augment.target == "augmented":
                 x = inputs
         if self.binarize != "none" and self._binarized is None:
@@ -226,10 +226,6 @@ class Batches:
         shared, x = inputs is x, x.contiguous(memory_format=self.memory_format)
         inputs = x if shared else inputs.contiguous(memory_format=self.memory_format)
         return Batch(x, inputs, y, index, whole, part.start, step)
-
-    def _augmented(self, x: Tensor, draws: Tensor) -> Tensor:
-        assert self.augment is not None
-        return augment(x, self.augment, draws)
 
     def _noise(self, number: int, part: slice, index: Tensor) -> Tensor | None:
         """Noise that turns the grey images at ``index``, a part of a batch, into binary ones; None for a threshold."""
@@ -254,6 +250,10 @@ class Batches:
             x = raw / 255 if raw.dtype == torch.uint8 else raw
             parts.append((binarize(x, self._noise(0, slice(0), index)) * 255).to(torch.uint8))
         return TensorImages(torch.cat(parts), source.labels, source.class_names)
+
+
+def _augmented(spec: AugmentSpec, x: Tensor, draws: Tensor) -> Tensor:
+    return augment(x, spec, draws)
 
 
 def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:

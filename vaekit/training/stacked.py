@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
+from weakref import proxy
 
 import torch
 from torch import Tensor, nn
@@ -53,13 +55,7 @@ class Stack:
         self.optimizers = [self._optimizer(player, compiled=compiled) for player in range(len(self.first.optimizers))]
         self.base = with_quick_linear(copy.deepcopy(self.first.objective).to("meta"))
         self.forward = torch.compile(over_models, dynamic=False) if compiled else over_models
-        self.take: Callable[..., dict[str, Tensor]] = self._take
-        if self.first.replays:
-            self.replay_steps()
-
-    def replay_steps(self) -> None:
-        """Record a step of all models once as a CUDA graph, and replay it."""
-        self.take = Replay(self.take)
+        self.replay = Replay(partial(Stack._take, proxy(self))) if self.first.replays else None
 
     def _optimizer(self, player: int, *, compiled: bool) -> StackedAdamW:
         objective = self.first.objective
@@ -115,7 +111,8 @@ class Stack:
         """
         x, target, noise, _, y = self.inputs(batches, step)
         factors = [trainer.lr_factor(step) for trainer in self.trainers]
-        return self.take(x, target, noise, y, *(optimizer.numbers(factors) for optimizer in self.optimizers))
+        take = self._take if self.replay is None else self.replay
+        return take(x, target, noise, y, *(optimizer.numbers(factors) for optimizer in self.optimizers))
 
     def _take(self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None, *numbers: Tensor) -> dict[str, Tensor]:
         """Take the step that data, noise and each optimiser's numbers make, at the time that is set."""

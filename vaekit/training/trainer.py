@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from weakref import proxy
 
 import torch
 from torch import Tensor
@@ -110,7 +111,7 @@ class Trainer:
         ]
         self.forward = self._forward()
         self.clock = torch.zeros((), device=device)
-        self.take: Callable[..., dict[str, Tensor]] = self._take
+        self.replay: Replay[dict[str, Tensor]] | None = None
         self.replays = device.type in graphs.DEVICES and train.compile in ("on", "graph") and self.world.size == 1
         if self.replays:
             self.replay_steps()
@@ -159,7 +160,7 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=self.device)
                 group["capturable"] = True
-        self.take = Replay(self.take)
+        self.replay = Replay(partial(Trainer._take, proxy(self)))  # not itself, or it would outlive its last user
 
     # The loop
 
@@ -269,7 +270,8 @@ class Trainer:
         """Take one step: everything that it draws or schedules is a function of its number."""
         x, target, noise, _, y = self.inputs(batch, step)
         self.set_rates(step)
-        return self.take(x, target, noise, y)
+        take = self._take if self.replay is None else self.replay
+        return take(x, target, noise, y)
 
     def _take(self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         """Take the step that data and noise make, at the time and the rates that are set."""

@@ -175,21 +175,21 @@ def resolve_compile(spec: RunSpec, image_shape: Shape, num_images: int) -> RunSp
     if train.parallel == "ddp":
         vae = build_vae(spec.model, image_shape, seed=train.seed)
         if train.device == "cuda":
-            chosen = "graph" if _never_waits(build_objective(spec.model, vae, num_data=num_images).cuda()) else "off"
+            chosen = "off" if _waits(build_objective(spec.model, vae, num_data=num_images).cuda()) else "graph"
         elif train.device == "cpu" and not has_convolutions(vae) and cpu_seconds(vae, train, num_images) > COMPILE_SECONDS:
             chosen = "on" if has_cpp_compiler() else "off"
     return spec.model_copy(update={"train": train.model_copy(update={"compile": chosen})})
 
 
-def _never_waits(objective: Objective) -> bool:
-    """Whether neither computing nor differentiating an objective waits for the GPU."""
+def _waits(objective: Objective) -> bool:
+    """Whether computing or differentiating an objective waits for the GPU."""
     inputs = trial(objective.vae)
 
     def step() -> None:
         total, _ = objective(inputs)
         total.backward()
 
-    return graphs.refusal(step) is None
+    return graphs.waits(step)
 
 
 def trial(vae: VAE) -> Inputs:

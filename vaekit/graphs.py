@@ -100,14 +100,14 @@ def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
     return result, graph.replay
 
 
-def refusal(function: Callable[[], object]) -> str | None:
-    """Call a function twice; say why it cannot be recorded, or None if it does not wait for the device."""
+def waits(function: Callable[[], object]) -> bool:
+    """Call a function twice; return whether it waits for the device, and so cannot be recorded."""
     function()  # libraries load on first use, and wait
     torch.cuda.set_sync_debug_mode("error")
     try:
         function()
-    except RuntimeError as error:
-        return f"{error}".partition("\n")[0]
+    except RuntimeError:
+        return True
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    return None
+    return False

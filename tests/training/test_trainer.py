@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,6 +238,20 @@ def test_a_run_is_trained_by_one_process_at_a_time(images, tmp_path, monkeypatch
     for name, tensor in weights(vaekit.Run(tmp_path / "run")).items():
         assert torch.equal(tensor, before[name]), name
     assert len(vaekit.resume(tmp_path / "run").metrics()) == 3
+
+
+def test_a_run_that_cannot_begin_is_let_go(images, tmp_path, monkeypatch):
+    interrupt_at(monkeypatch, 10)
+    with pytest.raises(Interrupted):
+        vaekit.train(**options(images), out=tmp_path / "run")
+    monkeypatch.undo()
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(VaekitError, match="too full") as kept:  # as a notebook keeps errors, and what they happened in
+        vaekit.resume(tmp_path / "run")
+    monkeypatch.undo()
+    assert len(vaekit.resume(tmp_path / "run").metrics()) == 3
+    assert kept.value.given
 
 
 def test_numbers_of_other_splits_leave_those_of_the_test_set_alone(images, tmp_path):
@@ -483,8 +498,6 @@ def test_compiling_without_a_compiler_is_refused_when_asked_for_and_not_chosen_o
 
 
 def test_a_full_disk_is_noticed_before_training(images, tmp_path, monkeypatch):
-    import shutil
-
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(VaekitError, match="too full"):

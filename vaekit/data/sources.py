@@ -168,11 +168,10 @@ def _spread_order(num: int, labels: Tensor | None) -> Tensor:
     order = torch.randperm(num, generator=torch.Generator().manual_seed(0))
     if labels is None:
         return order
-    position = torch.empty(num, dtype=torch.float64)
-    for label in labels.unique():
-        members = (labels[order] == label).nonzero()[:, 0]
-        position[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    return order[position.argsort(stable=True)]
+    _, group, counts = labels[order].unique(return_inverse=True, return_counts=True)
+    place = torch.empty(num, dtype=torch.float64)  # of each image among those of its class
+    place[group.argsort(stable=True)] = torch.cat([torch.arange(count, dtype=torch.float64) for count in counts.tolist()])
+    return order[((place + 0.5) / counts[group]).argsort(stable=True)]
 
 
 def hold_out(train: ImageSource, test: ImageSource, validation: int) -> Splits:

@@ -106,18 +106,19 @@ class Subject:
         Raises:
             DataError: It has none.
         """
-        train, labels = self.run.splits.train.labels, self.run.splits.test.labels
-        if train is not None and labels is not None:
-            names = self.run.splits.test.class_names
-            absent = [names[label] if names else str(label) for label in sorted({*train.tolist()} - {*labels.tolist()})]
-            if absent:
-                warnings.warn(f"{purpose}: no test image is of class {', '.join(absent)}", stacklevel=2)
+        train, test = self.run.splits.train, self.run.splits.test
+        labels = test.labels
         if labels is None:
             raise DataError(
                 f"{purpose} needs labels, and the data set {self.run.spec.data.dataset.kind!r} of this run has none",
                 expected="an image folder with a subfolder for each class, or labels in the array file",
                 remedy="train on those: --dataset folder with subfolders, or --dataset array --dataset.labels NAME",
             )
+        if train.labels is not None:
+            missing = sorted({*train.labels.unique().tolist()} - {*labels.unique().tolist()})
+            absent = [test.class_names[label] if test.class_names else str(label) for label in missing]
+            if absent:
+                warnings.warn(f"{purpose}: no test image is of class {', '.join(absent)}", stacklevel=2)
         return labels
 
 

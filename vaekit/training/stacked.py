@@ -55,7 +55,7 @@ class Stack:
         self.optimizers = [self._optimizer(player, compiled=compiled) for player in range(len(self.first.optimizers))]
         self.base = with_quick_linear(copy.deepcopy(self.first.objective).to("meta"))
         self.forward = torch.compile(over_models, dynamic=False) if compiled else over_models
-        self.replay = Replay(partial(Stack._take, proxy(self))) if self.first.replays else None
+        self.replay = Replay(partial(Stack._take, proxy(self))) if self.first.replay is not None else None
 
     def _optimizer(self, player: int, *, compiled: bool) -> StackedAdamW:
         objective = self.first.objective

@@ -112,9 +112,8 @@ class Trainer:
         self.forward = self._forward()
         self.clock = torch.zeros((), device=device)
         self.replay: Replay[dict[str, Tensor]] | None = None
-        self.replays = device.type in graphs.DEVICES and train.compile in ("on", "graph") and self.world.size == 1
-        if self.replays:
-            self.replay_steps()
+        if device.type in graphs.DEVICES and train.compile in ("on", "graph") and self.world.size == 1:
+            self._replay_steps()
         self.batches = self._batches("train", train=True)
         self.validation = self.evaluation_batches("validation")
         self.position, self.meter = Position(), Meter()
@@ -141,7 +140,7 @@ class Trainer:
             rank=self.world.rank,
             world_size=self.world.size,
             in_turn=not train and self.objective.batch_statistic,
-            replays=train and self.replays,
+            replays=train and self.replay is not None,
         )
 
     def _forward(self) -> torch.nn.Module:
@@ -154,7 +153,7 @@ class Trainer:
             forward = torch.nn.parallel.DistributedDataParallel(forward, device_ids=devices)
         return forward
 
-    def replay_steps(self) -> None:
+    def _replay_steps(self) -> None:
         """Record a step once as a CUDA graph and replay it: all that Python then gives it is data, noise, time and rates."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -190,6 +189,15 @@ class Trainer:
         """Hold the run folder, take up the last checkpoint where asked to, start the loggers and tell the reporter."""
         if self.world.leads:
             self.folder.hold()
+        try:
+            self._begin(resume=resume)
+        except BaseException:
+            if self.world.leads:
+                self.folder.let_go()
+            raise
+
+    def _begin(self, *, resume: bool) -> None:
+        if self.world.leads:
             check_space(self.folder.path, self.space)
         notes = self._resume() if resume else ()
         if not resume and self.total_steps < FEW_STEPS:
@@ -467,7 +475,7 @@ class Trainer:
         threads = f", {self.spec.train.threads} threads" if self.device.type == "cpu" else ""
         processes = f", {self.world.size} processes" if self.world.size > 1 else ""
         launch = ", compiled" if self.spec.train.compile == "on" else ""
-        launch += ", steps replayed as one CUDA graph" if self.replays else ""
+        launch += ", steps replayed as one CUDA graph" if self.replay is not None else ""
         return Start(
             run=str(self.folder.path),
             epochs=self.spec.train.epochs,

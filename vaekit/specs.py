@@ -142,6 +142,9 @@ class TrainSpec(Spec):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Course of the learning rate; cosine ends at 0.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay (AdamW).")
     grad_clip: PositiveFloat | None = Field(None, description="Largest norm of the gradient; none by default.")
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="Decay of a moving average of the weights, which is then validated, drawn and kept; none by default."
+    )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute; auto takes CUDA, MPS, CPU.")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic; auto takes bf16 on CUDA, else fp32.")

@@ -63,7 +63,7 @@ def test_a_step_never_waits_for_the_device(images, tmp_path, network, compiled, 
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(Trainer, "step", watched)
-    given = options(images, **network, binarize="dynamic", grad_clip=1.0, compile=compiled)
+    given = options(images, **network, binarize="dynamic", grad_clip=1.0, ema=0.9, compile=compiled)
     vaekit.train(**{**given, "augment.rotate": 10}, out=tmp_path / "run")
 
 

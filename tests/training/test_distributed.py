@@ -25,7 +25,7 @@ ARGUMENTS = [
     "--augment.rotate", "10", "--latent-dim", "3", "--batch-size", "16", "--threads", "1", "--device", "cpu", "--quiet",
     "--epochs", "3",
 ]  # fmt: skip
-DIVIDED = ["--parallel", "fsdp", "--grad-clip", "5", "--likelihood", "gaussian", "--binarize", "none"]
+DIVIDED = ["--parallel", "fsdp", "--grad-clip", "5", "--ema", "0.5", "--likelihood", "gaussian", "--binarize", "none"]
 
 
 @pytest.fixture(scope="module")

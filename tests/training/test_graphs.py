@@ -67,6 +67,7 @@ SETTINGS = [
     {"augment.rotate": 20, "augment.brightness": 0.2},
     {"augment.rotate": 20, "augment.target": "original", "likelihood": "bce", "binarize": "dynamic"},
     {"precision": "bf16"},
+    {"ema": 0.9},
 ]
 
 
@@ -89,7 +90,8 @@ def test_replayed_steps_are_those_that_python_takes(images, tmp_path, monkeypatc
 
 @pytest.mark.usefixtures("on_cpu")
 def test_a_replayed_run_resumes_to_the_same_weights(images, tmp_path, monkeypatch):
-    whole = vaekit.train(**options(images), out=tmp_path / "whole")
+    given = options(images, ema=0.9)
+    whole = vaekit.train(**given, out=tmp_path / "whole")
     step = Trainer.step
 
     def interrupted(self, batch, number):
@@ -99,7 +101,7 @@ def test_a_replayed_run_resumes_to_the_same_weights(images, tmp_path, monkeypatc
 
     monkeypatch.setattr(Trainer, "step", interrupted)
     with pytest.raises(Interrupted):
-        vaekit.train(**options(images), out=tmp_path / "parts")
+        vaekit.train(**given, out=tmp_path / "parts")
     monkeypatch.setattr(Trainer, "step", step)
     parts = vaekit.resume(tmp_path / "parts")
     for name, tensor in weights(whole).items():
@@ -108,7 +110,7 @@ def test_a_replayed_run_resumes_to_the_same_weights(images, tmp_path, monkeypatc
 
 @pytest.mark.usefixtures("on_cpu")
 def test_a_replayed_stack_equals_its_models_alone(images, tmp_path):
-    given = options(images, loss="beta", grad_clip=1.0)
+    given = options(images, loss="beta", grad_clip=1.0, ema=0.9)
     stacked = vaekit.sweep(over={"beta": (1.0, 4.0), "lr": (1e-3, 2e-3)}, **given, stack="on", out=tmp_path / "stacked")
     alone = vaekit.sweep(over={"beta": (1.0, 4.0), "lr": (1e-3, 2e-3)}, **given, stack="off", out=tmp_path / "alone")
     for mine, theirs in zip(stacked, alone, strict=True):

@@ -159,9 +159,9 @@ def interrupt_at(monkeypatch, number):
     monkeypatch.setattr(Trainer, "step", interrupted)
 
 
-@pytest.mark.parametrize("network", [{}, {"encoder": "cnn", "encoder.channels": (3, 4), "decoder.channels": (4, 3)}])
-def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(images, network, tmp_path, monkeypatch):
-    given = options(images, **network)
+@pytest.mark.parametrize("more", [{}, {"encoder": "cnn", "encoder.channels": (3, 4), "decoder.channels": (4, 3), "ema": 0.9}])
+def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(images, more, tmp_path, monkeypatch):
+    given = options(images, **more)
     whole = vaekit.train(**given, out=tmp_path / "whole")
     with monkeypatch.context() as patch:
         interrupt_at(patch, 8)

@@ -1,8 +1,8 @@
 """Checkpoints and model files: safetensors with JSON metadata, written atomically. Nothing is ever unpickled.
 
 A *model file* holds weights and what is needed to rebuild the model: its spec, the shape of its images, and the versions of
-vaekit and of the distributions its components came from. A *checkpoint* is a model file with the objective's own weights, the
-optimiser's state and the position in training added.
+vaekit and of the distributions its components came from. The *best* file holds those of the whole objective, with the weights
+of its losses. A *checkpoint* is such a file with the optimiser's state, the average of the weights and the position in training.
 """
 
 from __future__ import annotations
@@ -203,7 +203,15 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     Raises:
         CheckpointError: They are not; the message lists the differences.
     """
-    own = module.state_dict()
+    module.load_state_dict(matched(module.state_dict(), tensors, path))
+
+
+def matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return a file's tensors as this process holds its own of the same names and shapes.
+
+    Raises:
+        CheckpointError: The names or shapes differ; the message lists the differences.
+    """
     different = [
         *(f"{name}: missing from the file" for name in own.keys() - tensors.keys()),
         *(f"{name}: not in the model" for name in tensors.keys() - own.keys()),
@@ -221,7 +229,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
             given=shown + (f"\n            {_told(changes)}" if changes else ""),
             remedy=_install(changes) or "load it with the spec and the versions that it was trained with",
         )
-    module.load_state_dict({name: like(tensor, own[name]) for name, tensor in tensors.items()})
+    return {name: like(tensor, own[name]) for name, tensor in tensors.items()}
 
 
 def _changes_of(path: Path) -> list[Recorded]:

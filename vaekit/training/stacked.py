@@ -53,6 +53,7 @@ class Stack:
                 tensor.data = stacked.detach()[number]
         self.moving = [name for name, tensor in self.parameters.items() if tensor.requires_grad]
         self.optimizers = [self._optimizer(player, compiled=compiled) for player in range(len(self.first.optimizers))]
+        self.averages = [trainer.average for trainer in trainers if trainer.average is not None]
         self.base = with_quick_linear(copy.deepcopy(self.first.objective).to("meta"))
         self.forward = torch.compile(over_models, dynamic=False) if compiled else over_models
         self.replay = Replay(partial(Stack._take, proxy(self))) if self.first.replay is not None else None
@@ -95,7 +96,7 @@ class Stack:
                 saved = time.monotonic()
                 self._hand_out(meter)
                 for trainer in self.alive:
-                    trainer.save(trainer.folder.last)
+                    trainer.save()
             if self.interruption.asked:
                 raise Interrupted
         self._hand_out(meter)
@@ -111,6 +112,8 @@ class Stack:
         """
         x, target, noise, _, y = self.inputs(batches, step)
         factors = [trainer.lr_factor(step) for trainer in self.trainers]
+        for average in self.averages:
+            average.set_step(step)
         take = self._take if self.replay is None else self.replay
         return take(x, target, noise, y, *(optimizer.numbers(factors) for optimizer in self.optimizers))
 
@@ -123,6 +126,8 @@ class Stack:
         gradients = dict(zip(self.moving, torch.autograd.grad(total.sum(), moving, allow_unused=True), strict=True))
         for optimizer, each in zip(self.optimizers, numbers, strict=True):
             optimizer.step(gradients, each)
+        for average in self.averages:
+            average.update()
         return dict(terms)
 
     def inputs(self, batches: Sequence[Batch], step: int) -> Inputs:

@@ -19,7 +19,7 @@ from vaekit.training.trainer import Trainer
 
 Stacking = Literal["auto", "on", "off"]
 
-PER_MODEL = frozenset({"seed", "lr", "schedule", "weight_decay", "grad_clip", "pictures", "logger"})
+PER_MODEL = frozenset({"seed", "lr", "schedule", "weight_decay", "grad_clip", "ema", "pictures", "logger"})
 """Settings of training that models of one stack may differ in."""
 LARGEST_STACK = 32
 """Models in a stack: dispatch is amortised by then, and memory grows with their number."""

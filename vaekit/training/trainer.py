@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 from weakref import proxy
 
@@ -27,6 +26,7 @@ from vaekit.objective import Inputs, Player
 from vaekit.specs import RunSpec
 from vaekit.streams import Streams
 from vaekit.training import checkpoint
+from vaekit.training.average import MovingAverage
 from vaekit.training.checks import check_data, is_binary
 from vaekit.training.folder import RunFolder, check_space
 from vaekit.training.loggers import Loggers, codes_of
@@ -109,6 +109,8 @@ class Trainer:
             )
             for player in cast("Iterable[Player]", self.objective.players)
         ]
+        moving = {name: parameter for name, parameter in self.objective.named_parameters() if parameter.requires_grad}
+        self.average = None if train.ema is None else MovingAverage(moving, train.ema)
         self.forward = self._forward()
         self.clock = torch.zeros((), device=device)
         self.replay: Replay[dict[str, Tensor]] | None = None
@@ -232,7 +234,7 @@ class Trainer:
         """
         means = self.meter.means(self.world)
         self.check_finite(means)
-        with gathered(self.objective, self.whole):
+        with self.averaged(), gathered(self.objective, self.whole):
             scores = self._evaluate(self.validation, "validation")
             self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
             if self.world.leads:
@@ -270,7 +272,7 @@ class Trainer:
         due = time.monotonic() - self.saved_at > self.spec.train.checkpoint_seconds
         interrupted, due = self.world.any(self.interruption.asked, due)
         if interrupted or due:
-            self.save(self.folder.last)
+            self.save()
         if interrupted:
             raise Interrupted
 
@@ -290,7 +292,7 @@ class Trainer:
         return dict(terms)
 
     def set_rates(self, step: int) -> None:
-        """Set the learning rates of a step."""
+        """Set the learning rates of a step, and what its weights count in their average."""
         factor = self.lr_factor(step)
         for optimizer in self.optimizers:
             (group,) = optimizer.param_groups
@@ -299,9 +301,11 @@ class Trainer:
                 group["lr"].fill_(rate)  # where a recorded step reads it
             else:
                 group["lr"] = rate
+        if self.average is not None:
+            self.average.set_step(step)
 
     def update(self) -> None:
-        """Let every optimiser take its step, and drop the gradients."""
+        """Let every optimiser take its step, drop the gradients, and average the weights where asked to."""
         for optimizer in self.optimizers:
             (group,) = optimizer.param_groups
             if self.spec.train.grad_clip is not None:
@@ -309,6 +313,12 @@ class Trainer:
             optimizer.step()
             for parameter in group["params"]:  # what zero_grad does, and a tenth of a millisecond less
                 parameter.grad = None
+        if self.average is not None:
+            self.average.update()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the average of the weights, where there is one, in their place for a while: it is what a run gives."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     def inputs(self, batch: Batch, step: int) -> Inputs:
         """Return what the objective is a function of at a step: the batch, its noise and the time."""
@@ -351,11 +361,8 @@ class Trainer:
             self.folder.append_metrics(record)
             self.loggers.epoch(record)  # before the checkpoint, so that a run which is killed here tells it again
         if improved:
-            self.save(self.folder.best)
-            model = collect(self.objective.vae.state_dict(), self.world)
-            if self.world.leads:
-                checkpoint.save(self.folder.model, model, self.spec, self.splits.shape, {"epoch": position.epoch})
-        self.save(self.folder.last)  # after the best, which a run that is killed in between then writes again
+            self._save_best()
+        self.save()  # after the best, which a run that is killed in between then writes again
         self.reporter.epoch(record)
         (interrupted,) = self.world.any(self.interruption.asked)
         if interrupted and position.epoch < self.spec.train.epochs:
@@ -380,8 +387,8 @@ class Trainer:
             CheckpointError: There are none, or they are truncated or of another architecture.
         """
         tensors, header = checkpoint.load(self.folder.best, device=self.device, world=self.world)
-        checkpoint.load_weights(self.objective, checkpoint.without_prefix("objective.", tensors), self.folder.best)
-        self.position.best_epoch = header.state["best_epoch"]
+        checkpoint.load_weights(self.objective, tensors, self.folder.best)
+        self.position.best_epoch = header.state["epoch"]
         return self
 
     def evaluation_batches(self, split: str) -> Batches:
@@ -409,13 +416,23 @@ class Trainer:
 
     # Checkpoints
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint."""
+    def _save_best(self) -> None:
+        """Write the weights that are the best so far: the objective's, which evaluation takes up, and the model's alone."""
+        with self.averaged():
+            weights = collect(self.objective.state_dict(), self.world)
+            files = {self.folder.best: weights, self.folder.model: checkpoint.without_prefix("vae.", weights)}
+            for path, tensors in files.items() if self.world.leads else ():
+                checkpoint.save(path, tensors, self.spec, self.splits.shape, {"epoch": self.position.epoch})
+
+    def save(self) -> None:
+        """Write the checkpoint that training resumes from."""
         self.check_finite(self.meter.means())
         self.saved_at = time.monotonic()
         meter = None if self.meter.sums is None else self.world.sum(self.meter.sums.clone()) / self.world.size
         tensors = checkpoint.with_prefix("objective.", self.objective.state_dict())
         tensors |= checkpoint.with_prefix("optimizer.", checkpoint.optimizer_tensors(self.optimizers))
+        if self.average is not None:
+            tensors |= checkpoint.with_prefix("average.", self.average.tensors)
         tensors = collect(tensors, self.world)
         if not self.world.leads:
             return
@@ -426,7 +443,7 @@ class Trainer:
             "meter_count": self.meter.count,
             "threads": self.spec.train.threads,
         }
-        checkpoint.save(path, tensors, self.spec, self.splits.shape, state)
+        checkpoint.save(self.folder.last, tensors, self.spec, self.splits.shape, state)
 
     def _resume(self) -> tuple[str, ...]:
         """Take up the last checkpoint of the run folder; return what differs from when it was saved.
@@ -438,6 +455,9 @@ class Trainer:
         tensors, header = checkpoint.load(path, device=self.device, world=self.world)
         checkpoint.load_weights(self.objective, checkpoint.without_prefix("objective.", tensors), path)
         checkpoint.load_optimizer_tensors(self.optimizers, checkpoint.without_prefix("optimizer.", tensors))
+        if self.average is not None:
+            averages = checkpoint.without_prefix("average.", tensors)
+            self.average.tensors = checkpoint.matched(self.average.tensors, averages, path)
         state = dict(header.state)
         names, count, threads = state.pop("meter_names"), state.pop("meter_count"), state.pop("threads")
         self.position = Position(**state)

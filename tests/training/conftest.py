@@ -1,8 +1,17 @@
+import numpy as np
 import pytest
 import torch
 
 from vaekit import registry
 from vaekit.interfaces import Loss
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A file of 120 images of 9×7, grey."""
+    path = tmp_path / "images.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (120, 9, 7), dtype=np.uint8))
+    return path
 
 
 @pytest.fixture

@@ -12,14 +12,6 @@ from vaekit.training.pictures import TrainingPictures
 from vaekit.training.trainer import Trainer
 
 
-@pytest.fixture
-def images(tmp_path):
-    """A file of 120 images of 9×7, grey."""
-    path = tmp_path / "images.npy"
-    np.save(path, np.random.default_rng(0).integers(0, 256, (120, 9, 7), dtype=np.uint8))
-    return path
-
-
 def options(images, **more):
     networks = {"encoder.hidden": (16,), "decoder.hidden": (16,), "latent_dim": 3}
     fixed = {"batch_size": 16, "epochs": 2, "threads": 1, "device": "cpu"}

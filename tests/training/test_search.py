@@ -21,14 +21,6 @@ ROOT = Path(__file__).parents[2]
 OVER = {"beta": Range(0.5, 8.0), "lr": Range(1e-4, 1e-2, log=True)}
 
 
-@pytest.fixture
-def images(tmp_path):
-    """A file of 120 images of 9×7, grey."""
-    path = tmp_path / "images.npy"
-    np.save(path, np.random.default_rng(0).integers(0, 256, (120, 9, 7), dtype=np.uint8))
-    return path
-
-
 def options(images, **more):
     return {
         "dataset": "array",

@@ -22,14 +22,6 @@ from vaekit.training.trainer import Trainer
 
 
 @pytest.fixture
-def images(tmp_path):
-    """A file of 120 images of 9×7, grey."""
-    path = tmp_path / "images.npy"
-    np.save(path, np.random.default_rng(0).integers(0, 256, (120, 9, 7), dtype=np.uint8))
-    return path
-
-
-@pytest.fixture
 def double():
     """Everything that is made is of double precision."""
     torch.set_default_dtype(torch.float64)

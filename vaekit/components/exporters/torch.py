@@ -45,7 +45,7 @@ class Torch(Exporter):
         with staged(path) as temporary:
             torch.export.save(program, temporary, extra_files={about.KEY: json.dumps(metadata, ensure_ascii=False)})
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "The given buffer is not writable")  # nor written to: torch 2.9's own, to itself
+                warnings.filterwarnings("ignore", "The given buffer is not writable")  # nor written to: torch 2.9 to itself
                 module = torch.export.load(temporary).module()
 
             def run(inputs: Array) -> list[Array]:

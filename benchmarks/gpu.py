@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from common import in_turn, per_second, ratios, write
 from peers import BATCH, pythae_epoch
-from train_throughput import CASES, make_trainer, one_epoch
+from train_throughput import NETWORKS, make_trainer, one_epoch
 
 from vaekit.benchmark.throughput import throughput
 
@@ -56,7 +56,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
     results = {}
-    for name, (options, _) in CASES.items():
+    for name, options in NETWORKS.items():
         for precision, compiled in WAYS:
             title = f"{name}, {precision}, {compiled}"
             row = results[title] = compare(options, precision=precision, compiled=compiled, steps=200, repeats=arguments.repeats)

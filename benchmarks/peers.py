@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ToTensor
-from train_throughput import CASES, make_trainer, networks, one_epoch
+from train_throughput import NETWORKS, make_trainer, networks, one_epoch
 
 from vaekit.data import Batch
 from vaekit.evaluation.importance import log_likelihood
@@ -124,7 +124,7 @@ def example_epoch(trainer: Trainer) -> Callable[[], None]:
 
 def training(case: str, peers: tuple[str, ...], *, steps: int, threads: int, repeats: int) -> dict[str, Any]:
     """Time epochs of ``steps`` steps, vaekit's first; return images a second, and how many times faster vaekit is."""
-    trainer = make_trainer(CASES[case][0], steps, threads, BATCH)
+    trainer = make_trainer(NETWORKS[case], steps, threads, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         others = {"pythae": lambda: pythae_epoch(trainer, Path(folder)), "pytorch example": lambda: example_epoch(trainer)}
         times = in_turn({"vaekit": one_epoch(trainer)} | {name: others[name]() for name in peers}, repeats)
@@ -134,7 +134,7 @@ def training(case: str, peers: tuple[str, ...], *, steps: int, threads: int, rep
 
 def likelihood(*, threads: int, repeats: int, precision: str) -> dict[str, Any]:
     """Time log p(x) with 5,000 samples of a few images; return images a second, the ratio, and both estimates."""
-    trainer = make_trainer(CASES["mlp 784-512-20"][0], 100, threads, BATCH)
+    trainer = make_trainer(NETWORKS["mlp 784-512-20"], 100, threads, BATCH)
     one_epoch(trainer)()
     theirs = pythae_model(trainer).eval()
     vae = trainer.objective.vae

@@ -100,7 +100,9 @@ class ModelSpec(Spec):
     prior: PriorSpec = Field("normal", description="Density p(z).")  # type: ignore[assignment]
     likelihood: LikelihoodSpec | None = Field(None, description="Density p(x|z); by default the data set's.")
     loss: tuple[LossSpec, ...] = Field(
-        (), description="Terms of the objective; names of likelihoods are taken too.", json_schema_extra=_one_or_several
+        (),
+        description="Terms of the objective; kl is added where nothing covers it. Names of likelihoods are taken too.",
+        json_schema_extra=_one_or_several,
     )
     latent_dim: PositiveInt = Field(32, description="Number of latent dimensions.")
 
@@ -141,9 +143,9 @@ class TrainSpec(Spec):
     lr: PositiveFloat = Field(2e-3, description="Highest learning rate of Adam.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Course of the learning rate; cosine ends at 0.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay (AdamW).")
-    grad_clip: PositiveFloat | None = Field(None, description="Largest norm of the gradient; none by default.")
+    grad_clip: PositiveFloat | None = Field(None, description="Largest norm of the gradient.")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="Decay of a moving average of the weights, which is then validated, drawn and kept; none by default."
+        None, description="Decay of a moving average of the weights, which is then validated, drawn and kept."
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute; auto takes CUDA, MPS, CPU.")

@@ -83,11 +83,27 @@ def test_help_shows_the_options_of_the_chosen_components(cli: Cli, monkeypatch: 
         "--decoder.channels",
         "loss tc",
         "--estimator",
-        "stratified|weighted",
+        "One of stratified, weighted.",
         "--lr",
     ):
         assert part in out
     assert "--free-bits" not in out
+
+
+@pytest.mark.parametrize("components", ["", "--encoder cnn --decoder bilinear --dataset folder --loss tc --likelihood gaussian"])
+def test_help_fits_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch, components: str) -> None:
+    from vaekit.choices import ROLES
+    from vaekit.cli.train import is_switch, read_options
+
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = cli("train", *components.split(), "--help")
+    assert code == 0
+    words = set(out.split())
+    for option in read_options(components.split(), own=())[0]:
+        name = min(option.names, key=len).replace("_", "-")
+        assert {f"--{name}", f"--no-{name}"} & words == ({f"--{name}", f"--no-{name}"} if is_switch(option) else {f"--{name}"})
+    for kind in ROLES["dataset"].kinds():
+        assert {kind, f"{kind},", f"{kind}."} & words
 
 
 def test_help_shows_the_values_of_the_spec_file(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,41 @@ RunArgument = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
+
+LONGEST = 18
+"""Characters of a type beside a flag; longer lists of choices stand in the help, which a narrow terminal breaks at words."""
+
+
+def component_option(
+    flags: Sequence[str], annotation: Any, *, default: Any, required: bool, about: str, panel: str, hidden: bool = False
+) -> Any:
+    """Return how Typer declares an option that a component or a spec has: a string, which is checked where specs are.
+
+    Args:
+        flags: What it goes by, with dashes; those of a switch get their opposites.
+        annotation: Its type.
+        default: What it is unless given.
+        required: Whether it must be given; then the default means nothing.
+        about: One sentence.
+        panel: Where the help shows it.
+        hidden: Whether the help leaves it out.
+    """
+    from rich.markup import escape
+
+    from vaekit.values import alternatives, type_text, value_text
+
+    switch, text = bool in alternatives(annotation), type_text(annotation)
+    if len(text) > LONGEST and "|" in text:
+        about, text = f"{about} One of {text.replace('|', ', ')}.", "choice"
+    ending = "required" if required else f"default: {value_text(default) or 'nothing'}"
+    return typer.Option(
+        *((f"{flag}/--no-{flag[2:]}" for flag in flags) if switch else flags),
+        metavar=None if switch else text,
+        help=escape(about) + f" [dim]{escape(f'[{ending}]')}[/dim]",
+        show_default=False,
+        hidden=hidden,
+        rich_help_panel=panel,
+    )
 
 
 def open_run(path: Path | None) -> Run:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaekit import registry
-from vaekit.cli.common import RunArgument, open_run
+from vaekit.cli.common import RunArgument, component_option, open_run
 from vaekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,21 +112,14 @@ def _exporter_option(kind: str) -> Any:
 
 
 def _option(flags: tuple[str, ...], field: FieldInfo, owners: list[str]) -> Any:
-    """Declare an option of exporters to Typer: a string, checked where their specs are."""
-    from rich.markup import escape
+    """Declare an option of exporters to Typer."""
+    from vaekit.values import alternatives
 
-    from vaekit.values import alternatives, type_text, value_text
-
-    switch = bool in alternatives(field.annotation)
-    default = "required" if field.is_required() else f"default: {value_text(field.default)}"
-    info = typer.Option(
-        *((f"{flag}/--no-{flag[2:]}" for flag in flags) if switch else flags),
-        metavar=None if switch else type_text(field.annotation),
-        help=escape(field.description or "") + f" [dim]{escape(f'[{default}]')}[/dim]",
-        show_default=False,
-        rich_help_panel=" and ".join(owners),
+    about, panel = field.description or "", " and ".join(owners)
+    info = component_option(
+        flags, field.annotation, default=field.default, required=field.is_required(), about=about, panel=panel
     )
-    return Annotated[bool | None if switch else str | None, info]
+    return Annotated[bool | None if bool in alternatives(field.annotation) else str | None, info]
 
 
 def _read(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

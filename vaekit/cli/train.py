@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vaekit.cli.common import JsonOption, QuietOption, interruptible
+from vaekit.cli.common import JsonOption, QuietOption, component_option, interruptible
 from vaekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -141,12 +141,12 @@ def declare(function: Callable[..., None], own: Mapping[str, Any], options: Sequ
         for name, annotation in own.items()
     ]
     for option in options:
-        for shown in (option.names[:2], option.names[2:]):  # of three names two are enough to read
-            if shown:
-                key = f"option_{len(names)}"
-                names[key] = shown[0]
-                annotation = _annotation(option, shown, hidden=shown != option.names[:2])
-                parameters.append(inspect.Parameter(key, keyword, default=None, annotation=annotation))
+        shown, *others = sorted(option.names, key=len)  # the shortest name is enough to read
+        for flags in filter(None, ([shown], others)):
+            key = f"option_{len(names)}"
+            names[key] = flags[0]
+            annotation = _annotation(option, flags, hidden=flags is others)
+            parameters.append(inspect.Parameter(key, keyword, default=None, annotation=annotation))
 
     @wraps(function)
     def called(**values: Any) -> None:
@@ -162,7 +162,7 @@ def _train(*, spec: Path | None, out: Path | None, quiet: bool, json: bool, give
     """Train a model: on a built-in set of digits unless told otherwise.
 
     The flags are the options of the components chosen: `vaekit train --encoder cnn --loss beta --help` shows those of `cnn`
-    and `beta`. Lists are written 512,256.
+    and `beta`. All go by their component's role too, as --loss.beta. Lists are written 512,256.
     """
     from vaekit.console import choose_reporter
     from vaekit.run import train as run_training
@@ -173,24 +173,17 @@ def _train(*, spec: Path | None, out: Path | None, quiet: bool, json: bool, give
 
 
 def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:
-    """Return the annotation that declares an option to Typer: a string, checked where specs are."""
-    from rich.markup import escape
-
+    """Return the annotation that declares an option to Typer."""
     from vaekit.choices import SEVERAL
-    from vaekit.values import type_text, value_text
 
-    flags = [f"--{name.replace('_', '-')}" for name in names]
-    switch = is_switch(option)
-    if switch:
-        flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
-    default = "required" if option.required else f"default: {value_text(option.default)}"
-    info = typer.Option(
-        *flags,
-        metavar=None if switch else type_text(option.type),
-        help=escape(option.description) + f" [dim]{escape(f'[{default}]')}[/dim]",
-        show_default=False,
+    info = component_option(
+        [f"--{name.replace('_', '-')}" for name in names],
+        option.type,
+        default=option.default,
+        required=option.required,
+        about=option.description,
+        panel=PANELS.get(option.owner, option.owner),
         hidden=hidden,
-        rich_help_panel=PANELS.get(option.owner, option.owner),
     )
-    kind: Any = bool if switch else list[str] if option.names[0] in SEVERAL else str
+    kind: Any = bool if is_switch(option) else list[str] if option.names[0] in SEVERAL else str
     return Annotated[kind | None, info]

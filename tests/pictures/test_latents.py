@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from vaekit.errors import UsageError
+from vaekit.pictures.drawing import Axes
 from vaekit.pictures.interpolation import examples_of_classes
 from vaekit.pictures.latents import Spread, check_dims, latent_plane, linear, principal_plane, spherical
 from vaekit.pictures.manifold import quantile_grid
-from vaekit.pictures.scatter import _ellipse
+from vaekit.pictures.scatter import _ellipse, scatter_picture
 from vaekit.pictures.traversal import order_by_information, row_labels, steps_of_quantiles, steps_of_sigma
 
 T = torch.linspace(0, 1, 5)
@@ -62,6 +63,21 @@ def test_an_ellipse_of_two_sd_holds_86_percent_of_a_gaussian():
     inverse = torch.linalg.inv(torch.cov(draws.T))
     radius = ((outline - draws.mean(0)) @ inverse * (outline - draws.mean(0))).sum(1).sqrt()
     torch.testing.assert_close(radius, torch.full_like(radius, 2.0), atol=1e-3, rtol=0)
+
+
+def test_ellipses_lie_within_the_axes(monkeypatch):
+    pixels, line = [], Axes.line
+
+    def watched(self, points, *more):
+        pixels.extend((x - self.left, y - self.top, self.side) for x, y in points)
+        line(self, points, *more)
+
+    points, generator = torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.2]]), torch.Generator().manual_seed(0)
+    draws = points[:2] + 3 * torch.randn(100, 2, 2, generator=generator)
+    monkeypatch.setattr(Axes, "line", watched)
+    scatter_picture(points, torch.tensor([0, 1, 1]), None, plane=None, title="", draws=draws)
+    assert len(pixels) >= 2 * 41
+    assert all(0 <= x <= side and 0 <= y <= side for x, y, side in pixels)
 
 
 def test_latents_are_ordered_by_kl_else_by_the_variance_of_codes():

@@ -76,7 +76,8 @@ def scatter_picture(
     points = points.cpu()
     if points.shape[1] == 1:
         return _lines(points[:, 0], group_of, list(called.values()), plane, title)
-    ranges = [_range(points[:, i]) for i in range(2)]
+    outlines = [_ellipse(draws[:, i].cpu()) for i in range(draws.shape[1])] if draws is not None else []
+    ranges = [_range(values) for values in torch.cat([points, *outlines]).unbind(1)]
     if plane is not None and len(plane.names) == 2:  # one scale for both, so that circles are circles
         half = max(high - low for low, high in ranges) / 2
         ranges = [((low + high) / 2 - half, (low + high) / 2 + half) for low, high in ranges]
@@ -84,10 +85,8 @@ def scatter_picture(
     legend = 40 + max(map(text_width, called.values())) if called else 0
     axes = Axes(ranges[0], ranges[1], (axes_names[0], axes_names[1]), title, legend=legend)
     _marks(axes, points, group_of)
-    if draws is not None:
-        for i in range(draws.shape[1]):
-            outline = [axes.at(x, y) for x, y in _ellipse(draws[:, i].cpu()).tolist()]
-            axes.line(outline, PALETTE[groups.index(int(group_of[i])) % len(PALETTE)], 0.8)
+    for outline, group in zip(outlines, group_of.tolist(), strict=False):  # of the first points alone
+        axes.line([axes.at(x, y) for x, y in outline.tolist()], PALETTE[groups.index(group) % len(PALETTE)], 0.8)
     for row, name in enumerate(called.values()):
         at = (axes.left + axes.side + 18, axes.top + 10 + row * TALL)
         axes.mark(at, row, radius=5)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Generic, TypeVar
 
 import torch
@@ -15,7 +17,7 @@ Result = TypeVar("Result")
 DEVICES = frozenset({"cuda"})
 """Kinds of devices whose launches can be recorded."""
 WARM_UP = 3
-"""Ordinary calls before the recording: libraries choose their kernels, optimisers make their state."""
+"""Ordinary calls before the recording: libraries choose their kernels, optimisers make their state; the last may not wait."""
 
 
 class Replay(Generic[Result]):
@@ -46,7 +48,7 @@ class Replay(Generic[Result]):
             self._copy(given)
         elif self.calls < WARM_UP:
             self.calls += 1
-            return rehearse(lambda: self.function(*given))
+            return rehearse(lambda: self.function(*given), last=self.calls == WARM_UP)
         else:
             copies = {id(tensor): tensor.clone() for tensor in given if tensor is not None}  # one of each: x can be the target
             self.given = [None if tensor is None else copies[id(tensor)] for tensor in given]
@@ -69,14 +71,33 @@ class Replay(Generic[Result]):
                 raise ValueError("two tensors are given where the recording had one twice")
 
 
-def rehearse(function: Callable[[], Result]) -> Result:
-    """Call a function on a stream of its own, as CUDA asks of what will be recorded; the current stream waits for it."""
-    own = torch.cuda.Stream()
-    own.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(own), warnings.catch_warnings():
+@cache
+def _side() -> torch.cuda.Stream:
+    """The stream on which functions are rehearsed and recorded: one a process, as libraries keep memory for each."""
+    return torch.cuda.Stream()
+
+
+def rehearse(function: Callable[[], Result], *, last: bool) -> Result:
+    """Call a function on another stream, as CUDA asks of what will be recorded; the current stream waits for it.
+
+    Args:
+        function: What will be recorded.
+        last: Whether the recording comes next.
+
+    Raises:
+        UsageError: It is the last time, and the function waits for the device. A recording that fails would leave torch damaged.
+    """
+    side = _side()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # it soon will be captured
-        result = function()
-    torch.cuda.current_stream().wait_stream(own)
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # single precision was asked for
+        if last:
+            with _explained(), refusing_waits():
+                result = function()
+        else:
+            result = function()
+    torch.cuda.current_stream().wait_stream(side)
     return result
 
 
@@ -86,28 +107,51 @@ def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
     Raises:
         UsageError: It does what cannot be recorded, such as waiting for the device.
     """
-    graph = torch.cuda.CUDAGraph()
+    graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads read data ahead
+        with _explained(), torch.cuda.graph(graph, stream=_side(), capture_error_mode="thread_local"):  # others read ahead
             result = function()
+    finally:
+        torch.cuda.set_stream(current)  # which some releases leave to a recording that failed
+    return result, graph.replay
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Say what to do where a function cannot be recorded."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise UsageError(
             "the training step cannot be recorded as a CUDA graph",
-            given=f"{error}".partition("\n")[0],
+            given=f"{error.__context__ or error}".partition("\n")[0],  # the end of a failed recording fails too
             expected="components that never look at values on the device, as .item() does",
             remedy="pass --compile off",
         ) from error
-    return result, graph.replay
+
+
+@contextmanager
+def refusing_waits() -> Iterator[None]:
+    """Let whatever waits for the device raise RuntimeError for a while."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def waits(function: Callable[[], object]) -> bool:
     """Call a function twice; return whether it waits for the device, and so cannot be recorded."""
     function()  # libraries load on first use, and wait
-    torch.cuda.set_sync_debug_mode("error")
     try:
-        function()
+        with refusing_waits():
+            function()
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError:
         return True
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     return False

@@ -7,8 +7,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2"}
-"""Operations that bring a value to Python, or make a tensor of a size that depends on values: on a GPU they wait."""
+WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "lift_fresh"}
+"""Operations that bring a value to Python or from it (as ``torch.tensor`` does), or make a tensor of a size that depends on
+values: on a GPU they wait."""
 
 
 class Tape(TorchDispatchMode):
@@ -22,7 +23,8 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = operation.__name__.split(".")[0]
-        if name in WAITS:
+        masked = name == "index" and any(each.dtype == torch.bool for each in tree_leaves(args[1]) if each is not None)
+        if name in WAITS or masked:
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
         if operation._schema.is_mutable:
             self.before += [(each, each.clone()) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]

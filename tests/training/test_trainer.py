@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -474,6 +475,13 @@ def test_a_compiled_run_equals_the_eager_one_up_to_rounding(images, tmp_path):
     for mine, theirs in zip(*(run.metrics() for run in runs), strict=True):
         for name in ("train_loss", "train_kl", "validation_loss"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+def test_a_process_compiles_models_of_many_forms(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch.compiler.reset()
+    for dim in range(1, 11):  # torch itself stops at eight
+        vaekit.train(**options(images, latent_dim=dim, epochs=1, compile="on", pictures="none"), out=tmp_path / str(dim))
 
 
 def test_compilation_is_chosen_by_the_work_of_the_run_and_not_for_convolutions():

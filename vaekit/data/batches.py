@@ -208,6 +208,8 @@ class Batches:
         """Make a batch of raw images; ``number`` counts the steps of the run, ``step`` those of the epoch."""
         low, span = step * self.batch_size, self.order.span(step)
         whole, part = min(self.batch_size, len(self.source) - low), slice(span.start - low, span.stop - low)
+        draws_noise = self.binarize != "none" and self._binarized is None
+        noise = self._noise(number, part, index) if draws_noise else None  # of indices that may still lie on the host
         raw, index, *rest = self._move(raw, index) if y is None else self._move(raw, index, y)
         y = rest[0] if rest else None
         x = raw / 255 if raw.dtype == torch.uint8 else raw
@@ -218,8 +220,7 @@ class Batches:
             inputs = augment(x, self.augment, draws[part]) if self._replay is None else self._replay(x, draws[part]).clone()
             if self.augment.target == "augmented":
                 x = inputs
-        if self.binarize != "none" and self._binarized is None:
-            noise = self._noise(number, part, index)
+        if draws_noise:
             shared = inputs is x
             x = binarize(x, noise)
             inputs = x if shared else binarize(inputs, noise)
@@ -232,9 +233,9 @@ class Batches:
         if self.binarize == "threshold":
             return None
         if self.binarize == "static":
-            return draw_fixed_noise(Streams(0), f"static/{self.split}", index, self.source.shape)
+            return draw_fixed_noise(Streams(0), f"static/{self.split}", index, self.source.shape).to(self.device)
         if not self.train:
-            return draw_fixed_noise(self.streams, f"binarise/{self.split}", index, self.source.shape)
+            return draw_fixed_noise(self.streams, f"binarise/{self.split}", index, self.source.shape).to(self.device)
         generator = self.streams.generator("binarise", number, self.device)
         return draw_noise((self.batch_size, *self.source.shape), generator)[part]
 

@@ -71,7 +71,7 @@ def evaluate(
         add("code_square", code.square().sum(0))
         if site.kl_per_dim is not None:
             add("kl_per_latent", site.kl_per_dim.to(exact).sum(0))
-        add("count", torch.tensor(size, device=device, dtype=exact))
+        add("count", torch.full((), size, device=device, dtype=exact))
     objective.train(training)
 
     sums = reduce(sums)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from vaekit.training import process
+
 
 class StackedAdamW:
     """Takes `torch.optim.AdamW`'s step for one player's parameters of S models at once.
@@ -52,7 +54,7 @@ class StackedAdamW:
         clipped = any(limit is not None for limit in grad_clip)
         limits = [math.inf if limit is None else limit for limit in grad_clip]
         self.limits = some.new_tensor(limits) if clipped else None
-        self.update = torch.compile(update, dynamic=False) if compiled else update
+        self.update = process.compiled(update) if compiled else update
 
     def numbers(self, factors: Sequence[float]) -> Tensor:
         """Count a step, and return what `step` needs to know of it, ``(3, S)``: see `update`.

@@ -5,14 +5,20 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 2**31 - 1
+FORMS = 256
+"""Forms of one function that a process may compile; after eight of them, torch's own limit, it would refuse or not compile."""
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class Interrupted(KeyboardInterrupt):
@@ -70,3 +76,16 @@ def keep_freed_memory() -> bool:
     except AttributeError:  # another C library, such as musl
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST) and mallopt(M_TRIM_THRESHOLD, LARGEST))
+
+
+def compiled(function: Callable[Given, Result], *, whole: bool = False) -> Callable[Given, Result]:
+    """Compile a function or a module for the shapes that it is given; a sweep compiles as many forms of it as it has models.
+
+    Args:
+        function: What to compile.
+        whole: Whether it is an error that a part of it cannot be compiled.
+    """
+    from torch._dynamo import config
+
+    config.recompile_limit = FORMS
+    return cast("Callable[Given, Result]", torch.compile(function, fullgraph=whole, dynamic=False))

@@ -18,6 +18,7 @@ from vaekit.data import Batch
 from vaekit.errors import DivergenceError
 from vaekit.graphs import Replay
 from vaekit.objective import Inputs, Objective, Player
+from vaekit.training import process
 from vaekit.training.adamw import StackedAdamW
 from vaekit.training.meter import Meter
 from vaekit.training.process import Interrupted, Interruption
@@ -55,7 +56,7 @@ class Stack:
         self.optimizers = [self._optimizer(player, compiled=compiled) for player in range(len(self.first.optimizers))]
         self.averages = [trainer.average for trainer in trainers if trainer.average is not None]
         self.base = with_quick_linear(copy.deepcopy(self.first.objective).to("meta"))
-        self.forward = torch.compile(over_models, dynamic=False) if compiled else over_models
+        self.forward = process.compiled(over_models) if compiled else over_models
         self.replay = Replay(partial(Stack._take, proxy(self))) if self.first.replay is not None else None
 
     def _optimizer(self, player: int, *, compiled: bool) -> StackedAdamW:
@@ -100,6 +101,8 @@ class Stack:
             if self.interruption.asked:
                 raise Interrupted
         self._hand_out(meter)
+        if self.first.device.type == "cuda":
+            torch.cuda.synchronize()
         taken = (position.step - start) * self.first.spec.train.batch_size
         return taken / max(time.perf_counter() - began, 1e-9)
 
@@ -199,7 +202,7 @@ class QuickLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         output = (self.weight @ x.mT).mT
-        return output if self.bias is None else output + self.bias
+        return output if self.bias is None else output + self.bias.to(output.dtype)  # which autocast leaves alone under vmap
 
 
 def with_quick_linear(objective: Objective) -> Objective:

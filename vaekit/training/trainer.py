@@ -32,7 +32,7 @@ from vaekit.training.folder import RunFolder, check_space
 from vaekit.training.loggers import Loggers, codes_of
 from vaekit.training.meter import Meter
 from vaekit.training.pictures import TrainingPictures
-from vaekit.training.process import Interrupted, Interruption, keep_freed_memory, threads
+from vaekit.training.process import Interrupted, Interruption, compiled, keep_freed_memory, threads
 from vaekit.training.report import Reporter, Silent, Start
 from vaekit.training.sharding import collect, gathered, own, shard
 from vaekit.training.world import World
@@ -149,7 +149,7 @@ class Trainer:
         """Return the objective as training calls it: compiled where asked for, and averaging gradients over processes."""
         forward: torch.nn.Module = self.objective
         if self.spec.train.compile == "on":
-            forward = cast("torch.nn.Module", torch.compile(forward, fullgraph=True, dynamic=False))
+            forward = cast("torch.nn.Module", compiled(forward, whole=True))
         if self.world.size > 1 and self.spec.train.parallel == "ddp":
             devices = [self.device] if self.device.type == "cuda" else None
             forward = torch.nn.parallel.DistributedDataParallel(forward, device_ids=devices)
@@ -201,9 +201,11 @@ class Trainer:
     def _begin(self, *, resume: bool) -> None:
         if self.world.leads:
             check_space(self.folder.path, self.space)
-        notes = self._resume() if resume else ()
+        notes: tuple[str, ...] = self._resume() if resume else ()
         if not resume and self.total_steps < FEW_STEPS:
             notes = (f"{self.total_steps} steps in all are few: a smaller --batch-size or more --epochs trains longer",)
+        if self.world.size > 1 and self.spec.train.compile == "graph":
+            notes += ("steps of several processes are launched kernel by kernel, not replayed as a CUDA graph",)
         logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
         self.reporter.start(self._start(notes + logged))
 
@@ -349,7 +351,8 @@ class Trainer:
         record = {
             "epoch": position.epoch,
             "step": position.epoch * self.batches.steps_per_epoch,
-            "lr": float(self.optimizers[0].param_groups[0]["lr"]),
+            "lr": self.optimizers[0].param_groups[0]["peak_lr"]
+            * self.lr_factor(position.epoch * self.batches.steps_per_epoch - 1),
             "seconds": round(position.seconds, 3),
             "images_per_second": round(speed, 1),
             "epoch_seconds": round(time.perf_counter() - began, 3),

@@ -7,10 +7,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for one another: the first may have data to download and decode. One that dies ends all at once."""
 
 
 class World:
@@ -135,7 +140,8 @@ def join(device: str) -> Iterator[World]:
         yield World(device=device)
         return
     place = take_place(device)
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    own: dict[str, Any] = {"backend": "nccl", "device_id": place} if place.type == "cuda" else {"backend": "gloo"}
+    dist.init_process_group(**own, timeout=PATIENCE)
     world = World(dist.get_rank(), size, place)
     try:
         yield world

@@ -103,4 +103,4 @@ def stratified_log_weights(batch: int, total: int, *, like: Tensor) -> Tensor:
         return like.new_zeros(1, 1)
     own = torch.eye(batch, device=like.device, dtype=torch.bool)
     off_diagonal = math.log((total - 1) / (total * (batch - 1)))
-    return torch.where(own, like.new_tensor(-math.log(total)), like.new_tensor(off_diagonal))
+    return torch.where(own, like.new_full((), -math.log(total)), like.new_full((), off_diagonal))  # made on the device

@@ -108,8 +108,9 @@ def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
         UsageError: It does what cannot be recorded, such as waiting for the device.
     """
     graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    of_this_thread = "thread_local"  # others, which read data ahead, may do as they like
     try:
-        with _explained(), torch.cuda.graph(graph, stream=_side(), capture_error_mode="thread_local"):  # others read ahead
+        with _explained(), torch.cuda.graph(graph, stream=_side(), capture_error_mode=of_this_thread):
             result = function()
     finally:
         torch.cuda.set_stream(current)  # which some releases leave to a recording that failed

@@ -103,6 +103,11 @@ def test_the_command_prints_a_table_json_and_a_chart_and_compares(images, tmp_pa
         (tmp_path / f"{name}.json").write_text(text)
     assert main(["bench", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
     assert "within the spread" in capsys.readouterr().out
+    other = json.loads(text)
+    other["spec"]["train"]["ema"] = 0.9
+    (tmp_path / "b.json").write_text(json.dumps(other))
+    assert main(["bench", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
+    assert "train.ema: none before, 0.9 after" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -110,6 +115,8 @@ def test_the_command_prints_a_table_json_and_a_chart_and_compares(images, tmp_pa
     [
         (["--batch-sizes", "8,x"], "no batch sizes"),
         (["--tasks", "train,fly"], "unknown tasks"),
+        (["--plot", "nowhere/chart.png"], "chart cannot be written"),
+        (["--plot", "chart.txt"], "chart cannot be written"),
         (["--compile", "maybe"], "unknown compile"),
         (["--encoder", "nothing"], "nothing"),
     ],

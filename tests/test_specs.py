@@ -23,6 +23,14 @@ def test_a_component_is_a_name_or_a_mapping():
     assert parse(encoder={"kind": "mlp", "hidden": [64]}).model.encoder.hidden == (64,)
 
 
+def test_none_is_no_value_where_a_field_may_have_none():
+    spec = parse_spec({"train": {"ema": "none", "pictures": "none"}, "data": {"binarize": "none"}})
+    assert spec.train.ema is None
+    assert (spec.train.pictures, spec.data.binarize) == ("none", "none")  # a choice of that name is meant
+    with pytest.raises(SpecError, match="train"):
+        parse_spec({"train": {"lr": "none"}})
+
+
 def test_loss_takes_losses_and_likelihoods():
     spec = parse(loss=["mse", {"kind": "tc", "beta": 3}])
     assert spec.model.likelihood.kind == "mse"

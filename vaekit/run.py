@@ -103,7 +103,10 @@ def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | 
         if world.leads:
             trained = run.position()[0] >= run.spec.train.epochs
             if trained and run.evaluation() is not None:  # an evaluation alone may be one of a run that was interrupted
-                raise UsageError(f"{run.path} is complete: all {run.spec.train.epochs} epochs are done")
+                raise UsageError(
+                    f"{run.path} is complete: all {run.spec.train.epochs} epochs are done",
+                    remedy=f"for a longer run train anew: vaekit train {run.folder.spec} --epochs N",
+                )
         with world.leader_first():
             splits = run.splits
         spec = resolve_compile(spec, splits.shape, len(splits.train))

@@ -7,18 +7,33 @@ import itertools
 import re
 import textwrap
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from vaekit.errors import PluginError
+from vaekit.values import alternatives
 
 
 class Spec(BaseModel):
     """Base of every spec: immutable, and an unknown field is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_none(cls, data: Any) -> Any:
+        """Take ``none`` for no value where a field may have none, as the command line does."""
+        if not isinstance(data, Mapping):
+            return data
+        none = {name for name, value in data.items() if value == "none" and cls._may_be_none(name)}
+        return {name: None if name in none else value for name, value in data.items()}
+
+    @classmethod
+    def _may_be_none(cls, name: str) -> bool:
+        kinds = alternatives(cls.model_fields[name].annotation) if name in cls.model_fields else []
+        return type(None) in kinds and "none" not in kinds and str not in kinds
 
 
 class ComponentSpec(Spec):

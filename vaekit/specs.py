@@ -145,7 +145,9 @@ class TrainSpec(Spec):
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay (AdamW).")
     grad_clip: PositiveFloat | None = Field(None, description="Largest norm of the gradient.")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="Decay of a moving average of the weights, which is then validated, drawn and kept."
+        None,
+        description="Highest decay, between 0 and 1, of a moving average of the weights, which is then validated, drawn and "
+        "kept. It rises as (1 + t) / (10 + t) with the steps t, so short runs average over about their last tenth.",
     )
     seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute; auto takes CUDA, MPS, CPU.")

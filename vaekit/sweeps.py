@@ -25,6 +25,7 @@ from vaekit.training.process import Interrupted
 from vaekit.training.sweep import Group, Stacking, fit_stacked, plan
 from vaekit.training.trainer import Trainer
 from vaekit.training.world import num_processes
+from vaekit.values import value_text
 
 RECORD = "sweep.json"
 """What a sweep is made of and what has come of it so far; it lies beside the runs."""
@@ -76,10 +77,11 @@ def sweep(
 ) -> list[Run]:
     """Train a model for every combination of some options' values; return the runs, in the order of the combinations.
 
-    Models that differ in seed, learning rate, weight decay, gradient clipping or the numbers of their losses alone are stepped
-    together where that is faster, see `vaekit.training.sweep.obstacle`. Each is the model that `vaekit.train` gives, up to
-    rounding, and has a run folder of its own; ``sweep.json`` beside them holds the test set's numbers of all. A model whose loss
-    becomes NaN stops with its error, which ``sweep.json`` holds; its run has no evaluation.
+    Models that differ in seed, learning rate and its schedule, weight decay, gradient clipping, averaging of weights, or the
+    numbers of their losses alone are stepped together where that is faster, see `vaekit.training.sweep.obstacle`. Each is the
+    model that `vaekit.train` gives, up to rounding, and has a run folder of its own; ``sweep.json`` beside them holds the test
+    set's numbers of all. A model whose loss becomes NaN stops with its error, which ``sweep.json`` holds; its run has no
+    evaluation.
 
     Args:
         spec: As for `vaekit.train`.
@@ -317,7 +319,7 @@ def make_folder(out: str | Path | None) -> Path:
 
 def run_name(number: int, point: Mapping[str, Any]) -> str:
     """Name a run's folder by its number and options: ``0003-beta=4-seed=1``."""
-    text = "-".join(f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in point.items())
+    text = "-".join(f"{name}={value_text(value)}" for name, value in point.items())
     return f"{number:04d}-{re.sub(r'[^A-Za-z0-9_.=+-]+', '_', text)[:80]}"
 
 

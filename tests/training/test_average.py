@@ -9,6 +9,7 @@ import vaekit
 from vaekit.errors import CheckpointError
 from vaekit.specs import dump_spec
 from vaekit.training.pictures import TrainingPictures
+from vaekit.training.report import Silent
 from vaekit.training.trainer import Trainer
 
 
@@ -23,7 +24,7 @@ def last(run, part):
     return {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
 
 
-@pytest.mark.parametrize("decay", [0.5, 0.99])  # of 14 steps, the first rises to its highest and the second does not
+@pytest.mark.parametrize("decay", [0.5, 0.99])  # of 12 steps, the first rises to its highest and the second does not
 def test_it_is_the_weighted_mean_of_the_weights_after_each_step(images, tmp_path, monkeypatch, decay):
     seen, update = [], Trainer.update
 
@@ -67,6 +68,16 @@ def test_it_is_what_is_validated_drawn_and_kept_and_leaves_training_alone(images
     validated = run.metrics()[-1]["validation_loss"]
     assert validated != plain.metrics()[-1]["validation_loss"]
     assert run.evaluate(split="validation")["loss"] == pytest.approx(validated, rel=1e-6)
+
+
+def test_it_is_said_what_is_averaged_and_whether_the_decay_is_reached(images, tmp_path):
+    notes = []
+    for decay in (0.5, 0.9):  # reached after 8 and 80 steps of 12
+        reporter = Silent()
+        reporter.start = lambda start: notes.append(start.notes)
+        vaekit.train(**options(images, ema=decay), out=tmp_path / str(decay), reporter=reporter)
+    assert all(any("moving average" in line for line in lines) for lines in notes)
+    assert [any("not reached in 12 steps" in line for line in lines) for lines in notes] == [False, True]
 
 
 def test_a_checkpoint_without_one_is_not_resumed_with_one(images, tmp_path):

@@ -156,6 +156,16 @@ def test_a_process_that_dies_ends_the_run_with_its_cause_and_one_process_resumes
     assert_close_runs(alone, vaekit.Run(parts))
 
 
+def test_a_mistake_is_told_once_and_without_a_traceback(images, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").touch()
+    done = vaekit_command("train", *ARGUMENTS, "--dataset.path", images, "--out", tmp_path / "run", processes=2)
+    assert done.returncode != 0
+    assert done.stderr.count("exists already") == 1
+    assert "process 1 stops, as another one is gone" in done.stderr
+    assert "world.py" not in done.stderr  # which torchrun's own traceback does not mention
+
+
 def test_a_batch_that_cannot_be_shared_equally_is_refused(images, tmp_path):
     out = tmp_path / "run"
     done = vaekit_command("train", *ARGUMENTS, "--batch-size", "15", "--dataset.path", images, "--out", out, processes=2)

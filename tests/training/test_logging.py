@@ -208,7 +208,7 @@ def test_flags_choose_several_loggers_and_set_their_options(images, tmp_path, ca
     assert "warning: the logger 'broken' failed" in err
     assert len(of(calls, "scalars", "broken")) == 1
     assert main(["train", "--logger", "broken", "--help"]) == 0
-    assert "--logger.call" in capsys.readouterr().out
+    assert "--call" in capsys.readouterr().out
 
 
 def _text(value):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaekit.errors import DataError, UsageError
+from vaekit.values import value_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -81,7 +82,9 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
         for name in ("processor", "gpu", "threads", "system", "versions", "commit")
         if before["environment"].get(name) != after["environment"].get(name)
     ]
-    return notes + (["the models differ"] if before["model"] != after["model"] else [])
+    old, new = _flat(before["spec"]), _flat(after["spec"])
+    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return notes + [f"{name}: {old.get(name, 'absent')} before, {new.get(name, 'absent')} after" for name in changed]
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> Table:
@@ -103,7 +106,7 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         result = json.loads(path.read_text("utf-8"))
-        if not {"rows", "environment", "machine", "model"} <= result.keys():
+        if not {"rows", "environment", "machine", "spec"} <= result.keys():
             raise ValueError("it has no rows")
     except (OSError, ValueError, AttributeError) as error:
         raise DataError(f"{path} holds no measurement", given=error, expected="what `vaekit bench --json` prints") from None
@@ -111,15 +114,21 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def write_chart(result: Mapping[str, Any], path: Path) -> None:
-    """Draw images a second as bars with their quartiles, each task to its own scale, as a PNG."""
+    """Draw images a second as bars with their quartiles, each task to its own scale and colour, as a PNG with a caption."""
     from PIL import Image, ImageDraw
 
     from vaekit.pictures.drawing import INK, PALETTE, PAPER, text_width, write
 
     rows = result["rows"]
     labels = [" ".join(str(row[name]) for name in KEY) for row in rows]
+    model = result["spec"]["model"]
+    caption = [
+        f"images a second of {model['encoder']['kind']} and {model['decoder']['kind']}, with quartiles; a bar of full length is",
+        f"the fastest of its task. {footnotes(result)[-2]}",
+    ]
     left, width, height = max(map(text_width, labels)) + 20, 420, 26
-    picture = Image.new("RGB", (left + width + 100, height * len(rows) + 20), PAPER)
+    whole = max(left + width + 100, *(text_width(line) + 20 for line in caption))
+    picture = Image.new("RGB", (whole, height * (len(rows) + len(caption)) + 20), PAPER)
     draw = ImageDraw.Draw(picture)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
@@ -129,7 +138,17 @@ def write_chart(result: Mapping[str, Any], path: Path) -> None:
         draw.line((low, y + height // 2, high, y + height // 2), fill=INK, width=2)
         write(draw, (left - 8, y + height / 2), label, anchor="rm")
         write(draw, (left + width + 8, y + height / 2), f"{row['images_per_second']:,.0f}/s")
+    for number, line in enumerate(caption, len(rows)):
+        write(draw, (10, 14 + height * (number + 0.5)), line)
     picture.save(path, format="PNG")
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return every value of nested data as text, by its path: ``{"train.ema": "none"}``."""
+    flat: dict[str, str] = {}
+    for name, value in data.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value_text(value)}
+    return flat
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -90,7 +90,14 @@ def throughput(
                 machine[key] = {"flops": matrix_peak(place, spec.train.precision), "bytes": memory_bandwidth(place)}
             for row in _measure(spec, Path(folder) / "run", machine[key], tasks, seconds):
                 rows.append({"device": place.type, "precision": spec.train.precision, "compile": compiled, "batch": size, **row})
-    return {"model": spec.model.model_dump(mode="json"), "rows": rows, "machine": machine, "environment": environment(count)}
+    return {"spec": _measured(spec), "rows": rows, "machine": machine, "environment": environment(count)}
+
+
+def _measured(spec: RunSpec) -> dict[str, Any]:
+    """Return what all measurements share: a spec without what rows and environment tell."""
+    data = spec.model_dump(mode="json")
+    elsewhere = {"device", "precision", "compile", "batch_size", "threads"}
+    return {**data, "train": {name: value for name, value in data["train"].items() if name not in elsewhere}}
 
 
 def _measure(

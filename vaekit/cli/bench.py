@@ -67,6 +67,8 @@ def _throughput(
     from vaekit.benchmark.throughput import throughput
     from vaekit.specs import read_spec
 
+    if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
+        raise UsageError("the chart cannot be written there", given=plot, expected="FILE.png in a folder that exists")
     chosen = {name: (value or LISTS[name][2]).split(",") for name, value in lists.items()}
     if not all(size.isdecimal() and int(size) for size in chosen["batch_sizes"]):
         raise UsageError("these are no batch sizes", given=lists["batch_sizes"], expected="positive numbers, as 64,128")

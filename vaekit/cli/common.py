@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,10 +46,11 @@ def component_option(
     if len(text) > LONGEST and "|" in text:
         about, text = f"{about} One of {text.replace('|', ', ')}.", "choice"
     ending = "required" if required else f"default: {value_text(default) or 'nothing'}"
+    chosen_later = default is None and "none" in alternatives(annotation)  # what that means, the sentence says
     return typer.Option(
         *((f"{flag}/--no-{flag[2:]}" for flag in flags) if switch else flags),
         metavar=None if switch else text,
-        help=escape(about) + f" [dim]{escape(f'[{ending}]')}[/dim]",
+        help=escape(about) + ("" if chosen_later else f" [dim]{escape(f'[{ending}]')}[/dim]"),
         show_default=False,
         hidden=hidden,
         rich_help_panel=panel,
@@ -70,7 +72,8 @@ def interruptible(reporter: Quiet) -> Iterator[None]:
         with reporter:
             yield
     except KeyboardInterrupt:
-        typer.secho(f"interrupted; {_how_to_go_on(reporter)}", fg="yellow", err=True)
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first speaks for all
+            typer.secho(f"interrupted; {_how_to_go_on(reporter)}", fg="yellow", err=True)
         raise typer.Exit(130) from None
 
 

@@ -35,7 +35,11 @@ class MovingAverage:
 
     def set_step(self, step: int) -> None:
         """Set what the parameters after a step weigh in the average."""
-        self.weight.fill_(1.0 - min(self.decay, (1 + step) / (10 + step)))
+        self.weight.fill_(1.0 - (_risen(step) if self.rises(step) else self.decay))
+
+    def rises(self, step: int) -> bool:
+        """Whether d is below its highest at a step."""
+        return _risen(step) < self.decay
 
     @torch.no_grad()
     def update(self) -> None:
@@ -63,3 +67,7 @@ class MovingAverage:
         """Return what this process holds of the average, and of the parameters."""
         averages = [own(self.tensors[name]) for name in self.parameters]
         return averages, [own(parameter) for parameter in self.parameters.values()]
+
+
+def _risen(step: int) -> float:
+    return (1 + step) / (10 + step)

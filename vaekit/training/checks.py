@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from vaekit.data import Splits
 from vaekit.errors import DataError, UsageError
 from vaekit.interfaces import Likelihood
@@ -33,3 +35,21 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
 def is_binary(spec: RunSpec, splits: Splits) -> bool:
     """Whether the pixels that the likelihood scores are all 0 or 1."""
     return spec.data.binarize != "none" or splits.train.is_binary
+
+
+def check_weights(objective: nn.Module) -> None:
+    """Refuse weights that go by several names, as a file holds each once.
+
+    Raises:
+        UsageError: Some do; the message names them.
+    """
+    names: dict[int, str] = {}
+    for name, parameter in objective.named_parameters(remove_duplicate=False):
+        other = names.setdefault(id(parameter), name)
+        if other != name:
+            raise UsageError(
+                "weights that two parts share cannot be saved",
+                given=f"{other} and {name}",
+                expected="a parameter for each part",
+                remedy="keep the parameter in one part, and let the other compute with it without registering it",
+            )

@@ -27,7 +27,7 @@ from vaekit.specs import RunSpec
 from vaekit.streams import Streams
 from vaekit.training import checkpoint
 from vaekit.training.average import MovingAverage
-from vaekit.training.checks import check_data, is_binary
+from vaekit.training.checks import check_data, check_weights, is_binary
 from vaekit.training.folder import RunFolder, check_space
 from vaekit.training.loggers import Loggers, codes_of
 from vaekit.training.meter import Meter
@@ -96,6 +96,7 @@ class Trainer:
         vae = build_vae(spec.model, splits.shape, seed=train.seed)
         check_data(spec, vae.likelihood, splits)
         self.objective = build_objective(spec.model, vae, num_data=len(splits.train)).to(device)
+        check_weights(self.objective)
         divided = self.world.size > 1 and train.parallel == "fsdp"
         self.memory_format = torch.contiguous_format if divided else lay_out(self.objective)
         self.whole = shard(self.objective, self.world) if divided else self.objective
@@ -204,6 +205,10 @@ class Trainer:
         notes: tuple[str, ...] = self._resume() if resume else ()
         if not resume and self.total_steps < FEW_STEPS:
             notes = (f"{self.total_steps} steps in all are few: a smaller --batch-size or more --epochs trains longer",)
+        if self.average is not None:
+            notes += ("train numbers are of the last weights; validated, drawn and kept is their moving average",)
+            if self.average.rises(self.total_steps):
+                notes += (f"--ema {self.average.decay:g} is not reached in {self.total_steps} steps: see `vaekit train --help`",)
         if self.world.size > 1 and self.spec.train.compile == "graph":
             notes += ("steps of several processes are launched kernel by kernel, not replayed as a CUDA graph",)
         logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)

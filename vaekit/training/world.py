@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from vaekit.errors import VaekitError
+
 PATIENCE = timedelta(hours=2)
 """How long processes wait for one another: the first may have data to download and decode. One that dies ends all at once."""
 
@@ -147,5 +149,13 @@ def join(device: str) -> Iterator[World]:
         yield world
         gc.collect()  # what still holds the group, as a DDP module in a cycle does, aborts the process when it exits
         world.wait()  # a group that one process leaves while another still speaks aborts that other
+    except RuntimeError as error:
+        if "Connection" not in str(error):
+            raise
+        raise VaekitError(
+            f"process {world.rank} stops, as another one is gone",
+            given=f"{error}".partition("\n")[0],
+            remedy="see what that one said",
+        ) from error
     finally:
         dist.destroy_process_group()

@@ -123,8 +123,8 @@ def write_chart(result: Mapping[str, Any], path: Path) -> None:
     labels = [" ".join(str(row[name]) for name in KEY) for row in rows]
     model = result["spec"]["model"]
     caption = [
-        f"images a second of {model['encoder']['kind']} and {model['decoder']['kind']}, with quartiles; a bar of full length is",
-        f"the fastest of its task. {footnotes(result)[-2]}",
+        f"images a second by {', '.join(KEY)}, with quartiles; each task has its own scale",
+        f"encoder {model['encoder']['kind']}, decoder {model['decoder']['kind']}; {footnotes(result)[-2]}",
     ]
     left, width, height = max(map(text_width, labels)) + 20, 420, 26
     whole = max(left + width + 100, *(text_width(line) + 20 for line in caption))

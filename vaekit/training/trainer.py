@@ -206,7 +206,7 @@ class Trainer:
         if not resume and self.total_steps < FEW_STEPS:
             notes = (f"{self.total_steps} steps in all are few: a smaller --batch-size or more --epochs trains longer",)
         if self.average is not None:
-            notes += ("train numbers are of the last weights; validated, drawn and kept is their moving average",)
+            notes += ("train numbers are of the weights in training; validated, drawn and kept is their moving average",)
             if self.average.rises(self.total_steps):
                 notes += (f"--ema {self.average.decay:g} is not reached in {self.total_steps} steps: see `vaekit train --help`",)
         if self.world.size > 1 and self.spec.train.compile == "graph":

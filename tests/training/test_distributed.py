@@ -162,8 +162,7 @@ def test_a_mistake_is_told_once_and_without_a_traceback(images, tmp_path):
     done = vaekit_command("train", *ARGUMENTS, "--dataset.path", images, "--out", tmp_path / "run", processes=2)
     assert done.returncode != 0
     assert done.stderr.count("exists already") == 1
-    assert "process 1 stops, as another one is gone" in done.stderr
-    assert "world.py" not in done.stderr  # which torchrun's own traceback does not mention
+    assert "world.py" not in done.stderr  # no traceback of the other process; torchrun may end it before it says a word
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(images, tmp_path):

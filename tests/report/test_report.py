@@ -92,6 +92,15 @@ def test_curves_show_bound_halves_latents_units_and_speed(page):
         assert title in described
 
 
+def test_curves_of_two_kinds_of_weights_say_so(labelled_run, text, tmp_path):
+    averaged = tmp_path / "averaged"
+    shutil.copytree(labelled_run, averaged)
+    spec = averaged / "spec.yaml"
+    spec.write_text(spec.read_text().replace("ema: null", "ema: 0.9"))
+    assert "moving average" in write_report(vaekit.Run(averaged), tmp_path / "report.html").read_text("utf-8")
+    assert "moving average" not in text
+
+
 def test_the_objective_is_told_with_the_reconstruction_that_it_has(text):
     assert "3 latents; objective: reconstruction + kl<" in text
 

@@ -97,7 +97,10 @@ def _sections(run: Run) -> Iterator[Section]:
     yield "summary", "Summary", _summary(run, evaluation)
     if records := run.metrics():
         elbo = next(iter(reversed(term_names(evaluation, "", evaluation.get("elbo_is", "bound")))), "ELBO")
-        yield "curves", "Learning curves", f'<div class="charts">{"".join(learning_curves(records, elbo))}</div>'
+        charts = f'<div class="charts">{"".join(learning_curves(records, elbo))}</div>'
+        averaged = "Training's numbers are of the weights in training, validation's of their moving average."
+        note = f'<p class="note">{averaged}</p>' if run.spec.train.ema is not None else ""
+        yield "curves", "Learning curves", charts + note
     yield "pictures", "Pictures", f'<div class="pictures">{"".join(_pictures(run, album))}</div>'
     yield "latents", "Latents", f'<div class="pictures">{"".join(_latents(album))}</div>'
     if evaluation:

@@ -57,7 +57,7 @@ class RunFolder:
             elif path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise UsageError(
                     f"{path} exists already; a run never overwrites one",
-                    remedy=f"choose another --out, or go on with what is not complete by `vaekit resume {path}`",
+                    remedy=f"choose another --out, or finish it with `vaekit resume {path}` if it is not complete",
                 )
             folder = cls(path)
             for needed in (folder.frames, folder.reconstructions, folder.samples):

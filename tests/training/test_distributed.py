@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 ARGUMENTS = [
     "--dataset", "array", "--encoder.hidden", "16", "--decoder.hidden", "16", "--likelihood", "bce", "--binarize", "dynamic",
     "--augment.rotate", "10", "--latent-dim", "3", "--batch-size", "16", "--threads", "1", "--device", "cpu", "--quiet",
-    "--epochs", "3",
+    "--epochs", "3", "--ema", "0.5",
 ]  # fmt: skip
-DIVIDED = ["--parallel", "fsdp", "--grad-clip", "5", "--ema", "0.5", "--likelihood", "gaussian", "--binarize", "none"]
+DIVIDED = ["--parallel", "fsdp", "--grad-clip", "5", "--likelihood", "gaussian", "--binarize", "none"]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from vaekit.errors import PluginError
-from vaekit.values import alternatives
+from vaekit.values import alternatives, may_be_none
 
 
 class Spec(BaseModel):
@@ -24,16 +24,16 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_none(cls, data: Any) -> Any:
-        """Take ``none`` for no value where a field may have none, as the command line does."""
+        """Take ``none`` for no value where a field may have none and holds no text, as the command line does."""
         if not isinstance(data, Mapping):
             return data
-        none = {name for name, value in data.items() if value == "none" and cls._may_be_none(name)}
+        parts = {
+            name: alternatives(cls.model_fields[name].annotation)
+            for name, value in data.items()
+            if value == "none" and name in cls.model_fields
+        }
+        none = {name for name, each in parts.items() if may_be_none(each) and str not in each}
         return {name: None if name in none else value for name, value in data.items()}
-
-    @classmethod
-    def _may_be_none(cls, name: str) -> bool:
-        kinds = alternatives(cls.model_fields[name].annotation) if name in cls.model_fields else []
-        return type(None) in kinds and "none" not in kinds and str not in kinds
 
 
 class ComponentSpec(Spec):

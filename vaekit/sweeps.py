@@ -317,9 +317,14 @@ def make_folder(out: str | Path | None) -> Path:
     return path
 
 
+def short_text(value: Any) -> str:
+    """Write an option's value as names of runs and tables have it: numbers to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else value_text(value)
+
+
 def run_name(number: int, point: Mapping[str, Any]) -> str:
     """Name a run's folder by its number and options: ``0003-beta=4-seed=1``."""
-    text = "-".join(f"{name}={value_text(value)}" for name, value in point.items())
+    text = "-".join(f"{name}={short_text(value)}" for name, value in point.items())
     return f"{number:04d}-{re.sub(r'[^A-Za-z0-9_.=+-]+', '_', text)[:80]}"
 
 

@@ -19,7 +19,7 @@ def read_value(value: Any, annotation: Any) -> Any:
     parts = alternatives(annotation)
     listed = value.split(",") if value else []
     readings: list[Any] = [value]
-    if type(None) in parts and value == "none" and "none" not in parts:
+    if value == "none" and may_be_none(parts):
         readings.insert(0, None)
     if any(get_origin(part) in {tuple, list} for part in parts):
         readings.append(listed)
@@ -42,6 +42,11 @@ def alternatives(annotation: Any) -> list[Any]:
     return list(args) if origin is Literal else [annotation]
 
 
+def may_be_none(parts: Sequence[Any]) -> bool:
+    """Whether ``none`` means no value among some `alternatives`, and not one of that name."""
+    return type(None) in parts and "none" not in parts
+
+
 def type_text(annotation: Any) -> str:
     """Write a type as one writes its values: ``a|b`` for choices, ``int,int,…`` for a tuple of any length, or its example."""
     return "|".join(dict.fromkeys(_texts(annotation)))
@@ -58,6 +63,16 @@ def value_text(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(value_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the values of plain data by dotted name: ``{"model.encoder.kind": "mlp", …}``."""
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return {name: value}
+    parts = [flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
+    return {key: leaf for part in parts for key, leaf in part.items()}
 
 
 def _texts(annotation: Any) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaekit.errors import DataError, UsageError
-from vaekit.values import value_text
+from vaekit.values import flat, value_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,7 +82,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
         for name in ("processor", "gpu", "threads", "system", "versions", "commit")
         if before["environment"].get(name) != after["environment"].get(name)
     ]
-    old, new = _flat(before["spec"]), _flat(after["spec"])
+    old, new = ({name: value_text(value) for name, value in flat(result["spec"]).items()} for result in (before, after))
     changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
     return notes + [f"{name}: {old.get(name, 'absent')} before, {new.get(name, 'absent')} after" for name in changed]
 
@@ -141,14 +141,6 @@ def write_chart(result: Mapping[str, Any], path: Path) -> None:
     for number, line in enumerate(caption, len(rows)):
         write(draw, (10, 14 + height * (number + 0.5)), line)
     picture.save(path, format="PNG")
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return every value of nested data as text, by its path: ``{"train.ema": "none"}``."""
-    flat: dict[str, str] = {}
-    for name, value in data.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value_text(value)}
-    return flat
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -70,7 +70,7 @@ def throughput(
         itself, so together more than the step), ``bytes`` that a step moves at least, their ``bytes_fraction`` of the memory
         bandwidth, and ``first_step_seconds``, compiling included; on CUDA ``busy_fraction``, the part of a step in which the GPU
         computes or copies; ``peak_bytes``, see `peak_memory`. ``machine`` holds the peaks by device and precision.
-        ``environment`` says where.
+        ``environment`` says where, and ``spec`` what all rows have in common.
 
     Raises:
         UsageError: An option or a device does not exist, or the device has no such compilation.
@@ -90,10 +90,10 @@ def throughput(
                 machine[key] = {"flops": matrix_peak(place, spec.train.precision), "bytes": memory_bandwidth(place)}
             for row in _measure(spec, Path(folder) / "run", machine[key], tasks, seconds):
                 rows.append({"device": place.type, "precision": spec.train.precision, "compile": compiled, "batch": size, **row})
-    return {"spec": _measured(spec), "rows": rows, "machine": machine, "environment": environment(count)}
+    return {"spec": _shared(spec), "rows": rows, "machine": machine, "environment": environment(count)}
 
 
-def _measured(spec: RunSpec) -> dict[str, Any]:
+def _shared(spec: RunSpec) -> dict[str, Any]:
     """Return what all measurements share: a spec without what rows and environment tell."""
     data = spec.model_dump(mode="json")
     elsewhere = {"device", "precision", "compile", "batch_size", "threads"}

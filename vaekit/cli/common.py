@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,29 +24,39 @@ LONGEST = 18
 
 
 def component_option(
-    flags: Sequence[str], annotation: Any, *, default: Any, required: bool, about: str, panel: str, hidden: bool = False
+    flags: Sequence[str],
+    kind: Any,
+    *,
+    default: Any,
+    required: bool,
+    about: str,
+    panel: str,
+    several: bool = False,
+    hidden: bool = False,
 ) -> Any:
-    """Return how Typer declares an option that a component or a spec has: a string, which is checked where specs are.
+    """Return the annotation by which Typer takes an option of a component or a spec: a switch, or text that specs read and check.
 
     Args:
         flags: What it goes by, with dashes; those of a switch get their opposites.
-        annotation: Its type.
+        kind: Its type.
         default: What it is unless given.
         required: Whether it must be given; then the default means nothing.
         about: One sentence.
         panel: Where the help shows it.
+        several: Whether it may be given more than once.
         hidden: Whether the help leaves it out.
     """
     from rich.markup import escape
 
     from vaekit.values import alternatives, type_text, value_text
 
-    switch, text = bool in alternatives(annotation), type_text(annotation)
+    parts, text = alternatives(kind), type_text(kind)
     if len(text) > LONGEST and "|" in text:
         about, text = f"{about} One of {text.replace('|', ', ')}.", "choice"
     ending = "required" if required else f"default: {value_text(default) or 'nothing'}"
-    chosen_later = default is None and "none" in alternatives(annotation)  # what that means, the sentence says
-    return typer.Option(
+    chosen_later = default is None and "none" in parts  # what that means, the sentence says
+    switch = bool in parts
+    info = typer.Option(
         *((f"{flag}/--no-{flag[2:]}" for flag in flags) if switch else flags),
         metavar=None if switch else text,
         help=escape(about) + ("" if chosen_later else f" [dim]{escape(f'[{ending}]')}[/dim]"),
@@ -55,6 +64,8 @@ def component_option(
         hidden=hidden,
         rich_help_panel=panel,
     )
+    taken: Any = bool if switch else list[str] if several else str
+    return Annotated[taken | None, info]
 
 
 def open_run(path: Path | None) -> Run:
@@ -72,7 +83,9 @@ def interruptible(reporter: Quiet) -> Iterator[None]:
         with reporter:
             yield
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first speaks for all
+        from vaekit.training.world import is_first
+
+        if is_first():  # of torchrun's processes one speaks for all
             typer.secho(f"interrupted; {_how_to_go_on(reporter)}", fg="yellow", err=True)
         raise typer.Exit(130) from None
 

@@ -113,13 +113,8 @@ def _exporter_option(kind: str) -> Any:
 
 def _option(flags: tuple[str, ...], field: FieldInfo, owners: list[str]) -> Any:
     """Declare an option of exporters to Typer."""
-    from vaekit.values import alternatives
-
-    about, panel = field.description or "", " and ".join(owners)
-    info = component_option(
-        flags, field.annotation, default=field.default, required=field.is_required(), about=about, panel=panel
-    )
-    return Annotated[bool | None if bool in alternatives(field.annotation) else str | None, info]
+    about, panel, required = field.description or "", " and ".join(owners), field.is_required()
+    return component_option(flags, field.annotation, default=field.default, required=required, about=about, panel=panel)
 
 
 def _read(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

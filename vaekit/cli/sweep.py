@@ -170,6 +170,8 @@ def table(record: Mapping[str, Any]) -> Table:
     """Lay out what ``sweep.json`` holds: a row a model, the test set's numbers in nats per image; a search's best is bold."""
     from rich.table import Table
 
+    from vaekit.sweeps import short_text
+
     rows = record["runs"]
     bound = all("bound" in row.get("test", {}).get("elbo_is", "bound") for row in rows)
     elbo, reconstruction = ("ELBO", "reconstruction") if bound else ("-(CE+KL)", "cross-entropy")
@@ -181,7 +183,7 @@ def table(record: Mapping[str, Any]) -> Table:
     for row in rows:
         cells = [_cell(row.get("value"))] if compared else []
         cells += [_cell(row["test"].get(key)) for key in columns.values()] if "test" in row else [_end(row)]
-        values = (f"{value:.4g}" if isinstance(value, float) else str(value) for value in row["options"].values())
+        values = map(short_text, row["options"].values())
         shown.add_row(row["run"].partition("-")[0], *values, *cells, style="bold" if row["run"] == record.get("best") else None)
     return shown
 

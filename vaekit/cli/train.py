@@ -176,14 +176,13 @@ def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:
     """Return the annotation that declares an option to Typer."""
     from vaekit.choices import SEVERAL
 
-    info = component_option(
+    return component_option(
         [f"--{name.replace('_', '-')}" for name in names],
         option.type,
         default=option.default,
         required=option.required,
         about=option.description,
         panel=PANELS.get(option.owner, option.owner),
+        several=option.names[0] in SEVERAL,
         hidden=hidden,
     )
-    kind: Any = bool if is_switch(option) else list[str] if option.names[0] in SEVERAL else str
-    return Annotated[kind | None, info]

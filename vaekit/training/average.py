@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaekit.training.sharding import own
 
@@ -18,7 +18,7 @@ class MovingAverage:
     does not hold on to the weights of the beginning.
 
     Args:
-        parameters: By name; they may be divided over processes.
+        module: Whose parameters; those that need no gradient are left out. They may be divided over processes.
         decay: The highest d.
 
     Reference:
@@ -26,11 +26,11 @@ class MovingAverage:
         is that of TensorFlow's ``ExponentialMovingAverage``.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
-        self.parameters = dict(parameters)
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
         self.decay = decay
-        self.tensors = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-        some = next(iter(parameters.values()))
+        self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        some = next(iter(self.parameters.values()))
         self.weight = torch.zeros((), dtype=some.dtype, device=some.device)  # where a recorded step reads it
 
     def set_step(self, step: int) -> None:

@@ -110,8 +110,7 @@ class Trainer:
             )
             for player in cast("Iterable[Player]", self.objective.players)
         ]
-        moving = {name: parameter for name, parameter in self.objective.named_parameters() if parameter.requires_grad}
-        self.average = None if train.ema is None else MovingAverage(moving, train.ema)
+        self.average = None if train.ema is None else MovingAverage(self.objective, train.ema)
         self.forward = self._forward()
         self.clock = torch.zeros((), device=device)
         self.replay: Replay[dict[str, Tensor]] | None = None

@@ -121,6 +121,11 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_first() -> bool:
+    """Whether this is the first of the processes that torchrun started, or one that it did not start."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def take_place(device: str) -> torch.device:
     """Return where a process computes, and make it its current GPU: of several, each process of a machine has its own."""
     place = torch.device(device)

@@ -13,6 +13,7 @@ from vaekit.files import write_text
 from vaekit.interfaces import Logger
 from vaekit.registry import loggers
 from vaekit.specs import RunSpec
+from vaekit.values import flat
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,7 +56,7 @@ class Mlflow(Logger):
             self.id = self.client.create_run(experiment, run_name=run.name).info.run_id
             write_text(file, json.dumps({"id": self.id}) + "\n")
             param = self.library.entities.Param
-            self._send("params", [param(name, value) for name, value in flat(spec.model_dump(mode="json")).items()])
+            self._send("params", [param(name, str(value)) for name, value in flat(spec.model_dump(mode="json")).items()])
         uri = self.client.tracking_uri
         return f"{uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}, experiment {self.experiment}"
 
@@ -81,13 +82,3 @@ class Mlflow(Logger):
     def _send(self, what: str, entities: list[Any]) -> None:
         for start in range(0, len(entities), MOST[what]):
             self.client.log_batch(self.id, **{what: entities[start : start + MOST[what]]})
-
-
-def flat(value: Any, name: str = "") -> dict[str, str]:
-    """Return plain data as text by dotted name: ``{"model.encoder.kind": "mlp", …}``."""
-    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, Mapping):
-        return {name: str(value)}
-    parts = [flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
-    return {key: text for part in parts for key, text in part.items()}

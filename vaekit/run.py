@@ -100,13 +100,11 @@ def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | 
     run = Run(path)
     spec = moved(run.spec, device)
     with join(spec.train.device) as world:
-        if world.leads:
-            trained = run.position()[0] >= run.spec.train.epochs
-            if trained and run.evaluation() is not None:  # an evaluation alone may be one of a run that was interrupted
-                raise UsageError(
-                    f"{run.path} is complete: all {run.spec.train.epochs} epochs are done",
-                    remedy=f"for a longer run train anew: vaekit train {run.folder.spec} --epochs N",
-                )
+        if world.leads and run.is_complete():
+            raise UsageError(
+                f"{run.path} is complete: all {run.spec.train.epochs} epochs are done",
+                remedy=f"for a longer run train anew: vaekit train {run.folder.spec} --epochs N",
+            )
         with world.leader_first():
             splits = run.splits
         spec = resolve_compile(spec, splits.shape, len(splits.train))
@@ -164,6 +162,14 @@ class Run:
         """
         _, header = checkpoint.load(self.folder.last)
         return header.state.get("epoch", 0), header.state.get("step", 0)
+
+    def is_complete(self) -> bool:
+        """Whether all epochs are done and the test set was evaluated; an evaluation alone may be one of an interrupted run.
+
+        Raises:
+            CheckpointError: The last checkpoint is missing or truncated.
+        """
+        return self.position()[0] >= self.spec.train.epochs and self.evaluation() is not None
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of ``metrics.jsonl``, one an epoch."""

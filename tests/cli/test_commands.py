@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from PIL import Image
 from vaekit import registry
 from vaekit.cli import main
 from vaekit.specs import dump_spec, parse_spec
+from vaekit.training.trainer import Trainer
 
 Cli = Callable[..., tuple[int, str, str]]
 TINY = ["--encoder.hidden", "16", "--decoder.hidden", "16", "--latent-dim", "2", "--batch-size", "16", "--epochs", "1"]
@@ -57,6 +60,22 @@ def test_json_is_one_object_a_line(cli: Cli, images: Path, tmp_path: Path) -> No
 
 def test_quiet_prints_nothing(cli: Cli, images: Path, tmp_path: Path) -> None:
     assert cli("train", "--quiet", "--dataset=array", f"--path={images}", *TINY, "--out", tmp_path / "run") == (0, "", "")
+
+
+def test_ctrl_c_after_the_last_epoch_says_that_the_run_is_complete(
+    cli: Cli, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = Trainer.finish
+
+    def late(self: Trainer) -> dict[str, Any]:
+        results = finish(self)
+        os.kill(os.getpid(), signal.SIGINT)
+        return results
+
+    monkeypatch.setattr(Trainer, "finish", late)
+    run = tmp_path / "run"
+    code, _, err = cli("train", "--dataset", "array", "--dataset.path", images, *TINY, "--out", run)
+    assert (code, err) == (130, f"interrupted; {run} is complete\n")
 
 
 def test_flags_override_the_spec_file_and_may_stand_before_it(cli: Cli, trained: Path, tmp_path: Path) -> None:

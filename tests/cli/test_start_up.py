@@ -59,14 +59,15 @@ def test_reader_that_goes_away_is_no_error_message() -> None:
         assert process.wait(60) == 1
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to another process")
-def test_ctrl_c_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="no signals to another process")
+@pytest.mark.parametrize("given", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(tmp_path: Path, given: signal.Signals) -> None:
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8))
     flags = "--dataset array --path images.npy --encoder.hidden 16 --epochs 500 --batch-size 16 --pictures none --out run"
     with start("train", *flags.split(), cwd=tmp_path) as process:
         assert process.stdout is not None
         assert any(line.startswith("epoch") for line in process.stdout)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(given)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip() == "interrupted; go on with: vaekit resume run"

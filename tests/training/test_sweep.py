@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -146,6 +148,26 @@ def test_an_interrupted_sweep_leaves_runs_that_resume(images, tmp_path, monkeypa
         single = alone(images, run, {"seed": seed, "epochs": 3})
         assert [r["epoch"] for r in run.metrics()] == [1, 2, 3]
         assert run.evaluation()["loss"] == pytest.approx(single.evaluation()["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("stack", ["on", "off"])
+def test_ctrl_c_after_a_models_last_step_ends_the_sweep(images, tmp_path, monkeypatch, stack):
+    finish, finished = Trainer.finish, []
+
+    def late(self):
+        finished.append(self.folder.path.name)
+        if len(finished) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return finish(self)
+
+    monkeypatch.setattr(Trainer, "finish", late)
+    over, given = {"encoder.hidden": ((8,), (16,)), "seed": (0, 1)}, options(images, epochs=1)
+    del given["encoder.hidden"]
+    with pytest.raises(Interrupted):
+        vaekit.sweep(over=over, stack=stack, out=tmp_path / "sweep", **given)
+    assert len(finished) == {"on": 2, "off": 1}[stack]  # the first stack, or model, was done
+    assert len(vaekit.resume_sweep(tmp_path / "sweep")) == 4
+    assert all("test" in row for row in rows_of(tmp_path / "sweep"))
 
 
 def rows_of(folder):

@@ -203,6 +203,22 @@ def test_a_killed_run_resumes_to_the_same_bits(images, tmp_path):
     assert [r["epoch"] for r in killed.metrics()] == list(range(1, 41))
 
 
+def test_ctrl_c_in_a_runs_last_moments_stops_what_follows_it(images, tmp_path):
+    class Late(Recorder):
+        def end(self, evaluation):
+            super().end(evaluation)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    late = Late()
+    with pytest.raises(KeyboardInterrupt):
+        vaekit.train(**options(images, pictures="none"), out=tmp_path / "run", reporter=late)
+    run = vaekit.Run(tmp_path / "run")
+    assert run.is_complete()
+    assert late.events[-1] == ("end", run.evaluation())
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 def test_a_run_that_was_evaluated_while_interrupted_still_resumes(images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 8)

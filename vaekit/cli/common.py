@@ -78,7 +78,7 @@ def open_run(path: Path | None) -> Run:
 
 @contextmanager
 def interruptible(reporter: Quiet) -> Iterator[None]:
-    """Give the terminal back whatever happens; after Ctrl-C say how to go on, and exit with 130."""
+    """Give the terminal back whatever happens; after Ctrl-C or SIGTERM say how to go on, and exit with 130."""
     try:
         with reporter:
             yield
@@ -91,9 +91,12 @@ def interruptible(reporter: Quiet) -> Iterator[None]:
 
 
 def _how_to_go_on(reporter: Quiet) -> str:
+    from vaekit.run import Run
     from vaekit.training.folder import RunFolder
 
     if reporter.started is None:
         return "nothing was begun"
-    folder = RunFolder(reporter.started.run)
-    return f"go on with: vaekit resume {folder.path}" if folder.last.exists() else "no checkpoint was saved yet"
+    run = Run(RunFolder(reporter.started.run))
+    if not run.folder.last.exists():
+        return "no checkpoint was saved yet"
+    return f"{run.path} is complete" if run.is_complete() else f"go on with: vaekit resume {run.path}"

@@ -1,4 +1,4 @@
-"""What a trainer asks of its process: memory, threads, and to be told of Ctrl-C."""
+"""What a trainer asks of its process: memory, threads, and to be told of Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -22,33 +22,41 @@ Result = TypeVar("Result")
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user stopped the run; a checkpoint was saved."""
+    """The run was stopped by Ctrl-C or SIGTERM; a checkpoint was saved."""
 
 
 class Interruption:
-    """Whether the user has asked to stop."""
+    """Whether the user, or what runs the process, has asked to stop."""
 
     def __init__(self) -> None:
         self.asked = False
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Note the first Ctrl-C, so that the step in hand can end; a second one stops at once."""
+        """Note the first Ctrl-C or SIGTERM, so that the step in hand can end; a second one stops at once.
+
+        One that came too late to stop anything is given again at the end, for the caller's work that follows.
+        """
+        late: list[int] = []
 
         def note(signum: int, frame: FrameType | None) -> None:
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
+            late.append(signum)
 
         try:
-            before = signal.signal(signal.SIGINT, note)
-        except ValueError:  # not in the main thread: whoever owns it handles Ctrl-C
+            before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread: whoever owns it handles signals
             yield
             return
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+        for given in late:
+            signal.raise_signal(given)
 
 
 @contextmanager

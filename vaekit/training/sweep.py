@@ -130,7 +130,7 @@ def fit_stacked(
     errors: dict[int, DivergenceError] = {}
     live, train = list(range(len(trainers))), trainers[0].spec.train
     interruption = Interruption()
-    with ExitStack() as sessions, threads(train.threads), interruption.listen():
+    with interruption.listen(), ExitStack() as sessions, threads(train.threads):
         for trainer in trainers:
             trainer.begin(resume=trainer.folder.last.exists())
             sessions.enter_context(trainer.session())

@@ -181,7 +181,7 @@ class Trainer:
 
     def complete(self) -> dict[str, Any]:
         """Train what is left of a run that was begun, as `fit` does."""
-        with self.session(), threads(self.spec.train.threads), self.interruption.listen():
+        with self.interruption.listen(), self.session(), threads(self.spec.train.threads):
             while self.position.epoch < self.spec.train.epochs:
                 began = time.perf_counter()
                 self.complete_epoch(self.train_epoch(), began)

@@ -1,4 +1,4 @@
-"""Replayed steps, on the CPU, where `tape` stands in for CUDA: Python gives a step data, noise, time and rates, and no more."""
+"""What CUDA asks of a step, without CUDA: `tape` stands in for graphs, and tensors without data for tensors on a GPU."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from training.tape import record
 
 import vaekit
@@ -19,6 +21,7 @@ from vaekit.graphs import Replay
 from vaekit.options import build_spec
 from vaekit.registry import REGISTRIES
 from vaekit.run import load_splits
+from vaekit.streams import Streams
 from vaekit.training.folder import RunFolder
 from vaekit.training.process import Interrupted
 from vaekit.training.trainer import Trainer
@@ -162,3 +165,56 @@ def test_a_trainer_that_replays_ends_with_its_last_user(images, tmp_path):
         assert held() is None
     finally:
         gc.enable()
+
+
+class OnGPU(torch.Generator):
+    """A generator that says it is a GPU's."""
+
+    device = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A context in which tensors have no data, so that they can be a GPU's. Gradients must be given, as torch would use the GPU."""
+
+    def generator(self, stream, step=0, device="cpu"):
+        return (OnGPU if torch.device(device).type == "cuda" else torch.Generator)()
+
+    def to(self, device):
+        for module in self.modules():
+            for name, parameter in module._parameters.items():
+                module._parameters[name] = None if parameter is None else nn.Parameter(parameter.detach().to(device))
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else buffer.to(device)
+        return self
+
+    monkeypatch.setattr(Streams, "generator", generator)
+    monkeypatch.setattr(nn.Module, "to", to)
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+@pytest.mark.parametrize("given", [*kinds(), *(each for each in SETTINGS if "precision" not in each)])
+def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeypatch, given, gpu):
+    spec = resolve(build_spec({}, options(images, **given) | {"compile": "off"}))
+    splits = load_splits(spec)
+    assert not splits.train.is_binary  # which is looked up before the first step
+    spec = spec.model_copy(update={"train": spec.train.model_copy(update={"device": "cuda"})})
+
+    def backward(total):
+        assert (total.device.type, total.shape, total.requires_grad) == ("cuda", (), True)
+        for parameter in trainer.objective.parameters():
+            parameter.grad = torch.empty_like(parameter)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    with gpu:
+        trainer = Trainer(spec, splits, RunFolder.create(spec, tmp_path / "run"))
+        for number, batch in enumerate(trainer.batches.epoch(0)):
+            trainer.meter.add(trainer.step(batch, number))
+    assert number == trainer.batches.steps_per_epoch - 1
+    assert {tensor.device.type for tensor in (batch.x, trainer.meter.sums, *trainer.objective.parameters())} == {"cuda"}
+
+
+@pytest.mark.parametrize("function", [lambda x: x @ torch.ones(3, 3), lambda x: x + torch.ones(3), lambda x: x.sum().item()])
+def test_tensors_without_data_complain_as_on_a_gpu(function, gpu):
+    with gpu, pytest.raises(RuntimeError, match="same device|_local_scalar_dense"):
+        function(torch.ones(3, 3, device="cuda"))

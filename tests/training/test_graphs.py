@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from vaekit.run import load_splits
 from vaekit.streams import Streams
 from vaekit.training.folder import RunFolder
 from vaekit.training.process import Interrupted
-from vaekit.training.stacked import Stack
 from vaekit.training.trainer import Trainer
 
 SMALL = {"hidden": (8,), "channels": (4, 8)}
@@ -177,7 +175,7 @@ class OnGPU(torch.Generator):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A context in which tensors have no data, so that they can be a GPU's; gradients are made up, as torch would want a GPU."""
+    """A context in which tensors have no data, so that they can be a GPU's. Backward would want a real one."""
 
     def generator(self, stream, step=0, device="cpu"):
         return (OnGPU if torch.device(device).type == "cuda" else torch.Generator)()
@@ -189,53 +187,30 @@ def gpu(monkeypatch):
                     tensors[name] = None if tensor is None else make(tensor.detach().to(device))
         return self
 
-    def backward(total):
-        assert (total.device.type, total.shape, total.requires_grad) == ("cuda", (), True)
-        for parameter in moving:
-            parameter.grad = torch.empty_like(parameter)
-
-    moving = []
     monkeypatch.setattr(Streams, "generator", generator)
     monkeypatch.setattr(nn.Module, "to", to)
-    monkeypatch.setattr(torch.Tensor, "backward", backward)
-    monkeypatch.setattr(torch.autograd, "grad", lambda total, inputs, **_: [torch.empty_like(each) for each in inputs])
-
-    @contextmanager
-    def trainers(folder, *given):
-        """Trainers of models on a GPU, made from options for the CPU."""
-        specs = [resolve(build_spec({}, each | {"compile": "off"})) for each in given]
-        splits = [load_splits(spec) for spec in specs]
-        assert not any(each.train.is_binary for each in splits)  # which is looked up before the first step
-        specs = [spec.model_copy(update={"train": spec.train.model_copy(update={"device": "cuda"})}) for spec in specs]
-        folders = [RunFolder.create(spec, folder / str(number)) for number, spec in enumerate(specs)]
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            made = [Trainer(*each) for each in zip(specs, splits, folders, strict=True)]
-            moving.extend(parameter for trainer in made for parameter in trainer.objective.parameters())
-            yield made
-
-    return trainers
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 @pytest.mark.parametrize("given", [*kinds(), *(each for each in SETTINGS if "precision" not in each)])
-def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, given, gpu):
-    with gpu(tmp_path, options(images, **given)) as (trainer,):
+def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeypatch, given, gpu):
+    spec = resolve(build_spec({}, options(images, **given) | {"compile": "off"}))
+    splits = load_splits(spec)
+    assert not splits.train.is_binary  # which is looked up before the first step
+    spec = spec.model_copy(update={"train": spec.train.model_copy(update={"device": "cuda"})})
+
+    def backward(total):
+        assert (total.device.type, total.shape, total.requires_grad) == ("cuda", (), True)
+        for parameter in trainer.objective.parameters():
+            parameter.grad = torch.empty_like(parameter)
+
+    monkeypatch.setattr(torch.Tensor, "backward", backward)
+    with gpu:
+        trainer = Trainer(spec, splits, RunFolder.create(spec, tmp_path / "run"))
         for number, batch in enumerate(trainer.batches.epoch(0)):
             trainer.meter.add(trainer.step(batch, number))
     assert number == trainer.batches.steps_per_epoch - 1
     assert {tensor.device.type for tensor in (batch.x, trainer.meter.sums, *trainer.objective.parameters())} == {"cuda"}
-
-
-@pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")  # by copy.deepcopy
-def test_a_step_of_a_stack_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeypatch, gpu):
-    given = options(images, loss="tc", grad_clip=1.0, ema=0.9)
-    with gpu(tmp_path, given, given | {"seed": 1, "lr": 0.1}) as trainers:
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.Tensor, "__int__", lambda steps: 0)  # of the optimisers, looked up when they are stacked
-            stack = Stack(trainers)
-        for number, batches in enumerate(zip(*(leader.batches.epoch(0) for leader in stack.leaders), strict=True)):
-            terms = stack.step(batches, number)
-    assert number == trainers[0].batches.steps_per_epoch - 1
-    assert {(term.device.type, term.shape) for term in terms.values()} == {("cuda", (2,))}
 
 
 @pytest.mark.parametrize("function", [lambda x: x @ torch.ones(3, 3), lambda x: x + torch.ones(3), lambda x: x.sum().item()])

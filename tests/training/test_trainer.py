@@ -219,6 +219,16 @@ def test_ctrl_c_in_a_runs_last_moments_stops_what_follows_it(images, tmp_path):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
+def test_what_the_process_ignores_does_not_stop_a_run(images, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt_at(monkeypatch, 8)
+    try:
+        assert vaekit.train(**options(images, pictures="none"), out=tmp_path / "run").is_complete()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_run_that_was_evaluated_while_interrupted_still_resumes(images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 8)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 
@@ -35,7 +35,8 @@ class Interruption:
     def listen(self) -> Iterator[None]:
         """Note the first Ctrl-C or SIGTERM, so that the step in hand can end; a second one stops at once.
 
-        One that came too late to stop anything is given again at the end, for the caller's work that follows.
+        One that came too late to stop anything is given again at the end, for the caller's work that follows. What the process
+        ignores, as one in the background ignores Ctrl-C, it goes on ignoring.
         """
         late: list[int] = []
 
@@ -45,8 +46,11 @@ class Interruption:
             self.asked = True
             late.append(signum)
 
+        before: dict[signal.Signals, Any] = {}
         try:
-            before = {signum: signal.signal(signum, note) for signum in (signal.SIGINT, signal.SIGTERM)}
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(signum) not in (signal.SIG_IGN, None):  # None: its handler is not Python's to put back
+                    before[signum] = signal.signal(signum, note)
         except ValueError:  # not in the main thread: whoever owns it handles signals
             yield
             return

@@ -35,7 +35,7 @@ class MovingAverage:
 
     def set_step(self, step: int) -> None:
         """Set what the parameters after a step weigh in the average."""
-        self.weight.fill_(1.0 - (_risen(step) if self.rises(step) else self.decay))
+        self.weight.fill_(1.0 - min(self.decay, _risen(step)))
 
     def rises(self, step: int) -> bool:
         """Whether d is below its highest at a step."""

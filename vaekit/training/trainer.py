@@ -352,11 +352,11 @@ class Trainer:
         improved = position.best is None or scores["loss"] < position.best
         if improved:
             position.best, position.best_epoch = scores["loss"], position.epoch
+        steps = position.epoch * self.batches.steps_per_epoch
         record = {
             "epoch": position.epoch,
-            "step": position.epoch * self.batches.steps_per_epoch,
-            "lr": self.optimizers[0].param_groups[0]["peak_lr"]
-            * self.lr_factor(position.epoch * self.batches.steps_per_epoch - 1),
+            "step": steps,
+            "lr": self.optimizers[0].param_groups[0]["peak_lr"] * self.lr_factor(steps - 1),
             "seconds": round(position.seconds, 3),
             "images_per_second": round(speed, 1),
             "epoch_seconds": round(time.perf_counter() - began, 3),

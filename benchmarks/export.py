@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from common import write
 
-from vaekit import registry
-from vaekit.assembly import build_vae, resolve
+from vaekit import roles
 from vaekit.components.exporters.onnx import Onnx
 from vaekit.export.latency import latencies
 from vaekit.export.parts import part_of
 from vaekit.export.reading import OnnxFile
 from vaekit.export.trained import Trained, latents_of
-from vaekit.options import build_spec
+from vaekit.model.assembly import build_vae
+from vaekit.specs.options import build_spec
+from vaekit.specs.resolve import resolve
 
 SHAPES = ((1, 28, 28), (3, 64, 64), (3, 150, 150), (3, 31, 47))
 BATCHES = (1, 8, 64)
@@ -69,7 +70,7 @@ def main() -> None:
     print(
         f"{'decoder':<9} {'image':>11} {'difference':>10} {'fp16':>8} {'int8':>8} {'kB':>6}  ONNX ms / torch ms at batch 1, 8, 64"
     )
-    for decoder in registry.decoders.kinds():
+    for decoder in roles.decoders.kinds():
         for shape in SHAPES:
             with tempfile.TemporaryDirectory() as folder:
                 row = measure(decoder, shape, Path(folder), threads=arguments.threads, seconds=arguments.seconds)

@@ -35,11 +35,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
-from vaekit.assembly import build_vae, resolve
 from vaekit.data import Batches, FileImages, ImageSource
-from vaekit.options import build_spec
-from vaekit.registry import datasets
-from vaekit.training.folder import RunFolder
+from vaekit.model.assembly import build_vae
+from vaekit.roles import datasets
+from vaekit.specs.options import build_spec
+from vaekit.specs.resolve import resolve
+from vaekit.store.folder import RunFolder
 from vaekit.training.meter import Meter
 from vaekit.training.trainer import Position, Trainer
 

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from common import in_turn, per_second, ratios, write
 
-from vaekit.assembly import resolve
 from vaekit.data import Splits, TensorImages
-from vaekit.options import build_spec
-from vaekit.training.folder import RunFolder
+from vaekit.specs.options import build_spec
+from vaekit.specs.resolve import resolve
+from vaekit.store.folder import RunFolder
+from vaekit.sweeps.stack import Stack
 from vaekit.training.meter import Meter
-from vaekit.training.stacked import Stack
 from vaekit.training.trainer import Position, Trainer
 
 CASES: dict[str, dict[str, Any]] = {

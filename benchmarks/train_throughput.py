@@ -24,11 +24,12 @@ from common import in_turn, per_second, ratios, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vaekit.assembly import build_vae, resolve
 from vaekit.data import Splits, TensorImages
-from vaekit.objective import Inputs
-from vaekit.options import build_spec
-from vaekit.training.folder import RunFolder
+from vaekit.model.assembly import build_vae
+from vaekit.model.objective import Inputs
+from vaekit.specs.options import build_spec
+from vaekit.specs.resolve import resolve
+from vaekit.store.folder import RunFolder
 from vaekit.training.meter import Meter
 from vaekit.training.trainer import Position, Trainer
 

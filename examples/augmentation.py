@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 import vaekit
-from vaekit import registry
+from vaekit import roles
 from vaekit.data.augment import resample
 from vaekit.pictures.grid import grid, write_png
 
@@ -41,7 +41,7 @@ def share_of_slant(vae: vaekit.VAE, images: Tensor) -> float:
 
 def main(epochs: int, out: Path) -> dict[str, float]:
     """Train both models, print the two shares, and write the picture."""
-    digits = registry.datasets.build(registry.datasets.spec("digits")()).load().test
+    digits = roles.datasets.build(roles.datasets.spec("digits")()).load().test
     images = digits.gather(torch.arange(200)).float() / 255
     shown = images[[0, 3, 2, 1]]
     columns = [torch.cat([slanted(one[None], degrees) for degrees in DEGREES]) for one in shown]

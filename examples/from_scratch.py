@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vaekit
-from vaekit import registry
+from vaekit import roles
 from vaekit.components.losses.beta import Beta
 from vaekit.components.losses.tc import decompose
 from vaekit.distributions import DiagonalGaussian, StandardNormal, kl_per_dim
@@ -244,9 +244,9 @@ def main(epochs: int, out: Path) -> dict[str, float]:
     """Go through all chapters; return the bounds that training from scratch and vaekit reach."""
     out.mkdir(parents=True, exist_ok=True)
     encoder, decoder = networks()
-    gaussian, bce = registry.posteriors.get("gaussian"), registry.likelihoods.get("bce")
+    gaussian, bce = roles.posteriors.get("gaussian"), roles.likelihoods.get("bce")
     model = vaekit.VAE(encoder, decoder, posterior=gaussian(DIM), likelihood=bce((1, 28, 28)))
-    digits = registry.datasets.build(registry.datasets.spec("digits")()).load()
+    digits = roles.datasets.build(roles.datasets.spec("digits")()).load()
     images, test = (part.gather(torch.arange(len(part))).float() / 255 for part in (digits.train, digits.test))
     black_and_white = (images[:64] > 0.5).float()
 

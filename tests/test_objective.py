@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import vaekit
-from vaekit import registry
+from vaekit import roles
 from vaekit.interfaces import Loss
-from vaekit.objective import Inputs, Objective, Player, Reconstruction
+from vaekit.model.objective import Inputs, Objective, Player, Reconstruction
 from vaekit.trace import Trace
 
 SHAPE = (1, 4, 4)
@@ -67,7 +67,7 @@ def make_vae():
 
 
 def kl():
-    return registry.losses.build(registry.losses.spec("kl")())
+    return roles.losses.build(roles.losses.spec("kl")())
 
 
 def two_players(fool=True):
@@ -171,7 +171,7 @@ def test_gradients_stay_in_scope_under_ddp_with_two_processes(tmp_path):
         import sys, torch, torch.distributed as dist
         from torch.nn.parallel import DistributedDataParallel
         from test_objective import gradients, inputs, shared_producer, two_players
-        from vaekit.objective import Inputs
+        from vaekit.model.objective import Inputs
 
         rank, rendezvous = int(sys.argv[1]), sys.argv[2]
         torch.set_num_threads(1)

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from vaekit.errors import SpecError, UnknownComponentError, UsageError
-from vaekit.options import available_options, build_spec
-from vaekit.values import read_value, type_text, value_text
+from vaekit.specs.options import available_options, build_spec
+from vaekit.specs.text import read_value, type_text, value_text
 
 CNN_FILE = {"model": {"encoder": {"kind": "cnn", "channels": [8, 8]}, "loss": ["bce", {"kind": "beta", "beta": 7}]}}
 

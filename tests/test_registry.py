@@ -10,10 +10,10 @@ import torch
 from pydantic import Field, ValidationError
 
 import vaekit
-from vaekit import registry
+from vaekit import roles
 from vaekit.errors import PluginError, UnknownComponentError
 from vaekit.interfaces import Backbone, Loss
-from vaekit.registry import REGISTRIES
+from vaekit.roles import REGISTRIES
 from vaekit.schema import derive_spec, option_docs
 
 ALL = [(r, kind) for r in REGISTRIES for kind in r.kinds()]
@@ -39,7 +39,7 @@ def test_names_are_read_without_importing_torch_or_pydantic():
 import sys
 import vaekit
 from vaekit import registry
-for r in registry.REGISTRIES:
+for r in roles.REGISTRIES:
     for kind in r.kinds():
         assert r.summary(kind), (r.role, kind)
         r.origin(kind)
@@ -79,10 +79,10 @@ def test_the_schema_is_the_signature(scratch):
         def forward(self, trace):
             return trace.z.sum(-1)
 
-    spec = registry.losses.spec("toy")
+    spec = roles.losses.spec("toy")
     assert spec().model_dump() == {"kind": "toy", "weight": 2.0, "mode": "a"}
     assert spec.model_fields["weight"].description == "How much, on two lines."
-    assert registry.losses.build(spec(weight=3)).given == (3.0, "a")
+    assert roles.losses.build(spec(weight=3)).given == (3.0, "a")
     for wrong in ({"weight": 0}, {"mode": "c"}, {"other": 1}, {"weight": float("inf")}):
         with pytest.raises(ValidationError):
             spec(**wrong)
@@ -101,13 +101,13 @@ def test_a_component_takes_the_wiring_that_it_names(scratch):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x
 
-    built = registry.encoders.build(registry.encoders.spec("wired")(), in_shape=(1, 2, 3), out_shape=(4,))
+    built = roles.encoders.build(roles.encoders.spec("wired")(), in_shape=(1, 2, 3), out_shape=(4,))
     assert (built.in_shape, built.out_shape) == ((1, 2, 3), (4,))
 
 
 def test_an_unknown_name_lists_what_exists_and_suggests_the_near_match():
     with pytest.raises(UnknownComponentError, match=r"no encoder is called 'cn'") as caught:
-        registry.encoders.get("cn")
+        roles.encoders.get("cn")
     assert "cnn, mlp, resnet" in str(caught.value)
     assert "did you mean 'cnn'?" in str(caught.value)
 
@@ -143,7 +143,7 @@ def test_a_built_in_name_cannot_be_taken(scratch):
             def forward(self, trace):
                 return trace.z.sum(-1)
 
-    assert registry.losses.get("kl").__module__ == "vaekit.components.losses.kl"
+    assert roles.losses.get("kl").__module__ == "vaekit.components.losses.kl"
 
 
 def test_a_class_can_be_defined_again_as_in_a_notebook(scratch):
@@ -158,7 +158,7 @@ def test_a_class_can_be_defined_again_as_in_a_notebook(scratch):
             def forward(self, trace):
                 return trace.z.sum(-1)
 
-    assert registry.losses.get("again").made == "new"
+    assert roles.losses.get("again").made == "new"
 
 
 def test_what_is_not_a_component_of_the_role_is_refused(scratch):
@@ -240,4 +240,4 @@ def test_descriptions_of_options_are_read_from_the_docstring():
 
 
 def test_losses_and_likelihoods_share_no_name():
-    assert not set(registry.losses.kinds()) & set(registry.likelihoods.kinds())
+    assert not set(roles.losses.kinds()) & set(roles.likelihoods.kinds())

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from vaekit import registry
-from vaekit.assembly import build_objective, build_vae, resolve
+from vaekit import roles
 from vaekit.errors import SpecError, UnknownComponentError, UsageError
-from vaekit.specs import RunSpec, dump_spec, parse_spec, read_spec
+from vaekit.model.assembly import build_objective, build_vae
+from vaekit.specs.models import RunSpec, dump_spec, read_spec
+from vaekit.specs.resolve import resolve
 
 
 def parse(**model):
-    return parse_spec({"model": model})
+    return resolve({"model": model})
 
 
 def test_defaults_make_a_spec():
@@ -24,11 +25,11 @@ def test_a_component_is_a_name_or_a_mapping():
 
 
 def test_none_is_no_value_where_a_field_may_have_none():
-    spec = parse_spec({"train": {"ema": "none", "pictures": "none"}, "data": {"binarize": "none"}})
+    spec = resolve({"train": {"ema": "none", "pictures": "none"}, "data": {"binarize": "none"}})
     assert spec.train.ema is None
     assert (spec.train.pictures, spec.data.binarize) == ("none", "none")  # a choice of that name is meant
     with pytest.raises(SpecError, match="train"):
-        parse_spec({"train": {"lr": "none"}})
+        resolve({"train": {"lr": "none"}})
 
 
 def test_loss_takes_losses_and_likelihoods():
@@ -64,7 +65,7 @@ def test_two_likelihoods_are_refused_and_both_named():
 )
 def test_what_is_wrong_is_named_by_its_path(data, message):
     with pytest.raises(SpecError, match=message):
-        parse_spec(data)
+        resolve(data)
 
 
 def test_unknown_components_are_named_with_what_exists():
@@ -78,7 +79,7 @@ def test_a_spec_survives_its_file(tmp_path):
     spec = resolve(parse(encoder="cnn", loss=["mse", {"kind": "beta", "warmup": 5}]))
     file = tmp_path / "spec.yaml"
     file.write_text(dump_spec(spec))
-    assert parse_spec(read_spec(file)) == spec
+    assert resolve(read_spec(file)) == spec
     assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
@@ -128,9 +129,9 @@ def test_a_model_has_the_same_weights_for_the_same_seed_whatever_was_drawn_befor
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
 
 
-@pytest.mark.parametrize("encoder", registry.encoders.kinds())
-@pytest.mark.parametrize("decoder", registry.decoders.kinds())
-@pytest.mark.parametrize("likelihood", registry.likelihoods.kinds())
+@pytest.mark.parametrize("encoder", roles.encoders.kinds())
+@pytest.mark.parametrize("decoder", roles.decoders.kinds())
+@pytest.mark.parametrize("likelihood", roles.likelihoods.kinds())
 def test_every_encoder_works_with_every_decoder_and_likelihood(encoder, decoder, likelihood):
     spec = resolve(parse(encoder=encoder, decoder=decoder, likelihood=likelihood, latent_dim=2))
     shape = (3, 6, 9)
@@ -145,7 +146,7 @@ def test_every_encoder_works_with_every_decoder_and_likelihood(encoder, decoder,
 
 def test_the_json_schema_lists_every_component():
     text = str(RunSpec.model_json_schema())
-    for components in registry.SPEC_REGISTRIES:
+    for components in roles.SPEC_REGISTRIES:
         for kind in components.kinds():
             assert f"'{kind}'" in text
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import vaekit
-from vaekit import registry
+from vaekit import roles
 from vaekit.data import Batch
 from vaekit.errors import UsageError
 from vaekit.evaluation.importance import log_likelihood
@@ -30,8 +30,8 @@ class Linear(nn.Module):
 
 def make(likelihood="bce", posterior="gaussian", dim=3, seed=0, **options):
     torch.manual_seed(seed)
-    p = registry.likelihoods.build(registry.likelihoods.spec(likelihood)(**options), image_shape=SHAPE)
-    q = registry.posteriors.build(registry.posteriors.spec(posterior)(), latent_dim=dim)
+    p = roles.likelihoods.build(roles.likelihoods.spec(likelihood)(**options), image_shape=SHAPE)
+    q = roles.posteriors.build(roles.posteriors.spec(posterior)(), latent_dim=dim)
     return vaekit.VAE(Linear(SHAPE, q.param_shape), Linear((dim,), SHAPE), posterior=q, likelihood=p).double()
 
 

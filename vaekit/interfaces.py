@@ -8,26 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.specs import Binarize
 from vaekit.distributions import Density, Distribution
 from vaekit.trace import Trace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from PIL import Image
-
-    from vaekit.data import Splits
-    from vaekit.export.parity import Exported
-    from vaekit.export.parts import PartName
-    from vaekit.export.trained import Trained
-    from vaekit.outcome import Outcome
-    from vaekit.specs import RunSpec
+    from vaekit.data.sources import Splits
 
 Shape = tuple[int, ...]
 
@@ -127,12 +120,25 @@ class Likelihood(Component, nn.Module, ABC):
 Slot = Literal["reconstruction", "divergence"]
 
 
+@dataclass(frozen=True)
+class Declaration:
+    """What a loss declares before it is built.
+
+    Args:
+        covers: Slots of the objective that it fills, so that the default term (−log p(x|z), KL) is not added.
+        requires: What the posterior and the prior must provide.
+    """
+
+    covers: frozenset[Slot] = frozenset()
+    requires: frozenset[Capability] = frozenset()
+
+
 class Loss(Component, nn.Module, ABC):
     """A term of an objective: a function of a trace, in nats, one number per example."""
 
-    covers: frozenset[Slot] = frozenset()
+    covers: ClassVar[frozenset[Slot]] = frozenset()
     """Slots of the objective that it fills, so that the default term (−log p(x|z), KL) is not added."""
-    requires: frozenset[Capability] = frozenset()
+    requires: ClassVar[frozenset[Capability]] = frozenset()
     """What the posterior and the prior must provide."""
     batch_statistic: bool = False
     """Whether an example's value depends on the rest of the batch. Where processes share a batch, such a loss sees all of the
@@ -140,6 +146,12 @@ class Loss(Component, nn.Module, ABC):
 
     def __init__(self) -> None:
         super().__init__()
+
+    @classmethod
+    def declare(cls, options: Mapping[str, Any]) -> Declaration:
+        """Return what the loss covers and requires with these options; override it where that depends on them."""
+        del options
+        return Declaration(cls.covers, cls.requires)
 
     @abstractmethod
     def forward(self, trace: Trace) -> Tensor:
@@ -154,7 +166,7 @@ class Dataset(Component, ABC):
 
     default_likelihood: ClassVar[str] = "bce"
     """Likelihood used when none is asked for."""
-    default_binarize: ClassVar[Literal["none", "threshold", "static", "dynamic"]] = "none"
+    default_binarize: ClassVar[Binarize] = "none"
     """Binarisation used when none is asked for."""
 
     @abstractmethod
@@ -164,50 +176,3 @@ class Dataset(Component, ABC):
         Raises:
             DataError: The files are absent or unreadable; the message names the folder and how to fill it.
         """
-
-
-class Exporter(Component, ABC):
-    """Writes a trained model as a file that other programs run; ``vaekit export --<kind> [PATH]`` calls it."""
-
-    suffix: ClassVar[str]
-    """Of the files that it writes, as ``.onnx``."""
-
-    @abstractmethod
-    def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
-        """Write a part of the model to ``path``, whole and verified, or not at all.
-
-        Raises:
-            ExportError: The part cannot be written in this format, or what was written differs from the model.
-        """
-
-
-class Logger(Component, ABC):
-    """Sends a run's numbers and pictures elsewhere as they come; ``vaekit train --logger <kind>`` chooses it.
-
-    Only the leading process of a run calls it, from one thread, and each run has one of its own. It must not draw from torch's
-    generator. An error of `start` stops the run before it trains; an error of another call costs a warning and the rest of what
-    the logger would have been told, never the run.
-    """
-
-    @abstractmethod
-    def start(self, run: Path, spec: RunSpec, step: int | None) -> str:
-        """Begin, or go on where a run is resumed; return in one line where a person finds what is logged.
-
-        Args:
-            run: The run folder; what a resumed run must know, as an id, is kept there.
-            spec: The resolved spec.
-            step: None for a new run. Of a resumed one the last step that counts: whatever was told of later ones is void, and
-                is told again.
-        """
-
-    @abstractmethod
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of an epoch, as ``train/loss``, ``lr`` or ``validation_kl_per_latent/07``; steps increase."""
-
-    @abstractmethod
-    def image(self, step: int, name: str, picture: Image.Image) -> None:
-        """Take a picture, grey or RGB, of an epoch whose numbers were taken: ``reconstructions`` or ``samples``."""
-
-    @abstractmethod
-    def end(self, outcome: Outcome | None) -> None:
-        """Finish with what the run came to, or with None where it was stopped; it may be resumed later, by another instance."""

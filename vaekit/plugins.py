@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vaekit import __version__
+from vaekit._version import __version__
 from vaekit.errors import PluginError, VaekitError
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from vaekit import plugins
+from vaekit._version import __version__
 from vaekit.errors import PluginError, UnknownComponentError, VaekitError
 from vaekit.plugins import Plugin
 
 if TYPE_CHECKING:
-    from vaekit.interfaces import Backbone, Dataset, Exporter, Likelihood, Logger, Loss, Posterior, Prior
     from vaekit.schema import ComponentSpec
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class Registry(Generic[T]):
     Args:
         role: The singular name of the role, as on the command line.
         plural: Name of the package and of the entry-point group.
-        base: Name of the class in ``vaekit.interfaces`` that components derive from.
+        base: The class that components derive from, as ``module:class``; it is imported when the first one registers.
         wiring: What assembly can hand to a component, by the name of its positional parameter.
     """
 
@@ -74,12 +74,13 @@ class Registry(Generic[T]):
         return register
 
     def _register(self, kind: str, cls: Any) -> None:
-        base = getattr(importlib.import_module("vaekit.interfaces"), self.base)
+        module, _, name = self.base.partition(":")
+        base = getattr(importlib.import_module(module), name)
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise PluginError(
-                f"{self.role} {kind!r} is not a vaekit.{self.base}",
+                f"{self.role} {kind!r} is not a vaekit.{name}",
                 given=getattr(cls, "__mro__", (None, type(cls)))[1] if isinstance(cls, type) else type(cls).__name__,
-                expected=f"a class derived from vaekit.{self.base}",
+                expected=f"a class derived from vaekit.{name}",
             )
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise PluginError(f"{self.role} {kind!r} does not define {', '.join(missing)}", given=cls.__qualname__)
@@ -102,6 +103,28 @@ class Registry(Generic[T]):
         setattr(cls, "kind", kind)  # noqa: B010 - T is any class, of which mypy knows no attribute
         self._classes[kind] = cls
         self._specs.pop(kind, None)
+
+    @contextmanager
+    def temporarily(self, **classes: type) -> Iterator[None]:
+        """Register classes by name for a while; whatever else is registered meanwhile is forgotten at the end, too.
+
+        For tests of components that should not outlive them.
+
+        Example:
+            >>> with vaekit.losses.temporarily(squared=Squared):  # doctest: +SKIP
+            ...     vaekit.train(loss="squared")
+        """
+        before = dict(self._classes), dict(self._specs), dict(self._loaded)
+        try:
+            for kind, cls in classes.items():
+                self._register(kind, cls)
+            yield
+        finally:
+            now: dict[str, Any] = self._classes
+            for kind, cls in now.items():
+                if before[0].get(kind) is not cls and kind not in self._builtin_files:
+                    del cls.kind  # so that it can be registered under another name
+            self._classes, self._specs, self._loaded = before
 
     # Discovery
 
@@ -130,8 +153,6 @@ class Registry(Generic[T]):
     def origin(self, kind: str) -> Origin:
         """Return where ``kind`` comes from, without importing it."""
         if kind in self._builtin_files:
-            from vaekit import __version__
-
             return Origin(f"vaekit.components.{self.plural}.{kind}", "vaekit", __version__)
         if kind in self._plugins:
             plugin = self._plugins[kind][0]
@@ -240,18 +261,3 @@ class Registry(Generic[T]):
             if mistake or kind not in self._loaded:
                 raise
             raise self._loaded[kind].unusable(error) from error
-
-
-encoders: Registry[Backbone] = Registry("encoder", "encoders", "Backbone", ("in_shape", "out_shape"))
-decoders: Registry[Backbone] = Registry("decoder", "decoders", "Backbone", ("in_shape", "out_shape"))
-posteriors: Registry[Posterior] = Registry("posterior", "posteriors", "Posterior", ("latent_dim",))
-priors: Registry[Prior] = Registry("prior", "priors", "Prior", ("latent_dim",))
-likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "Likelihood", ("image_shape",))
-losses: Registry[Loss] = Registry("loss", "losses", "Loss", ("latent_dim", "image_shape"))
-datasets: Registry[Dataset] = Registry("dataset", "datasets", "Dataset")
-loggers: Registry[Logger] = Registry("logger", "loggers", "Logger")
-exporters: Registry[Exporter] = Registry("exporter", "exporters", "Exporter")
-
-SPEC_REGISTRIES: tuple[Registry[Any], ...] = (encoders, decoders, posteriors, priors, likelihoods, losses, datasets, loggers)
-"""The roles that a run's spec fills."""
-REGISTRIES: tuple[Registry[Any], ...] = (*SPEC_REGISTRIES, exporters)

@@ -9,28 +9,30 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
 from pydantic import ValidationError
 
-from vaekit import registry
-from vaekit.assembly import build_vae, moved, resolve, resolve_compile
-from vaekit.data import Splits
+from vaekit import roles
+from vaekit.compute.distributed import ProcessGroup, join
+from vaekit.compute.layout import lay_out
 from vaekit.data.images import Fit
 from vaekit.errors import UsageError, VaekitError
-from vaekit.evaluation.importance import log_likelihood
-from vaekit.export.parity import Exported
+from vaekit.evaluation.evaluator import Evaluator
+from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.parts import PartName
 from vaekit.export.trained import Trained, latents_of
 from vaekit.files import write_text
-from vaekit.options import build_spec
+from vaekit.model.assembly import assemble
+from vaekit.model.vae import VAE
 from vaekit.pictures.album import Album
-from vaekit.specs import RunSpec, parse_spec, plain_spec, read_spec, spec_error
-from vaekit.training import checkpoint
-from vaekit.training.folder import RunFolder
-from vaekit.training.report import Reporter
+from vaekit.specs.models import RunSpec, plain_spec, spec_error
+from vaekit.specs.options import build_spec
+from vaekit.store import checkpoint
+from vaekit.store.folder import RunFolder
+from vaekit.store.record import Record, load_model, load_splits
+from vaekit.training.compilation import choose_compilation
+from vaekit.training.hardware import check_loggers, fit_to_machine
+from vaekit.training.progress import Reporter
 from vaekit.training.trainer import Trainer
-from vaekit.training.world import World, join
-from vaekit.vae import VAE
 
 
 def train(
@@ -43,9 +45,9 @@ def train(
     """Train a model and return its run.
 
     Args:
-        spec: A spec, plain data of one, or the path of a YAML file; the defaults unless given.
-        out: The run folder; by default the next number under ``runs/``. An existing run is never overwritten.
-        reporter: Receives the progress; by default nobody does.
+        spec: A spec, plain data of one, or the path of a YAML file; default: all defaults.
+        out: The run folder; default: the next number under ``runs/``. An existing run is never overwritten.
+        reporter: Receives the progress; default: nobody does.
         options: As on the command line, and over the spec: ``encoder="cnn"``, ``loss="beta"``, ``beta=4``, ``epochs=3``,
             ``**{"encoder.channels": (16, 32)}``.
 
@@ -59,27 +61,30 @@ def train(
         >>> run.vae().sample(8).shape  # doctest: +SKIP
         torch.Size([8, 1, 28, 28])
     """
-    resolved = resolve(build_spec(plain_spec(spec), options))
-    with join(resolved.train.device) as world:
-        made = RunFolder.create(resolved, out) if world.leads else None
-        folder = RunFolder(world.share_text("" if made is None else str(made.path)))
-        trainer = _begin(resolved, folder, reporter, world)
+    whole = spec if isinstance(spec, RunSpec) and not options else build_spec(plain_spec(spec), options)
+    check_loggers(whole)
+    fitted = fit_to_machine(whole)
+    with join(fitted.train.device) as processes:
+        made = RunFolder.create(fitted, out) if processes.leads else None
+        folder = RunFolder(processes.share_text("" if made is None else str(made.path)))
+        trainer = _begin(fitted, folder, reporter, processes)
         trainer.complete()
     return Run(folder)
 
 
-def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, world: World) -> Trainer:
+def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, processes: ProcessGroup) -> Trainer:
     """Return the trainer of a new run, which has begun; a folder whose run cannot begin is removed."""
     try:
-        with world.leader_first():
+        with processes.leader_first():
             splits = load_splits(spec)
-        spec = resolve_compile(spec, splits.shape, len(splits.train))
-        trainer = Trainer(spec, splits, folder, reporter, world)
-        if world.leads:
+        objective = assemble(spec, splits)
+        spec = choose_compilation(spec, objective)
+        trainer = Trainer(spec, objective, splits, folder, reporter=reporter, processes=processes)
+        if processes.leads:
             folder.write_spec(spec)
         trainer.begin()
     except BaseException:
-        if world.leads:
+        if processes.leads:
             folder.discard()
         raise
     return trainer
@@ -90,25 +95,27 @@ def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | 
 
     Args:
         path: The run folder.
-        device: Where to go on: ``auto``, ``cpu``, ``cuda`` or ``mps``; where it was, unless given.
-        reporter: Receives the progress; by default nobody does.
+        device: Where to continue: ``auto``, ``cpu``, ``cuda`` or ``mps``; default: where it was.
+        reporter: Receives the progress; default: nobody does.
 
     Raises:
         CheckpointError: There is no run, or its checkpoint is missing, truncated or of another architecture.
         UsageError: The run is complete, or the device is not there.
     """
     run = Run(path)
-    spec = moved(run.spec, device)
-    with join(spec.train.device) as world:
-        if world.leads and run.is_complete():
+    check_loggers(run.spec)
+    spec = fit_to_machine(run.spec, device)
+    with join(spec.train.device) as processes:
+        if processes.leads and run.is_complete():
             raise UsageError(
                 f"{run.path} is complete: all {run.spec.train.epochs} epochs are done",
-                remedy=f"for a longer run train anew: vaekit train {run.folder.spec} --epochs N",
+                remedy=f"for a longer run, train again: vaekit train {run.folder.spec} --epochs N",
             )
-        with world.leader_first():
+        with processes.leader_first():
             splits = run.splits
-        spec = resolve_compile(spec, splits.shape, len(splits.train))
-        Trainer(spec, splits, run.folder, reporter, world).fit(resume=True)
+        objective = assemble(spec, splits)
+        spec = choose_compilation(spec, objective)
+        Trainer(spec, objective, splits, run.folder, reporter=reporter, processes=processes).fit(resume=True)
     return run
 
 
@@ -119,71 +126,26 @@ def load(path: str | Path) -> VAE:
         CheckpointError: The file is missing, truncated, or needs a plugin that is not installed.
     """
     path = Path(path)
-    return _load_model(RunFolder(path).require().model if path.is_dir() else path)[0]
+    return load_model(RunFolder(path).require().model if path.is_dir() else path)[0]
 
 
-class Run:
+class Run(Record):
     """A run folder and what can be done with the model in it.
 
     Args:
-        path: The folder; a `RunFolder` need not be on this machine.
+        path: The folder.
 
     Raises:
-        CheckpointError: It is no run folder.
+        CheckpointError: It is not a run folder.
     """
-
-    def __init__(self, path: str | Path | RunFolder) -> None:
-        self.folder = path if isinstance(path, RunFolder) else RunFolder(path).require()
-        self.path = self.folder.path
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
     def _repr_html_(self) -> str:
-        from vaekit.pictures.notebook import run_html
+        from vaekit.report.notebook import run_html
 
         return run_html(self)
-
-    @cached_property
-    def spec(self) -> RunSpec:
-        """The resolved spec."""
-        return parse_spec(read_spec(self.folder.spec), str(self.folder.spec))
-
-    @cached_property
-    def splits(self) -> Splits:
-        """The data that it was trained on, read anew."""
-        return load_splits(self.spec)
-
-    def position(self) -> tuple[int, int]:
-        """Return the epochs done and the steps of the next, as of the last checkpoint.
-
-        Raises:
-            CheckpointError: It is missing or truncated.
-        """
-        _, header = checkpoint.load(self.folder.last)
-        return header.state.get("epoch", 0), header.state.get("step", 0)
-
-    def is_complete(self) -> bool:
-        """Whether all epochs are done and the test set was evaluated; an evaluation alone may be one of an interrupted run.
-
-        Raises:
-            CheckpointError: The last checkpoint is missing or truncated.
-        """
-        return self.position()[0] >= self.spec.train.epochs and self.evaluation() is not None
-
-    def metrics(self) -> list[dict[str, Any]]:
-        """Return the records of ``metrics.jsonl``, one an epoch."""
-        return self.folder.read_metrics()
-
-    def evaluation(self) -> dict[str, Any] | None:
-        """Return what ``evaluation.json`` holds, or None before there is one."""
-        file = self.folder.evaluation
-        result: dict[str, Any] | None = json.loads(file.read_text("utf-8")) if file.is_file() else None
-        return result
-
-    def vae(self) -> VAE:
-        """Load the best model, in eval mode on the CPU."""
-        return load(self.path)
 
     def evaluate(self, *, split: str = "test", samples: int = 0, device: str = "auto", precision: str = "fp32") -> dict[str, Any]:
         """Evaluate the best weights on a split, and write the numbers: the test set's to ``evaluation.json``.
@@ -200,12 +162,10 @@ class Run:
             raise UsageError("there is no such split", given=split, expected="train, validation or test")
         if precision not in ("fp32", "bf16"):
             raise UsageError("there is no such precision", given=precision, expected="fp32 or bf16")
-        trainer = self._trainer(device)
-        results = trainer.test(split)
+        evaluator, epoch = self._evaluator(device)
+        results = evaluator.evaluate(split, epoch)
         if samples:
-            batches = trainer.evaluation_batches(split).epoch(0)
-            with torch.autocast(trainer.device.type, torch.bfloat16, enabled=precision == "bf16"):
-                results |= log_likelihood(trainer.objective.vae, batches, trainer.streams, samples=samples, split=split)
+            results |= evaluator.log_likelihood(split, samples=samples, precision=precision)
         before = (self.evaluation() if split == "test" else None) or {}
         if before.get("epoch") == results["epoch"]:
             results = before | results
@@ -232,14 +192,15 @@ class Run:
         What its latents carry is read from ``evaluation.json``; without one it is measured on the validation images, and where
         those are not at hand either, a warning says that it is unknown.
         """
-        vae, header = _load_model(self.folder.model)
         evaluation = self.evaluation()
         if evaluation is None or "latent_mean" not in evaluation:
             try:
-                evaluation = self._trainer("cpu").test("validation")
+                evaluator, epoch = self._evaluator("cpu")
+                evaluation = evaluator.evaluate("validation", epoch)
             except VaekitError as error:
                 evaluation = None
                 warnings.warn(f"what the latents carry is unknown: {error.message}; `vaekit evaluate` finds out", stacklevel=2)
+        vae, header = load_model(self.folder.model)
         return Trained(vae, header.spec, header.versions, latents_of(vae, evaluation))
 
     def export(
@@ -257,9 +218,9 @@ class Run:
             UsageError: There is no such format, part or option.
             ExportError: The part cannot be written, or what was written differs from the model.
         """
-        cls = registry.exporters.get(exporter)
+        cls = roles.exporters.get(exporter)
         try:
-            spec = registry.exporters.spec(exporter).model_validate({"kind": exporter, **options})
+            spec = roles.exporters.spec(exporter).model_validate({"kind": exporter, **options})
         except ValidationError as error:
             raise spec_error(error, f"what was asked of the exporter {exporter!r}") from None
         if part not in get_args(PartName):
@@ -267,20 +228,13 @@ class Run:
         path = Path(out) if out is not None else self.path / f"{part}{cls.suffix}"
         if path.suffix != cls.suffix:
             raise UsageError(f"the exporter {exporter!r} writes {cls.suffix} files", given=path)
-        return registry.exporters.build(spec).export(self.trained(), part, path)
+        chosen: Exporter = roles.exporters.build(spec)
+        return chosen.export(self.trained(), part, path)
 
-    def _trainer(self, device: str) -> Trainer:
-        """Return a trainer that has the best weights in place."""
-        return Trainer(moved(self.spec, device), self.splits, self.folder).load_best()
-
-
-def _load_model(file: Path) -> tuple[VAE, checkpoint.Header]:
-    tensors, header = checkpoint.load(file)
-    vae = build_vae(header.spec.model, header.image_shape, seed=0)
-    checkpoint.load_weights(vae, tensors, file)
-    return vae.eval().requires_grad_(False), header
-
-
-def load_splits(spec: RunSpec) -> Splits:
-    """Read the data of a spec."""
-    return registry.datasets.build(spec.data.dataset).load()
+    def _evaluator(self, device: str) -> tuple[Evaluator, int]:
+        """Return what evaluates the best weights, and the epoch that they are of."""
+        spec = fit_to_machine(self.spec, device)
+        objective = assemble(spec, self.splits).to(spec.train.device)
+        epoch = checkpoint.load_best(objective, self.folder, device=spec.train.device)
+        alone = ProcessGroup(device=spec.train.device)
+        return Evaluator(spec, objective, self.splits, alone, lay_out(objective)), epoch

@@ -6,14 +6,14 @@ import inspect
 import itertools
 import re
 import textwrap
+import types
 import typing
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from vaekit.errors import PluginError
-from vaekit.values import alternatives, may_be_none
 
 
 class Spec(BaseModel):
@@ -108,3 +108,18 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
             expected="keyword types that pydantic can validate and write as JSON (numbers, strings, bool, tuples, Literal)",
         ) from error
     return model
+
+
+def alternatives(annotation: Any) -> list[Any]:
+    """Return the types and literal values that an annotation admits, unions and ``Annotated`` taken apart."""
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return alternatives(args[0])
+    if origin in {Union, types.UnionType}:
+        return [part for arg in args for part in alternatives(arg)]
+    return list(args) if origin is Literal else [annotation]
+
+
+def may_be_none(parts: Sequence[Any]) -> bool:
+    """Whether ``none`` means no value among some `alternatives`, and not one of that name."""
+    return type(None) in parts and "none" not in parts

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vaekit import registry
+from vaekit import roles
 from vaekit.cli import main
-from vaekit.specs import dump_spec, parse_spec
+from vaekit.specs.models import dump_spec
+from vaekit.specs.resolve import resolve
 from vaekit.training.trainer import Trainer
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -81,7 +82,7 @@ def test_ctrl_c_after_the_last_epoch_says_that_the_run_is_complete(
 def test_flags_override_the_spec_file_and_may_stand_before_it(cli: Cli, trained: Path, tmp_path: Path) -> None:
     code, _, err = cli("train", "--quiet", "--latent_dim", 3, trained / "spec.yaml", "--no-learned", "--out", tmp_path / "run")
     assert (code, err) == (0, "")
-    before, after = (parse_spec(_read(run / "spec.yaml")) for run in (trained, tmp_path / "run"))
+    before, after = (resolve(_read(run / "spec.yaml")) for run in (trained, tmp_path / "run"))
     assert (after.model.latent_dim, after.model.likelihood.learned) == (3, False)
     assert (after.model.encoder, after.data, after.train) == (before.model.encoder, before.data, before.train)
 
@@ -111,8 +112,8 @@ def test_help_shows_the_options_of_the_chosen_components(cli: Cli, monkeypatch: 
 
 @pytest.mark.parametrize("components", ["", "--encoder cnn --decoder bilinear --dataset folder --loss tc --likelihood gaussian"])
 def test_help_fits_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch, components: str) -> None:
-    from vaekit.choices import ROLES
     from vaekit.cli.train import is_switch, read_options
+    from vaekit.specs.resolve import ROLES
 
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = cli("train", *components.split(), "--help")
@@ -248,7 +249,7 @@ def test_components_list_names_every_component(cli: Cli) -> None:
     code, out, _ = cli("components", "list")
     assert code == 0
     listed = [line.split()[0] for line in out.splitlines()]
-    for components in registry.REGISTRIES:
+    for components in roles.REGISTRIES:
         assert {components.plural, *components.kinds()} <= set(listed)
 
 
@@ -270,7 +271,7 @@ def test_components_show_shows_all_of_a_name(cli: Cli) -> None:
 
 
 def test_every_component_can_be_shown(cli: Cli) -> None:
-    for components in registry.REGISTRIES:
+    for components in roles.REGISTRIES:
         for kind in components.kinds():
             assert cli("components", "show", f"{components.role}:{kind}")[0] == 0
 
@@ -285,7 +286,7 @@ def test_schema_takes_real_specs_and_refuses_others(cli: Cli, trained: Path) -> 
     assert _fits({"model": {"loss": ["beta", {"kind": "gaussian", "sigma": 1}]}, "train": {"pictures": [1]}}, schema, schema)
     for wrong in ({"modle": {}}, {"model": {"encoder": "cnm"}}, {"data": {"dataset": {"kind": "folder"}}}, {"train": {"lr": 0}}):
         assert not _fits(wrong, schema, schema)
-    assert dump_spec(parse_spec(resolved))
+    assert dump_spec(resolve(resolved))
 
 
 def _fits(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:

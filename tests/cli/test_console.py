@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from vaekit.console import JsonReporter, LineReporter, Quiet, RichReporter, choose_reporter
-from vaekit.training.report import Start
+from vaekit.cli.console import JsonReporter, LineReporter, Quiet, RichReporter, choose_reporter
+from vaekit.training.progress import Start
 
 BINARY = "lower bound of log p(x), nats"
 GREY = "cross-entropy on grey values, not a log-likelihood"

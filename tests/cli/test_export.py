@@ -13,8 +13,9 @@ import onnxruntime
 import pytest
 
 import vaekit
-from vaekit import registry
-from vaekit.export.parity import Exported, Parity
+from vaekit import roles
+from vaekit.export.exporter import Exported
+from vaekit.export.parity import Parity
 from vaekit.export.parts import PartName
 from vaekit.export.trained import Trained
 
@@ -105,7 +106,7 @@ def test_several_formats_at_once(cli: Cli, run: Path) -> None:
 
 @pytest.fixture
 def text_exporter() -> Iterator[None]:
-    @registry.exporters("text_file")
+    @roles.exporters("text_file")
     class TextFile(vaekit.Exporter):
         """Sizes as text.
 
@@ -123,7 +124,7 @@ def text_exporter() -> Iterator[None]:
             return Exported(path, path.stat().st_size, Parity({1: 0.0}, 1e-5, 0.0))
 
     yield
-    del registry.exporters._classes["text_file"]
+    del roles.exporters._classes["text_file"]
 
 
 @pytest.mark.usefixtures("text_exporter")

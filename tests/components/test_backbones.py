@@ -9,10 +9,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from vaekit import layers
 from vaekit.errors import UsageError
 from vaekit.interfaces import Backbone, Shape
-from vaekit.registry import Registry, decoders, encoders
+from vaekit.nn import layers
+from vaekit.registry import Registry
+from vaekit.roles import decoders, encoders
 
 ROLES: dict[str, Registry[Backbone]] = {"encoder": encoders, "decoder": decoders}
 BACKBONES = [(role, kind) for role, registry in ROLES.items() for kind in registry.kinds()]

@@ -21,7 +21,7 @@ from vaekit.data import Batches, FileImages, Splits, TensorImages
 from vaekit.data.arrays import MappedImages
 from vaekit.errors import DataError, UsageError, VaekitError
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 from vaekit.streams import Streams
 
 BUILT_IN = (

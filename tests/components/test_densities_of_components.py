@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vaekit import registry
+from vaekit import roles
 from vaekit.distributions import kl_per_dim
 from vaekit.interfaces import Capability
 
@@ -12,17 +12,17 @@ DIM = 3
 
 
 def posterior(kind):
-    return registry.posteriors.build(registry.posteriors.spec(kind)(), latent_dim=DIM).double()
+    return roles.posteriors.build(roles.posteriors.spec(kind)(), latent_dim=DIM).double()
 
 
 def likelihood(kind, **options):
-    return registry.likelihoods.build(registry.likelihoods.spec(kind)(**options), image_shape=IMAGE).double()
+    return roles.likelihoods.build(roles.likelihoods.spec(kind)(**options), image_shape=IMAGE).double()
 
 
-@pytest.mark.parametrize("kind", [k for k in registry.posteriors.kinds() if Capability.LOG_PROB in posterior(k).provides])
+@pytest.mark.parametrize("kind", [k for k in roles.posteriors.kinds() if Capability.LOG_PROB in posterior(k).provides])
 def test_kl_is_finite_at_extreme_parameters(kind):
     module = posterior(kind).float()
-    normal = registry.priors.build(registry.priors.spec("normal")(), latent_dim=DIM)
+    normal = roles.priors.build(roles.priors.spec("normal")(), latent_dim=DIM)
     for value in (1e4, -1e4):
         kl = kl_per_dim(module(torch.full((2, *module.param_shape), value)), normal())
         assert torch.isfinite(kl).all()

@@ -9,8 +9,8 @@ import torch
 import vaekit
 from vaekit.components.loggers.tensorboard import LARGEST_SPRITE, thumbnails
 from vaekit.errors import UsageError
-from vaekit.outcome import Codes
-from vaekit.training import checkpoint
+from vaekit.store import checkpoint
+from vaekit.training.logger import Codes
 
 SMALL = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 3, "batch_size": 16, "threads": 1, "device": "cpu"}
 

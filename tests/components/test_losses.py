@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from vaekit import registry
+from vaekit import roles
 from vaekit.components.losses.tc import decompose
 from vaekit.distributions import BernoulliPixels, DiagonalGaussian, StandardNormal
-from vaekit.schedules import ramp
+from vaekit.nn.schedules import ramp
 from vaekit.trace import Site, Trace
 
 F64 = torch.float64
@@ -35,8 +35,8 @@ def trace(q=None, *, num_data=None, epoch=None, batch=8):
 
 
 def build(kind, **options):
-    spec = registry.losses.spec(kind)(**options)
-    return registry.losses.build(spec, latent_dim=3, image_shape=(1, 4, 5)).double()
+    spec = roles.losses.spec(kind)(**options)
+    return roles.losses.build(spec, latent_dim=3, image_shape=(1, 4, 5)).double()
 
 
 def exact_log_q(z, q):
@@ -160,7 +160,7 @@ def test_a_batch_of_one_is_finite():
     assert torch.isfinite(build("tc")(trace(posterior(1), num_data=100))).all()
 
 
-@pytest.mark.parametrize("kind", registry.losses.kinds())
+@pytest.mark.parametrize("kind", roles.losses.kinds())
 def test_duplicating_every_image_leaves_losses_unchanged_unless_declared_a_batch_statistic(kind):
     loss = build(kind)
     if loss.batch_statistic:
@@ -172,14 +172,14 @@ def test_duplicating_every_image_leaves_losses_unchanged_unless_declared_a_batch
     torch.testing.assert_close(loss(double), loss(t).repeat(2))
 
 
-@pytest.mark.parametrize("kind", registry.losses.kinds())
+@pytest.mark.parametrize("kind", roles.losses.kinds())
 def test_losses_have_a_number_per_example_or_one_per_batch(kind):
     value = build(kind)(trace(num_data=50, epoch=3))
     assert value.shape in {(8,), ()}
     assert torch.isfinite(value).all()
 
 
-@pytest.mark.parametrize("kind", registry.losses.kinds())
+@pytest.mark.parametrize("kind", roles.losses.kinds())
 def test_numbers_of_losses_are_buffers_that_move_with_the_module_and_are_not_saved(kind):
     loss = build(kind)
     assert not loss.state_dict()

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vaekit.registry import REGISTRIES, Registry, datasets
+from vaekit.registry import Registry
+from vaekit.roles import REGISTRIES, datasets
 from vaekit.testing import Check, checks
 
 SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4, 8), "mode": "offline"}

@@ -30,7 +30,7 @@ import torch
 from vaekit.data import Batches
 from vaekit.registry import datasets
 from vaekit.streams import Streams
-from vaekit.training.process import keep_freed_memory
+from vaekit.compute.process import keep_freed_memory
 
 def load(memory_gb):
     return datasets.build(datasets.spec(sys.argv[1])(path=sys.argv[2], memory_gb=memory_gb)).load().train

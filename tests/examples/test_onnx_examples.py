@@ -17,11 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vaekit.assembly import build_vae, resolve
 from vaekit.components.exporters.onnx import Onnx
 from vaekit.export.trained import Latent, Trained
-from vaekit.options import build_spec
-from vaekit.vae import VAE
+from vaekit.model.assembly import build_vae
+from vaekit.model.vae import VAE
+from vaekit.specs.options import build_spec
+from vaekit.specs.resolve import resolve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from vaekit.assembly import build_vae, resolve
 from vaekit.export.trained import Latent, Trained, latents_of
-from vaekit.options import build_spec
-from vaekit.vae import VAE
+from vaekit.model.assembly import build_vae
+from vaekit.model.vae import VAE
+from vaekit.specs.options import build_spec
+from vaekit.specs.resolve import resolve
 
 TINY = {
     "mlp": {"hidden": (24,)},

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaekit import registry
+from vaekit import roles
 from vaekit.components.exporters import onnx as component
 from vaekit.components.exporters.onnx import Onnx
 from vaekit.errors import ExportError, UsageError
@@ -37,7 +37,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("decoder", registry.decoders.kinds())
+@pytest.mark.parametrize("decoder", roles.decoders.kinds())
 def test_every_decoder_is_exported_and_equals_the_model(make: Make, decoder: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     trained = make(shape, decoder=decoder)
     exported = Onnx().export(trained, "decoder", tmp_path / "decoder.onnx")
@@ -50,7 +50,7 @@ def test_every_decoder_is_exported_and_equals_the_model(make: Make, decoder: str
     assert {file.name for file in tmp_path.iterdir()} == {"decoder.onnx", "decoder.json"}
 
 
-@pytest.mark.parametrize("encoder", registry.encoders.kinds())
+@pytest.mark.parametrize("encoder", roles.encoders.kinds())
 def test_every_encoder_is_exported_with_mean_and_log_variance(make: Make, encoder: str, tmp_path: Path) -> None:
     trained = make((3, 31, 47), encoder=encoder)
     exported = Onnx().export(trained, "encoder", tmp_path / "encoder.onnx")

@@ -12,12 +12,12 @@ from PIL import Image
 from vaekit.errors import DataError, UsageError
 from vaekit.pictures import drawing
 from vaekit.pictures.animation import write_animation
-from vaekit.pictures.curves import Curve, chart, learning_curves
 from vaekit.pictures.drawing import PALETTE, Axes, number, plain, ticks
 from vaekit.pictures.grid import captioned, grid, labelled, pairs, write_picture
 from vaekit.pictures.latents import Plane
 from vaekit.pictures.manifold import manifold_picture, stops
 from vaekit.pictures.scatter import apart, scatter_picture
+from vaekit.report.curves import Curve, chart, learning_curves
 
 
 def ink(picture):

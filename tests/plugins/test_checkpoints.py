@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 from sites import ENCODER, Site
 
 import vaekit
-from vaekit import registry
+from vaekit import roles
 from vaekit.errors import CheckpointError, VaekitError
-from vaekit.specs import parse_spec, read_spec
+from vaekit.specs.models import read_spec
+from vaekit.specs.resolve import resolve
 
 TRAIN = "--dataset array --path x.npy --epochs 1 --batch-size 16 --latent-dim 2 --pictures none --decoder mlp --out run"
 
@@ -159,7 +160,7 @@ def test_a_spec_cannot_name_code(forged: Any, kind: str, tmp_path: Path, monkeyp
         vaekit.load(forged(lambda metadata: metadata["spec"]["model"].update(encoder={"kind": kind})))
     (tmp_path / "spec.yaml").write_text(f"model: {{encoder: {json.dumps(kind)}}}\n", "utf-8")
     with pytest.raises(VaekitError):
-        parse_spec(read_spec(tmp_path / "spec.yaml"))
+        resolve(read_spec(tmp_path / "spec.yaml"))
     assert not (tmp_path / "imported").exists()
 
 
@@ -244,4 +245,4 @@ def test_an_unaltered_file_loads(forged: Any) -> None:
     path = forged(lambda metadata: None)
     with pytest.raises(CheckpointError, match="another architecture"):  # the encoder is an mlp now
         vaekit.load(path)
-    assert "acme" not in registry.encoders
+    assert "acme" not in roles.encoders

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaekit import registry
+from vaekit import roles
 from vaekit.interfaces import Loss
 
 
@@ -18,7 +18,7 @@ def images(tmp_path):
 def fragile():
     """A loss that becomes NaN in the second epoch where its number is above 1, registered for one test."""
 
-    @registry.losses("fragile")
+    @roles.losses("fragile")
     class Fragile(Loss):
         """Becomes NaN."""
 
@@ -31,5 +31,5 @@ def fragile():
             return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
 
     yield
-    del registry.losses._classes["fragile"]
-    registry.losses._specs.pop("fragile", None)
+    del roles.losses._classes["fragile"]
+    roles.losses._specs.pop("fragile", None)

@@ -48,7 +48,7 @@ class Tape(TorchDispatchMode):
 
 
 def record(function):
-    """Stand in for `vaekit.graphs.record`."""
+    """Stand in for `vaekit.compute.graphs.record`."""
     tape = Tape()
     with tape:
         result = function()

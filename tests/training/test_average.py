@@ -7,9 +7,9 @@ from safetensors.torch import load_file
 
 import vaekit
 from vaekit.errors import CheckpointError
-from vaekit.specs import dump_spec
-from vaekit.training.pictures import TrainingPictures
-from vaekit.training.report import Silent
+from vaekit.specs.models import dump_spec
+from vaekit.training.progress import Silent
+from vaekit.training.snapshots import TrainingPictures
 from vaekit.training.trainer import Trainer
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import vaekit
-from vaekit import graphs, registry
+from vaekit import roles
+from vaekit.compute import graphs
+from vaekit.compute.process import Interrupted
 from vaekit.errors import UsageError
 from vaekit.interfaces import Loss
-from vaekit.training.process import Interrupted
 from vaekit.training.trainer import Trainer
 
 pytestmark = pytest.mark.gpu
@@ -102,7 +103,7 @@ def test_log_likelihood_on_cuda_is_that_of_the_cpu(images, tmp_path):
 def looking():
     """A loss that brings a value to Python, registered for one test."""
 
-    @registry.losses("looking")
+    @roles.losses("looking")
     class Looking(Loss):
         """Waits for the device."""
 
@@ -110,8 +111,8 @@ def looking():
             return trace.z.square().sum(-1) * (1.0 if trace.z.sum().item() > 0 else 0.5)
 
     yield
-    del registry.losses._classes["looking"]
-    registry.losses._specs.pop("looking", None)
+    del roles.losses._classes["looking"]
+    roles.losses._specs.pop("looking", None)
 
 
 def test_steps_are_replayed_where_no_component_waits(images, tmp_path):

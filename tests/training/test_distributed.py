@@ -16,8 +16,8 @@ import vaekit
 from vaekit.cli import main
 from vaekit.components.decoders.mlp import MLP as Decoder
 from vaekit.components.encoders.mlp import MLP as Encoder
+from vaekit.compute.sharding import blocks
 from vaekit.errors import UsageError
-from vaekit.training.sharding import blocks
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = [

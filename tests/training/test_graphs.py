@@ -14,16 +14,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from training.tape import record
 
 import vaekit
-from vaekit import graphs
-from vaekit.assembly import resolve
+from vaekit.compute import graphs
+from vaekit.compute.graphs import Replay
+from vaekit.compute.process import Interrupted
 from vaekit.errors import UsageError
-from vaekit.graphs import Replay
-from vaekit.options import build_spec
-from vaekit.registry import REGISTRIES
-from vaekit.run import load_splits
+from vaekit.roles import REGISTRIES
+from vaekit.specs.options import build_spec
+from vaekit.specs.resolve import resolve
+from vaekit.store.folder import RunFolder
+from vaekit.store.record import load_splits
 from vaekit.streams import Streams
-from vaekit.training.folder import RunFolder
-from vaekit.training.process import Interrupted
 from vaekit.training.trainer import Trainer
 
 SMALL = {"hidden": (8,), "channels": (4, 8)}

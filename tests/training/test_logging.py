@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 import vaekit
-from vaekit import registry
+from vaekit import roles
 from vaekit.cli import main
 from vaekit.errors import UnknownComponentError, UsageError, VaekitError
-from vaekit.options import build_spec
+from vaekit.specs.options import build_spec
 from vaekit.training.loggers import numbers
 
 
@@ -65,8 +65,8 @@ def calls():
 
     yield heard
     for kind in ("told", "broken"):
-        del registry.loggers._classes[kind]
-        registry.loggers._specs.pop(kind, None)
+        del roles.loggers._classes[kind]
+        roles.loggers._specs.pop(kind, None)
 
 
 def options(images, **more):
@@ -129,7 +129,7 @@ def test_loggers_leave_no_trace_in_the_model(images, tmp_path, calls):
 
 def test_a_model_can_be_used_where_its_logger_is_not_installed(images, tmp_path, calls, monkeypatch):
     run = vaekit.train(**options(images, epochs=1, logger="told"), out=tmp_path / "run")
-    monkeypatch.delitem(registry.loggers._classes, "told")
+    monkeypatch.delitem(roles.loggers._classes, "told")
     assert vaekit.load(run.path).latent_dim == 3
     with pytest.raises(UnknownComponentError, match="no logger is called 'told'"):
         vaekit.train(run.path / "spec.yaml")

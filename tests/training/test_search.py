@@ -12,9 +12,9 @@ import pytest
 
 import vaekit
 from vaekit import Range
+from vaekit.compute.process import Interrupted
 from vaekit.errors import DataError, UsageError
-from vaekit.searches import Metric
-from vaekit.training.process import Interrupted
+from vaekit.sweeps.search import Metric
 from vaekit.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
@@ -159,7 +159,7 @@ def test_the_elbo_is_maximised_and_others_are_minimised_unless_said(text, expect
 
 def test_without_optuna_the_error_says_what_to_install(images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    monkeypatch.delitem(sys.modules, "vaekit.training.study", raising=False)
+    monkeypatch.delitem(sys.modules, "vaekit.sweeps.study", raising=False)
     with pytest.raises(UsageError, match=r"vaekit\[optuna\]"):
         vaekit.search(**asked(tmp_path, images))
 

@@ -11,15 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 import vaekit
-from vaekit import registry
-from vaekit.assembly import build_objective, build_vae, resolve
+from vaekit import roles
+from vaekit.compute.process import Interrupted
 from vaekit.errors import CheckpointError, DataError, UsageError, VaekitError
-from vaekit.options import build_spec
-from vaekit.sweeps import Range, combinations, read_over
-from vaekit.training.adamw import StackedAdamW
-from vaekit.training.process import Interrupted
-from vaekit.training.stacked import Stack, difference, refusal
-from vaekit.training.sweep import plan
+from vaekit.model.assembly import build_objective, build_vae
+from vaekit.specs.options import build_spec
+from vaekit.specs.resolve import resolve
+from vaekit.sweeps.adamw import StackedAdamW
+from vaekit.sweeps.grouping import plan
+from vaekit.sweeps.space import Range, combinations, read_over
+from vaekit.sweeps.stack import Stack, difference, refusal
 from vaekit.training.trainer import Trainer
 
 
@@ -376,9 +377,9 @@ def test_stacking_what_cannot_be_stacked_says_what_differs(images, tmp_path):
     ],
 )
 def test_models_are_stacked_and_stacks_compiled_where_it_was_measured_to_pay(images, monkeypatch, given, stacked, compiled):
-    monkeypatch.setattr("vaekit.training.sweep.has_cpp_compiler", lambda: True)
+    monkeypatch.setattr("vaekit.sweeps.grouping.has_cpp_compiler", lambda: True)
     specs = [resolve(build_spec({}, {**options(images), **given, "seed": seed})) for seed in range(4)]
-    splits = registry.datasets.build(specs[0].data.dataset).load()
+    splits = roles.datasets.build(specs[0].data.dataset).load()
     groups, notes = plan(specs, [splits] * len(specs), "auto")
     assert {(group.stacked, group.compiled) for group in groups} == {(stacked, compiled)}
     assert bool(notes) != stacked

@@ -19,12 +19,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import vaekit
-from vaekit import registry
+from vaekit import roles
+from vaekit.compute.process import Interrupted
 from vaekit.errors import CheckpointError, DataError, DivergenceError, UsageError, VaekitError
 from vaekit.interfaces import Loss
-from vaekit.training import checkpoint
+from vaekit.store import checkpoint
 from vaekit.training import trainer as trainer_module
-from vaekit.training.process import Interrupted
 from vaekit.training.trainer import Trainer
 
 
@@ -256,7 +256,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(images, tmp_path, monkeypatch
     with pytest.raises(Interrupted):
         vaekit.train(**options(images), out=tmp_path / "run")
     monkeypatch.undo()
-    code = "import sys; from vaekit.training.folder import RunFolder; run = RunFolder(sys.argv[1]); run.hold(); print(), input()"
+    code = "import sys; from vaekit.store.folder import RunFolder; run = RunFolder(sys.argv[1]); run.hold(); print(), input()"
     command = [sys.executable, "-u", "-c", code, str(tmp_path / "run")]
     before = weights(vaekit.Run(tmp_path / "run"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
@@ -376,7 +376,7 @@ def test_the_evaluation_says_what_its_elbo_is(images, tmp_path, likelihood, bina
 def exploding():
     """A loss that becomes NaN in the second epoch, or at a schedule's end, registered for one test."""
 
-    @registry.losses("exploding")
+    @roles.losses("exploding")
     class Exploding(Loss):
         """Becomes NaN."""
 
@@ -387,8 +387,8 @@ def exploding():
             return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
 
     yield
-    del registry.losses._classes["exploding"]
-    registry.losses._specs.pop("exploding", None)
+    del roles.losses._classes["exploding"]
+    roles.losses._specs.pop("exploding", None)
 
 
 @pytest.mark.usefixtures("exploding")
@@ -401,7 +401,7 @@ def test_nan_stops_training_and_names_loss_step_and_last_good_checkpoint(images,
 
 @pytest.mark.usefixtures("exploding")
 def test_nan_in_validation_is_named_as_such(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(registry.losses.get("exploding"), "limit", math.inf)
+    monkeypatch.setattr(roles.losses.get("exploding"), "limit", math.inf)
     with pytest.raises(DivergenceError, match=r"loss, exploding in the validation of epoch 1"):
         vaekit.train(**options(images, loss="exploding"), out=tmp_path / "run")
 
@@ -528,8 +528,9 @@ def test_a_process_compiles_models_of_many_forms(images, tmp_path, monkeypatch):
 
 
 def test_compilation_is_chosen_by_the_work_of_the_run_and_not_for_convolutions():
-    from vaekit.assembly import resolve, resolve_compile
-    from vaekit.options import build_spec
+    from vaekit.specs.options import build_spec
+    from vaekit.specs.resolve import resolve
+    from vaekit.training.compilation import resolve_compile
 
     def choice(num_images, **given):
         return resolve_compile(resolve(build_spec({}, {"device": "cpu", **given})), (1, 28, 28), num_images).train.compile
@@ -541,10 +542,10 @@ def test_compilation_is_chosen_by_the_work_of_the_run_and_not_for_convolutions()
 
 
 def test_compiling_without_a_compiler_is_refused_when_asked_for_and_not_chosen_otherwise(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("vaekit.assembly.has_cpp_compiler", lambda: False)
+    monkeypatch.setattr("vaekit.model.assembly.has_cpp_compiler", lambda: False)
     with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
         vaekit.train(**options(images, compile="on"), out=tmp_path / "run")
-    monkeypatch.setattr("vaekit.assembly.COMPILE_SECONDS", 0)
+    monkeypatch.setattr("vaekit.model.assembly.COMPILE_SECONDS", 0)
     assert vaekit.train(**options(images, epochs=1), out=tmp_path / "run").spec.train.compile == "off"
 
 
@@ -580,8 +581,10 @@ def test_convolutions_are_trained_with_channels_last_and_to_the_same_losses(tmp_
 @pytest.mark.parametrize(("encoder", "decoder"), [("cnn", "bilinear"), ("resnet", "cnn"), ("resnet", "resnet")])
 def test_the_layout_of_convolutions_leaves_gradients_as_they_were(encoder, decoder, channels):
     """oneDNN's are wrong for strided 1×1 convolutions of few channels with channels last."""
-    from vaekit.assembly import build_objective, build_vae, lay_out, resolve, trial
-    from vaekit.options import build_spec
+    from vaekit.compute.layout import lay_out
+    from vaekit.model.assembly import build_objective, build_vae, trial
+    from vaekit.specs.options import build_spec
+    from vaekit.specs.resolve import resolve
 
     given = {"encoder": encoder, "decoder": decoder, "encoder.channels": channels, "decoder.channels": channels, "device": "cpu"}
     model = resolve(build_spec({}, {**given, "likelihood": "mse"})).model

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 import vaekit
-from vaekit import __version__
+from vaekit._version import __version__
 
 Result = TypeVar("Result")
 PACKAGE = Path(vaekit.__file__).parent

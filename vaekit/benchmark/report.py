@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaekit.errors import DataError, UsageError
-from vaekit.values import flat, value_text
+from vaekit.specs.text import flat, value_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,7 @@ KEY = ("task", "device", "precision", "compile", "batch")
 """What tells one row of a measurement from another."""
 
 
-def table(result: Mapping[str, Any]) -> Table:
+def throughput_table(result: Mapping[str, Any]) -> Table:
     """Lay out what `throughput` returns: a row a measurement."""
     shown = _table(
         *KEY,

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vaekit.assembly import resolve, resolve_compile
 from vaekit.benchmark.machine import (
     busy,
     calls_in_a_row,
@@ -26,14 +23,21 @@ from vaekit.benchmark.machine import (
     repeated,
     timed,
 )
-from vaekit.data import Batch
+from vaekit.compute.process import threads
+from vaekit.data.batches import Batch
+from vaekit.data.sources import Splits
 from vaekit.evaluation.bound import evaluate
-from vaekit.options import build_spec
-from vaekit.run import load_splits
-from vaekit.specs import RunSpec
-from vaekit.training.folder import RunFolder
-from vaekit.training.process import threads
-from vaekit.training.trainer import Trainer
+from vaekit.evaluation.evaluator import Evaluator
+from vaekit.model.assembly import assemble
+from vaekit.specs.models import RunSpec
+from vaekit.specs.options import build_spec
+from vaekit.store.record import load_splits
+from vaekit.training.checks import check_data
+from vaekit.training.compilation import choose_compilation
+from vaekit.training.hardware import fit_to_machine
+from vaekit.training.meter import Meter
+from vaekit.training.progress import Reporter, Silent
+from vaekit.training.step import Step, training_batches
 
 TASKS = ("train", "encode", "sample", "evaluate")
 PARTS = ("data", "forward", "backward", "optimiser")
@@ -48,7 +52,7 @@ def throughput(
     devices: Sequence[str] = ("auto",),
     tasks: Sequence[str] = TASKS,
     seconds: float = 2.0,
-    tell: Callable[[str], None] = lambda line: None,
+    reporter: Reporter | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Measure a model's throughput in every combination of batch sizes, precisions, compilations and devices.
@@ -61,7 +65,7 @@ def throughput(
         devices: Of ``cpu``, ``cuda``, ``mps`` and ``auto``.
         tasks: Of ``train``, ``encode``, ``sample`` and ``evaluate``.
         seconds: For each measurement; five rounds at least.
-        tell: Receives a line before each measurement.
+        reporter: Receives a line before each measurement by its ``note``; default: nobody does.
         options: As for `vaekit.train`.
 
     Returns:
@@ -78,17 +82,17 @@ def throughput(
     """
     rows: list[dict[str, Any]] = []
     machine: dict[str, Any] = {}
-    count = torch.get_num_threads()
+    count, reporter = torch.get_num_threads(), reporter or Silent()
     for device, precision, compiled, size in itertools.product(devices, precisions, compilations, batch_sizes):
         setting = {"device": device, "precision": precision, "compile": compiled, "batch_size": size}
-        spec = resolve(build_spec(base or {}, {**options, **setting}))
+        spec = fit_to_machine(build_spec(base or {}, {**options, **setting}))
         key, count = f"{spec.train.device} {spec.train.precision}", spec.train.threads or count
-        tell(f"{key}, batch {size}, compile {compiled}")
-        with threads(spec.train.threads), tempfile.TemporaryDirectory() as folder:
+        reporter.note(f"{key}, batch {size}, compile {compiled}")
+        with threads(spec.train.threads):
             place = torch.device(spec.train.device)
             if key not in machine:
                 machine[key] = {"flops": matrix_peak(place, spec.train.precision), "bytes": memory_bandwidth(place)}
-            for row in _measure(spec, Path(folder) / "run", machine[key], tasks, seconds):
+            for row in _measure(spec, machine[key], tasks, seconds):
                 rows.append({"device": place.type, "precision": spec.train.precision, "compile": compiled, "batch": size, **row})
     return {"spec": _shared(spec), "rows": rows, "machine": machine, "environment": environment(count)}
 
@@ -100,31 +104,32 @@ def _shared(spec: RunSpec) -> dict[str, Any]:
     return {**data, "train": {name: value for name, value in data["train"].items() if name not in elsewhere}}
 
 
-def _measure(
-    spec: RunSpec, folder: Path, peak: Mapping[str, float], tasks: Sequence[str], seconds: float
-) -> Iterator[dict[str, Any]]:
+def _measure(spec: RunSpec, peak: Mapping[str, float], tasks: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
     """Measure the tasks of one spec."""
     splits = load_splits(spec)
-    spec = resolve_compile(spec, splits.shape, len(splits.train))
-    trainer = Trainer(spec, splits, RunFolder.create(spec, folder))
-    device, vae, size = trainer.device, trainer.objective.vae, spec.train.batch_size
+    objective = assemble(spec, splits)
+    check_data(spec, objective.vae.likelihood, splits)
+    spec = choose_compilation(spec, objective)
+    step = Step(spec, objective)
+    device, vae, size = step.device, step.objective.vae, spec.train.batch_size
     forget_peak_memory(device)
     if "train" in tasks:
-        yield _train(trainer, peak, seconds) | {"peak_bytes": peak_memory(device)}
+        yield _train(step, splits, peak, seconds) | {"peak_bytes": peak_memory(device)}
     if spec.train.compile != "off":
         return
-    batch = next(iter(trainer.evaluation_batches("train").epoch(0)))
-    generator = trainer.streams.generator("bench", 0, device)
+    evaluator = Evaluator(spec, step.objective, splits, step.processes, step.memory_format)
+    batch = next(iter(evaluator.batches("train").epoch(0)))
+    generator = step.streams.generator("bench", 0, device)
     others: dict[str, Callable[[], object]] = {
         "encode": lambda: vae.encode(batch.inputs),
         "sample": lambda: vae.sample(size, generator=generator),
-        "evaluate": lambda: evaluate(trainer.objective, [batch], trainer.streams, split="bench"),
+        "evaluate": lambda: evaluate(step.objective, [batch], step.streams, split="bench"),
     }
     vae.eval()
     for task in tasks:
         if task in others:
             forget_peak_memory(device)
-            with torch.no_grad(), trainer.autocast():
+            with torch.no_grad(), step.autocast():
                 times = repeated(others[task], device, seconds)
                 flops = _flops(others[task])
             yield {
@@ -135,14 +140,15 @@ def _measure(
             }
 
 
-def _train(trainer: Trainer, peak: Mapping[str, float], seconds: float) -> dict[str, Any]:
+def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float) -> dict[str, Any]:
     """Measure whole steps of training and, in turn with them, their parts."""
-    device, size = trainer.device, trainer.spec.train.batch_size
-    batches = (batch for epoch in itertools.count() for batch in trainer.batches.epoch(epoch))
-    trainer.objective.train()
+    device, size, meter = step.device, step.spec.train.batch_size, Meter()
+    epochs = training_batches(step, splits)
+    batches = (batch for epoch in itertools.count() for batch in epochs.epoch(epoch))
+    step.objective.train()
 
     def whole() -> None:
-        trainer.meter.add(trainer.step(next(batches), 0))
+        meter.add(step(next(batches), 0))
 
     first, _ = timed(whole, device)
     calls = calls_in_a_row(device)
@@ -152,12 +158,12 @@ def _train(trainer: Trainer, peak: Mapping[str, float], seconds: float) -> dict[
     end = time.perf_counter() + seconds
     while len(wholes) < 5 or time.perf_counter() < end:
         wholes.append(timed(whole, device, calls)[0])
-        for name, spent in _parts(trainer, batches).items():
+        for name, spent in _parts(step, batches).items():
             parts[name].append(spent)
     used = {"busy_fraction": busy(whole) / statistics.median(wholes)} if device.type == "cuda" else {}
-    inputs = trainer.inputs(next(batches), 0)
+    inputs = step.inputs(next(batches), 0)
     saved: dict[int, int] = {}
-    own = {parameter.data_ptr() for parameter in trainer.objective.parameters()}
+    own = {parameter.data_ptr() for parameter in step.objective.parameters()}
 
     def note(tensor: Tensor) -> Tensor:
         if tensor.data_ptr() not in own:
@@ -165,16 +171,16 @@ def _train(trainer: Trainer, peak: Mapping[str, float], seconds: float) -> dict[
         return tensor
 
     def eager() -> None:
-        with trainer.autocast():
-            total, _ = trainer.objective(inputs)
+        with step.autocast():
+            total, _ = step.objective(inputs)
         total.backward()
-        trainer.objective.zero_grad(set_to_none=True)
+        step.objective.zero_grad(set_to_none=True)
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         flops = _flops(eager)
     # forward and backward read parameters, backward writes gradients, AdamW reads four arrays and writes three; what forward
     # keeps is written and read
-    least = 10 * sum(p.numel() * p.element_size() for p in trainer.objective.parameters()) + 2 * sum(saved.values())
+    least = 10 * sum(p.numel() * p.element_size() for p in step.objective.parameters()) + 2 * sum(saved.values())
     return {
         "task": "train",
         **_speed(wholes, size),
@@ -186,19 +192,19 @@ def _train(trainer: Trainer, peak: Mapping[str, float], seconds: float) -> dict[
     }
 
 
-def _parts(trainer: Trainer, batches: Iterator[Batch]) -> dict[str, float]:
+def _parts(step: Step, batches: Iterator[Batch]) -> dict[str, float]:
     """Take one step in parts; return the milliseconds of each."""
-    device = trainer.device
-    data, inputs = timed(lambda: trainer.inputs(next(batches), 0), device)
+    device = step.device
+    data, inputs = timed(lambda: step.inputs(next(batches), 0), device)
 
     def forward() -> Tensor:
-        with trainer.autocast():
-            total: Tensor = trainer.forward(inputs)[0]
+        with step.autocast():
+            total: Tensor = step.forward(inputs)[0]
         return total
 
     ahead, total = timed(forward, device)
     back, _ = timed(total.backward, device)
-    optimiser, _ = timed(trainer.update, device)
+    optimiser, _ = timed(step.update, device)
     return dict(zip(PARTS, (data, ahead, back, optimiser), strict=True))
 
 

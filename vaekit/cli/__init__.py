@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from vaekit import __version__
+from vaekit._version import __version__
 from vaekit.cli import (
     bench,
     compare,

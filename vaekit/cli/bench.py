@@ -43,7 +43,7 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
         return onnx_latencies, list(arguments)
     if "--compare" in flags:
         return compare, list(arguments)
-    options, normal = read_options(arguments, own={*LISTS, "seconds", "plot"})
+    table, normal = read_options(arguments, own={*LISTS, "seconds", "plot"})
     lists = {
         name: Annotated[
             str | None,
@@ -52,7 +52,7 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
         for name, (metavar, about, default) in LISTS.items()
     }
     own = {"spec": SpecArgument, **lists, "seconds": SecondsOption, "plot": PlotOption, "json": JsonOption}
-    return declare(_throughput, own, [option for option in options if not VARIED & set(option.names)]), normal
+    return declare(_throughput, own, [option for option in table.options if not VARIED & set(option.names)]), normal
 
 
 def _throughput(
@@ -63,9 +63,10 @@ def _throughput(
     The other flags are those of `train`. Two further forms: `vaekit bench --onnx FILE.onnx` times an export against torch, and
     `vaekit bench --compare A.json B.json` compares what `--json` printed twice.
     """
-    from vaekit.benchmark.report import footnotes, table, write_chart
+    from vaekit.benchmark.report import footnotes, throughput_table, write_chart
     from vaekit.benchmark.throughput import throughput
-    from vaekit.specs import read_spec
+    from vaekit.cli.console import ErrorLines
+    from vaekit.specs.models import read_spec
 
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise UsageError("the chart cannot be written there", given=plot, expected="FILE.png in a folder that exists")
@@ -83,7 +84,7 @@ def _throughput(
         devices=chosen["devices"],
         tasks=chosen["tasks"],
         seconds=seconds or 2.0,
-        tell=lambda line: typer.echo(line, err=True),
+        reporter=ErrorLines(),
         **given,
     )
     if plot is not None:
@@ -91,7 +92,7 @@ def _throughput(
     if json:
         typer.echo(json_module.dumps(result))
         return
-    _print(table(result), footnotes(result))
+    _print(throughput_table(result), footnotes(result))
 
 
 def compare(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from vaekit.console import Quiet
+    from vaekit.cli.console import Quiet
     from vaekit.run import Run
 
 RunArgument = Annotated[
@@ -48,7 +48,8 @@ def component_option(
     """
     from rich.markup import escape
 
-    from vaekit.values import alternatives, type_text, value_text
+    from vaekit.schema import alternatives
+    from vaekit.specs.text import type_text, value_text
 
     parts, text = alternatives(kind), type_text(kind)
     if len(text) > LONGEST and "|" in text:
@@ -71,7 +72,7 @@ def component_option(
 def open_run(path: Path | None) -> Run:
     """Return the run of a folder, by default the newest one."""
     from vaekit.run import Run
-    from vaekit.training.folder import newest_run
+    from vaekit.store.folder import newest_run
 
     return Run(newest_run() if path is None else path)
 
@@ -83,7 +84,7 @@ def interruptible(reporter: Quiet) -> Iterator[None]:
         with reporter:
             yield
     except KeyboardInterrupt:
-        from vaekit.training.world import is_first
+        from vaekit.compute.distributed import is_first
 
         if is_first():  # of torchrun's processes one speaks for all
             typer.secho(f"interrupted; {_how_to_go_on(reporter)}", fg="yellow", err=True)
@@ -92,7 +93,7 @@ def interruptible(reporter: Quiet) -> Iterator[None]:
 
 def _how_to_go_on(reporter: Quiet) -> str:
     from vaekit.run import Run
-    from vaekit.training.folder import RunFolder
+    from vaekit.store.folder import RunFolder
 
     if reporter.started is None:
         return "nothing was begun"

@@ -20,10 +20,10 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Show models beside each other, of the same inputs and the same noise, and their numbers in a table."""
-    from vaekit.pictures.comparison import aligned, compare_runs, names_of, table
+    from vaekit.pictures.comparison import aligned, compare_runs, comparison_table, names_of
     from vaekit.run import Run
 
     opened = [Run(path) for path in runs]
     compare_runs(opened, num=num, seed=seed, out=out)
     evaluations = {name: run.evaluation() or {} for name, run in names_of(opened).items()}
-    typer.echo(json.dumps(evaluations) if as_json else "\n".join([*aligned(*table(evaluations)), "", str(out)]))
+    typer.echo(json.dumps(evaluations) if as_json else "\n".join([*aligned(*comparison_table(evaluations)), "", str(out)]))

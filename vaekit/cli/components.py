@@ -35,7 +35,7 @@ def components(context: typer.Context) -> None:
 
 def list_components() -> None:
     """List every component by role: name, where it comes from, what it is."""
-    from vaekit.registry import REGISTRIES
+    from vaekit.roles import REGISTRIES
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     for registry in REGISTRIES:
@@ -59,7 +59,7 @@ def find(name: str) -> list[tuple[Registry[object], str]]:
     Raises:
         UnknownComponentError: There is none; the message suggests a near match.
     """
-    from vaekit.registry import REGISTRIES
+    from vaekit.roles import REGISTRIES
 
     role, _, kind = name.rpartition(":")
     found = [(registry, kind) for registry in REGISTRIES if role in ("", registry.role) and kind in registry]
@@ -75,7 +75,7 @@ def find(name: str) -> list[tuple[Registry[object], str]]:
 
 def describe(registry: Registry[object], kind: str) -> str:
     """Write what a component's docstring says, its options with their types and defaults in the place of ``Args``."""
-    from vaekit.values import type_text, value_text
+    from vaekit.specs.text import type_text, value_text
 
     spec = registry.spec(kind)
     about = re.split(r"^Args:\n(?:[ \t]+.*\n?|\n)*", cleandoc(registry.get(kind).__doc__ or "") + "\n", flags=re.MULTILINE)

@@ -19,7 +19,7 @@ def evaluate(  # noqa: PLR0917 - Typer calls it by keywords
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate the best weights of a run; the numbers go to its evaluation.json too, of other splits to evaluation-SPLIT.json."""
-    from vaekit.console import evaluation_lines
+    from vaekit.cli.console import evaluation_lines
 
     results = open_run(run).evaluate(split=split, samples=samples, device=device, precision=precision)
     typer.echo(json.dumps(results) if as_json else "\n".join(evaluation_lines(results)))

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vaekit import registry
+from vaekit import roles
 from vaekit.cli.common import RunArgument, component_option, open_run
 from vaekit.errors import UsageError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-    from vaekit.export.parity import Exported
+    from vaekit.export.exporter import Exported
 
 PartOption = Annotated[str, typer.Option(metavar="decoder|encoder|autoencoder", help="What to export.")]
 
@@ -30,7 +30,7 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
 
     ``--onnx`` becomes ``--onnx=``, and ``--onnx PATH`` becomes ``--onnx=PATH``; a run folder that follows stays the argument.
     """
-    kinds = registry.exporters.kinds()
+    kinds = roles.exporters.kinds()
     normal, rest, chosen = [], list(arguments), []
     while rest:
         word = rest.pop(0).replace("--exporter.", "--", 1)  # as `vaekit components show` writes options
@@ -49,7 +49,7 @@ def _options(kinds: Sequence[str]) -> dict[str, tuple[tuple[str, ...], FieldInfo
     """Return, by name, the flags and the field of every option of some exporters, and which of them have it."""
     found: dict[str, tuple[tuple[str, ...], FieldInfo, list[str]]] = {}
     for kind in dict.fromkeys(kinds):
-        for name, field in registry.exporters.spec(kind).model_fields.items():
+        for name, field in roles.exporters.spec(kind).model_fields.items():
             if name != "kind":
                 found.setdefault(name, ((_flag(name),), field, []))[2].append(kind)
     return found
@@ -107,7 +107,7 @@ def _flag(name: str) -> str:
 def _exporter_option(kind: str) -> Any:
     from rich.markup import escape
 
-    about = escape(registry.exporters.summary(kind))
+    about = escape(roles.exporters.summary(kind))
     return Annotated[str | None, typer.Option(_flag(kind), metavar="[PATH]", help=about, rich_help_panel="Formats")]
 
 
@@ -119,7 +119,7 @@ def _option(flags: tuple[str, ...], field: FieldInfo, owners: list[str]) -> Any:
 
 def _read(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the strings mean for the options of an exporter."""
-    from vaekit.values import read_value
+    from vaekit.specs.text import read_value
 
-    fields = registry.exporters.spec(kind).model_fields
+    fields = roles.exporters.spec(kind).model_fields
     return {name: read_value(value, fields[name].annotation) for name, value in values.items()}

@@ -59,7 +59,7 @@ def read_dims(text: str | None) -> list[int] | None:
 
 def split_run(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     """Take a run folder from the front of what a command was given; None stands for the newest one."""
-    from vaekit.training.folder import RunFolder
+    from vaekit.store.folder import RunFolder
 
     named = bool(words) and RunFolder(words[0]).spec.is_file()
     return (Path(words[0]), list(words[1:])) if named else (None, list(words))

@@ -22,7 +22,8 @@ def plugins(context: typer.Context) -> None:
 def list_plugins() -> None:
     """List installed plugins: distribution, version, components, and whether each can be used. Imports them all."""
     from vaekit.plugins import SWITCH, Plugin, enabled, installed
-    from vaekit.registry import REGISTRIES, Registry
+    from vaekit.registry import Registry
+    from vaekit.roles import REGISTRIES
 
     if not enabled():
         typer.echo(f"plugins are switched off, by --no-plugins or {SWITCH}=0")

@@ -20,12 +20,12 @@ def resume(
 ) -> None:
     """Go on with a run from its last checkpoint, bit-exactly on the CPU; or with what is left of a sweep, given its folder."""
     if run is not None and (run / "sweep.json").is_file():
-        from vaekit.sweeps import resume_sweep
+        from vaekit.sweeps.grid import resume_sweep
 
-        sweep.follow(lambda tell: resume_sweep(run, device=device, tell=tell)[0].path.parent, quiet=quiet, json=json)
+        sweep.follow(lambda reporter: resume_sweep(run, device=device, reporter=reporter)[0].path.parent, quiet=quiet, json=json)
         return
 
-    from vaekit.console import choose_reporter
+    from vaekit.cli.console import choose_reporter
     from vaekit.run import resume as resume_run
 
     reporter = choose_reporter(json=json, quiet=quiet)

@@ -16,7 +16,8 @@ from vaekit.errors import UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from vaekit.training.sweep import Stacking
+    from vaekit.sweeps.grouping import Stacking
+    from vaekit.training.progress import Reporter
 
 
 def _flag(metavar: str, about: str, panel: str | None = None) -> Any:
@@ -58,9 +59,9 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     Raises:
         UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
     """
-    options, normal = read_options(arguments, own=OPTIONS)
+    table, normal = read_options(arguments, own=OPTIONS)
     own = {"spec": SpecArgument, **OPTIONS, "quiet": QuietOption, "json": JsonOption}
-    return declare(_sweep, own, options), normal
+    return declare(_sweep, own, table.options), normal
 
 
 def _sweep(
@@ -87,7 +88,7 @@ def _sweep(
     `--over lr=1e-4..1e-2:log --over latent_dim=2..64 --over encoder=mlp,cnn`. Start the same command as often as you like, on
     any machines that share the files: they work on one study. Started again, it goes on.
     """
-    from vaekit.sweeps import read_over
+    from vaekit.sweeps.space import read_over
 
     for flag, value, choices in (
         ("stack", stack, ("auto", "on", "off")),
@@ -101,23 +102,25 @@ def _sweep(
     if len(varied) < len(pairs):
         raise UsageError("an option is varied twice", given=", ".join(name for name, _ in pairs))
     if search is None:
-        from vaekit.sweeps import sweep
+        from vaekit.sweeps.grid import sweep
 
         _refuse("only a search (--search optuna) takes", storage=storage, trials=trials, metric=metric, prune=prune)
         ways = cast("Stacking", stack or "auto")
         follow(
-            lambda tell: sweep(spec, over=varied, out=out, stack=ways, tell=tell, **given)[0].path.parent, quiet=quiet, json=json
+            lambda reporter: sweep(spec, over=varied, out=out, stack=ways, reporter=reporter, **given)[0].path.parent,
+            quiet=quiet,
+            json=json,
         )
         return
 
-    from vaekit.searches import Metric, Plan, work
-    from vaekit.specs import plain_spec
+    from vaekit.specs.models import plain_spec
+    from vaekit.sweeps.search import Criterion, Plan, work
 
     _refuse("a search trains one model at a time; it does not take", stack=stack)
     if storage is None or trials is None:
         raise UsageError("a search needs --storage and --trials", expected="as --storage study.journal --trials 50")
-    plan = Plan(plain_spec(spec), given, varied, Metric.read(metric or "elbo"), prune=prune != "off")
-    follow(lambda tell: work(plan, storage, trials, out, tell), quiet=quiet, json=json)
+    plan = Plan(plain_spec(spec), given, varied, Criterion.read(metric or "elbo"), prune=prune != "off")
+    follow(lambda reporter: work(plan, storage, trials, out, reporter), quiet=quiet, json=json)
 
 
 def _refuse(why: str, **flags: object) -> None:
@@ -126,18 +129,19 @@ def _refuse(why: str, **flags: object) -> None:
         raise UsageError(f"{why} {', '.join(found)}")
 
 
-def follow(train: Callable[[Callable[[str], None]], Path], *, quiet: bool, json: bool) -> None:
+def follow(train: Callable[[Reporter], Path], *, quiet: bool, json: bool) -> None:
     """Train a sweep's models, show its progress and what came of it; exit with 1 where one failed, with 130 after Ctrl-C.
 
     Args:
-        train: Is given what receives lines of progress; returns the sweep's folder.
+        train: Takes what receives lines of progress; returns the sweep's folder.
         quiet: Whether to print nothing.
         json: Whether to print ``sweep.json`` only.
     """
-    from vaekit.sweeps import RECORD, read_record
+    from vaekit.cli.console import choose_reporter
+    from vaekit.sweeps.record import RECORD, read_record
 
     try:
-        folder = train((lambda line: None) if quiet or json else typer.echo)
+        folder = train(choose_reporter(quiet=quiet or json))
     except KeyboardInterrupt as stop:
         typer.secho(f"interrupted; {_how_to_go_on(stop)}", fg="yellow", err=True)
         raise typer.Exit(130) from None
@@ -148,7 +152,7 @@ def follow(train: Callable[[Callable[[str], None]], Path], *, quiet: bool, json:
         from rich.console import Console
 
         console = Console(highlight=False)
-        console.print(table(record))
+        console.print(sweep_table(record))
         console.print(f"{folder / RECORD}  {record['seconds']:,.0f} s", soft_wrap=True)
     failed = [row for row in record["runs"] if "error" in row]
     for row in failed:
@@ -158,7 +162,7 @@ def follow(train: Callable[[Callable[[str], None]], Path], *, quiet: bool, json:
 
 
 def _how_to_go_on(stop: KeyboardInterrupt) -> str:
-    from vaekit.sweeps import read_record
+    from vaekit.sweeps.record import read_record
 
     if not stop.args:
         return "nothing was begun"
@@ -166,23 +170,23 @@ def _how_to_go_on(stop: KeyboardInterrupt) -> str:
     return "the same command goes on" if "metric" in read_record(folder) else f"go on with: vaekit resume {folder}"
 
 
-def table(record: Mapping[str, Any]) -> Table:
-    """Lay out what ``sweep.json`` holds: a row a model, the test set's numbers in nats per image; a search's best is bold."""
+def sweep_table(record: Mapping[str, Any]) -> Table:
+    """Lay out what ``sweep.json`` holds: a row a model, the test set's numbers; a search's best is bold."""
     from rich.table import Table
 
-    from vaekit.sweeps import short_text
+    from vaekit.evaluation.metrics import comparable_metrics, metric_of
+    from vaekit.sweeps.record import short_text
 
     rows = record["runs"]
-    bound = all("bound" in row.get("test", {}).get("elbo_is", "bound") for row in rows)
-    elbo, reconstruction = ("ELBO", "reconstruction") if bound else ("-(CE+KL)", "cross-entropy")
-    columns = {elbo: "elbo", reconstruction: "reconstruction", "KL": "kl", "active units": "active_units"}
-    compared = [f"validation {record['metric'].partition(':')[0]}"] if "metric" in record else []
+    metrics = comparable_metrics({row["run"]: row.get("test", {}) for row in rows})
+    compared = [metric_of(record["metric"].partition(":")[0])] if "metric" in record else []
+    titles = [*record["over"], *(f"validation {metric.label}" for metric in compared), *(metric.label for metric in metrics)]
     shown = Table(box=None, header_style="bold")
-    for name in ("run", *record["over"], *compared, *columns):
+    for name in ("run", *titles):
         shown.add_column(name, justify="left" if name == "run" else "right")
     for row in rows:
-        cells = [_cell(row.get("value"))] if compared else []
-        cells += [_cell(row["test"].get(key)) for key in columns.values()] if "test" in row else [_end(row)]
+        cells = [metric.text(row.get("value"), digits=2) for metric in compared]
+        cells += [metric.text(row["test"].get(metric.key), digits=2) for metric in metrics] if "test" in row else [_end(row)]
         values = map(short_text, row["options"].values())
         shown.add_row(row["run"].partition("-")[0], *values, *cells, style="bold" if row["run"] == record.get("best") else None)
     return shown
@@ -193,9 +197,3 @@ def _end(row: Mapping[str, Any]) -> str:
     if "pruned" in row:
         return "pruned"
     return "failed" if "error" in row else "not done"
-
-
-def _cell(value: float | int | None) -> str:
-    if value is None:
-        return "none"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)

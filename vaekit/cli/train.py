@@ -15,8 +15,13 @@ from vaekit.cli.common import JsonOption, QuietOption, component_option, interru
 from vaekit.errors import UsageError
 
 if TYPE_CHECKING:
-    from vaekit.options import Option
+    from vaekit.specs.options import Option, OptionTable
 
+HELP = """Train a model: on a built-in set of digits unless told otherwise.
+
+The flags are the options of the components chosen: `vaekit train --encoder cnn --loss beta --help` shows those of `cnn`
+and `beta`. All go by their component's role too, as --loss.beta. Lists are written 512,256.
+"""
 VALUELESS = frozenset({"quiet", "json", "help"})
 PANELS = {"components": "Components", "model": "Model", "data": "Data", "augment": "Augmentation", "train": "Training"}
 SpecArgument = Annotated[
@@ -55,12 +60,23 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     Raises:
         UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
     """
-    options, normal = read_options(arguments, own={"out"})
+    table, normal = read_options(arguments, own={"out"})
     own = {"spec": SpecArgument, "out": OutOption, "quiet": QuietOption, "json": JsonOption}
-    return declare(_train, own, options), normal
+
+    def train(*, spec: Path | None, out: Path | None, quiet: bool, json: bool, given: Mapping[str, Any]) -> None:
+        from vaekit.cli.console import choose_reporter
+        from vaekit.run import train as run_training
+
+        del spec  # the table was made of it
+        reporter = choose_reporter(json=json, quiet=quiet)
+        with interruptible(reporter):
+            run_training(table.spec(given), out=out, reporter=reporter)
+
+    train.__doc__ = HELP
+    return declare(train, own, table.options), normal
 
 
-def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[list[Option], list[str]]:
+def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[OptionTable, list[str]]:
     """Return the options of the components that arguments choose, and the arguments in normal form.
 
     Args:
@@ -70,25 +86,26 @@ def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[lis
     Raises:
         UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
     """
-    from vaekit.choices import ROLES, SEVERAL
-    from vaekit.options import available_options, check_names
-    from vaekit.specs import read_spec
+    from vaekit.specs.models import read_spec
+    from vaekit.specs.options import OptionTable
+    from vaekit.specs.resolve import ROLES, SEVERAL
 
     words = read_words(arguments)
     base = read_spec(words.spec) if words.spec is not None else {}
     chosen: dict[str, Any] = {role: words.flags[role][-1] for role in ROLES if words.flags.get(role, [None])[-1] is not None}
     for role in SEVERAL & chosen.keys():
         chosen[role] = [kind for kind in words.flags[role] if kind is not None]
-    options = available_options(base, chosen)
+    table = OptionTable(base, chosen)
+    options = table.options
     switches = {prefix + name for option in options if is_switch(option) for name in option.names for prefix in ("", "no_")}
     valued = {name for option in options if not is_switch(option) for name in option.names} | set(own)
-    check_names(base, chosen | dict.fromkeys(words.flags.keys() - switches - valued - VALUELESS))
+    table.check_names(words.flags.keys() - switches - valued - VALUELESS)
     for name, values in words.flags.items():
         if name in valued and None in values:
             raise UsageError(f"--{name.replace('_', '-')} needs a value")
         if name in switches and values != [None] * len(values):
             raise UsageError(f"--{name.replace('_', '-')} takes no value", remedy="write SPEC.yaml, if that was one, first")
-    return options, words.arguments
+    return table, words.arguments
 
 
 def read_words(arguments: Sequence[str]) -> Words:
@@ -121,7 +138,7 @@ def _ends_value(word: str) -> bool:
 
 def is_switch(option: Option) -> bool:
     """Whether an option is given as ``--x`` or ``--no-x``."""
-    from vaekit.values import alternatives
+    from vaekit.schema import alternatives
 
     return bool in alternatives(option.type)
 
@@ -158,23 +175,9 @@ def declare(function: Callable[..., None], own: Mapping[str, Any], options: Sequ
     return called
 
 
-def _train(*, spec: Path | None, out: Path | None, quiet: bool, json: bool, given: Mapping[str, Any]) -> None:
-    """Train a model: on a built-in set of digits unless told otherwise.
-
-    The flags are the options of the components chosen: `vaekit train --encoder cnn --loss beta --help` shows those of `cnn`
-    and `beta`. All go by their component's role too, as --loss.beta. Lists are written 512,256.
-    """
-    from vaekit.console import choose_reporter
-    from vaekit.run import train as run_training
-
-    reporter = choose_reporter(json=json, quiet=quiet)
-    with interruptible(reporter):
-        run_training(spec, out=out, reporter=reporter, **given)
-
-
 def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:
     """Return the annotation that declares an option to Typer."""
-    from vaekit.choices import SEVERAL
+    from vaekit.specs.resolve import SEVERAL
 
     return component_option(
         [f"--{name.replace('_', '-')}" for name in names],

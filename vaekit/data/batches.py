@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from vaekit.compute.graphs import Replay
 from vaekit.data.arrays import Array
 from vaekit.data.augment import NUM_DRAWS, augment
 from vaekit.data.binarize import binarize, draw_fixed_noise, draw_noise
 from vaekit.data.sources import TensorImages
 from vaekit.errors import DataError, UsageError
-from vaekit.graphs import Replay
 from vaekit.streams import Streams
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Batch:
         return draw(self.whole)[self.offset : self.offset + size]
 
 
+def full_batches(num_images: int, batch_size: int) -> int:
+    """Return how many batches an epoch of training has: the last, short one is left out."""
+    return num_images // batch_size
+
+
 @dataclass(frozen=True)
 class Order:
     """Which images a step takes: a function of (seed, epoch, step), so an epoch can be taken up anywhere.
@@ -81,8 +86,7 @@ class Order:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch."""
-        full, rest = divmod(self.size, self.batch_size)
-        return full if self.train else full + (rest > 0)
+        return full_batches(self.size if self.train else self.size + self.batch_size - 1, self.batch_size)
 
     def steps(self, start: int) -> range:
         """Return the steps of an epoch that this rank takes, from ``start`` on."""

@@ -132,6 +132,11 @@ class Splits:
         """Channels, height, width."""
         return self.train.shape
 
+    @property
+    def parts(self) -> dict[str, ImageSource]:
+        """The splits by name: ``train``, ``validation`` and ``test``."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
 
 def split_source(source: ImageSource, validation: float | ImageSource, test: float | ImageSource) -> Splits:
     """Split by a fixed permutation: the same images on every run, whatever its seed, and of every class the same part.

@@ -1,1 +1,1 @@
-"""Evaluation: the same numbers for every model, on sampled codes, weighted by examples."""
+"""Evaluation: the same numbers for every model, on sampled codes, weighted by images."""

@@ -9,9 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vaekit.data import Batch
+from vaekit.data.batches import Batch
+from vaekit.evaluation.metrics import METRICS
 from vaekit.interfaces import Likelihood
-from vaekit.objective import Inputs, Objective
+from vaekit.model.objective import Inputs, Objective
 from vaekit.streams import Streams
 
 ACTIVE_VARIANCE = 0.01
@@ -39,9 +40,7 @@ def evaluate(
         reduce: Adds sums by name over the processes that evaluate together, each some of the images.
 
     Returns:
-        ``loss`` (the objective), ``reconstruction`` and, where the posterior has a density, ``kl``, ``elbo``, and
-        ``kl_per_latent``, all in nats per image; ``active_units``; ``latent_mean`` and ``latent_std`` of the sampled codes, all
-        posteriors together; every further term of the objective.
+        The numbers of the table in `vaekit.evaluation.metrics` that the model has, and every further term of the objective.
     """
     vae, device = objective.vae, objective.vae.device
     training = objective.training
@@ -71,6 +70,9 @@ def evaluate(
         add("code_square", code.square().sum(0))
         if site.kl_per_dim is not None:
             add("kl_per_latent", site.kl_per_dim.to(exact).sum(0))
+        for metric in METRICS.values():
+            if metric.measure is not None and (values := metric.measure(trace)) is not None:
+                add(metric.key, values.to(exact).sum(0))
         add("count", torch.full((), size, device=device, dtype=exact))
     objective.train(training)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from vaekit.data import Batch
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability
+from vaekit.model.vae import VAE
 from vaekit.streams import Streams
-from vaekit.vae import VAE
 
 
 @torch.no_grad()
@@ -54,7 +54,7 @@ def log_likelihood(
             num = min(step, samples - done)
             generator = streams.generator(f"importance/{split}/{number}", done, vae.device)
             noise = vae.posterior.draw_noise(num * size, generator, like=batch.inputs).unflatten(0, (num, size))
-            log_w = vae.trace(q, noise, batch.x).log_weight.to(exact)
+            log_w = vae.trace_from(q, noise, batch.x).log_weight.to(exact)
             sums = torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)
             first = sums[0] if first is None else torch.logaddexp(first, sums[0])
             second = sums[1] if second is None else torch.logaddexp(second, sums[1])

@@ -14,7 +14,7 @@ import torch
 from onnx.helper import find_min_ir_version_for
 from torch.export import Dim, ExportedProgram
 
-from vaekit import __version__
+from vaekit._version import __version__
 from vaekit.errors import ExportError
 from vaekit.export.parts import Part
 

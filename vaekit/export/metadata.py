@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from vaekit import __version__
+from vaekit._version import __version__
 
 if TYPE_CHECKING:
     import onnx

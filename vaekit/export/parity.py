@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,23 +58,6 @@ class Parity:
             given = ", ".join(f"{value:.2e} at batch {size}" for size, value in self.differences.items())
             raise ExportError(subject, given=given, expected=f"{self.tolerance:.0e} at most", remedy=remedy)
         return self
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What an exporter wrote.
-
-    Args:
-        path: The file; others of its name may lie beside it.
-        size: Bytes of all of them.
-        parity: How far it is from the model.
-        notes: What a user must know, a sentence each.
-    """
-
-    path: Path
-    size: int
-    parity: Parity
-    notes: tuple[str, ...] = ()
 
 
 def compare(function: Function, reference: Function, examples: Array, *, relative: bool, tolerance: float | None) -> Parity:

@@ -15,7 +15,7 @@ from vaekit.streams import Streams
 if TYPE_CHECKING:
     from vaekit.export.trained import Trained
     from vaekit.interfaces import Likelihood, Posterior
-    from vaekit.vae import VAE
+    from vaekit.model.vae import VAE
 
 PartName = Literal["decoder", "encoder", "autoencoder"]
 NUM_EXAMPLES = 64

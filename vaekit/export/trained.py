@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from vaekit.specs import RunSpec
+from vaekit.specs.models import RunSpec
 from vaekit.streams import Streams
 
 if TYPE_CHECKING:
-    from vaekit.vae import VAE
+    from vaekit.model.vae import VAE
 
 WIDTH = 3.0
 """Half of a latent's suggested range, in standard deviations."""

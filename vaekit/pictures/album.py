@@ -24,7 +24,7 @@ from vaekit.streams import Streams
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from vaekit.run import Run
+    from vaekit.store.record import Record
 
 NUM_ELLIPSES = 300
 
@@ -39,7 +39,7 @@ class Album:
         run: The run.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Record) -> None:
         self.of = Subject(run)
         self.path, self.folder = run.folder, run.path / "pictures"
 

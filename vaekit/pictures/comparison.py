@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from vaekit.errors import UsageError
+from vaekit.evaluation.metrics import comparable_metrics
+from vaekit.model.vae import VAE
 from vaekit.pictures.grid import labelled, write_picture
+from vaekit.pictures.subject import Subject
 from vaekit.streams import Streams
-from vaekit.vae import VAE
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vaekit.run import Run
-
-METRICS = ("elbo", "reconstruction", "kl", "log_likelihood", "bits_per_dim", "active_units")
+    from vaekit.store.record import Record
 
 
 @torch.no_grad()
@@ -39,7 +39,7 @@ def compare(vaes: Mapping[str, VAE], originals: Tensor, seed: int) -> Image.Imag
     return labelled(torch.cat(rows), columns=columns, rows=labels)
 
 
-def compare_runs(runs: Sequence[Run], *, num: int, seed: int, out: Path) -> None:
+def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> None:
     """Write the comparison of runs on test images of the first one's data.
 
     Raises:
@@ -49,7 +49,7 @@ def compare_runs(runs: Sequence[Run], *, num: int, seed: int, out: Path) -> None
         raise UsageError(
             "there is nothing to compare", given=f"{runs[0].path} alone", expected="two or more different run folders"
         )
-    first, vaes = runs[0].pictures.of, {name: run.vae() for name, run in names_of(runs).items()}
+    first, vaes = Subject(runs[0]), {name: run.vae() for name, run in names_of(runs).items()}
     shapes = {name: vae.image_shape for name, vae in vaes.items()}
     if len(set(shapes.values())) > 1:
         raise UsageError(
@@ -60,26 +60,25 @@ def compare_runs(runs: Sequence[Run], *, num: int, seed: int, out: Path) -> None
     write_picture(compare(vaes, first.test(range(first.num_test(num))).images, seed), out)
 
 
-def names_of(runs: Sequence[Run]) -> dict[str, Run]:
+def names_of(runs: Sequence[Record]) -> dict[str, Record]:
     """Name runs by their folders, and by their paths where folders of one name are among them."""
     short = [run.path.resolve().name for run in runs]
     return {name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)}
 
 
-def table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def comparison_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return titles and rows of the numbers that any of the models has; a dash where one has none."""
-    names = [name for name in METRICS if any(name in numbers for numbers in evaluations.values())]
+    metrics = comparable_metrics(evaluations)
     rows = [
-        [run, *(_cell(numbers.get(name)) for name in names), str(numbers.get("split", "-")), str(numbers.get("elbo_is", "-"))]
+        [
+            run,
+            *(metric.text(numbers.get(metric.key)) for metric in metrics),
+            str(numbers.get("split", "-")),
+            str(numbers.get("elbo_is", "-")),
+        ]
         for run, numbers in evaluations.items()
     ]
-    return ["run", *names, "split", "elbo is"], rows
-
-
-def _cell(value: float | int | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+    return ["run", *(metric.label for metric in metrics), "split", "elbo is"], rows
 
 
 def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaekit.model.vae import VAE
 from vaekit.pictures.drawing import number
 from vaekit.pictures.grid import grid, labelled
 from vaekit.pictures.latents import PATHS, decode, encode_means
-from vaekit.vae import VAE
 
 if TYPE_CHECKING:
     from PIL import Image

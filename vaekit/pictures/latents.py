@@ -10,8 +10,8 @@ from torch import Tensor
 
 from vaekit.distributions import StandardNormal
 from vaekit.errors import UsageError
+from vaekit.model.vae import VAE
 from vaekit.streams import Streams
-from vaekit.vae import VAE
 
 CHUNK = 256
 """Images encoded or decoded at a time."""

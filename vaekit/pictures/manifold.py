@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaekit.model.vae import VAE
 from vaekit.pictures.drawing import text_size, text_width, write
 from vaekit.pictures.grid import SMALL, grid
 from vaekit.pictures.latents import Plane, Spread, decode
-from vaekit.vae import VAE
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -14,13 +14,13 @@ from torch import Tensor
 from vaekit.data.images import Fit
 from vaekit.errors import DataError, UsageError
 from vaekit.interfaces import Capability
+from vaekit.model.vae import VAE
 from vaekit.pictures import latents, traversal
 from vaekit.pictures.examples import Examples, read_examples
 from vaekit.pictures.images import read_images
-from vaekit.vae import VAE
 
 if TYPE_CHECKING:
-    from vaekit.run import Run
+    from vaekit.store.record import Record
 
 NUM_CODES = 2000
 """Test images whose codes say where codes lie."""
@@ -33,7 +33,7 @@ class Subject:
         run: The run.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Record) -> None:
         self.run = run
 
     @property

@@ -12,34 +12,27 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vaekit import __version__
-from vaekit.assembly import build_objective
-from vaekit.console import duration, term_names
+from vaekit._version import __version__
 from vaekit.errors import UsageError, VaekitError
+from vaekit.evaluation.metrics import metrics_in
 from vaekit.files import write_text
+from vaekit.model.assembly import build_objective
+from vaekit.model.vae import VAE
 from vaekit.pictures.album import Album
-from vaekit.pictures.curves import learning_curves
-from vaekit.pictures.embed import animation_tag, figure, image_tag, slideshow
 from vaekit.pictures.grid import grid
-from vaekit.run import Run
+from vaekit.report.curves import learning_curves
+from vaekit.report.inline_images import animation_tag, figure, image_tag, slideshow
+from vaekit.specs.text import duration
+from vaekit.store.record import Record
 from vaekit.streams import Streams
-from vaekit.training import checkpoint
 
 MOST_EPOCHS = 8
 """Epochs whose pictures are shown."""
-MEANINGS = {
-    "bits_per_dim": "estimate of an upper bound, for 8-bit pixels",
-    "active_units": "latents that carry information",
-    "log_likelihood": "importance-sampled log p(x), nats",
-    "standard_error": "of log p(x), over images",
-    "effective_samples": "of the importance samples",
-    "loss": "the objective, nats",
-}
 Section = tuple[str, str, str]
 """Anchor, heading, content."""
 
 
-def write_report(run: Run, out: str | Path | None = None) -> Path:
+def write_report(run: Record, out: str | Path | None = None) -> Path:
     """Write the report of a run, ``report.html`` in its folder unless ``out`` is given; return its path.
 
     What the data set is needed for (traversals around a test image, the scatter plot) is left out, with the reason, where it
@@ -50,14 +43,15 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
         UsageError: The file cannot be written.
     """
     path = Path(out) if out is not None else run.path / "report.html"
-    sections = [*_sections(run)]
+    album = Album(run)
+    sections = [*_sections(run, album)]
     template = Template(Path(__file__).with_name("page.html").read_text("utf-8"))
     spec = run.spec
     page = template.substitute(
         title=escape(f"{run.path.resolve().name}: a vaekit run"),
         subtitle=escape(
-            f"{spec.data.dataset.kind}, encoder {spec.model.encoder.kind}, decoder {kind_of_decoder(run)}, "
-            f"{spec.model.latent_dim} latents; objective: {objective_of(run)}"
+            f"{spec.data.dataset.kind}, encoder {spec.model.encoder.kind}, decoder {spec.model.decoder.kind}, "
+            f"{spec.model.latent_dim} latents; objective: {objective_of(run, album.of.vae)}"
         ),
         contents="".join(f'<li><a href="#{anchor}">{escape(heading)}</a></li>' for anchor, heading, _ in sections),
         sections="\n".join(
@@ -73,31 +67,25 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     return path
 
 
-def kind_of_decoder(run: Run) -> str:
-    """Return the name of the decoder."""
-    return run.spec.model.decoder.kind if run.spec.model.decoder is not None else "of no name"
-
-
-def objective_of(run: Run) -> str:
+def objective_of(run: Record, vae: VAE) -> str:
     """Return the terms of the objective as a sum: ``reconstruction + kl``."""
-    losses = build_objective(run.spec.model, run.pictures.of.vae).get_submodule("players.0.losses")
+    losses = build_objective(run.spec.model, vae).get_submodule("players.0.losses")
     return " + ".join(name for name, _ in losses.named_children())
 
 
-def images_per_second(run: Run) -> float:
+def images_per_second(run: Record) -> float:
     """Return the images that training has seen a second, over all of its epochs; of the last one's record."""
     record = run.metrics()[-1]
     speed: float = record["step"] * run.spec.train.batch_size / max(record["seconds"], 1e-3)
     return speed
 
 
-def _sections(run: Run) -> Iterator[Section]:
-    album = run.pictures
+def _sections(run: Record, album: Album) -> Iterator[Section]:
     evaluation = run.evaluation() or {}
-    yield "summary", "Summary", _summary(run, evaluation)
+    yield "summary", "Summary", _summary(run, album.of.vae, evaluation)
     if records := run.metrics():
-        elbo = next(iter(reversed(term_names(evaluation, "", evaluation.get("elbo_is", "bound")))), "ELBO")
-        charts = f'<div class="charts">{"".join(learning_curves(records, elbo))}</div>'
+        curves = learning_curves(records, str(evaluation.get("elbo_is", "bound")))
+        charts = f'<div class="charts">{"".join(curves)}</div>'
         averaged = "Training's numbers are of the weights in training, validation's of their moving average."
         note = f'<p class="note">{averaged}</p>' if run.spec.train.ema is not None else ""
         yield "curves", "Learning curves", charts + note
@@ -109,12 +97,13 @@ def _sections(run: Run) -> Iterator[Section]:
     yield "environment", "Environment", _environment(run)
 
 
-def _summary(run: Run, evaluation: Mapping[str, Any]) -> str:
-    vae, records = run.pictures.of.vae, run.metrics()
+def _summary(run: Record, vae: VAE, evaluation: Mapping[str, Any]) -> str:
+    records = run.metrics()
     facts: dict[str, object] = {}
     if evaluation:
-        for name, key in reversed(term_names(evaluation, "", evaluation["elbo_is"]).items()):
-            facts[f"{name}, {evaluation['split']}"] = f"{evaluation[key]:,.2f}"
+        for metric in metrics_in(evaluation):
+            if metric.key in {"elbo", "kl", "reconstruction"}:
+                facts[f"{metric.label}, {evaluation['split']}"] = metric.text(evaluation[metric.key], digits=2)
         facts["active units"] = f"{evaluation['active_units']} of {vae.latent_dim}"
         facts["best epoch"] = evaluation["epoch"]
     if records:
@@ -128,7 +117,7 @@ def _summary(run: Run, evaluation: Mapping[str, Any]) -> str:
     return f'<dl class="facts">{cells}</dl>{note}'
 
 
-def _pictures(run: Run, album: Album) -> Iterator[str]:
+def _pictures(run: Record, album: Album) -> Iterator[str]:
     draws = album.of.vae.sample(36, generator=Streams(0).generator("sample"))
     yield figure("Samples of the best weights", image_tag(grid(draws), "36 images decoded from draws of the prior, in a grid"))
     for folder, title, alt in (
@@ -164,34 +153,20 @@ def _wide(title: str, image: Image.Image, alt: str) -> str:
 
 
 def _evaluation(evaluation: Mapping[str, Any]) -> str:
-    named = {key: name for name, key in term_names(evaluation, "", evaluation["elbo_is"]).items()}
-    meanings = MEANINGS | {
-        "elbo": evaluation["elbo_is"],
-        "reconstruction": "-log p(x|z), nats",
-        "kl": "from prior to posterior, nats",
-    }
-    rows = [
-        (
-            named.get(key, key.replace("_", " ")),
-            f"{value:,}" if isinstance(value, int) else f"{value:,.3f}",
-            meanings.get(key, ""),
-        )
-        for key, value in evaluation.items()
-        if isinstance(value, int | float)
-    ]
-    return f"<p>Split: {escape(evaluation['split'])}.</p>" + table(("number", "value", "what it is"), rows, numbers=1)
+    rows = [(metric.label, metric.text(evaluation[metric.key]), metric.unit, metric.meaning) for metric in metrics_in(evaluation)]
+    about = f"<p>{evaluation['num_images']:,} {escape(evaluation['split'])} images, weights of epoch {evaluation['epoch']}.</p>"
+    return about + html_table(("number", "value", "unit", "what it is"), rows, numbers=1)
 
 
-def _environment(run: Run) -> str:
-    _, header = checkpoint.load(run.folder.model)
-    versions = {name: value for name, value in header.versions.items() if isinstance(value, str)}
+def _environment(run: Record) -> str:
+    versions = {name: value for name, value in run.versions.items() if isinstance(value, str)}
     rows = [(f"{name}, in training", value) for name, value in versions.items()]
     now = {"vaekit": __version__, "torch": torch.__version__, "python": platform.python_version(), "system": platform.platform()}
     rows += [(f"{name}, for this report", value) for name, value in now.items()]
-    return table(("what", "version"), rows)
+    return html_table(("what", "version"), rows)
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int | None = None) -> str:
+def html_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int | None = None) -> str:
     """Return a table; the cells of the column ``numbers`` stand to the right."""
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     body = "".join("<tr>" + "".join(_cell(i, cell, numbers) for i, cell in enumerate(row)) + "</tr>" for row in rows)

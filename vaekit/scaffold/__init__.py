@@ -10,10 +10,10 @@ import re
 from pathlib import Path
 from string import Template
 
-from vaekit import __version__
+from vaekit._version import __version__
 from vaekit.errors import UsageError
 from vaekit.files import write_text
-from vaekit.registry import REGISTRIES
+from vaekit.roles import REGISTRIES
 
 TEMPLATES = Path(__file__).parent / "templates"
 

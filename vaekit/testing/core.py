@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from vaekit.errors import UnknownComponentError
-from vaekit.registry import REGISTRIES, Registry
+from vaekit.registry import Registry
+from vaekit.roles import REGISTRIES
 from vaekit.schema import ComponentSpec, derive_spec, wiring
 
 REGISTRY_OF: dict[str, Registry[Any]] = {registry.role: registry for registry in REGISTRIES}

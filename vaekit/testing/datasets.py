@@ -6,7 +6,7 @@ import torch
 
 from vaekit.data import Batches, ImageSource, Splits
 from vaekit.interfaces import Dataset
-from vaekit.registry import likelihoods
+from vaekit.roles import likelihoods
 from vaekit.streams import Streams
 from vaekit.testing.core import Subject, check, during, expect
 

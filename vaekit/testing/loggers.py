@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from vaekit.interfaces import Logger
-from vaekit.outcome import Codes, Outcome
-from vaekit.specs import RunSpec
+from vaekit.specs.resolve import resolve
 from vaekit.testing.core import Subject, check, during, expect
+from vaekit.training.logger import Codes, Logger, Outcome
 
 SCALARS = {"epoch": 1.0, "lr": 2e-3, "train/loss": 151.5, "validation/loss": 152.25, "validation_kl_per_latent/00": 0.125}
 
@@ -41,7 +40,7 @@ def log(logger: Logger, folder: Path, steps: tuple[int, ...], *, after: int | No
     from PIL import Image
 
     with during(f"start(…, step={after})"):
-        where = logger.start(folder, RunSpec(), after)
+        where = logger.start(folder, resolve({}), after)
     for step in steps:
         with during(f"scalars({step}, …)"):
             logger.scalars(step, SCALARS)
@@ -85,7 +84,7 @@ def check_stop(subject: Subject) -> None:
     with run_folders("run") as (folder,):
         logger = logger_of(subject)
         with during("start(…), end(None)"):
-            logger.start(folder, RunSpec(), None)
+            logger.start(folder, resolve({}), None)
             logger.end(None)
         log(logger_of(subject), folder, (4,), after=0)
 
@@ -97,7 +96,7 @@ def check_independence(subject: Subject) -> None:
         loggers = [logger_of(subject) for _ in folders]
         for logger, folder in zip(loggers, folders, strict=True):
             with during(f"start of the {folder.name} of two runs"):
-                logger.start(folder, RunSpec(), None)
+                logger.start(folder, resolve({}), None)
         for logger in loggers:
             with during("scalars of two runs in turn"):
                 logger.scalars(4, SCALARS)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.interfaces import Capability, Loss, Slot
-from vaekit.registry import decoders, encoders
+from vaekit.model.vae import VAE
+from vaekit.roles import decoders, encoders
 from vaekit.testing.backbones import expect_compiles
 from vaekit.testing.common import expect_gradients, expect_same_after_loading, module_of
 from vaekit.testing.core import Subject, check, during, expect, expect_close, expect_finite
 from vaekit.trace import Trace
-from vaekit.vae import VAE
 
 LATENT_DIM, IMAGE = 3, (1, 6, 5)
 NUM_DATA = 50

@@ -1,1 +1,1 @@
-"""Training: the loop, its checkpoints and its run folder."""
+"""Training: one step, the loop around it, and what a run tells while it works."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from vaekit.training.sharding import own
+from vaekit.compute.sharding import own
 
 
 class MovingAverage:

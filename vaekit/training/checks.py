@@ -1,13 +1,18 @@
-"""Checks of a run against its data, before any work is done."""
+"""Checks of a run: against its data before any work is done, and of its numbers while it works."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
 from torch import nn
 
+from vaekit.compute.sharding import own
 from vaekit.data import Splits
-from vaekit.errors import DataError, UsageError
+from vaekit.errors import DataError, DivergenceError, UsageError
 from vaekit.interfaces import Likelihood
-from vaekit.specs import RunSpec
+from vaekit.specs.models import RunSpec
 
 
 def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
@@ -32,11 +37,6 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
         )
 
 
-def is_binary(spec: RunSpec, splits: Splits) -> bool:
-    """Whether the pixels that the likelihood scores are all 0 or 1."""
-    return spec.data.binarize != "none" or splits.train.is_binary
-
-
 def check_weights(objective: nn.Module) -> None:
     """Refuse weights that go by several names, as a file holds each once.
 
@@ -53,3 +53,22 @@ def check_weights(objective: nn.Module) -> None:
                 expected="a parameter for each part",
                 remedy="keep the parameter in one part, and let the other compute with it without registering it",
             )
+
+
+def divergence(values: Mapping[str, float], when: str, objective: nn.Module, last: Path) -> DivergenceError:
+    """Return the error for numbers that are not finite.
+
+    Args:
+        values: Numbers by name, some of them NaN or infinite.
+        when: When they were computed, as ``at epoch 2, step 7``.
+        objective: What they are of; its first tensor that is not finite is named.
+        last: Where a checkpoint would be.
+    """
+    blamed = [name for name, value in values.items() if not math.isfinite(value)]
+    tensors = [name for name, parameter in objective.named_parameters() if not own(parameter).isfinite().all()]
+    return DivergenceError(
+        f"the loss is not finite: {', '.join(blamed)} {when}",
+        given=f"non-finite weights first in {tensors[0]}" if tensors else "all weights are finite",
+        expected="finite losses",
+        remedy=f"lower --lr, or set --grad-clip; last good checkpoint: {last if last.exists() else 'none was saved yet'}",
+    )

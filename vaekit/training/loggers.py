@@ -8,15 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from vaekit import registry
+from vaekit import roles
 from vaekit.data import ImageSource
 from vaekit.errors import VaekitError
-from vaekit.interfaces import Logger
-from vaekit.outcome import Codes, Outcome
+from vaekit.model.vae import VAE
 from vaekit.pictures.examples import read_examples
 from vaekit.pictures.latents import encode_means
-from vaekit.specs import RunSpec
-from vaekit.vae import VAE
+from vaekit.specs.models import RunSpec
+from vaekit.training.logger import Codes, Logger, Outcome
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -53,7 +52,7 @@ class Loggers:
         step, found = None if epochs is None else epochs * self.steps_per_epoch, []
         for chosen in self.chosen:
             try:
-                logger = registry.loggers.build(chosen)
+                logger = roles.loggers.build(chosen)
                 found.append(f"{chosen.kind}: {logger.start(run, self.spec, step)}")
             except BaseException as error:
                 self.stop()

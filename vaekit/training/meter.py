@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vaekit.training.world import World
+from vaekit.compute.distributed import ProcessGroup
 
 
 class Meter:
@@ -28,9 +28,9 @@ class Meter:
         self.sums += values
         self.count += 1
 
-    def means(self, world: World | None = None) -> dict[str, float]:
-        """Return the mean of each number, over all processes of a world if one is given; waits for the device."""
+    def means(self, processes: ProcessGroup | None = None) -> dict[str, float]:
+        """Return the mean of each number, over all processes where a group of them is given; waits for the device."""
         if self.sums is None:
             return {}
-        sums = self.sums if world is None else world.sum(self.sums.clone()) / world.size
+        sums = self.sums if processes is None else processes.sum(self.sums.clone()) / processes.size
         return dict(zip(self.names, (sums / self.count).tolist(), strict=True))

@@ -14,7 +14,7 @@ from vaekit.data.arrays import Array, MappedImages, find_layout, to_images, to_l
 from vaekit.data.parquet import read_parquet
 from vaekit.errors import DataError, UsageError
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 
 
 @datasets("array")

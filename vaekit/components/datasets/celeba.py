@@ -9,7 +9,7 @@ from vaekit.data.images import Decoder, within_memory
 from vaekit.data.torchvision_sets import data_root, provide
 from vaekit.errors import DataError
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 
 
 @datasets("celeba")

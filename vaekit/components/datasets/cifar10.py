@@ -13,7 +13,7 @@ from vaekit.data.sources import hold_out
 from vaekit.data.torchvision_sets import data_root, provide
 from vaekit.errors import DataError
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FOLDER = "cifar-10-batches-bin"

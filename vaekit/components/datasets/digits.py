@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from vaekit.data import Splits, TensorImages
+from vaekit.data import Binarize, Splits, TensorImages
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 
 
 @datasets("digits")
@@ -22,7 +22,7 @@ class Digits(Dataset):
     """
 
     default_likelihood: ClassVar[str] = "bce"
-    default_binarize: ClassVar[Literal["none", "threshold", "static", "dynamic"]] = "dynamic"
+    default_binarize: ClassVar[Binarize] = "dynamic"
 
     def load(self) -> Splits:
         with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import ClassVar, Literal
 
-from vaekit.data import Splits
+from vaekit.data import Binarize, Splits
 from vaekit.data.torchvision_sets import load_idx_set
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 
 _MERGED = (*digits, *ascii_uppercase, *"abdefghnqrt")  # lower-case letters that look like their capitals count as those
 _CLASSES = {
@@ -38,7 +38,7 @@ class EMNIST(Dataset):
     """
 
     default_likelihood: ClassVar[str] = "bce"
-    default_binarize: ClassVar[Literal["none", "threshold", "static", "dynamic"]] = "dynamic"
+    default_binarize: ClassVar[Binarize] = "dynamic"
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import torch
 from vaekit.data import FileImages, Splits, split_source
 from vaekit.data.images import Decoder, find_images, readable_images, sides, within_memory
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 
 
 @datasets("folder")

@@ -15,7 +15,7 @@ from vaekit.data.parquet import to_array
 from vaekit.errors import DataError, UsageError
 from vaekit.extras import import_extra
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from vaekit.data import Splits
+from vaekit.data import Binarize, Splits
 from vaekit.data.torchvision_sets import load_idx_set, mnist_files
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 
 
 @datasets("mnist")
@@ -24,7 +24,7 @@ class MNIST(Dataset):
     """
 
     default_likelihood: ClassVar[str] = "bce"
-    default_binarize: ClassVar[Literal["none", "threshold", "static", "dynamic"]] = "dynamic"
+    default_binarize: ClassVar[Binarize] = "dynamic"
 
     def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
         self.root, self.validation, self.download = data_root, validation, download

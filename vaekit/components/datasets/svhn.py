@@ -12,7 +12,7 @@ from vaekit.data.sources import hold_out
 from vaekit.data.torchvision_sets import data_root, provide
 from vaekit.errors import DataError
 from vaekit.interfaces import Dataset
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 
 
 @datasets("svhn")

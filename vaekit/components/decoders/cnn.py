@@ -8,8 +8,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.layers import Activation, Channels, Normalization, Size, Widths, check_image, growing
-from vaekit.registry import decoders
+from vaekit.nn.layers import Activation, Channels, Normalization, Size, Widths, check_image, growing
+from vaekit.roles import decoders
 
 
 @decoders("cnn")

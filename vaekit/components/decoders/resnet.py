@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.layers import (
+from vaekit.nn.layers import (
     Activation,
     Channels,
     activation_layer,
@@ -19,7 +19,7 @@ from vaekit.layers import (
     normalization_layer,
     residual_stage,
 )
-from vaekit.registry import decoders
+from vaekit.roles import decoders
 
 
 @decoders("resnet")

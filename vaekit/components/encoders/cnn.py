@@ -7,8 +7,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.layers import Activation, Channels, Normalization, Widths, check_image, fully_connected, halvings, unit
-from vaekit.registry import encoders
+from vaekit.nn.layers import Activation, Channels, Normalization, Widths, check_image, fully_connected, halvings, unit
+from vaekit.roles import encoders
 
 
 @encoders("cnn")

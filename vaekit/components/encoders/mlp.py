@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.layers import Activation, Normalization, Widths, fully_connected
-from vaekit.registry import encoders
+from vaekit.nn.layers import Activation, Normalization, Widths, fully_connected
+from vaekit.roles import encoders
 
 
 @encoders("mlp")

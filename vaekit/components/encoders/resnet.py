@@ -6,7 +6,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.layers import (
+from vaekit.nn.layers import (
     Activation,
     Channels,
     activation_layer,
@@ -16,7 +16,7 @@ from vaekit.layers import (
     normalization_layer,
     residual_stage,
 )
-from vaekit.registry import encoders
+from vaekit.roles import encoders
 
 
 @encoders("resnet")

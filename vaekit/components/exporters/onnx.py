@@ -13,15 +13,15 @@ from pydantic import Field
 
 from vaekit.errors import UsageError
 from vaekit.export import metadata as about
+from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.graph import to_onnx
 from vaekit.export.latency import latencies
-from vaekit.export.parity import TOLERANCES, Exported, compare, torch_function
+from vaekit.export.parity import TOLERANCES, compare, torch_function
 from vaekit.export.parts import Part, PartName, part_of
 from vaekit.export.reading import OnnxFile
 from vaekit.export.staging import staged
 from vaekit.export.weights import halve, left_in_float, quantize
-from vaekit.interfaces import Exporter
-from vaekit.registry import exporters
+from vaekit.roles import exporters
 
 if TYPE_CHECKING:
     from vaekit.export.trained import Trained

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from vaekit.export import metadata as about
+from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.graph import trace
-from vaekit.export.parity import TOLERANCE, Array, Exported, compare, torch_function
+from vaekit.export.parity import TOLERANCE, Array, compare, torch_function
 from vaekit.export.parts import PartName, part_of
 from vaekit.export.staging import staged
-from vaekit.interfaces import Exporter
-from vaekit.registry import exporters
+from vaekit.roles import exporters
 
 if TYPE_CHECKING:
     from vaekit.export.trained import Trained

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vaekit.distributions import BernoulliPixels, at_least_float32
 from vaekit.interfaces import Likelihood
-from vaekit.registry import likelihoods
+from vaekit.roles import likelihoods
 
 
 @likelihoods("bce")

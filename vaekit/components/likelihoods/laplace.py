@@ -7,8 +7,8 @@ from torch import Tensor
 
 from vaekit.distributions import LaplacePixels
 from vaekit.interfaces import Likelihood, Shape
-from vaekit.links import Link, LogScale, mean_of
-from vaekit.registry import likelihoods
+from vaekit.nn.heads import Link, LogScale, mean_of
+from vaekit.roles import likelihoods
 
 
 @likelihoods("laplace")

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vaekit.distributions import SquaredErrorPixels
 from vaekit.interfaces import Likelihood, Shape
-from vaekit.links import Link, mean_of
-from vaekit.registry import likelihoods
+from vaekit.nn.heads import Link, mean_of
+from vaekit.roles import likelihoods
 
 
 @likelihoods("mse")

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from vaekit.extras import import_extra
 from vaekit.files import write_text
-from vaekit.interfaces import Logger
-from vaekit.registry import loggers
-from vaekit.specs import RunSpec
-from vaekit.values import flat
+from vaekit.roles import loggers
+from vaekit.specs.models import RunSpec
+from vaekit.specs.text import flat
+from vaekit.training.logger import Logger
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vaekit.outcome import Outcome
+    from vaekit.training.logger import Outcome
 
 MOST = {"params": 100, "metrics": 1000}
 """What MLflow takes in one request."""

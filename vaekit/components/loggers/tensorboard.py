@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 from vaekit.errors import UsageError
 from vaekit.extras import import_extra
-from vaekit.interfaces import Logger
-from vaekit.registry import loggers
-from vaekit.specs import RunSpec, dump_spec
+from vaekit.roles import loggers
+from vaekit.specs.models import RunSpec, dump_spec
+from vaekit.training.logger import Logger
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vaekit.outcome import Codes, Outcome
+    from vaekit.training.logger import Codes, Outcome
 
 LARGEST_SPRITE = 8192
 """Pixels of a side, above which TensorBoard's projector shows no images."""

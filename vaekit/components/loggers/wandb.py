@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vaekit.extras import import_extra
 from vaekit.files import write_text
-from vaekit.interfaces import Logger
-from vaekit.registry import loggers
-from vaekit.specs import RunSpec
+from vaekit.roles import loggers
+from vaekit.specs.models import RunSpec
+from vaekit.training.logger import Logger
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from vaekit.outcome import Outcome
+    from vaekit.training.logger import Outcome
 
 
 @loggers("wandb")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from vaekit.distributions import FactorisedDensity
-from vaekit.interfaces import Capability, Loss, Slot
-from vaekit.registry import losses
-from vaekit.schedules import Shape, ramp
+from vaekit.interfaces import Capability, Declaration, Loss, Slot
+from vaekit.nn.schedules import Shape, ramp
+from vaekit.roles import losses
 from vaekit.trace import Trace
 
 
@@ -32,7 +33,8 @@ class Beta(Loss):
         al., Improving Variational Inference with Inverse Autoregressive Flow, NeurIPS 2016, eq. 15.
     """
 
-    covers: frozenset[Slot] = frozenset({"divergence"})
+    covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
     beta: Tensor
 
     def __init__(
@@ -47,8 +49,11 @@ class Beta(Loss):
         self.register_buffer("beta", torch.tensor(beta), persistent=False)
         self.warmup, self.anneal, self.free_bits = warmup, anneal, free_bits
         self.batch_statistic = free_bits > 0
-        needed = {Capability.LOG_PROB, Capability.FACTORISED} if free_bits > 0 else {Capability.LOG_PROB}
-        self.requires = frozenset(needed)
+
+    @classmethod
+    def declare(cls, options: Mapping[str, Any]) -> Declaration:
+        factorised = {Capability.FACTORISED} if options["free_bits"] > 0 else set()
+        return Declaration(cls.covers, cls.requires | factorised)
 
     def forward(self, trace: Trace) -> Tensor:
         weight = self.beta * ramp(trace.epoch, self.warmup, self.anneal)

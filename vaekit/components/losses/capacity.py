@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from vaekit.interfaces import Capability, Loss, Slot
-from vaekit.registry import losses
-from vaekit.schedules import ramp
+from vaekit.nn.schedules import ramp
+from vaekit.roles import losses
 from vaekit.trace import Trace
 
 
@@ -27,8 +29,8 @@ class CapacityLoss(Loss):
         Burgess et al., Understanding disentangling in β-VAE, 2018, eq. 8.
     """
 
-    covers: frozenset[Slot] = frozenset({"divergence"})
-    requires: frozenset[Capability] = frozenset({Capability.LOG_PROB})
+    covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
     batch_statistic = True
     gamma: Tensor
     capacity: Tensor

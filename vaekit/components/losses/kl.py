@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from vaekit.interfaces import Capability, Loss, Slot
-from vaekit.registry import losses
+from vaekit.roles import losses
 from vaekit.trace import Trace
 
 
@@ -19,8 +21,8 @@ class KL(Loss):
         Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014, eq. 7.
     """
 
-    covers: frozenset[Slot] = frozenset({"divergence"})
-    requires: frozenset[Capability] = frozenset({Capability.LOG_PROB})
+    covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
 
     def forward(self, trace: Trace) -> Tensor:
         kl = trace.kl

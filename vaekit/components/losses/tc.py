@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, cast
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
 from pydantic import NonNegativeFloat
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vaekit.distributions import FactorisedDensity
 from vaekit.interfaces import Capability, Loss, Slot
-from vaekit.registry import losses
-from vaekit.schedules import Shape, ramp
+from vaekit.nn.schedules import Shape, ramp
+from vaekit.roles import losses
 from vaekit.trace import Site, Trace
 
 Estimator = Literal["stratified", "weighted"]
@@ -45,8 +45,8 @@ class TC(Loss):
         Chen et al., Isolating Sources of Disentanglement in VAEs, NeurIPS 2018, eq. 2 and 4, appendix C.
     """
 
-    covers: frozenset[Slot] = frozenset({"divergence"})
-    requires: frozenset[Capability] = frozenset({Capability.LOG_PROB, Capability.FACTORISED})
+    covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.FACTORISED})
     batch_statistic = True
     weights: Tensor
 

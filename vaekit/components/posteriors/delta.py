@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vaekit.distributions import Delta, at_least_float32
 from vaekit.interfaces import Posterior, Shape
-from vaekit.registry import posteriors
+from vaekit.roles import posteriors
 
 
 @posteriors("delta")

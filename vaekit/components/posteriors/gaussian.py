@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaekit.distributions import DiagonalGaussian, at_least_float32
 from vaekit.interfaces import Capability, Posterior, Shape
-from vaekit.registry import posteriors
+from vaekit.roles import posteriors
 
 
 @posteriors("gaussian")

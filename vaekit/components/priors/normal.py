@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaekit.distributions import StandardNormal
 from vaekit.interfaces import Capability, Prior
-from vaekit.registry import priors
+from vaekit.roles import priors
 
 
 @priors("normal")

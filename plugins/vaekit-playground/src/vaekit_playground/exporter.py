@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import vaekit
 from vaekit.components.exporters.onnx import Onnx
 from vaekit.errors import ExportError, UsageError
-from vaekit.export.parity import Exported
+from vaekit.export.exporter import Exported
 from vaekit.export.staging import staged
 from vaekit_playground import page, runtime
 

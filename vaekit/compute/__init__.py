@@ -1,0 +1,1 @@
+"""Where and how tensors are computed: devices, memory layouts, CUDA graphs, processes. It knows torch, and no model."""

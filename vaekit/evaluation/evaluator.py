@@ -1,0 +1,90 @@
+"""The evaluation of a model on the splits of its data. It needs neither optimiser nor run folder."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from vaekit.compute.distributed import ProcessGroup
+from vaekit.data.batches import Batches
+from vaekit.data.sources import Splits
+from vaekit.evaluation.bound import bits_per_dim, evaluate, meaning_of_elbo
+from vaekit.evaluation.importance import log_likelihood
+from vaekit.model.objective import Objective
+from vaekit.specs.models import RunSpec
+from vaekit.streams import Streams
+
+
+class Evaluator:
+    """Evaluates an objective on the splits of its data; the noise is a function of the run's seed.
+
+    Args:
+        spec: A whole spec.
+        objective: The model and its losses, on the device of the processes.
+        splits: The data.
+        processes: Those that evaluate together, each a part of every batch.
+        memory_format: How the pixels of batches lie in memory.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        objective: Objective,
+        splits: Splits,
+        processes: ProcessGroup,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
+        self.spec, self.objective, self.splits, self.processes = spec, objective, splits, processes
+        self.memory_format, self.streams = memory_format, Streams(spec.train.seed)
+        binary = spec.data.binarize != "none" or splits.train.is_binary
+        self.elbo = meaning_of_elbo(objective.vae.likelihood, binary=binary)
+        """What the numbers called ELBO are."""
+
+    def batches(self, split: str) -> Batches:
+        """Return a split's batches: in sequence, all of them, not augmented."""
+        return Batches(
+            self.splits.parts[split],
+            batch_size=self.spec.train.batch_size,
+            streams=self.streams,
+            binarize=self.spec.data.binarize,
+            device=self.processes.device,
+            train=False,
+            split=split,
+            workers=self.spec.train.workers,
+            memory_format=self.memory_format,
+            rank=self.processes.rank,
+            world_size=self.processes.size,
+            in_turn=self.objective.batch_statistic,
+        )
+
+    def scores(self, split: str) -> dict[str, float | list[float]]:
+        """Return the numbers of a split by key; see `vaekit.evaluation.metrics`."""
+        return evaluate(self.objective, self.batches(split).epoch(0), self.streams, split=split, reduce=self.processes.total)
+
+    def evaluate(self, split: str, epoch: int) -> dict[str, Any]:
+        """Return the numbers of a split with what they are of, as ``evaluation.json`` holds them.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            epoch: Epoch of the weights.
+        """
+        scores = self.scores(split)
+        results: dict[str, Any] = {
+            "split": split,
+            "num_images": len(self.splits.parts[split]),
+            "epoch": epoch,
+            "elbo_is": self.elbo,
+            **scores,
+        }
+        likelihood = self.objective.vae.likelihood
+        if likelihood.continuous and likelihood.normalised and self.splits.train.integer and "elbo" in scores:
+            results["bits_per_dim"] = bits_per_dim(scores["elbo"], math.prod(self.splits.shape))  # type: ignore[arg-type]
+        return results
+
+    def log_likelihood(self, split: str, *, samples: int, precision: str = "fp32") -> dict[str, float]:
+        """Estimate log p(x) of a split; see `vaekit.evaluation.importance.log_likelihood`."""
+        batches = self.batches(split).epoch(0)
+        with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return log_likelihood(self.objective.vae, batches, self.streams, samples=samples, split=split)

@@ -1,0 +1,57 @@
+"""From a whole spec to networks and an objective. Nothing is decided here; see `vaekit.specs.resolve`."""
+
+from __future__ import annotations
+
+import torch
+
+from vaekit import roles
+from vaekit.data.sources import Splits
+from vaekit.interfaces import Likelihood, Loss, Posterior, Prior, Shape
+from vaekit.model.objective import Inputs, Objective, Player, Reconstruction
+from vaekit.model.vae import VAE
+from vaekit.specs.models import ModelSpec, RunSpec
+from vaekit.streams import derive_seed
+
+
+def assemble(spec: RunSpec, splits: Splits) -> Objective:
+    """Build the model of a spec and its objective for its data, on the CPU, with the initial weights of the spec's seed."""
+    vae = build_vae(spec.model, splits.shape, seed=spec.train.seed)
+    return build_objective(spec.model, vae, num_data=len(splits.train))
+
+
+def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None) -> VAE:
+    """Build the networks of a model for images of ``(C, H, W)``, on the CPU.
+
+    Args:
+        model: The model's part of a spec.
+        image_shape: ``(C, H, W)``.
+        seed: Seed of the initial weights; default: torch's global generator, which is left as it was where a seed is given.
+    """
+    latent_dim, image_shape = model.latent_dim, tuple(image_shape)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(derive_seed(seed, "initial weights", 0))
+        likelihood: Likelihood = roles.likelihoods.build(model.likelihood, image_shape=image_shape)
+        posterior: Posterior = roles.posteriors.build(model.posterior, latent_dim=latent_dim)
+        prior: Prior = roles.priors.build(model.prior, latent_dim=latent_dim)
+        encoder = roles.encoders.build(model.encoder, in_shape=image_shape, out_shape=posterior.param_shape)
+        decoder = roles.decoders.build(model.decoder, in_shape=(latent_dim,), out_shape=likelihood.param_shape)
+        return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood)
+
+
+def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None) -> Objective:
+    """Build the objective of a model: one player who moves all of it, and its losses."""
+    losses: dict[str, Loss] = {
+        spec.kind: roles.losses.build(spec, latent_dim=vae.latent_dim, image_shape=vae.image_shape) for spec in model.loss
+    }
+    if not any("reconstruction" in loss.covers for loss in losses.values()):
+        losses = {"reconstruction": Reconstruction(), **losses}
+    return Objective(vae, [Player("model", losses)], num_data=num_data)
+
+
+def example_inputs(vae: VAE) -> Inputs:
+    """Return inputs to try an objective on: two images with noise and labels, at the beginning of training."""
+    x = torch.rand(2, *vae.image_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
+    noise = vae.posterior.draw_noise(2, torch.Generator(vae.device), like=x)
+    y = torch.zeros(2, dtype=torch.int64, device=vae.device)
+    return Inputs(x, x, noise, torch.zeros((), device=vae.device), y)

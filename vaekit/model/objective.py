@@ -1,0 +1,175 @@
+"""The objective: players, each a parameter scope and its weighted losses, summed to one scalar for one backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from vaekit.interfaces import Loss
+from vaekit.model.vae import VAE
+from vaekit.trace import Trace, mean_over_samples
+
+
+class Inputs(NamedTuple):
+    """What one evaluation of the objective is a function of, besides the parameters.
+
+    Args:
+        x: Images to encode, ``(B, C, H, W)``.
+        target: Images to score, likewise; usually ``x`` itself.
+        noise: The posterior's base noise, ``(*S, B, D)``.
+        epoch: Time for schedules, a 0-d tensor.
+        y: Labels ``(B,)``, or None.
+    """
+
+    x: Tensor
+    target: Tensor
+    noise: Tensor
+    epoch: Tensor
+    y: Tensor | None = None
+
+
+class Reconstruction(Loss):
+    """``-log p(x|z)``, averaged over samples: the term that every objective has unless a loss covers it."""
+
+    def forward(self, trace: Trace) -> Tensor:
+        return -mean_over_samples(trace.log_likelihood)
+
+
+class Player(nn.Module):
+    """A parameter scope and the losses that are minimised over it.
+
+    Args:
+        name: For error messages and optimiser settings.
+        losses: Losses by name; their own parameters belong to this player's scope.
+        scope: Prefixes of further parameter names of the objective that this player moves, such as ``("vae.",)``.
+        weights: Factors on the losses; 1 where absent.
+        lr_scale: Learning rate of this player relative to the run's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        losses: Mapping[str, Loss],
+        *,
+        scope: Sequence[str] = ("vae.",),
+        weights: Mapping[str, float] | None = None,
+        lr_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.name, self.scope, self.lr_scale = name, tuple(scope), lr_scale
+        self.losses = nn.ModuleDict(losses)
+        self.weights = dict(weights or {})
+
+    def forward(self, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted sum of the losses, 0-d, and the terms to log: each loss and what it left in the trace."""
+        whole = trace.whole or trace
+        terms = {name: loss(whole if loss.batch_statistic else trace).mean() for name, loss in self.losses.items()}
+        weighted = [self.weights[name] * term if name in self.weights else term for name, term in terms.items()]
+        total = reduce(torch.add, weighted)
+        return total, terms | {name: value.mean() for name, value in (trace.metrics | whole.metrics).items()}
+
+
+class Objective(nn.Module):
+    """Everything that is trained: a VAE and the players who train it.
+
+    Scopes partition the parameters. A player's losses see every parameter outside its scope detached, and the trace detached
+    where the player owns none of its producers; a player that owns some of them traces again. So no loss leaks into another
+    player's parameters, and the sum of all players is one scalar: one backward, then every optimiser steps.
+
+    Args:
+        vae: The model.
+        players: At least one.
+        num_data: Size of the training set, for losses that estimate aggregates.
+
+    Raises:
+        ValueError: A parameter that needs a gradient belongs to no player or to several.
+    """
+
+    def __init__(self, vae: VAE, players: Sequence[Player], *, num_data: int | None = None) -> None:
+        super().__init__()
+        self.vae = vae
+        self.players = nn.ModuleList(players)
+        self.num_data = num_data
+        self.gather: Callable[[Tensor, int], Tensor] | None = None
+        """Joins processes' parts of a batch, in training, for losses that are its statistics; see `VAE.forward`."""
+        self.owner: dict[str, int] = {}
+        for name, parameter in self.named_parameters():
+            owners = [i for i, p in enumerate(players) if name.startswith((f"players.{i}.", *p.scope))]
+            if len(owners) != 1 and parameter.requires_grad:
+                raise ValueError(f"parameter {name} belongs to {len(owners)} players; scopes must partition the parameters")
+            self.owner[name] = owners[0]
+
+    @property
+    def batch_statistic(self) -> bool:
+        """Whether an example's value of some loss depends on the rest of the batch."""
+        return any(module.batch_statistic for module in self.modules() if isinstance(module, Loss))
+
+    def parameters_of(self, player: Player) -> list[nn.Parameter]:
+        """Return the parameters in the scope of a player, in a fixed order."""
+        index = list(self.players).index(player)
+        return [p for name, p in self.named_parameters() if self.owner[name] == index]
+
+    def forward(
+        self, inputs: Inputs, *, player: int | None = None, trace: Trace | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the scalar to minimise and the terms to log, each 0-d: nats per image, means over the batch.
+
+        Args:
+            inputs: The batch.
+            player: Evaluate this player alone, on the parameters as they are seen now; only `forward` itself gives it.
+            trace: The trace for that player; traced anew unless given.
+        """
+        if player is None:
+            total, terms, _ = self.evaluate(inputs)
+            return total, terms
+        value: tuple[Tensor, dict[str, Tensor]] = self.players[player](self._trace(inputs) if trace is None else trace)
+        return value
+
+    def evaluate(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor], Trace]:
+        """Return what `forward` does, and the trace."""
+        trace = self._trace(inputs)
+        if len(self.players) == 1:
+            total, terms = self.players[0](trace)
+        else:
+            total, terms = self._play(inputs, trace)
+        logged = {"loss": total} | terms
+        if "reconstruction" not in logged:
+            logged["reconstruction"] = -trace.log_likelihood.mean()
+        if "kl" not in logged and trace.kl is not None:
+            logged["kl"] = trace.kl.mean()
+        return total, {name: value.detach() for name, value in logged.items()}, trace
+
+    def _play(self, inputs: Inputs, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
+        """Let each player see its own parameters alive and all others frozen; return the sum."""
+        values: list[Tensor] = []
+        terms: dict[str, Tensor] = {}
+        parameters = dict(self.named_parameters())
+        producers = {self.owner[name] for name in parameters if name.startswith("vae.")}
+        for index in range(len(self.players)):
+            view = {name: p if self.owner[name] == index else p.detach() for name, p in parameters.items()}
+            seen: Trace | None = None  # trace again: others produce a part of it
+            if producers == {index}:
+                seen = trace
+            elif index not in producers:
+                seen = trace.detach()
+            value, more = functional_call(self, view, (inputs,), {"player": index, "trace": seen})
+            values.append(value)
+            terms |= more
+        return reduce(torch.add, values), terms
+
+    def _trace(self, inputs: Inputs) -> Trace:
+        trace: Trace = self.vae(
+            inputs.x,
+            inputs.noise,
+            target=inputs.target,
+            y=inputs.y,
+            num_data=self.num_data,
+            epoch=inputs.epoch,
+            gather=self.gather if self.training else None,
+        )
+        return trace

@@ -1,0 +1,235 @@
+"""The VAE: an encoder, a decoder, and the three densities that give them meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.distributions import Density, DiagonalGaussian, Distribution
+from vaekit.errors import UsageError
+from vaekit.interfaces import Capability, Likelihood, Posterior, Prior, Shape
+from vaekit.roles import likelihoods, posteriors, priors
+from vaekit.trace import Elsewhere, Site, Trace
+
+
+class VAE(nn.Module):
+    """A variational autoencoder assembled from parts.
+
+    ``x -> encoder -> posterior q(z|x) -> z -> decoder -> likelihood p(x|z)``, with a prior p(z). Images are ``(B, C, H, W)`` in
+    [0, 1], latent vectors ``(B, D)``. Any module that maps tensors to tensors can be the encoder or the decoder.
+
+    Args:
+        encoder: Maps ``(B, C, H, W)`` to ``(B, *posterior.param_shape)``.
+        decoder: Maps ``(B, D)`` to ``(B, *likelihood.param_shape)``.
+        posterior: Defaults to a diagonal Gaussian of the decoder's latent size.
+        prior: Defaults to a standard normal.
+        likelihood: Defaults to Bernoulli pixels (``bce``) of the decoder's output shape.
+
+    Raises:
+        UsageError: The parts do not fit, or a default needs a shape that the decoder does not state.
+
+    Example:
+        >>> from vaekit.components.encoders.mlp import MLP as Encoder
+        >>> from vaekit.components.decoders.mlp import MLP as Decoder
+        >>> vae = VAE(Encoder((1, 28, 28), (2, 16)), Decoder((16,), (1, 28, 28)))
+        >>> mu, logvar = vae.encode(torch.rand(5, 1, 28, 28))
+        >>> vae.decode(vae.reparameterize(mu, logvar)).shape
+        torch.Size([5, 1, 28, 28])
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        posterior: Posterior | None = None,
+        prior: Prior | None = None,
+        likelihood: Likelihood | None = None,
+    ) -> None:
+        super().__init__()
+        if posterior is None:
+            (latent_dim,) = _shape_of(decoder, "in_shape", "posterior=")
+            posterior = posteriors.get("gaussian")(latent_dim)
+        if likelihood is None:
+            likelihood = likelihoods.get("bce")(_shape_of(decoder, "out_shape", "likelihood="))
+        if prior is None:
+            prior = priors.get("normal")(posterior.latent_dim)
+        for name, module, attribute, expected in (
+            ("encoder", encoder, "in_shape", likelihood.image_shape),
+            ("encoder", encoder, "out_shape", posterior.param_shape),
+            ("decoder", decoder, "in_shape", (posterior.latent_dim,)),
+            ("decoder", decoder, "out_shape", likelihood.param_shape),
+            ("prior", prior, "latent_dim", posterior.latent_dim),
+        ):
+            given = getattr(module, attribute, expected)
+            if given != expected:
+                raise UsageError(f"the {name}'s {attribute} does not fit the other parts", given=given, expected=expected)
+        self.encoder, self.decoder = encoder, decoder
+        self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latent dimensions D."""
+        return self.posterior.latent_dim
+
+    @property
+    def image_shape(self) -> Shape:
+        """``(C, H, W)``."""
+        return self.likelihood.image_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    # Images to latents
+
+    def encode(self, x: Tensor) -> Any:  # any Distribution: what it unpacks into is the posterior's
+        """Return q(z|x) of images ``(B, C, H, W)``; a diagonal Gaussian unpacks: ``mu, logvar = vae.encode(x)``.
+
+        Raises:
+            UsageError: The images have another shape than the model's, or are not floating-point.
+        """
+        return self.posterior(self._params_of(x))
+
+    def _params_of(self, x: Tensor) -> Tensor:
+        """Return what the encoder makes of images: the posterior's parameters."""
+        if x.shape[1:] != self.image_shape or not x.is_floating_point():
+            raise UsageError(
+                "these are not images that the model can encode",
+                given=f"{x.dtype} of shape {tuple(x.shape)}",
+                expected=f"floating-point of shape (B, {', '.join(map(str, self.image_shape))}), in [0, 1]",
+            )
+        params: Tensor = self.encoder(x)
+        return params
+
+    def reparameterize(
+        self, mu: Tensor, logvar: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return ``z = mu + exp(logvar / 2) * noise``; noise ``(*S, B, D)`` is standard normal, drawn unless given."""
+        if noise is None:
+            noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
+        return DiagonalGaussian(mu, logvar).rsample(noise)
+
+    def encode_to_latent(self, x: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+        """Return one sample z ~ q(z|x) for each image, ``(B, D)``; for the mean take ``vae.encode(x).mean``."""
+        if noise is None:
+            noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
+        q: Distribution = self.encode(x)
+        return q.rsample(noise)
+
+    # Latents to images
+
+    def likelihood_of(self, z: Tensor) -> Density:
+        """Return p(x|z) of latent vectors ``(*S, B, D)``.
+
+        Raises:
+            UsageError: The last dimension is not the latent size.
+        """
+        if z.shape[-1] != self.latent_dim or z.ndim < 2:
+            raise UsageError(
+                "these are not latent vectors of this model",
+                given=f"shape {tuple(z.shape)}",
+                expected=f"shape (B, {self.latent_dim})",
+            )
+        params = self.decoder(z) if z.ndim == 2 else self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+        p: Density = self.likelihood(params)
+        return p
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the mean images of p(x|z), ``(*S, B, C, H, W)`` in [0, 1], of latent vectors ``(*S, B, D)``."""
+        return self.likelihood_of(z).mean
+
+    # Both
+
+    def forward(
+        self,
+        x: Tensor,
+        noise: Tensor | None = None,
+        *,
+        target: Tensor | None = None,
+        y: Tensor | None = None,
+        num_data: int | None = None,
+        epoch: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        gather: Callable[[Tensor, int], Tensor] | None = None,
+    ) -> Trace:
+        """Encode, sample, decode; return the trace of it all, from which losses and pictures are read.
+
+        Args:
+            x: Images to encode, ``(B, C, H, W)``.
+            noise: Base noise ``(*S, B, D)`` of the posterior's sample; drawn, one sample an image, unless given.
+            target: Images that the likelihood scores; ``x`` unless given.
+            y: Labels ``(B,)``, kept in the trace.
+            num_data: Size of the data set, kept in the trace.
+            epoch: Time for schedules, kept in the trace.
+            generator: Source of the noise where it is drawn.
+            gather: Joins the parts that processes have of a tensor along a dimension, the batch's, for ``trace.whole``.
+        """
+        if noise is None:
+            noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
+        params = self._params_of(x)
+        target = x if target is None else target
+        trace = self.trace_from(self.posterior(params), noise, target, y=y, num_data=num_data, epoch=epoch)
+        if gather is not None:
+            sites = (self._site(self.posterior(gather(params, 0)), gather(noise, -2)),)
+            absent: Any = Elsewhere()
+            trace.whole = Trace(absent, sites, absent, None if y is None else gather(y, 0), num_data, epoch)
+        return trace
+
+    def trace_from(
+        self,
+        q: Distribution,
+        noise: Tensor,
+        x: Tensor,
+        *,
+        y: Tensor | None = None,
+        num_data: int | None = None,
+        epoch: Tensor | None = None,
+    ) -> Trace:
+        """Sample and decode; return the trace. The second half of `forward`, for many samples of images encoded once.
+
+        Args:
+            q: q(z|x), from `encode`.
+            noise: Base noise ``(*S, B, D)``.
+            x: Images that the likelihood scores, ``(B, C, H, W)``.
+            y: As for `forward`, like those that follow.
+            num_data: Size of the data set.
+            epoch: Time for schedules.
+        """
+        site = self._site(q, noise)
+        return Trace(x=x, sites=(site,), likelihood=self.likelihood_of(site.z), y=y, num_data=num_data, epoch=epoch)
+
+    def _site(self, q: Distribution, noise: Tensor) -> Site:
+        return Site(z=q.rsample(noise), q=q, p=self.prior(), has_density=Capability.LOG_PROB in self.posterior.provides)
+
+    @torch.no_grad()
+    def sample(self, num: int = 1, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Return the mean images of ``num`` draws from the prior, ``(num, C, H, W)``.
+
+        Args:
+            num: How many.
+            temperature: Factor on the prior's base noise; below 1 draws are more typical and less varied.
+            generator: Source of the draws, on the model's device.
+        """
+        like = next(self.parameters())
+        noise = torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
+        return self.decode(self.prior().rsample(temperature * noise))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Return the images that the posterior's mean decodes to, ``(B, C, H, W)``."""
+        return self.decode(self.encode(x).mean)
+
+
+def _shape_of(decoder: nn.Module, attribute: str, argument: str) -> Shape:
+    shape = getattr(decoder, attribute, None)
+    if not isinstance(shape, tuple):
+        raise UsageError(
+            f"{type(decoder).__name__} does not state its {attribute}",
+            expected=f"an attribute {attribute}, as vaekit.Backbone sets it, or an explicit {argument}",
+        )
+    return shape

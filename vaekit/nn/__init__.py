@@ -1,0 +1,1 @@
+"""Building blocks of components: layers, heads of likelihoods, schedules."""

@@ -1,0 +1,188 @@
+"""Learning curves as SVG, for pages and notebooks: no library draws them, and they follow the page's colours."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import count
+
+from vaekit.evaluation.metrics import METRICS
+from vaekit.pictures.drawing import PALETTE, number, ticks
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 62, 52, 12, 34
+EARLY = 0.1
+"""Share of the first epochs that does not set the range of an axis: they are far from all others."""
+EPOCH, LINE, LEADER = 34, 13, 12
+"""Pixels between the numbers of epochs, between texts at the ends of curves, and from a curve's end to its text."""
+_ids = count()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line.
+
+    Args:
+        name: What it is called.
+        points: Pairs of epoch and value.
+        colour: Number in the palette.
+        dashed: Whether it is dashed.
+        faint: Whether it is one of many.
+        end: Text at its end.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: int = 0
+    dashed: bool = False
+    faint: bool = False
+    end: str = ""
+
+
+def chart(title: str, curves: Sequence[Curve], unit: str, *, from_zero: bool = False) -> str:
+    """Draw curves over epochs as an SVG element with a legend, described in words for those who do not see it.
+
+    Args:
+        title: What is to be seen.
+        curves: The lines; at least one.
+        unit: Of the values.
+        from_zero: Whether the axis begins at 0; otherwise it spans the values, those of the very first epochs excepted.
+    """
+    points = [point for curve in curves for point in curve.points]
+    last = max(epoch for epoch, _ in points)
+    first = min(epoch for epoch, _ in points)
+    late = [value for epoch, value in points if epoch > first + EARLY * (last - first)] or [value for _, value in points]
+    if from_zero:
+        late = [0.0, *(value for _, value in points)]
+    low, high = min(late), max(late)
+    margin = 0.05 * (high - low) or max(1e-3, 0.05 * abs(high))
+    low, high = low - (0 if low == 0 else margin), high + margin
+
+    def at(epoch: float, value: float) -> tuple[float, float]:
+        x = LEFT + (WIDTH - LEFT - RIGHT) * ((epoch - first) / (last - first) if last > first else 0.5)
+        return round(x, 1), round(TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low), 1)
+
+    number_of_this = next(_ids)
+    clip = f"clip-{number_of_this}"
+    floor = HEIGHT - BOTTOM
+    parts = [f'<clipPath id="{clip}"><rect x="{LEFT - 4}" y="{TOP}" width="{WIDTH - LEFT}" height="{floor - TOP}"/></clipPath>']
+    for value in ticks(low, high, 5):
+        y = at(first, value)[1]
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}" stroke="currentColor" opacity=".15"/>')
+        parts.append(_text(LEFT - 6, y + 4, number(round(value, 9)), "end"))
+    near = [x for x in ticks(first, last, 5) if min(at(x, low)[0] - LEFT, WIDTH - RIGHT - at(x, low)[0]) >= EPOCH]
+    for epoch in sorted({first, *(x for x in near if x == round(x)), last}):
+        parts.append(_text(at(epoch, low)[0], floor + 16, f"{epoch:.0f}", "middle"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, "epoch", "middle"))
+    lines = [_line(curve, [at(*point) for point in curve.points]) for curve in curves]
+    parts.append(f'<g clip-path="url(#{clip})">{"".join(lines)}</g>')
+    named = sorted((curve for curve in curves if curve.end), key=lambda curve: -curve.points[-1][1])
+    ends = [at(*curve.points[-1]) for curve in named]
+    for curve, (x, y), level in zip(named, ends, _spread([y for _, y in ends], floor), strict=True):
+        right = WIDTH - RIGHT + LEADER
+        leader = f'<polyline fill="none" stroke="{colour(curve.colour)}" points="{x},{y} {right},{level}"/>'
+        parts.append(leader + _text(right + 3, level + 4, curve.end, "start"))
+    described = "; ".join(
+        f"{curve.name} from {number(curve.points[0][1])} to {number(curve.points[-1][1])}" for curve in curves if not curve.faint
+    )
+    outside = {epoch for epoch, value in points if not low <= value <= high}
+    note = f'<p class="note" style="margin:0">Values of {_epochs(outside, first)} lie outside.</p>' if outside else ""
+    legend = " ".join(_key(curve) for curve in curves if not (curve.faint or curve.end) and len(curves) > 1)
+    described = escape(f"{title}, {unit}, over epochs: {described or f'{len(curves)} curves'}")
+    return (
+        f'<figure class="chart"><figcaption><strong>{escape(title)}</strong>, {escape(unit)} {legend}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{described}" style="max-width:100%;height:auto" '
+        f'width="{WIDTH}" height="{HEIGHT}">{"".join(parts)}</svg>{note}</figure>'
+    )
+
+
+def colour(index: int) -> str:
+    """Return a colour of the palette, which the page's style may override."""
+    return f"var(--c{index}, {PALETTE[index]})"
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="12" fill="currentColor">{escape(text)}</text>'
+
+
+def _line(curve: Curve, pixels: Sequence[tuple[float, float]]) -> str:
+    look = f'stroke="{colour(curve.colour)}" stroke-width="{1 if curve.faint else 2}"'
+    look += ' stroke-dasharray="5 4"' if curve.dashed else ""
+    look += ' opacity=".6"' if curve.faint else ""
+    if len(pixels) == 1:
+        return f'<circle cx="{pixels[0][0]}" cy="{pixels[0][1]}" r="3" fill="{colour(curve.colour)}"/>'
+    return f'<polyline fill="none" {look} points="{" ".join(f"{x},{y}" for x, y in pixels)}"/>'
+
+
+def _key(curve: Curve) -> str:
+    style = "dashed" if curve.dashed else "solid"
+    return (
+        f'<span class="key" style="white-space:nowrap"><span aria-hidden="true" style="display:inline-block;width:1.6em;'
+        f'border-top:2px {style} {colour(curve.colour)};vertical-align:middle"></span> {escape(curve.name)}</span>'
+    )
+
+
+def _spread(heights: Sequence[float], floor: float) -> list[float]:
+    """Move texts at ``heights``, from top to bottom, so that none covers another and the last stays above ``floor``."""
+    levels: list[float] = []
+    for y in heights:
+        levels.append(max(y, levels[-1] + LINE) if levels else y)
+    for i in reversed(range(len(levels))):
+        levels[i] = min(levels[i], floor - (len(levels) - 1 - i) * LINE)
+    return levels
+
+
+def _epochs(epochs: Collection[float], first: float) -> str:
+    """Name epochs: ``epoch 1``, ``epochs 1 to 3``, or how many where some between are not among them."""
+    last = max(epochs)
+    if len(epochs) == 1:
+        return f"epoch {last:.0f}"
+    if len(epochs) == last - min(epochs) + 1:
+        return f"epochs {min(epochs):.0f} to {last:.0f}"
+    return f"{len(epochs)} of the epochs {first:.0f} to {last:.0f}"
+
+
+def learning_curves(records: Sequence[Mapping[str, object]], elbo_is: str = "bound") -> list[str]:
+    """Draw what ``metrics.jsonl`` records of the metrics that have curves, and the KL of each latent.
+
+    Args:
+        records: One an epoch.
+        elbo_is: What the ELBO is, as ``evaluation.json`` says.
+    """
+    charts = []
+    for metric in (metric.read_as(elbo_is) for metric in METRICS.values() if metric.curve):
+        keys = [f"{split}_{metric.key}" for split in ("validation", "train")] if metric.per_split else [metric.key]
+        curves = [
+            Curve(key.partition("_")[0] if metric.per_split else metric.label, points, colour=i, dashed=i == 1)
+            for i, key in enumerate(keys)
+            if (points := _points(records, key))
+        ]
+        if curves:
+            charts.append(chart(metric.label, curves, metric.unit, from_zero=metric.from_zero))
+        if metric.key == "kl":
+            charts += _latents(records)
+    return charts
+
+
+def _points(records: Sequence[Mapping[str, object]], key: str) -> list[tuple[float, float]]:
+    return [(float(r["epoch"]), float(r[key])) for r in records if key in r]  # type: ignore[arg-type] # numbers, by its format
+
+
+def _latents(records: Sequence[Mapping[str, object]], named: int = 5) -> list[str]:
+    """Draw the KL of each latent, the ``named`` largest of them labelled."""
+    key = "validation_kl_per_latent"
+    if not records or key not in records[-1]:
+        return []
+    values: list[list[float]] = [r[key] for r in records]  # type: ignore[misc] # lists of numbers, by its format
+    order = sorted(range(len(values[-1])), key=lambda d: -values[-1][d])
+    curves = [
+        Curve(
+            f"z{d}",
+            [(float(r["epoch"]), row[d]) for r, row in zip(records, values, strict=True)],  # type: ignore[arg-type]
+            colour=rank % len(PALETTE) if rank < named else 9,
+            faint=rank >= named,
+            end=f"z{d}" if rank < named else "",
+        )
+        for rank, d in enumerate(order)
+    ]
+    return [chart("KL of each latent", curves[::-1], "nats")]

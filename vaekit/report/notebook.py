@@ -1,0 +1,42 @@
+"""How a run shows itself in a notebook."""
+
+from __future__ import annotations
+
+from html import escape
+
+from vaekit.errors import VaekitError
+from vaekit.model.vae import VAE
+from vaekit.pictures.comparison import comparison_table
+from vaekit.pictures.grid import grid
+from vaekit.report.curves import learning_curves
+from vaekit.report.inline_images import image_tag
+from vaekit.store.record import Record
+from vaekit.streams import Streams
+
+NUM_SAMPLES, COLUMNS = 16, 8
+
+
+def run_html(run: Record) -> str:
+    """Return a run's data, epochs and test numbers, its curves, and samples of its best model, as far as there are any."""
+    records = run.metrics()
+    charts = learning_curves(records)
+    wanted = [chart for chart in charts if "<strong>ELBO" in chart or "<strong>KL</strong>" in chart] or charts[:1]
+    curves = f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(wanted)}</div>'
+    try:
+        samples = _samples(run.vae())
+    except VaekitError:
+        samples = "<p>no model is saved yet</p>"
+    facts = [f"{run.spec.data.dataset.kind}, {records[-1]['epoch'] if records else 0} of {run.spec.train.epochs} epochs"]
+    if evaluation := run.evaluation():
+        titles, (cells,) = comparison_table({run.path.name: evaluation})
+        facts += [f"{title.replace('_', ' ')} {cell}" for title, cell in zip(titles[1:], cells[1:], strict=True)]
+    about = f"<b>Run</b> {escape(str(run.path))}<br>{escape('; '.join(facts))}"
+    return f"<div><p>{about}</p>{curves}{samples}</div>"
+
+
+def _samples(vae: VAE) -> str:
+    training = vae.training
+    images = vae.eval().sample(NUM_SAMPLES, generator=Streams(0).generator("sample", 0, vae.device))
+    vae.train(training)
+    fitted = 'style="max-width:100%;height:auto"'
+    return image_tag(grid(images, columns=COLUMNS), f"{NUM_SAMPLES} samples from the prior", fitted)

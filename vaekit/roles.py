@@ -1,0 +1,28 @@
+"""The roles that components play, a registry each: ``vaekit.encoders("mine")`` registers an encoder.
+
+Importing this module imports no component and no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vaekit.registry import Registry
+
+if TYPE_CHECKING:
+    from vaekit.interfaces import Backbone, Dataset, Likelihood, Loss, Posterior, Prior
+
+encoders: Registry[Backbone] = Registry("encoder", "encoders", "vaekit.interfaces:Backbone", ("in_shape", "out_shape"))
+decoders: Registry[Backbone] = Registry("decoder", "decoders", "vaekit.interfaces:Backbone", ("in_shape", "out_shape"))
+posteriors: Registry[Posterior] = Registry("posterior", "posteriors", "vaekit.interfaces:Posterior", ("latent_dim",))
+priors: Registry[Prior] = Registry("prior", "priors", "vaekit.interfaces:Prior", ("latent_dim",))
+likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaekit.interfaces:Likelihood", ("image_shape",))
+losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "image_shape"))
+datasets: Registry[Dataset] = Registry("dataset", "datasets", "vaekit.interfaces:Dataset")
+# Loggers and exporters are declared with what calls them, on floors above this one.
+loggers: Registry[Any] = Registry("logger", "loggers", "vaekit.training.logger:Logger")
+exporters: Registry[Any] = Registry("exporter", "exporters", "vaekit.export.exporter:Exporter")
+
+SPEC_REGISTRIES: tuple[Registry[Any], ...] = (encoders, decoders, posteriors, priors, likelihoods, losses, datasets, loggers)
+"""The roles that a run's spec fills."""
+REGISTRIES: tuple[Registry[Any], ...] = (*SPEC_REGISTRIES, exporters)

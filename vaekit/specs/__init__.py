@@ -1,0 +1,1 @@
+"""What a run is, as data: specs, the options that set them, and the one place of their defaults."""

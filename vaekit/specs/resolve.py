@@ -1,0 +1,219 @@
+"""The one place of defaults: from a spec that leaves things out to a whole one.
+
+Resolving is a pure function of plain data. It names no device, reads no data set and builds no network.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from vaekit import roles
+from vaekit.errors import SpecError, UnknownComponentError, UsageError
+from vaekit.interfaces import Capability, Declaration, Posterior, Prior
+from vaekit.registry import Registry
+from vaekit.schema import ComponentSpec, Spec
+from vaekit.specs.models import SECTIONS, ModelSpec, RunSpec, component_data, validated
+
+ROLES = {components.role: components for components in roles.SPEC_REGISTRIES}
+DEFAULTS = {"encoder": "mlp", "posterior": "gaussian", "prior": "normal", "dataset": "digits"}
+"""Components that depend on no other choice; those that do are chosen in `choose_components`."""
+SEVERAL = frozenset({"loss", "logger"})
+"""Roles that several components of a run may have."""
+
+Data = dict[str, Any]
+
+
+def section_of(role: str) -> str:
+    """Return the section of a spec where components of a role lie."""
+    return {"dataset": "data", "logger": "train"}.get(role, "model")
+
+
+def resolve(spec: RunSpec | Mapping[str, Any], source: str = "the spec") -> RunSpec:
+    """Return the whole spec that plain data make; resolving twice changes nothing.
+
+    The decoder is of the encoder's kind, or ``cnn`` where no decoder has that name. Likelihood and binarisation are those of
+    the data set; continuous likelihoods take grey pixels. ``kl`` is added where no loss covers the divergence.
+
+    Args:
+        spec: Sections ``model``, ``data`` and ``train``, any of them partial.
+        source: What to call it in messages.
+
+    Raises:
+        SpecError: A field is unknown or of the wrong type; the message holds every path, as ``loss.beta``.
+        UnknownComponentError: A component's name is not registered.
+        UsageError: The chosen components do not fit together; the message says which, why, and what would help.
+    """
+    return complete(choose_components(spec, source=source), source)
+
+
+def choose_components(
+    spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, Any] | None = None, *, source: str = "the spec"
+) -> Data:
+    """Return plain data in which every component is a mapping with ``kind``, as the spec, the choices over it or defaults say.
+
+    Args:
+        spec: Where to start.
+        chosen: Components by role that replace the spec's; one of the same kind keeps the options that the spec has for it.
+        source: What to call the spec in messages.
+    """
+    if not isinstance(spec, RunSpec | Mapping):
+        raise SpecError(f"{source} is not a mapping", given=type(spec).__name__, expected="sections model, data and train")
+    data: Data = deepcopy(spec.model_dump(mode="json") if isinstance(spec, RunSpec) else dict(spec))
+    for section in SECTIONS:
+        data[section] = _mapping(data.get(section), section)
+    model, chosen = data["model"], chosen or {}
+    data["data"]["augment"] = _mapping(data["data"].get("augment"), "augment")
+
+    losses, likelihoods = _terms(model)
+    if "loss" in chosen or "likelihood" in chosen:
+        new_losses, new_likelihoods = _terms(chosen)
+        if "likelihood" in chosen or new_likelihoods:
+            likelihoods = [_kept(likelihood, likelihoods) for likelihood in new_likelihoods]
+        if "loss" in chosen:
+            losses = [_kept(loss, losses) for loss in new_losses]
+    if len(likelihoods) > 1:
+        names = " and ".join(repr(likelihood["kind"]) for likelihood in likelihoods)
+        raise SpecError("a model has exactly one likelihood", given=names, remedy="keep one of them")
+    model["loss"] = losses
+
+    loggers = _components("logger", data["train"].get("logger"))
+    data["train"]["logger"] = [_kept(logger, loggers) for logger in _components("logger", chosen.get("logger", loggers))]
+
+    for role in ("encoder", "posterior", "prior", "dataset", "decoder"):
+        held = data[section_of(role)]
+        default = DEFAULTS.get(role) or _decoder_for(model["encoder"]["kind"])
+        [before] = _components(role, held.get(role)) or [{"kind": default}]
+        [now] = _components(role, chosen.get(role, before)) or [{"kind": default}]
+        held[role] = _kept(now, [before])
+
+    dataset = roles.datasets.get(data["data"]["dataset"]["kind"])
+    model["likelihood"] = likelihoods[0] if likelihoods else {"kind": dataset.default_likelihood}
+    if data["data"].get("binarize") is None:
+        continuous = roles.likelihoods.get(model["likelihood"]["kind"]).continuous
+        data["data"]["binarize"] = "none" if continuous else dataset.default_binarize
+    return data
+
+
+def complete(data: Data, source: str) -> RunSpec:
+    """Validate plain data whose components are chosen, add the divergence's default term, and check that the parts fit."""
+    spec = validated(data, source)
+    model, losses = spec.model, spec.model.loss
+    posterior, prior = roles.posteriors.get(model.posterior.kind), roles.priors.get(model.prior.kind)
+    declared = [_declaration(loss) for loss in losses]
+    if not any("divergence" in each.covers for each in declared) and Capability.LOG_PROB in posterior.provides:
+        losses = (*losses, roles.losses.spec("kl").model_validate({}))
+        declared.append(_declaration(losses[-1]))
+        spec = spec.model_copy(update={"model": model.model_copy(update={"loss": losses})})
+    _check_kinds("loss", losses)
+    _check_kinds("logger", spec.train.logger)
+    _check_fit(spec.model, declared, posterior, prior)
+    return spec
+
+
+def chosen_components(data: Mapping[str, Any]) -> list[tuple[str, str, tuple[str | int, ...]]]:
+    """Return role, kind and place of every component of what `choose_components` gives."""
+    found: list[tuple[str, str, tuple[str | int, ...]]] = []
+    for role in ROLES:
+        section = section_of(role)
+        held = data[section][role]
+        if role in SEVERAL:
+            found += [(role, component["kind"], (section, role, i)) for i, component in enumerate(held)]
+        else:
+            found.append((role, held["kind"], (section, role)))
+    return found
+
+
+def _decoder_for(encoder: str) -> str:
+    return encoder if encoder in roles.decoders else "cnn"
+
+
+def _mapping(value: Any, name: str) -> Data:
+    if isinstance(value, Mapping | Spec):
+        return dict(value)
+    if value is not None:
+        raise SpecError(f"{name} is not a mapping", given=repr(value))
+    return {}
+
+
+def _terms(model: Mapping[str, Any]) -> tuple[list[Data], list[Data]]:
+    """Return the losses and the likelihoods that ``loss`` and ``likelihood`` name: a loss may be a likelihood's name.
+
+    Raises:
+        UnknownComponentError: A name is neither.
+    """
+    losses: list[Data] = []
+    likelihoods: list[Data] = []
+    for term in _components("loss", model.get("loss")):
+        if term["kind"] not in roles.losses and term["kind"] not in roles.likelihoods:
+            raise _unknown_loss(term["kind"])
+        (likelihoods if term["kind"] in roles.likelihoods else losses).append(term)
+    return losses, likelihoods + _components("likelihood", model.get("likelihood"))
+
+
+def _components(role: str, value: Any) -> list[Data]:
+    """Return the components that a field of a spec holds; none where it asks for the default."""
+    if value is None or (value == "none" and role in {"decoder", "likelihood", "logger"}):
+        return []
+    if isinstance(value, list | tuple) and role in SEVERAL:
+        return [component for item in value for component in _components(role, item)]
+    return [component_data(role, value)]
+
+
+def _kept(chosen: Data, before: Iterable[Data]) -> Data:
+    """Return the spec's component of the same kind, options and all, where only a name was chosen."""
+    return next((old for old in before if chosen == {"kind": old["kind"]}), chosen)
+
+
+def _unknown_loss(kind: str) -> UnknownComponentError:
+    names = (*roles.losses.kinds(), *roles.likelihoods.kinds())
+    near = difflib.get_close_matches(kind, names, n=1)
+    return UnknownComponentError(
+        f"no loss or likelihood is called {kind!r}",
+        expected=f"a loss ({', '.join(roles.losses.kinds())}) or a likelihood ({', '.join(roles.likelihoods.kinds())})",
+        remedy=f"did you mean {near[0]!r}?" if near else "see `vaekit components list`",
+    )
+
+
+def _declaration(loss: ComponentSpec) -> Declaration:
+    return roles.losses.get(loss.kind).declare({name: value for name, value in loss if name != "kind"})
+
+
+def _check_kinds(role: str, components: Iterable[ComponentSpec]) -> None:
+    kinds = [component.kind for component in components]
+    for kind in dict.fromkeys(kind for kind in kinds if kinds.count(kind) > 1):
+        raise UsageError(f"the {role} {kind!r} is given twice", remedy="keep one of them")
+
+
+def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Posterior], prior: type[Prior]) -> None:
+    """Refuse losses that cover the same slot, or that need what the densities do not provide."""
+    for i, (loss, own) in enumerate(zip(model.loss, declared, strict=True)):
+        for other, its in zip(model.loss[:i], declared, strict=False):
+            if shared := own.covers & its.covers:
+                raise UsageError(
+                    f"losses {other.kind!r} and {loss.kind!r} both cover the {' and '.join(sorted(shared))}",
+                    remedy="keep one of them",
+                )
+        densities: tuple[tuple[Registry[Any], type[Posterior | Prior]], ...] = (
+            (roles.posteriors, posterior),
+            (roles.priors, prior),
+        )
+        for components, cls in densities:
+            if missing := own.requires - cls.provides:
+                role = components.role
+                fit = [kind for kind in components.kinds() if kind != cls.kind and own.requires <= _provides(components, kind)]
+                raise UsageError(
+                    f"loss {loss.kind!r} needs {', '.join(sorted(missing))}, which the {role} {cls.kind!r} does not provide",
+                    given=f"{role} {cls.kind!r} provides {', '.join(sorted(cls.provides)) or 'no density'}",
+                    remedy=f"use --{role} {' or '.join(fit)}, or another loss" if fit else "use another loss",
+                )
+
+
+def _provides(components: Registry[Any], kind: str) -> frozenset[Capability]:
+    try:
+        provides: frozenset[Capability] = components.get(kind).provides
+    except Exception:  # a broken plugin is no advice
+        return frozenset()
+    return provides

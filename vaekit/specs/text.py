@@ -1,0 +1,91 @@
+"""Values of options as text: ``512,256`` is a tuple, ``none`` no value; and types as a reader wants to see them."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from vaekit.schema import alternatives, may_be_none
+
+
+def read_value(value: Any, annotation: Any) -> Any:
+    """Return what a string from a command line means for a type; other values are returned as they are.
+
+    What no reading makes valid is returned too: validating the whole spec says what is wrong, and where.
+    """
+    if not isinstance(value, str):
+        return value
+    parts = alternatives(annotation)
+    listed = value.split(",") if value else []
+    readings: list[Any] = [value]
+    if value == "none" and may_be_none(parts):
+        readings.insert(0, None)
+    if any(get_origin(part) in {tuple, list} for part in parts):
+        readings.append(listed)
+    for reading in readings:
+        try:
+            TypeAdapter(annotation).validate_python(reading)
+        except ValidationError:
+            continue
+        return reading
+    return value if str in parts else readings[-1]
+
+
+def type_text(annotation: Any) -> str:
+    """Write a type as one writes its values: ``a|b`` for choices, ``int,int,…`` for a tuple of any length, or its example."""
+    return "|".join(dict.fromkeys(_texts(annotation)))
+
+
+def value_text(value: Any) -> str:
+    """Write a value as `read_value` reads it."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, BaseModel | Mapping):
+        return str(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(value_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Write a time as ``1:02:03`` or ``2:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the values of plain data by dotted name: ``{"model.encoder.kind": "mlp", …}``."""
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, Mapping):
+        return {name: value}
+    parts = [flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
+    return {key: leaf for part in parts for key, leaf in part.items()}
+
+
+def _texts(annotation: Any) -> list[str]:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        examples = [example for metadata in args[1:] for example in getattr(metadata, "examples", None) or ()]
+        return examples or _texts(args[0])
+    if origin in {Union, types.UnionType}:
+        return [text for arg in args for text in _texts(arg)]
+    return [_part_text(part) for part in alternatives(annotation)]
+
+
+def _part_text(part: Any) -> str:
+    if part is type(None):
+        return "none"
+    if get_origin(part) is tuple:
+        args = get_args(part)
+        texts = [type_text(arg) for arg in args if arg is not Ellipsis]
+        return ",".join([*texts, *texts, "…"] if Ellipsis in args else texts)
+    if get_origin(part) is not None:
+        return str(part)
+    return part.__name__ if isinstance(part, type) else str(part)

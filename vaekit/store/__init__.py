@@ -1,0 +1,1 @@
+"""What lies on disk: run folders, checkpoints, and runs read back from them."""

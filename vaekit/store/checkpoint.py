@@ -1,0 +1,292 @@
+"""Checkpoints and model files: safetensors with JSON metadata, written atomically. Nothing is ever unpickled.
+
+A *model file* holds weights and what is needed to rebuild the model: its spec, the shape of its images, and the versions of
+vaekit and of the distributions its components came from. The *best* file holds those of the whole objective, with the weights
+of its losses. A *checkpoint* is such a file with the optimiser's state, the average of the weights and the position in training.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vaekit import plugins, roles
+from vaekit._version import __version__
+from vaekit.compute.distributed import ProcessGroup
+from vaekit.compute.sharding import like
+from vaekit.errors import CheckpointError, SpecError, UnknownComponentError
+from vaekit.files import write_atomically
+from vaekit.interfaces import Shape
+from vaekit.registry import Registry
+from vaekit.schema import ComponentSpec
+from vaekit.specs.models import RunSpec
+from vaekit.specs.resolve import resolve
+from vaekit.store.folder import RunFolder
+
+FORMAT = "vaekit-1"
+"""Key of the metadata: one JSON text under it, so that equal contents make equal files."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """The metadata of a model file or checkpoint."""
+
+    spec: RunSpec
+    image_shape: Shape
+    versions: dict[str, Any]
+    state: dict[str, Any]
+
+
+def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
+    """Return, for each component of a resolved spec, the distribution and version that it came from."""
+    model = spec.model
+    chosen: list[tuple[Registry[Any], ComponentSpec]] = [
+        (roles.encoders, model.encoder),
+        (roles.decoders, model.decoder),
+        (roles.posteriors, model.posterior),
+        (roles.priors, model.prior),
+        (roles.likelihoods, model.likelihood),
+        *((roles.losses, loss) for loss in model.loss),
+        (roles.datasets, spec.data.dataset),
+    ]
+    found = {}
+    for components, component in chosen:
+        origin = components.origin(component.kind)
+        found[f"{components.role}:{component.kind}"] = {"distribution": origin.distribution, "version": origin.version}
+    return found
+
+
+def save(
+    path: Path, tensors: Mapping[str, Tensor], spec: RunSpec, image_shape: Shape, state: Mapping[str, Any] | None = None
+) -> None:
+    """Write a model file or checkpoint atomically; loggers are left out of its spec, as it can be used without them."""
+    metadata = {
+        "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
+        "image_shape": list(image_shape),
+        "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
+        "state": dict(state or {}),
+    }
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(whole, temporary, {FORMAT: json.dumps(metadata)}))
+
+
+def load(
+    path: Path, *, device: str | torch.device = "cpu", processes: ProcessGroup | None = None
+) -> tuple[dict[str, Tensor], Header]:
+    """Read a model file or checkpoint.
+
+    Args:
+        path: The file.
+        device: Where the tensors go.
+        processes: Processes that need it together; the leading one reads it, and the others need not see it.
+
+    Raises:
+        CheckpointError: The file is absent, truncated, of another program, or names a component that is not installed.
+    """
+    tensors, metadata = _read(path, device) if processes is None or processes.leads else ({}, "")
+    if processes is not None:
+        tensors, metadata = processes.share_tensors(tensors), processes.share_text(metadata)
+    return tensors, _parse(path, metadata)
+
+
+def _read(path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], str]:
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            if FORMAT not in metadata:
+                raise CheckpointError(
+                    f"{path} was not written by vaekit, or by another version of it",
+                    given=f"metadata {', '.join(metadata) or 'absent'}",
+                    expected=f"metadata {FORMAT}",
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata[FORMAT]  # noqa: SIM118 - not a mapping
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"there is no file {path}", remedy="a run writes it after its first epoch: go on with the run by `vaekit resume`"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: it is truncated or no safetensors file", given=error, remedy="use another checkpoint"
+        ) from None
+
+
+def _parse(path: Path, text: str) -> Header:
+    try:
+        metadata = json.loads(text)
+        data, shape, versions, state = (metadata[key] for key in ("spec", "image_shape", "versions", "state"))
+        fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3
+        if not (fits and isinstance(versions, dict) and isinstance(state, dict)):
+            raise TypeError(f"image_shape {shape!r:.80}")
+        recorded = _recorded(versions)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
+    changes = _changes(recorded)
+    try:
+        spec = resolve(data, f"the spec in {path}")
+    except UnknownComponentError as error:
+        raise _missing_component(path, error, recorded) from None
+    except SpecError as error:
+        if not changes:
+            raise
+        raise CheckpointError(error.message, given=_told(changes), remedy=_install(changes)) from None
+    if changes:
+        warnings.warn(f"{path} comes from other versions: {_told(changes)}", stacklevel=3)
+    return Header(spec, tuple(shape), versions, state)
+
+
+class Recorded(NamedTuple):
+    """A component of a file, and the distribution that it came from when the file was written."""
+
+    components: Registry[Any]
+    kind: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.components.role}:{self.kind} from {self.distribution} {self.version}".strip()
+
+
+def _recorded(versions: Mapping[str, Any]) -> list[Recorded]:
+    """Read what a file says of its components; names that no distribution can have raise ValueError, as they are printed."""
+    registries = {components.role: components for components in roles.REGISTRIES}
+    found = []
+    for component, origin in versions.get("components", {}).items():
+        role, _, kind = component.partition(":")
+        distribution, version = origin["distribution"], origin["version"]
+        if not re.fullmatch(r"[\w.-]+ [\w.!+-]*", f"{distribution} {version}", re.ASCII):
+            raise ValueError(f"{distribution!r:.80} {version!r:.80} is no distribution and version")
+        found.append(Recorded(registries[role], kind, distribution, version))
+    return found
+
+
+def _changes(recorded: Iterable[Recorded]) -> list[Recorded]:
+    """Return the components whose plugin is here, but in another version or of another distribution."""
+    changed = []
+    for component in recorded:
+        if component.kind in component.components:
+            now = component.components.origin(component.kind)
+            same = (now.distribution, now.version) == component[2:]
+            own = now.distribution == component.distribution == "vaekit"
+            scripted = not now.version and not component.version
+            changed += [] if same or own or scripted else [component]
+    return changed
+
+
+def _told(changes: Iterable[Recorded]) -> str:
+    return "; ".join(f"{change}, here from {change.components.origin(change.kind)}" for change in changes)
+
+
+def _install(components: Iterable[Recorded]) -> str | None:
+    names = sorted({f"{c.distribution}=={c.version}" for c in components if c.version and c.distribution != "vaekit"})
+    return f"pip install {' '.join(names)}" if names else None
+
+
+def _missing_component(path: Path, error: UnknownComponentError, recorded: Iterable[Recorded]) -> CheckpointError:
+    absent = [component for component in recorded if component.kind not in component.components]
+    remedy = _install(absent)
+    remedy = f"{remedy}, if you trust who wrote the file" if remedy else "define and register it before loading"
+    return CheckpointError(
+        f"{path} uses components that are not here: {error.message}",
+        given=", ".join(map(str, absent)) or None,
+        remedy=remedy if plugins.enabled() else f"{remedy}; plugins are switched off",
+    )
+
+
+def load_best(
+    objective: nn.Module, folder: RunFolder, *, device: str | torch.device, processes: ProcessGroup | None = None
+) -> int:
+    """Put the best weights of a run into its objective; return the epoch that they are of.
+
+    Raises:
+        CheckpointError: There are none, or they are truncated or of another architecture.
+    """
+    tensors, header = load(folder.best, device=device, processes=processes)
+    load_weights(objective, tensors, folder.best)
+    return int(header.state["epoch"])
+
+
+def space_for(objective: nn.Module) -> int:
+    """Return the bytes that the files of a run take, about."""
+    return 40 * sum(parameter.numel() for parameter in objective.parameters()) + 20_000_000
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights into a module whose names and shapes must be the same.
+
+    Raises:
+        CheckpointError: They are not; the message lists the differences.
+    """
+    module.load_state_dict(matched(module.state_dict(), tensors, path))
+
+
+def matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return a file's tensors as this process holds its own of the same names and shapes.
+
+    Raises:
+        CheckpointError: The names or shapes differ; the message lists the differences.
+    """
+    different = [
+        *(f"{name}: missing from the file" for name in own.keys() - tensors.keys()),
+        *(f"{name}: not in the model" for name in tensors.keys() - own.keys()),
+        *(
+            f"{name}: {tuple(tensors[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+            for name in own.keys() & tensors.keys()
+            if own[name].shape != tensors[name].shape
+        ),
+    ]
+    if different:
+        shown = "\n            ".join(sorted(different)[:8])
+        changes = _changes_of(path)
+        raise CheckpointError(
+            f"the weights in {path} are of another architecture ({len(different)} differences)",
+            given=shown + (f"\n            {_told(changes)}" if changes else ""),
+            remedy=_install(changes) or "load it with the spec and the versions that it was trained with",
+        )
+    return {name: like(tensor, own[name]) for name, tensor in tensors.items()}
+
+
+def _changes_of(path: Path) -> list[Recorded]:
+    with safe_open(path, framework="pt") as file:
+        return _changes(_recorded(json.loads(file.metadata()[FORMAT])["versions"]))
+
+
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors under ``prefix`` + name."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with ``prefix``, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """Flatten optimisers' states to ``{player.parameter.key: tensor}``."""
+    flat = {}
+    for player, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                flat[f"{player}.{index}.{key}"] = torch.as_tensor(value)
+    return flat
+
+
+def load_optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` took, laid out in memory as the parameters: fused optimisers rely on that."""
+    for player, optimizer in enumerate(optimizers):
+        states: dict[int, dict[str, Tensor]] = {}
+        (group,) = optimizer.param_groups
+        for name, value in without_prefix(f"{player}.", flat).items():
+            index, _, key = name.partition(".")
+            parameter = group["params"][int(index)]
+            states.setdefault(int(index), {})[key] = like(value, parameter) if value.shape == parameter.shape else value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

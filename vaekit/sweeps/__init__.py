@@ -1,0 +1,1 @@
+"""Many models: grids of options, models stepped together, searches shared by processes."""

@@ -1,0 +1,132 @@
+"""AdamW over the stacked parameters of many models, each at its own learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from vaekit.compute import process
+
+
+class StackedAdamW:
+    """Takes `torch.optim.AdamW`'s step for one player's parameters of S models at once.
+
+    The state of each model's own optimiser becomes a view of the stacked one, so that checkpoints are written as ever.
+
+    Args:
+        parameters: By name, ``(S, *shape)``.
+        optimizers: The player's optimiser of each model, which holds its settings and perhaps a state; of one number of steps.
+        grad_clip: Largest gradient norm of each model, or None.
+        compiled: Whether to compile the arithmetic.
+
+    Reference:
+        Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019, algorithm 2; ε is added after the bias correction.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        optimizers: Sequence[torch.optim.AdamW],
+        grad_clip: Sequence[float | None],
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.parameters = {name: tensor.detach() for name, tensor in parameters.items()}
+        self.settings = [optimizer.param_groups[0] for optimizer in optimizers]
+        own = [dict(zip(parameters, settings["params"], strict=True)) for settings in self.settings]
+        self.moments: dict[str, list[Tensor]] = {}
+        self.steps: dict[str, Tensor] = {}
+        for name, tensor in self.parameters.items():
+            states = [optimizer.state[each[name]] for optimizer, each in zip(optimizers, own, strict=True)]
+            zero = torch.zeros_like(tensor[0])
+            self.moments[name] = [torch.stack([s.get(key, zero) for s in states]) for key in ("exp_avg", "exp_avg_sq")]
+            count = torch.zeros((), device=tensor.device, dtype=torch.float32)  # as the fused optimiser's
+            self.steps[name] = torch.stack([s.get("step", count) for s in states])
+            for number, state in enumerate(states):
+                state["step"] = self.steps[name][number]
+                state["exp_avg"], state["exp_avg_sq"] = (moment[number] for moment in self.moments[name])
+        self.count = max((int(steps.max()) for steps in self.steps.values()), default=0)
+        some = next(iter(self.parameters.values()))
+        self.like = some.flatten()[:1]
+        clipped = any(limit is not None for limit in grad_clip)
+        limits = [math.inf if limit is None else limit for limit in grad_clip]
+        self.limits = some.new_tensor(limits) if clipped else None
+        self.update = process.compiled(update) if compiled else update
+
+    def numbers(self, factors: Sequence[float]) -> Tensor:
+        """Count a step, and return what `step` needs to know of it, ``(3, S)``: see `update`.
+
+        Args:
+            factors: The learning rate of each model as a part of its highest.
+        """
+        self.count += 1
+        beta1, beta2 = self.settings[0]["betas"]
+        for settings, factor in zip(self.settings, factors, strict=True):
+            settings["lr"] = settings["peak_lr"] * factor
+        rate = [settings["lr"] / (1 - beta1**self.count) for settings in self.settings]
+        keep = [1 - settings["lr"] * settings["weight_decay"] for settings in self.settings]
+        numbers = torch.tensor([rate, keep, [math.sqrt(1 - beta2**self.count)] * len(rate)], dtype=self.like.dtype)
+        return numbers.to(self.like.device, non_blocking=True)
+
+    def step(self, gradients: Mapping[str, Tensor | None], numbers: Tensor) -> None:
+        """Take one step; parameters without a gradient stay as they are.
+
+        Args:
+            gradients: By name, as the parameters.
+            numbers: Of this step.
+        """
+        given = {name: gradient for name, gradient in gradients.items() if gradient is not None and name in self.parameters}
+        for name in given:
+            self.steps[name] += 1
+        with torch.no_grad():
+            self.update(
+                [self.parameters[name] for name in given],
+                list(given.values()) if self.limits is None else clip(list(given.values()), self.limits),
+                [self.moments[name] for name in given],
+                numbers=numbers,
+                constants=(*self.settings[0]["betas"], self.settings[0]["eps"]),
+            )
+
+
+def clip(gradients: Sequence[Tensor], limits: Tensor) -> list[Tensor]:
+    """Shrink each model's gradients to its limit ``(S,)`` of their norm, as `torch.nn.utils.clip_grad_norm_` does for one model.
+
+    It is not compiled with the update: inductor 2.15 fails on the two together.
+    """
+    norm = torch.stack([gradient.square().reshape(len(gradient), -1).sum(1) for gradient in gradients]).sum(0).sqrt()
+    scale = (limits / (norm + 1e-6)).clamp(max=1.0)
+    return [gradient * _along(scale, gradient) for gradient in gradients]
+
+
+def update(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    moments: Sequence[Sequence[Tensor]],
+    *,
+    numbers: Tensor,
+    constants: tuple[float, float, float],
+) -> None:
+    """Move parameters ``(S, *shape)`` and their two moments, in place.
+
+    Args:
+        parameters: What moves.
+        gradients: Of each.
+        moments: First and second, of each.
+        numbers: ``(3, S)``: learning rate over the first moment's bias, what weight decay leaves, root of the second's bias.
+        constants: β1, β2, ε.
+    """
+    beta1, beta2, eps = constants
+    for parameter, gradient, (first, second) in zip(parameters, gradients, moments, strict=True):
+        rate, keep, root = (_along(values, parameter) for values in numbers)
+        parameter.mul_(keep)
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        parameter.addcdiv_(first * rate, second.sqrt().div_(root).add_(eps), value=-1.0)
+
+
+def _along(values: Tensor, like: Tensor) -> Tensor:
+    """Shape ``(S,)`` to multiply ``(S, *shape)``."""
+    return values.view(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,231 @@
+"""Sweeps: many models from one spec and lists of values, in one process."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vaekit.compute.distributed import num_processes
+from vaekit.compute.process import Interrupted
+from vaekit.data.sources import Splits
+from vaekit.errors import DivergenceError, UsageError
+from vaekit.model.assembly import assemble
+from vaekit.model.objective import Objective
+from vaekit.run import Run
+from vaekit.specs.models import RunSpec, plain_spec
+from vaekit.specs.options import build_spec
+from vaekit.store.checkpoint import space_for
+from vaekit.store.folder import RunFolder, check_space
+from vaekit.store.record import Record, load_splits
+from vaekit.sweeps.grouping import Group, Stacking, plan
+from vaekit.sweeps.record import is_over, make_folder, outcome, read_record, run_name, write_record
+from vaekit.sweeps.space import Range, combinations, listed
+from vaekit.sweeps.stacked_training import fit_stacked
+from vaekit.training.compilation import choose_compilation
+from vaekit.training.hardware import check_loggers, fit_to_machine
+from vaekit.training.progress import Reporter, Silent
+from vaekit.training.trainer import Trainer
+
+
+def sweep(
+    spec: RunSpec | Mapping[str, Any] | str | Path | None = None,
+    *,
+    over: Mapping[str, Sequence[Any] | Range],
+    out: str | Path | None = None,
+    stack: Stacking = "auto",
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> list[Run]:
+    """Train a model for every combination of some options' values; return the runs, in the order of the combinations.
+
+    Models that differ in seed, learning rate and its schedule, weight decay, gradient clipping, averaging of weights, or the
+    numbers of their losses alone are stepped together where that is faster, see `vaekit.sweeps.grouping.obstacle`. Each is the
+    model that `vaekit.train` gives, up to rounding, and has a run folder of its own; ``sweep.json`` beside them holds the test
+    set's numbers of all. A model whose loss becomes NaN stops with its error, which ``sweep.json`` holds; its run has no
+    evaluation.
+
+    Args:
+        spec: As for `vaekit.train`.
+        over: Values by option: ``{"beta": (1, 2, 4), "seed": range(4)}``.
+        out: Folder of the runs, new or empty; default: the next number under ``runs/``.
+        stack: Whether to step models together: ``on`` where possible, ``off`` never, ``auto`` where it is known to be faster.
+        reporter: Receives lines of progress by its ``note``; default: nobody does.
+        options: As for `vaekit.train`.
+
+    Raises:
+        UsageError: The request is wrong, or ``stack`` is ``on`` and the models cannot be stacked.
+        DataError: The data are missing or do not fit.
+        Interrupted: The user stopped it; `resume_sweep` continues it, given the folder that the exception holds.
+
+    Example:
+        >>> runs = vaekit.sweep(over={"beta": (1, 4), "seed": range(2)}, loss="beta", epochs=3)  # doctest: +SKIP
+        >>> [run.evaluation()["elbo"] for run in runs]  # doctest: +SKIP
+    """
+    _be_alone()
+    base, reporter = plain_spec(spec), reporter or Silent()
+    values = {name: listed(name, each) for name, each in over.items()}
+    points = combinations(values, options)
+    specs = [fit_to_machine(build_spec(base, {**options, **point})) for point in points]
+    for each in specs:
+        check_loggers(each)
+    splits = _load(specs)
+    objectives = [assemble(each, split) for each, split in zip(specs, splits, strict=True)]
+    groups, notes = plan(specs, objectives, stack)
+    specs = [choose_compilation(each, objective) for each, objective in zip(specs, objectives, strict=True)]
+    folder = make_folder(out)
+    try:
+        names = [run_name(number, point) for number, point in enumerate(points, 1)]
+        for each, name in zip(specs, names, strict=True):
+            RunFolder.create(each, folder / name)
+        check_space(folder, sum(map(space_for, objectives)))
+        record = {
+            "over": {name: list(each) for name, each in values.items()},
+            "seconds": 0.0,
+            "notes": notes,
+            "groups": [asdict(group) for group in groups],
+            "runs": [{"run": name, "options": point} for name, point in zip(names, points, strict=True)],
+        }
+        write_record(folder, record)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # it could not begin
+        raise
+    reporter.note(f"{folder}: {len(points)} models, {sum(len(g.numbers) for g in groups if g.stacked)} of them stacked")
+    for note in notes:
+        reporter.note(f"note: {note}")
+    return _train(
+        folder, record, dict(enumerate(_Model(*each) for each in zip(specs, splits, objectives, strict=True))), reporter
+    )
+
+
+def resume_sweep(folder: str | Path, *, device: str | None = None, reporter: Reporter | None = None) -> list[Run]:
+    """Continue a sweep that was interrupted or killed; return all its runs.
+
+    Runs that have their numbers, or diverged, are left alone. The others continue from their last checkpoints: together if they
+    were stacked and are equally far, else one after another. They become what they would have been, up to rounding.
+
+    Args:
+        folder: Of the sweep.
+        device: Where to continue; default: where it was.
+        reporter: Receives lines of progress by its ``note``; default: nobody does.
+
+    Raises:
+        CheckpointError: It is not a sweep, or a run of it is missing or damaged.
+        UsageError: All runs are complete, or it is a search, or the device is not there.
+    """
+    _be_alone()
+    folder, reporter = Path(folder), reporter or Silent()
+    record = read_record(folder)
+    if "groups" not in record:
+        raise UsageError(f"{folder} is a search", remedy="continue it, or join it, by the `vaekit sweep` that began it")
+    left = {number: row for number, row in enumerate(record["runs"]) if not is_over(row)}
+    if not left:
+        raise UsageError(f"{folder} is complete: all {len(record['runs'])} runs are done")
+    asked = [fit_to_machine(Record(folder / row["run"]).spec, device) for row in left.values()]
+    models = {}
+    for number, spec, splits in zip(left, asked, _load(asked), strict=True):
+        objective = assemble(spec, splits)
+        models[number] = _Model(choose_compilation(spec, objective), splits, objective)
+    reporter.note(f"{folder}: {len(left)} of {len(record['runs'])} models to continue")
+    return _train(folder, record, models, reporter)
+
+
+class _Model(NamedTuple):
+    """A model of a sweep, before it is trained."""
+
+    spec: RunSpec
+    splits: Splits
+    objective: Objective
+
+
+def _train(folder: Path, record: dict[str, Any], models: dict[int, _Model], reporter: Reporter) -> list[Run]:
+    """Train the runs of a sweep that have no outcome yet, and record what comes of each.
+
+    Args:
+        folder: Of the sweep.
+        record: Its ``sweep.json``.
+        models: By number of the run; each is dropped when it is trained.
+        reporter: Receives lines of progress.
+    """
+    rows = record["runs"]
+    runs = [Run(folder / row["run"]) for row in rows]
+    seconds, began = record["seconds"], time.perf_counter()
+
+    def note() -> None:
+        record["seconds"] = round(seconds + time.perf_counter() - began, 3)
+        write_record(folder, record)
+
+    try:
+        for group in _left([Group(**group) for group in record["groups"]], runs, rows):
+            trainers = []
+            for number in group.numbers:
+                spec, splits, objective = models.pop(number)
+                trainers.append(Trainer(spec, objective, splits, runs[number].folder))
+            fit = partial(fit_stacked, compiled=group.compiled) if group.stacked else _fit_alone
+            errors = fit(trainers, reporter=reporter)
+            for place, number in enumerate(group.numbers):
+                rows[number] |= outcome(runs[number], errors.get(place))
+            note()
+    except KeyboardInterrupt:
+        note()
+        raise Interrupted(str(folder)) from None
+    return runs
+
+
+def _be_alone() -> None:
+    """Refuse to be one of several processes: each would train all models."""
+    if num_processes() > 1:
+        raise UsageError("torchrun started several processes, and a sweep is one", remedy="--search optuna takes any number")
+
+
+def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Return who is still to be trained with whom: of each group, those that are equally far."""
+    left = []
+    for group in groups:
+        far: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for number in group.numbers:
+            folder = runs[number].folder
+            if is_over(rows[number]):
+                continue
+            if folder.last.exists():
+                far[runs[number].position()].append(number)
+            else:
+                folder.metrics.unlink(missing_ok=True)  # of an epoch that no checkpoint knows of
+                far[0, 0].append(number)
+        left += [
+            Group(tuple(numbers), group.stacked and len(numbers) > 1, group.compiled and len(numbers) > 1)
+            for numbers in far.values()
+        ]
+    return left
+
+
+def _fit_alone(trainers: Sequence[Trainer], *, reporter: Reporter) -> dict[int, DivergenceError]:
+    """Do what `fit_stacked` does, for one model."""
+    (trainer,) = trainers
+    name = trainer.folder.path.name
+    try:
+        results = trainer.fit(resume=trainer.folder.last.exists())
+    except DivergenceError as error:
+        reporter.note(f"{name} stops: {error.message}")
+        return {0: error}
+    reporter.note(f"{name}: loss {results['loss']:.2f} on the test set")
+    return {}
+
+
+def load_once(spec: RunSpec, loaded: dict[str, Splits]) -> Splits:
+    """Return a spec's data, from among those read already or read and put there."""
+    key = spec.data.dataset.model_dump_json()
+    if key not in loaded:
+        loaded[key] = load_splits(spec)
+    return loaded[key]
+
+
+def _load(specs: Sequence[RunSpec]) -> list[Splits]:
+    """Read the data of each spec, each data set once."""
+    loaded: dict[str, Splits] = {}
+    return [load_once(spec, loaded) for spec in specs]

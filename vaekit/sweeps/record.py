@@ -1,0 +1,77 @@
+"""``sweep.json``: what a sweep is made of and what came of it so far; it lies beside the runs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vaekit.errors import CheckpointError, UsageError
+from vaekit.evaluation.metrics import METRICS
+from vaekit.files import write_text
+from vaekit.specs.text import value_text
+from vaekit.store.folder import RUNS, next_numbered
+from vaekit.store.record import Record
+
+RECORD = "sweep.json"
+
+
+def make_folder(out: str | Path | None) -> Path:
+    """Make a sweep's folder."""
+    if out is None:
+        return next_numbered(RUNS, "sweep")
+    path = Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        go_on = f", or continue it by `vaekit resume {path}`" if (path / RECORD).is_file() else ""
+        raise UsageError(f"{path} exists already; a sweep never overwrites one", remedy=f"choose another --out{go_on}")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write the folder {path}", given=error.strerror, remedy="choose another --out") from None
+    return path
+
+
+def short_text(value: Any) -> str:
+    """Write an option's value as names of runs and tables have it: numbers to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else value_text(value)
+
+
+def run_name(number: int, point: Mapping[str, Any]) -> str:
+    """Name a run's folder by its number and options: ``0003-beta=4-seed=1``."""
+    text = "-".join(f"{name}={short_text(value)}" for name, value in point.items())
+    return f"{number:04d}-{re.sub(r'[^A-Za-z0-9_.=+-]+', '_', text)[:80]}"
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read ``sweep.json``.
+
+    Raises:
+        CheckpointError: There is none, or it is damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{folder} is not the folder of a sweep", given=f"{RECORD}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{folder / RECORD} is damaged", given=error) from None
+    return record
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write ``sweep.json``."""
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def is_over(row: Mapping[str, Any]) -> bool:
+    """Whether a row of ``sweep.json`` says what came of its run."""
+    return "test" in row or "error" in row
+
+
+def outcome(run: Record, error: Exception | None) -> dict[str, Any]:
+    """Return what came of a run, for ``sweep.json``: its error, or the test set's numbers."""
+    if error is not None:
+        return {"error": str(error)}
+    evaluation = run.evaluation() or {}
+    return {"test": {name: evaluation[name] for name in ("elbo_is", "epoch", *METRICS) if name in evaluation}}

@@ -1,0 +1,334 @@
+"""Searches: models from one spec, their options' values chosen by what came of those before, in any number of processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vaekit.compute.distributed import ProcessGroup, take_place
+from vaekit.compute.process import Interrupted
+from vaekit.data.sources import Splits
+from vaekit.errors import DivergenceError, UsageError
+from vaekit.evaluation.evaluator import Evaluator
+from vaekit.evaluation.metrics import metric_of
+from vaekit.extras import import_extra
+from vaekit.model.assembly import assemble
+from vaekit.run import Run
+from vaekit.specs.models import RunSpec, plain_spec
+from vaekit.specs.options import build_spec
+from vaekit.store.folder import RunFolder
+from vaekit.store.record import Record
+from vaekit.sweeps.grid import load_once
+from vaekit.sweeps.record import make_folder, outcome, read_record, run_name, write_record
+from vaekit.sweeps.space import Range, check_over
+from vaekit.training.checks import check_data
+from vaekit.training.compilation import choose_compilation
+from vaekit.training.hardware import check_loggers, fit_to_machine
+from vaekit.training.progress import Reporter, Silent
+from vaekit.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial, Trial
+
+    from vaekit.sweeps.study import Study
+
+Space = Mapping[str, Sequence[Any] | Range]
+
+
+def search(
+    spec: RunSpec | Mapping[str, Any] | str | Path | None = None,
+    *,
+    over: Space,
+    storage: str | Path,
+    trials: int,
+    metric: str = "elbo",
+    prune: bool = True,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> list[Run]:
+    """Look for the best values of some options by Optuna's TPE; return the runs that were trained to the end, the best first.
+
+    Any number of processes that are started with the same request share the study in ``storage``: by hand, by torchrun or by
+    SLURM, on machines that share the files. Each trains one model at a time. One that is interrupted or dies leaves its trial to
+    the others, or to the next that is started. A model whose loss becomes NaN is a failed trial with its error. ``sweep.json``
+    beside the runs holds what came of all.
+
+    What is compared is a number of the validation set, for the epoch whose weights are kept. The objective itself compares models
+    of one objective only: that of a small β is lower, whatever the model is worth. So the ELBO is the default.
+
+    Args:
+        spec: As for `vaekit.train`.
+        over: Values or a range by option: ``{"encoder": ("mlp", "cnn"), "lr": vaekit.Range(1e-4, 1e-2, log=True)}``.
+        storage: The study's file, a journal of Optuna's; made by the first process.
+        trials: Trials that the study is to have in all, of all processes; more may be asked for later.
+        metric: A number of the validation set. It is maximised where more is better, else minimised; ``beta:max`` says so.
+        prune: Whether to stop a trial that is below the median of the others, after a third of the epochs.
+        out: Folder of the runs, new or empty; by default the next number under ``runs/``, or where the study has its runs.
+        reporter: Receives lines of progress by its ``note``; default: nobody does.
+        options: As for `vaekit.train`.
+
+    Raises:
+        UsageError: The request is wrong, not what the study began with, or Optuna is not installed.
+        DataError: The data are missing or do not fit.
+        Interrupted: The user stopped it; the same search goes on.
+
+    Example:
+        >>> lr = vaekit.Range(1e-4, 1e-2, log=True)  # doctest: +SKIP
+        >>> best, *others = vaekit.search(over={"lr": lr}, storage="lr.journal", trials=20, epochs=5)  # doctest: +SKIP
+    """
+    plan = Plan(plain_spec(spec), options, over, Criterion.read(metric), prune=prune)
+    folder = work(plan, storage, trials, out, reporter or Silent())
+    done = [row for row in read_record(folder)["runs"] if "test" in row]
+    done.sort(key=lambda row: row["value"], reverse=plan.metric.maximise)
+    return [Run(folder / row["run"]) for row in done]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What is compared: a number of the validation set.
+
+    Args:
+        name: Of the number.
+        maximise: Whether more is better.
+    """
+
+    name: str
+    maximise: bool
+
+    @classmethod
+    def read(cls, text: str) -> Criterion:
+        """Read a metric: ``elbo``, or ``active_units:max``.
+
+        Raises:
+            UsageError: It says neither ``min`` nor ``max`` after the colon.
+        """
+        name, colon, direction = text.partition(":")
+        if colon and direction not in {"min", "max"}:
+            raise UsageError("a metric is minimised or maximised", given=text, expected=f"{name}:min or {name}:max")
+        return cls(name, direction == "max" if colon else metric_of(name).better == "more")
+
+    def of(self, record: Mapping[str, Any]) -> float:
+        """Return it, from a record of ``metrics.jsonl``."""
+        return float(record[f"validation_{self.name}"])
+
+
+class Plan:
+    """What a search is of.
+
+    Args:
+        base: Plain data of the spec that it starts from.
+        options: What is set.
+        over: What is varied.
+        metric: What is compared.
+        prune: Whether trials are stopped early.
+    """
+
+    def __init__(
+        self, base: Mapping[str, Any], options: Mapping[str, Any], over: Space, metric: Criterion, *, prune: bool
+    ) -> None:
+        check_over(over, options)
+        self.base, self.options, self.over, self.metric, self.prune = base, options, over, metric, prune
+        self.loaded: dict[str, Splits] = {}
+
+    @cached_property
+    def request(self) -> dict[str, Any]:
+        """What all processes of the study must want, as JSON has it: the space, and a model's spec on any machine."""
+        over = {name: str(values) if isinstance(values, Range) else list(values) for name, values in self.over.items()}
+        metric = f"{self.metric.name}:{'max' if self.metric.maximise else 'min'}"
+        sections = build_spec(self.base, {**self.options, **self.corners()[0]}).model_dump(mode="json").values()
+        settings = {name: value for section in sections for name, value in section.items()}
+        request = {"over": over, "metric": metric, "prune": self.prune, **settings}
+        plain: dict[str, Any] = json.loads(json.dumps(request, default=str))
+        return plain
+
+    def corners(self) -> list[dict[str, Any]]:
+        """Return points of the space that hold each value, and each end of each range."""
+        edges = {name: (v.low, v.high) if isinstance(v, Range) else tuple(v) for name, v in self.over.items()}
+        first = {name: values[0] for name, values in edges.items()}
+        return [first, *({**first, name: value} for name, values in edges.items() for value in values[1:])]
+
+    def spec(self, point: Mapping[str, Any]) -> RunSpec:
+        """Return the spec of a point, fitted to this machine."""
+        spec = fit_to_machine(build_spec(self.base, {**self.options, **point}))
+        check_loggers(spec)
+        return spec
+
+    def point(self, trial: Trial) -> dict[str, Any]:
+        """Return a trial's values, drawn where they are not yet."""
+        return {name: _suggest(trial, name, values) for name, values in self.over.items()}
+
+    def load(self, spec: RunSpec) -> Splits:
+        """Return a spec's data."""
+        return load_once(spec, self.loaded)
+
+    def record(self, study: Study) -> None:
+        """Write ``sweep.json``."""
+        trials = [trial for trial in study.trials if "run" in trial.user_attrs]
+        times = [time for trial in trials for time in (trial.datetime_start, trial.datetime_complete) if time is not None]
+        record = {
+            **{name: self.request[name] for name in ("over", "metric")},
+            "seconds": round((max(times) - min(times)).total_seconds(), 3),
+            "notes": [],
+            "best": study.best and study.best.user_attrs["run"],
+            "runs": [
+                {"run": trial.user_attrs["run"], "options": trial.params, **self._outcome(study, trial)} for trial in trials
+            ],
+        }
+        write_record(study.folder, record)
+
+    def _outcome(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        """Return what came of a trial, for its row of ``sweep.json``."""
+        state = trial.state.name
+        if state == "FAIL":
+            return {"error": trial.user_attrs.get("error", "")}
+        if state == "PRUNED":
+            return {"value": trial.value, "pruned": trial.last_step}
+        if state == "COMPLETE":
+            return {"value": trial.value, **outcome(Record(study.folder / trial.user_attrs["run"]), None)}
+        return {}
+
+    def check(self) -> RunSpec:
+        """Refuse a search that cannot begin, or whose numbers cannot be compared; return the spec of one of its models.
+
+        Raises:
+            UsageError: A value is wrong, or the validation set has no such number.
+            DataError: The data are missing or do not fit.
+        """
+        specs = [self.spec(point) for point in self.corners()]
+        for spec in specs:
+            splits = self.load(spec)
+            objective = assemble(spec, splits)
+            check_data(spec, objective.vae.likelihood, splits)
+            choose_compilation(spec, objective)
+            two = torch.arange(min(2, len(splits.validation)), device=splits.validation.device)
+            few = replace(splits, validation=splits.validation.subset(two))
+            place = ProcessGroup(device=take_place(spec.train.device))
+            found = Evaluator(spec, objective.to(place.device), few, place).scores("validation")
+            names = [name for name, value in found.items() if not isinstance(value, list)]
+            if self.metric.name not in names:
+                reason = f": the posterior {spec.model.posterior.kind!r} has no density" if self.metric.name == "elbo" else ""
+                raise UsageError(
+                    f"the validation set has no {self.metric.name} to compare{reason}",
+                    expected=f"--metric {', '.join(names)}; with :max after it where more is better",
+                )
+        about = {spec.data.dataset.model_dump_json() + _about(spec): _about(spec) for spec in specs}
+        if self.metric.name == "elbo" and len(about) > 1:
+            raise UsageError(
+                "ELBOs of other data or another likelihood are not comparable",
+                given="; ".join(dict.fromkeys(about.values())),
+                expected="one of each",
+                remedy="vary something else, or choose another --metric",
+            )
+        return specs[0]
+
+
+def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, reporter: Reporter) -> Path:
+    """Take trials of a search until there are as many as there may be; return the folder of the runs. See `search`."""
+    import_extra("optuna", "optuna", "a search")
+    from vaekit.sweeps.study import Study
+
+    if trials < 1:
+        raise UsageError("a search needs trials", given=trials, expected="1 or more")
+    first = plan.check()
+    study = Study(
+        Path(storage),
+        plan.request,
+        lambda: make_folder(out),
+        plan.record,
+        maximise=plan.metric.maximise,
+        seed=first.train.seed,
+        warm_up=first.train.epochs // 3,
+    )
+    if out is not None and Path(out).resolve() != study.folder:
+        raise UsageError("the study has its runs elsewhere", given=f"--out {out}", expected=study.folder)
+    if not study.folder.is_dir():
+        raise UsageError("the study's runs are gone", given=study.folder, remedy="choose another --storage")
+    try:
+        while (trial := study.take(trials, lambda trial: run_name(trial.number, plan.point(trial)))) is not None:
+            _train(trial, plan, study, reporter)
+    except KeyboardInterrupt:
+        raise Interrupted(str(study.folder)) from None
+    finally:
+        study.release()
+    return study.folder
+
+
+def _train(trial: Trial, plan: Plan, study: Study, reporter: Reporter) -> None:
+    """Train a trial's model, from its checkpoint where there is one, and say what came of it."""
+    from optuna import TrialPruned
+    from optuna.trial import TrialState
+
+    folder = RunFolder(study.folder / trial.user_attrs["run"])
+    name = folder.path.name
+    try:
+        _fit(trial, plan, folder)
+    except TrialPruned:
+        study.finish(trial, TrialState.PRUNED)
+        reporter.note(f"{name}: pruned")
+    except (DivergenceError, torch.OutOfMemoryError) as error:
+        study.finish(trial, TrialState.FAIL, error=str(error))
+        reporter.note(f"{name} stops: {str(error).partition(chr(10))[0]}")
+    except Exception as error:
+        study.finish(trial, TrialState.FAIL, error=str(error) or repr(error))
+        raise
+    else:
+        (*_, kept) = (record for record in folder.read_metrics() if record["best"])
+        value = plan.metric.of(kept)
+        study.finish(trial, TrialState.COMPLETE, value=value)
+        best = study.best
+        assert best is not None  # at least this one
+        reporter.note(f"{name}: validation {plan.metric.name} {value:.2f}; the best is {best.value:.2f}, of trial {best.number}")
+
+
+def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
+    spec = plan.spec(plan.point(trial))
+    splits = plan.load(spec)
+    begun = folder.last.exists()
+    if begun:
+        spec = Record(folder).spec
+    objective = assemble(spec, splits)
+    spec = choose_compilation(spec, objective)
+    if not begun:
+        folder.discard()  # what a process left that ended before its first checkpoint
+        RunFolder.create(spec, folder.path)
+    if spec.train.compile == "on":
+        torch.compiler.reset()  # other trials' models count against the limit of recompilations
+    watch = _Watch(trial, plan, spec.train.epochs)
+    place = ProcessGroup(device=take_place(spec.train.device))
+    Trainer(spec, objective, splits, folder, reporter=watch, processes=place).fit(resume=begun)
+
+
+def _suggest(trial: Trial, name: str, values: Sequence[Any] | Range) -> Any:
+    """Draw a value of an option, or return the one drawn before."""
+    if not isinstance(values, Range):
+        labels: dict[Any, Any] = {value if isinstance(value, str | int | float) else str(value): value for value in values}
+        return labels[trial.suggest_categorical(name, list(labels))]
+    if values.whole:
+        return trial.suggest_int(name, int(values.low), int(values.high), log=values.log)
+    return trial.suggest_float(name, values.low, values.high, log=values.log)
+
+
+def _about(spec: RunSpec) -> str:
+    """Say what an ELBO of a spec is about."""
+    return f"{spec.model.likelihood.kind} of {spec.data.dataset.kind}, binarize {spec.data.binarize}"
+
+
+class _Watch(Silent):
+    """Tells a trial what came of each epoch, and stops it where Optuna says so."""
+
+    def __init__(self, trial: Trial, plan: Plan, epochs: int) -> None:
+        self.trial, self.plan, self.epochs = trial, plan, epochs
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        from optuna import TrialPruned
+
+        self.trial.report(self.plan.metric.of(record), record["epoch"])
+        if self.plan.prune and record["epoch"] < self.epochs and self.trial.should_prune():
+            raise TrialPruned

@@ -1,0 +1,151 @@
+"""The training loop of models whose steps are taken together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from vaekit.compute.process import Interrupted, Interruption, threads
+from vaekit.errors import DivergenceError
+from vaekit.sweeps.stack import StackedStep
+from vaekit.training.meter import Meter
+from vaekit.training.progress import Reporter
+from vaekit.training.trainer import CHECK_EVERY, Pace, Trainer
+
+
+def fit_stacked(trainers: Sequence[Trainer], *, compiled: bool = False, reporter: Reporter) -> dict[int, DivergenceError]:
+    """Train models together to the last epoch and evaluate each; return, by number, the errors of those that diverged.
+
+    Args:
+        trainers: Of models that can be stacked; those whose folder holds a checkpoint take it up, and all are equally far then.
+        compiled: Whether to compile the step.
+        reporter: Receives a line after each epoch.
+
+    Raises:
+        Interrupted: The user stopped; a checkpoint of each model was saved.
+    """
+    errors: dict[int, DivergenceError] = {}
+    live, train = list(range(len(trainers))), trainers[0].spec.train
+    interruption = Interruption()
+    with interruption.listen(), ExitStack() as sessions, threads(train.threads):
+        for trainer in trainers:
+            trainer.begin(resume=trainer.folder.last.exists())
+            sessions.enter_context(trainer.session())
+        stack = Stack(trainers, compiled=compiled, interruption=interruption)
+        while live and stack.first.position.epoch < train.epochs:
+            pace = stack.train_epoch()
+            for place, number in enumerate(live):
+                if place not in stack.errors:
+                    try:
+                        trainers[number].end_epoch(pace)
+                    except DivergenceError as error:
+                        stack.errors[place] = error
+            for place, fault in sorted(stack.errors.items()):
+                errors[live[place]] = fault
+                reporter.note(f"{trainers[live[place]].folder.path.name} stops: {fault.message}")
+            live = [number for number in live if number not in errors]
+            if live:
+                reporter.note(_progress([trainers[number] for number in live], pace.images_per_second))
+            if live and stack.errors:
+                stack = Stack([trainers[number] for number in live], compiled=compiled, interruption=interruption)
+        for number in live:
+            trainers[number].finish()
+    return errors
+
+
+class Stack:
+    """The models of several trainers, trained together epoch by epoch; each trainer keeps its folder, position and numbers.
+
+    Args:
+        trainers: Of models that can be stacked, all equally far.
+        compiled: Whether to compile the step.
+        interruption: Tells that the user wants to stop.
+    """
+
+    def __init__(self, trainers: Sequence[Trainer], *, compiled: bool = False, interruption: Interruption | None = None) -> None:
+        self.trainers, self.first = list(trainers), trainers[0]
+        self.step = StackedStep([trainer.step for trainer in trainers], compiled=compiled)
+        self.interruption = interruption or Interruption()
+        self.errors: dict[int, DivergenceError] = {}
+
+    def train_epoch(self) -> Pace:
+        """Take the steps that are left of an epoch; the pace is that of each model.
+
+        Models whose loss is no longer finite are put into ``errors`` by their number, and left alone from then on.
+
+        Raises:
+            Interrupted: The user stopped; a checkpoint of each model was saved.
+        """
+        for trainer in self.trainers:
+            trainer.step.objective.train()
+        position, train, step = self.first.position, self.first.spec.train, self.first.step
+        began, saved = time.perf_counter(), time.monotonic()
+        start, seconds_before = position.step, position.seconds
+        meter = _joined([trainer.meter for trainer in self.trainers])
+        streams = [self.trainers[leader].batches.epoch(position.epoch, start=start) for leader in self.step.leaders]
+        for batches in zip(*streams, strict=True):
+            number = position.epoch * step.steps_per_epoch + position.step
+            terms = self.step(batches, number)
+            meter.add(terms)
+            for trainer in self.trainers:
+                trainer.position.step += 1
+                trainer.position.seconds = seconds_before + time.perf_counter() - began
+            if step.device.type == "cpu" or number % CHECK_EVERY == 0:
+                self._check(terms)
+            if self.interruption.asked or time.monotonic() - saved > train.checkpoint_seconds:
+                saved = time.monotonic()
+                self._hand_out(meter)
+                for trainer in self.alive:
+                    trainer.save()
+            if self.interruption.asked:
+                raise Interrupted
+        self._hand_out(meter)
+        if step.device.type == "cuda":
+            torch.cuda.synchronize()
+        taken = (position.step - start) * train.batch_size
+        return Pace(began, taken / max(time.perf_counter() - began, 1e-9))
+
+    @property
+    def alive(self) -> list[Trainer]:
+        """The trainers whose losses are finite."""
+        return [trainer for number, trainer in enumerate(self.trainers) if number not in self.errors]
+
+    def _check(self, terms: Mapping[str, Tensor]) -> None:
+        """Note the models whose loss is not finite."""
+        losses = terms["loss"].tolist()
+        for number, trainer in enumerate(self.trainers):
+            if number not in self.errors:
+                try:
+                    trainer.check_finite({"loss": losses[number]}, terms={name: values[number] for name, values in terms.items()})
+                except DivergenceError as error:
+                    self.errors[number] = error
+
+    def _hand_out(self, meter: Meter) -> None:
+        """Give each trainer its part of what was measured."""
+        assert meter.sums is not None  # there was a step
+        for number, trainer in enumerate(self.trainers):
+            trainer.meter.names, trainer.meter.count = meter.names, meter.count
+            trainer.meter.sums = meter.sums[:, number].clone()
+
+
+def _joined(meters: Sequence[Meter]) -> Meter:
+    """Return one meter for all models, that holds what theirs do."""
+    joined = Meter()
+    joined.names, joined.count = meters[0].names, meters[0].count
+    sums = [meter.sums for meter in meters if meter.sums is not None]
+    joined.sums = torch.stack(sums, 1) if sums else None
+    return joined
+
+
+def _progress(trainers: Sequence[Trainer], speed: float) -> str:
+    """Say how far the models of a stack have come."""
+    losses = [trainer.position.best for trainer in trainers if trainer.position.best is not None]
+    done, epochs, num = trainers[0].position.epoch, trainers[0].spec.train.epochs, len(trainers)
+    return (
+        f"epoch {done:>{len(str(epochs))}}/{epochs}  {num} models  best validation loss {min(losses):.2f} to {max(losses):.2f}"
+        f"  {num * speed:,.0f} images/s x models"
+    )

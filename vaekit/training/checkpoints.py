@@ -1,0 +1,111 @@
+"""What a run saves of itself: the last state, from which it resumes, and the best weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+
+from vaekit.compute.sharding import collect
+from vaekit.store import checkpoint
+from vaekit.store.folder import RunFolder
+from vaekit.training.meter import Meter
+from vaekit.training.step import Step
+
+
+@dataclass
+class Position:
+    """How far training has come: all that a checkpoint needs besides tensors, as every draw is a function of (seed, step).
+
+    Args:
+        epoch: Whole epochs done.
+        step: Steps done in the current one.
+        best: Lowest validation objective so far; None before the first.
+        best_epoch: When it was reached.
+        seconds: Time spent on training steps.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best: float | None = None
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+    def end_epoch(self, objective: float) -> bool:
+        """Count an epoch that ended with a validation objective; return whether it is the best so far."""
+        self.epoch, self.step = self.epoch + 1, 0
+        improved = self.best is None or objective < self.best
+        if improved:
+            self.best, self.best_epoch = objective, self.epoch
+        return improved
+
+
+class Checkpoints:
+    """The checkpoints of a run. With several processes all of them call, and the leading one reads and writes.
+
+    Args:
+        folder: The run folder.
+        step: What is saved.
+    """
+
+    def __init__(self, folder: RunFolder, step: Step) -> None:
+        self.folder, self.step = folder, step
+        self.spec, self.processes = step.spec, step.processes
+        self.image_shape = step.objective.vae.image_shape
+
+    def save_best(self, epoch: int) -> None:
+        """Write the weights that are the best so far: the objective's, which evaluation reads, and the model's alone."""
+        with self.step.averaged():
+            weights = collect(self.step.objective.state_dict(), self.processes)
+            files = {self.folder.best: weights, self.folder.model: checkpoint.without_prefix("vae.", weights)}
+            for path, tensors in files.items() if self.processes.leads else ():
+                checkpoint.save(path, tensors, self.spec, self.image_shape, {"epoch": epoch})
+
+    def load_best(self) -> int:
+        """Put the best weights in place; return the epoch that they are of.
+
+        Raises:
+            CheckpointError: There are none, or they are truncated or of another architecture.
+        """
+        return checkpoint.load_best(self.step.objective, self.folder, device=self.step.device, processes=self.processes)
+
+    def save_last(self, position: Position, meter: Meter) -> None:
+        """Write the state that training resumes from."""
+        sums = None if meter.sums is None else self.processes.sum(meter.sums.clone()) / self.processes.size
+        tensors = checkpoint.with_prefix("objective.", self.step.objective.state_dict())
+        tensors |= checkpoint.with_prefix("optimizer.", checkpoint.optimizer_tensors(self.step.optimizers))
+        if self.step.average is not None:
+            tensors |= checkpoint.with_prefix("average.", self.step.average.tensors)
+        tensors = collect(tensors, self.processes)
+        if not self.processes.leads:
+            return
+        if sums is not None:
+            tensors["meter"] = sums
+        state = {"meter_names": meter.names, "meter_count": meter.count, "threads": self.spec.train.threads}
+        checkpoint.save(self.folder.last, tensors, self.spec, self.image_shape, asdict(position) | state)
+
+    def load_last(self) -> tuple[Position, Meter, tuple[str, ...]]:
+        """Put the last state in place; return its position, its meter, and what differs from when it was saved.
+
+        Raises:
+            CheckpointError: It is absent, truncated, or of another architecture.
+        """
+        path, step = self.folder.last, self.step
+        tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
+        checkpoint.load_weights(step.objective, checkpoint.without_prefix("objective.", tensors), path)
+        checkpoint.load_optimizer_tensors(step.optimizers, checkpoint.without_prefix("optimizer.", tensors))
+        if step.average is not None:
+            averages = checkpoint.without_prefix("average.", tensors)
+            step.average.tensors = checkpoint.matched(step.average.tensors, averages, path)
+        state = dict(header.state)
+        meter = Meter()
+        meter.names, meter.count, meter.sums = state.pop("meter_names"), state.pop("meter_count"), tensors.get("meter")
+        now = {"torch": torch.__version__, "threads": self.spec.train.threads, "device": self.spec.train.device}
+        then = {"torch": header.versions["torch"], "threads": state.pop("threads"), "device": header.spec.train.device}
+        notes = tuple(f"{key} was {then[key]}, now {now[key]}: not bit-exact" for key in now if now[key] != then[key])
+        return Position(**state), meter, notes
+
+    @property
+    def size(self) -> int:
+        """Bytes that the run's files take, about."""
+        return checkpoint.space_for(self.step.objective)

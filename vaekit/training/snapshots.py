@@ -1,0 +1,141 @@
+"""The pictures that a run takes of itself: the same inputs and the same noise each time, so that progress can be seen."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vaekit.data import Batches
+from vaekit.model.vae import VAE
+from vaekit.pictures.animation import write_animation
+from vaekit.pictures.grid import grid, pairs, write_png
+from vaekit.specs.models import RunSpec
+from vaekit.store.folder import RunFolder
+from vaekit.streams import Streams
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NUM_PAIRS = 16
+NUM_SAMPLES = 36
+MOST_FRAMES = 180
+LARGEST_FRAME = 520
+"""Pixels above which a frame of the animation is shrunk; kept pictures never are."""
+
+
+class Snapshots:
+    """Takes reconstructions and samples of chosen epochs, and a frame of every epoch for the animation.
+
+    Images are decoded where training runs, since the weights change; they are arranged, compressed and written by a thread of
+    its own, which is waited for before the next epoch's pictures: at most one epoch's lie in memory.
+
+    Args:
+        spec: The run's spec; ``train.pictures`` says which epochs.
+        folder: Where the pictures go.
+        vae: The model.
+        validation: Batches whose first images are reconstructed.
+        tell: Receives the epoch, the name and the picture of each that is kept, once it is written.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        folder: RunFolder,
+        vae: VAE,
+        validation: Batches,
+        *,
+        tell: Callable[[int, str, Image.Image], None],
+    ) -> None:
+        self.folder, self.vae, self.validation, self.tell = folder, vae, validation, tell
+        self.streams = Streams(spec.train.seed)
+        self.enabled = spec.train.pictures != "none"
+        self.chosen = chosen_epochs(spec.train.pictures, spec.train.epochs)
+        self.animation = folder.gif.with_suffix(f".{spec.train.animation}")
+        self.writer = ThreadPoolExecutor(1, "pictures")
+        self.pending: Future[tuple[int, dict[str, Image.Image]]] | None = None
+
+    @cached_property
+    def originals(self) -> Tensor:
+        """The images that are reconstructed."""
+        return next(iter(self.validation.epoch(0))).inputs[:NUM_PAIRS].clone()
+
+    @torch.no_grad()
+    def take(self, epoch: int) -> None:
+        """Take this epoch's pictures.
+
+        Raises:
+            OSError: The last ones could not be written.
+        """
+        if not self.enabled:
+            return
+        vae = self.vae.eval()
+        generator = self.streams.generator("pictures", 0, vae.device)
+        sheet = grid(vae.sample(NUM_SAMPLES, generator=generator).cpu())
+        pictures = {}
+        if epoch in self.chosen:
+            pictures = {"reconstructions": pairs(self.originals.cpu(), vae.reconstruct(self.originals).cpu()), "samples": sheet}
+        self.wait()
+        self.pending = self.writer.submit(self._write, epoch, sheet, pictures)
+
+    def _write(self, epoch: int, sheet: Image.Image, pictures: dict[str, Image.Image]) -> tuple[int, dict[str, Image.Image]]:
+        """Write an epoch's frame and the pictures that are kept; return the epoch and those.
+
+        It computes nothing by torch: a second thread that does has OpenMP keep a second team of threads, and with more threads
+        than processors training took twice its time.
+        """
+        self.folder.frames.mkdir(parents=True, exist_ok=True)
+        write_png(sheet, self.folder.frames / f"{epoch:05d}.png")
+        for name, picture in pictures.items():
+            write_png(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
+        return epoch, pictures
+
+    def wait(self) -> None:
+        """Wait until the pictures taken last are written, and tell them.
+
+        Raises:
+            OSError: They could not be.
+        """
+        pending, self.pending = self.pending, None
+        if pending is not None:
+            epoch, pictures = pending.result()
+            for name, picture in pictures.items():
+                self.tell(epoch, name, picture)
+
+    def animate(self) -> None:
+        """Write the animation from the frames, and remove them."""
+        self.wait()
+        self.writer.shutdown()
+        if self.enabled and self.folder.frames.is_dir():
+            write_frames(sorted(self.folder.frames.glob("*.png")), self.animation)
+        shutil.rmtree(self.folder.frames, ignore_errors=True)
+
+
+def write_frames(files: Sequence[Path], path: Path) -> None:
+    """Animate PNG files in nine seconds or less, shrunk and thinned where a file of all would be large."""
+    from PIL import Image
+
+    if len(files) > MOST_FRAMES:
+        files = [files[round(i * (len(files) - 1) / (MOST_FRAMES - 1))] for i in range(MOST_FRAMES)]
+    frames = [Image.open(file) for file in files]
+    for frame in frames:
+        frame.thumbnail((LARGEST_FRAME, LARGEST_FRAME), Image.Resampling.LANCZOS)
+    write_animation(frames, path, milliseconds=max(40, min(300, 9000 // max(1, len(frames)))))
+
+
+def chosen_epochs(pictures: str | tuple[int, ...], epochs: int) -> frozenset[int]:
+    """Return the epochs whose pictures are kept: those asked for, or 1, 2, 5, 10, 20, 50, … and the last."""
+    if isinstance(pictures, tuple):
+        return frozenset(pictures)
+    if pictures == "none":
+        return frozenset()
+    if pictures.startswith("every:"):
+        return frozenset(range(0, epochs + 1, int(pictures.removeprefix("every:")))) | {epochs}
+    steps = {factor * 10**power for power in range(7) for factor in (1, 2, 5)}
+    return frozenset(step for step in steps if step < epochs) | {epochs}

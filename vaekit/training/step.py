@@ -1,0 +1,180 @@
+"""One training step, and everything that makes it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import cast
+from weakref import proxy
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.compute import graphs
+from vaekit.compute.distributed import ProcessGroup
+from vaekit.compute.graphs import Replay
+from vaekit.compute.layout import lay_out
+from vaekit.compute.process import compiled, keep_freed_memory
+from vaekit.compute.sharding import gathered, shard
+from vaekit.data.batches import Batch, Batches, full_batches
+from vaekit.data.sources import Splits
+from vaekit.model.objective import Inputs, Objective, Player
+from vaekit.specs.models import RunSpec
+from vaekit.streams import Streams
+from vaekit.training.average import MovingAverage
+
+
+class Step:
+    """A training step of one model: forward, backward, optimisers, and the moving average of the weights where there is one.
+
+    Everything that a step draws or schedules is a function of its number, so training can continue anywhere.
+
+    Args:
+        spec: A whole spec, fitted to this machine.
+        objective: What is minimised; it is moved to the device of the processes.
+        processes: Those that train together; default: this one alone.
+    """
+
+    def __init__(self, spec: RunSpec, objective: Objective, processes: ProcessGroup | None = None) -> None:
+        self.spec, self.processes = spec, processes or ProcessGroup(device=spec.train.device)
+        self.device, self.streams = self.processes.device, Streams(spec.train.seed)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        train, several = spec.train, self.processes.size > 1
+        self.objective = objective.to(self.device)
+        divided = several and train.parallel == "fsdp"
+        self.memory_format = torch.contiguous_format if divided else lay_out(self.objective)
+        self.whole = self._divide() if divided else self.objective
+        """The whole model, inside `gathered`: where processes divide it, `objective` holds a part of each parameter."""
+        if several and self.objective.batch_statistic:
+            self.objective.gather = self.processes.gather
+        self.optimizers = [
+            torch.optim.AdamW(
+                [{"params": self.objective.parameters_of(player), "peak_lr": train.lr * player.lr_scale}],
+                weight_decay=train.weight_decay,
+                fused=self.device.type in {"cpu", "cuda"},
+            )
+            for player in cast("Iterable[Player]", self.objective.players)
+        ]
+        self.average = None if train.ema is None else MovingAverage(self.objective, train.ema)
+        self.forward = self._launched()
+        self.clock = torch.zeros((), device=self.device)
+        self.steps_per_epoch = full_batches(objective.num_data or 0, train.batch_size)
+        self.num_steps = train.epochs * self.steps_per_epoch
+        self.replay: Replay[dict[str, Tensor]] | None = None
+        if self.device.type in graphs.DEVICES and train.compile in ("on", "graph") and not several:
+            self._record()
+
+    def __call__(self, batch: Batch, number: int) -> dict[str, Tensor]:
+        """Take the step of a number; return the terms of the objective, each 0-d."""
+        x, target, noise, _, y = self.inputs(batch, number)
+        self.set_rates(number)
+        take = self.take if self.replay is None else self.replay
+        return take(x, target, noise, y)
+
+    def inputs(self, batch: Batch, number: int) -> Inputs:
+        """Return what the objective is a function of at a step: the batch, its noise and the time."""
+        self.clock.fill_(number / self.steps_per_epoch)
+        generator = self.streams.generator("posterior", number, self.device)
+        noise = batch.share(partial(self.objective.vae.posterior.draw_noise, generator=generator, like=batch.inputs))
+        return Inputs(batch.inputs, batch.x, noise, self.clock, batch.y)
+
+    def set_rates(self, number: int) -> None:
+        """Set the learning rates of a step, and the weight of its parameters in their average."""
+        factor = self.lr_factor(number)
+        for optimizer in self.optimizers:
+            (group,) = optimizer.param_groups
+            rate = group["peak_lr"] * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)  # where a recorded step reads it
+            else:
+                group["lr"] = rate
+        if self.average is not None:
+            self.average.set_step(number)
+
+    def take(self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+        """Take the step that data and noise make, at the time and the rates that are set."""
+        with self.autocast():
+            total, terms = self.forward(Inputs(x, target, noise, self.clock, y))
+        total.backward()
+        self.update()
+        return dict(terms)
+
+    def update(self) -> None:
+        """Let every optimiser step, drop the gradients, and average the weights where asked to."""
+        for optimizer in self.optimizers:
+            (group,) = optimizer.param_groups
+            if self.spec.train.grad_clip is not None:
+                torch.nn.utils.clip_grad_norm_(group["params"], self.spec.train.grad_clip)
+            optimizer.step()
+            for parameter in group["params"]:  # what zero_grad does, and a tenth of a millisecond less
+                parameter.grad = None
+        if self.average is not None:
+            self.average.update()
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The arithmetic of a step."""
+        if self.spec.train.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def lr_factor(self, number: int) -> float:
+        """Return the learning rate of a step as a fraction of the highest."""
+        if self.spec.train.schedule == "constant":
+            return 1.0
+        return 0.5 * (1.0 + math.cos(math.pi * number / self.num_steps))
+
+    def learning_rate(self, number: int) -> float:
+        """Return the learning rate of a step; of several players, the first one's."""
+        return float(self.optimizers[0].param_groups[0]["peak_lr"]) * self.lr_factor(number)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Put the average of the weights, where there is one, in their place for a while: it is what a run keeps."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Fill `whole` for a while, so that each process can use the model without the others."""
+        return gathered(self.objective, self.whole)
+
+    def _divide(self) -> Objective:
+        backbones = self.objective.vae.encoder, self.objective.vae.decoder
+        return cast("Objective", shard(self.objective, backbones, self.processes))
+
+    def _launched(self) -> nn.Module:
+        """Return the objective as training calls it: compiled where asked for, and averaging gradients over processes."""
+        forward: nn.Module = self.objective
+        if self.spec.train.compile == "on":
+            forward = cast("nn.Module", compiled(forward, whole=True))
+        if self.processes.size > 1 and self.spec.train.parallel == "ddp":
+            devices = [self.device] if self.device.type == "cuda" else None
+            forward = nn.parallel.DistributedDataParallel(forward, device_ids=devices)
+        return forward
+
+    def _record(self) -> None:
+        """Record a step once as a CUDA graph and replay it: all that Python then gives it is data, noise, time and rates."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"], device=self.device)
+                group["capturable"] = True
+        me = cast("Step", proxy(self))  # not itself, or the recording would keep it alive
+        self.replay = Replay(partial(Step.take, me))
+
+
+def training_batches(step: Step, splits: Splits) -> Batches:
+    """Return the batches that a step trains on: in a new order each epoch, augmented as its spec says."""
+    spec, processes = step.spec, step.processes
+    return Batches(
+        splits.train,
+        batch_size=spec.train.batch_size,
+        streams=step.streams,
+        binarize=spec.data.binarize,
+        augment=spec.data.augment,
+        device=step.device,
+        workers=spec.train.workers,
+        memory_format=step.memory_format,
+        rank=processes.rank,
+        world_size=processes.size,
+        replays=step.replay is not None,
+    )

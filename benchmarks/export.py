@@ -26,7 +26,6 @@ from vaekit.export.reading import OnnxFile
 from vaekit.export.trained import Trained, latents_of
 from vaekit.model.assembly import build_vae
 from vaekit.specs.options import build_spec
-from vaekit.specs.resolve import resolve
 
 SHAPES = ((1, 28, 28), (3, 64, 64), (3, 150, 150), (3, 31, 47))
 BATCHES = (1, 8, 64)
@@ -35,7 +34,7 @@ PRECISIONS: tuple[dict[str, bool], ...] = ({}, {"fp16": True}, {"int8": True})
 
 def measure(decoder: str, shape: tuple[int, ...], folder: Path, *, threads: int, seconds: float) -> dict[str, Any]:
     """Export one decoder in every precision and time it."""
-    spec = resolve(build_spec({}, {"encoder": "mlp", "encoder.hidden": (8,), "decoder": decoder, "latent_dim": 32}))
+    spec = build_spec({}, {"encoder": "mlp", "encoder.hidden": (8,), "decoder": decoder, "latent_dim": 32})
     vae = build_vae(spec.model, shape, seed=0).eval().requires_grad_(False)
     trained = Trained(vae, spec, {}, latents_of(vae, None))
     part = part_of(trained, "decoder")

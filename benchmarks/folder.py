@@ -36,13 +36,14 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 
 from vaekit.data import Batches, FileImages, ImageSource
-from vaekit.model.assembly import build_vae
+from vaekit.model.assembly import assemble, build_vae
 from vaekit.roles import datasets
 from vaekit.specs.options import build_spec
-from vaekit.specs.resolve import resolve
 from vaekit.store.folder import RunFolder
+from vaekit.training.checkpoints import Position
+from vaekit.training.hardware import fit_to_machine
 from vaekit.training.meter import Meter
-from vaekit.training.trainer import Position, Trainer
+from vaekit.training.trainer import Trainer
 
 SIDE = 150
 EPOCHS = 3
@@ -79,16 +80,16 @@ def make_trainer(folder: Path, *, batch: int, workers: int, threads: int, device
         "likelihood": "bce",
     }
     training = {"batch_size": batch, "workers": workers, "threads": threads, "device": device, "epochs": 10_000, "compile": "off"}
-    spec = resolve(build_spec({}, {**given, **training, "precision": "fp32", "pictures": "none"}))
+    spec = fit_to_machine(build_spec({}, {**given, **training, "precision": "fp32", "pictures": "none"}))
     splits = datasets.build(spec.data.dataset).load()
-    return Trainer(spec, splits, RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run"))
+    return Trainer(spec, assemble(spec, splits), splits, RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run"))
 
 
 class Loop:
     """The usual loop, over the same files as the trainer's training split."""
 
     def __init__(self, trainer: Trainer, folder: Path, *, batch: int, workers: int) -> None:
-        self.batch, self.device = batch, trainer.device
+        self.batch, self.device = batch, trainer.step.device
         self.files = ImageFolder(folder, Compose([Resize(SIDE), CenterCrop(SIDE), ToTensor()]))
         numbers = {path: i for i, (path, _) in enumerate(self.files.samples)}
         train = trainer.splits.train
@@ -190,7 +191,7 @@ def measure(folder: Path, *, repeats: int, batch: int, workers: int, threads: in
     kept: list[Batches] = []
 
     def ours(source: ImageSource) -> Iterator[Any]:
-        made = Batches(source, batch_size=batch, streams=trainer.streams, device=trainer.device, workers=workers)
+        made = Batches(source, batch_size=batch, streams=trainer.step.streams, device=trainer.step.device, workers=workers)
         kept[:] = [made]  # its workers end here, not while the clock runs
         return itertools.chain.from_iterable(made.epoch(epoch) for epoch in range(EPOCHS))
 

@@ -61,7 +61,7 @@ def pythae_model(trainer: Trainer) -> Any:
         def forward(self, z: Tensor) -> Any:
             return ModelOutput(reconstruction=torch.sigmoid(self.network(z)))
 
-    vae, (encoder, decoder) = trainer.objective.vae, networks(trainer)
+    vae, (encoder, decoder) = trainer.step.objective.vae, networks(trainer)
     config = VAEConfig(input_dim=vae.image_shape, latent_dim=vae.latent_dim, reconstruction_loss="bce")
     return VAE(config, Encoder(encoder), Decoder(decoder))
 
@@ -78,7 +78,7 @@ def pythae_epoch(trainer: Trainer, folder: Path) -> Callable[[], None]:
         per_device_train_batch_size=BATCH,
         learning_rate=1e-4,
         num_epochs=1,
-        no_cuda=trainer.device.type != "cuda",
+        no_cuda=trainer.step.device.type != "cuda",
     )
     theirs = BaseTrainer(pythae_model(trainer), BaseDataset(images, torch.zeros(len(images))), training_config=config)
     theirs.prepare_training()
@@ -137,14 +137,14 @@ def likelihood(*, threads: int, repeats: int, precision: str) -> dict[str, Any]:
     trainer = make_trainer(NETWORKS["mlp 784-512-20"], 100, threads, BATCH)
     one_epoch(trainer)()
     theirs = pythae_model(trainer).eval()
-    vae = trainer.objective.vae
+    vae = trainer.step.objective.vae
     x = (trainer.splits.train.gather(torch.arange(IMAGES)) > 127).float()  # type: ignore[operator]
     batch = Batch(x, x, None, torch.arange(IMAGES))
     estimates: dict[str, float] = {}
 
     def ours() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            estimates["vaekit"] = log_likelihood(vae, [batch], trainer.streams, samples=SAMPLES)["log_likelihood"]
+            estimates["vaekit"] = log_likelihood(vae, [batch], trainer.step.streams, samples=SAMPLES)["log_likelihood"]
 
     def pythae() -> None:
         with torch.no_grad():

@@ -22,12 +22,14 @@ import torch
 from common import in_turn, per_second, ratios, write
 
 from vaekit.data import Splits, TensorImages
+from vaekit.model.assembly import assemble
 from vaekit.specs.options import build_spec
-from vaekit.specs.resolve import resolve
 from vaekit.store.folder import RunFolder
-from vaekit.sweeps.stack import Stack
+from vaekit.sweeps.stacked_training import Stack
+from vaekit.training.checkpoints import Position
+from vaekit.training.hardware import fit_to_machine
 from vaekit.training.meter import Meter
-from vaekit.training.trainer import Position, Trainer
+from vaekit.training.trainer import Trainer
 
 CASES: dict[str, dict[str, Any]] = {
     "mlp 784-64-10": {"encoder": "mlp", "encoder.hidden": (64,), "decoder.hidden": (64,), "latent_dim": 10},
@@ -45,9 +47,10 @@ def make_trainers(options: dict[str, Any], *, models: int, steps: int, threads: 
     for seed in range(models):
         launch = {"device": device, "compile": "graph" if device == "cuda" else "off"}
         given = {**common, **options, **launch, "seed": seed, "pictures": "none"}
-        spec = resolve(build_spec({}, given))
+        spec = fit_to_machine(build_spec({}, given))
         folder = RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run")
-        trainers.append(Trainer(spec, Splits(images, images, images), folder))
+        splits = Splits(images, images, images)
+        trainers.append(Trainer(spec, assemble(spec, splits), splits, folder))
     return trainers
 
 
@@ -89,25 +92,26 @@ def compare(options: dict[str, Any], *, compiled: bool, models: int, steps: int,
 def parts(stack: Stack) -> dict[str, float]:
     """Return the median milliseconds that a stacked step spends on inputs, forward, backward and optimiser."""
     spent: dict[str, list[float]] = {"inputs": [], "forward": [], "backward": [], "optimiser": []}
+    step = stack.step
 
     def timed(name: str, function: Callable[[], Any]) -> Any:
         began = time.perf_counter()
         result = function()
-        if stack.first.device.type == "cuda":
+        if step.first.device.type == "cuda":
             torch.cuda.synchronize()
         spent[name].append(1e3 * (time.perf_counter() - began))
         return result
 
-    epochs = [leader.batches.epoch(0) for leader in stack.leaders]
-    moving = [stack.parameters[name] for name in stack.moving]
-    factors, shared = [1.0] * len(stack.trainers), len(stack.leaders) == 1
-    for step in range(stack.first.batches.steps_per_epoch):
-        batches = timed("inputs", lambda step=step: stack.inputs([next(epoch) for epoch in epochs], step))
-        state = (stack.base, stack.parameters, stack.buffers, batches)
-        total, _ = timed("forward", lambda state=state: stack.forward(*state, shared=shared))
+    epochs = [stack.trainers[leader].batches.epoch(0) for leader in step.leaders]
+    moving = [step.parameters[name] for name in step.moving]
+    factors, shared = [1.0] * len(step.steps), len(step.leaders) == 1
+    for number in range(step.first.steps_per_epoch):
+        batches = timed("inputs", lambda number=number: step.inputs([next(epoch) for epoch in epochs], number))
+        state = (step.base, step.parameters, step.buffers, batches)
+        total, _ = timed("forward", lambda state=state: step.forward(*state, shared=shared))
         gradients = timed("backward", lambda total=total: torch.autograd.grad(total.sum(), moving))
-        named = dict(zip(stack.moving, gradients, strict=True))
-        timed("optimiser", lambda named=named: [each.step(named, each.numbers(factors)) for each in stack.optimizers])
+        named = dict(zip(step.moving, gradients, strict=True))
+        timed("optimiser", lambda named=named: [each.step(named, each.numbers(factors)) for each in step.optimizers])
     return {name: round(statistics.median(values), 3) for name, values in spent.items()}
 
 

@@ -25,13 +25,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaekit.data import Splits, TensorImages
-from vaekit.model.assembly import build_vae
+from vaekit.model.assembly import assemble, build_vae
 from vaekit.model.objective import Inputs
 from vaekit.specs.options import build_spec
-from vaekit.specs.resolve import resolve
 from vaekit.store.folder import RunFolder
+from vaekit.training.checkpoints import Position
+from vaekit.training.hardware import fit_to_machine
 from vaekit.training.meter import Meter
-from vaekit.training.trainer import Position, Trainer
+from vaekit.training.trainer import Trainer
 
 PARTS = ("data", "forward", "backward", "optimiser")
 MLP = {"encoder": "mlp", "encoder.hidden": (512,), "decoder.hidden": (512,), "latent_dim": 20}
@@ -56,10 +57,11 @@ CASES: dict[str, tuple[dict[str, object], int]] = {
 def make_trainer(options: dict[str, object], steps: int, threads: int, batch: int) -> Trainer:
     """Build a trainer of random images, one epoch of it being ``steps`` steps; on the CPU unless options say otherwise."""
     options = {"binarize": "none", "likelihood": "bce", "device": "cpu"} | options
-    spec = resolve(build_spec({}, {**options, "batch_size": batch, "threads": threads, "epochs": 10_000}))
+    spec = fit_to_machine(build_spec({}, {**options, "batch_size": batch, "threads": threads, "epochs": 10_000}))
     images = TensorImages(torch.randint(0, 256, (steps * batch, 1, 28, 28), dtype=torch.uint8))
     folder = RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run")
-    return Trainer(spec, Splits(images, images, images), folder)
+    splits = Splits(images, images, images)
+    return Trainer(spec, assemble(spec, splits), splits, folder)
 
 
 def one_epoch(trainer: Trainer) -> Callable[[], None]:
@@ -75,7 +77,7 @@ def one_epoch(trainer: Trainer) -> Callable[[], None]:
 def networks(trainer: Trainer) -> tuple[nn.Module, nn.Module]:
     """Return copies of a trainer's encoder and decoder, in PyTorch's usual layout."""
     vae = build_vae(trainer.spec.model, trainer.splits.shape, seed=0)
-    vae.load_state_dict(trainer.objective.vae.state_dict())
+    vae.load_state_dict(trainer.step.objective.vae.state_dict())
     return vae.encoder, vae.decoder
 
 
@@ -132,15 +134,15 @@ def parts(trainer: Trainer, hand: ByHand, repeats: int) -> dict[str, dict[str, f
             clock = time.perf_counter()
 
     def forward(inputs: Inputs) -> Tensor:
-        total, terms = trainer.forward(inputs)
+        total, terms = trainer.step.forward(inputs)
         trainer.meter.add(terms)
         terms["loss"].item()
         return cast("Tensor", total)
 
     for _ in range(repeats):
-        trainer.objective.train()
-        inputs = (trainer.inputs(batch, 0) for batch in trainer.batches.epoch(0))
-        steps("vaekit", inputs, forward, torch.Tensor.backward, lambda _: trainer.update())
+        trainer.step.objective.train()
+        inputs = (trainer.step.inputs(batch, 0) for batch in trainer.batches.epoch(0))
+        steps("vaekit", inputs, forward, torch.Tensor.backward, lambda _: trainer.step.update())
         steps("by hand", hand.data(), hand.loss, torch.Tensor.backward, lambda _: hand.update())
     return {who: {name: round(1e3 * statistics.median(v), 3) for name, v in each.items()} for who, each in spent.items()}
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from vaekit.errors import SpecError, UnknownComponentError, UsageError
-from vaekit.specs.options import available_options, build_spec
+from vaekit.specs.options import OptionTable, build_spec
 from vaekit.specs.text import read_value, type_text, value_text
 
 CNN_FILE = {"model": {"encoder": {"kind": "cnn", "channels": [8, 8]}, "loss": ["bce", {"kind": "beta", "beta": 7}]}}
@@ -130,14 +130,14 @@ def test_unknown_components_are_errors_that_list_what_exists(role: str, near: st
 
 def test_every_available_option_can_be_set_to_its_default_by_every_name() -> None:
     chosen = {"encoder": "resnet", "loss": ["tc", "gaussian"], "dataset": "folder"}
-    for option in available_options({}, chosen):
+    for option in OptionTable({}, chosen).options:
         if option.owner != "components" and not option.required:
             for name in option.names:
                 build_spec({}, chosen | {"dataset.path": "x", name: value_text(option.default)})
 
 
 def test_defaults_of_available_options_are_the_files_values() -> None:
-    defaults = {option.names[0]: option.default for option in available_options(CNN_FILE | {"train": {"epochs": 3}}, {})}
+    defaults = {option.names[0]: option.default for option in OptionTable(CNN_FILE | {"train": {"epochs": 3}}, {}).options}
     assert (defaults["epochs"], defaults["encoder.channels"], defaults["loss.beta"], defaults["loss"]) == (
         3,
         [8, 8],
@@ -163,7 +163,7 @@ def test_text_is_read_as_the_type_asks(text: Any, annotation: Any, value: Any) -
 
 
 def test_options_with_examples_are_written_as_those() -> None:
-    (pictures,) = [option for option in available_options({}, {}) if option.names == ("pictures",)]
+    (pictures,) = [option for option in OptionTable({}, {}).options if option.names == ("pictures",)]
     assert type_text(pictures.type) == "auto|none|1,2,10|every:5"
 
 

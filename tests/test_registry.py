@@ -38,7 +38,7 @@ def test_names_are_read_without_importing_torch_or_pydantic():
     code = """
 import sys
 import vaekit
-from vaekit import registry
+from vaekit import roles
 for r in roles.REGISTRIES:
     for kind in r.kinds():
         assert r.summary(kind), (r.role, kind)

@@ -119,7 +119,7 @@ def test_help_fits_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch, 
     code, out, _ = cli("train", *components.split(), "--help")
     assert code == 0
     words = set(out.split())
-    for option in read_options(components.split(), own=())[0]:
+    for option in read_options(components.split(), own=())[0].options:
         name = min(option.names, key=len).replace("_", "-")
         assert {f"--{name}", f"--no-{name}"} & words == ({f"--{name}", f"--no-{name}"} if is_switch(option) else {f"--{name}"})
     for kind in ROLES["dataset"].kinds():

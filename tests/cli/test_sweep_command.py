@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -51,25 +53,26 @@ def test_a_sweep_prints_a_row_a_model_and_leaves_a_folder_each(
 def test_a_sweep_goes_on_by_its_folder(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vaekit.training.trainer import Trainer
+    from vaekit.training.step import Step
 
-    step, taken = Trainer.step, []
+    step, taken = Step.__call__, []
 
-    def stop_at_five(self: Trainer, batch: Any, number: int) -> Any:
+    def stop_at_five(self: Step, batch: Any, number: int) -> Any:
         taken.append(number)
-        self.interruption.asked = len(taken) == 5  # in the second run
+        if len(taken) == 5:  # in the second run
+            os.kill(os.getpid(), signal.SIGINT)
         return step(self, batch, number)
 
     folder = tmp_path / "sweep"
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", stop_at_five)
+        patch.setattr(Step, "__call__", stop_at_five)
         assert main(["sweep", *data, *TINY, "--over", "seed=0,1", "--stack", "off", "--out", str(folder)]) == 130
     assert capsys.readouterr().err == f"interrupted; go on with: vaekit resume {folder}\n"
     assert main(["sweep", *data, *TINY, "--over", "seed=0,1", "--out", str(folder)]) == 2
-    assert f"or go on with `vaekit resume {folder}`" in capsys.readouterr().err
+    assert f"or continue it by `vaekit resume {folder}`" in capsys.readouterr().err
     assert main(["resume", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert "1 of 2 models to go on with" in out
+    assert "1 of 2 models to continue" in out
     assert "active units" in out
     assert all("test" in row for row in json.loads((folder / "sweep.json").read_text("utf-8"))["runs"])
     assert main(["resume", str(folder)]) == 2

@@ -22,20 +22,19 @@ from vaekit.export.trained import Latent, Trained
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
 from vaekit.specs.options import build_spec
-from vaekit.specs.resolve import resolve
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
 def vae() -> VAE:
-    spec = resolve(build_spec({}, {"latent_dim": 3, "encoder.hidden": (8,), "decoder.hidden": (16,)}))
+    spec = build_spec({}, {"latent_dim": 3, "encoder.hidden": (8,), "decoder.hidden": (16,)})
     return build_vae(spec.model, (1, 9, 7), seed=0).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def decoder(vae: VAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = resolve(build_spec({}, {"latent_dim": 3, "encoder.hidden": (8,), "decoder.hidden": (16,)}))
+    spec = build_spec({}, {"latent_dim": 3, "encoder.hidden": (8,), "decoder.hidden": (16,)})
     trained = Trained(vae, spec, {}, tuple(Latent(0.0, 1.0, float(i)) for i in range(3)))
     return Onnx().export(trained, "decoder", tmp_path_factory.mktemp("export") / "decoder.onnx").path
 

@@ -11,7 +11,6 @@ from vaekit.export.trained import Latent, Trained, latents_of
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
 from vaekit.specs.options import build_spec
-from vaekit.specs.resolve import resolve
 
 TINY = {
     "mlp": {"hidden": (24,)},
@@ -27,7 +26,7 @@ def build(shape: tuple[int, ...] = (1, 9, 7), *, encoder: str = "mlp", decoder: 
         for role, kind in (("encoder", encoder), ("decoder", decoder))
         for name, value in TINY.get(kind, {}).items()
     }
-    spec = resolve(build_spec({}, {"encoder": encoder, "decoder": decoder, "latent_dim": 3, **tiny, **options}))
+    spec = build_spec({}, {"encoder": encoder, "decoder": decoder, "latent_dim": 3, **tiny, **options})
     vae = build_vae(spec.model, shape, seed=0).eval().requires_grad_(False)
     latents = tuple(Latent(0.1 * i, 1.0 + 0.1 * i, 2.0 - i) for i in range(3))
     return Trained(vae, spec, {"vaekit": "0.1.0", "torch": "2.9", "components": {}}, latents)
@@ -50,7 +49,7 @@ def of_decoder() -> Callable[[nn.Module], Trained]:
             vae = (
                 VAE(nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Unflatten(1, (2, 3))), decoder).eval().requires_grad_(False)
             )
-        return Trained(vae, resolve(build_spec({}, {"latent_dim": 3})), {}, latents_of(vae, None))
+        return Trained(vae, build_spec({}, {"latent_dim": 3}), {}, latents_of(vae, None))
 
     return of_decoder
 

@@ -88,7 +88,7 @@ def test_pictures_have_alternative_texts_and_sizes(page):
 
 def test_curves_show_bound_halves_latents_units_and_speed(page):
     described = " | ".join(attributes["aria-label"] for attributes in page.all("svg"))
-    for title in ("-(CE+KL)", "objective", "reconstruction", "KL,", "KL of each latent", "active units", "speed"):
+    for title in ("-(CE+KL)", "objective", "cross-entropy", "KL,", "KL of each latent", "active units", "speed"):
         assert title in described
 
 

@@ -18,7 +18,6 @@ def images(tmp_path):
 def fragile():
     """A loss that becomes NaN in the second epoch where its number is above 1, registered for one test."""
 
-    @roles.losses("fragile")
     class Fragile(Loss):
         """Becomes NaN."""
 
@@ -30,6 +29,5 @@ def fragile():
             late = (trace.epoch >= 1) & (trace.epoch < torch.inf) & (self.weight > 1)
             return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
 
-    yield
-    del roles.losses._classes["fragile"]
-    roles.losses._specs.pop("fragile", None)
+    with roles.losses.temporarily(fragile=Fragile):
+        yield

@@ -9,8 +9,8 @@ import vaekit
 from vaekit.errors import CheckpointError
 from vaekit.specs.models import dump_spec
 from vaekit.training.progress import Silent
-from vaekit.training.snapshots import TrainingPictures
-from vaekit.training.trainer import Trainer
+from vaekit.training.snapshots import Snapshots
+from vaekit.training.step import Step
 
 
 def options(images, **more):
@@ -26,7 +26,7 @@ def last(run, part):
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])  # of 12 steps, the first rises to its highest and the second does not
 def test_it_is_the_weighted_mean_of_the_weights_after_each_step(images, tmp_path, monkeypatch, decay):
-    seen, update = [], Trainer.update
+    seen, update = [], Step.update
 
     def watched(self):
         if not seen:
@@ -34,7 +34,7 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_step(images, tmp_path
         update(self)
         seen.append({name: p.detach().double() for name, p in self.objective.named_parameters()})
 
-    monkeypatch.setattr(Trainer, "update", watched)
+    monkeypatch.setattr(Step, "update", watched)
     run = vaekit.train(**options(images, ema=decay), out=tmp_path / "run")
     decays = [min(decay, (1 + step) / (10 + step)) for step in range(len(seen) - 1)]
     shares = [np.prod(decays)] + [(1 - d) * np.prod(decays[number + 1 :]) for number, d in enumerate(decays)]
@@ -47,13 +47,13 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_step(images, tmp_path
 
 
 def test_it_is_what_is_validated_drawn_and_kept_and_leaves_training_alone(images, tmp_path, monkeypatch):
-    drawn, take = [], TrainingPictures.take
+    drawn, take = [], Snapshots.take
 
     def watched(self, epoch):
         drawn.append({name: tensor.clone() for name, tensor in self.vae.state_dict().items()})
         take(self, epoch)
 
-    monkeypatch.setattr(TrainingPictures, "take", watched)
+    monkeypatch.setattr(Snapshots, "take", watched)
     run = vaekit.train(**options(images, ema=0.9), out=tmp_path / "run")
     plain = vaekit.train(**options(images), out=tmp_path / "plain")
     for name, weights in last(plain, "objective.").items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import numpy as np
 import pytest
 
@@ -11,7 +14,7 @@ from vaekit.compute import graphs
 from vaekit.compute.process import Interrupted
 from vaekit.errors import UsageError
 from vaekit.interfaces import Loss
-from vaekit.training.trainer import Trainer
+from vaekit.training.step import Step
 
 pytestmark = pytest.mark.gpu
 
@@ -52,7 +55,7 @@ def test_every_arithmetic_learns_as_single_precision_does(images, tmp_path, netw
 @pytest.mark.parametrize("compiled", ["off", "graph"])
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_a_step_never_waits_for_the_device(images, tmp_path, network, compiled, monkeypatch):
-    step = Trainer.step
+    step = Step.__call__
 
     def watched(self, batch, number):
         if number <= graphs.WARM_UP:  # libraries load on first use; recording waits
@@ -60,7 +63,7 @@ def test_a_step_never_waits_for_the_device(images, tmp_path, network, compiled, 
         with graphs.refusing_waits():
             return step(self, batch, number)
 
-    monkeypatch.setattr(Trainer, "step", watched)
+    monkeypatch.setattr(Step, "__call__", watched)
     given = options(images, **network, binarize="dynamic", grad_clip=1.0, ema=0.9, compile=compiled)
     vaekit.train(**{**given, "augment.rotate": 10}, out=tmp_path / "run")
 
@@ -69,14 +72,15 @@ def test_a_step_never_waits_for_the_device(images, tmp_path, network, compiled, 
 def test_a_run_resumes_on_cuda(images, tmp_path, monkeypatch, compiled):
     given = options(images, **NETWORKS["cnn"], compile=compiled, ema=0.9)
     whole = vaekit.train(**given, out=tmp_path / "whole")
-    step = Trainer.step
+    step = Step.__call__
 
     def interrupted(self, batch, number):
-        self.interruption.asked = number == 12  # of 24
+        if number == 12:  # of 24
+            os.kill(os.getpid(), signal.SIGINT)
         return step(self, batch, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", interrupted)
+        patch.setattr(Step, "__call__", interrupted)
         with pytest.raises(Interrupted):
             vaekit.train(**given, out=tmp_path / "parts")
     parts = vaekit.resume(tmp_path / "parts")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import weakref
 
 import numpy as np
@@ -18,12 +20,14 @@ from vaekit.compute import graphs
 from vaekit.compute.graphs import Replay
 from vaekit.compute.process import Interrupted
 from vaekit.errors import UsageError
+from vaekit.model.assembly import assemble
 from vaekit.roles import REGISTRIES
 from vaekit.specs.options import build_spec
-from vaekit.specs.resolve import resolve
 from vaekit.store.folder import RunFolder
 from vaekit.store.record import load_splits
 from vaekit.streams import Streams
+from vaekit.training.hardware import fit_to_machine
+from vaekit.training.step import Step
 from vaekit.training.trainer import Trainer
 
 SMALL = {"hidden": (8,), "channels": (4, 8)}
@@ -95,17 +99,17 @@ def test_replayed_steps_are_those_that_python_takes(images, tmp_path, monkeypatc
 def test_a_replayed_run_resumes_to_the_same_weights(images, tmp_path, monkeypatch):
     given = options(images, ema=0.9)
     whole = vaekit.train(**given, out=tmp_path / "whole")
-    step = Trainer.step
+    step = Step.__call__
 
     def interrupted(self, batch, number):
         if number == 8:
-            self.interruption.asked = True
+            os.kill(os.getpid(), signal.SIGINT)
         return step(self, batch, number)
 
-    monkeypatch.setattr(Trainer, "step", interrupted)
+    monkeypatch.setattr(Step, "__call__", interrupted)
     with pytest.raises(Interrupted):
         vaekit.train(**given, out=tmp_path / "parts")
-    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(Step, "__call__", step)
     parts = vaekit.resume(tmp_path / "parts")
     for name, tensor in weights(whole).items():
         assert torch.equal(tensor, weights(parts)[name]), name
@@ -152,15 +156,16 @@ def test_graphs_are_refused_where_there_are_none(images, tmp_path):
 @pytest.mark.usefixtures("on_cpu")
 def test_a_trainer_that_replays_ends_with_its_last_user(images, tmp_path):
     """Else its graph would hold the GPU's memory until some garbage collection."""
-    spec = resolve(build_spec({}, options(images, **{"augment.rotate": 5}, likelihood="bce", binarize="dynamic")))
-    trainer = Trainer(spec, load_splits(spec), RunFolder.create(spec, tmp_path / "run"))
+    spec = fit_to_machine(build_spec({}, options(images, **{"augment.rotate": 5}, likelihood="bce", binarize="dynamic")))
+    splits = load_splits(spec)
+    trainer = Trainer(spec, assemble(spec, splits), splits, RunFolder.create(spec, tmp_path / "run"))
     for number, batch in enumerate(trainer.batches.epoch(0)):
         trainer.step(batch, number)
-    assert trainer.replay is not None
+    assert trainer.step.replay is not None
     gc.collect()
     gc.disable()
     try:
-        held = weakref.ref(trainer)
+        held = weakref.ref(trainer.step)
         del trainer
         assert held() is None
     finally:
@@ -199,23 +204,23 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize("given", [*kinds(), *(each for each in SETTINGS if "precision" not in each)])
 def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeypatch, given, gpu):
-    spec = resolve(build_spec({}, options(images, **given) | {"compile": "off"}))
+    spec = fit_to_machine(build_spec({}, options(images, **given) | {"compile": "off"}))
     splits = load_splits(spec)
     assert not splits.train.is_binary  # which is looked up before the first step
     spec = spec.model_copy(update={"train": spec.train.model_copy(update={"device": "cuda"})})
 
     def backward(total):
         assert (total.device.type, total.shape, total.requires_grad) == ("cuda", (), True)
-        for parameter in trainer.objective.parameters():
+        for parameter in trainer.step.objective.parameters():
             parameter.grad = torch.empty_like(parameter)
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     with gpu:
-        trainer = Trainer(spec, splits, RunFolder.create(spec, tmp_path / "run"))
+        trainer = Trainer(spec, assemble(spec, splits), splits, RunFolder.create(spec, tmp_path / "run"))
         for number, batch in enumerate(trainer.batches.epoch(0)):
             trainer.meter.add(trainer.step(batch, number))
     assert number == trainer.batches.steps_per_epoch - 1
-    assert {tensor.device.type for tensor in (batch.x, trainer.meter.sums, *trainer.objective.parameters())} == {"cuda"}
+    assert {tensor.device.type for tensor in (batch.x, trainer.meter.sums, *trainer.step.objective.parameters())} == {"cuda"}
 
 
 @pytest.mark.parametrize("function", [lambda x: x @ torch.ones(3, 3), lambda x: x + torch.ones(3), lambda x: x.sum().item()])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +15,8 @@ import vaekit
 from vaekit import Range
 from vaekit.compute.process import Interrupted
 from vaekit.errors import DataError, UsageError
-from vaekit.sweeps.search import Metric
-from vaekit.training.trainer import Trainer
+from vaekit.sweeps.search import Criterion
+from vaekit.training.step import Step
 
 ROOT = Path(__file__).parents[2]
 OVER = {"beta": Range(0.5, 8.0), "lr": Range(1e-4, 1e-2, log=True)}
@@ -148,13 +149,15 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(images, tmp_path):
     [
         ("elbo", ("elbo", True)),
         ("loss", ("loss", False)),
-        ("active_units:max", ("active_units", True)),
+        ("active_units", ("active_units", True)),
+        ("active_units:min", ("active_units", False)),
+        ("beta", ("beta", False)),
         ("elbo:min", ("elbo", False)),
     ],
 )
-def test_the_elbo_is_maximised_and_others_are_minimised_unless_said(text, expected):
-    metric = Metric.read(text)
-    assert (metric.name, metric.maximise) == expected
+def test_what_is_better_is_looked_up_and_can_be_said(text, expected):
+    criterion = Criterion.read(text)
+    assert (criterion.name, criterion.maximise) == expected
 
 
 def test_without_optuna_the_error_says_what_to_install(images, tmp_path, monkeypatch):
@@ -193,21 +196,22 @@ def test_a_trial_below_the_median_is_pruned_and_its_run_stays(images, tmp_path):
 
 
 def test_an_interrupted_search_goes_on_with_its_trial(images, tmp_path, monkeypatch):
-    step, taken = Trainer.step, []
+    step, taken = Step.__call__, []
 
     def stop_at_twenty(self, *arguments):
         taken.append(self)
-        self.interruption.asked = len(taken) == 20  # in the second trial's first epoch
+        if len(taken) == 20:  # in the second trial's first epoch
+            os.kill(os.getpid(), signal.SIGINT)
         return step(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", stop_at_twenty)
+        patch.setattr(Step, "__call__", stop_at_twenty)
         with pytest.raises(Interrupted) as stop:
             vaekit.search(**asked(tmp_path, images))
     assert stop.value.args == (str(tmp_path / "search"),)
     assert ["value" in row for row in record_of(tmp_path / "search")["runs"]] == [True, False]
     steps = []
-    monkeypatch.setattr(Trainer, "step", lambda self, *arguments: steps.append(self) or step(self, *arguments))
+    monkeypatch.setattr(Step, "__call__", lambda self, *arguments: steps.append(self) or step(self, *arguments))
     vaekit.search(**asked(tmp_path, images))
     assert len(steps) == 3 * 2 * 6 - 20
     vaekit.search(**asked(tmp_path, images, name="whole"))
@@ -223,7 +227,7 @@ def test_a_trial_whose_process_always_dies_at_once_fails_in_the_end(images, tmp_
 
     for _ in range(3):
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "step", die)
+            patch.setattr(Step, "__call__", die)
             with pytest.raises(Died):
                 vaekit.search(**asked(tmp_path, images))
     runs = vaekit.search(**asked(tmp_path, images))
@@ -251,13 +255,13 @@ def flags(tmp_path, images, *, trials):
 DIES = """
 import os, signal, sys
 from vaekit.cli import main
-from vaekit.training.trainer import Trainer
-step = Trainer.step
+from vaekit.training.step import Step
+step = Step.__call__
 def hooked(self, batch, at):
     if at == 8:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, at)
-Trainer.step = hooked
+Step.__call__ = hooked
 main(sys.argv[1:])
 """
 

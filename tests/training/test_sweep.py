@@ -14,13 +14,16 @@ import vaekit
 from vaekit import roles
 from vaekit.compute.process import Interrupted
 from vaekit.errors import CheckpointError, DataError, UsageError, VaekitError
-from vaekit.model.assembly import build_objective, build_vae
+from vaekit.model.assembly import assemble, build_objective, build_vae
 from vaekit.specs.options import build_spec
-from vaekit.specs.resolve import resolve
 from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.sweeps.grouping import plan
 from vaekit.sweeps.space import Range, combinations, read_over
-from vaekit.sweeps.stack import Stack, difference, refusal
+from vaekit.sweeps.stack import StackedStep, difference, refusal
+from vaekit.sweeps.stacked_training import Stack
+from vaekit.training.hardware import fit_to_machine
+from vaekit.training.progress import Silent
+from vaekit.training.step import Step
 from vaekit.training.trainer import Trainer
 
 
@@ -133,15 +136,16 @@ def test_a_run_of_a_sweep_is_a_run(images, tmp_path):
 
 
 def test_an_interrupted_sweep_leaves_runs_that_resume(images, tmp_path, monkeypatch):
-    step, taken = Stack.step, []
+    step, taken = StackedStep.__call__, []
 
     def stop_at_ten(self, batches, number):
         taken.append(number)
-        self.interruption.asked = len(taken) == 10
+        if len(taken) == 10:
+            os.kill(os.getpid(), signal.SIGINT)
         return step(self, batches, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stack, "step", stop_at_ten)
+        patch.setattr(StackedStep, "__call__", stop_at_ten)
         with pytest.raises(Interrupted):
             vaekit.sweep(over={"seed": (0, 1)}, stack="on", out=tmp_path / "sweep", **options(images, epochs=3))
     for seed, path in enumerate(sorted((tmp_path / "sweep").glob("*/"))):
@@ -199,10 +203,10 @@ def die_at(patch, owner, name, call):
 @pytest.mark.parametrize(
     ("stack", "death", "epochs"),
     [
-        ("off", (Trainer, "step", 20), [3, None]),  # in the second run's first epoch, before its first checkpoint
+        ("off", (Step, "__call__", 20), [3, None]),  # in the second run's first epoch, before its first checkpoint
         ("off", (Trainer, "save", 3), [2, None]),  # the best weights, of the third epoch, are saved, its last are not
         ("off", (Trainer, "finish", 1), [3, None]),
-        ("on", (Stack, "step", 10), [1, 1]),
+        ("on", (StackedStep, "__call__", 10), [1, 1]),
         ("on", (Trainer, "save", 4), [2, 1]),  # one model has saved its second epoch, the other has not
         ("on", (Trainer, "finish", 2), [3, 3]),
     ],
@@ -231,15 +235,16 @@ def test_a_killed_sweep_goes_on_to_what_it_would_have_been(images, monkeypatch, 
 
 def test_models_that_are_equally_far_go_on_in_one_stack_and_complete_runs_are_left_alone(images, tmp_path, monkeypatch):
     given = {"over": {"seed": (0, 1, 2), "latent_dim": (2, 3)}, "stack": "on", **without("latent_dim", options(images))}
-    method, calls = Stack.step, []
+    method, calls = StackedStep.__call__, []
 
     def step(self, *arguments):
         calls.append(self)
-        self.interruption.asked = len(calls) == 20  # six steps into the second stack
+        if len(calls) == 20:  # six steps into the second stack
+            os.kill(os.getpid(), signal.SIGINT)
         return method(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stack, "step", step)
+        patch.setattr(StackedStep, "__call__", step)
         with pytest.raises(Interrupted) as stop:
             vaekit.sweep(**given, out=tmp_path / "sweep")
     assert stop.value.args == (str(tmp_path / "sweep"),)
@@ -334,7 +339,7 @@ def test_stacked_adamw_is_torchs_at_a_learning_rate_of_each_model(decay):
 
 
 def objective(**given):
-    spec = resolve(build_spec({}, {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2, **given}))
+    spec = build_spec({}, {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2, **given})
     return build_objective(spec.model, build_vae(spec.model, (1, 6, 6), seed=0))
 
 
@@ -378,18 +383,18 @@ def test_stacking_what_cannot_be_stacked_says_what_differs(images, tmp_path):
 )
 def test_models_are_stacked_and_stacks_compiled_where_it_was_measured_to_pay(images, monkeypatch, given, stacked, compiled):
     monkeypatch.setattr("vaekit.sweeps.grouping.has_cpp_compiler", lambda: True)
-    specs = [resolve(build_spec({}, {**options(images), **given, "seed": seed})) for seed in range(4)]
+    specs = [fit_to_machine(build_spec({}, {**options(images), **given, "seed": seed})) for seed in range(4)]
     splits = roles.datasets.build(specs[0].data.dataset).load()
-    groups, notes = plan(specs, [splits] * len(specs), "auto")
+    groups, notes = plan(specs, [assemble(spec, splits) for spec in specs], "auto")
     assert {(group.stacked, group.compiled) for group in groups} == {(stacked, compiled)}
     assert bool(notes) != stacked
 
 
 def test_small_sweeps_run_one_after_another_bit_equal_to_training_alone(images, tmp_path):
-    lines = []
-    runs = vaekit.sweep(
-        over={"latent_dim": (2, 3)}, out=tmp_path / "sweep", tell=lines.append, **without("latent_dim", options(images))
-    )
+    reporter, lines = Silent(), []
+    reporter.note = lines.append
+    given = without("latent_dim", options(images))
+    runs = vaekit.sweep(over={"latent_dim": (2, 3)}, out=tmp_path / "sweep", reporter=reporter, **given)
     single = vaekit.train(**options(images, latent_dim=2), out=tmp_path / "alone")
     assert (runs[0].path / "model.safetensors").read_bytes() == (single.path / "model.safetensors").read_bytes()
     assert "2 models, 0 of them stacked" in lines[0]

@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 
 import vaekit
 from vaekit import roles
+from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.process import Interrupted
 from vaekit.errors import CheckpointError, DataError, DivergenceError, UsageError, VaekitError
+from vaekit.evaluation.evaluator import Evaluator
 from vaekit.interfaces import Loss
+from vaekit.model.assembly import assemble, build_objective, build_vae, example_inputs
 from vaekit.store import checkpoint
-from vaekit.training import trainer as trainer_module
-from vaekit.training.trainer import Trainer
+from vaekit.training.step import Step
 
 
 @pytest.fixture
@@ -72,6 +74,9 @@ class Recorder:
 
     def end(self, evaluation):
         self.events.append(("end", evaluation))
+
+    def note(self, line):
+        self.events.append(("note", line))
 
 
 def weights(run):
@@ -151,14 +156,14 @@ def test_the_global_generator_of_torch_is_neither_used_nor_moved(images, tmp_pat
 
 def interrupt_at(monkeypatch, number):
     """Send this process Ctrl-C while it takes training step ``number``."""
-    step = Trainer.step
+    step = Step.__call__
 
     def interrupted(self, batch, at):
         if at == number:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, batch, at)
 
-    monkeypatch.setattr(Trainer, "step", interrupted)
+    monkeypatch.setattr(Step, "__call__", interrupted)
 
 
 @pytest.mark.parametrize("more", [{}, {"encoder": "cnn", "encoder.channels": (3, 4), "decoder.channels": (4, 3), "ema": 0.9}])
@@ -346,7 +351,9 @@ def test_evaluation_weighs_every_example_the_same(images, tmp_path):
     numbers = []
     for size in (16, 5):
         spec = run.spec.model_copy(update={"train": run.spec.train.model_copy(update={"batch_size": size})})
-        numbers.append(Trainer(spec, run.splits, run.folder).load_best().test()["reconstruction"])
+        objective = assemble(spec, run.splits)
+        epoch = checkpoint.load_best(objective, run.folder, device="cpu")
+        numbers.append(Evaluator(spec, objective, run.splits, ProcessGroup()).evaluate("test", epoch)["reconstruction"])
     assert numbers[0] == pytest.approx(numbers[1], rel=1e-6)
 
 
@@ -376,7 +383,6 @@ def test_the_evaluation_says_what_its_elbo_is(images, tmp_path, likelihood, bina
 def exploding():
     """A loss that becomes NaN in the second epoch, or at a schedule's end, registered for one test."""
 
-    @roles.losses("exploding")
     class Exploding(Loss):
         """Becomes NaN."""
 
@@ -386,9 +392,8 @@ def exploding():
             late = (trace.epoch >= 1) & (trace.epoch < torch.inf) if self.limit < math.inf else trace.epoch == torch.inf
             return trace.z.sum(-1) * torch.where(late, torch.nan, 0.0)
 
-    yield
-    del roles.losses._classes["exploding"]
-    roles.losses._specs.pop("exploding", None)
+    with roles.losses.temporarily(exploding=Exploding):
+        yield
 
 
 @pytest.mark.usefixtures("exploding")
@@ -506,15 +511,14 @@ def test_a_compiled_run_equals_the_eager_one_up_to_rounding(images, tmp_path):
 
 
 def test_weights_that_parts_share_are_refused_before_training(images, tmp_path, monkeypatch):
-    build = trainer_module.build_objective
 
-    def tied(*arguments, **keywords):
-        objective = build(*arguments, **keywords)
+    def tied(spec, splits):
+        objective = assemble(spec, splits)
         first = next(each for each in objective.vae.encoder.modules() if isinstance(each, torch.nn.Linear))
         objective.vae.decoder.tied = first
         return objective
 
-    monkeypatch.setattr(trainer_module, "build_objective", tied)
+    monkeypatch.setattr("vaekit.run.assemble", tied)
     with pytest.raises(UsageError, match=r"vae\.encoder\..* and vae\.decoder\.tied"):
         vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -529,11 +533,13 @@ def test_a_process_compiles_models_of_many_forms(images, tmp_path, monkeypatch):
 
 def test_compilation_is_chosen_by_the_work_of_the_run_and_not_for_convolutions():
     from vaekit.specs.options import build_spec
-    from vaekit.specs.resolve import resolve
-    from vaekit.training.compilation import resolve_compile
+    from vaekit.training.compilation import choose_compilation
+    from vaekit.training.hardware import fit_to_machine
 
     def choice(num_images, **given):
-        return resolve_compile(resolve(build_spec({}, {"device": "cpu", **given})), (1, 28, 28), num_images).train.compile
+        spec = fit_to_machine(build_spec({}, {"device": "cpu", **given}))
+        objective = build_objective(spec.model, build_vae(spec.model, (1, 28, 28)), num_data=num_images)
+        return choose_compilation(spec, objective).train.compile
 
     assert choice(10**9, encoder="cnn") == "off"
     assert choice(1000, encoder="mlp", epochs=1) == "off"
@@ -542,10 +548,10 @@ def test_compilation_is_chosen_by_the_work_of_the_run_and_not_for_convolutions()
 
 
 def test_compiling_without_a_compiler_is_refused_when_asked_for_and_not_chosen_otherwise(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("vaekit.model.assembly.has_cpp_compiler", lambda: False)
+    monkeypatch.setattr("vaekit.training.compilation.has_cpp_compiler", lambda: False)
     with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
         vaekit.train(**options(images, compile="on"), out=tmp_path / "run")
-    monkeypatch.setattr("vaekit.model.assembly.COMPILE_SECONDS", 0)
+    monkeypatch.setattr("vaekit.training.compilation.WORTH_COMPILING_SECONDS", 0)
     assert vaekit.train(**options(images, epochs=1), out=tmp_path / "run").spec.train.compile == "off"
 
 
@@ -560,17 +566,17 @@ def test_convolutions_are_trained_with_channels_last_and_to_the_same_losses(tmp_
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 9, 7, 3), dtype=np.uint8))
     given = options(tmp_path / "images.npy", encoder="cnn", binarize="none", epochs=2)
     given |= {"encoder.channels": (3, 4), "decoder.channels": (4, 3)}
-    step, layouts = Trainer.step, set()
+    step, layouts = Step.__call__, set()
 
     def watched(self, batch, number):
         tensors = [batch.x, *(p for p in self.objective.parameters() if p.ndim == 4)]
         layouts.add(all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors))
         return step(self, batch, number)
 
-    monkeypatch.setattr(Trainer, "step", watched)
+    monkeypatch.setattr(Step, "__call__", watched)
     last = vaekit.train(**given, out=tmp_path / "last")
     assert layouts == {True}
-    monkeypatch.setattr("vaekit.training.trainer.lay_out", lambda module: torch.contiguous_format)
+    monkeypatch.setattr("vaekit.training.step.lay_out", lambda module: torch.contiguous_format)
     first = vaekit.train(**given, out=tmp_path / "first")
     assert layouts == {True, False}
     for mine, theirs in zip(last.metrics(), first.metrics(), strict=True):
@@ -582,14 +588,12 @@ def test_convolutions_are_trained_with_channels_last_and_to_the_same_losses(tmp_
 def test_the_layout_of_convolutions_leaves_gradients_as_they_were(encoder, decoder, channels):
     """oneDNN's are wrong for strided 1×1 convolutions of few channels with channels last."""
     from vaekit.compute.layout import lay_out
-    from vaekit.model.assembly import build_objective, build_vae, trial
     from vaekit.specs.options import build_spec
-    from vaekit.specs.resolve import resolve
 
     given = {"encoder": encoder, "decoder": decoder, "encoder.channels": channels, "decoder.channels": channels, "device": "cpu"}
-    model = resolve(build_spec({}, {**given, "likelihood": "mse"})).model
+    model = build_spec({}, {**given, "likelihood": "mse"}).model
     objective = build_objective(model, build_vae(model, (3, 16, 16), seed=0)).double()
-    inputs = trial(objective.vae)
+    inputs = example_inputs(objective.vae)
     gradients = []
     for module in (copy.deepcopy(objective), objective.float()):
         layout = torch.contiguous_format if module is not objective else lay_out(module)

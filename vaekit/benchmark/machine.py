@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 
 import torch
 
-import vaekit
 from vaekit._version import __version__
 
 Result = TypeVar("Result")
-PACKAGE = Path(vaekit.__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 def environment(threads: int) -> dict[str, Any]:

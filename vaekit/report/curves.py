@@ -142,14 +142,14 @@ def _epochs(epochs: Collection[float], first: float) -> str:
     return f"{len(epochs)} of the epochs {first:.0f} to {last:.0f}"
 
 
-def learning_curves(records: Sequence[Mapping[str, object]], elbo_is: str = "bound") -> list[str]:
-    """Draw what ``metrics.jsonl`` records of the metrics that have curves, and the KL of each latent.
+def learning_curves(records: Sequence[Mapping[str, object]], elbo_is: str = "bound") -> dict[str, str]:
+    """Draw what ``metrics.jsonl`` records of the metrics that have curves, and the KL of each latent; return charts by key.
 
     Args:
         records: One an epoch.
         elbo_is: What the ELBO is, as ``evaluation.json`` says.
     """
-    charts = []
+    charts: dict[str, str] = {}
     for metric in (metric.read_as(elbo_is) for metric in METRICS.values() if metric.curve):
         keys = [f"{split}_{metric.key}" for split in ("validation", "train")] if metric.per_split else [metric.key]
         curves = [
@@ -158,9 +158,9 @@ def learning_curves(records: Sequence[Mapping[str, object]], elbo_is: str = "bou
             if (points := _points(records, key))
         ]
         if curves:
-            charts.append(chart(metric.label, curves, metric.unit, from_zero=metric.from_zero))
-        if metric.key == "kl":
-            charts += _latents(records)
+            charts[metric.key] = chart(metric.label, curves, metric.unit, from_zero=metric.from_zero)
+        if metric.key == "kl" and (latents := _latents(records)):
+            charts["kl_per_latent"] = latents
     return charts
 
 
@@ -168,11 +168,11 @@ def _points(records: Sequence[Mapping[str, object]], key: str) -> list[tuple[flo
     return [(float(r["epoch"]), float(r[key])) for r in records if key in r]  # type: ignore[arg-type] # numbers, by its format
 
 
-def _latents(records: Sequence[Mapping[str, object]], named: int = 5) -> list[str]:
+def _latents(records: Sequence[Mapping[str, object]], named: int = 5) -> str:
     """Draw the KL of each latent, the ``named`` largest of them labelled."""
     key = "validation_kl_per_latent"
     if not records or key not in records[-1]:
-        return []
+        return ""
     values: list[list[float]] = [r[key] for r in records]  # type: ignore[misc] # lists of numbers, by its format
     order = sorted(range(len(values[-1])), key=lambda d: -values[-1][d])
     curves = [
@@ -185,4 +185,4 @@ def _latents(records: Sequence[Mapping[str, object]], named: int = 5) -> list[st
         )
         for rank, d in enumerate(order)
     ]
-    return [chart("KL of each latent", curves[::-1], "nats")]
+    return chart("KL of each latent", curves[::-1], "nats")

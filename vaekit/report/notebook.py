@@ -19,17 +19,18 @@ NUM_SAMPLES, COLUMNS = 16, 8
 def run_html(run: Record) -> str:
     """Return a run's data, epochs and test numbers, its curves, and samples of its best model, as far as there are any."""
     records = run.metrics()
-    charts = learning_curves(records)
-    wanted = [chart for chart in charts if "<strong>ELBO" in chart or "<strong>KL</strong>" in chart] or charts[:1]
+    evaluation = run.evaluation() or {}
+    charts = learning_curves(records, str(evaluation.get("elbo_is", "bound")))
+    wanted = [chart for key, chart in charts.items() if key in {"elbo", "kl"}] or list(charts.values())[:1]
     curves = f'<div style="display:flex;flex-wrap:wrap;gap:1em">{"".join(wanted)}</div>'
     try:
         samples = _samples(run.vae())
     except VaekitError:
         samples = "<p>no model is saved yet</p>"
     facts = [f"{run.spec.data.dataset.kind}, {records[-1]['epoch'] if records else 0} of {run.spec.train.epochs} epochs"]
-    if evaluation := run.evaluation():
+    if evaluation:
         titles, (cells,) = comparison_table({run.path.name: evaluation})
-        facts += [f"{title.replace('_', ' ')} {cell}" for title, cell in zip(titles[1:], cells[1:], strict=True)]
+        facts += [f"{title} {cell}" for title, cell in zip(titles[1:], cells[1:], strict=True)]
     about = f"<b>Run</b> {escape(str(run.path))}<br>{escape('; '.join(facts))}"
     return f"<div><p>{about}</p>{curves}{samples}</div>"
 

@@ -85,7 +85,7 @@ def _sections(run: Record, album: Album) -> Iterator[Section]:
     yield "summary", "Summary", _summary(run, album.of.vae, evaluation)
     if records := run.metrics():
         curves = learning_curves(records, str(evaluation.get("elbo_is", "bound")))
-        charts = f'<div class="charts">{"".join(curves)}</div>'
+        charts = f'<div class="charts">{"".join(curves.values())}</div>'
         averaged = "Training's numbers are of the weights in training, validation's of their moving average."
         note = f'<p class="note">{averaged}</p>' if run.spec.train.ema is not None else ""
         yield "curves", "Learning curves", charts + note

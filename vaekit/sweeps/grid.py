@@ -27,6 +27,7 @@ from vaekit.sweeps.grouping import Group, Stacking, plan
 from vaekit.sweeps.record import is_over, make_folder, outcome, read_record, run_name, write_record
 from vaekit.sweeps.space import Range, combinations, listed
 from vaekit.sweeps.stacked_training import fit_stacked
+from vaekit.training.checks import check_data
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_machine
 from vaekit.training.progress import Reporter, Silent
@@ -76,6 +77,8 @@ def sweep(
         check_loggers(each)
     splits = _load(specs)
     objectives = [assemble(each, split) for each, split in zip(specs, splits, strict=True)]
+    for each, objective, split in zip(specs, objectives, splits, strict=True):
+        check_data(each, objective.vae.likelihood, split)
     groups, notes = plan(specs, objectives, stack)
     specs = [choose_compilation(each, objective) for each, objective in zip(specs, objectives, strict=True)]
     folder = make_folder(out)

@@ -106,25 +106,33 @@ class Registry(Generic[T]):
 
     @contextmanager
     def temporarily(self, **classes: type) -> Iterator[None]:
-        """Register classes by name for a while; whatever else is registered meanwhile is forgotten at the end, too.
+        """Register classes by name for a while; afterwards the registry is as it was before. For tests and notebooks.
 
-        For tests of components that should not outlive them.
+        A class that one of them replaced is registered again. What a decorator registers in the meantime is forgotten, too;
+        components of vaekit and of installed plugins that are imported in the meantime stay.
+
+        Raises:
+            PluginError: A class cannot be registered; then none is.
 
         Example:
             >>> with vaekit.losses.temporarily(squared=Squared):  # doctest: +SKIP
             ...     vaekit.train(loss="squared")
         """
-        before = dict(self._classes), dict(self._specs), dict(self._loaded)
+        before = dict(self._classes)
         try:
             for kind, cls in classes.items():
                 self._register(kind, cls)
             yield
         finally:
-            now: dict[str, Any] = self._classes
+            now: dict[str, Any] = dict(self._classes)
             for kind, cls in now.items():
-                if before[0].get(kind) is not cls and kind not in self._builtin_files:
-                    del cls.kind  # so that it can be registered under another name
-            self._classes, self._specs, self._loaded = before
+                if before.get(kind) is cls or kind in self._builtin_files or kind in self._loaded:
+                    continue
+                del cls.kind  # so that it can be registered again, under another name too
+                del self._classes[kind]
+                self._specs.pop(kind, None)
+                if kind in before:
+                    self._classes[kind] = before[kind]
 
     # Discovery
 

@@ -17,7 +17,7 @@ from vaekit.trace import Site, Trace
 F64 = torch.float64
 METHODS = {Capability.LOG_PROB: "log_prob", Capability.FACTORISED: "log_prob_per_dim"}
 FAR = 100.0
-"""A latent that no code of training data is near: 38 standard deviations is where a density underflows in float64."""
+"""A value far from any code: a standard normal density underflows at 39, in float64."""
 
 Source = Posterior | Prior
 
@@ -30,7 +30,7 @@ def source_of(candidate: Candidate, latent_dim: int = 3, dtype: torch.dtype = F6
 
 
 def arguments_of(source: Source, num: int = 6, dtype: torch.dtype = F64) -> tuple[Tensor, ...]:
-    """Draw what the source is called with: what an encoder might emit for so many images; nothing for a prior."""
+    """Return the arguments of ``forward``: what an encoder might emit for so many images, or nothing for a prior."""
     return (torch.randn(num, *source.param_shape, dtype=dtype),) if isinstance(source, Posterior) else ()
 
 
@@ -96,10 +96,10 @@ def check_capabilities(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_foreign_values(candidate: Candidate) -> None:
-    """log_prob scores any value, whatever was drawn before: other posteriors' draws, far ones, many at once.
+    """log_prob scores any value, whatever was drawn before: other posteriors' draws, far values, many at once.
 
-    Importance-weighted bounds and total correlation ask for that. A density that ends, as a uniform one, has no finite value
-    elsewhere, and names this check among its expected failures.
+    Importance-weighted bounds and the total correlation need it. A density of bounded support, such as a uniform one, is not
+    finite everywhere and names this check among its expected failures.
     """
     source = source_of(candidate)
     if Capability.LOG_PROB not in source.provides:

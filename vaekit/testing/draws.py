@@ -1,6 +1,6 @@
-"""Checks that what posteriors and priors draw is what their densities say, and that these integrate to 1.
+"""Checks that posteriors and priors draw from their densities, and that these integrate to 1.
 
-Densities are over the real space of D dimensions. What declares no density has nothing to be checked here.
+Densities are over the real space of D dimensions. A posterior or prior that declares none passes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from vaekit.testing.statistics import (
 )
 
 NUM_POSTERIORS = 3
+"""Images whose posteriors are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Drawn:
     """Draws from one density over vectors: q(z|x) of one image, or p(z).
 
     Args:
-        what: Which.
-        density: The density, a posterior's being a batch of one.
-        batched: Whether it is that.
+        what: The name of the density in messages.
+        density: The density.
+        batched: Whether it has a batch dimension, of one image, as a posterior's has.
         draws: ``(N, D)``.
     """
 
@@ -64,7 +65,7 @@ class Drawn:
 
 
 def drawn_of(candidate: Candidate, *, factorised: bool, latent_dim: int) -> Iterator[Drawn]:
-    """Draw from p(z), or from the posteriors of some images, where there is a density that is factorised, or is not."""
+    """Draw from p(z), or from the posterior of each of some images; nothing where the density is not of the kind asked for."""
     source = source_of(candidate, latent_dim)
     if Capability.LOG_PROB not in source.provides or (Capability.FACTORISED in source.provides) != factorised:
         return
@@ -91,8 +92,8 @@ def check_density(candidate: Candidate) -> None:
 def check_draws(candidate: Candidate) -> None:
     """Draws follow the density: each dimension where it is factorised, jointly where it is not.
 
-    Where dimensions are said to be independent, their draws are, and ``mean`` is the draws' mean. (That of a density that is not
-    factorised often has no closed form.)
+    Draws from a factorised density are independent across dimensions, and their mean is ``mean``. The mean of a density that is not
+    factorised, such as a flow's, often has no closed form and is not compared.
     """
     for drawn in drawn_of(candidate, factorised=True, latent_dim=3):
         uniforms = [

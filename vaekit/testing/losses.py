@@ -105,15 +105,17 @@ def least_of(required: frozenset[Capability], density: Any) -> Any:
 
 @check("loss")
 def check_coverage(candidate: Candidate) -> None:
-    """A loss that covers the divergence is at least 0, and 0 where q = p; one that covers the reconstruction is -log p(x|z).
+    """A loss that covers the divergence is never below 0, and 0 where q = p; one that covers the reconstruction is -log p(x|z).
 
-    Meant are expectations, with the default options, at the beginning of training or at its end: a weight may start at 0, a
-    capacity may grow, and either leaves a divergence at one of the two. Precisely, let R be -log p(x|z) where the loss covers the
-    reconstruction, else 0. What the loss exceeds R by is 0 where it does not cover the divergence. Where it does, it is never
-    below 0 on average; where q = p it is 0 at the beginning or at the end; where q is far from p it is above 0 at either.
+    Let R be -log p(x|z) if the loss covers the reconstruction, else 0, and consider by how much the loss exceeds R on average:
 
-    Other settings may shift a term by a constant, as the weighted estimator of total correlation does. A loss that only stands in
-    for these, such as an adversary's, names this check among its expected failures.
+    * If the loss does not cover the divergence: by 0.
+    * If it does: never by less than 0; where q = p by 0; where q is far from p by more than 0. The last two hold at the beginning
+      of training, at its end, or at both, as a weight may grow from 0, and so may a target capacity.
+
+    This is asked of the default options. Others may shift a term by a constant, as free bits and the weighted estimator of total
+    correlation do. A loss that stands in for a divergence without being one, such as an adversarial loss, names this check among
+    its expected failures.
     """
     candidate = candidate.by_default
     loss, vae = loss_of(candidate).eval(), vae_of().requires_grad_(False)

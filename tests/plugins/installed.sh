@@ -29,7 +29,7 @@ python -m pytest -q -p no:cacheprovider tests
 # train → interrupted → resume → evaluate → sample → export → reload elsewhere
 python - <<'PYTHON'
 import vaekit
-from vaekit.training.report import Silent
+from vaekit.training.progress import Silent
 
 
 class Interrupt(Silent):

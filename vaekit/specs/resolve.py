@@ -46,21 +46,23 @@ def resolve(spec: RunSpec | Mapping[str, Any], source: str = "the spec") -> RunS
         UnknownComponentError: A component's name is not registered.
         UsageError: The chosen components do not fit together; the message says which, why, and what would help.
     """
-    return complete(choose_components(spec, source=source), source)
+    try:
+        data = choose_components(spec)
+    except SpecError as error:
+        message = f"{source} is not valid: {error.message}"
+        raise SpecError(message, given=error.given, expected=error.expected, remedy=error.remedy) from None
+    return complete(data, source)
 
 
-def choose_components(
-    spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, Any] | None = None, *, source: str = "the spec"
-) -> Data:
+def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> Data:
     """Return plain data in which every component is a mapping with ``kind``, as the spec, the choices over it or defaults say.
 
     Args:
         spec: Where to start.
         chosen: Components by role that replace the spec's; one of the same kind keeps the options that the spec has for it.
-        source: What to call the spec in messages.
     """
     if not isinstance(spec, RunSpec | Mapping):
-        raise SpecError(f"{source} is not a mapping", given=type(spec).__name__, expected="sections model, data and train")
+        raise SpecError("it is not a mapping", given=type(spec).__name__, expected="sections model, data and train")
     data: Data = deepcopy(spec.model_dump(mode="json") if isinstance(spec, RunSpec) else dict(spec))
     for section in SECTIONS:
         data[section] = _mapping(data.get(section), section)

@@ -90,15 +90,19 @@ def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, processe
     return trainer
 
 
-def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | None = None) -> Run:
+def resume(
+    path: str | Path, *, device: str | None = None, reporter: Reporter | None = None, allow_changed_data: bool = False
+) -> Run:
     """Continue a run from its last checkpoint: bit-exactly on the CPU, with the same versions and number of threads.
 
     Args:
         path: The run folder.
         device: Where to continue: ``auto``, ``cpu``, ``cuda`` or ``mps``; default: where it was.
         reporter: Receives the progress; default: nobody does.
+        allow_changed_data: Whether to continue on data that have changed since.
 
     Raises:
+        DataError: The data have changed.
         CheckpointError: There is no run, or its checkpoint is missing, truncated or of another architecture.
         UsageError: The run is complete, or the device is not there.
     """
@@ -112,10 +116,19 @@ def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | 
                 remedy=f"for a longer run, train again: vaekit train {run.folder.spec} --epochs N",
             )
         with processes.leader_first():
-            splits = run.splits
+            splits = load_splits(spec)
         objective = assemble(spec, splits)
         spec = choose_compilation(spec, objective)
-        Trainer(spec, objective, splits, run.folder, reporter=reporter, processes=processes).fit(resume=True)
+        trainer = Trainer(
+            spec,
+            objective,
+            splits,
+            run.folder,
+            reporter=reporter,
+            processes=processes,
+            allow_changed_data=allow_changed_data,
+        )
+        trainer.fit(resume=True)
     return run
 
 

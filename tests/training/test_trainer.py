@@ -461,7 +461,7 @@ def test_weights_of_another_architecture_are_explained_by_name_and_shape(images,
     tensors, header = checkpoint.load(run.folder.model)
     name = next(name for name in tensors if name.startswith("encoder") and tensors[name].ndim == 2)
     tensors[name] = torch.zeros(3, 3)
-    checkpoint.save(run.folder.model, tensors, header.spec, header.image_shape)
+    checkpoint.save(run.folder.model, tensors, header.spec, image_shape=header.image_shape, data=header.data)
     with pytest.raises(CheckpointError, match=r"another architecture") as caught:
         vaekit.load(run.path)
     assert f"{name}: (3, 3) in the file, (16, 63) in the model" in str(caught.value)

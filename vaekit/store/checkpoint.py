@@ -43,6 +43,8 @@ class Header:
 
     spec: RunSpec
     image_shape: Shape
+    data: dict[str, Any]
+    """Fingerprint of the images that it was trained on; see `vaekit.data.Splits.fingerprint`."""
     versions: dict[str, Any]
     state: dict[str, Any]
 
@@ -67,12 +69,19 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
 
 
 def save(
-    path: Path, tensors: Mapping[str, Tensor], spec: RunSpec, image_shape: Shape, state: Mapping[str, Any] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    spec: RunSpec,
+    *,
+    image_shape: Shape,
+    data: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model file or checkpoint atomically; loggers are left out of its spec, as it can be used without them."""
     metadata = {
         "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
         "image_shape": list(image_shape),
+        "data": dict(data),
         "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
         "state": dict(state or {}),
     }
@@ -123,16 +132,17 @@ def _read(path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], st
 def _parse(path: Path, text: str) -> Header:
     try:
         metadata = json.loads(text)
-        data, shape, versions, state = (metadata[key] for key in ("spec", "image_shape", "versions", "state"))
+        plain, shape = metadata["spec"], metadata["image_shape"]
+        data, versions, state = (metadata[key] for key in ("data", "versions", "state"))
         fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3
-        if not (fits and isinstance(versions, dict) and isinstance(state, dict)):
+        if not (fits and all(isinstance(part, dict) for part in (data, versions, state))):
             raise TypeError(f"image_shape {shape!r:.80}")
         recorded = _recorded(versions)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
     changes = _changes(recorded)
     try:
-        spec = resolve(data, f"the spec in {path}")
+        spec = resolve(plain, f"the spec in {path}")
     except UnknownComponentError as error:
         raise _missing_component(path, error, recorded) from None
     except SpecError as error:
@@ -141,7 +151,7 @@ def _parse(path: Path, text: str) -> Header:
         raise CheckpointError(error.message, given=_told(changes), remedy=_install(changes)) from None
     if changes:
         warnings.warn(f"{path} comes from other versions: {_told(changes)}", stacklevel=3)
-    return Header(spec, tuple(shape), versions, state)
+    return Header(spec, tuple(shape), data, versions, state)
 
 
 class Recorded(NamedTuple):

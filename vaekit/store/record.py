@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vaekit import roles
+from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
@@ -38,8 +40,15 @@ class Record:
 
     @cached_property
     def splits(self) -> Splits:
-        """The data that it was trained on, read again."""
-        return load_splits(self.spec)
+        """The data that it was trained on, read again; a warning says what has changed since."""
+        splits = load_splits(self.spec)
+        if self.folder.model.is_file() and (changed := changes(checkpoint.load(self.folder.model)[1].data, splits.fingerprint)):
+            warnings.warn(
+                f"the data have changed since {self.path} was trained, so its numbers and pictures may be of training images: "
+                + "; ".join(changed),
+                stacklevel=2,
+            )
+        return splits
 
     @cached_property
     def versions(self) -> dict[str, Any]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from vaekit.compute.sharding import collect
+from vaekit.data.fingerprint import changes
+from vaekit.errors import DataError
 from vaekit.store import checkpoint
 from vaekit.store.folder import RunFolder
 from vaekit.training.meter import Meter
@@ -46,10 +52,11 @@ class Checkpoints:
     Args:
         folder: The run folder.
         step: What is saved.
+        data: Fingerprint of the data; see `vaekit.data.Splits.fingerprint`.
     """
 
-    def __init__(self, folder: RunFolder, step: Step) -> None:
-        self.folder, self.step = folder, step
+    def __init__(self, folder: RunFolder, step: Step, data: Mapping[str, Any]) -> None:
+        self.folder, self.step, self.data = folder, step, data
         self.spec, self.processes = step.spec, step.processes
         self.image_shape = step.objective.vae.image_shape
 
@@ -59,7 +66,7 @@ class Checkpoints:
             weights = collect(self.step.objective.state_dict(), self.processes)
             files = {self.folder.best: weights, self.folder.model: checkpoint.without_prefix("vae.", weights)}
             for path, tensors in files.items() if self.processes.leads else ():
-                checkpoint.save(path, tensors, self.spec, self.image_shape, {"epoch": epoch})
+                self._save(path, tensors, {"epoch": epoch})
 
     def load_best(self) -> int:
         """Put the best weights in place; return the epoch that they are of.
@@ -82,16 +89,27 @@ class Checkpoints:
         if sums is not None:
             tensors["meter"] = sums
         state = {"meter_names": meter.names, "meter_count": meter.count, "threads": self.spec.train.threads}
-        checkpoint.save(self.folder.last, tensors, self.spec, self.image_shape, asdict(position) | state)
+        self._save(self.folder.last, tensors, asdict(position) | state)
 
-    def load_last(self) -> tuple[Position, Meter, tuple[str, ...]]:
+    def load_last(self, *, allow_changed_data: bool = False) -> tuple[Position, Meter, tuple[str, ...]]:
         """Put the last state in place; return its position, its meter, and what differs from when it was saved.
+
+        Args:
+            allow_changed_data: Whether data that have changed since are only noted.
 
         Raises:
             CheckpointError: It is absent, truncated, or of another architecture.
+            DataError: The data have changed.
         """
         path, step = self.folder.last, self.step
         tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
+        changed = changes(header.data, self.data)
+        if changed and not allow_changed_data:
+            raise DataError(
+                f"the data have changed since {self.folder.path} was trained",
+                given="; ".join(changed),
+                remedy="restore them; with --allow-changed-data, losses before and after are of different images",
+            )
         checkpoint.load_weights(step.objective, checkpoint.without_prefix("objective.", tensors), path)
         checkpoint.load_optimizer_tensors(step.optimizers, checkpoint.without_prefix("optimizer.", tensors))
         if step.average is not None:
@@ -103,7 +121,11 @@ class Checkpoints:
         now = {"torch": torch.__version__, "threads": self.spec.train.threads, "device": self.spec.train.device}
         then = {"torch": header.versions["torch"], "threads": state.pop("threads"), "device": header.spec.train.device}
         notes = tuple(f"{key} was {then[key]}, now {now[key]}: not bit-exact" for key in now if now[key] != then[key])
+        notes += tuple(f"the data have changed: {change}" for change in changed)
         return Position(**state), meter, notes
+
+    def _save(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        checkpoint.save(path, tensors, self.spec, image_shape=self.image_shape, data=self.data, state=state)
 
     @property
     def size(self) -> int:

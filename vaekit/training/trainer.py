@@ -53,6 +53,7 @@ class Trainer:
         folder: The run folder; ``fit(resume=True)`` continues from a checkpoint in it.
         reporter: Receives the progress.
         processes: Those that train together; default: this one alone.
+        allow_changed_data: Whether to resume although the data have changed since the checkpoint was written.
 
     Raises:
         UsageError: The spec does not fit the data.
@@ -67,17 +68,18 @@ class Trainer:
         *,
         reporter: Reporter | None = None,
         processes: ProcessGroup | None = None,
+        allow_changed_data: bool = False,
     ) -> None:
         check_data(spec, objective.vae.likelihood, splits)
         check_weights(objective)
-        self.spec, self.splits, self.folder = spec, splits, folder
+        self.spec, self.splits, self.folder, self.allow_changed_data = spec, splits, folder, allow_changed_data
         self.step = Step(spec, objective, processes)
         self.processes = self.step.processes
         self.reporter = reporter if reporter is not None and self.processes.leads else Silent()
         self.batches = training_batches(self.step, splits)
         self.evaluator = Evaluator(spec, self.step.whole, splits, self.processes, self.step.memory_format)
         self.position, self.meter = Position(), Meter()
-        self.checkpoints = Checkpoints(folder, self.step)
+        self.checkpoints = Checkpoints(folder, self.step, splits.fingerprint)
         self.loggers = Loggers(spec, self.step.steps_per_epoch, enabled=self.processes.leads)
         originals = self.evaluator.batches("validation")
         self.snapshots = Snapshots(spec, folder, self.step.whole.vae, originals, tell=self.loggers.picture)
@@ -92,6 +94,7 @@ class Trainer:
 
         Raises:
             CheckpointError: The checkpoint to resume from is missing, truncated or of another architecture.
+            DataError: The data have changed.
             DivergenceError: A loss became NaN or infinite.
             Interrupted: The user stopped it; a checkpoint was saved.
         """
@@ -251,7 +254,7 @@ class Trainer:
         raise divergence(values, when, self.step.objective, self.folder.last)
 
     def _resume(self) -> tuple[str, ...]:
-        self.position, self.meter, notes = self.checkpoints.load_last()
+        self.position, self.meter, notes = self.checkpoints.load_last(allow_changed_data=self.allow_changed_data)
         if self.processes.leads:
             self.folder.cut_metrics(self.position.epoch)
         return notes

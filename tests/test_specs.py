@@ -71,7 +71,7 @@ def test_what_is_wrong_is_named_by_its_path(data, message):
 def test_unknown_components_are_named_with_what_exists():
     with pytest.raises(UnknownComponentError, match="did you mean 'beta'"):
         parse(loss="betta")
-    with pytest.raises(UnknownComponentError, match="no decoder is called 'cnnn'"):
+    with pytest.raises(UnknownComponentError, match="unknown decoder 'cnnn'"):
         parse(decoder="cnnn")
 
 

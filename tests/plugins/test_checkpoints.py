@@ -156,7 +156,7 @@ def test_a_spec_cannot_name_code(forged: Any, kind: str, tmp_path: Path, monkeyp
     (tmp_path / "canary.py").write_text("open('imported', 'w')\n" + ENCODER.format(kind="canary", width=8), "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="uses components that are not here: no encoder is called"):
+    with pytest.raises(CheckpointError, match="uses components that are not here: unknown encoder"):
         vaekit.load(forged(lambda metadata: metadata["spec"]["model"].update(encoder={"kind": kind})))
     (tmp_path / "spec.yaml").write_text(f"model: {{encoder: {json.dumps(kind)}}}\n", "utf-8")
     with pytest.raises(VaekitError):

@@ -131,7 +131,7 @@ def test_a_model_can_be_used_where_its_logger_is_not_installed(images, tmp_path,
     run = vaekit.train(**options(images, epochs=1, logger="told"), out=tmp_path / "run")
     monkeypatch.delitem(roles.loggers._classes, "told")
     assert vaekit.load(run.path).latent_dim == 3
-    with pytest.raises(UnknownComponentError, match="no logger is called 'told'"):
+    with pytest.raises(UnknownComponentError, match="unknown logger 'told'"):
         vaekit.train(run.path / "spec.yaml")
     monkeypatch.undo()
 

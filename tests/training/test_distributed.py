@@ -173,7 +173,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(images, tmp_path):
 
 
 def test_a_divided_model_is_not_compiled():
-    with pytest.raises(UsageError, match="not compiled"):
+    with pytest.raises(UsageError, match="cannot be compiled"):
         vaekit.train(compile="on", parallel="fsdp", device="cpu")
 
 

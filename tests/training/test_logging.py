@@ -137,7 +137,7 @@ def test_a_model_can_be_used_where_its_logger_is_not_installed(images, tmp_path,
 
 
 def test_a_logger_that_fails_costs_a_warning_and_not_the_run(images, tmp_path, calls):
-    with pytest.warns(UserWarning, match="'broken' failed.* training goes on: ConnectionError: the network is gone") as caught:
+    with pytest.warns(UserWarning, match="'broken' failed.* training continues: ConnectionError: the network is gone") as caught:
         run = vaekit.train(**options(images, logger=("broken", "told")), out=tmp_path / "run")
     assert len([warning for warning in caught if "broken" in str(warning.message)]) == 1
     assert [call[1] for call in calls if call[0] == "broken"] == ["start", "scalars"]

@@ -96,7 +96,7 @@ def test_another_version_that_lacks_an_option_is_explained(trained: Site, site: 
     source = ENCODER.format(kind="acme", width=8).replace("depth", "levels")
     said = elsewhere(trained, site, source, "encoders: acme = vaekit_acme:Acme", "2.0")
     assert "CheckpointError the spec in" in said
-    assert "encoder.depth: there is no such option" in said
+    assert "encoder.depth: unknown option" in said
     assert "pip install vaekit-acme==1.2" in said
 
 

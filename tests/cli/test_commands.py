@@ -138,8 +138,8 @@ def test_help_shows_the_values_of_the_spec_file(cli: Cli, tmp_path: Path, monkey
     ("arguments", "parts"),
     [
         ("--hidden 3", ["--encoder.hidden or --decoder.hidden"]),
-        ("--bta 3 --loss beta", ["no option bta", "--beta"]),
-        ("--no-epochs", ["no option no_epochs"]),
+        ("--bta 3 --loss beta", ["unknown option bta", "--beta"]),
+        ("--no-epochs", ["unknown option no_epochs"]),
         ("--encoder cnm", ["'cnm'", "'cnn'"]),
         ("--encoder", ["--encoder needs a value"]),
         ("--latent-dim --epochs 3", ["--latent-dim needs a value"]),

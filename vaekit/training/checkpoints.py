@@ -1,4 +1,4 @@
-"""What a run saves of itself: the last state, from which it resumes, and the best weights."""
+"""The checkpoints of a run: the latest training state, from which it resumes, and the best weights."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from vaekit.training.step import Step
 
 @dataclass
 class Position:
-    """How far training has come: all that a checkpoint needs besides tensors, as every draw is a function of (seed, step).
+    """The progress of training: all that a checkpoint needs besides tensors, since every draw is a function of (seed, step).
 
     Args:
-        epoch: Whole epochs done.
-        step: Steps done in the current one.
-        best: Lowest validation objective so far; None before the first.
-        best_epoch: When it was reached.
-        seconds: Time spent on training steps.
+        epoch: The number of completed epochs.
+        step: The number of completed steps in the current epoch.
+        best: The lowest validation objective so far; None before the first validation.
+        best_epoch: The epoch that reached it.
+        seconds: Wall-clock time spent on training steps.
     """
 
     epoch: int = 0
@@ -38,7 +38,7 @@ class Position:
     seconds: float = 0.0
 
     def end_epoch(self, objective: float) -> bool:
-        """Count an epoch that ended with a validation objective; return whether it is the best so far."""
+        """Record the end of an epoch and its validation objective; return whether it is the best so far."""
         self.epoch, self.step = self.epoch + 1, 0
         improved = self.best is None or objective < self.best
         if improved:
@@ -47,11 +47,11 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of a run. With several processes all of them call, and the leading one reads and writes.
+    """Reads and writes the checkpoints of a run. All processes must make each call; only the leading one accesses the files.
 
     Args:
         folder: The run folder.
-        step: What is saved.
+        step: The training step whose state is saved and restored.
         data: Fingerprint of the data; see `vaekit.data.Splits.fingerprint`.
     """
 
@@ -61,7 +61,7 @@ class Checkpoints:
         self.image_shape = step.objective.vae.image_shape
 
     def save_best(self, epoch: int) -> None:
-        """Write the weights that are the best so far: the objective's, which evaluation reads, and the model's alone."""
+        """Write the best weights so far: those of the objective, for evaluation, and those of the model alone."""
         with self.step.averaged():
             weights = collect(self.step.objective.state_dict(), self.processes)
             files = {self.folder.best: weights, self.folder.model: checkpoint.without_prefix("vae.", weights)}
@@ -69,10 +69,10 @@ class Checkpoints:
                 self._save(path, tensors, {"epoch": epoch})
 
     def load_best(self) -> int:
-        """Put the best weights in place; return the epoch that they are of.
+        """Load the best weights into the objective; return the epoch they come from.
 
         Raises:
-            CheckpointError: There are none, or they are truncated or of another architecture.
+            CheckpointError: The weights are missing or truncated, or their architecture does not match.
         """
         return checkpoint.load_best(self.step.objective, self.folder, device=self.step.device, processes=self.processes)
 
@@ -92,13 +92,13 @@ class Checkpoints:
         self._save(self.folder.last, tensors, asdict(position) | state)
 
     def load_last(self, *, allow_changed_data: bool = False) -> tuple[Position, Meter, tuple[str, ...]]:
-        """Put the last state in place; return its position, its meter, and what differs from when it was saved.
+        """Restore the latest state; return its position, its meter, and notes on what has changed since it was saved.
 
         Args:
             allow_changed_data: Whether data that have changed since are only noted.
 
         Raises:
-            CheckpointError: It is absent, truncated, or of another architecture.
+            CheckpointError: The checkpoint is missing or truncated, or its architecture does not match.
             DataError: The data have changed.
         """
         path, step = self.folder.last, self.step
@@ -129,5 +129,5 @@ class Checkpoints:
 
     @property
     def size(self) -> int:
-        """Bytes that the run's files take, about."""
+        """The approximate size of the run's files in bytes."""
         return checkpoint.space_for(self.step.objective)

@@ -1,4 +1,4 @@
-"""The pictures that a run takes of itself: the same inputs and the same noise each time, so that progress can be seen."""
+"""The pictures of a run: always of the same inputs and noise, so that they show its progress."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ NUM_PAIRS = 16
 NUM_SAMPLES = 36
 MOST_FRAMES = 180
 LARGEST_FRAME = 520
-"""Pixels above which a frame of the animation is shrunk; kept pictures never are."""
+"""The size in pixels above which a frame of the animation is shrunk; the pictures themselves are not."""
 
 
 class Snapshots:
-    """Takes reconstructions and samples of chosen epochs, and a frame of every epoch for the animation.
+    """Takes reconstructions and samples at chosen epochs, and a frame for the animation at every epoch.
 
-    Images are decoded where training runs, since the weights change; they are arranged, compressed and written by a thread of
-    its own, which is waited for before the next epoch's pictures: at most one epoch's lie in memory.
+    Images are decoded in the training thread, since the weights change. A separate thread arranges, compresses and writes them;
+    it must finish before the next epoch's pictures are submitted, so memory holds the pictures of at most one epoch.
 
     Args:
-        spec: The run's spec; ``train.pictures`` says which epochs.
-        folder: Where the pictures go.
+        spec: The run's spec; ``train.pictures`` chooses the epochs.
+        folder: The run folder, which receives the pictures.
         vae: The model.
-        validation: Batches whose first images are reconstructed.
-        tell: Receives the epoch, the name and the picture of each that is kept, once it is written.
+        validation: The batches whose first images are reconstructed.
+        tell: A function that receives the epoch, name and image of each picture that is kept, once it is written.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Snapshots:
 
     @cached_property
     def originals(self) -> Tensor:
-        """The images that are reconstructed."""
+        """The images to reconstruct."""
         return next(iter(self.validation.epoch(0))).inputs[:NUM_PAIRS].clone()
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class Snapshots:
         """Take this epoch's pictures.
 
         Raises:
-            OSError: The last ones could not be written.
+            OSError: The previous pictures could not be written.
         """
         if not self.enabled:
             return
@@ -85,10 +85,10 @@ class Snapshots:
         self.pending = self.writer.submit(self._write, epoch, sheet, pictures)
 
     def _write(self, epoch: int, sheet: Image.Image, pictures: dict[str, Image.Image]) -> tuple[int, dict[str, Image.Image]]:
-        """Write an epoch's frame and the pictures that are kept; return the epoch and those.
+        """Write an epoch's frame and the pictures to keep; return the epoch and those pictures.
 
-        It computes nothing by torch: a second thread that does has OpenMP keep a second team of threads, and with more threads
-        than processors training took twice its time.
+        This must not compute with torch: for a second thread that does, OpenMP keeps a second team of threads, and with more
+        threads than processors, training took twice as long.
         """
         self.folder.frames.mkdir(parents=True, exist_ok=True)
         write_png(sheet, self.folder.frames / f"{epoch:05d}.png")
@@ -97,10 +97,10 @@ class Snapshots:
         return epoch, pictures
 
     def wait(self) -> None:
-        """Wait until the pictures taken last are written, and tell them.
+        """Wait until the latest pictures are written, and pass them to ``tell``.
 
         Raises:
-            OSError: They could not be.
+            OSError: They could not be written.
         """
         pending, self.pending = self.pending, None
         if pending is not None:
@@ -109,7 +109,7 @@ class Snapshots:
                 self.tell(epoch, name, picture)
 
     def animate(self) -> None:
-        """Write the animation from the frames, and remove them."""
+        """Write the animation and remove its frames."""
         self.wait()
         self.writer.shutdown()
         if self.enabled and self.folder.frames.is_dir():
@@ -118,7 +118,7 @@ class Snapshots:
 
 
 def write_frames(files: Sequence[Path], path: Path) -> None:
-    """Animate PNG files in nine seconds or less, shrunk and thinned where a file of all would be large."""
+    """Animate PNG files in nine seconds or less; large frames are shrunk, and a long sequence is thinned out."""
     from PIL import Image
 
     if len(files) > MOST_FRAMES:
@@ -130,7 +130,7 @@ def write_frames(files: Sequence[Path], path: Path) -> None:
 
 
 def chosen_epochs(pictures: str | tuple[int, ...], epochs: int) -> frozenset[int]:
-    """Return the epochs whose pictures are kept: those asked for, or 1, 2, 5, 10, 20, 50, … and the last."""
+    """Return the epochs whose pictures are kept: those requested, or 1, 2, 5, 10, 20, 50, … and the last."""
     if isinstance(pictures, tuple):
         return frozenset(pictures)
     if pictures == "none":

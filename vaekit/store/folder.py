@@ -45,25 +45,30 @@ class RunFolder:
 
     @classmethod
     def create(cls, spec: RunSpec, out: str | Path | None = None) -> RunFolder:
-        """Make the folder of a new run: ``out``, or the next number under ``runs/``.
+        """Make the folder of a new run, ``out`` or the next number under ``runs/``, and lock it.
 
         Raises:
-            UsageError: ``out`` exists and is not empty, or cannot be written.
+            UsageError: ``out`` exists and is not empty, cannot be written, or another process is training in it.
         """
         path = Path(out) if out is not None else None
+        if path is not None and not str(path).isprintable():
+            raise UsageError(
+                "the name of a run folder holds a control character", given=repr(str(path)), remedy="choose another --out"
+            )
         try:
             if path is None:
                 path = next_numbered(RUNS, f"{spec.data.dataset.kind}-{spec.model.encoder.kind}")
             elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise UsageError(
-                    f"{path} exists already; a run never overwrites one",
-                    remedy=f"choose another --out, or finish it with `vaekit resume {path}` if it is not complete",
-                )
+                raise _exists(path)
             folder = cls(path)
             for needed in (folder.frames, folder.reconstructions, folder.samples):
                 needed.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot write the run folder {path}", given=error.strerror, remedy="choose another --out") from None
+        folder.hold()
+        if folder.spec.exists():  # another process made it since the check above
+            folder.release()
+            raise _exists(folder.path)
         folder.write_spec(spec)
         return folder
 
@@ -81,6 +86,8 @@ class RunFolder:
         Raises:
             UsageError: Another process trains it.
         """
+        if self.lock.is_locked:
+            return
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
@@ -91,6 +98,10 @@ class RunFolder:
         with contextlib.suppress(OSError):  # where open files cannot be removed
             Path(self.lock.lock_file).unlink()
         self.lock.release()
+
+    def has_begun(self) -> bool:
+        """Whether there is anything to resume; a model without a checkpoint counts, as training again would overwrite it."""
+        return self.last.exists() or self.model.exists()
 
     def require(self) -> RunFolder:
         """Return the folder itself.
@@ -127,8 +138,17 @@ class RunFolder:
 
     def cut_metrics(self, epochs: int) -> None:
         """Keep the first ``epochs`` records: those that a checkpoint knows of."""
+        if not self.metrics.exists():
+            return
         kept = [json.dumps(record) + "\n" for record in self.read_metrics() if record["epoch"] <= epochs]
         write_text(self.metrics, "".join(kept))
+
+
+def _exists(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} exists already; a run never overwrites one",
+        remedy=f"choose another --out, or finish it with `vaekit resume {path}` if it is not complete",
+    )
 
 
 def newest_run(root: Path = RUNS) -> Path:

@@ -85,7 +85,7 @@ def sweep(
     try:
         names = [run_name(number, point) for number, point in enumerate(points, 1)]
         for each, name in zip(specs, names, strict=True):
-            RunFolder.create(each, folder / name)
+            RunFolder.create(each, folder / name).release()  # until it is trained
         check_space(folder, sum(map(space_for, objectives)))
         record = {
             "over": {name: list(each) for name, each in values.items()},

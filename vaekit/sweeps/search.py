@@ -300,7 +300,7 @@ def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
     spec = choose_compilation(spec, objective)
     if not begun:
         folder.discard()  # what a process left that ended before its first checkpoint
-        RunFolder.create(spec, folder.path)
+        folder = RunFolder.create(spec, folder.path)
     if spec.train.compile == "on":
         torch.compiler.reset()  # other trials' models count against the limit of recompilations
     watch = _Watch(trial, plan, spec.train.epochs)

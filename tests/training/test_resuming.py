@@ -117,7 +117,7 @@ def test_who_comes_second_to_a_folder_leaves_it_alone(tmp_path: Path, monkeypatc
     with pytest.raises(UsageError, match="another process is training"):
         RunFolder.create(other, tmp_path / "run")
     first.release()
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         RunFolder.create(other, tmp_path / "run")
     assert first.spec.read_text("utf-8") == text
 

@@ -106,7 +106,7 @@ def test_a_component_takes_the_wiring_that_it_names(scratch):
 
 
 def test_an_unknown_name_lists_what_exists_and_suggests_the_near_match():
-    with pytest.raises(UnknownComponentError, match=r"no encoder is called 'cn'") as caught:
+    with pytest.raises(UnknownComponentError, match=r"unknown encoder 'cn'") as caught:
         roles.encoders.get("cn")
     assert "cnn, mlp, resnet" in str(caught.value)
     assert "did you mean 'cnn'?" in str(caught.value)
@@ -120,7 +120,7 @@ def test_two_components_of_one_name_are_refused_and_both_are_named(scratch):
         def forward(self, trace):
             return trace.z.sum(-1)
 
-    with pytest.raises(PluginError, match=r"two components claim the name 'mine'") as caught:
+    with pytest.raises(PluginError, match=r"two losses claim the name 'mine'") as caught:
 
         @vaekit.losses("mine")
         class Second(Loss):
@@ -134,7 +134,7 @@ def test_two_components_of_one_name_are_refused_and_both_are_named(scratch):
 
 
 def test_a_built_in_name_cannot_be_taken(scratch):
-    with pytest.raises(PluginError, match="two components claim the name 'kl'"):
+    with pytest.raises(PluginError, match="two losses claim the name 'kl'"):
 
         @vaekit.losses("kl")
         class Mine(Loss):
@@ -210,10 +210,10 @@ class Unresolvable:
         (VarKeywords, "hides options from the schema"),
         (VarPositional, "hides options from the schema"),
         (Untyped, "option 'size' has no type"),
-        (Private, "an option cannot be called '_size'"),
-        (Kind, "an option cannot be called 'kind'"),
-        (Clash, "an option cannot be called 'model_dump'"),
-        (Positional, "positional parameter 'depth' is not among what assembly can hand to it"),
+        (Private, "an option cannot be named '_size'"),
+        (Kind, "an option cannot be named 'kind'"),
+        (Clash, "an option cannot be named 'model_dump'"),
+        (Positional, "assembly cannot supply the positional parameter 'depth'"),
         (Unserialisable, "cannot be turned into a schema"),
         (Unresolvable, "cannot be resolved"),
     ],

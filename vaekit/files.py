@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, flushed to disk, then renamed."""
+"""Atomic file writes: a file is written next to its destination, flushed to disk, and then renamed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file in the folder of ``path``, flush it to disk, and rename it to ``path``."""
+    """Call ``write`` on a temporary file in the folder of ``path``, flush the file to disk, and rename it to ``path``."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # as the user's umask has it, whatever `write` makes of it
+        mode = temporary.stat().st_mode  # respects the user's umask, even if `write` changes it
         write(temporary)
         temporary.chmod(mode)
         with temporary.open("rb+") as file:
@@ -23,5 +23,5 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically, as UTF-8."""
+    """Write text atomically in UTF-8."""
     write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))

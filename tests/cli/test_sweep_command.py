@@ -111,10 +111,10 @@ def test_json_is_the_summary(data: list[str], tmp_path: Path, capsys: pytest.Cap
     [
         ([], "nothing to sweep over"),
         (["--over", "beta"], "no option with values"),
-        (["--over", "betta=1,2"], "there is no option betta"),
+        (["--over", "betta=1,2"], "unknown option betta"),
         (["--over", "seed=1,2", "--over", "seed=3"], "varied twice"),
         (["--over", "seed=1,2", "--stack", "maybe"], "no such way to stack"),
-        (["--over", "seed=1,2", "--sed", "3"], "there is no option sed"),
+        (["--over", "seed=1,2", "--sed", "3"], "unknown option sed"),
         (["--over", "epochs=1,2", "--stack", "on", "--epochs", "1"], "set and varied"),
         (["--over", "lr=1e-4..1e-2"], "let --search optuna choose"),
         (["--over", "lr=1e-2..1e-4"], "no range"),

@@ -59,7 +59,7 @@ def test_every_data_set_is_registered_and_described(kind):
 
 def test_describing_data_sets_imports_no_torch_and_loading_digits_no_torchvision():
     code = (
-        "import sys; from vaekit.registry import datasets; import vaekit.data.specs;"
+        "import sys; from vaekit.roles import datasets; import vaekit.data.specs;"
         "[datasets.summary(k) for k in datasets.kinds()];"
         "assert 'torch' not in sys.modules; datasets.get('digits')().load(); [datasets.get(k) for k in datasets.kinds()];"
         "assert 'torchvision' not in sys.modules and 'PIL' not in sys.modules"

@@ -47,7 +47,7 @@ def test_one_call_runs_every_check_and_a_registered_name_will_do() -> None:
 
 
 def test_wrong_arguments_are_explained() -> None:
-    with pytest.raises(UnknownComponentError, match="no encoder is called 'mpl'"):
+    with pytest.raises(UnknownComponentError, match="unknown encoder 'mpl'"):
         named("encoder", "check_purity")("mpl")
     with pytest.raises(ConformanceError, match="scale: Input should be a valid number"):
         named("encoder", "check_purity")(Sound, options={"scale": "much"})

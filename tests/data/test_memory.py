@@ -28,7 +28,7 @@ def cap(megabytes):
 STREAM = """
 import torch
 from vaekit.data import Batches
-from vaekit.registry import datasets
+from vaekit.roles import datasets
 from vaekit.streams import Streams
 from vaekit.compute.process import keep_freed_memory
 

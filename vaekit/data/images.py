@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal, Protocol, Self, TypeVar
 
 import numpy as np
@@ -14,12 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vaekit.data.sources import ImageSource, Splits, TensorImages
+from vaekit.data.sources import ImageSource, Splits, TensorImages, sample_of
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from PIL.Image import Image
 
@@ -199,6 +200,17 @@ class FileImages(ImageSource):
     def subset(self, index: Tensor) -> Self:
         labels = None if self.labels is None else self.labels[index]
         return type(self)(self.files, self.decoder, labels, self.class_names, self.rows[index])
+
+    def digest(self) -> str:
+        """Return a digest of all names and sizes, and of the content of a sample of files spread over them."""
+        digest = hashlib.blake2b(digest_size=16)
+        if isinstance(self.files, list):  # of a table's rows only the sample is read
+            for file in (self.files[row] for row in self.rows.tolist()):
+                digest.update(f"{file.parent.name}/{file.name} {file.stat().st_size}\n".encode())
+        for place in sample_of(len(self)).tolist():
+            encoded = self.files[int(self.rows[place])]
+            digest.update(encoded.read_bytes() if isinstance(encoded, Path) else encoded.read())
+        return digest.hexdigest()
 
     def in_memory(self) -> TensorImages:
         """Decode all files, by several threads, into a source in memory."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
@@ -52,10 +55,41 @@ class ImageSource(ABC):
         chunks = [self.gather(chunk) for chunk in torch.arange(len(self), device=self.device).split(256)]
         return min(float(c.min()) for c in chunks), max(float(c.max()) for c in chunks)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what identifies these images, as plain data: numbers, names, and digests of labels and images."""
+        return {
+            "num_images": len(self),
+            "shape": list(self.shape),
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "labels": None if self.labels is None else digest_of([self.labels]),
+            "images": self.digest(),
+        }
+
+    def digest(self) -> str:
+        """Return a digest of the images; here of the pixels of a sample, since reading all of them may take long."""
+        return digest_of([self.gather(sample_of(len(self)).to(self.device))])
+
     @property
     def is_binary(self) -> bool:
         """Whether every pixel is known to be 0 or 1; always False where finding out means reading files."""
         return False
+
+
+SAMPLE = 256
+"""Images whose content is hashed where hashing all of them would mean reading large files."""
+
+
+def sample_of(num: int) -> Tensor:
+    """Return `SAMPLE` numbers spread evenly below ``num``, the first and the last among them; all of fewer."""
+    return torch.linspace(0, max(num - 1, 0), min(num, SAMPLE), dtype=torch.float64).round().long()
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """Return a digest of the numbers in tensors."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class TensorImages(ImageSource):
@@ -111,6 +145,10 @@ class TensorImages(ImageSource):
             self._range = super().value_range() if len(self) else (0.0, 0.0)
         return self._range
 
+    def digest(self) -> str:
+        """Return a digest of all images."""
+        return digest_of(self.images.split(1024))
+
     @property
     def is_binary(self) -> bool:
         if self._binary is None:
@@ -136,6 +174,21 @@ class Splits:
     def parts(self) -> dict[str, ImageSource]:
         """The splits by name: ``train``, ``validation`` and ``test``."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @cached_property
+    def fingerprint(self) -> dict[str, dict[str, Any]]:
+        """What identifies the images of each split, as plain data, so that a changed dataset is noticed.
+
+        Images in memory are hashed whole. Of image files, all names and sizes are hashed, and the content of 256 files spread
+        over the split; of other files, the pixels of such a sample. So a change within one image of a large set may go
+        unnoticed; a changed number, order, name, size or label does not.
+
+        Example:
+            >>> splits = vaekit.datasets.get("digits")().load()
+            >>> splits.fingerprint["test"]["num_images"]
+            1000
+        """
+        return {name: part.fingerprint() for name, part in self.parts.items()}
 
 
 def split_source(source: ImageSource, validation: float | ImageSource, test: float | ImageSource) -> Splits:

@@ -85,7 +85,7 @@ def sweep(
     try:
         names = [run_name(number, point) for number, point in enumerate(points, 1)]
         for each, name in zip(specs, names, strict=True):
-            RunFolder.create(each, folder / name)
+            RunFolder.create(each, folder / name).release()  # until it is trained
         check_space(folder, sum(map(space_for, objectives)))
         record = {
             "over": {name: list(each) for name, each in values.items()},
@@ -106,7 +106,9 @@ def sweep(
     )
 
 
-def resume_sweep(folder: str | Path, *, device: str | None = None, reporter: Reporter | None = None) -> list[Run]:
+def resume_sweep(
+    folder: str | Path, *, device: str | None = None, reporter: Reporter | None = None, allow_changed_data: bool = False
+) -> list[Run]:
     """Continue a sweep that was interrupted or killed; return all its runs.
 
     Runs that have their numbers, or diverged, are left alone. The others continue from their last checkpoints: together if they
@@ -116,8 +118,10 @@ def resume_sweep(folder: str | Path, *, device: str | None = None, reporter: Rep
         folder: Of the sweep.
         device: Where to continue; default: where it was.
         reporter: Receives lines of progress by its ``note``; default: nobody does.
+        allow_changed_data: Whether to continue on data that have changed since.
 
     Raises:
+        DataError: The data have changed.
         CheckpointError: It is not a sweep, or a run of it is missing or damaged.
         UsageError: All runs are complete, or it is a search, or the device is not there.
     """
@@ -135,7 +139,7 @@ def resume_sweep(folder: str | Path, *, device: str | None = None, reporter: Rep
         objective = assemble(spec, splits)
         models[number] = _Model(choose_compilation(spec, objective), splits, objective)
     reporter.note(f"{folder}: {len(left)} of {len(record['runs'])} models to continue")
-    return _train(folder, record, models, reporter)
+    return _train(folder, record, models, reporter, allow_changed_data=allow_changed_data)
 
 
 class _Model(NamedTuple):
@@ -146,7 +150,14 @@ class _Model(NamedTuple):
     objective: Objective
 
 
-def _train(folder: Path, record: dict[str, Any], models: dict[int, _Model], reporter: Reporter) -> list[Run]:
+def _train(
+    folder: Path,
+    record: dict[str, Any],
+    models: dict[int, _Model],
+    reporter: Reporter,
+    *,
+    allow_changed_data: bool = False,
+) -> list[Run]:
     """Train the runs of a sweep that have no outcome yet, and record what comes of each.
 
     Args:
@@ -154,6 +165,7 @@ def _train(folder: Path, record: dict[str, Any], models: dict[int, _Model], repo
         record: Its ``sweep.json``.
         models: By number of the run; each is dropped when it is trained.
         reporter: Receives lines of progress.
+        allow_changed_data: Whether to resume on data that have changed.
     """
     rows = record["runs"]
     runs = [Run(folder / row["run"]) for row in rows]
@@ -168,7 +180,7 @@ def _train(folder: Path, record: dict[str, Any], models: dict[int, _Model], repo
             trainers = []
             for number in group.numbers:
                 spec, splits, objective = models.pop(number)
-                trainers.append(Trainer(spec, objective, splits, runs[number].folder))
+                trainers.append(Trainer(spec, objective, splits, runs[number].folder, allow_changed_data=allow_changed_data))
             fit = partial(fit_stacked, compiled=group.compiled) if group.stacked else _fit_alone
             errors = fit(trainers, reporter=reporter)
             for place, number in enumerate(group.numbers):

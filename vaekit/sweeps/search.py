@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -144,7 +145,9 @@ class Plan:
         metric = f"{self.metric.name}:{'max' if self.metric.maximise else 'min'}"
         sections = build_spec(self.base, {**self.options, **self.corners()[0]}).model_dump(mode="json").values()
         settings = {name: value for section in sections for name, value in section.items()}
-        request = {"over": over, "metric": metric, "prune": self.prune, **settings}
+        prints = {json.dumps(self.load(self.spec(point)).fingerprint) for point in self.corners()}
+        data = [hashlib.blake2b(each.encode(), digest_size=16).hexdigest() for each in sorted(prints)]
+        request = {"over": over, "metric": metric, "prune": self.prune, "data": data, **settings}
         plain: dict[str, Any] = json.loads(json.dumps(request, default=str))
         return plain
 
@@ -297,7 +300,7 @@ def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
     spec = choose_compilation(spec, objective)
     if not begun:
         folder.discard()  # what a process left that ended before its first checkpoint
-        RunFolder.create(spec, folder.path)
+        folder = RunFolder.create(spec, folder.path)
     if spec.train.compile == "on":
         torch.compiler.reset()  # other trials' models count against the limit of recompilations
     watch = _Watch(trial, plan, spec.train.epochs)

@@ -92,8 +92,8 @@ def check_density(candidate: Candidate) -> None:
 def check_draws(candidate: Candidate) -> None:
     """Draws follow the density: each dimension where it is factorised, jointly where it is not.
 
-    Draws from a factorised density are independent across dimensions, and their mean is ``mean``. The mean of a density that is not
-    factorised, such as a flow's, often has no closed form and is not compared.
+    Draws from a factorised density are independent across dimensions, and their mean is ``mean``. The mean of a density that is
+    not factorised, such as a flow's, often has no closed form and is not compared.
     """
     for drawn in drawn_of(candidate, factorised=True, latent_dim=3):
         uniforms = [

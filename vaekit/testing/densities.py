@@ -82,7 +82,7 @@ def check_capabilities(candidate: Candidate) -> None:
     for capability, method in METHODS.items():
         declared = capability in source.provides
         has = "" if hasattr(density, method) else "not "
-        what = f"{type(density).__name__}.{method}, capability {capability!r}"
+        what = f"{type(density).__name__}.{method}, capability {capability}"
         expect(hasattr(density, method) == declared, what, expected=f"declared: {declared}", came=f"{has}there")
     if Capability.LOG_PROB in source.provides:
         value = density.log_prob(z)

@@ -57,15 +57,15 @@ def check_kl(candidate: Candidate) -> None:
             lowest = (sampled.mean(0) + ERRORS * sampled.std(0) / math.sqrt(NUM_DRAWS)).min().item()
             expect(lowest >= 0, f"{what}, as log q - log p of draws", expected="0 or more", came=f"{lowest:.4g} at most")
             continue
-        expect(closed.shape == params.shape[:1] + z.shape[-1:], f"the shape of the {what}", expected="(B, D)", came=closed.shape)
+        expect(closed.shape == params.shape[:1] + z.shape[-1:], f"the shape of {what}", expected="(B, D)", came=closed.shape)
         expect_finite(closed, what)
         lowest = closed.min().item()
         expect(lowest >= -1e-9, what, expected="0 or more", came=f"{lowest:.4g}")
         if Capability.FACTORISED in posterior.provides & prior.provides:
             sampled = q.log_prob_per_dim(z) - p.log_prob_per_dim(z)
-            expect_mean(sampled, closed, f"log q - log p of draws, dimension by dimension, against the {what}")
+            expect_mean(sampled, closed, f"log q - log p of draws, dimension by dimension, against {what}")
         else:
-            expect_mean(sampled, closed.sum(-1), f"log q - log p of draws, against the {what}")
+            expect_mean(sampled, closed.sum(-1), f"log q - log p of draws, against {what}")
         own = kl_per_dim(q, q)
         if own is not None:
             expect_close(own, torch.zeros_like(own), "KL(q || q)", rtol=0, atol=1e-9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,12 +45,18 @@ class Range:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
+MOST_MODELS = 10_000
+
+
 def combinations(over: Mapping[str, Sequence[Any]], options: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return every combination of values, the last option's changing fastest.
 
     Raises:
         UsageError: There is nothing to vary, an option has no values or one twice, or is also set to one value.
     """
+    count = math.prod(len(values) for values in over.values())
+    if count > MOST_MODELS:
+        raise UsageError("these are too many models for one sweep", given=f"{count:,}", expected=f"{MOST_MODELS:,} at most")
     check_over(over, options)
     return [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
 

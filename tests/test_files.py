@@ -35,7 +35,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_older_one(tmp_path: Path) -> 
         temporary.write_text("ne")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(VaekitError, match="cannot write .*file") as caught:
+    with pytest.raises(VaekitError, match=r"cannot write .*file") as caught:
         write_atomically(tmp_path / "file", write)
     assert "No space left" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -24,7 +24,7 @@ class Spec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_plain(cls, data: Any) -> Any:
-        """Read ``none`` as None for optional fields that hold no text, as the command line does; refuse true and false as numbers."""
+        """Read ``none`` as None for optional fields that hold no text; refuse true and false as numbers."""
         if not isinstance(data, Mapping):
             return data
         read = {}

@@ -1,1 +1,1 @@
-"""Built-in datasets."""
+"""Built-in data sets."""

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vaekit.data import AugmentSpec, Batch, Batches, FileImages, TensorImages
+from vaekit.data import AugmentSpec, Batch, Batches, Binarize, FileImages, TensorImages
 from vaekit.data.arrays import MappedImages
 from vaekit.data.images import ImageReader
 from vaekit.errors import DataError, UsageError
@@ -65,7 +66,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert len(set(order(0, 0))) == 32
 
 
-@pytest.mark.parametrize("binarize", ["none", "threshold", "static", "dynamic"])
+@pytest.mark.parametrize("binarize", get_args(Binarize))
 @pytest.mark.parametrize("augment", [None, EVERYTHING], ids=["plain", "augmented"])
 def test_ranks_together_see_what_one_rank_sees(binarize, augment):
     settings = {"binarize": binarize, "augment": augment}

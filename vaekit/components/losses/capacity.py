@@ -1,4 +1,4 @@
-"""The controlled capacity increase of Burgess et al."""
+"""The KL held at a growing capacity."""
 
 from __future__ import annotations
 

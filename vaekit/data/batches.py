@@ -145,6 +145,12 @@ class Batches:
     Raises:
         UsageError: The settings do not fit each other or the images.
         DataError: The images cannot be binarised.
+
+    Example:
+        >>> source = TensorImages(torch.rand(50, 1, 28, 28))
+        >>> batches = Batches(source, batch_size=16, streams=Streams(seed=0), binarize="dynamic")
+        >>> [batch.x.unique().tolist() for batch in batches.epoch(0)]
+        [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
     """
 
     def __init__(

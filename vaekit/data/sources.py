@@ -103,6 +103,11 @@ class TensorImages(ImageSource):
 
     Raises:
         DataError: ``images`` has another shape or type, or a different length from ``labels``.
+
+    Example:
+        >>> source = TensorImages(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+        >>> source.gather(torch.tensor([0, 3])).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     resident = True
@@ -206,6 +211,11 @@ def split_source(source: ImageSource, validation: float | ImageSource, test: flo
     Raises:
         UsageError: The fractions leave a split without images.
         DataError: There are too few images.
+
+    Example:
+        >>> splits = split_source(TensorImages(torch.rand(50, 1, 28, 28)), validation=0.1, test=0.2)
+        >>> {name: len(part) for name, part in splits.parts.items()}
+        {'train': 35, 'validation': 5, 'test': 10}
     """
     fractions = [part for part in (validation, test) if not isinstance(part, ImageSource)]
     if not all(fraction > 0 for fraction in fractions) or sum(fractions) >= 1:

@@ -15,10 +15,9 @@ class DiagonalGaussian(NamedTuple):
     """``N(mu, diag exp(logvar))`` over latent vectors; unpacks into ``mu, logvar``, each ``(B, D)``.
 
     Example:
-        >>> q = DiagonalGaussian(torch.zeros(5, 2), torch.zeros(5, 2))
-        >>> mu, logvar = q
-        >>> q.log_prob(mu).exp()[0] * 2 * math.pi
-        tensor(1.)
+        >>> q = DiagonalGaussian(mu=torch.zeros(5, 2), logvar=torch.zeros(5, 2))
+        >>> q.log_prob(q.rsample(torch.randn(3, 5, 2))).shape
+        torch.Size([3, 5])
     """
 
     mu: Tensor

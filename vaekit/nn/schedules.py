@@ -18,6 +18,10 @@ def ramp(epoch: Tensor | None, num_epochs: float, schedule: Schedule = "linear")
     the second (R = 0.5 in the paper). Every schedule has reached its final value, 1, at an infinite epoch and where ``epoch`` is
     None.
 
+    Example:
+        >>> ramp(torch.tensor(5.0), num_epochs=20)
+        tensor(0.2500)
+
     References:
         Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing", NAACL, arXiv:1903.10145.
     """

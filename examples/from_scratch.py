@@ -160,7 +160,7 @@ def bound_of_a_batch(encoder: nn.Module, decoder: nn.Module, x: Tensor, noise: T
 def chapter_4_the_estimator(encoder: nn.Module, decoder: nn.Module, model: vaekit.VAE, x: Tensor) -> None:
     """The bound for real images: ours and vaekit's, with the same networks and the same noise.
 
-    A batch stands for the data set: the mean over its images is an unbiased estimate of the mean over all images (equation 8).
+    A batch stands for the dataset: the mean over its images is an unbiased estimate of the mean over all images (equation 8).
     One draw of z per image is enough, since every batch brings new draws.
     """
     noise = torch.randn(len(x), DIM, generator=torch.Generator().manual_seed(0))

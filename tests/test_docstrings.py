@@ -26,9 +26,12 @@ def with_examples() -> list[str]:
 
 @pytest.fixture
 def forgotten_components():
-    """Forget the components that a test registers."""
+    """Forget the components that a test registers, but not the built-in ones that it is the first to import."""
     with ExitStack() as stack:
         for registry in REGISTRIES:
+            for kind in registry.kinds():
+                if registry.origin(kind).distribution == "vaekit":
+                    registry.get(kind)
             stack.enter_context(registry.temporarily())
         yield
 

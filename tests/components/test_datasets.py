@@ -586,7 +586,7 @@ def test_a_broken_row_is_named(tmp_path, library):
 
 def test_sets_that_cannot_be_had_are_refused(tmp_path, library, monkeypatch):
     for path in ("someone/some-set", str(tmp_path / "absent"), str(tmp_path)):
-        with pytest.raises(DataError, match=r"cannot read the data set(.*\n)*.*save_to_disk(.*\n)*.*network"):
+        with pytest.raises(DataError, match=r"cannot read the dataset(.*\n)*.*save_to_disk(.*\n)*.*network"):
             load("huggingface", path=path)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UsageError, match=r"vaekit\[huggingface\]"):

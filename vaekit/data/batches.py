@@ -38,7 +38,7 @@ class Batch:
     inputs: Tensor
     """What the encoder sees: the same tensor as ``x``, unless the target of augmentation is the original."""
     y: Tensor | None
-    """Labels, int64 ``(B,)``; None if the data set has none."""
+    """Labels, int64 ``(B,)``; None if the dataset has none."""
     index: Tensor
     """Positions in the source, int64 ``(B,)``."""
     whole: int | None = None
@@ -121,7 +121,7 @@ class Batches:
     Training visits the images in a different order every epoch, and drops a short last batch. Evaluation visits all images in
     sequence, without augmentation. Dynamic binarisation draws new noise at every training step; in evaluation the noise belongs
     to the image, so that every evaluation sees the same binary images, for any batch size, device and number of ranks. Static
-    noise depends on the image and the split only: runs of all seeds share one binary data set.
+    noise depends on the image and the split only: runs of all seeds share one binary dataset.
 
     Args:
         source: The images of one split.

@@ -168,7 +168,7 @@ class TensorImages(ImageSource):
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a data set; no image is in more than one."""
+    """The parts of a dataset; no image is in more than one."""
 
     train: ImageSource
     validation: ImageSource

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from vaekit.schema import Spec
 
 Binarize = Literal["none", "threshold", "static", "dynamic"]
-"""How grey values become 0 or 1: not at all; by ``x > 0.5``; drawn once per data set; drawn every time an image is seen."""
+"""How grey values become 0 or 1: not at all; by ``x > 0.5``; drawn once per dataset; drawn every time an image is seen."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads: where they are stored, how they get there, and how MNIST's format is read."""
+"""Datasets that torchvision downloads: where they are stored, how they get there, and how MNIST's format is read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def data_root(root: str | None) -> Path:
-    """Return the folder of the data sets: ``root``, else VAEKIT_DATA, else vaekit's folder in the user's cache folder."""
+    """Return the folder of the datasets: ``root``, else VAEKIT_DATA, else vaekit's folder in the user's cache folder."""
     chosen = root or os.environ.get("VAEKIT_DATA")
     if chosen:
         return Path(chosen).expanduser()
@@ -34,16 +34,16 @@ def data_root(root: str | None) -> Path:
 
 
 def ensure_present(name: str, root: Path, files: Sequence[str], *, download: bool, fetch: Callable[[str], object]) -> None:
-    """Make sure that the files of a data set exist; download them if that is allowed.
+    """Make sure that the files of a dataset exist; download them if that is allowed.
 
     The download goes to a temporary folder and is moved once it is complete, so a failed download leaves nothing behind.
 
     Args:
-        name: Name of the data set, for the error.
-        root: Folder of the data sets.
+        name: Name of the dataset, for the error.
+        root: Folder of the datasets.
         files: Paths relative to ``root``; ``.gz`` may be added to a file's name.
         download: Whether downloading is allowed.
-        fetch: Downloads the data set into the folder that it is given.
+        fetch: Downloads the dataset into the folder that it is given.
 
     Raises:
         DataError: Files are missing and cannot be downloaded.
@@ -67,7 +67,7 @@ def ensure_present(name: str, root: Path, files: Sequence[str], *, download: boo
         else:
             return
     raise DataError(
-        f"files of the data set {name!r} are missing",
+        f"files of the dataset {name!r} are missing",
         given=f"no {missing[0]} in {root}; {reason}",
         expected=", ".join(files),
         remedy="put the files there, or set --data-root or VAEKIT_DATA to the folder that has them; "
@@ -118,15 +118,15 @@ def load_idx_set(
     first_label: int = 0,
     transposed: bool = False,
 ) -> Splits:
-    """Read a data set in MNIST's format.
+    """Read a dataset in MNIST's format.
 
     Args:
-        name: Name of the data set, for errors.
-        files: Training images and labels, test images and labels, relative to the folder of the data sets.
-        root: Folder of the data sets; default: see `data_root`.
+        name: Name of the dataset, for errors.
+        files: Training images and labels, test images and labels, relative to the folder of the datasets.
+        root: Folder of the datasets; default: see `data_root`.
         validation: Number of training images to hold out, taken from the end.
         download: Whether downloading is allowed.
-        fetch: Downloads the data set into the folder that it is given.
+        fetch: Downloads the dataset into the folder that it is given.
         class_names: The name of each label.
         first_label: The lowest label in the files, which becomes 0.
         transposed: Whether rows and columns of the images are swapped in the files.

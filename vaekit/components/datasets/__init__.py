@@ -1,1 +1,1 @@
-"""Built-in data sets."""
+"""Built-in datasets."""

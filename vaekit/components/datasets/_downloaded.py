@@ -1,4 +1,4 @@
-"""What the data sets that are downloaded share."""
+"""What the datasets that are downloaded share."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from vaekit.interfaces import Dataset
 
 
 class Downloaded(Dataset):
-    """A data set with a training and a test split of its own, whose last training images are held out for validation."""
+    """A dataset with a training and a test split of its own, whose last training images are held out for validation."""
 
     def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
         """Keep the options; `load` reads the files.
 
         Args:
-            data_root: Folder of the data sets; default: VAEKIT_DATA, else ~/.cache/vaekit.
+            data_root: Folder of the datasets; default: VAEKIT_DATA, else ~/.cache/vaekit.
             validation: Number of training images to hold out, taken from the end.
             download: Whether to download missing files.
         """
@@ -24,7 +24,7 @@ class Downloaded(Dataset):
 
 
 class MNISTReplacement(Downloaded):
-    """MNIST, or one of the data sets that replace it file by file: 28×28 grey, 60,000 training and 10,000 test images."""
+    """MNIST, or one of the datasets that replace it file by file: 28×28 grey, 60,000 training and 10,000 test images."""
 
     default_likelihood: ClassVar[str] = "bce"
     default_binarize: ClassVar[Binarize] = "dynamic"

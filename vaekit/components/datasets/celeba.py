@@ -21,7 +21,7 @@ class CelebA(Dataset):
 
     Args:
         size: Side of the pictures, in pixels.
-        data_root: Folder of the data sets; default: VAEKIT_DATA, else ~/.cache/vaekit.
+        data_root: Folder of the datasets; default: VAEKIT_DATA, else ~/.cache/vaekit.
         download: Whether to download missing files.
         memory_gb: Pictures that fit into this are decoded once and kept in memory; otherwise they are read again every epoch.
 

@@ -28,8 +28,8 @@ class EMNIST(Downloaded):
     Unlike in torchvision, the pictures are upright, and the labels of "letters" start at 0.
 
     Args:
-        split: Which of its data sets.
-        data_root: Folder of the data sets; default: VAEKIT_DATA, else ~/.cache/vaekit.
+        split: Which of its datasets.
+        data_root: Folder of the datasets; default: VAEKIT_DATA, else ~/.cache/vaekit.
         validation: Number of training images to hold out, taken from the end.
         download: Whether to download missing files.
 

@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-"""Names that data sets give to each split."""
+"""Names that datasets give to each split."""
 
 
 @datasets("huggingface")
 class HuggingFace(Dataset):
-    """A data set of Hugging Face `datasets`: the output of `save_to_disk`, Parquet or Arrow shards, or a name on the Hub.
+    """A dataset of Hugging Face `datasets`: the output of `save_to_disk`, Parquet or Arrow shards, or a name on the Hub.
 
     Its tables are mapped into memory and read row by row, so they may be far larger than memory. The output of `save_to_disk` is
     read in place; everything else is first written to the library's cache (HF_HOME). Pictures are read as by `folder`.
 
     Args:
         path: The folder, a .parquet or .arrow file, or the name on the Hub, for example `ylecun/mnist`.
-        config: Which configuration, for a data set that has several.
+        config: Which configuration, for a dataset that has several.
         image: Column of the pictures, as encoded files; default: the only column that can hold them.
         labels: Column of the labels; default: "label" or "labels", if there is one without gaps.
         size: Side of the pictures, or height and width; default: the size of the pictures, which must all have the same.
         channels: Colour or grey.
         fit: How pictures of other proportions are fitted: their centre is cropped, they are padded with white, or stretched.
-        validation: Fraction of the training images held out; default: the data set's own validation split, else a tenth.
-        test: Fraction of the training images held out; default: the data set's own test split, else a tenth.
+        validation: Fraction of the training images held out; default: the dataset's own validation split, else a tenth.
+        test: Fraction of the training images held out; default: the dataset's own test split, else a tenth.
         memory_gb: Pictures that fit into this are decoded once and kept in memory; otherwise they are read again every epoch.
     """
 
@@ -78,7 +78,7 @@ class HuggingFace(Dataset):
         return decode_if_small(split_source(own["train"], validation, test), self.memory_gb)
 
     def _parts(self, tables: dict[str, Any]) -> dict[str, Any]:
-        """Return the table "train" and, where no fraction is given, the data set's own held-out tables.
+        """Return the table "train" and, where no fraction is given, the dataset's own held-out tables.
 
         If there is a single table, it is "train".
         """
@@ -86,7 +86,7 @@ class HuggingFace(Dataset):
             return {"train": next(iter(tables.values()))}
         if "train" not in tables:
             expected = "a split called train, or a single split"
-            raise DataError("the data set has no training split", given=", ".join(tables), expected=expected)
+            raise DataError("the dataset has no training split", given=", ".join(tables), expected=expected)
         parts = {"train": tables["train"]}
         for name, fraction in (("validation", self.validation), ("test", self.test)):
             own = [tables[alias] for alias in SPLIT_NAMES[name] if alias in tables]
@@ -131,8 +131,8 @@ class _Row(io.BytesIO):
 
 
 def _read(path: str, config: str | None) -> dict[str, Any]:
-    """Return the splits of a data set by name."""
-    library = import_extra("datasets", "huggingface", "the data set 'huggingface'")
+    """Return the splits of a dataset by name."""
+    library = import_extra("datasets", "huggingface", "the dataset 'huggingface'")
     place = Path(path).expanduser()
     saved = any((place / name).is_file() for name in ("dataset_dict.json", "state.json"))
     if saved and config is not None:
@@ -146,7 +146,7 @@ def _read(path: str, config: str | None) -> dict[str, Any]:
             loaded = library.load_dataset(str(place) if place.is_dir() else path, config)
     except Exception as error:  # the library, the network and file formats raise almost anything
         raise DataError(
-            "cannot read the data set",
+            "cannot read the dataset",
             given=f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
             expected="the output of save_to_disk, a Parquet or Arrow file or a folder of them, or a name on the Hub",
             remedy="check the path; a name on the Hub needs a network connection the first time",
@@ -172,7 +172,7 @@ def _choose_image(table: Any, name: str | None) -> str:
             raise DataError(problem, given=f"columns {', '.join(found or columns)}", remedy=remedy)
         return found[0]
     if not columns.get(name):
-        problem = "the column does not hold encoded pictures" if name in columns else "the data set has no such column"
+        problem = "the column does not hold encoded pictures" if name in columns else "the dataset has no such column"
         raise UsageError(problem, given=f"image {name}", expected=", ".join(columns))
     return name
 
@@ -183,7 +183,7 @@ def _labels(table: Any, name: str | None) -> tuple[Tensor | None, tuple[str, ...
     if chosen is None:
         return None, None
     if chosen not in table.column_names:
-        raise UsageError("the data set has no such column", given=f"labels {chosen}", expected=", ".join(table.column_names))
+        raise UsageError("the dataset has no such column", given=f"labels {chosen}", expected=", ".join(table.column_names))
     column, feature = table.data.column(chosen), table.features[chosen]
     class_names = tuple(feature.names) if hasattr(feature, "names") else None
     if column.null_count or (class_names and -1 in column.unique().to_pylist()):  # -1 is the library's "no label"

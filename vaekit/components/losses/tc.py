@@ -36,7 +36,7 @@ class TC(Loss):
         beta: Weight of the total correlation.
         alpha: Weight of the mutual information between images and codes.
         gamma: Weight of the dimension-wise KL.
-        estimator: How q(z) is estimated: `stratified` is unbiased, and exact when the batch is the data set; `weighted` is the
+        estimator: How q(z) is estimated: `stratified` is unbiased, and exact when the batch is the dataset; `weighted` is the
             paper's minibatch-weighted sampling, which shifts the logged terms by constants.
         warmup: Epochs over which all three weights rise from 0; 0 for constant weights.
         anneal: How the weights rise.
@@ -77,7 +77,7 @@ def decompose(site: Site, num_data: int | None, estimator: Estimator) -> Decompo
 
     Args:
         site: A latent variable with one sample per example and a factorised posterior and prior.
-        num_data: Size of the data set; None if the batch is the data set.
+        num_data: Size of the dataset; None if the batch is the dataset.
         estimator: See `TC`.
     """
     z, q = site.z, cast("FactorisedDensity", site.q)

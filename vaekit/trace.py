@@ -145,10 +145,13 @@ class Trace:
 
     @property
     def log_weight(self) -> Tensor:
-        """``log p(x|z) + log p(z) - log q(z|x)``, ``(*S, B)`` (Burda et al. 2016, eq. 8).
+        """``log p(x|z) + log p(z) - log q(z|x)``, ``(*S, B)``.
 
         Raises:
             TypeError: A posterior declares no density.
+
+        References:
+            Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
         """
         weight = self.log_likelihood
         for site in self.sites:

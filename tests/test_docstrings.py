@@ -43,7 +43,16 @@ def forgotten_components() -> Iterator[None]:
         yield
 
 
-@pytest.mark.usefixtures("forgotten_components")
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: examples train small models, which gain nothing from more where processors are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("forgotten_components", "one_thread")
 @pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_run_and_print_what_they_say(name, tmp_path, monkeypatch):
     if name in EXTRAS:

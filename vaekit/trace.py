@@ -98,6 +98,12 @@ class Trace:
         epoch: The (fractional) number of passes over the data so far, a 0-d tensor; infinite at the schedules' final values.
         metrics: Additional numbers that losses log, each ``(B,)`` or 0-d.
         whole: The trace of the whole batch if this one covers only the part of one process: latents and labels, no images.
+
+    Example:
+        >>> encoder = vaekit.encoders.get("mlp")((1, 28, 28), (2, 16))
+        >>> trace = vaekit.VAE(encoder, vaekit.decoders.get("mlp")((16,), (1, 28, 28)))(torch.rand(5, 1, 28, 28))
+        >>> trace.z.shape, trace.kl.shape, trace.log_likelihood.shape, trace.reconstruction.shape
+        (torch.Size([5, 16]), torch.Size([5]), torch.Size([5]), torch.Size([5, 1, 28, 28]))
     """
 
     x: Tensor

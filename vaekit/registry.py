@@ -111,8 +111,13 @@ class Registry(Generic[T]):
         Meant for tests whose components should not outlive them.
 
         Example:
-            >>> with vaekit.losses.temporarily(squared=Squared):  # doctest: +SKIP
-            ...     vaekit.train(loss="squared")
+            >>> class Squared(vaekit.Loss):
+            ...     def forward(self, trace):
+            ...         return trace.z.square().sum(-1)
+            >>> with vaekit.losses.temporarily(squared=Squared):
+            ...     run = vaekit.train(loss="squared", epochs=1, pictures="none")
+            >>> "squared" in vaekit.losses
+            False
         """
         before = dict(self._classes), dict(self._specs), dict(self._loaded)
         try:

@@ -57,8 +57,8 @@ def train(
         DivergenceError: A loss became NaN or infinite.
 
     Example:
-        >>> run = vaekit.train(encoder="cnn", loss="beta", beta=4)  # doctest: +SKIP
-        >>> run.vae().sample(8).shape  # doctest: +SKIP
+        >>> run = vaekit.train(loss="beta", beta=4, epochs=1)
+        >>> run.vae().sample(8).shape
         torch.Size([8, 1, 28, 28])
     """
     whole = spec if isinstance(spec, RunSpec) and not options else build_spec(plain_spec(spec), options)
@@ -141,6 +141,11 @@ def load(path: str | Path) -> VAE:
 
     Raises:
         CheckpointError: The file is missing or truncated, or needs a plugin that is not installed.
+
+    Example:
+        >>> run = vaekit.train(latent_dim=2, epochs=1, pictures="none")
+        >>> vaekit.load(run.path).decode(torch.zeros(1, 2)).shape
+        torch.Size([1, 1, 28, 28])
     """
     path = Path(path)
     return load_model(RunFolder(path).require().model if path.is_dir() else path)[0]

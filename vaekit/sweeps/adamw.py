@@ -14,7 +14,8 @@ from vaekit.compute import process
 class StackedAdamW:
     """Takes `torch.optim.AdamW`'s step for one player's parameters of S models at once.
 
-    The state of each model's own optimiser becomes a view of the stacked one, so that checkpoints are written as ever.
+    The state of each model's own optimiser becomes a view of the stacked one, so that checkpoints are written as ever. As in
+    PyTorch, ε is added after the bias correction.
 
     Args:
         parameters: By name, ``(S, *shape)``.
@@ -22,8 +23,8 @@ class StackedAdamW:
         grad_clip: Largest gradient norm of each model, or None.
         compiled: Whether to compile the arithmetic.
 
-    Reference:
-        Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019, algorithm 2; ε is added after the bias correction.
+    References:
+        Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", ICLR, arXiv:1711.05101, algorithm 2.
     """
 
     def __init__(

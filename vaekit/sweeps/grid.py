@@ -65,8 +65,9 @@ def sweep(
         Interrupted: The user stopped it; `resume_sweep` continues it, given the folder that the exception holds.
 
     Example:
-        >>> runs = vaekit.sweep(over={"beta": (1, 4), "seed": range(2)}, loss="beta", epochs=3)  # doctest: +SKIP
-        >>> [run.evaluation()["elbo"] for run in runs]  # doctest: +SKIP
+        >>> runs = vaekit.sweep(over={"beta": (1, 4), "seed": range(2)}, loss="beta", epochs=1, pictures="none")
+        >>> [(run.spec.model.loss[0].beta, run.spec.train.seed) for run in runs]
+        [(1.0, 0), (1.0, 1), (4.0, 0), (4.0, 1)]
     """
     _be_alone()
     base, reporter = plain_spec(spec), reporter or Silent()

@@ -81,8 +81,10 @@ def search(
         Interrupted: The user stopped it; the same search goes on.
 
     Example:
-        >>> lr = vaekit.Range(1e-4, 1e-2, log=True)  # doctest: +SKIP
-        >>> best, *others = vaekit.search(over={"lr": lr}, storage="lr.journal", trials=20, epochs=5)  # doctest: +SKIP
+        >>> lr = vaekit.Range(1e-4, 1e-2, log=True)
+        >>> best, other = vaekit.search(over={"lr": lr}, storage="lr.journal", trials=2, epochs=1, pictures="none")
+        >>> best.metrics()[-1]["validation_elbo"] >= other.metrics()[-1]["validation_elbo"]
+        True
     """
     plan = Plan(plain_spec(spec), options, over, Criterion.read(metric), prune=prune)
     folder = work(plan, storage, trials, out, reporter or Silent())

@@ -47,7 +47,7 @@ def check_encoder(
         ConformanceError: A check failed, or was expected to fail and passed.
 
     Example:
-        >>> check_encoder("cnn", options={"channels": (4, 8), "hidden": (8,)})  # doctest: +SKIP
+        >>> check_encoder("cnn", options={"channels": (4, 8), "hidden": (8,)})
     """
     _run("encoder", component, options, expected_failures)
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup, join
 from vaekit.compute.layout import lay_out
-from vaekit.data.images import Fit
+from vaekit.data.specs import Fit
 from vaekit.errors import UsageError, VaekitError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.export.exporter import Exported, Exporter

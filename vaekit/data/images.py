@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaekit.data.sources import ImageSource, Splits, TensorImages
+from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ T = TypeVar("T")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 Channels = Literal["rgb", "grey"]
-Fit = Literal["crop", "pad", "stretch"]
 
 
 def sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:

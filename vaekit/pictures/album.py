@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vaekit.data.images import Fit
+from vaekit.data.specs import Fit
 from vaekit.errors import UsageError
 from vaekit.pictures import interpolation, latents, traversal
 from vaekit.pictures.animation import ANIMATED, write_animation

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vaekit.data.images import Fit
+from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 from vaekit.interfaces import Capability
 from vaekit.model.vae import VAE

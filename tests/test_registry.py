@@ -241,3 +241,19 @@ def test_descriptions_of_options_are_read_from_the_docstring():
 
 def test_losses_and_likelihoods_share_no_name():
     assert not set(roles.losses.kinds()) & set(roles.likelihoods.kinds())
+
+
+def test_a_built_in_first_used_while_others_are_registered_stays():
+    code = """
+from vaekit.roles import losses
+from vaekit.interfaces import Loss
+
+class Mine(Loss):
+    def forward(self, trace): ...
+
+with losses.temporarily(mine=Mine):
+    first = losses.get("kl")
+assert losses.get("kl") is first
+assert "mine" not in losses
+"""
+    assert run(code).returncode == 0

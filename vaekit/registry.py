@@ -106,7 +106,7 @@ class Registry(Generic[T]):
 
     @contextmanager
     def temporarily(self, **classes: type) -> Iterator[None]:
-        """Register classes by name for a while; whatever else is registered meanwhile is forgotten at the end, too.
+        """Register classes by name for a while; at the end they are forgotten, and all else that was registered but built-ins.
 
         For tests of components that should not outlive them.
 
@@ -124,7 +124,8 @@ class Registry(Generic[T]):
             for kind, cls in now.items():
                 if before[0].get(kind) is not cls and kind not in self._builtin_files:
                     del cls.kind  # so that it can be registered under another name
-            self._classes, self._specs, self._loaded = before
+            imported = {kind: cls for kind, cls in now.items() if kind in self._builtin_files}  # modules register only once
+            self._classes, self._specs, self._loaded = {**before[0], **imported}, before[1], before[2]
 
     # Discovery
 

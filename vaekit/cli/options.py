@@ -1,4 +1,4 @@
-"""``vaekit train``: a command whose flags are the options of the components that its own arguments choose."""
+"""Options that a command has besides those in its function's signature: of components, as their specs declare them."""
 
 from __future__ import annotations
 
@@ -11,28 +11,116 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vaekit.cli.common import JsonOption, QuietOption, component_option, interruptible
 from vaekit.errors import UsageError
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from vaekit.schema import ComponentSpec
     from vaekit.specs.options import Option, OptionTable
 
-HELP = """Train a model: on a built-in set of digits unless told otherwise.
-
-The flags are the options of the components chosen: `vaekit train --encoder cnn --loss beta --help` shows those of `cnn`
-and `beta`. All go by their component's role too, as --loss.beta. Lists are written 512,256.
-"""
+LONGEST = 18
+"""Characters of a type beside a flag; longer lists of choices stand in the help, which a narrow terminal breaks at words."""
 VALUELESS = frozenset({"quiet", "json", "help"})
 PANELS = {"components": "Components", "model": "Model", "data": "Data", "augment": "Augmentation", "train": "Training"}
 SpecArgument = Annotated[
     Path | None, typer.Argument(metavar="SPEC.yaml", help="A spec to start from; flags override it.", show_default=False)
 ]
-OutOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER", help="The run folder, new or empty; the next number under runs/ unless given.", show_default=False
-    ),
-]
+
+
+def declare(function: Callable[..., None], options: Mapping[str, Any], **fixed: Any) -> Callable[..., None]:
+    """Return a command with more options than its function's signature shows.
+
+    Args:
+        function: The command. It receives those of the options that are given as ``given``, a value by each name.
+        options: Annotations by name, for Typer to read.
+        fixed: Further arguments of the function, of which Typer knows nothing.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "given" and name not in fixed]
+    names = {f"option_{i}": name for i, name in enumerate(options)}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    more = [inspect.Parameter(key, keyword, default=None, annotation=options[name]) for key, name in names.items()]
+
+    @wraps(function)
+    def called(**values: Any) -> None:
+        given = {name: value for key, name in names.items() if (value := values.pop(key)) is not None and value != []}
+        function(**values, **fixed, given=given)
+
+    called.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined] # of any function
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *more)}
+    return called
+
+
+def component_option(
+    flags: Sequence[str],
+    kind: Any,
+    *,
+    default: Any,
+    required: bool,
+    about: str,
+    panel: str | None = None,
+    several: bool = False,
+    hidden: bool = False,
+) -> Any:
+    """Return the annotation by which Typer takes an option of a component or a spec: a switch, or text that specs read and check.
+
+    Args:
+        flags: What it goes by, with dashes; those of a switch get their opposites.
+        kind: Its type.
+        default: What it is unless given.
+        required: Whether it must be given; then the default means nothing.
+        about: One sentence.
+        panel: Where the help shows it.
+        several: Whether it may be given more than once.
+        hidden: Whether the help leaves it out.
+    """
+    from rich.markup import escape
+
+    from vaekit.schema import alternatives
+    from vaekit.specs.text import type_text, value_text
+
+    parts, text = alternatives(kind), type_text(kind)
+    if len(text) > LONGEST and "|" in text:
+        about, text = f"{about} One of {text.replace('|', ', ')}.", "choice"
+    ending = "required" if required else f"default: {value_text(default) or 'nothing'}"
+    chosen_later = default is None and "none" in parts  # what that means, the sentence says
+    switch = bool in parts
+    info = typer.Option(
+        *((f"{flag}/--no-{flag[2:]}" for flag in flags) if switch else flags),
+        metavar=None if switch else text,
+        help=escape(about) + ("" if chosen_later else f" [dim]{escape(f'[{ending}]')}[/dim]"),
+        show_default=False,
+        hidden=hidden,
+        rich_help_panel=panel,
+    )
+    taken: Any = bool if switch else list[str] if several else str
+    return Annotated[taken | None, info]
+
+
+def component_fields(spec: type[ComponentSpec]) -> dict[str, FieldInfo]:
+    """Return the options of a component by name."""
+    return {name: field for name, field in spec.model_fields.items() if name != "kind"}
+
+
+def field_option(name: str, field: FieldInfo, *, panel: str | None = None) -> Any:
+    """Return the annotation by which Typer takes an option of a component; see `component_option`."""
+    return component_option(
+        [f"--{name.replace('_', '-')}"],
+        field.annotation,
+        default=field.default,
+        required=field.is_required(),
+        about=field.description or "",
+        panel=panel,
+    )
+
+
+def read_fields(spec: type[ComponentSpec], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the strings of a command line mean for those of its options that a component has."""
+    from vaekit.specs.text import read_value
+
+    fields = component_fields(spec)
+    return {name: read_value(value, fields[name].annotation) for name, value in given.items() if name in fields}
 
 
 @dataclass
@@ -50,34 +138,33 @@ class Words:
     arguments: list[str] = field(default_factory=list)
 
 
-def placeholder() -> None:
-    """Train a model; its flags are the options of the components chosen: see `vaekit train --help`."""
+def with_component_options(
+    function: Callable[..., None], arguments: Sequence[str], *, without: Collection[str] = ()
+) -> tuple[Callable[..., None], list[str]]:
+    """Return a command with the options of a run as its arguments choose the components, and the arguments in normal form.
 
-
-def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
-    """Return the command that fits its arguments, and the arguments in normal form.
+    Args:
+        function: The command. It receives the plain data of the spec file as ``base``, and the options given as ``given``.
+        arguments: What follows the command's name.
+        without: Options that the command does not have.
 
     Raises:
         UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
     """
-    table, normal = read_options(arguments, own={"out"})
-    own = {"spec": SpecArgument, "out": OutOption, "quiet": QuietOption, "json": JsonOption}
-
-    def train(*, spec: Path | None, out: Path | None, quiet: bool, json: bool, given: Mapping[str, Any]) -> None:
-        from vaekit.cli.console import choose_reporter
-        from vaekit.run import train as run_training
-
-        del spec  # the table was made of it
-        reporter = choose_reporter(json=json, quiet=quiet)
-        with interruptible(reporter):
-            run_training(table.spec(given), out=out, reporter=reporter)
-
-    train.__doc__ = HELP
-    return declare(train, own, table.options), normal
+    own = inspect.signature(function).parameters.keys() - {"spec", "base", "given"} - VALUELESS
+    base, table, normal = read_options(arguments, own=own)
+    options = {}
+    for option in table.options:
+        if option.names[0] in without:
+            continue
+        shown, *others = sorted(option.names, key=len)  # the shortest name is enough to read
+        for names in filter(None, ([shown], others)):
+            options[names[0]] = _annotation(option, names, hidden=names is others)
+    return declare(function, options, base=base), normal
 
 
-def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[OptionTable, list[str]]:
-    """Return the options of the components that arguments choose, and the arguments in normal form.
+def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[dict[str, Any], OptionTable, list[str]]:
+    """Return the plain data of the spec file, the options of the components chosen, and the arguments in normal form.
 
     Args:
         arguments: Of a command that takes these options.
@@ -105,7 +192,7 @@ def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[Opt
             raise UsageError(f"--{name.replace('_', '-')} needs a value")
         if name in switches and values != [None] * len(values):
             raise UsageError(f"--{name.replace('_', '-')} takes no value", remedy="write SPEC.yaml, if that was one, first")
-    return table, words.arguments
+    return base, table, words.arguments
 
 
 def read_words(arguments: Sequence[str]) -> Words:
@@ -141,38 +228,6 @@ def is_switch(option: Option) -> bool:
     from vaekit.schema import alternatives
 
     return bool in alternatives(option.type)
-
-
-def declare(function: Callable[..., None], own: Mapping[str, Any], options: Sequence[Option]) -> Callable[..., None]:
-    """Return a command whose signature declares every option, for Typer to read.
-
-    Args:
-        function: Receives its own parameters by name, and the options given, by name, as ``given``.
-        own: Annotations of its own parameters; those called ``quiet`` or ``json`` are switches.
-        options: What else can be set.
-    """
-    names: dict[str, str] = {}
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        inspect.Parameter(name, keyword, default=False if name in VALUELESS else None, annotation=annotation)
-        for name, annotation in own.items()
-    ]
-    for option in options:
-        shown, *others = sorted(option.names, key=len)  # the shortest name is enough to read
-        for flags in filter(None, ([shown], others)):
-            key = f"option_{len(names)}"
-            names[key] = flags[0]
-            annotation = _annotation(option, flags, hidden=flags is others)
-            parameters.append(inspect.Parameter(key, keyword, default=None, annotation=annotation))
-
-    @wraps(function)
-    def called(**values: Any) -> None:
-        given = {names[key]: values[key] for key in names if values[key] is not None and values[key] != []}
-        function(**{name: values[name] for name in own}, given=given)
-
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return called
 
 
 def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaekit import roles
-from vaekit.cli.common import RunArgument, component_option, open_run
+from vaekit.cli.common import Panel, RunArgument, open_run
+from vaekit.cli.options import component_fields, declare, field_option, read_fields
 from vaekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,15 +19,12 @@ if TYPE_CHECKING:
 
     from vaekit.export.exporter import Exported
 
+PANEL = Panel.EXPORT
 PartOption = Annotated[str, typer.Option(metavar="decoder|encoder|autoencoder", help="What to export.")]
 
 
-def placeholder() -> None:
-    """Write a trained decoder as a file for other applications, as ONNX, and verify it: see `vaekit export --help`."""
-
-
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
-    """Return the command that fits its arguments, and the arguments with the path of every exporter spelled out.
+    """Return the command with the options of the exporters chosen, and the arguments with every exporter's path spelled out.
 
     ``--onnx`` becomes ``--onnx=``, and ``--onnx PATH`` becomes ``--onnx=PATH``; a run folder that follows stays the argument.
     """
@@ -41,49 +39,24 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
                 path = rest.pop(0)
             word = f"{_flag(chosen[-1])}={path}"
         normal.append(word)
-    options = _options(chosen or ["onnx"])
-    return _build(kinds, options), normal
+    formats = {f"to {kind}": _exporter_option(kind) for kind in kinds}
+    return declare(export, formats | _options(chosen or ["onnx"])), normal
 
 
-def _options(kinds: Sequence[str]) -> dict[str, tuple[tuple[str, ...], FieldInfo, list[str]]]:
-    """Return, by name, the flags and the field of every option of some exporters, and which of them have it."""
-    found: dict[str, tuple[tuple[str, ...], FieldInfo, list[str]]] = {}
-    for kind in dict.fromkeys(kinds):
-        for name, field in roles.exporters.spec(kind).model_fields.items():
-            if name != "kind":
-                found.setdefault(name, ((_flag(name),), field, []))[2].append(kind)
-    return found
+def export(run: RunArgument = None, *, part: PartOption = "decoder", given: Mapping[str, Any]) -> None:
+    """Write a trained decoder as a file for other applications, as ONNX, and verify it against the model.
 
-
-def _build(kinds: Sequence[str], options: Mapping[str, Any]) -> Callable[..., None]:
-    """Return a function whose signature declares every exporter and option, for Typer to read."""
-    parameters = [
-        _parameter("run", None, RunArgument),
-        _parameter("part", "decoder", PartOption),
-        *(_parameter(f"to_{kind}", None, _exporter_option(kind)) for kind in kinds),
-        *(_parameter(f"option_{name}", None, _option(*entry)) for name, entry in options.items()),
-    ]
-
-    def export(*, run: Path | None, part: str, **values: Any) -> None:
-        """Write a trained decoder as a file for other applications, as ONNX, and verify it against the model.
-
-        A format may be followed by a path; the file lies in the run folder otherwise. The options are those of the formats
-        chosen.
-        """
-        paths = {kind: values[f"to_{kind}"] for kind in kinds if values[f"to_{kind}"] is not None}
-        if not paths:
-            raise UsageError(
-                "no format is asked for", expected=" or ".join(map(_flag, kinds)), remedy="try `vaekit export --onnx`"
-            )
-        opened = open_run(run)
-        for kind, path in paths.items():
-            given = {name: values[f"option_{name}"] for name, (_, _, owners) in options.items() if kind in owners}
-            set_options = {name: value for name, value in given.items() if value is not None}
-            report(opened.export(kind, part=part, out=path or None, **_read(kind, set_options)))  # type: ignore[arg-type]
-
-    export.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    export.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return export
+    A format may be followed by a path; the file lies in the run folder otherwise. The options are those of the formats
+    chosen.
+    """
+    kinds = roles.exporters.kinds()
+    paths = {kind: given[f"to {kind}"] for kind in kinds if f"to {kind}" in given}
+    if not paths:
+        raise UsageError("no format is asked for", expected=" or ".join(map(_flag, kinds)), remedy="try `vaekit export --onnx`")
+    opened = open_run(run)
+    for kind, path in paths.items():
+        options = read_fields(roles.exporters.spec(kind), given)
+        report(opened.export(kind, part=part, out=path or None, **options))  # type: ignore[arg-type] # which checks it
 
 
 def report(exported: Exported) -> None:
@@ -94,10 +67,6 @@ def report(exported: Exported) -> None:
     typer.echo(f"  {exported.size:,} bytes; {verdict}: largest difference {parity}, mean {parity.mean:.1e}")
     for note in exported.notes:
         typer.echo(f"  {note}")
-
-
-def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _flag(name: str) -> str:
@@ -111,15 +80,12 @@ def _exporter_option(kind: str) -> Any:
     return Annotated[str | None, typer.Option(_flag(kind), metavar="[PATH]", help=about, rich_help_panel="Formats")]
 
 
-def _option(flags: tuple[str, ...], field: FieldInfo, owners: list[str]) -> Any:
-    """Declare an option of exporters to Typer."""
-    about, panel, required = field.description or "", " and ".join(owners), field.is_required()
-    return component_option(flags, field.annotation, default=field.default, required=required, about=about, panel=panel)
-
-
-def _read(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the strings mean for the options of an exporter."""
-    from vaekit.specs.text import read_value
-
-    fields = roles.exporters.spec(kind).model_fields
-    return {name: read_value(value, fields[name].annotation) for name, value in values.items()}
+def _options(kinds: Sequence[str]) -> dict[str, Any]:
+    """Return the options of exporters by name, as Typer takes them; what several have is one option."""
+    fields: dict[str, FieldInfo] = {}
+    owners: dict[str, list[str]] = defaultdict(list)
+    for kind in dict.fromkeys(kinds):
+        for name, field in component_fields(roles.exporters.spec(kind)).items():
+            fields.setdefault(name, field)
+            owners[name].append(kind)
+    return {name: field_option(name, field, panel=" and ".join(owners[name])) for name, field in fields.items()}

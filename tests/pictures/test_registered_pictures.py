@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -88,8 +89,8 @@ def mean() -> Iterator[None]:
 
 
 @pytest.fixture
-def run(labelled_run: Path) -> vaekit.Run:
-    return vaekit.Run(labelled_run)
+def run(labelled_run: Path, tmp_path: Path) -> vaekit.Run:
+    return vaekit.Run(shutil.copytree(labelled_run, tmp_path / "run"))
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -111,9 +112,9 @@ def test_a_registered_picture_is_a_method_of_the_album(run: vaekit.Run, tmp_path
 
 @pytest.mark.usefixtures("mean")
 def test_a_registered_picture_has_a_command_with_its_options(
-    labelled_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: vaekit.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["mean", str(labelled_run), "--copies", "2", "--out", str(tmp_path / "a.png")]) == 0
+    assert main(["mean", str(run.path), "--copies", "2", "--out", str(tmp_path / "a.png")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'a.png'}\n"
     assert size(tmp_path / "a.png") == (84, 56)
     monkeypatch.setenv("COLUMNS", "150")
@@ -124,7 +125,7 @@ def test_a_registered_picture_has_a_command_with_its_options(
     assert "Args" not in shown
     assert main(["--help"]) == 0
     assert re.search(r"mean +Show the image at the prior's mean\.", capsys.readouterr().out)
-    assert main(["mean", str(labelled_run), "--copies", "0"]) == 2
+    assert main(["mean", str(run.path), "--copies", "0"]) == 2
     assert "copies: Input should be greater than 0" in capsys.readouterr().err
 
 
@@ -167,28 +168,28 @@ def test_options_and_images_are_checked_against_the_signature(run: vaekit.Run) -
     [(["0", "1"], ""), ([], "Missing argument"), (["0"], "two images are needed"), (["0", "1", "2"], "two images are needed")],
 )
 def test_a_command_takes_as_many_images_as_its_picture(
-    labelled_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: Sequence[str], fails: str
+    run: vaekit.Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: Sequence[str], fails: str
 ) -> None:
     with pictures.temporarily(blink=Blink):
-        code = main(["blink", *([str(labelled_run)] if given else []), *given, "--out", str(tmp_path / "b.gif")])
+        code = main(["blink", *([str(run.path)] if given else []), *given, "--out", str(tmp_path / "b.gif")])
     assert code == (2 if fails else 0)
     assert fails in capsys.readouterr().err
     assert (tmp_path / "b.gif").exists() == (not fails)
 
 
 def test_a_picture_of_one_image_and_of_files_goes_into_an_emptied_folder(
-    labelled_run: Path, capsys: pytest.CaptureFixture[str]
+    run: vaekit.Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = labelled_run / "pictures" / "alone"
+    folder = run.path / "pictures" / "alone"
     folder.mkdir(parents=True)
     (folder / "old.png").touch()
     with pictures.temporarily(alone=Alone):
-        assert main(["alone", str(labelled_run), "3"]) == 0
+        assert main(["alone", str(run.path), "3"]) == 0
         assert capsys.readouterr().out == f"{folder}\n"
         assert [path.name for path in folder.rglob("*.png")] == ["a.png"]
-        assert main(["alone", str(labelled_run), "3", "--out", str(folder)]) == 2
+        assert main(["alone", str(run.path), "3", "--out", str(folder)]) == 2
         assert "its files would mix with the new ones" in capsys.readouterr().err
-        assert main(["alone", str(labelled_run)]) == 2
+        assert main(["alone", str(run.path)]) == 2
         assert "one image is needed" in capsys.readouterr().err
 
 
@@ -214,7 +215,7 @@ def test_a_picture_that_draws_nothing_is_refused(run: vaekit.Run) -> None:
         run.pictures.blank()
 
 
-@pytest.mark.parametrize("path", ["", "samples", "pictures/..", "/tmp/elsewhere/folder"])
+@pytest.mark.parametrize("path", ["", "samples", "pictures/..", "/elsewhere/folder"])
 def test_a_picture_cannot_have_the_run_itself_emptied(run: vaekit.Run, path: str) -> None:
     with pictures.temporarily(alone=type("Astray", (Alone,), {"paths": (path,)})):
         before = sorted(run.path.rglob("*"))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup, join
 from vaekit.compute.layout import lay_out
-from vaekit.data.images import Fit
+from vaekit.data.specs import Fit
 from vaekit.errors import UsageError, VaekitError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.export.exporter import Exported, Exporter
@@ -200,16 +200,18 @@ class Run(Record):
 
     @cached_property
     def pictures(self) -> Album:
-        """The pictures of the best model: samples, traversals, scatter plots and more, one method each."""
+        """The pictures of the best model: every picture, plugins' included, is a method."""
         return Album(self)
 
     def sample(self, num: int = 36, *, seed: int = 0, temperature: float = 1.0, out: str | Path | None = None) -> Path:
-        """Write a PNG grid of images decoded from draws from the prior; return its path. See `Album.sample`."""
-        return self.pictures.sample(num, seed=seed, temperature=temperature, out=out)
+        """Write a PNG grid of images decoded from prior draws; return its path. See ``run.pictures.sample``."""
+        path: Path = self.pictures.sample(num=num, seed=seed, temperature=temperature, out=out)
+        return path
 
     def reconstruct(self, images: Sequence[str | Path], *, fit: Fit | None = None, out: str | Path | None = None) -> Path:
-        """Write a PNG grid of images, each with its reconstruction below; return its path. See `Album.reconstruct`."""
-        return self.pictures.reconstruct(images, fit=fit, out=out)
+        """Write a PNG grid of images, each with its reconstruction below; return its path. See ``run.pictures.reconstruct``."""
+        path: Path = self.pictures.reconstruct(images, fit=fit, out=out)
+        return path
 
     def trained(self) -> Trained:
         """Load the best model together with the information that exporters need.

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaekit.data.sources import ImageSource, Splits, TensorImages, sample_of
+from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ T = TypeVar("T")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 ColourMode = Literal["rgb", "grey"]
-Fit = Literal["crop", "pad", "stretch"]
 
 
 def height_and_width(size: int | tuple[int, int] | None) -> tuple[int, int] | None:

@@ -11,6 +11,9 @@ from vaekit.schema import Spec
 Binarize = Literal["none", "threshold", "static", "dynamic"]
 """How grey values become 0 or 1: not at all; by ``x > 0.5``; drawn once per dataset; drawn every time an image is seen."""
 
+Fit = Literal["crop", "pad", "stretch"]
+"""How an image of another size is brought to the one that is asked for."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

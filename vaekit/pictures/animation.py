@@ -1,10 +1,10 @@
-"""Animations of pictures."""
+"""Animations. Importing this module does not import torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vaekit.errors import DataError, UsageError
 from vaekit.files import write_atomically
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
 HOLD_MS = 1500
 """How long the last frame stands."""
 ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".avif": "AVIF"}
+
+
+class Animation(NamedTuple):
+    """Frames of one size, and how long each of them and the last one stand, in milliseconds."""
+
+    frames: Sequence[Image.Image]
+    milliseconds: int = 200
+    hold: int = HOLD_MS
 
 
 def write_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 200, hold: int = HOLD_MS) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from vaekit.errors import UsageError
 from vaekit.evaluation.metrics import comparable_metrics
 from vaekit.model.vae import VAE
-from vaekit.pictures.grid import labelled, write_picture
+from vaekit.pictures.grid import labelled
+from vaekit.pictures.picture import write_picture
 from vaekit.pictures.subject import Subject
 from vaekit.streams import Streams
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vaekit.errors import UsageError
 from vaekit.files import write_atomically
 from vaekit.pictures.drawing import TEXT, text_size, text_width, write
 
@@ -21,7 +20,8 @@ MARGIN = 2
 """Pixels between images, after enlargement."""
 SMALL = 56
 """Images with a longer side below this are enlarged, by a whole factor and without interpolation, to reach it."""
-FORMATS = {".png": "PNG", ".webp": "WEBP", ".avif": "AVIF", ".jpg": "JPEG", ".jpeg": "JPEG"}
+LARGE = 168
+"""Side to which single images that move are enlarged."""
 
 
 def enlargement(shape: Sequence[int], small: int = SMALL) -> int:
@@ -68,6 +68,11 @@ def grid(images: Tensor, *, columns: int | None = None, margin: int = MARGIN, sm
     return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
 
 
+def single_images(images: Tensor, *, small: int = SMALL) -> list[Image.Image]:
+    """Return each of the images ``(N, C, H, W)`` as a picture of its own; those with a side below ``small`` are enlarged."""
+    return [grid(image[None], margin=0, small=small) for image in images]
+
+
 def labelled(
     images: Tensor, *, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = (), title: str = ""
 ) -> Image.Image:
@@ -107,7 +112,7 @@ def captioned(images: Tensor, captions: Sequence[str], *, columns: int, title: s
     """Arrange images in rows, each with a line of text above it, which grows with the picture."""
     from PIL import Image, ImageDraw
 
-    tiles = [grid(image[None], margin=0) for image in images]
+    tiles = single_images(images)
     size = text_size(columns * tiles[0].width)
     width = max(tiles[0].width, *(text_width(caption, size) for caption in captions)) + 8
     height = tiles[0].height + size + 10
@@ -134,17 +139,6 @@ def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Im
     for i, row in enumerate(rows):
         sheet.paste(row, (0, i * step))
     return sheet
-
-
-def write_picture(image: Image.Image, path: Path) -> None:
-    """Write an image in the format that the file's suffix names, atomically.
-
-    Raises:
-        UsageError: The suffix names no format of pictures.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError("pictures are not written in this format", given=path, expected=", ".join(FORMATS))
-    write_atomically(path, lambda temporary: image.save(temporary, FORMATS[path.suffix.lower()]))
 
 
 def write_png(image: Image.Image, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from vaekit.distributions import StandardNormal
 from vaekit.errors import UsageError
 from vaekit.model.vae import VAE
+from vaekit.pictures.options import Way
 from vaekit.streams import Streams
 
 CHUNK = 256
@@ -85,6 +86,12 @@ def principal_plane(codes: Tensor, num: int = 2) -> Plane:
     return Plane(center, (signs * directions * lengths[:, None])[:num], names)
 
 
+def order_by_information(kl_per_latent: Sequence[float] | None, codes: Tensor) -> list[int]:
+    """Return the latents, the most informative first: by KL, or by the variance of the codes where there is no KL."""
+    values = codes.var(0, correction=0) if kl_per_latent is None else torch.tensor(kl_per_latent)
+    return [int(i) for i in values.argsort(descending=True, stable=True)]
+
+
 def latent_plane(spread: Spread, dims: Sequence[int]) -> Plane:
     """Return the axes of chosen latents, through the mean of the others."""
     axes = torch.eye(len(spread.mean), device=spread.mean.device)[list(dims)]
@@ -128,4 +135,4 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return weights @ torch.stack([a, b])
 
 
-PATHS = {"linear": linear, "spherical": spherical}
+WAYS: dict[Way, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linear": linear, "spherical": spherical}

@@ -6,7 +6,7 @@ import importlib
 import warnings
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,9 +18,7 @@ from vaekit.pictures.latents import Plane
 if TYPE_CHECKING:
     from PIL import Image
 
-Method = Literal["auto", "pca", "tsne", "umap"]
-METHODS: tuple[str, ...] = get_args(Method)
-EMBEDDINGS = {"tsne": ("sklearn.manifold", "TSNE", "scikit-learn"), "umap": ("umap", "UMAP", "umap-learn")}
+PROJECTIONS = {"tsne": ("sklearn.manifold", "TSNE", "scikit-learn"), "umap": ("umap", "UMAP", "umap-learn")}
 """Methods whose axes mean nothing: module, class, and what to install."""
 TALL = 22
 """Pixels of a legend's line."""
@@ -28,15 +26,15 @@ NAME, FAR = TEXT + 4, 80
 """Height of a group's name among its points, and how far it is moved at most so as not to cover another; pixels."""
 
 
-def embed(codes: Tensor, method: Method, seed: int) -> Tensor:
+def project(codes: Tensor, method: str, seed: int) -> Tensor:
     """Bring codes ``(N, D)`` to the plane, neighbours to neighbours, by a library that need not be installed.
 
     Raises:
         UsageError: The library is not installed, or there are too few codes.
     """
-    module, name, package = EMBEDDINGS[method]
+    module, name, package = PROJECTIONS[method]
     try:
-        embedding = getattr(importlib.import_module(module), name)
+        projection = getattr(importlib.import_module(module), name)
     except ImportError:
         raise UsageError(
             f"{method} needs {package}, which is not installed", remedy=f"pip install {package}, or take --method pca"
@@ -46,7 +44,7 @@ def embed(codes: Tensor, method: Method, seed: int) -> Tensor:
     options = {"perplexity": min(30.0, (len(codes) - 1) / 3)} if method == "tsne" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library's own making: threads, deprecations
-        placed = embedding(n_components=2, random_state=seed % 2**32, **options).fit_transform(codes.double().cpu().numpy())
+        placed = projection(n_components=2, random_state=seed % 2**32, **options).fit_transform(codes.double().cpu().numpy())
     return torch.as_tensor(placed, dtype=torch.float32)
 
 

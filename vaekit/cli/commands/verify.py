@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from vaekit.cli.common import Panel
+
+PANEL = Panel.EXPORT
+
 
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A file that `vaekit export --onnx` wrote.")],

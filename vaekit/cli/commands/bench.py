@@ -9,54 +9,41 @@ from typing import Annotated, Any
 
 import typer
 
-from vaekit.cli.common import JsonOption
-from vaekit.cli.train import SpecArgument, declare, read_options
+from vaekit.cli.common import JsonOption, Panel
+from vaekit.cli.options import SpecArgument, with_component_options
 from vaekit.errors import UsageError
 
-LISTS = {
-    "batch_sizes": ("int,int,…", "Images in a step.", "128"),
-    "precisions": ("fp32|bf16|auto,…", "Arithmetic.", "auto"),
-    "compile": ("on|graph|off,…", "How the training step is launched.", "off"),
-    "devices": ("cpu|cuda|mps|auto,…", "Where to compute.", "auto"),
-    "tasks": ("task,…", "What to measure.", "train,encode,sample,evaluate"),
-}
-"""Options of the throughput form that take lists: how to write them, what they are, and what they are by default."""
-VARIED = frozenset({"batch_size", "precision", "compile", "device"})
-SecondsOption = Annotated[
-    float | None, typer.Option(min=0.1, help="For each measurement. [dim]\\[default: 2][/dim]", show_default=False)
-]
-PlotOption = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw a chart as well.", show_default=False)]
-
-
-def placeholder() -> None:
-    """Measure the speed of training, sampling, encoding and evaluation, or of an export: see `vaekit bench --help`."""
+PANEL = Panel.TRAINING
+TASKS = "train,encode,sample,evaluate"
+LISTED = frozenset({"batch_size", "precision", "compile", "device"})
+"""Options of training that are lists here, by other names."""
 
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
-    """Return the form of the command that fits its arguments, and the arguments in normal form.
-
-    Raises:
-        UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
-    """
+    """Return the form of the command that fits its arguments, and the arguments in normal form."""
     flags = {argument.partition("=")[0] for argument in arguments}
     if "--onnx" in flags:
         return onnx_latencies, list(arguments)
     if "--compare" in flags:
         return compare, list(arguments)
-    table, normal = read_options(arguments, own={*LISTS, "seconds", "plot"})
-    lists = {
-        name: Annotated[
-            str | None,
-            typer.Option(metavar=metavar, help=f"{about} [dim]\\[default: {default}][/dim]", show_default=False),
-        ]
-        for name, (metavar, about, default) in LISTS.items()
-    }
-    own = {"spec": SpecArgument, **lists, "seconds": SecondsOption, "plot": PlotOption, "json": JsonOption}
-    return declare(_throughput, own, [option for option in table.options if not VARIED & set(option.names)]), normal
+    return with_component_options(bench, arguments, without=LISTED)
 
 
-def _throughput(
-    *, spec: Path | None, seconds: float | None, plot: Path | None, json: bool, given: Mapping[str, Any], **lists: str | None
+def bench(
+    spec: SpecArgument = None,
+    *,
+    batch_sizes: Annotated[str, typer.Option(metavar="int,int,…", help="Images in a step.")] = "128",
+    precisions: Annotated[str, typer.Option(metavar="fp32|bf16|auto,…", help="Arithmetic.")] = "auto",
+    compile: Annotated[  # noqa: A002 - the flag's name
+        str, typer.Option(metavar="on|graph|off,…", help="How the training step is launched.")
+    ] = "off",
+    devices: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps,…", help="Where to compute.")] = "auto",
+    tasks: Annotated[str, typer.Option(metavar="task,…", help="What to measure.")] = TASKS,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each measurement.")] = 2.0,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw a chart as well.", show_default=False)] = None,
+    json: JsonOption = False,
+    base: Mapping[str, Any],
+    given: Mapping[str, Any],
 ) -> None:
     """Measure the speed of training, encoding, sampling and evaluation, for every combination of the lists given.
 
@@ -66,24 +53,21 @@ def _throughput(
     from vaekit.benchmark.report import footnotes, throughput_table, write_chart
     from vaekit.benchmark.throughput import throughput
     from vaekit.cli.console import ErrorLines
-    from vaekit.specs.models import read_spec
 
+    del spec  # it was read as `base`, before it was known which options there are
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise UsageError("the chart cannot be written there", given=plot, expected="FILE.png in a folder that exists")
-    chosen = {name: (value or LISTS[name][2]).split(",") for name, value in lists.items()}
-    if not all(size.isdecimal() and int(size) for size in chosen["batch_sizes"]):
-        raise UsageError("these are no batch sizes", given=lists["batch_sizes"], expected="positive numbers, as 64,128")
-    for name, values in (("tasks", set(LISTS["tasks"][2].split(","))), ("compile", {"on", "graph", "off"})):
-        if not set(chosen[name]) <= values:
-            raise UsageError(f"unknown {name}", given=lists[name], expected=f"some of {', '.join(sorted(values))}")
+    for name, text, known in (("tasks", tasks, set(TASKS.split(","))), ("compile", compile, {"on", "graph", "off"})):
+        if not set(text.split(",")) <= known:
+            raise UsageError(f"unknown {name}", given=text, expected=f"some of {', '.join(sorted(known))}")
     result = throughput(
-        read_spec(spec) if spec is not None else {},
-        batch_sizes=[int(size) for size in chosen["batch_sizes"]],
-        precisions=chosen["precisions"],
-        compilations=chosen["compile"],
-        devices=chosen["devices"],
-        tasks=chosen["tasks"],
-        seconds=seconds or 2.0,
+        base,
+        batch_sizes=_read_sizes(batch_sizes),
+        precisions=precisions.split(","),
+        compilations=compile.split(","),
+        devices=devices.split(","),
+        tasks=tasks.split(","),
+        seconds=seconds,
         reporter=ErrorLines(),
         **given,
     )
@@ -93,6 +77,18 @@ def _throughput(
         typer.echo(json_module.dumps(result))
         return
     _print(throughput_table(result), footnotes(result))
+
+
+def _read_sizes(text: str) -> list[int]:
+    """Read batch sizes.
+
+    Raises:
+        UsageError: They are something else.
+    """
+    sizes = text.split(",")
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise UsageError("these are no batch sizes", given=text, expected="positive numbers, as 1,8,64")
+    return [int(size) for size in sizes]
 
 
 def compare(
@@ -132,11 +128,11 @@ def onnx_latencies(  # noqa: PLR0917 - Typer calls it by keywords
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="The run that it came from; the folder where it lies unless given.", show_default=False),
+        typer.Option(metavar="RUN", help="The run that it came from. Default: the folder where it lies.", show_default=False),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="int,int,…", help="Batch sizes.")] = "1,8,64",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of either; as many as torch takes unless given.", show_default=False)
+        int | None, typer.Option(min=1, help="Threads of either. Default: as many as torch takes.", show_default=False)
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="For each measurement.")] = 1.0,
     as_json: JsonOption = False,
@@ -146,8 +142,5 @@ def onnx_latencies(  # noqa: PLR0917 - Typer calls it by keywords
 
     if onnx is None:
         raise UsageError("nothing to measure was given", expected="--onnx FILE.onnx")
-    sizes = [int(size) for size in batch.split(",") if size.isdecimal() and int(size) > 0]
-    if len(sizes) != len(batch.split(",")):
-        raise UsageError("these are no batch sizes", given=f"--batch {batch}", expected="positive numbers, as 1,8,64")
-    result = onnx_latency(onnx, run, batches=sizes, threads=threads, seconds=seconds)
+    result = onnx_latency(onnx, run, batches=_read_sizes(batch), threads=threads, seconds=seconds)
     typer.echo(json_module.dumps(result) if as_json else onnx_table(result))

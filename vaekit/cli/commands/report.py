@@ -7,13 +7,16 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli.common import RunArgument, open_run
+from vaekit.cli.common import Panel, RunArgument, open_run
+
+PANEL = Panel.PICTURES
 
 
 def report(
     run: RunArgument = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="The page; in the run folder unless given.", show_default=False)
+        Path | None,
+        typer.Option(metavar="FILE.html", help="The page. Default: report.html in the run folder.", show_default=False),
     ] = None,
 ) -> None:
     """Write one page on a run that needs nothing else: numbers, curves, pictures, latents, settings."""

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli.common import JsonOption, RunArgument, open_run
+from vaekit.cli.common import JsonOption, Panel, RunArgument, open_run
+
+PANEL = Panel.TRAINING
 
 
 def evaluate(  # noqa: PLR0917 - Typer calls it by keywords

@@ -1,23 +1,57 @@
-"""A plane of the latent space, decoded at the prior's quantiles."""
+"""The picture ``manifold``."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from pydantic import PositiveInt
 
-from vaekit.model.vae import VAE
-from vaekit.pictures.drawing import text_size, text_width, write
-from vaekit.pictures.grid import SMALL, grid
-from vaekit.pictures.latents import Plane, Spread, decode
+from vaekit.pictures.options import Dims
+from vaekit.pictures.picture import Picture
+from vaekit.pictures.subject import Subject
+from vaekit.roles import pictures
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from vaekit.pictures.latents import Plane, Spread
 
 MANY, TINY = 8, 28
 """Images along an axis above which only those with a side below ``TINY`` pixels are enlarged."""
+
+
+@pictures("manifold")
+class Manifold(Picture):
+    """Show a plane of the latent space, decoded at equal steps of probability.
+
+    Args:
+        dims: One or two latents by number, counted from 0; none takes all of a model that has no more, else the first two
+            principal axes of the codes.
+        side: Images along each axis.
+    """
+
+    def __init__(self, subject: Subject, *, dims: Dims | None = None, side: PositiveInt = 20) -> None:
+        super().__init__(subject)
+        self.dims, self.side = dims, side
+
+    def still(self) -> Image:
+        plane, spread = self.subject.plane(self.dims)
+        values = quantile_grid(self.side, spread)
+        return manifold_picture(self._decode(plane, values), plane, values)
+
+    def _decode(self, plane: Plane, values: Tensor) -> Tensor:
+        """Decode the plane at ``values`` ``(side, k)`` of its one or two axes: ``(rows * side, C, H, W)``, top row last value."""
+        import torch
+
+        from vaekit.pictures.latents import decode
+
+        along = values[:, 0]
+        if len(plane.axes) == 1:
+            return decode(self.subject.vae, plane.center + along[:, None] * plane.axes[0])
+        down, along = torch.meshgrid(values[:, 1].flip(0), along, indexing="ij")
+        return decode(self.subject.vae, plane.center + torch.stack([along, down], -1).flatten(0, 1) @ plane.axes)
 
 
 def quantile_grid(side: int, spread: Spread) -> Tensor:
@@ -26,23 +60,19 @@ def quantile_grid(side: int, spread: Spread) -> Tensor:
     References:
         Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix A.
     """
+    import torch
+
     u = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).to(spread.mean)
     values: Tensor = spread.mean + u[:, None] * spread.std
     return values
 
 
-def manifold(vae: VAE, plane: Plane, values: Tensor) -> Tensor:
-    """Decode the plane at ``values`` ``(side, k)`` of its one or two axes: ``(rows * side, C, H, W)``, top row last value."""
-    first = values[:, 0]
-    if len(plane.axes) == 1:
-        return decode(vae, plane.center + first[:, None] * plane.axes[0])
-    down, along = torch.meshgrid(values[:, 1].flip(0), first, indexing="ij")
-    return decode(vae, plane.center + torch.stack([along, down], -1).flatten(0, 1) @ plane.axes)
-
-
-def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image.Image:
+def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image:
     """Show a decoded plane, with the values of its axes."""
     from PIL import Image, ImageDraw
+
+    from vaekit.pictures.drawing import text_size, text_width, write
+    from vaekit.pictures.grid import SMALL, grid
 
     side = len(values)
     tiles = grid(images, columns=side, margin=0, small=TINY if side > MANY else SMALL)
@@ -58,17 +88,17 @@ def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image.Imag
     sheet = Image.new(tiles.mode, (width, below + (len(caption) + 1) * (size + 4) + 6), "white")
     sheet.paste(tiles, (left, edge))
     draw = ImageDraw.Draw(sheet)
-    for i in stops(side, (widest + size / 2) / wide):
+    for i in labelled_steps(side, (widest + size / 2) / wide):
         write(draw, (left + (i + 0.5) * wide, below), f"{values[i, 0]:.2f}", anchor="mt", size=size)
-    for i in stops(side, 1.3 * size / tall) if upright else ():
+    for i in labelled_steps(side, 1.3 * size / tall) if upright else ():
         write(draw, (left - 6, edge + (side - i - 0.5) * tall), f"{values[i, 1]:.2f}", anchor="rm", size=size)
     for i, line in enumerate(caption):
         write(draw, (left, below + (i + 1) * (size + 4)), line, anchor="lt", size=size)
     return sheet
 
 
-def stops(side: int, room: float) -> list[int]:
-    """Return at which of ``side`` steps a value is written: the ends, the middle, the quarters, if ``room`` steps apart."""
+def labelled_steps(side: int, room: float) -> list[int]:
+    """Return which of ``side`` steps are labelled: the ends, the middle and the quarters, as far as they are ``room`` apart."""
     quarter = round((side - 1) / 4)
     kept: list[int] = []
     for i in (0, side - 1, *([side // 2] if side % 2 else []), quarter, side - 1 - quarter):
@@ -79,6 +109,8 @@ def stops(side: int, room: float) -> list[int]:
 
 def caption_lines(plane: Plane, width: int, size: int) -> list[str]:
     """Say which axis goes where, in one line if ``width`` pixels hold it, else in a line for each axis."""
+    from vaekit.pictures.drawing import text_width
+
     names = [f"{name} {way}" for name, way in zip(plane.names, ("to the right", "upwards"), strict=False)]
     line = ", ".join(names)
     return [line] if text_width(line, size) <= width else names

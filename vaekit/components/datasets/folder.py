@@ -8,7 +8,8 @@ from typing import ClassVar, Literal
 import torch
 
 from vaekit.data import FileImages, Splits, split_source
-from vaekit.data.images import ColourMode, Fit, ImageReader, decode_if_small, find_images, height_and_width, readable_images
+from vaekit.data.images import ColourMode, ImageReader, decode_if_small, find_images, height_and_width, readable_images
+from vaekit.data.specs import Fit
 from vaekit.interfaces import Dataset
 from vaekit.roles import datasets
 

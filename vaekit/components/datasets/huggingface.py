@@ -10,8 +10,9 @@ import torch
 
 from vaekit.data import FileImages, Splits, split_source
 from vaekit.data.arrays import to_labels
-from vaekit.data.images import ColourMode, Fit, ImageReader, decode_if_small, height_and_width
+from vaekit.data.images import ColourMode, ImageReader, decode_if_small, height_and_width
 from vaekit.data.parquet import to_array
+from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 from vaekit.extras import import_extra
 from vaekit.interfaces import Dataset

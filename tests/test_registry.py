@@ -241,3 +241,61 @@ def test_descriptions_of_options_are_read_from_the_docstring():
 
 def test_losses_and_likelihoods_share_no_name():
     assert not set(roles.losses.kinds()) & set(roles.likelihoods.kinds())
+
+
+class Early(Backbone):
+    """Is registered before."""
+
+    def forward(self, x):
+        return x
+
+
+def test_what_is_registered_for_a_while_is_forgotten_and_can_be_registered_again():
+    with roles.encoders.temporarily(early=Early):
+        assert roles.encoders.get("early") is Early
+        assert roles.encoders.spec("early").model_fields["kind"].default == "early"
+
+        @roles.encoders("meanwhile")
+        class Meanwhile(Early):
+            """Is registered meanwhile, by a decorator."""
+
+        roles.encoders.get("resnet")  # may be imported here for the first time
+    assert not {"early", "meanwhile"} & {*roles.encoders.kinds()}
+    assert roles.encoders.get("resnet").kind == "resnet"
+    with roles.encoders.temporarily(late=Early, meanwhile=Meanwhile):
+        assert Early.kind == "late"
+    assert not hasattr(Early, "kind")
+
+
+def test_a_class_that_was_registered_before_is_there_again_with_its_options():
+    def define(default):
+        class Again(Early):
+            """Is defined twice, as in a notebook."""
+
+            def __init__(self, in_shape, out_shape, *, size: int = default) -> None: ...
+
+        return Again
+
+    first, second = define(1), define(2)
+    with roles.encoders.temporarily(again=first):
+        with roles.encoders.temporarily(again=second):
+            assert roles.encoders.spec("again").model_fields["size"].default == 2
+        assert roles.encoders.get("again") is first
+        assert roles.encoders.spec("again").model_fields["size"].default == 1
+
+
+def test_nothing_is_registered_for_a_while_where_one_class_cannot_be():
+    with pytest.raises(PluginError, match=r"is not a vaekit\.Backbone"), roles.encoders.temporarily(early=Early, other=Loss):
+        pytest.fail("registered")
+    assert "early" not in roles.encoders
+    assert not hasattr(Early, "kind")
+
+
+def test_components_imported_for_the_first_time_meanwhile_stay():
+    code = """
+import vaekit
+with vaekit.losses.temporarily():
+    vaekit.losses.get("tc")
+print(vaekit.losses.get("tc").kind, vaekit.losses.spec("tc").model_fields["beta"].default)
+"""
+    assert run(code).stdout.split() == ["tc", "6.0"]

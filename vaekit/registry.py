@@ -108,7 +108,11 @@ class Registry(Generic[T]):
     def temporarily(self, **classes: type) -> Iterator[None]:
         """Register classes for the duration of a context; anything else registered within it is removed on exit as well.
 
-        Meant for tests whose components should not outlive them.
+        A class that one of them replaced is registered again. Components of vaekit and of installed plugins that are first imported
+        within the context stay.
+
+        Raises:
+            PluginError: A class cannot be registered; then none is.
 
         Example:
             >>> class Squared(vaekit.Loss):
@@ -119,17 +123,21 @@ class Registry(Generic[T]):
             >>> "squared" in vaekit.losses
             False
         """
-        before = dict(self._classes), dict(self._specs), dict(self._loaded)
+        before = dict(self._classes)
         try:
             for kind, cls in classes.items():
                 self._register(kind, cls)
             yield
         finally:
-            now: dict[str, Any] = self._classes
+            now: dict[str, Any] = dict(self._classes)
             for kind, cls in now.items():
-                if before[0].get(kind) is not cls and kind not in self._builtin_files:
-                    del cls.kind  # so that it can be registered under another name
-            self._classes, self._specs, self._loaded = before
+                if before.get(kind) is cls or kind in self._builtin_files or kind in self._loaded:
+                    continue
+                del cls.kind  # so that it can be registered again, under another name too
+                del self._classes[kind]
+                self._specs.pop(kind, None)
+                if kind in before:
+                    self._classes[kind] = before[kind]
 
     # Discovery
 

@@ -66,7 +66,8 @@ def train(
     fitted = fit_to_machine(whole)
     with join(fitted.train.device) as processes:
         made = RunFolder.create(fitted, out) if processes.leads else None
-        folder = RunFolder(processes.share_text("" if made is None else str(made.path)))
+        path = processes.share_text("" if made is None else str(made.path))
+        folder = made or RunFolder(path)
         trainer = _begin(fitted, folder, reporter, processes)
         trainer.complete()
     return Run(folder)
@@ -95,6 +96,8 @@ def resume(
 ) -> Run:
     """Resume a run from its last checkpoint, bit-exactly on the CPU with the same versions and number of threads.
 
+    A run that ended before its first checkpoint starts again, which comes to the same.
+
     Args:
         path: The run folder.
         device: The device to continue on: ``auto``, ``cpu``, ``cuda`` or ``mps``; default: the run's device.
@@ -110,7 +113,8 @@ def resume(
     check_loggers(run.spec)
     spec = fit_to_machine(run.spec, device)
     with join(spec.train.device) as processes:
-        if processes.leads and run.is_complete():
+        begun = json.loads(processes.share_text(json.dumps(run.folder.has_begun())))
+        if processes.leads and begun and run.is_complete():
             raise UsageError(
                 f"{run.path} is complete: all {run.spec.train.epochs} epochs are done",
                 remedy=f"start a longer run: vaekit train {run.folder.spec} --epochs N",
@@ -128,7 +132,7 @@ def resume(
             processes=processes,
             allow_changed_data=allow_changed_data,
         )
-        trainer.fit(resume=True)
+        trainer.fit(resume=begun)
     return run
 
 

@@ -228,7 +228,7 @@ def test_run_defaults_to_the_newest(cli: Cli, trained: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("sample")
     assert code == 1
-    assert "there is no run under runs/" in err
+    assert "no run found under runs/" in err
     shutil.copytree(trained, tmp_path / "runs" / "0001-x")
     assert cli("sample")[:2] == (0, "runs/0001-x/samples/seed-0.png\n")
 

@@ -165,7 +165,7 @@ def test_run_without_weights_is_named(cli: Cli, run: Path, tmp_path: Path) -> No
     (run / "model.safetensors").unlink()
     code, _, err = cli("export", run, "--onnx")
     assert code == 1
-    assert "there is no file" in err
+    assert "does not exist" in err
     assert "model.safetensors" in err
     code, _, err = cli("export", tmp_path, "--onnx")
     assert code == 1

@@ -26,10 +26,10 @@ def killed_after_logging(options: dict, epoch: int, out: Path, monkeypatch: pyte
     """Train until an epoch is logged, and die before its checkpoint is written."""
     save = checkpoint.save
 
-    def dying(path, tensors, spec, *, state, **also):
+    def dying(path, tensors, spec, *, state, **more):
         if state.get("epoch", 0) == epoch:
             raise OSError("killed")
-        save(path, tensors, spec, state=state, **also)
+        save(path, tensors, spec, state=state, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", dying)

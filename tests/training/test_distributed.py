@@ -161,7 +161,7 @@ def test_a_mistake_is_told_once_and_without_a_traceback(images, tmp_path):
     (tmp_path / "run" / "mine.txt").touch()
     done = vaekit_command("train", *ARGUMENTS, "--dataset.path", images, "--out", tmp_path / "run", processes=2)
     assert done.returncode != 0
-    assert done.stderr.count("exists already") == 1
+    assert done.stderr.count("already exists") == 1
     assert "world.py" not in done.stderr  # no traceback of the other process; torchrun may end it before it says a word
 
 

@@ -66,9 +66,10 @@ class LaplacePixels(NamedTuple):
     log_scale: Tensor
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise to samples: to uniform noise first, then through the inverse distribution function."""
-        uniform = torch.erf(noise / math.sqrt(2.0))  # in (-1, 1)
-        return self.mean - torch.exp(self.log_scale) * torch.sign(uniform) * torch.log1p(-uniform.abs())
+        """Map standard normal noise to the Laplace quantile of the same probability; finite for any noise in float32."""
+        magnitude = -(math.log(2.0) + torch.special.log_ndtr(-noise.abs()))  # -log P(|n| > |noise|), where 1 - erf underflows
+        deviation: Tensor = torch.exp(self.log_scale) * torch.sign(noise) * magnitude
+        return self.mean + deviation
 
     def log_prob(self, value: Tensor) -> Tensor:
         scaled = (value - self.mean).abs() * torch.exp(-self.log_scale)

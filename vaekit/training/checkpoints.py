@@ -12,11 +12,20 @@ from torch import Tensor
 
 from vaekit.compute.sharding import collect
 from vaekit.data.fingerprint import changes
-from vaekit.errors import DataError
+from vaekit.errors import CheckpointError, DataError
+from vaekit.specs.models import RunSpec
+from vaekit.specs.text import flat, value_text
 from vaekit.store import checkpoint
 from vaekit.store.folder import RunFolder
 from vaekit.training.meter import Meter
 from vaekit.training.step import Step
+
+FREE = (
+    "data.dataset.",  # what of it matters is in the fingerprint of the data
+    *(f"train.{name}" for name in ("device", "compile", "parallel", "threads", "workers", "checkpoint_seconds")),
+    *(f"train.{name}" for name in ("logger", "pictures", "animation")),
+)
+"""Settings that may change when a run is resumed."""
 
 
 @dataclass
@@ -103,6 +112,7 @@ class Checkpoints:
         """
         path, step = self.folder.last, self.step
         tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
+        self._require_same_spec(header.spec)
         changed = changes(header.data, self.data)
         if changed and not allow_changed_data:
             raise DataError(
@@ -123,6 +133,17 @@ class Checkpoints:
         notes = tuple(f"{key} was {then[key]}, now {now[key]}: not bit-exact" for key in now if now[key] != then[key])
         notes += tuple(f"the data have changed: {change}" for change in changed)
         return Position(**state), meter, notes
+
+    def _require_same_spec(self, trained: RunSpec) -> None:
+        """Refuse to resume with other settings than those that determine the result."""
+        before, now = (flat(spec.model_dump(mode="json")) for spec in (trained, self.spec))
+        names = [name for name in {**before, **now} if not name.startswith(FREE) and before.get(name) != now.get(name)]
+        if names:
+            raise CheckpointError(
+                f"{self.folder.spec} is no longer the spec that {self.folder.path} was trained with",
+                given="; ".join(f"{name} was {value_text(before.get(name))}, is {value_text(now.get(name))}" for name in names),
+                remedy=f"restore it, or train another run with it: vaekit train {self.folder.spec}",
+            )
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         checkpoint.save(path, tensors, self.spec, image_shape=self.image_shape, data=self.data, state=state)

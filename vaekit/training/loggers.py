@@ -66,13 +66,15 @@ class Loggers:
             self.live.append(logger)
         return tuple(found)
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """Log the record of an epoch."""
-        self._tell(lambda logger: logger.scalars(record["step"], numbers(record)))
+    def epoch(self, record: Mapping[str, Any], pictures: Mapping[str, Image.Image]) -> None:
+        """Log the record of an epoch, and its pictures by name."""
 
-    def picture(self, epoch: int, name: str, picture: Image.Image) -> None:
-        """Log a picture of an epoch."""
-        self._tell(lambda logger: logger.image(epoch * self.steps_per_epoch, name, picture))
+        def log(logger: Logger) -> None:
+            logger.scalars(record["step"], numbers(record))
+            for name, picture in pictures.items():
+                logger.image(record["step"], name, picture)
+
+        self._tell(log)
 
     def end(self, evaluation: Mapping[str, Any], codes: Callable[[int], Codes]) -> None:
         """Finish all loggers with the results of the run."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,33 +32,19 @@ LARGEST_FRAME = 520
 class Snapshots:
     """Takes reconstructions and samples at chosen epochs, and a frame for the animation at every epoch.
 
-    Images are decoded in the training thread, since the weights change. A separate thread arranges, compresses and writes them;
-    it must finish before the next epoch's pictures are submitted, so memory holds the pictures of at most one epoch.
-
     Args:
         spec: The run's spec; ``train.pictures`` chooses the epochs.
         folder: The run folder, which receives the pictures.
         vae: The model.
         validation: The batches whose first images are reconstructed.
-        tell: A function that receives the epoch, name and image of each picture that is kept, once it is written.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        folder: RunFolder,
-        vae: VAE,
-        validation: Batches,
-        *,
-        tell: Callable[[int, str, Image.Image], None],
-    ) -> None:
-        self.folder, self.vae, self.validation, self.tell = folder, vae, validation, tell
+    def __init__(self, spec: RunSpec, folder: RunFolder, vae: VAE, validation: Batches) -> None:
+        self.folder, self.vae, self.validation = folder, vae, validation
         self.streams = Streams(spec.train.seed)
         self.enabled = spec.train.pictures != "none"
         self.chosen = chosen_epochs(spec.train.pictures, spec.train.epochs)
         self.animation = folder.gif.with_suffix(f".{spec.train.animation}")
-        self.writer = ThreadPoolExecutor(1, "pictures")
-        self.pending: Future[tuple[int, dict[str, Image.Image]]] | None = None
 
     @cached_property
     def originals(self) -> Tensor:
@@ -67,51 +52,27 @@ class Snapshots:
         return next(iter(self.validation.epoch(0))).inputs[:NUM_PAIRS].clone()
 
     @torch.no_grad()
-    def take(self, epoch: int) -> None:
-        """Take this epoch's pictures.
+    def take(self, epoch: int) -> dict[str, Image.Image]:
+        """Write an epoch's frame, and its pictures if it is among the chosen epochs; return those pictures by name.
 
-        Raises:
-            OSError: The previous pictures could not be written.
+        They are written before the epoch's checkpoint, so a run that is killed loses none of them.
         """
         if not self.enabled:
-            return
+            return {}
         vae = self.vae.eval()
         generator = self.streams.generator("pictures", 0, vae.device)
         sheet = grid(vae.sample(NUM_SAMPLES, generator=generator).cpu())
-        pictures = {}
-        if epoch in self.chosen:
-            pictures = {"reconstructions": pairs(self.originals.cpu(), vae.reconstruct(self.originals).cpu()), "samples": sheet}
-        self.wait()
-        self.pending = self.writer.submit(self._write, epoch, sheet, pictures)
-
-    def _write(self, epoch: int, sheet: Image.Image, pictures: dict[str, Image.Image]) -> tuple[int, dict[str, Image.Image]]:
-        """Write an epoch's frame and the pictures to keep; return the epoch and those pictures.
-
-        This must not compute with torch: for a second thread that does, OpenMP keeps a second team of threads, and with more
-        threads than processors, training took twice as long.
-        """
         self.folder.frames.mkdir(parents=True, exist_ok=True)
         write_png(sheet, self.folder.frames / f"{epoch:05d}.png")
+        if epoch not in self.chosen:
+            return {}
+        pictures = {"reconstructions": pairs(self.originals.cpu(), vae.reconstruct(self.originals).cpu()), "samples": sheet}
         for name, picture in pictures.items():
             write_png(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
-        return epoch, pictures
-
-    def wait(self) -> None:
-        """Wait until the latest pictures are written, and pass them to ``tell``.
-
-        Raises:
-            OSError: They could not be written.
-        """
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            epoch, pictures = pending.result()
-            for name, picture in pictures.items():
-                self.tell(epoch, name, picture)
+        return pictures
 
     def animate(self) -> None:
         """Write the animation and remove its frames."""
-        self.wait()
-        self.writer.shutdown()
         if self.enabled and self.folder.frames.is_dir():
             write_frames(sorted(self.folder.frames.glob("*.png")), self.animation)
         shutil.rmtree(self.folder.frames, ignore_errors=True)

@@ -82,7 +82,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, self.step, splits.fingerprint)
         self.loggers = Loggers(spec, self.step.steps_per_epoch, enabled=self.processes.leads)
         originals = self.evaluator.batches("validation")
-        self.snapshots = Snapshots(spec, folder, self.step.whole.vae, originals, tell=self.loggers.picture)
+        self.snapshots = Snapshots(spec, folder, self.step.whole.vae, originals)
         self.interruption = Interruption()
         self.saved_at = time.monotonic()
 
@@ -140,13 +140,12 @@ class Trainer:
         with self.step.averaged(), self.step.gathered():
             scores = self.evaluator.scores("validation")
             self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
-            if self.processes.leads:
-                self.snapshots.take(self.position.epoch + 1)
+            pictures = self.snapshots.take(self.position.epoch + 1) if self.processes.leads else {}
         improved, self.meter = self.position.end_epoch(float(scores["loss"])), Meter()  # type: ignore[arg-type]
         record = self.record(means, scores, pace, improved=improved)
         if self.processes.leads:
             self.folder.append_metrics(record)
-            self.loggers.epoch(record)  # before the checkpoint, so that a run that is killed here logs the epoch again
+            self.loggers.epoch(record, pictures)  # before the checkpoint, so that a run that is killed here logs the epoch again
         if improved:
             self.checkpoints.save_best(self.position.epoch)
         self.save()  # after the best weights, so that a run that is killed in between writes them again
@@ -194,6 +193,8 @@ class Trainer:
         try:
             if self.processes.leads:
                 check_space(self.folder.path, self.checkpoints.size)
+            if self.processes.leads and not resume:
+                self.folder.cut_metrics(0)  # of an epoch that ended with its process, before the first checkpoint
             notes = (self._resume() if resume else self._few_steps()) + self._notes()
             logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
             self.reporter.start(self._start(notes + logged))
@@ -204,13 +205,10 @@ class Trainer:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Clean up after `begin` in any case: stop the loggers once they have the last pictures, and unlock the run folder."""
+        """End what `begin` began, whatever happens: stop the loggers and release the folder."""
         try:
             with self.loggers:
-                try:
-                    yield
-                finally:
-                    self.snapshots.wait()
+                yield
         finally:
             if self.processes.leads:
                 self.folder.release()

@@ -85,7 +85,7 @@ class Onnx(Exporter):
                 + (", or export without --fp16" if self.precision == "fp16" else ""),
             )
             temporary.with_suffix(".json").write_text(about.as_text(metadata), "utf-8")
-            size = file.size
+            size = sum(each.stat().st_size for each in temporary.parent.iterdir())
         return Exported(path, size, parity, notes)
 
 

@@ -37,7 +37,7 @@ class Exporter(Component, ABC):
     """Writes a trained model to a file that other programs can run; called by ``vaekit export --<kind> [PATH]``.
 
     Example:
-        >>> @vaekit.exporters("mine")  # doctest: +SKIP
+        >>> @vaekit.exporters("mine")
         ... class Mine(vaekit.Exporter):
         ...     suffix = ".mine"
         ...

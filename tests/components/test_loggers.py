@@ -85,7 +85,7 @@ def test_tensorboard_keeps_runs_apart_in_a_common_folder(options, tmp_path):
     vaekit.train(**options | chosen, out=tmp_path / "first")
     assert accumulator(tmp_path / "logs" / "first").Scalars("train/loss")
     assert not list((tmp_path / "logs").rglob("*.tsv"))
-    with pytest.raises(UsageError, match="exists already, of another run"):
+    with pytest.raises(UsageError, match="already exists, from another run"):
         vaekit.train(**options | chosen, out=tmp_path / "other" / "first")
 
 

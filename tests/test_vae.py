@@ -173,7 +173,7 @@ def test_images_of_another_shape_or_type_are_refused(x):
 
 
 def test_latents_of_another_size_are_refused():
-    with pytest.raises(UsageError, match="not latent vectors"):
+    with pytest.raises(UsageError, match="cannot decode these latent vectors"):
         make().decode(torch.zeros(2, 4).double())
 
 

@@ -275,7 +275,7 @@ def test_decoder_that_cannot_be_exported_is_explained_and_leaves_nothing(
 
 def test_bicubic_resize_draws_a_warning(of_decoder: Callable[[nn.Module], Trained], tmp_path: Path) -> None:
     decoder = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)), nn.Upsample((4, 4), mode="bicubic"))
-    with pytest.warns(UserWarning, match="bicubically"):
+    with pytest.warns(UserWarning, match="bicubic"):
         Onnx().export(of_decoder(decoder), "decoder", tmp_path / "decoder.onnx")
 
 

@@ -131,7 +131,7 @@ class VAE(nn.Module):
         """
         if z.shape[-1] != self.latent_dim or z.ndim < 2:
             raise UsageError(
-                "these are not latent vectors of this model",
+                "the model cannot decode these latent vectors",
                 given=f"shape {tuple(z.shape)}",
                 expected=f"shape (B, {self.latent_dim})",
             )

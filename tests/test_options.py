@@ -80,11 +80,11 @@ def test_spec_of_a_spec_is_itself() -> None:
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"hidden": 3}, ["hidden belongs to encoder mlp and decoder mlp", "--encoder.hidden or --decoder.hidden"]),
+        ({"hidden": 3}, ["it belongs to encoder mlp and decoder mlp", "--encoder.hidden or --decoder.hidden"]),
         ({"loss": ["beta", "tc"], "beta": 3}, ["loss beta and loss tc", "--beta.beta or --tc.beta"]),
-        ({"encoder.hiden": 3}, ["no option encoder.hiden", "--encoder.hidden"]),
-        ({"epoch": 3}, ["no option epoch", "--epochs"]),
-        ({"free_bits": 3}, ["no option free_bits", "loss beta", "--loss beta"]),
+        ({"encoder.hiden": 3}, ["unknown option encoder.hiden", "--encoder.hidden"]),
+        ({"epoch": 3}, ["unknown option epoch", "--epochs"]),
+        ({"free_bits": 3}, ["unknown option free_bits", "loss beta", "--loss beta"]),
         ({"loss": "beta", "beta": 1, "loss.beta": 2}, ["beta and loss.beta are names of the same option"]),
     ],
 )
@@ -103,9 +103,9 @@ def test_wrong_names_are_errors_that_name_the_candidates(options: dict[str, Any]
         (
             {},
             {"pictures": "every:0"},
-            "pictures: epochs are auto, none, numbers from 1 as 1,2,10, or every:N with N from 1 (given 'every:0')",
+            "pictures: must be auto, none, epochs from 1 such as 1,2,10, or every:N with N >= 1 (given 'every:0')",
         ),
-        ({}, {"pictures": "0,2"}, "pictures: epochs are auto"),
+        ({}, {"pictures": "0,2"}, "pictures: must be auto"),
         ({}, {"logger": 3}, "logger: "),
         ({}, {"loss": ["mse", "gaussian"]}, "'mse' and 'gaussian'"),
         ({}, {"loss": "mse", "likelihood": "bce"}, "'mse' and 'bce'"),

@@ -106,7 +106,7 @@ def test_a_component_takes_the_wiring_that_it_names(scratch):
 
 
 def test_an_unknown_name_lists_what_exists_and_suggests_the_near_match():
-    with pytest.raises(UnknownComponentError, match=r"no encoder is called 'cn'") as caught:
+    with pytest.raises(UnknownComponentError, match=r"unknown encoder 'cn'") as caught:
         roles.encoders.get("cn")
     assert "cnn, mlp, resnet" in str(caught.value)
     assert "did you mean 'cnn'?" in str(caught.value)
@@ -120,7 +120,7 @@ def test_two_components_of_one_name_are_refused_and_both_are_named(scratch):
         def forward(self, trace):
             return trace.z.sum(-1)
 
-    with pytest.raises(PluginError, match=r"two components claim the name 'mine'") as caught:
+    with pytest.raises(PluginError, match=r"two losses claim the name 'mine'") as caught:
 
         @vaekit.losses("mine")
         class Second(Loss):
@@ -134,7 +134,7 @@ def test_two_components_of_one_name_are_refused_and_both_are_named(scratch):
 
 
 def test_a_built_in_name_cannot_be_taken(scratch):
-    with pytest.raises(PluginError, match="two components claim the name 'kl'"):
+    with pytest.raises(PluginError, match="two losses claim the name 'kl'"):
 
         @vaekit.losses("kl")
         class Mine(Loss):
@@ -210,10 +210,10 @@ class Unresolvable:
         (VarKeywords, "hides options from the schema"),
         (VarPositional, "hides options from the schema"),
         (Untyped, "option 'size' has no type"),
-        (Private, "an option cannot be called '_size'"),
-        (Kind, "an option cannot be called 'kind'"),
-        (Clash, "an option cannot be called 'model_dump'"),
-        (Positional, "positional parameter 'depth' is not among what assembly can hand to it"),
+        (Private, "an option cannot be named '_size'"),
+        (Kind, "an option cannot be named 'kind'"),
+        (Clash, "an option cannot be named 'model_dump'"),
+        (Positional, "assembly cannot supply the positional parameter 'depth'"),
         (Unserialisable, "cannot be turned into a schema"),
         (Unresolvable, "cannot be resolved"),
     ],
@@ -243,17 +243,59 @@ def test_losses_and_likelihoods_share_no_name():
     assert not set(roles.losses.kinds()) & set(roles.likelihoods.kinds())
 
 
-def test_a_built_in_first_used_while_others_are_registered_stays():
+class Early(Backbone):
+    """Is registered before."""
+
+    def forward(self, x):
+        return x
+
+
+def test_what_is_registered_for_a_while_is_forgotten_and_can_be_registered_again():
+    with roles.encoders.temporarily(early=Early):
+        assert roles.encoders.get("early") is Early
+        assert roles.encoders.spec("early").model_fields["kind"].default == "early"
+
+        @roles.encoders("meanwhile")
+        class Meanwhile(Early):
+            """Is registered meanwhile, by a decorator."""
+
+        roles.encoders.get("resnet")  # may be imported here for the first time
+    assert not {"early", "meanwhile"} & {*roles.encoders.kinds()}
+    assert roles.encoders.get("resnet").kind == "resnet"
+    with roles.encoders.temporarily(late=Early, meanwhile=Meanwhile):
+        assert Early.kind == "late"
+    assert not hasattr(Early, "kind")
+
+
+def test_a_class_that_was_registered_before_is_there_again_with_its_options():
+    def define(default):
+        class Again(Early):
+            """Is defined twice, as in a notebook."""
+
+            def __init__(self, in_shape, out_shape, *, size: int = default) -> None: ...
+
+        return Again
+
+    first, second = define(1), define(2)
+    with roles.encoders.temporarily(again=first):
+        with roles.encoders.temporarily(again=second):
+            assert roles.encoders.spec("again").model_fields["size"].default == 2
+        assert roles.encoders.get("again") is first
+        assert roles.encoders.spec("again").model_fields["size"].default == 1
+
+
+def test_nothing_is_registered_for_a_while_where_one_class_cannot_be():
+    with pytest.raises(PluginError, match=r"is not a vaekit\.Backbone"), roles.encoders.temporarily(early=Early, other=Loss):
+        pytest.fail("registered")
+    assert "early" not in roles.encoders
+    assert not hasattr(Early, "kind")
+
+
+def test_components_imported_for_the_first_time_meanwhile_stay():
     code = """
-from vaekit.roles import losses
-from vaekit.interfaces import Loss
-
-class Mine(Loss):
-    def forward(self, trace): ...
-
-with losses.temporarily(mine=Mine):
-    first = losses.get("kl")
-assert losses.get("kl") is first
-assert "mine" not in losses
+import vaekit
+with vaekit.losses.temporarily():
+    vaekit.losses.get("tc")
+print(vaekit.losses.get("tc").kind, vaekit.losses.spec("tc").model_fields["beta"].default)
 """
-    assert run(code).returncode == 0
+    assert run(code).stdout.split() == ["tc", "6.0"]

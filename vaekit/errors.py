@@ -1,16 +1,22 @@
-"""What vaekit raises. Every error says what was given, what was expected and what to do."""
+"""The exceptions that vaekit raises. Each states what was given, what was expected, and what to do."""
 
 from __future__ import annotations
 
 
 class VaekitError(Exception):
-    """A failure that vaekit understands; the command line prints it without a traceback.
+    """The base class of vaekit's exceptions; the command line prints them without a traceback.
 
     Args:
-        message: What went wrong, in one sentence.
+        message: What is wrong, in one sentence.
         given: What was found.
-        expected: What would have been right.
+        expected: What would have been valid.
         remedy: What to do next.
+
+    Example:
+        >>> print(VaekitError("the file does not exist", given="faces.npy", remedy="check the path"))
+        the file does not exist
+          given:    faces.npy
+          remedy:   check the path
     """
 
     exit_code = 1
@@ -35,17 +41,17 @@ class VaekitError(Exception):
 
 
 class UsageError(VaekitError):
-    """The request itself is wrong: an unknown name, an option of the wrong type, parts that do not fit."""
+    """The request is invalid: an unknown name, an option of the wrong type, or parts that do not fit together."""
 
     exit_code = 2
 
 
 class SpecError(UsageError):
-    """A spec does not validate; the message holds the path into it, as ``loss.beta``."""
+    """A spec is invalid; the message contains the path of the offending field, such as ``loss.beta``."""
 
 
 class UnknownComponentError(UsageError):
-    """No component of that name is registered."""
+    """No component is registered under that name."""
 
 
 class PluginError(VaekitError):
@@ -53,11 +59,11 @@ class PluginError(VaekitError):
 
 
 class DataError(VaekitError):
-    """Data are missing, unreadable or do not fit the model."""
+    """The data are missing, unreadable, or do not fit the model."""
 
 
 class CheckpointError(VaekitError):
-    """A run or checkpoint is missing, truncated, or of another architecture."""
+    """A run or checkpoint is missing or truncated, or its architecture does not match."""
 
 
 class DivergenceError(VaekitError):
@@ -65,4 +71,4 @@ class DivergenceError(VaekitError):
 
 
 class ExportError(VaekitError):
-    """A model cannot be exported, an exported file differs from its model, or a file is no export of vaekit."""
+    """A model cannot be exported, an exported file differs from its model, or a file was not exported by vaekit."""

@@ -1,4 +1,4 @@
-"""Libraries that are installed with an extra of vaekit's, and imported when they are used."""
+"""Optional dependencies: installed with one of vaekit's extras and imported on first use."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from vaekit.errors import UsageError
 
 
 def import_extra(module: str, extra: str, purpose: str) -> Any:
-    """Import a library that need not be installed.
+    """Import an optional dependency.
 
     Args:
-        module: What is imported.
-        extra: The extra of vaekit's that installs it.
-        purpose: What needs it, as ``the logger 'wandb'``.
+        module: The module to import.
+        extra: The extra of vaekit that installs it.
+        purpose: What needs it, such as ``the logger 'wandb'``.
 
     Raises:
-        UsageError: It is not installed.
+        UsageError: The library is not installed.
     """
     try:
         return importlib.import_module(module)

@@ -1,7 +1,7 @@
-"""What a component is: the abstract base of each role.
+"""The base class of each role that a component can play.
 
-Positional parameters of ``__init__`` are *wiring*, handed over at assembly and matched by name; keyword-only parameters are
-the component's *options*, from which its spec and its command-line flags are derived.
+The signature of ``__init__`` is the interface of a component. Positional parameters are its *wiring*: shapes and sizes that
+assembly passes by name. Keyword-only parameters are its *options*, from which its spec and its command-line flags are derived.
 """
 
 from __future__ import annotations
@@ -26,25 +26,41 @@ Shape = tuple[int, ...]
 
 
 class Capability(StrEnum):
-    """What a posterior or prior can do, and a loss may require."""
+    """A property of a posterior or prior that a loss may require."""
 
     LOG_PROB = "log_prob"
     """It has a density: ``log_prob`` is exact."""
     FACTORISED = "factorised"
-    """Its dimensions are independent: ``log_prob_per_dim`` exists."""
+    """Its dimensions are independent: ``log_prob_per_dim`` is available."""
 
 
 class Component:
-    """What all roles share."""
+    """The base of all roles."""
 
     kind: ClassVar[str]
-    """The name it is registered under; the registry sets it."""
+    """The name under which the component is registered; set by the registry."""
 
 
 class Backbone(Component, nn.Module, ABC):
-    """A network that maps tensors to tensors, ``(B, *in_shape) -> (B, *out_shape)``; it knows nothing of densities.
+    """A network that maps tensors to tensors, ``(B, *in_shape) -> (B, *out_shape)``; it knows nothing about densities.
 
-    Subclasses are encoders (image to posterior parameters) and decoders (latent vector to likelihood parameters).
+    Subclasses are encoders (from images to posterior parameters) and decoders (from latent vectors to likelihood parameters).
+
+    Args:
+        in_shape: The shape of one input, without the batch dimension.
+        out_shape: The shape of one output, without the batch dimension.
+
+    Example:
+        >>> from math import prod
+        >>> class Linear(Backbone):
+        ...     def __init__(self, in_shape, out_shape):
+        ...         super().__init__(in_shape, out_shape)
+        ...         self.linear = nn.Linear(prod(in_shape), prod(out_shape))
+        ...
+        ...     def forward(self, x):
+        ...         return self.linear(x.flatten(1)).unflatten(1, self.out_shape)
+        >>> Linear((1, 28, 28), (2, 16))(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 2, 16])
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
@@ -57,9 +73,25 @@ class Backbone(Component, nn.Module, ABC):
 
 
 class Posterior(Component, nn.Module, ABC):
-    """Turns the encoder's output into the density q(z|x)."""
+    """Turns the encoder's output into the approximate posterior q(z|x).
+
+    Args:
+        latent_dim: The number of latent dimensions D.
+
+    Example:
+        >>> from vaekit.distributions import DiagonalGaussian
+        >>> class UnitVariance(Posterior):
+        ...     provides = frozenset({Capability.LOG_PROB, Capability.FACTORISED})
+        ...     param_shape = property(lambda self: (self.latent_dim,))
+        ...
+        ...     def forward(self, params):
+        ...         return DiagonalGaussian(params, torch.zeros_like(params))
+        >>> UnitVariance(16)(torch.zeros(5, 16)).log_prob(torch.zeros(5, 16)).shape
+        torch.Size([5])
+    """
 
     provides: ClassVar[frozenset[Capability]] = frozenset()
+    """The capabilities of the distributions that it returns; losses are checked against them before data are read."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -68,21 +100,44 @@ class Posterior(Component, nn.Module, ABC):
     @property
     @abstractmethod
     def param_shape(self) -> Shape:
-        """The shape that the encoder must emit for one example."""
+        """The shape of the encoder's output for one example."""
 
     @abstractmethod
     def forward(self, params: Tensor) -> Distribution:
-        """Map encoder outputs ``(B, *param_shape)`` to q(z|x); a `Density` where ``provides`` says so."""
+        """Map encoder outputs ``(B, *param_shape)`` to q(z|x): a `Density` if ``provides`` includes ``LOG_PROB``."""
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
-        """Draw the base noise that ``rsample`` maps to ``num`` latent vectors, ``(num, D)``, on the device of ``like``."""
+        """Draw the base noise that ``rsample`` maps to ``num`` latent vectors: standard normal, ``(num, D)``.
+
+        Args:
+            num: The number of latent vectors.
+            generator: The source of randomness; default: torch's global generator.
+            like: A tensor whose device and dtype the noise takes.
+        """
         return torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
 
 
 class Prior(Component, nn.Module, ABC):
-    """The density p(z)."""
+    """The prior p(z).
+
+    Args:
+        latent_dim: The number of latent dimensions D.
+
+    Example:
+        >>> from vaekit.distributions import DiagonalGaussian
+        >>> class LearnedMean(Prior):
+        ...     def __init__(self, latent_dim):
+        ...         super().__init__(latent_dim)
+        ...         self.mu = nn.Parameter(torch.zeros(latent_dim))
+        ...
+        ...     def forward(self):
+        ...         return DiagonalGaussian(self.mu, torch.zeros_like(self.mu))
+        >>> LearnedMean(16)().log_prob(torch.zeros(5, 16)).shape
+        torch.Size([5])
+    """
 
     provides: ClassVar[frozenset[Capability]] = frozenset()
+    """The capabilities of the distribution that it returns; losses are checked against them before data are read."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -90,18 +145,32 @@ class Prior(Component, nn.Module, ABC):
 
     @abstractmethod
     def forward(self) -> Distribution:
-        """Return p(z); a `Density` where ``provides`` says so."""
+        """Return p(z): a `Density` if ``provides`` includes ``LOG_PROB``."""
 
 
 class Likelihood(Component, nn.Module, ABC):
-    """Turns the decoder's output into the density p(x|z)."""
+    """Turns the decoder's output into the likelihood p(x|z).
+
+    Args:
+        image_shape: The shape of one image, ``(C, H, W)``.
+
+    Example:
+        >>> from vaekit.distributions import GaussianPixels, at_least_float32
+        >>> class UnitVariance(Likelihood):
+        ...     def forward(self, params):
+        ...         mean = at_least_float32(params)
+        ...         return GaussianPixels(mean, torch.zeros_like(mean))
+        >>> UnitVariance((1, 28, 28))(torch.zeros(5, 1, 28, 28)).log_prob(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5])
+    """
 
     support: Literal["unit", "real"] = "real"
-    """Pixels that it scores: ``unit`` refuses data outside [0, 1]."""
+    """The pixel values that it can score: all real numbers, or [0, 1] only (``unit``); data outside it are rejected."""
     continuous: ClassVar[bool] = True
-    """Whether it is a density over real pixels (then integer data has bits per dimension), or a mass on binary ones."""
+    """Whether it is a density over real-valued pixels, in which case bits per dimension are reported for integer data, or a
+    probability mass over binary pixels."""
     normalised: ClassVar[bool] = True
-    """Whether ``log_prob`` includes its constants; otherwise an ELBO is known up to a constant only."""
+    """Whether ``log_prob`` includes its normalising constants; if not, the ELBO is known only up to a constant."""
 
     def __init__(self, image_shape: Shape) -> None:
         super().__init__()
@@ -109,12 +178,12 @@ class Likelihood(Component, nn.Module, ABC):
 
     @property
     def param_shape(self) -> Shape:
-        """The shape that the decoder must emit for one example; by default that of an image."""
+        """The shape of the decoder's output for one example; default: the shape of an image."""
         return self.image_shape
 
     @abstractmethod
     def forward(self, params: Tensor) -> Density:
-        """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z); its mean is the decoded image."""
+        """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z), whose mean is the decoded image."""
 
 
 Slot = Literal["reconstruction", "divergence"]
@@ -125,8 +194,8 @@ class Declaration:
     """What a loss declares before it is built.
 
     Args:
-        covers: Slots of the objective that it fills, so that the default term (−log p(x|z), KL) is not added.
-        requires: What the posterior and the prior must provide.
+        covers: The slots of the objective that the loss fills; their default terms (−log p(x|z), KL) are then not added.
+        requires: The capabilities that the posterior and the prior must provide.
     """
 
     covers: frozenset[Slot] = frozenset()
@@ -134,45 +203,66 @@ class Declaration:
 
 
 class Loss(Component, nn.Module, ABC):
-    """A term of an objective: a function of a trace, in nats, one number per example."""
+    """A term of the objective: a function of a trace that returns one number per example, in nats.
+
+    Example:
+        >>> from vaekit.distributions import BernoulliPixels, DiagonalGaussian, StandardNormal
+        >>> from vaekit.trace import Site
+        >>> class MeanPenalty(Loss):
+        ...     def forward(self, trace):
+        ...         return trace.site.q.mean.square().sum(-1)
+        >>> x, q = torch.zeros(5, 1, 28, 28), DiagonalGaussian(torch.ones(5, 16), torch.zeros(5, 16))
+        >>> MeanPenalty()(Trace(x, (Site(q.mean, q, StandardNormal(torch.zeros(16))),), BernoulliPixels(x)))
+        tensor([16., 16., 16., 16., 16.])
+    """
 
     covers: ClassVar[frozenset[Slot]] = frozenset()
-    """Slots of the objective that it fills, so that the default term (−log p(x|z), KL) is not added."""
+    """The slots of the objective that the loss fills; their default terms (−log p(x|z), KL) are then not added."""
     requires: ClassVar[frozenset[Capability]] = frozenset()
-    """What the posterior and the prior must provide."""
+    """The capabilities that the posterior and the prior must provide."""
     batch_statistic: bool = False
-    """Whether an example's value depends on the rest of the batch. Where processes share a batch, such a loss sees all of the
-    batch's latents and labels, but no images."""
+    """Whether the value of an example depends on the rest of the batch. If several processes share a batch, such a loss
+    receives the latents and labels of the whole batch, but no images."""
 
     def __init__(self) -> None:
         super().__init__()
 
     @classmethod
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
-        """Return what the loss covers and requires with these options; override it where that depends on them."""
+        """Return what the loss covers and requires with these options; override it if the answer depends on them."""
         del options
         return Declaration(cls.covers, cls.requires)
 
     @abstractmethod
     def forward(self, trace: Trace) -> Tensor:
-        """Return the loss in nats, ``(B,)``, or a 0-d tensor for a statistic of the batch.
+        """Return the loss in nats: ``(B,)``, or a 0-d tensor for a statistic of the batch.
 
-        Further numbers worth logging go into ``trace.metrics``.
+        Put any other numbers worth logging into ``trace.metrics``.
         """
 
 
 class Dataset(Component, ABC):
-    """A named set of images."""
+    """A source of images, split into train, validation and test sets.
+
+    Example:
+        >>> from vaekit.data import TensorImages, split_source
+        >>> class Noise(Dataset):
+        ...     def load(self):
+        ...         images = torch.randint(256, (1000, 1, 28, 28), dtype=torch.uint8)
+        ...         return split_source(TensorImages(images), validation=0.1, test=0.1)
+        >>> len(Noise().load().train)
+        800
+    """
 
     default_likelihood: ClassVar[str] = "bce"
-    """Likelihood used when none is asked for."""
+    """The likelihood to use if none is chosen."""
     default_binarize: ClassVar[Binarize] = "none"
-    """Binarisation used when none is asked for."""
+    """The binarisation to use if none is chosen."""
 
     @abstractmethod
     def load(self) -> Splits:
-        """Read the images: disjoint train, validation and test splits.
+        """Read the images and return disjoint train, validation and test splits.
 
         Raises:
-            DataError: The files are absent or unreadable; the message names the folder and how to fill it.
+            DataError: The files are missing or unreadable; the message names the folder and explains how to fill it.
         """

@@ -1,7 +1,7 @@
 """Installed plugins: components that other distributions announce through entry points.
 
-Names are read from metadata. A plugin's code runs when one of its components is chosen, and whatever goes wrong then is a
-`PluginError` that says whose component it is, where it is announced, and why it cannot be used.
+Names are read from metadata. A plugin's code runs only when one of its components is chosen; any failure then becomes a
+`PluginError` that states which plugin provides the component, its entry point, and why it cannot be used.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
 SWITCH = "VAEKIT_PLUGINS"
-"""Environment variable that switches plugins off where it is 0."""
+"""The environment variable that disables plugins if set to 0."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A component that an installed distribution announces: one entry point.
+    """A component that an installed distribution announces through an entry point.
 
     Args:
-        entry_point: Its name is the component's, its value ``module:class``.
-        source: The distribution that has it.
+        entry_point: The entry point: its name is the component's, its value is ``module:class``.
+        source: The distribution that contains the entry point.
     """
 
     entry_point: EntryPoint
@@ -50,35 +50,35 @@ class Plugin:
 
     @property
     def announcement(self) -> str:
-        """The entry point as the distribution has it, and its group."""
+        """The entry point as declared by the distribution, with its group."""
         return f"{self.entry_point.name} = {self.entry_point.value} in group {self.entry_point.group}"
 
     @cached_property
     def distribution(self) -> str:
-        """Name of the distribution."""
+        """The name of the distribution."""
         return self._metadata("Name") or f"a distribution without a name in {self.source.locate_file('')}"
 
     @cached_property
     def version(self) -> str:
-        """Version of the distribution."""
+        """The version of the distribution."""
         return self._metadata("Version")
 
     def _metadata(self, key: str) -> str:
         try:
             return str(self.source.metadata[key] or "")
-        except Exception:  # metadata is written by anyone; without it the component may still work
+        except Exception:  # metadata may be malformed; the component may still work without it
             return ""
 
     def load(self) -> Any:
-        """Import what the entry point leads to. What the plugin prints meanwhile goes to stderr.
+        """Import the object that the entry point refers to, redirecting the plugin's output to stderr.
 
         Raises:
-            PluginError: It cannot be imported, or is made for another version of vaekit.
+            PluginError: It cannot be imported, or requires another version of vaekit.
         """
         needed = self._unmet_requirement()
         if needed is not None:
             remedy = f"upgrade {self.distribution} or vaekit, whichever is older"
-            raise self.unusable(PluginError(f"it needs {needed}, and this is vaekit {__version__}", remedy=remedy))
+            raise self.unusable(PluginError(f"it requires {needed}, but this is vaekit {__version__}", remedy=remedy))
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 return self.entry_point.load()
@@ -88,7 +88,7 @@ class Plugin:
             raise self.unusable(error) from error
 
     def _unmet_requirement(self) -> str | None:
-        """Return the requirement on vaekit that this version does not meet."""
+        """Return the requirement on vaekit that this version does not satisfy, or None."""
         from packaging.requirements import InvalidRequirement, Requirement
 
         for text in self.source.requires or ():
@@ -131,7 +131,7 @@ def _installed() -> dict[str, dict[str, tuple[Plugin, ...]]]:
     for source in importlib.metadata.distributions():
         plugins = list(_announced(source))
         name = _normalised(plugins[0].distribution) if plugins else ""
-        if name in seen:  # an older installation of it, further down sys.path
+        if name in seen:  # an older installation of the same distribution, further down sys.path
             continue
         seen.update([name] if plugins else [])
         for plugin in plugins:
@@ -143,27 +143,27 @@ def _installed() -> dict[str, dict[str, tuple[Plugin, ...]]]:
 def _announced(source: Distribution) -> Iterator[Plugin]:
     try:
         text = source.read_text("entry_points.txt") or ""
-        if "vaekit." in text:  # most distributions have nothing to do with vaekit
+        if "vaekit." in text:  # most distributions are unrelated to vaekit
             yield from (Plugin(e, source) for e in source.entry_points if e.group.startswith("vaekit."))
-    except (OSError, ValueError):  # damaged metadata of some distribution is not our business
+    except (OSError, ValueError):  # the damaged metadata of another distribution must not affect vaekit
         return
 
 
 def installed(group: str) -> dict[str, tuple[Plugin, ...]]:
-    """Return the plugins of an entry-point group by the name of their component; none where plugins are switched off.
+    """Return the plugins of an entry-point group by component name; empty if plugins are disabled.
 
-    Metadata are read once; `refresh` reads them again.
+    Metadata are read once; `refresh` discards what was read.
     """
     return _installed().get(group, {}) if enabled() else {}
 
 
 def enabled() -> bool:
-    """Whether plugins are used: unless the environment says ``VAEKIT_PLUGINS=0``."""
+    """Whether plugins are used; the environment variable ``VAEKIT_PLUGINS=0`` disables them."""
     return os.environ.get(SWITCH, "1") != "0"
 
 
 def refresh() -> None:
-    """Find plugins anew, after a package was installed into the running interpreter."""
+    """Discover plugins again, after a package was installed into the running interpreter."""
     import importlib
 
     importlib.invalidate_caches()
@@ -172,7 +172,7 @@ def refresh() -> None:
 
 @contextlib.contextmanager
 def switched_off() -> Iterator[None]:
-    """Use no plugins inside, nor in processes that are started there."""
+    """Disable plugins within the context, and in processes that are started from it."""
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "0"
     try:
@@ -185,19 +185,19 @@ def switched_off() -> Iterator[None]:
 
 
 def module_file(module: str, roots: tuple[str, ...]) -> Path | None:
-    """Return the file of a module under one of the folders, found without importing its package."""
+    """Return the file of a module under one of the folders, without importing its package; None if there is none."""
     relative = Path(*module.split("."))
     candidates = (Path(root) / path for root in roots for path in (relative.with_suffix(".py"), relative / "__init__.py"))
     return next((file for file in candidates if file.is_file()), None)
 
 
 def first_line(file: Path | None, name: str, roots: tuple[str, ...] = ()) -> str:
-    """Return the first line of the docstring of a class in a source file, or where the file imports it from; else nothing.
+    """Return the first line of a class's docstring, from a source file or the file it imports the class from; else ``""``.
 
     Args:
-        file: The source.
-        name: Of the class, or that a decorator registers it under.
-        roots: Folders where modules lie.
+        file: The source file.
+        name: The name of the class, or the name under which a decorator registers it.
+        roots: The folders to search for modules.
     """
     try:
         body = ast.parse(file.read_bytes()).body if file is not None else []

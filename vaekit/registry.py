@@ -1,4 +1,4 @@
-"""Registries of components by name. Names are read without importing anything; a component is imported when chosen."""
+"""Registries of components by name. Names are read without importing anything; a component is imported when it is chosen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ C = TypeVar("C", bound=type)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a component comes from: ``module:class`` and the distribution that installed it, or the module of a script."""
+    """Where a component comes from: ``module:class`` and the distribution that installed it, or the script's module."""
 
     value: str
     distribution: str
@@ -39,17 +39,17 @@ class Origin:
 class Registry(Generic[T]):
     """All components of one role (encoders, losses, …), by name.
 
-    Built-ins are the files of ``vaekit.components.<role>s``, the file's stem being the name. Installed packages add theirs
-    through the entry-point group ``vaekit.<role>s``; a script or notebook by the decorator alone::
+    Built-in components are the files of ``vaekit.components.<role>s``, named by file stem. Installed packages add components
+    through the entry-point group ``vaekit.<role>s``; in a script or notebook the decorator is enough::
 
         @vaekit.encoders("mine")
         class Mine(vaekit.Backbone): ...
 
     Args:
-        role: The singular name of the role, as on the command line.
-        plural: Name of the package and of the entry-point group.
-        base: The class that components derive from, as ``module:class``; it is imported when the first one registers.
-        wiring: What assembly can hand to a component, by the name of its positional parameter.
+        role: The role's singular name, as on the command line.
+        plural: The role's plural name, used for the package and the entry-point group.
+        base: The base class of the components, as ``module:class``; imported when the first component is registered.
+        wiring: The positional parameters that assembly can supply.
     """
 
     def __init__(self, role: str, plural: str, base: str, wiring: tuple[str, ...] = ()) -> None:
@@ -87,8 +87,8 @@ class Registry(Generic[T]):
         other_kind = cls.__dict__.get("kind", kind)
         if other_kind != kind:
             raise PluginError(
-                f"{cls.__qualname__} is registered as {other_kind!r} already, and cannot be {kind!r} too",
-                remedy="derive a class for the other name",
+                f"{cls.__qualname__} is already registered as {other_kind!r} and cannot also be {kind!r}",
+                remedy="register a subclass under the second name",
             )
         known = self._classes.get(kind)
         redefined = known is not None and (known.__module__, known.__qualname__) == (cls.__module__, cls.__qualname__)
@@ -96,36 +96,48 @@ class Registry(Generic[T]):
         if (known is not None and not redefined) or (declared is not None and declared != cls.__module__):
             other = f"{known.__module__}.{known.__qualname__}" if known is not None else declared
             raise PluginError(
-                f"two components claim the name {kind!r} among the {self.plural}",
+                f"two {self.plural} claim the name {kind!r}",
                 given=f"{other} and {cls.__module__}.{cls.__qualname__}",
                 remedy="register one of them under another name",
             )
-        setattr(cls, "kind", kind)  # noqa: B010 - T is any class, of which mypy knows no attribute
+        setattr(cls, "kind", kind)  # noqa: B010 - T is any class, and mypy knows no attribute of it
         self._classes[kind] = cls
         self._specs.pop(kind, None)
 
     @contextmanager
     def temporarily(self, **classes: type) -> Iterator[None]:
-        """Register classes by name for a while; at the end they are forgotten, and all else that was registered but built-ins.
+        """Register classes for the duration of a context; anything else registered within it is removed on exit as well.
 
-        For tests of components that should not outlive them.
+        A class that one of them replaced is registered again. Components of vaekit and of installed plugins that are first imported
+        within the context stay.
+
+        Raises:
+            PluginError: A class cannot be registered; then none is.
 
         Example:
-            >>> with vaekit.losses.temporarily(squared=Squared):  # doctest: +SKIP
-            ...     vaekit.train(loss="squared")
+            >>> class Squared(vaekit.Loss):
+            ...     def forward(self, trace):
+            ...         return trace.z.square().sum(-1)
+            >>> with vaekit.losses.temporarily(squared=Squared):
+            ...     run = vaekit.train(loss="squared", epochs=1, pictures="none")
+            >>> "squared" in vaekit.losses
+            False
         """
-        before = dict(self._classes), dict(self._specs), dict(self._loaded)
+        before = dict(self._classes)
         try:
             for kind, cls in classes.items():
                 self._register(kind, cls)
             yield
         finally:
-            now: dict[str, Any] = self._classes
+            now: dict[str, Any] = dict(self._classes)
             for kind, cls in now.items():
-                if before[0].get(kind) is not cls and kind not in self._builtin_files:
-                    del cls.kind  # so that it can be registered under another name
-            imported = {kind: cls for kind, cls in now.items() if kind in self._builtin_files}  # modules register only once
-            self._classes, self._specs, self._loaded = {**before[0], **imported}, before[1], before[2]
+                if before.get(kind) is cls or kind in self._builtin_files or kind in self._loaded:
+                    continue
+                del cls.kind  # so that it can be registered again, under another name too
+                del self._classes[kind]
+                self._specs.pop(kind, None)
+                if kind in before:
+                    self._classes[kind] = before[kind]
 
     # Discovery
 
@@ -139,13 +151,13 @@ class Registry(Generic[T]):
         return plugins.installed(self.group)
 
     def _declared_module(self, kind: str) -> str | None:
-        """The module that must define ``kind``, where it is a built-in one."""
+        """The module that must define ``kind``, if it is built-in."""
         if kind in self._builtin_files:
             return f"vaekit.components.{self.plural}.{kind}"
         return None
 
     def kinds(self) -> tuple[str, ...]:
-        """Return every registered name, in alphabetical order."""
+        """Return all registered names in alphabetical order."""
         return tuple(sorted({*self._builtin_files, *self._plugins, *self._classes}))
 
     def __contains__(self, kind: object) -> bool:
@@ -164,13 +176,13 @@ class Registry(Generic[T]):
         raise self.unknown(kind)
 
     def unknown(self, kind: str) -> UnknownComponentError:
-        """Return the error for a name that nothing is registered under."""
+        """Return the error for a name that is not registered."""
         near = difflib.get_close_matches(kind, self.kinds(), n=1)
         remedy = f"did you mean {near[0]!r}?" if near else "see `vaekit components list`"
         return UnknownComponentError(
-            f"no {self.role} is called {kind!r}",
+            f"unknown {self.role} {kind!r}",
             expected=f"one of {', '.join(self.kinds())}",
-            remedy=remedy if plugins.enabled() else f"{remedy}; plugins are switched off",
+            remedy=remedy if plugins.enabled() else f"{remedy}; plugins are disabled",
         )
 
     def summary(self, kind: str) -> str:
@@ -187,8 +199,8 @@ class Registry(Generic[T]):
         """Import and return the class registered under ``kind``.
 
         Raises:
-            UnknownComponentError: Nothing has that name; the message lists what exists.
-            PluginError: An installed plugin claims the name but cannot be used; the message says which and why.
+            UnknownComponentError: The name is not registered; the message lists the registered ones.
+            PluginError: An installed plugin claims the name but cannot be used; the message names the plugin and the reason.
         """
         if kind in self._builtin_files:
             if kind not in self._classes:
@@ -224,7 +236,7 @@ class Registry(Generic[T]):
         self._loaded[plugin.kind] = plugin
 
     def state(self, plugin: Plugin) -> tuple[Literal["ready", "shadowed", "broken"], str]:
-        """Import a plugin of this registry; return whether it can be used, and what it is or why it cannot be used."""
+        """Import a plugin of this registry; return whether it can be used, and its summary or the reason why it cannot."""
         if plugin.kind in self._builtin_files:
             return "shadowed", f"vaekit's own {self.role} {plugin.kind!r} is used"
         try:
@@ -244,7 +256,7 @@ class Registry(Generic[T]):
         return self._specs[kind]
 
     def build(self, spec: ComponentSpec, **available: Any) -> T:
-        """Build the component that ``spec`` names, with its options and the wiring that it asks for."""
+        """Build the component that ``spec`` names, passing its options and the wiring that it requests."""
         from vaekit.schema import wiring
 
         cls = self.get(spec.kind)
@@ -254,7 +266,7 @@ class Registry(Generic[T]):
 
     @contextmanager
     def _blaming(self, kind: str) -> Iterator[None]:
-        """Turn what a plugin's component raises, other than a user's mistake, into an error that names the plugin."""
+        """Turn an exception from a plugin's component, unless it reports a user's mistake, into an error naming the plugin."""
         try:
             yield
         except Exception as error:

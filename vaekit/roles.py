@@ -1,6 +1,6 @@
-"""The roles that components play, a registry each: ``vaekit.encoders("mine")`` registers an encoder.
+"""The roles that components play, each with its registry: ``vaekit.encoders("mine")`` registers an encoder.
 
-Importing this module imports no component and no torch.
+Importing this module imports neither components nor torch.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ priors: Registry[Prior] = Registry("prior", "priors", "vaekit.interfaces:Prior",
 likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaekit.interfaces:Likelihood", ("image_shape",))
 losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "image_shape"))
 datasets: Registry[Dataset] = Registry("dataset", "datasets", "vaekit.interfaces:Dataset")
-# Loggers, exporters and pictures are declared with what calls them, on floors above this one.
+# Loggers, exporters and pictures are defined next to the code that calls them, in higher layers than this module.
 loggers: Registry[Any] = Registry("logger", "loggers", "vaekit.training.logger:Logger")
 exporters: Registry[Any] = Registry("exporter", "exporters", "vaekit.export.exporter:Exporter")
 pictures: Registry[Any] = Registry("picture", "pictures", "vaekit.pictures.picture:Picture", ("subject", "a", "b", "images"))
 
 SPEC_REGISTRIES: tuple[Registry[Any], ...] = (encoders, decoders, posteriors, priors, likelihoods, losses, datasets, loggers)
-"""The roles that a run's spec fills."""
+"""The registries of the roles that a run's spec fills."""
 REGISTRIES: tuple[Registry[Any], ...] = (*SPEC_REGISTRIES, exporters, pictures)

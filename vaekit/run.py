@@ -1,4 +1,4 @@
-"""Runs from Python: `train`, `resume`, `load`, and the `Run` that they give."""
+"""The Python interface to runs: `train`, `resume`, `load`, and the `Run` class."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def train(
     """Train a model and return its run.
 
     Args:
-        spec: A spec, plain data of one, or the path of a YAML file; default: all defaults.
+        spec: A spec, its plain data, or the path of a YAML file; default: every option at its default.
         out: The run folder; default: the next number under ``runs/``. An existing run is never overwritten.
-        reporter: Receives the progress; default: nobody does.
-        options: As on the command line, and over the spec: ``encoder="cnn"``, ``loss="beta"``, ``beta=4``, ``epochs=3``,
-            ``**{"encoder.channels": (16, 32)}``.
+        reporter: Receives progress; default: none.
+        options: Options as on the command line, which override the spec: ``encoder="cnn"``, ``loss="beta"``, ``beta=4``,
+            ``epochs=3``, ``**{"encoder.channels": (16, 32)}``.
 
     Raises:
-        UsageError: The request is wrong: an unknown name, an option of the wrong type, parts that do not fit.
-        DataError: The data are missing or do not fit.
+        UsageError: The request is invalid: an unknown name, an option of the wrong type, or parts that do not fit together.
+        DataError: The data are missing or do not fit the model.
         DivergenceError: A loss became NaN or infinite.
 
     Example:
-        >>> run = vaekit.train(encoder="cnn", loss="beta", beta=4)  # doctest: +SKIP
-        >>> run.vae().sample(8).shape  # doctest: +SKIP
+        >>> run = vaekit.train(loss="beta", beta=4, epochs=1)
+        >>> run.vae().sample(8).shape
         torch.Size([8, 1, 28, 28])
     """
     whole = spec if isinstance(spec, RunSpec) and not options else build_spec(plain_spec(spec), options)
@@ -66,14 +66,15 @@ def train(
     fitted = fit_to_machine(whole)
     with join(fitted.train.device) as processes:
         made = RunFolder.create(fitted, out) if processes.leads else None
-        folder = RunFolder(processes.share_text("" if made is None else str(made.path)))
+        path = processes.share_text("" if made is None else str(made.path))
+        folder = made or RunFolder(path)
         trainer = _begin(fitted, folder, reporter, processes)
         trainer.complete()
     return Run(folder)
 
 
 def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, processes: ProcessGroup) -> Trainer:
-    """Return the trainer of a new run, which has begun; a folder whose run cannot begin is removed."""
+    """Begin a new run and return its trainer; the folder of a run that cannot begin is removed."""
     try:
         with processes.leader_first():
             splits = load_splits(spec)
@@ -90,53 +91,74 @@ def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, processe
     return trainer
 
 
-def resume(path: str | Path, *, device: str | None = None, reporter: Reporter | None = None) -> Run:
-    """Continue a run from its last checkpoint: bit-exactly on the CPU, with the same versions and number of threads.
+def resume(
+    path: str | Path, *, device: str | None = None, reporter: Reporter | None = None, allow_changed_data: bool = False
+) -> Run:
+    """Resume a run from its last checkpoint, bit-exactly on the CPU with the same versions and number of threads.
+
+    A run that ended before its first checkpoint starts again, which comes to the same.
 
     Args:
         path: The run folder.
-        device: Where to continue: ``auto``, ``cpu``, ``cuda`` or ``mps``; default: where it was.
-        reporter: Receives the progress; default: nobody does.
+        device: The device to continue on: ``auto``, ``cpu``, ``cuda`` or ``mps``; default: the run's device.
+        reporter: Receives progress; default: none.
+        allow_changed_data: Whether to continue on data that have changed since.
 
     Raises:
-        CheckpointError: There is no run, or its checkpoint is missing, truncated or of another architecture.
-        UsageError: The run is complete, or the device is not there.
+        DataError: The data have changed.
+        CheckpointError: The folder is not a run, or its checkpoint is missing or truncated, or its architecture does not match.
+        UsageError: The run is complete, or the device is not available.
     """
     run = Run(path)
     check_loggers(run.spec)
     spec = fit_to_machine(run.spec, device)
     with join(spec.train.device) as processes:
-        if processes.leads and run.is_complete():
+        begun = json.loads(processes.share_text(json.dumps(run.folder.has_begun())))
+        if processes.leads and begun and run.is_complete():
             raise UsageError(
                 f"{run.path} is complete: all {run.spec.train.epochs} epochs are done",
-                remedy=f"for a longer run, train again: vaekit train {run.folder.spec} --epochs N",
+                remedy=f"start a longer run: vaekit train {run.folder.spec} --epochs N",
             )
         with processes.leader_first():
-            splits = run.splits
+            splits = load_splits(spec)
         objective = assemble(spec, splits)
         spec = choose_compilation(spec, objective)
-        Trainer(spec, objective, splits, run.folder, reporter=reporter, processes=processes).fit(resume=True)
+        trainer = Trainer(
+            spec,
+            objective,
+            splits,
+            run.folder,
+            reporter=reporter,
+            processes=processes,
+            allow_changed_data=allow_changed_data,
+        )
+        trainer.fit(resume=begun)
     return run
 
 
 def load(path: str | Path) -> VAE:
-    """Load a trained model, in eval mode on the CPU, from a run folder or a model file.
+    """Load a trained model from a run folder or a model file, on the CPU and in eval mode.
 
     Raises:
-        CheckpointError: The file is missing, truncated, or needs a plugin that is not installed.
+        CheckpointError: The file is missing or truncated, or needs a plugin that is not installed.
+
+    Example:
+        >>> run = vaekit.train(latent_dim=2, epochs=1, pictures="none")
+        >>> vaekit.load(run.path).decode(torch.zeros(1, 2)).shape
+        torch.Size([1, 1, 28, 28])
     """
     path = Path(path)
     return load_model(RunFolder(path).require().model if path.is_dir() else path)[0]
 
 
 class Run(Record):
-    """A run folder and what can be done with the model in it.
+    """A run folder and the operations on its model.
 
     Args:
-        path: The folder.
+        path: The run folder.
 
     Raises:
-        CheckpointError: It is not a run folder.
+        CheckpointError: The path is not a run folder.
     """
 
     def __repr__(self) -> str:
@@ -148,20 +170,23 @@ class Run(Record):
         return run_html(self)
 
     def evaluate(self, *, split: str = "test", samples: int = 0, device: str = "auto", precision: str = "fp32") -> dict[str, Any]:
-        """Evaluate the best weights on a split, and write the numbers: the test set's to ``evaluation.json``.
+        """Evaluate the best weights on a split and write the results: those of the test set to ``evaluation.json``.
 
-        What ``evaluation.json`` holds of the same weights besides, such as log p(x), is kept.
+        Other numbers for the same weights that ``evaluation.json`` already contains, such as log p(x), are kept.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
-            samples: Importance samples K for log p(x); none by default.
-            device: Where to compute.
-            precision: Arithmetic of log p(x), ``fp32`` or ``bf16``; all else is computed in single precision.
+            samples: The number K of importance samples for log p(x); default: 0, which skips it.
+            device: The device to compute on.
+            precision: The dtype for log p(x), ``fp32`` or ``bf16``; everything else is computed in single precision.
+
+        Raises:
+            UsageError: The split, the precision or the device is unknown or not available.
         """
         if split not in ("train", "validation", "test"):
-            raise UsageError("there is no such split", given=split, expected="train, validation or test")
+            raise UsageError("unknown split", given=split, expected="train, validation or test")
         if precision not in ("fp32", "bf16"):
-            raise UsageError("there is no such precision", given=precision, expected="fp32 or bf16")
+            raise UsageError("unknown precision", given=precision, expected="fp32 or bf16")
         evaluator, epoch = self._evaluator(device)
         results = evaluator.evaluate(split, epoch)
         if samples:
@@ -175,11 +200,11 @@ class Run(Record):
 
     @cached_property
     def pictures(self) -> Album:
-        """What can be drawn of the best model: every picture, of plugins too, is a method."""
+        """The pictures of the best model: samples, traversals, scatter plots and more, plugins' too, one method each."""
         return Album(self)
 
     def sample(self, num: int = 36, *, seed: int = 0, temperature: float = 1.0, out: str | Path | None = None) -> Path:
-        """Write a PNG grid of images decoded from prior draws; return its path. See ``run.pictures.sample``."""
+        """Write a PNG grid of images decoded from draws from the prior; return its path. See ``run.pictures.sample``."""
         path: Path = self.pictures.sample(num=num, seed=seed, temperature=temperature, out=out)
         return path
 
@@ -189,10 +214,10 @@ class Run(Record):
         return path
 
     def trained(self) -> Trained:
-        """Load the best model with what is known of it, as exporters take it.
+        """Load the best model together with the information that exporters need.
 
-        What its latents carry is read from ``evaluation.json``; without one it is measured on the validation images, and where
-        those are not at hand either, a warning says that it is unknown.
+        The statistics of its latents are read from ``evaluation.json``. If there is none, they are measured on the validation
+        images; if those are not available either, a warning is issued.
         """
         evaluation = self.evaluation()
         if evaluation is None or "latent_mean" not in evaluation:
@@ -201,32 +226,32 @@ class Run(Record):
                 evaluation = evaluator.evaluate("validation", epoch)
             except VaekitError as error:
                 evaluation = None
-                warnings.warn(f"what the latents carry is unknown: {error.message}; `vaekit evaluate` finds out", stacklevel=2)
+                warnings.warn(f"the latents' statistics are unknown: {error.message}; run `vaekit evaluate`", stacklevel=2)
         vae, header = load_model(self.folder.model)
         return Trained(vae, header.spec, header.versions, latents_of(vae, evaluation))
 
     def export(
         self, exporter: str = "onnx", *, part: PartName = "decoder", out: str | Path | None = None, **options: Any
     ) -> Exported:
-        """Write a part of the best model as a file that other programs run, and verify it against the model.
+        """Export a part of the best model to a file that other programs can run, and verify it against the model.
 
         Args:
-            exporter: The format: ``onnx``, ``torch``, or a plugin's.
+            exporter: The format: ``onnx``, ``torch``, or one from a plugin.
             part: ``decoder``, ``encoder`` or ``autoencoder``.
-            out: The file; named after the part, in the run folder, unless given.
-            options: Of the exporter, as ``fp16=True``.
+            out: The file; default: named after the part, in the run folder.
+            options: Options of the exporter, such as ``fp16=True``.
 
         Raises:
-            UsageError: There is no such format, part or option.
-            ExportError: The part cannot be written, or what was written differs from the model.
+            UsageError: The format, the part or an option is unknown.
+            ExportError: The part cannot be exported, or the exported file differs from the model.
         """
         cls = roles.exporters.get(exporter)
         try:
             spec = roles.exporters.spec(exporter).model_validate({"kind": exporter, **options})
         except ValidationError as error:
-            raise spec_error(error, f"what was asked of the exporter {exporter!r}") from None
+            raise spec_error(error, f"the request to the exporter {exporter!r}") from None
         if part not in get_args(PartName):
-            raise UsageError("a model has no such part", given=part, expected=", ".join(get_args(PartName)))
+            raise UsageError("unknown part of a model", given=part, expected=", ".join(get_args(PartName)))
         path = Path(out) if out is not None else self.path / f"{part}{cls.suffix}"
         if path.suffix != cls.suffix:
             raise UsageError(f"the exporter {exporter!r} writes {cls.suffix} files", given=path)
@@ -234,7 +259,7 @@ class Run(Record):
         return chosen.export(self.trained(), part, path)
 
     def _evaluator(self, device: str) -> tuple[Evaluator, int]:
-        """Return what evaluates the best weights, and the epoch that they are of."""
+        """Return an evaluator of the best weights, and the epoch they come from."""
         spec = fit_to_machine(self.spec, device)
         objective = assemble(spec, self.splits).to(spec.train.device)
         epoch = checkpoint.load_best(objective, self.folder, device=spec.train.device)

@@ -17,27 +17,27 @@ from vaekit.errors import PluginError
 
 
 class Spec(BaseModel):
-    """Base of every spec: immutable, and an unknown field is an error."""
+    """The base class of every spec: immutable, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _read_none(cls, data: Any) -> Any:
-        """Take ``none`` for no value where a field may have none and holds no text, as the command line does."""
+    def _read_plain(cls, data: Any) -> Any:
+        """Read ``none`` as None for optional fields that hold no text; refuse true and false as numbers."""
         if not isinstance(data, Mapping):
             return data
-        parts = {
-            name: alternatives(cls.model_fields[name].annotation)
-            for name, value in data.items()
-            if value == "none" and name in cls.model_fields
-        }
-        none = {name for name, each in parts.items() if may_be_none(each) and str not in each}
-        return {name: None if name in none else value for name, value in data.items()}
+        read = {}
+        for name, value in data.items():
+            parts = alternatives(cls.model_fields[name].annotation) if name in cls.model_fields else []
+            if isinstance(value, bool) and bool not in parts and {int, float} & set(parts):
+                raise ValueError(f"{name} is a number, not {str(value).lower()}")
+            read[name] = None if value == "none" and may_be_none(parts) and str not in parts else value
+        return read
 
 
 class ComponentSpec(Spec):
-    """Base of the specs derived from components: the name it is registered under, then its options."""
+    """The base class of specs derived from components: the component's registered name, followed by its options."""
 
     kind: str
 
@@ -51,7 +51,7 @@ def option_docs(doc: str | None) -> dict[str, str]:
 
 
 def wiring(cls: type) -> tuple[str, ...]:
-    """Return the names of the positional parameters of a component: what assembly hands it."""
+    """Return the names of a component's positional parameters, which assembly supplies."""
     return tuple(
         name
         for name, parameter in inspect.signature(cls).parameters.items()
@@ -63,14 +63,14 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
     """Derive the spec model of a component class from the signature of its ``__init__``.
 
     Raises:
-        PluginError: The signature cannot be a schema; the message says which parameter and why.
+        PluginError: The signature cannot be turned into a schema; the message names the parameter and the reason.
     """
     where = f"{cls.__module__}.{cls.__qualname__}"
     allowed = tuple(allowed_wiring)
     unfit = [name for name in wiring(cls) if name not in allowed]
     if unfit:
         raise PluginError(
-            f"{where}: positional parameter {unfit[0]!r} is not among what assembly can hand to it",
+            f"{where}: assembly cannot supply the positional parameter {unfit[0]!r}",
             given=f"positional parameters {', '.join(wiring(cls))}",
             expected=f"some of {', '.join(allowed) or '(none)'}; every option keyword-only, after a bare *",
         )
@@ -79,7 +79,7 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
     except NameError as error:
         raise PluginError(
             f"{where}: a type in the signature of __init__ cannot be resolved: {error}",
-            expected="types of keyword parameters importable at run time",
+            expected="keyword parameters with types that can be imported at run time",
             remedy="move the import out of `if TYPE_CHECKING:`",
         ) from error
     docs = option_docs(cls.__doc__) | option_docs(cls.__init__.__doc__)  # type: ignore[misc]
@@ -88,14 +88,14 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise PluginError(
                 f"{where}: {parameter} hides options from the schema",
-                expected="every option spelled out as a keyword-only parameter",
+                expected="every option as a keyword-only parameter of its own",
             )
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
         if name.startswith("_") or name == "kind" or hasattr(BaseModel, name):
-            raise PluginError(f"{where}: an option cannot be called {name!r}", expected="another name")
+            raise PluginError(f"{where}: an option cannot be named {name!r}", expected="another name")
         if name not in hints:
-            raise PluginError(f"{where}: option {name!r} has no type", expected=f"an annotation, as `{name}: int`")
+            raise PluginError(f"{where}: option {name!r} has no type", expected=f"an annotation such as `{name}: int`")
         default = ... if parameter.default is parameter.empty else parameter.default
         fields[name] = (hints[name], Field(default, description=docs.get(name)))
     fields["kind"] = (Literal[kind], kind)
@@ -105,13 +105,13 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
     except Exception as error:
         raise PluginError(
             f"{where}: the options cannot be turned into a schema: {str(error).splitlines()[0]}",
-            expected="keyword types that pydantic can validate and write as JSON (numbers, strings, bool, tuples, Literal)",
+            expected="keyword types that pydantic can validate and serialise to JSON (numbers, strings, bool, tuples, Literal)",
         ) from error
     return model
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """Return the types and literal values that an annotation admits, unions and ``Annotated`` taken apart."""
+    """Return the types and literal values that an annotation admits, with unions and ``Annotated`` unwrapped."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return alternatives(args[0])
@@ -121,5 +121,5 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def may_be_none(parts: Sequence[Any]) -> bool:
-    """Whether ``none`` means no value among some `alternatives`, and not one of that name."""
+    """Whether ``none`` stands for None among these `alternatives`, rather than for a literal of that name."""
     return type(None) in parts and "none" not in parts

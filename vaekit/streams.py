@@ -1,4 +1,4 @@
-"""Random streams: every draw is a function of (seed, stream, step), so nothing about randomness needs to be saved."""
+"""Random streams: every draw is a function of (seed, stream, step), so checkpoints need no random state."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 class Streams:
     """Named, independent streams of random numbers.
 
-    A generator is reseeded whenever it is asked for, so a draw depends on ``(seed, stream, step)`` alone: not on what was drawn
-    before, not on how many processes share the work, not on whether pictures were made in between.
+    A generator is reseeded each time it is requested. A draw therefore depends on ``(seed, stream, step)`` alone: not on earlier
+    draws, the number of processes that share the work, or whether pictures were made in between.
 
     Args:
         seed: The seed of the run.

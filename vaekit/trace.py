@@ -1,4 +1,4 @@
-"""The trace of one forward pass: what losses, evaluation and pictures read.
+"""The trace of a forward pass, which losses, evaluation and pictures read.
 
 Shapes: ``B`` examples, ``D`` latent dimensions, ``*S`` sample dimensions (none by default, ``(K,)`` for K samples).
 """
@@ -22,7 +22,7 @@ class Site:
         z: Samples, ``(*S, B, D)``.
         q: The posterior q(z|x).
         p: The prior p(z).
-        has_density: Whether the posterior declares a density.
+        has_density: Whether the posterior declares that it has a density.
     """
 
     z: Tensor
@@ -40,7 +40,7 @@ class Site:
             TypeError: The posterior declares no density.
         """
         if not self.has_density:
-            raise TypeError(f"{type(self.q).__name__} has no density, hence no log q(z|x) and no importance weight")
+            raise TypeError(f"{type(self.q).__name__} has no density, and so neither log q(z|x) nor importance weights")
         if self._log_q is None:
             self._log_q = cast("Density", self.q).log_prob(self.z)
         return self._log_q
@@ -52,14 +52,14 @@ class Site:
 
     @property
     def kl_per_dim(self) -> Tensor | None:
-        """Closed-form ``KL(q_d || p_d)``, ``(B, D)``; None where there is no closed form per dimension."""
+        """``KL(q_d || p_d)`` in closed form, ``(B, D)``; None if no closed form per dimension is known."""
         if self._kl_per_dim is None:
             self._kl_per_dim = kl_per_dim(self.q, self.p)
         return self._kl_per_dim
 
     @property
     def kl(self) -> Tensor | None:
-        """``KL(q || p)`` per example, ``(B,)``: closed-form where known, else ``log q - log p`` averaged over samples."""
+        """``KL(q || p)`` per example, ``(B,)``: in closed form if known, else ``log q - log p`` averaged over samples."""
         if self.kl_per_dim is not None:
             return self.kl_per_dim.sum(-1)
         if not self.has_density:
@@ -68,11 +68,14 @@ class Site:
 
 
 class Elsewhere:
-    """What the trace of a whole batch lacks where its images lie with several processes; whatever is asked of it is an error."""
+    """A placeholder in the trace of a batch that several processes share: its images are not available in any one of them.
+
+    Accessing any attribute raises an error.
+    """
 
     def __getattr__(self, name: str) -> Any:
         raise UsageError(
-            "a statistic of a batch that several processes share sees its latents alone",
+            "a loss over a batch that several processes share has access to latents and labels only",
             given=f"{name!r} of the images or the likelihood",
             expected="trace.sites and trace.y",
             remedy="train in one process",
@@ -84,17 +87,23 @@ class Elsewhere:
 
 @dataclass
 class Trace:
-    """One forward pass: the data, the latent sites, and the likelihood given them.
+    """One forward pass: the data, the latent sites, and the likelihood given the latents.
 
     Args:
-        x: Images that the likelihood scores, ``(B, C, H, W)``.
+        x: The images that the likelihood scores, ``(B, C, H, W)``.
         sites: The latent variables.
         likelihood: The density p(x|z) over images, ``(*S, B, C, H, W)``.
-        y: Labels ``(B,)``, or None.
-        num_data: Number of images of the data set, for losses that estimate aggregates.
-        epoch: Passes over the data so far, fractional, a 0-d tensor; infinite where schedules are at their final values.
-        metrics: Numbers that losses leave to be logged, each ``(B,)`` or 0-d.
-        whole: The trace of the whole batch where this one is of a process's part of it: latents and labels, no images.
+        y: Labels, ``(B,)``, or None.
+        num_data: The number of images in the dataset, for losses that estimate aggregates.
+        epoch: The (fractional) number of passes over the data so far, a 0-d tensor; infinite at the schedules' final values.
+        metrics: Additional numbers that losses log, each ``(B,)`` or 0-d.
+        whole: The trace of the whole batch if this one covers only the part of one process: latents and labels, no images.
+
+    Example:
+        >>> encoder = vaekit.encoders.get("mlp")((1, 28, 28), (2, 16))
+        >>> trace = vaekit.VAE(encoder, vaekit.decoders.get("mlp")((16,), (1, 28, 28)))(torch.rand(5, 1, 28, 28))
+        >>> trace.z.shape, trace.kl.shape, trace.log_likelihood.shape, trace.reconstruction.shape
+        (torch.Size([5, 16]), torch.Size([5]), torch.Size([5]), torch.Size([5, 1, 28, 28]))
     """
 
     x: Tensor
@@ -109,7 +118,7 @@ class Trace:
 
     @property
     def site(self) -> Site:
-        """The only latent variable of a model that has one."""
+        """The latent variable of a model that has exactly one."""
         (site,) = self.sites
         return site
 
@@ -119,7 +128,7 @@ class Trace:
 
     @property
     def reconstruction(self) -> Tensor:
-        """The mean image, ``(*S, B, C, H, W)``, in the range of the data."""
+        """The mean image of p(x|z), ``(*S, B, C, H, W)``, in the range of the data."""
         return self.likelihood.mean
 
     @property
@@ -131,7 +140,7 @@ class Trace:
 
     @property
     def kl(self) -> Tensor | None:
-        """The KL of all sites together, ``(B,)``; None where a posterior declares no density."""
+        """The sum of the KL over all sites, ``(B,)``; None if a posterior declares no density."""
         total: Tensor | None = None
         for site in self.sites:
             kl = site.kl
@@ -142,10 +151,13 @@ class Trace:
 
     @property
     def log_weight(self) -> Tensor:
-        """``log p(x|z) + log p(z) - log q(z|x)``, ``(*S, B)`` (Burda et al. 2016, eq. 8).
+        """``log p(x|z) + log p(z) - log q(z|x)``, ``(*S, B)``.
 
         Raises:
             TypeError: A posterior declares no density.
+
+        References:
+            Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
         """
         weight = self.log_likelihood
         for site in self.sites:
@@ -153,7 +165,7 @@ class Trace:
         return weight
 
     def detach(self) -> Trace:
-        """Return this trace cut off from the graph that produced it."""
+        """Return a copy of this trace that is detached from the graph that produced it."""
         sites = tuple(Site(s.z.detach(), _detach(s.q), _detach(s.p), s.has_density) for s in self.sites)
         whole = None if self.whole is None else self.whole.detach()
         return replace(self, sites=sites, likelihood=_detach(self.likelihood), metrics={}, whole=whole, _log_likelihood=None)

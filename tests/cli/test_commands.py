@@ -138,8 +138,8 @@ def test_help_shows_the_values_of_the_spec_file(cli: Cli, tmp_path: Path, monkey
     ("arguments", "parts"),
     [
         ("--hidden 3", ["--encoder.hidden or --decoder.hidden"]),
-        ("--bta 3 --loss beta", ["no option bta", "--beta"]),
-        ("--no-epochs", ["no option no_epochs"]),
+        ("--bta 3 --loss beta", ["unknown option bta", "--beta"]),
+        ("--no-epochs", ["unknown option no_epochs"]),
         ("--encoder cnm", ["'cnm'", "'cnn'"]),
         ("--encoder", ["--encoder needs a value"]),
         ("--latent-dim --epochs 3", ["--latent-dim needs a value"]),
@@ -228,7 +228,7 @@ def test_run_defaults_to_the_newest(cli: Cli, trained: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("sample")
     assert code == 1
-    assert "there is no run under runs/" in err
+    assert "no run found under runs/" in err
     shutil.copytree(trained, tmp_path / "runs" / "0001-x")
     assert cli("sample")[:2] == (0, "runs/0001-x/samples/seed-0.png\n")
 

@@ -64,13 +64,13 @@ def test_latents_are_measured_where_there_is_no_evaluation(cli: Cli, run: Path) 
     assert json.loads((run / "decoder.json").read_text())["latents"][0]["kl"] >= 0
 
 
-@pytest.mark.filterwarnings("default:what the latents carry")
+@pytest.mark.filterwarnings("default:the latents' statistics")
 def test_latents_without_evaluation_and_data_are_said_to_be_unknown(cli: Cli, run: Path) -> None:
     (run / "evaluation.json").unlink()
     shutil.rmtree(run / "checkpoints")
     code, _, err = cli("export", run, "--onnx")
     assert code == 0
-    assert "what the latents carry is unknown" in err
+    assert "the latents' statistics are unknown" in err
     [latent, _] = json.loads((run / "decoder.json").read_text())["latents"]
     assert latent == {"mean": 0.0, "std": 1.0, "range": [-3.0, 3.0], "kl": None}
 
@@ -145,7 +145,7 @@ def test_registered_exporter_has_a_flag_and_its_options(cli: Cli, run: Path, mon
     [
         ("", 2, ["no format is asked for", "--onnx or --torch"]),
         ("--onnx model.bin", 2, ["writes .onnx files", "model.bin"]),
-        ("--onnx --part head", 2, ["no such part", "decoder, encoder, autoencoder"]),
+        ("--onnx --part head", 2, ["unknown part of a model", "decoder, encoder, autoencoder"]),
         ("--onnx --opset 12", 2, ["opset", "greater than or equal to 18"]),
         ("--onnx --opset x", 2, ["opset", "'x'"]),
         ("--onnx --fp16 --int8", 2, ["one precision"]),
@@ -165,7 +165,7 @@ def test_run_without_weights_is_named(cli: Cli, run: Path, tmp_path: Path) -> No
     (run / "model.safetensors").unlink()
     code, _, err = cli("export", run, "--onnx")
     assert code == 1
-    assert "there is no file" in err
+    assert "does not exist" in err
     assert "model.safetensors" in err
     code, _, err = cli("export", tmp_path, "--onnx")
     assert code == 1

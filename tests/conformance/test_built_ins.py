@@ -17,6 +17,7 @@ from vaekit.testing import Check, checks
 SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4, 8), "mode": "offline"}
 VARIED = ("check_gradient", "check_independence", "check_autocast", "check_onnx")
 DECLARATIONS = ("check_documentation", "check_spec_round_trip")
+SLOW = ("mlflow", "wandb", "onnx")
 
 
 def small(registry: Registry[Any], kind: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def cases() -> list[Any]:
                 more = variants(registry, kind) if check.__name__ in VARIED else []
                 for options in ({}, *more):
                     name = "-".join([registry.role, kind, *options.values(), check.__name__])
-                    slow = check.__name__ == "check_onnx" or (kind in ("mlflow", "wandb") and check.__name__ not in DECLARATIONS)
+                    slow = check.__name__ == "check_onnx" or (kind in SLOW and check.__name__ not in DECLARATIONS)
                     marks = [pytest.mark.slow] if slow else []
                     found.append(pytest.param(check, kind, small(registry, kind) | options, id=name, marks=marks))
     return found

@@ -19,6 +19,7 @@ from vaekit import roles
 from vaekit.errors import CheckpointError, VaekitError
 from vaekit.specs.models import read_spec
 from vaekit.specs.resolve import resolve
+from vaekit.store.checkpoint import digest_of
 
 TRAIN = "--dataset array --path x.npy --epochs 1 --batch-size 16 --latent-dim 2 --pictures none --decoder mlp --out run"
 
@@ -80,7 +81,7 @@ def test_a_missing_plugin_is_named_with_its_version(trained: Site, site: Site) -
 
 def test_another_version_whose_weights_fit_is_a_warning(trained: Site, site: Site) -> None:
     said = elsewhere(trained, site, ENCODER.format(kind="acme", width=8), "encoders: acme = vaekit_acme:Acme", "1.3")
-    assert "comes from other versions: encoder:acme from vaekit-acme 1.2, here from vaekit-acme 1.3" in said
+    assert "was written with other versions: encoder:acme from vaekit-acme 1.2, now from vaekit-acme 1.3" in said
     assert said.endswith("loaded\n")
 
 
@@ -88,7 +89,7 @@ def test_another_version_whose_weights_do_not_fit_is_explained_by_name_and_shape
     said = elsewhere(trained, site, ENCODER.format(kind="acme", width=9), "encoders: acme = vaekit_acme:Acme", "2.0")
     assert "CheckpointError the weights in" in said
     assert "encoder.net.1.weight: (8, 36) in the file, (9, 36) in the model" in said
-    assert "encoder:acme from vaekit-acme 1.2, here from vaekit-acme 2.0" in said
+    assert "encoder:acme from vaekit-acme 1.2, now from vaekit-acme 2.0" in said
     assert "remedy:   pip install vaekit-acme==1.2" in said
 
 
@@ -96,7 +97,7 @@ def test_another_version_that_lacks_an_option_is_explained(trained: Site, site: 
     source = ENCODER.format(kind="acme", width=8).replace("depth", "levels")
     said = elsewhere(trained, site, source, "encoders: acme = vaekit_acme:Acme", "2.0")
     assert "CheckpointError the spec in" in said
-    assert "encoder.depth: there is no such option" in said
+    assert "encoder.depth: unknown option" in said
     assert "pip install vaekit-acme==1.2" in said
 
 
@@ -130,8 +131,11 @@ def forged(trained: Site, tmp_path: Path) -> Any:
         del metadata["versions"]["components"]["encoder:acme"]
         altered = alter(metadata)
         path = tmp_path / "forged.safetensors"
-        text = altered if isinstance(altered, str) else json.dumps(metadata)
-        save_file(load_file(source), path, {"vaekit-1": text})
+        tensors = load_file(source)
+        if not isinstance(altered, str):  # whoever forges a file forges its digest too
+            del metadata["digest"]
+            altered = json.dumps({**metadata, "digest": digest_of(json.loads(json.dumps(metadata)), tensors)})
+        save_file(tensors, path, {"vaekit-1": altered})
         return path
 
     return forge
@@ -156,7 +160,7 @@ def test_a_spec_cannot_name_code(forged: Any, kind: str, tmp_path: Path, monkeyp
     (tmp_path / "canary.py").write_text("open('imported', 'w')\n" + ENCODER.format(kind="canary", width=8), "utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="uses components that are not here: no encoder is called"):
+    with pytest.raises(CheckpointError, match="uses components that are not available: unknown encoder"):
         vaekit.load(forged(lambda metadata: metadata["spec"]["model"].update(encoder={"kind": kind})))
     (tmp_path / "spec.yaml").write_text(f"model: {{encoder: {json.dumps(kind)}}}\n", "utf-8")
     with pytest.raises(VaekitError):
@@ -243,6 +247,6 @@ def test_files_that_are_no_model_are_refused_without_running_anything(
 
 def test_an_unaltered_file_loads(forged: Any) -> None:
     path = forged(lambda metadata: None)
-    with pytest.raises(CheckpointError, match="another architecture"):  # the encoder is an mlp now
+    with pytest.raises(CheckpointError, match="do not match the model's architecture"):  # the encoder is an mlp now
         vaekit.load(path)
     assert "acme" not in roles.encoders

@@ -34,17 +34,17 @@ BROKEN = {
     "class without the base": Broken("import torch\nclass Acme(torch.nn.Module): ...", "'{kind}' is not a vaekit.Backbone"),
     "class of another role": Broken(GOOD, "loss '{kind}' is not a vaekit.Loss", "losses: {kind} = {module}:Acme"),
     "abstract class": Broken("import vaekit\nclass Acme(vaekit.Backbone): ...", "encoder '{kind}' does not define forward"),
-    "registered under another name": Broken(ENCODER.format(kind="other", width=8), "registered as 'other' already"),
+    "registered under another name": Broken(ENCODER.format(kind="other", width=8), "already registered as 'other'"),
     "positional parameters do not fit": Broken(
         GOOD.replace("out_shape: tuple[int, ...], *, depth", "out_shape: tuple[int, ...], depth"),
-        "positional parameter 'depth' is not among what assembly can hand to it",
+        "assembly cannot supply the positional parameter 'depth'",
     ),
     "option of a type that is no schema": Broken(
         GOOD.replace("depth: int = 2", "depth: torch.nn.Module = None"), "the options cannot be turned into a schema"
     ),
     "hidden options": Broken(GOOD.replace("*, depth: int = 2", "**options: int"), "hides options from the schema"),
     "made for another vaekit": Broken(
-        GOOD, f"it needs vaekit>=99, and this is vaekit {vaekit.__version__}", requires="vaekit>=99"
+        GOOD, f"it requires vaekit>=99, but this is vaekit {vaekit.__version__}", requires="vaekit>=99"
     ),
     "constructor fails": Broken(GOOD.replace("super().__init__(in_shape, out_shape)", "1 / 0"), "ZeroDivisionError: division"),
 }

@@ -13,7 +13,7 @@ from sites import ROOT, Site
 
 from vaekit.cli import main
 
-ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset", "logger")
+ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset", "logger", "exporter")
 
 
 def install_wheels(packages: Iterable[Path], target: Path) -> None:
@@ -42,7 +42,7 @@ def run_tests(folders: Iterable[Path], site: Path) -> None:
 def test_written_packages_of_every_role_install_and_pass_their_own_tests(tmp_path: Path) -> None:
     packages = [tmp_path / f"written-{role}" for role in ROLES]
     for role, package in zip(ROLES, packages, strict=True):
-        assert main(["plugins", "new", f"my_{role}", "--kind", role, "--out", str(package)]) == 0
+        assert main(["plugins", "new", f"my_{role}", "--role", role, "--out", str(package)]) == 0
     install_wheels(packages, tmp_path / "site")
     run_tests([package / "tests" for package in packages], tmp_path / "site")
 
@@ -56,7 +56,7 @@ def test_example_packages_install_and_pass_their_own_tests(tmp_path: Path) -> No
 
 
 def test_a_package_has_all_that_one_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plugins", "new", "acme_unet", "--kind", "decoder", "--out", str(tmp_path / "acme")]) == 0
+    assert main(["plugins", "new", "acme_unet", "--role", "decoder", "--out", str(tmp_path / "acme")]) == 0
     out = capsys.readouterr().out
     files = {path.relative_to(tmp_path / "acme").as_posix() for path in (tmp_path / "acme").rglob("*") if path.is_file()}
     assert files == {
@@ -75,7 +75,7 @@ def test_a_package_has_all_that_one_needs(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x", "--kind", "network"], "there is no template of a component of kind 'network'"),
+        (["x", "--role", "network"], "there is no template for the role 'network'"),
         (["Acme-Unet"], "a component cannot be called 'Acme-Unet'"),
         (["class"], "a component cannot be called 'class'"),
         (["../x"], "a component cannot be called '../x'"),
@@ -115,7 +115,7 @@ class Acme(vaekit.Prior):
     assert "failed" not in good.out
     assert bad.code == 1
     assert "prior acme  (vaekit-acme 1.2)" in bad.out
-    assert "failed  check_sampling_and_capabilities" in bad.out
+    assert "failed  check_capabilities" in bad.out
     assert "expected: declared: True" in bad.out
     assert broken.code == 1
     assert "plugin vaekit-acme 1.2 cannot provide 'gone'" in broken.err

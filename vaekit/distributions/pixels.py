@@ -1,4 +1,4 @@
-"""Densities over images: what likelihoods return. Event dimensions are ``(C, H, W)``."""
+"""Densities over images, which likelihoods return. Event dimensions are ``(C, H, W)``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vaekit.distributions.gaussian import LOG_2PI
 
 
 class BernoulliPixels(NamedTuple):
-    """Independent Bernoulli pixels, parametrised by logits; the cross-entropy is finite for any finite logit."""
+    """Independent Bernoulli pixels, parametrised by logits; the cross-entropy is finite for every finite logit."""
 
     logits: Tensor
 
@@ -23,11 +23,11 @@ class BernoulliPixels(NamedTuple):
         return torch.sigmoid(self.logits)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Threshold the mean at uniform noise. Binary pixels have no reparameterised gradient."""
+        """Compare the mean with uniform noise. Binary pixels have no reparameterised gradient."""
         return (noise < self.mean).to(self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``x·l - softplus(l)``: a log-likelihood on binary pixels, a negative cross-entropy on grey ones."""
+        """Return ``x·l - softplus(l)``: a log-likelihood on binary pixels, a negative cross-entropy on grey ones."""
         logits = self.logits
         value = value if value.shape == logits.shape else value.expand(logits.shape)
         return -sum_event(F.binary_cross_entropy_with_logits(logits, value, reduction="none"), 3)
@@ -66,9 +66,10 @@ class LaplacePixels(NamedTuple):
     log_scale: Tensor
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise through the two inverse distribution functions."""
-        uniform = torch.erf(noise / math.sqrt(2.0))  # in (-1, 1)
-        return self.mean - torch.exp(self.log_scale) * torch.sign(uniform) * torch.log1p(-uniform.abs())
+        """Map standard normal noise to the Laplace quantile of the same probability; finite for any noise in float32."""
+        magnitude = -(math.log(2.0) + torch.special.log_ndtr(-noise.abs()))  # -log P(|n| > |noise|), where 1 - erf underflows
+        deviation: Tensor = torch.exp(self.log_scale) * torch.sign(noise) * magnitude
+        return self.mean + deviation
 
     def log_prob(self, value: Tensor) -> Tensor:
         scaled = (value - self.mean).abs() * torch.exp(-self.log_scale)

@@ -16,7 +16,11 @@ from vaekit.model.objective import Inputs, Objective
 from vaekit.streams import Streams
 
 ACTIVE_VARIANCE = 0.01
-"""A latent is active where the variance of its posterior mean over the data exceeds this (Burda et al. 2016, section 5.2)."""
+"""A latent is active where the variance of its posterior mean over the data exceeds this.
+
+References:
+    Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, section 5.2.
+"""
 
 
 @torch.no_grad()

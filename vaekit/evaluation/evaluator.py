@@ -76,6 +76,7 @@ class Evaluator:
             "num_images": len(self.splits.parts[split]),
             "epoch": epoch,
             "elbo_is": self.elbo,
+            "data": self.splits.fingerprint[split]["images"],
             **scores,
         }
         likelihood = self.objective.vae.likelihood

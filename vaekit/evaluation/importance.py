@@ -19,7 +19,7 @@ from vaekit.streams import Streams
 def log_likelihood(
     vae: VAE, batches: Iterable[Batch], streams: Streams, *, samples: int, split: str = "test", chunk: int = 1024
 ) -> dict[str, float]:
-    """Estimate ``log p(x)`` by ``log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)`` (Burda et al. 2016, eq. 8), a lower bound.
+    """Estimate ``log p(x)`` by ``log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)``, a lower bound in expectation.
 
     Images are encoded once, images and samples are decoded together and the logarithm of the sum is streamed, so memory is
     bounded by ``chunk`` decoded images.
@@ -38,6 +38,9 @@ def log_likelihood(
 
     Raises:
         UsageError: The posterior has no density.
+
+    References:
+        Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
     """
     if Capability.LOG_PROB not in vae.posterior.provides:
         raise UsageError(f"the posterior {vae.posterior.kind!r} has no density, so log p(x) cannot be estimated")

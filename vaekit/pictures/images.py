@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vaekit.data.images import Decoder, find_images, image_size
+from vaekit.data.images import ImageReader, find_images, image_size
 from vaekit.data.specs import Fit
 from vaekit.errors import DataError
 from vaekit.interfaces import Shape
@@ -49,7 +49,7 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
             )
         if channels == 1 and is_coloured(file):
             warnings.warn(f"{file} is in colour, which the model's images have not: it is read as grey", stacklevel=2)
-    decode = Decoder((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch")
+    decode = ImageReader((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch")
     return torch.stack([decode(file) for file in files]).float() / 255
 
 

@@ -124,8 +124,8 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
     Where they lie on one line with 0 there is no such circle, and the path is straight.
 
-    Reference:
-        White, Sampling Generative Networks, 2016, section 2.1.
+    References:
+        White (2016), "Sampling Generative Networks", arXiv:1609.04468, section 2.1.
     """
     length = a.norm() * b.norm()
     angle = torch.arccos((a @ b / length.clamp(min=1e-12)).clamp(-1, 1))

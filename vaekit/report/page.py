@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vaekit._version import __version__
-from vaekit.errors import UsageError, VaekitError
+from vaekit.errors import VaekitError
 from vaekit.evaluation.metrics import metrics_in
 from vaekit.files import write_text
 from vaekit.model.assembly import build_objective
@@ -59,10 +59,7 @@ def write_report(run: Record, out: str | Path | None = None) -> Path:
         ),
         footer=escape(f"Written by vaekit {__version__}. All losses are in nats per image."),
     )
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}", given=error.strerror) from None
+    write_text(path, page)
     return path
 
 

@@ -24,7 +24,7 @@ def write_package(name: str, role: str, out: Path | None = None) -> Path:
     Args:
         name: Of the component, as ``acme_unet``.
         role: Singular, as on the command line.
-        out: The folder, new or empty; ``vaekit-<name>`` unless given.
+        out: The folder, new or empty; default: ``vaekit-<name>``.
 
     Raises:
         UsageError: There is no such role, the name cannot be a component's or is taken, or the folder is not empty.
@@ -32,7 +32,7 @@ def write_package(name: str, role: str, out: Path | None = None) -> Path:
     registries = {registry.role: registry for registry in REGISTRIES}
     written = [known for known in registries if (TEMPLATES / f"{known}.py.template").is_file()]
     if role not in written:
-        raise UsageError(f"there is no template of a component of kind {role!r}", expected=f"one of {', '.join(written)}")
+        raise UsageError(f"there is no template for the role {role!r}", expected=f"one of {', '.join(written)}")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"a component cannot be called {name!r}", expected="lower-case letters, digits and _, as acme_unet")
     if name in registries[role]:
@@ -46,6 +46,7 @@ def write_package(name: str, role: str, out: Path | None = None) -> Path:
         "role": role,
         "plural": registries[role].plural,
         "cls": "".join(part.capitalize() for part in name.split("_")),
+        "command": f"vaekit export --{name.replace('_', '-')}" if role == "exporter" else f"vaekit train --{role} {name}",
         "distribution": distribution,
         "module": f"vaekit_{name}",
         "version": ".".join(__version__.split(".")[:2]),

@@ -1,1 +1,1 @@
-"""What a run is, as data: specs, the options that set them, and the one place of their defaults."""
+"""Specs, which describe a run as data; the options that set them; and the single place of their defaults."""

@@ -1,7 +1,7 @@
-"""Specs: what a run is, as frozen data.
+"""Specs: the description of a run as frozen data.
 
-A `RunSpec` is always whole: `vaekit.specs.resolve` makes it from a spec file, command-line flags or Python arguments, which may
-leave anything out.
+A `RunSpec` is always complete: `vaekit.specs.resolve` builds it from a spec file, command-line flags or Python arguments, any of
+which may be partial.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ def component_data(role: str, value: Any) -> dict[str, Any]:
     """Return a component, given as a name, a mapping or a spec, as plain data with its ``kind``.
 
     Raises:
-        SpecError: It is none of these.
+        SpecError: The value is none of these.
     """
     if isinstance(value, ComponentSpec):
         value = value.model_dump()
     if isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-        raise SpecError(f"{role}: this is neither a name nor a mapping with `kind` and options", given=repr(value))
+        raise SpecError(f"{role}: must be a name or a mapping with `kind` and options", given=repr(value))
     return dict(value)
 
 
 class Choice:
-    """Annotation of a field that holds a component of one registry: its name, or a mapping with ``kind`` and options.
+    """The annotation of a field that holds a component of a registry: its name, or a mapping with ``kind`` and options.
 
-    The component is looked up, and its schema with it, when the field is validated; the JSON schema lists all of them.
+    The component and its schema are looked up when the field is validated; the JSON schema lists all registered components.
 
     Args:
         components: The registry.
-        also: Another registry, whose components a spec file may name in this field; `resolve` moves them to their own.
+        also: A second registry whose components a spec file may name in this field; `resolve` moves them to their own field.
     """
 
     def __init__(self, components: Registry[Any], also: Registry[Any] | None = None) -> None:
@@ -81,7 +81,7 @@ class Choice:
         for components, kind in found:
             try:
                 spec = components.spec(kind)
-            except VaekitError:  # a broken plugin does not take the schema with it
+            except VaekitError:  # a broken plugin must not break the schema
                 continue
             schema = handler(spec.__pydantic_core_schema__)
             options.append({**schema, "required": sorted({"kind", *schema.get("required", ())})})
@@ -99,12 +99,12 @@ LoggerSpec = Annotated[ComponentSpec, Choice(roles.loggers)]
 
 
 def _one_or_several(schema: dict[str, Any]) -> None:
-    """Let the JSON schema take what fields of several components do: one or a list of them."""
+    """Make the JSON schema of a field for several components accept a single component as well as a list."""
     schema["anyOf"] = [schema["items"], {"type": schema.pop("type"), "items": schema.pop("items")}]
 
 
 def _nothing_required(schema: dict[str, Any]) -> None:
-    """Let the JSON schema, which is that of spec files, leave anything out."""
+    """Make every field optional in the JSON schema, which describes spec files."""
     schema.pop("required", None)
 
 
@@ -113,24 +113,24 @@ class ModelSpec(Spec):
 
     model_config = ConfigDict(json_schema_extra=_nothing_required)
 
-    encoder: EncoderSpec = Field(description="Network from images to posterior parameters.")
-    decoder: DecoderSpec = Field(description="Network from latents to images; default: the encoder's kind.")
-    posterior: PosteriorSpec = Field(description="Density q(z|x).")
-    prior: PriorSpec = Field(description="Density p(z).")
-    likelihood: LikelihoodSpec = Field(description="Density p(x|z); default: the data set's.")
+    encoder: EncoderSpec = Field(description="Network that maps images to posterior parameters.")
+    decoder: DecoderSpec = Field(description="Network that maps latents to images; default: the encoder's kind.")
+    posterior: PosteriorSpec = Field(description="Approximate posterior q(z|x).")
+    prior: PriorSpec = Field(description="Prior p(z).")
+    likelihood: LikelihoodSpec = Field(description="Likelihood p(x|z); default: the dataset's.")
     loss: tuple[LossSpec, ...] = Field(
-        description="Terms of the objective; kl is added where nothing covers it. Names of likelihoods are taken too.",
+        description="Terms of the objective, losses or a likelihood; kl is added unless a loss covers it.",
         json_schema_extra=_one_or_several,
     )
     latent_dim: PositiveInt = Field(32, description="Number of latent dimensions.")
 
 
 def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Say in one line what epochs may be."""
+    """Replace pydantic's errors by a single line that lists the valid forms."""
     try:
         return validate(value)
     except ValidationError:
-        raise PydanticCustomError("epochs", "epochs are auto, none, numbers from 1 as 1,2,10, or every:N with N from 1") from None
+        raise PydanticCustomError("epochs", "must be auto, none, epochs from 1 such as 1,2,10, or every:N with N >= 1") from None
 
 
 Numbered = Annotated[tuple[PositiveInt, ...], Field(examples=["1,2,10"])]
@@ -140,40 +140,44 @@ EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$"), Fie
 class TrainSpec(Spec):
     """How a model is trained."""
 
-    epochs: PositiveInt = Field(30, description="Passes over the training images.")
-    batch_size: PositiveInt = Field(128, description="Images in a step, over all processes.")
-    lr: PositiveFloat = Field(2e-3, description="Highest learning rate of Adam.")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="Course of the learning rate; cosine ends at 0.")
+    epochs: PositiveInt = Field(30, description="Number of passes over the training images.")
+    batch_size: PositiveInt = Field(128, description="Number of images per step, over all processes.")
+    lr: PositiveFloat = Field(2e-3, description="Peak learning rate of Adam.")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate schedule; cosine decays to 0.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay (AdamW).")
-    grad_clip: PositiveFloat | None = Field(None, description="Largest norm of the gradient.")
+    grad_clip: PositiveFloat | None = Field(None, description="Largest gradient norm; larger gradients are clipped.")
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
-        description="Highest decay, between 0 and 1, of a moving average of the weights, which is then validated, drawn and "
-        "kept. It rises as (1 + t) / (10 + t) with the steps t, so short runs average over about their last tenth.",
+        description="Largest decay, in (0, 1), of a moving average of the weights, used for validation, pictures and the saved "
+        "model; it rises as (1 + t) / (10 + t) with step t, so short runs average over about their last tenth.",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of every random draw.")
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute; auto takes CUDA, MPS, CPU.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Arithmetic; auto takes bf16 on CUDA, else fp32.")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of all random draws.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Device to compute on; auto chooses CUDA, then MPS, then the CPU."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Precision; auto uses bf16 on CUDA, else fp32.")
     parallel: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="Whether each of several processes holds the whole model, or a part of it."
+        "ddp", description="How several processes train: each with the whole model (ddp), or a shard of it (fsdp)."
     )
     compile: Literal["auto", "on", "graph", "off"] = Field(
         "auto",
-        description="How a training step is launched: compiled (on), or on CUDA as one recorded graph (graph; on does both). "
-        "Auto compiles long runs of MLPs on a CPU, and takes the graph on CUDA.",
+        description="How a training step is launched: compiled (on), or on CUDA as a single graph (graph; on does both); "
+        "auto compiles long runs of MLPs on a CPU and uses a graph on CUDA.",
     )
     workers: Annotated[int, Field(ge=0)] = Field(
         min(8, os.cpu_count() or 1),
-        description="Processes that decode pictures which do not fit in memory; one a processor, at most 8, by default.",
+        description="Worker processes to decode images that do not fit in memory; default: one per processor, at most 8.",
     )
     pictures: Annotated[Literal["auto", "none"] | Numbered | EveryFew, WrapValidator(_epochs)] = Field(
-        "auto", description="Epochs whose reconstructions and samples are kept."
+        "auto", description="Epochs at which reconstructions and samples are saved."
     )
-    animation: Literal["gif", "webp", "avif"] = Field("gif", description="Format of the animation of training.")
-    checkpoint_seconds: PositiveFloat = Field(30.0, description="Most seconds between two checkpoints.")
-    threads: PositiveInt | None = Field(None, description="Threads of the CPU; as many as torch takes by default.")
+    animation: Literal["gif", "webp", "avif"] = Field("gif", description="Format of the training animation.")
+    checkpoint_seconds: PositiveFloat = Field(30.0, description="Maximum number of seconds between checkpoints.")
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Number of CPU threads; default: torch's choice."
+    )
     logger: tuple[LoggerSpec, ...] = Field(
-        (), description="Where numbers and pictures go besides the run folder.", json_schema_extra=_one_or_several
+        (), description="Where to send numbers and pictures besides the run folder.", json_schema_extra=_one_or_several
     )
 
     @field_validator("logger", mode="before")
@@ -184,17 +188,17 @@ class TrainSpec(Spec):
 
 
 class DataSpec(Spec):
-    """What is trained on."""
+    """The data that a model is trained on."""
 
     model_config = ConfigDict(json_schema_extra=_nothing_required)
 
-    dataset: DatasetSpec = Field(description="Images.")
-    binarize: Binarize = Field(description="How grey pixels become binary ones; default: the data set's way.")
-    augment: AugmentSpec = Field(AugmentSpec(), description="Random changes to training images.")
+    dataset: DatasetSpec = Field(description="Source of the images.")
+    binarize: Binarize = Field(description="How grey pixels are binarised; default: the dataset's choice.")
+    augment: AugmentSpec = Field(AugmentSpec(), description="Random augmentation of training images.")
 
 
 class RunSpec(Spec):
-    """A whole run: model, data and training. Together with vaekit's version it determines the result."""
+    """A complete run: model, data and training. Together with the version of vaekit it determines the result."""
 
     model_config = ConfigDict(json_schema_extra=_nothing_required)
 
@@ -204,14 +208,14 @@ class RunSpec(Spec):
 
 
 SECTIONS: dict[str, type[Spec]] = {"model": ModelSpec, "data": DataSpec, "train": TrainSpec}
-"""The sections of a spec."""
+"""The sections of a spec by name."""
 
 
 def validated(data: Mapping[str, Any], source: str) -> RunSpec:
-    """Validate whole plain data as a run's spec.
+    """Validate complete plain data as the spec of a run.
 
     Raises:
-        SpecError: A field is unknown or of the wrong type; the message holds every path, as ``loss.beta``.
+        SpecError: A field is unknown or of the wrong type; the message lists the path of each, such as ``loss.beta``.
         UnknownComponentError: A component's name is not registered.
     """
     try:
@@ -220,37 +224,68 @@ def validated(data: Mapping[str, Any], source: str) -> RunSpec:
         raise spec_error(error, source) from None
 
 
+MOST_LINES = 10
+"""Most mistakes of a spec that are listed."""
+
+
 def spec_error(error: ValidationError, source: str) -> SpecError:
-    """Turn pydantic's errors into one that names each option by its path."""
+    """Turn pydantic's errors into one error that lists the path of each offending option."""
     lines, names = [], set()
-    for item in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for item in errors[:MOST_LINES]:
         names.add(item["loc"][0] if item["loc"] else "")
-        given = "" if item["type"] in {"extra_forbidden", "missing"} else f" (given {item['input']!r})"
-        message = {"extra_forbidden": "there is no such option", "missing": "it must be given"}.get(item["type"], item["msg"])
+        given = "" if item["type"] in {"extra_forbidden", "missing"} else f" (given {item['input']!r:.100})"
+        message = {"extra_forbidden": "unknown option", "missing": "required"}.get(item["type"], item["msg"])
         lines.append(f"{option_path(item['loc'])}: {message}{given}")
+    lines += [f"and {len(errors) - MOST_LINES} more"] if len(errors) > MOST_LINES else []
     remedy = "see `vaekit train --help`" if names == {"train"} else "see `vaekit components show NAME` and `vaekit schema`"
     return SpecError(f"{source} is not valid\n  " + "\n  ".join(lines), remedy=remedy)
 
 
 def option_path(loc: tuple[int | str, ...]) -> str:
-    """Write a location in a `RunSpec` as on the command line: ``('model', 'loss', 0, 'beta')`` is ``loss.beta``."""
-    parts = [part for part in loc if isinstance(part, str) and "[" not in part]  # pydantic writes a union's branch as literal[…]
+    """Return a location in a `RunSpec` as written on the command line: ``('model', 'loss', 0, 'beta')`` is ``loss.beta``."""
+    parts = [part for part in loc if isinstance(part, str) and "[" not in part]  # not the branch of a union, as literal[…]
     return ".".join(parts[1:] if len(parts) > 1 and parts[0] in RunSpec.model_fields else parts)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Loads plain data: no aliases, which may expand without bound, no tags, no key given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not supported{self.peek_event().start_mark}")
+        if getattr(self.peek_event(), "tag", None) not in {None, "!"}:
+            raise yaml.YAMLError(f"tags are not supported{self.peek_event().start_mark}")
+        self.depth = getattr(self, "depth", 0) + 1
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"more than {DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"{twice[0]} is given twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def read_spec(path: str | Path) -> dict[str, Any]:
-    """Read a spec file as plain data, YAML or JSON.
+    """Read a spec file, YAML or JSON, as plain data.
 
     Raises:
-        SpecError: The file is absent or is not a YAML mapping.
+        SpecError: The file is missing or is not a YAML mapping.
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        size = path.stat().st_size
+        if size > LARGEST_FILE or not path.is_file():
+            raise SpecError(f"{path} is not a spec", given=f"{size} bytes", expected=f"a file of {LARGEST_FILE} bytes at most")
+        data = yaml.load(path.read_text("utf-8"), _PlainLoader)
     except OSError as error:
         raise SpecError(f"cannot read the spec {path}", given=error.strerror, expected="a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not YAML", given=" ".join(str(error).split())) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"{path} is not valid YAML", given=" ".join(str(error).split())[:300]) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -259,16 +294,20 @@ def read_spec(path: str | Path) -> dict[str, Any]:
 
 
 def plain_spec(spec: RunSpec | Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
-    """Return the plain data of a spec, of a file that holds one, or of none.
+    """Return plain data for a spec, for a file that contains one, or for None (no data).
 
     Raises:
-        SpecError: The file is absent or is not a YAML mapping.
+        SpecError: The file is missing or is not a YAML mapping.
     """
     if isinstance(spec, RunSpec):
         return spec.model_dump(mode="json")
     return read_spec(spec) if isinstance(spec, str | Path) else spec or {}
 
 
+LARGEST_FILE, DEEPEST = 1_000_000, 20
+"""Most bytes and levels of a spec file."""
+
+
 def dump_spec(spec: RunSpec) -> str:
-    """Write a spec as YAML that `resolve` reads back to an equal one."""
+    """Return a spec as YAML text, from which `resolve` reproduces an equal spec."""
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

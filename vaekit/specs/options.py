@@ -1,10 +1,10 @@
-"""Options by name: one rule for the command line, keyword arguments of `vaekit.train` and spec files.
+"""Options by name: the same names on the command line, as keyword arguments of `vaekit.train`, and over spec files.
 
 ``encoder``, ``decoder``, ``posterior``, ``prior``, ``likelihood``, ``dataset``, ``loss`` and ``logger`` choose components. A
-field of a spec goes by its own name (``epochs``), an augmentation by ``augment.rotate``. An option of a chosen component is
-dotted by its role (``encoder.hidden``), one of a loss or logger by its kind as well (``tc.beta``), and undotted where exactly one
-chosen component has it and no field of a spec is called so (``beta``). A name that fits several options is an error that lists
-them.
+field of a spec has its own name (``epochs``), and an augmentation is prefixed (``augment.rotate``). An option of a chosen
+component is prefixed with its role (``encoder.hidden``); an option of a loss or logger also with its kind (``tc.beta``). The
+prefix may be omitted if exactly one chosen component has the option and no field of a spec has the same name (``beta``). A name
+that matches several options is an error that lists them.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ RESERVED = frozenset(
     {"spec", "out", "reporter", "quiet", "json", "debug", "help"}
     | {"over", "stack", "tell", "search", "storage", "trials", "metric", "prune"}
 )
-"""What `vaekit.train`, `vaekit.sweep` and the command line call something else: no option goes by such a name undotted."""
+"""Names with another meaning for `vaekit.train`, `vaekit.sweep` or the command line; options so named always need a prefix."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """Something that can be set.
+    """An option of a run.
 
     Args:
-        names: What it goes by, the fullest name first.
-        type: What it holds, as an annotation.
-        default: What it is unless set: the file's value, else its own default.
-        required: Whether it must be set; then the default means nothing.
-        description: One sentence.
-        owner: What it belongs to, as ``encoder cnn`` or ``train``.
-        path: Where it lies in a spec.
+        names: Its names, the most specific first.
+        type: The annotation of its values.
+        default: Its value if it is not set: the value in the file, else its own default.
+        required: Whether it must be set; the default is then meaningless.
+        description: A one-sentence description.
+        owner: What it belongs to, such as ``encoder cnn`` or ``train``.
+        path: Its path in a spec.
     """
 
     names: tuple[str, ...]
@@ -59,17 +59,17 @@ class Option:
 
 
 class OptionTable:
-    """Every option that can be set once components are chosen, by name.
+    """The options that are available once components are chosen, by name.
 
-    Choosing a component of another kind than the spec's drops that component's options in the spec; choosing the same kind keeps
-    them.
+    Choosing a component of a different kind from the spec's drops the options that the spec has for it; choosing the same kind
+    keeps them.
 
     Args:
-        base: Plain data of a spec, as read from a file; it may be empty.
-        options: Values by name, of which only the components matter here; hyphens count as underscores.
+        base: Plain data of a spec, as read from a file; may be empty.
+        options: Values by name; only the components are used here. Hyphens count as underscores.
 
     Raises:
-        UsageError: A component does not exist.
+        UsageError: A component is unknown.
     """
 
     def __init__(self, base: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -79,16 +79,16 @@ class OptionTable:
 
     @property
     def options(self) -> list[Option]:
-        """All options, each with the names that fit no other."""
+        """All options, each with its unambiguous names."""
         found = {option.path: option for candidates in self.index.values() for option in candidates}
         return [replace(option, names=tuple(n for n in option.names if len(self.index[n]) == 1)) for option in found.values()]
 
     def spec(self, options: Mapping[str, Any]) -> RunSpec:
-        """Return the whole spec that the options make; components among them were chosen already.
+        """Return the complete spec that results from the options; components among them have already been chosen.
 
         Raises:
-            SpecError: A value does not validate; the message holds its path, as ``loss.beta``.
-            UsageError: An option is unknown, its name fits several, or the parts do not fit together.
+            SpecError: A value is invalid; the message contains its path, such as ``loss.beta``.
+            UsageError: An option is unknown or ambiguous, or the parts do not fit together.
         """
         data, set_by = deepcopy(self.data), dict[Path, str]()
         for name, value in _normalise(options).items():
@@ -96,18 +96,18 @@ class OptionTable:
                 continue
             option = self.find(name)
             if (other := set_by.setdefault(option.path, name)) != name:
-                raise UsageError(f"{other} and {name} are names of the same option", remedy="give one of them")
+                raise UsageError(f"{other} and {name} are names of the same option", remedy="set only one of them")
             target: Any = data
             for part in option.path[:-1]:
                 target = target[part]
             target[option.path[-1]] = read_value(value, option.type)
-        return complete(data, "what was asked for")
+        return complete(data, "the request")
 
     def check_names(self, names: Iterable[str]) -> None:
-        """Refuse names that are unknown or fit several options.
+        """Check that every name refers to exactly one option.
 
         Raises:
-            UsageError: The message lists the candidates.
+            UsageError: A name is unknown or ambiguous; the message lists the candidates.
         """
         for name in names:
             self.find(name.replace("-", "_"))
@@ -116,7 +116,7 @@ class OptionTable:
         """Return the option of a name.
 
         Raises:
-            UsageError: The name is unknown or fits several options; the message lists the candidates.
+            UsageError: The name is unknown or ambiguous; the message lists the candidates.
         """
         candidates = self.index.get(name, [])
         if len(candidates) == 1:
@@ -124,29 +124,29 @@ class OptionTable:
         if candidates:
             names = [next((n for n in option.names if len(self.index[n]) == 1), option.names[0]) for option in candidates]
             raise UsageError(
-                f"{name} belongs to {' and '.join(option.owner for option in candidates)}",
-                remedy=f"say {' or '.join(f'--{n}' for n in names)}",
+                f"{name} is ambiguous: it belongs to {' and '.join(option.owner for option in candidates)}",
+                remedy=f"use {' or '.join(f'--{n}' for n in names)}",
             )
         owners = _owners_elsewhere(name, self.index)
         near = difflib.get_close_matches(name, self.index, n=3)
         remedy = f"did you mean {' or '.join(f'--{n}' for n in near)}?" if near else "see `vaekit train --help`"
         raise UsageError(
-            f"there is no option {name} here",
-            expected=f"{' or '.join(owners)} to be chosen, which has it" if owners else None,
-            remedy=f"choose it, as with {' or '.join(f'--{owner}' for owner in owners)}" if owners else remedy,
+            f"unknown option {name}",
+            expected=f"a component that has it: {' or '.join(owners)}" if owners else None,
+            remedy=f"choose one: {' or '.join(f'--{owner}' for owner in owners)}" if owners else remedy,
         )
 
 
 def build_spec(base: Mapping[str, Any], options: Mapping[str, Any]) -> RunSpec:
-    """Return the whole spec that a file and the options over it make. Strings are read as on a command line.
+    """Return the complete spec that results from a file and the options that override it.
 
     Args:
-        base: Plain data of a spec, as read from a file; it may be empty.
-        options: Values by name; hyphens count as underscores.
+        base: Plain data of a spec, as read from a file; may be empty.
+        options: Values by name; hyphens count as underscores, and strings are read as on a command line.
 
     Raises:
-        SpecError: A value does not validate; the message holds its path, as ``loss.beta``.
-        UsageError: An option is unknown, its name fits several, or the parts do not fit together.
+        SpecError: A value is invalid; the message contains its path, such as ``loss.beta``.
+        UsageError: An option is unknown or ambiguous, or the parts do not fit together.
 
     Example:
         >>> build_spec({}, {"encoder": "cnn", "loss": "beta", "beta": "2.5"}).model.loss[0].beta
@@ -160,7 +160,7 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _options_by_name(data: Mapping[str, Any]) -> dict[str, list[Option]]:
-    """Return, for every name, the options that it fits."""
+    """Return, for every name, the options that it matches."""
     literal: Any = Literal
     index: dict[str, list[Option]] = defaultdict(list)
     chosen = chosen_components(data)
@@ -189,7 +189,7 @@ def _options_by_name(data: Mapping[str, Any]) -> dict[str, list[Option]]:
 
 
 def _option(names: tuple[str, ...], field: FieldInfo, owner: str, path: Path, data: Any) -> Option:
-    """Return the option of a field, its default being the file's value where the file has one."""
+    """Return the option of a field; its default is the file's value if there is one."""
     annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     try:
         for part in path:
@@ -201,7 +201,7 @@ def _option(names: tuple[str, ...], field: FieldInfo, owner: str, path: Path, da
 
 
 def _owners_elsewhere(name: str, index: Mapping[str, list[Option]]) -> list[str]:
-    """Return the components, as ``loss beta``, that have such an option but are not chosen."""
+    """Return the components, such as ``loss beta``, that have the option but are not chosen."""
     prefix, _, name = name.rpartition(".")
     chosen = {option.owner for options in index.values() for option in options}
     owners = []
@@ -210,7 +210,7 @@ def _owners_elsewhere(name: str, index: Mapping[str, list[Option]]) -> list[str]
             if prefix in {"", role, kind} and f"{role} {kind}" not in chosen:
                 try:
                     has_it = name in components.spec(kind).model_fields.keys() - {"kind"}
-                except VaekitError:  # a broken plugin is no advice
+                except VaekitError:  # do not suggest a broken plugin
                     continue
                 owners += [f"{role} {kind}"] if has_it else []
     return owners

@@ -1,6 +1,6 @@
-"""The one place of defaults: from a spec that leaves things out to a whole one.
+"""The single place of defaults: completes a partial spec.
 
-Resolving is a pure function of plain data. It names no device, reads no data set and builds no network.
+Resolving is a pure function of plain data: it chooses no device, reads no dataset and builds no network.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from vaekit.specs.models import SECTIONS, ModelSpec, RunSpec, component_data, va
 
 ROLES = {components.role: components for components in roles.SPEC_REGISTRIES}
 DEFAULTS = {"encoder": "mlp", "posterior": "gaussian", "prior": "normal", "dataset": "digits"}
-"""Components that depend on no other choice; those that do are chosen in `choose_components`."""
+"""Default components that depend on no other choice; the others are chosen in `choose_components`."""
 SEVERAL = frozenset({"loss", "logger"})
-"""Roles that several components of a run may have."""
+"""The roles that several components of a run may play."""
 
 Data = dict[str, Any]
 
 
 def section_of(role: str) -> str:
-    """Return the section of a spec where components of a role lie."""
+    """Return the section of a spec that contains the components of a role."""
     return {"dataset": "data", "logger": "train"}.get(role, "model")
 
 
 def resolve(spec: RunSpec | Mapping[str, Any], source: str = "the spec") -> RunSpec:
-    """Return the whole spec that plain data make; resolving twice changes nothing.
+    """Complete a spec given as plain data; resolving is idempotent.
 
-    The decoder is of the encoder's kind, or ``cnn`` where no decoder has that name. Likelihood and binarisation are those of
-    the data set; continuous likelihoods take grey pixels. ``kl`` is added where no loss covers the divergence.
+    The decoder defaults to the encoder's kind, or to ``cnn`` if no decoder has that name. The likelihood and the binarisation
+    default to those of the dataset; continuous likelihoods use grey pixels. ``kl`` is added if no loss covers the divergence.
 
     Args:
-        spec: Sections ``model``, ``data`` and ``train``, any of them partial.
-        source: What to call it in messages.
+        spec: The sections ``model``, ``data`` and ``train``, any of them partial.
+        source: The name of the spec in error messages.
 
     Raises:
-        SpecError: A field is unknown or of the wrong type; the message holds every path, as ``loss.beta``.
+        SpecError: A field is unknown or of the wrong type; the message lists the path of each, such as ``loss.beta``.
         UnknownComponentError: A component's name is not registered.
-        UsageError: The chosen components do not fit together; the message says which, why, and what would help.
+        UsageError: The chosen components do not fit together; the message names them, the reason and a remedy.
     """
     try:
         data = choose_components(spec)
@@ -55,11 +55,11 @@ def resolve(spec: RunSpec | Mapping[str, Any], source: str = "the spec") -> RunS
 
 
 def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> Data:
-    """Return plain data in which every component is a mapping with ``kind``, as the spec, the choices over it or defaults say.
+    """Return plain data in which every component is a mapping with ``kind``: as chosen, else as in the spec, else the default.
 
     Args:
-        spec: Where to start.
-        chosen: Components by role that replace the spec's; one of the same kind keeps the options that the spec has for it.
+        spec: The spec to start from.
+        chosen: Components by role that override the spec's; a component of the same kind keeps the options it has in the spec.
     """
     if not isinstance(spec, RunSpec | Mapping):
         raise SpecError("it is not a mapping", given=type(spec).__name__, expected="sections model, data and train")
@@ -100,7 +100,7 @@ def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, An
 
 
 def complete(data: Data, source: str) -> RunSpec:
-    """Validate plain data whose components are chosen, add the divergence's default term, and check that the parts fit."""
+    """Validate plain data with all components chosen, add ``kl`` if needed, and check that the parts fit together."""
     spec = validated(data, source)
     model, losses = spec.model, spec.model.loss
     posterior, prior = roles.posteriors.get(model.posterior.kind), roles.priors.get(model.prior.kind)
@@ -116,7 +116,7 @@ def complete(data: Data, source: str) -> RunSpec:
 
 
 def chosen_components(data: Mapping[str, Any]) -> list[tuple[str, str, tuple[str | int, ...]]]:
-    """Return role, kind and place of every component of what `choose_components` gives."""
+    """Return the role, kind and path of every component in the result of `choose_components`."""
     found: list[tuple[str, str, tuple[str | int, ...]]] = []
     for role in ROLES:
         section = section_of(role)
@@ -141,10 +141,10 @@ def _mapping(value: Any, name: str) -> Data:
 
 
 def _terms(model: Mapping[str, Any]) -> tuple[list[Data], list[Data]]:
-    """Return the losses and the likelihoods that ``loss`` and ``likelihood`` name: a loss may be a likelihood's name.
+    """Return the losses and likelihoods named by ``loss`` and ``likelihood``; ``loss`` may name a likelihood, too.
 
     Raises:
-        UnknownComponentError: A name is neither.
+        UnknownComponentError: A name is neither a loss nor a likelihood.
     """
     losses: list[Data] = []
     likelihoods: list[Data] = []
@@ -156,16 +156,16 @@ def _terms(model: Mapping[str, Any]) -> tuple[list[Data], list[Data]]:
 
 
 def _components(role: str, value: Any) -> list[Data]:
-    """Return the components that a field of a spec holds; none where it asks for the default."""
+    """Return the components in a field of a spec; empty if the field requests the default."""
     if value is None or (value == "none" and role in {"decoder", "likelihood", "logger"}):
         return []
     if isinstance(value, list | tuple) and role in SEVERAL:
-        return [component for item in value for component in _components(role, item)]
+        return [component_data(role, item) for item in value if (role, item) != ("logger", "none")]
     return [component_data(role, value)]
 
 
 def _kept(chosen: Data, before: Iterable[Data]) -> Data:
-    """Return the spec's component of the same kind, options and all, where only a name was chosen."""
+    """Return the spec's component of the same kind, with its options, if only a name was chosen."""
     return next((old for old in before if chosen == {"kind": old["kind"]}), chosen)
 
 
@@ -173,7 +173,7 @@ def _unknown_loss(kind: str) -> UnknownComponentError:
     names = (*roles.losses.kinds(), *roles.likelihoods.kinds())
     near = difflib.get_close_matches(kind, names, n=1)
     return UnknownComponentError(
-        f"no loss or likelihood is called {kind!r}",
+        f"unknown loss or likelihood {kind!r}",
         expected=f"a loss ({', '.join(roles.losses.kinds())}) or a likelihood ({', '.join(roles.likelihoods.kinds())})",
         remedy=f"did you mean {near[0]!r}?" if near else "see `vaekit components list`",
     )
@@ -190,7 +190,7 @@ def _check_kinds(role: str, components: Iterable[ComponentSpec]) -> None:
 
 
 def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Posterior], prior: type[Prior]) -> None:
-    """Refuse losses that cover the same slot, or that need what the densities do not provide."""
+    """Check that no two losses cover the same slot, and that the posterior and prior provide what the losses require."""
     for i, (loss, own) in enumerate(zip(model.loss, declared, strict=True)):
         for other, its in zip(model.loss[:i], declared, strict=False):
             if shared := own.covers & its.covers:
@@ -208,7 +208,7 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
                 fit = [kind for kind in components.kinds() if kind != cls.kind and own.requires <= _provides(components, kind)]
                 raise UsageError(
                     f"loss {loss.kind!r} needs {', '.join(sorted(missing))}, which the {role} {cls.kind!r} does not provide",
-                    given=f"{role} {cls.kind!r} provides {', '.join(sorted(cls.provides)) or 'no density'}",
+                    given=f"{role} {cls.kind!r}, which provides {', '.join(sorted(cls.provides)) or 'no density'}",
                     remedy=f"use --{role} {' or '.join(fit)}, or another loss" if fit else "use another loss",
                 )
 
@@ -216,6 +216,6 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
 def _provides(components: Registry[Any], kind: str) -> frozenset[Capability]:
     try:
         provides: frozenset[Capability] = components.get(kind).provides
-    except Exception:  # a broken plugin is no advice
+    except Exception:  # do not suggest a broken plugin
         return frozenset()
     return provides

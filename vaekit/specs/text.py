@@ -1,4 +1,4 @@
-"""Values of options as text: ``512,256`` is a tuple, ``none`` no value; and types as a reader wants to see them."""
+"""The text form of option values, such as ``512,256`` for a tuple and ``none`` for None, and of their types."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vaekit.schema import alternatives, may_be_none
 
 
 def read_value(value: Any, annotation: Any) -> Any:
-    """Return what a string from a command line means for a type; other values are returned as they are.
+    """Parse a string from the command line as a value of a type; other values are returned unchanged.
 
-    What no reading makes valid is returned too: validating the whole spec says what is wrong, and where.
+    A value that no reading makes valid is returned as well: validating the complete spec then reports what is wrong, and where.
     """
     if not isinstance(value, str):
         return value
@@ -35,12 +35,12 @@ def read_value(value: Any, annotation: Any) -> Any:
 
 
 def type_text(annotation: Any) -> str:
-    """Write a type as one writes its values: ``a|b`` for choices, ``int,int,…`` for a tuple of any length, or its example."""
+    """Return a type in the notation of its values: ``a|b`` for choices, ``int,int,…`` for a variadic tuple, or an example."""
     return "|".join(dict.fromkeys(_texts(annotation)))
 
 
 def value_text(value: Any) -> str:
-    """Write a value as `read_value` reads it."""
+    """Return a value as text that `read_value` can read."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -53,14 +53,14 @@ def value_text(value: Any) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as ``1:02:03`` or ``2:03``."""
+    """Format a duration as ``1:02:03`` or ``2:03``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the values of plain data by dotted name: ``{"model.encoder.kind": "mlp", …}``."""
+    """Flatten plain data into values by dotted name: ``{"model.encoder.kind": "mlp", …}``."""
     if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):

@@ -1,12 +1,14 @@
 """Checkpoints and model files: safetensors with JSON metadata, written atomically. Nothing is ever unpickled.
 
-A *model file* holds weights and what is needed to rebuild the model: its spec, the shape of its images, and the versions of
-vaekit and of the distributions its components came from. The *best* file holds those of the whole objective, with the weights
-of its losses. A *checkpoint* is such a file with the optimiser's state, the average of the weights and the position in training.
+A *model file* contains the weights and all that is needed to rebuild the model: its spec, the shape of its images, and the
+versions of vaekit and of the distributions that its components come from. The *best* file is the same for the whole objective,
+including the weights of its losses. A *checkpoint* adds the optimiser state, the moving average (EMA) of the weights and the
+position in training.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -34,7 +36,7 @@ from vaekit.specs.resolve import resolve
 from vaekit.store.folder import RunFolder
 
 FORMAT = "vaekit-1"
-"""Key of the metadata: one JSON text under it, so that equal contents make equal files."""
+"""The key of the metadata, a single JSON text, so that equal contents produce equal files."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Header:
 
     spec: RunSpec
     image_shape: Shape
+    data: dict[str, Any]
+    """Fingerprint of the images that it was trained on; see `vaekit.data.Splits.fingerprint`."""
     versions: dict[str, Any]
     state: dict[str, Any]
 
@@ -67,17 +71,41 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
 
 
 def save(
-    path: Path, tensors: Mapping[str, Tensor], spec: RunSpec, image_shape: Shape, state: Mapping[str, Any] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    spec: RunSpec,
+    *,
+    image_shape: Shape,
+    data: Mapping[str, Any],
+    state: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model file or checkpoint atomically; loggers are left out of its spec, as it can be used without them."""
+    """Write a model file or checkpoint atomically; its spec omits the loggers, which are not needed to use it."""
     metadata = {
         "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
         "image_shape": list(image_shape),
+        "data": dict(data),
         "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
         "state": dict(state or {}),
     }
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(whole, temporary, {FORMAT: json.dumps(metadata)}))
+    sealed = json.dumps({**metadata, "digest": digest_of(metadata, whole)})
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(whole, temporary, {FORMAT: sealed})
+        except SafetensorError as error:  # which hides the system's error, such as a full disk
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
+
+
+def digest_of(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of a file's metadata and of the names, types, shapes and bytes of its tensors."""
+    digest = hashlib.blake2b(json.dumps(metadata).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load(
@@ -88,20 +116,24 @@ def load(
     Args:
         path: The file.
         device: Where the tensors go.
-        processes: Processes that need it together; the leading one reads it, and the others need not see it.
+        processes: The processes that load it together; the leading one reads the file, and the others need no access to it.
 
     Raises:
-        CheckpointError: The file is absent, truncated, of another program, or names a component that is not installed.
+        CheckpointError: The file is missing, truncated or not vaekit's, or it names a component that is not installed.
     """
-    tensors, metadata = _read(path, device) if processes is None or processes.leads else ({}, "")
+    tensors, text = _read(path) if processes is None or processes.leads else ({}, "")
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     if processes is not None:
-        tensors, metadata = processes.share_tensors(tensors), processes.share_text(metadata)
-    return tensors, _parse(path, metadata)
+        tensors, text = processes.share_tensors(tensors), processes.share_text(text)
+    return tensors, _parse(path, text)
 
 
-def _read(path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], str]:
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read a file's tensors and metadata, and check that they are what was written."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a regular file", remedy="name a run folder or a model file")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if FORMAT not in metadata:
                 raise CheckpointError(
@@ -109,30 +141,44 @@ def _read(path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], st
                     given=f"metadata {', '.join(metadata) or 'absent'}",
                     expected=f"metadata {FORMAT}",
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata[FORMAT]  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
         raise CheckpointError(
-            f"there is no file {path}", remedy="a run writes it after its first epoch: go on with the run by `vaekit resume`"
+            f"{path} does not exist", remedy="continue the run: `vaekit resume RUN` writes it after the first epoch"
         ) from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read: it is truncated or no safetensors file", given=error, remedy="use another checkpoint"
+            f"{path} is truncated or not a safetensors file", given=error, remedy="use another checkpoint"
         ) from None
+    text = metadata[FORMAT]
+    try:
+        content = json.loads(text)
+        whole = content.pop("digest") == digest_of(content, tensors)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)[:200]) from None
+    if not whole:
+        raise CheckpointError(
+            f"{path} is damaged: its content is not what was written",
+            expected="the digest in its metadata",
+            remedy="use another checkpoint, or copy the file again",
+        )
+    return tensors, text
 
 
 def _parse(path: Path, text: str) -> Header:
     try:
         metadata = json.loads(text)
-        data, shape, versions, state = (metadata[key] for key in ("spec", "image_shape", "versions", "state"))
+        plain, shape = metadata["spec"], metadata["image_shape"]
+        data, versions, state = (metadata[key] for key in ("data", "versions", "state"))
         fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3
-        if not (fits and isinstance(versions, dict) and isinstance(state, dict)):
+        if not (fits and all(isinstance(part, dict) for part in (data, versions, state))):
             raise TypeError(f"image_shape {shape!r:.80}")
         recorded = _recorded(versions)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
     changes = _changes(recorded)
     try:
-        spec = resolve(data, f"the spec in {path}")
+        spec = resolve(plain, f"the spec in {path}")
     except UnknownComponentError as error:
         raise _missing_component(path, error, recorded) from None
     except SpecError as error:
@@ -140,12 +186,12 @@ def _parse(path: Path, text: str) -> Header:
             raise
         raise CheckpointError(error.message, given=_told(changes), remedy=_install(changes)) from None
     if changes:
-        warnings.warn(f"{path} comes from other versions: {_told(changes)}", stacklevel=3)
-    return Header(spec, tuple(shape), versions, state)
+        warnings.warn(f"{path} was written with other versions: {_told(changes)}", stacklevel=3)
+    return Header(spec, tuple(shape), data, versions, state)
 
 
 class Recorded(NamedTuple):
-    """A component of a file, and the distribution that it came from when the file was written."""
+    """A component recorded in a file, with the distribution that provided it when the file was written."""
 
     components: Registry[Any]
     kind: str
@@ -157,20 +203,20 @@ class Recorded(NamedTuple):
 
 
 def _recorded(versions: Mapping[str, Any]) -> list[Recorded]:
-    """Read what a file says of its components; names that no distribution can have raise ValueError, as they are printed."""
+    """Read the components that a file records; invalid distribution names raise ValueError, since they are printed."""
     registries = {components.role: components for components in roles.REGISTRIES}
     found = []
     for component, origin in versions.get("components", {}).items():
         role, _, kind = component.partition(":")
         distribution, version = origin["distribution"], origin["version"]
         if not re.fullmatch(r"[\w.-]+ [\w.!+-]*", f"{distribution} {version}", re.ASCII):
-            raise ValueError(f"{distribution!r:.80} {version!r:.80} is no distribution and version")
+            raise ValueError(f"{distribution!r:.80} {version!r:.80} is not a distribution and version")
         found.append(Recorded(registries[role], kind, distribution, version))
     return found
 
 
 def _changes(recorded: Iterable[Recorded]) -> list[Recorded]:
-    """Return the components whose plugin is here, but in another version or of another distribution."""
+    """Return the components that are installed in another version or from another distribution."""
     changed = []
     for component in recorded:
         if component.kind in component.components:
@@ -183,7 +229,7 @@ def _changes(recorded: Iterable[Recorded]) -> list[Recorded]:
 
 
 def _told(changes: Iterable[Recorded]) -> str:
-    return "; ".join(f"{change}, here from {change.components.origin(change.kind)}" for change in changes)
+    return "; ".join(f"{change}, now from {change.components.origin(change.kind)}" for change in changes)
 
 
 def _install(components: Iterable[Recorded]) -> str | None:
@@ -196,19 +242,19 @@ def _missing_component(path: Path, error: UnknownComponentError, recorded: Itera
     remedy = _install(absent)
     remedy = f"{remedy}, if you trust who wrote the file" if remedy else "define and register it before loading"
     return CheckpointError(
-        f"{path} uses components that are not here: {error.message}",
+        f"{path} uses components that are not available: {error.message}",
         given=", ".join(map(str, absent)) or None,
-        remedy=remedy if plugins.enabled() else f"{remedy}; plugins are switched off",
+        remedy=remedy if plugins.enabled() else f"{remedy}; plugins are disabled",
     )
 
 
 def load_best(
     objective: nn.Module, folder: RunFolder, *, device: str | torch.device, processes: ProcessGroup | None = None
 ) -> int:
-    """Put the best weights of a run into its objective; return the epoch that they are of.
+    """Load the best weights of a run into its objective; return the epoch they come from.
 
     Raises:
-        CheckpointError: There are none, or they are truncated or of another architecture.
+        CheckpointError: The weights are missing or truncated, or their architecture does not match.
     """
     tensors, header = load(folder.best, device=device, processes=processes)
     load_weights(objective, tensors, folder.best)
@@ -216,21 +262,21 @@ def load_best(
 
 
 def space_for(objective: nn.Module) -> int:
-    """Return the bytes that the files of a run take, about."""
+    """Return the approximate size of a run's files in bytes."""
     return 40 * sum(parameter.numel() for parameter in objective.parameters()) + 20_000_000
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights into a module whose names and shapes must be the same.
+    """Load weights into a module with the same names and shapes.
 
     Raises:
-        CheckpointError: They are not; the message lists the differences.
+        CheckpointError: The names or shapes differ; the message lists the differences.
     """
     module.load_state_dict(matched(module.state_dict(), tensors, path))
 
 
 def matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Return a file's tensors as this process holds its own of the same names and shapes.
+    """Return a file's tensors, sharded and laid out like this process's own tensors of the same names and shapes.
 
     Raises:
         CheckpointError: The names or shapes differ; the message lists the differences.
@@ -248,9 +294,9 @@ def matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path
         shown = "\n            ".join(sorted(different)[:8])
         changes = _changes_of(path)
         raise CheckpointError(
-            f"the weights in {path} are of another architecture ({len(different)} differences)",
+            f"the weights in {path} do not match the model's architecture ({len(different)} differences)",
             given=shown + (f"\n            {_told(changes)}" if changes else ""),
-            remedy=_install(changes) or "load it with the spec and the versions that it was trained with",
+            remedy=_install(changes) or "load them with the spec and the versions used in training",
         )
     return {name: like(tensor, own[name]) for name, tensor in tensors.items()}
 
@@ -261,17 +307,17 @@ def _changes_of(path: Path) -> list[Recorded]:
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors under ``prefix`` + name."""
+    """Return the tensors with ``prefix`` prepended to their names."""
     return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names start with ``prefix``, under the rest of their names."""
+    """Return the tensors whose names start with ``prefix``, with it removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    """Flatten optimisers' states to ``{player.parameter.key: tensor}``."""
+    """Flatten the states of optimisers into ``{player.parameter.key: tensor}``."""
     flat = {}
     for player, optimizer in enumerate(optimizers):
         for index, state in optimizer.state_dict()["state"].items():
@@ -281,7 +327,7 @@ def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, 
 
 
 def load_optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` took, laid out in memory as the parameters: fused optimisers rely on that."""
+    """Restore optimiser states from `optimizer_tensors`, in the parameters' memory layout, which fused optimisers rely on."""
     for player, optimizer in enumerate(optimizers):
         states: dict[int, dict[str, Tensor]] = {}
         (group,) = optimizer.param_groups

@@ -1,4 +1,4 @@
-"""The run folder: what lies where, and how it comes to be."""
+"""The run folder: its layout, its creation and its lock."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ RUNS = Path("runs")
 
 
 class RunFolder:
-    """Paths within a run folder.
+    """The paths within a run folder.
 
-    ``spec.yaml`` the resolved spec; ``model.safetensors`` the best weights; ``metrics.jsonl`` a JSON object per epoch;
-    ``checkpoints/`` last and best; ``reconstructions/`` and ``samples/`` PNG grids of chosen epochs; ``training.gif`` samples
-    from the first epoch to the last; ``evaluation.json`` the test set's numbers.
+    ``spec.yaml``: the resolved spec; ``model.safetensors``: the best weights; ``metrics.jsonl``: a JSON object per epoch;
+    ``checkpoints/``: last and best; ``reconstructions/`` and ``samples/``: PNG grids of chosen epochs; ``training.gif``: samples
+    from the first epoch to the last; ``evaluation.json``: the numbers of the test set.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -45,25 +46,34 @@ class RunFolder:
 
     @classmethod
     def create(cls, spec: RunSpec, out: str | Path | None = None) -> RunFolder:
-        """Make the folder of a new run: ``out``, or the next number under ``runs/``.
+        """Create the folder of a new run, and lock it.
+
+        Args:
+            spec: The resolved spec, which is written to ``spec.yaml``.
+            out: The path of the folder; default: the next number under ``runs/``.
 
         Raises:
-            UsageError: ``out`` exists and is not empty, or cannot be written.
+            UsageError: ``out`` exists and is not empty, cannot be written, or another process is training in it.
         """
         path = Path(out) if out is not None else None
+        if path is not None and not str(path).isprintable():
+            raise UsageError(
+                "the name of a run folder holds a control character", given=repr(str(path)), remedy="choose another --out"
+            )
         try:
             if path is None:
                 path = next_numbered(RUNS, f"{spec.data.dataset.kind}-{spec.model.encoder.kind}")
             elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise UsageError(
-                    f"{path} exists already; a run never overwrites one",
-                    remedy=f"choose another --out, or finish it with `vaekit resume {path}` if it is not complete",
-                )
+                raise _exists(path)
             folder = cls(path)
             for needed in (folder.frames, folder.reconstructions, folder.samples):
                 needed.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot write the run folder {path}", given=error.strerror, remedy="choose another --out") from None
+        folder.hold()
+        if folder.spec.exists():  # another process made it since the check above
+            folder.release()
+            raise _exists(folder.path)
         folder.write_spec(spec)
         return folder
 
@@ -76,91 +86,110 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def hold(self) -> None:
-        """Keep other processes from training this run until `release`, or until this process ends.
+        """Lock the run, so that no other process trains it until `release` or the end of this process.
 
         Raises:
-            UsageError: Another process trains it.
+            UsageError: Another process is training the run.
         """
+        if self.lock.is_locked:
+            return
         try:
             self.lock.acquire(timeout=0)
         except Timeout:
-            raise UsageError(f"another process is training {self.path}", remedy="let it, or end it first") from None
+            raise UsageError(f"another process is training {self.path}", remedy="wait for it to finish, or stop it") from None
 
     def release(self) -> None:
-        """Let other processes train this run."""
-        with contextlib.suppress(OSError):  # where open files cannot be removed
+        """Unlock the run for other processes."""
+        with contextlib.suppress(OSError):  # some systems cannot remove open files
             Path(self.lock.lock_file).unlink()
         self.lock.release()
+
+    def has_begun(self) -> bool:
+        """Whether there is anything to resume; a model without a checkpoint counts, as training again would overwrite it."""
+        return self.last.exists() or self.model.exists()
 
     def require(self) -> RunFolder:
         """Return the folder itself.
 
         Raises:
-            CheckpointError: It is no run folder.
+            CheckpointError: It is not a run folder.
         """
         if not self.spec.is_file():
             raise CheckpointError(
                 f"{self.path} is not a run folder",
-                given="no spec.yaml in it" if self.path.is_dir() else "no such folder",
-                remedy="name one, or train one: `vaekit train`",
+                given="a folder without spec.yaml" if self.path.is_dir() else "a folder that does not exist",
+                remedy="pass the folder of a run, or start one: `vaekit train`",
             )
         return self
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``, and flush it to disk."""
+        """Append a line to ``metrics.jsonl`` and flush it to disk."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the records of ``metrics.jsonl``, epoch by epoch; a line cut short by a kill is left out."""
+        """Return the records of ``metrics.jsonl``, epoch by epoch, omitting a line that was cut short by a kill."""
         if not self.metrics.is_file():
             return []
-        records = []
-        for line in self.metrics.read_text("utf-8").splitlines():
+        records, damaged = [], []
+        lines = self.metrics.read_bytes().splitlines()
+        for number, line in enumerate(lines, 1):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                record = json.loads(line)
+                records.append({**record, "epoch": int(record["epoch"])})
+            except (ValueError, KeyError, TypeError, RecursionError):
+                damaged.append(number)
+        if damaged and damaged != [len(lines)]:  # the last line alone is one that a kill cut short
+            warnings.warn(f"{self.metrics}: damaged lines are ignored: {', '.join(map(str, damaged[:5]))}", stacklevel=2)
         return records
 
     def cut_metrics(self, epochs: int) -> None:
-        """Keep the first ``epochs`` records: those that a checkpoint knows of."""
+        """Keep only the records of the first ``epochs`` epochs, those that a checkpoint includes."""
+        if not self.metrics.exists():
+            return
         kept = [json.dumps(record) + "\n" for record in self.read_metrics() if record["epoch"] <= epochs]
         write_text(self.metrics, "".join(kept))
 
 
+def _exists(path: Path) -> UsageError:
+    return UsageError(
+        f"{path} already exists, and a run never overwrites another",
+        remedy=f"choose another --out or, if the run is incomplete, finish it with `vaekit resume {path}`",
+    )
+
+
 def newest_run(root: Path = RUNS) -> Path:
-    """Return the run folder under ``root`` that was made last.
+    """Return the most recent run folder under ``root``.
 
     Raises:
         CheckpointError: There is none.
     """
     found = [spec.parent for spec in root.glob("*/spec.yaml")]
     if not found:
-        raise CheckpointError(f"there is no run under {root}/", remedy="train one: `vaekit train`, or name a run folder")
+        raise CheckpointError(f"no run found under {root}/", remedy="pass the folder of a run, or start one: `vaekit train`")
     return max(found, key=lambda path: (path / "spec.yaml").stat().st_mtime_ns)
 
 
 def check_space(path: Path, needed: int) -> None:
-    """Refuse to start what the disk cannot hold.
+    """Check that the disk has enough free space.
 
     Raises:
-        VaekitError: Fewer than ``needed`` bytes are free where ``path`` lies.
+        VaekitError: Fewer than ``needed`` bytes are free on the disk that contains ``path``.
     """
     free = shutil.disk_usage(path).free
     if free < needed:
         raise VaekitError(
-            f"the disk under {path} is too full for the checkpoints",
+            f"the disk that contains {path} is too full for the checkpoints",
             given=f"{free / 1e6:.0f} MB free",
             expected=f"about {needed / 1e6:.0f} MB",
-            remedy="free some, or choose another --out",
+            remedy="free some space, or choose another --out",
         )
 
 
 def next_numbered(root: Path, suffix: str) -> Path:
-    """Make the folder of the next number under ``root``."""
+    """Create the next numbered folder under ``root``."""
     root.mkdir(parents=True, exist_ok=True)
     while True:
         taken = [int(match[1]) for path in root.iterdir() if (match := re.match(r"(\d+)-", path.name))]

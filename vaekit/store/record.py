@@ -1,13 +1,17 @@
-"""A run read back from its folder: its spec, its data, its model, its numbers."""
+"""A run read back from its folder: its spec, data, model and numbers."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vaekit import roles
+from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
@@ -18,13 +22,13 @@ from vaekit.store.folder import RunFolder
 
 
 class Record:
-    """What a run folder holds.
+    """The contents of a run folder.
 
     Args:
-        path: The folder; a `RunFolder` need not be on this machine.
+        path: The run folder; a `RunFolder` need not exist on this machine.
 
     Raises:
-        CheckpointError: It is not a run folder.
+        CheckpointError: The path is not a run folder.
     """
 
     def __init__(self, path: str | Path | RunFolder) -> None:
@@ -33,67 +37,82 @@ class Record:
 
     @cached_property
     def spec(self) -> RunSpec:
-        """The whole spec."""
+        """The complete spec."""
         return resolve(read_spec(self.folder.spec), str(self.folder.spec))
 
     @cached_property
     def splits(self) -> Splits:
-        """The data that it was trained on, read again."""
-        return load_splits(self.spec)
+        """The data that the run was trained on, read again; what has changed since is a warning."""
+        splits = load_splits(self.spec)
+        if self.folder.model.is_file() and (changed := changes(checkpoint.load(self.folder.model)[1].data, splits.fingerprint)):
+            warnings.warn(
+                f"the data have changed since {self.path} was trained, so its numbers and pictures may be of training images: "
+                + "; ".join(changed),
+                stacklevel=2,
+            )
+        return splits
 
     @cached_property
     def versions(self) -> dict[str, Any]:
-        """Versions of vaekit, torch and the components when the model was saved."""
+        """The versions of vaekit, torch and the components at the time the model was saved."""
         return checkpoint.load(self.folder.model)[1].versions
 
     def vae(self) -> VAE:
-        """Load the best model, in eval mode on the CPU.
+        """Load the best model, on the CPU and in eval mode.
 
         Raises:
-            CheckpointError: There is none yet, or it is truncated, or needs a plugin that is not installed.
+            CheckpointError: There is none yet, it is truncated, or it needs a plugin that is not installed.
         """
         return load_model(self.folder.model)[0]
 
     def position(self) -> tuple[int, int]:
-        """Return the epochs done and the steps of the next, as of the last checkpoint.
+        """Return the number of completed epochs, and of steps into the next, at the latest checkpoint.
 
         Raises:
-            CheckpointError: It is missing or truncated.
+            CheckpointError: The checkpoint is missing or truncated.
         """
         _, header = checkpoint.load(self.folder.last)
         return header.state.get("epoch", 0), header.state.get("step", 0)
 
     def is_complete(self) -> bool:
-        """Whether all epochs are done and the test set was evaluated; an evaluation alone may be one of an interrupted run.
+        """Whether all epochs are done and the test set has been evaluated; an interrupted run may have an evaluation, too.
 
         Raises:
-            CheckpointError: The last checkpoint is missing or truncated.
+            CheckpointError: The latest checkpoint is missing or truncated.
         """
         return self.position()[0] >= self.spec.train.epochs and self.evaluation() is not None
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the records of ``metrics.jsonl``, one an epoch."""
+        """Return the records of ``metrics.jsonl``, one per epoch."""
         return self.folder.read_metrics()
 
     def evaluation(self) -> dict[str, Any] | None:
-        """Return what ``evaluation.json`` holds, or None before there is one."""
+        """Return the contents of ``evaluation.json``, or None if it does not exist yet."""
         file = self.folder.evaluation
-        result: dict[str, Any] | None = json.loads(file.read_text("utf-8")) if file.is_file() else None
+        try:
+            result = json.loads(file.read_text("utf-8")) if file.is_file() else None
+        except ValueError as error:
+            result = error
+        if result is not None and not (isinstance(result, dict) and {"split", "num_images", "epoch"} <= result.keys()):
+            warnings.warn(f"{file} is damaged and is ignored; `vaekit evaluate` writes it again", stacklevel=2)
+            return None
         return result
 
 
 def load_model(file: Path) -> tuple[VAE, checkpoint.Header]:
-    """Load the model of a model file, in eval mode on the CPU, and what the file says of it.
+    """Load a model from its file, on the CPU and in eval mode; return it with the file's metadata.
 
     Raises:
-        CheckpointError: The file is missing, truncated, or needs a plugin that is not installed.
+        CheckpointError: The file is missing or truncated, or needs a plugin that is not installed.
     """
     tensors, header = checkpoint.load(file)
+    with torch.device("meta"):  # a spec of another size is refused before it takes memory
+        checkpoint.matched(build_vae(header.spec.model, header.image_shape).state_dict(), tensors, file)
     vae = build_vae(header.spec.model, header.image_shape, seed=0)
     checkpoint.load_weights(vae, tensors, file)
     return vae.eval().requires_grad_(False), header
 
 
 def load_splits(spec: RunSpec) -> Splits:
-    """Read the data of a spec."""
+    """Load the data of a spec."""
     return roles.datasets.build(spec.data.dataset).load()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vaekit.errors import UsageError
 from vaekit.interfaces import Backbone, Shape
 from vaekit.testing.common import expect_gradients, expect_same_after_loading, module_of
-from vaekit.testing.core import Subject, check, during, expect, expect_close, expect_finite
+from vaekit.testing.core import Candidate, check, during, expect, expect_close, expect_finite
 
 LATENT_DIM = 5
 USUAL_SIZES: tuple[Shape, ...] = ((1, 28, 28), (3, 32, 32))
@@ -28,26 +28,26 @@ OTHER_SIZES: tuple[Shape, ...] = (
 )
 
 
-def wiring_of(subject: Subject, image_shape: Shape) -> dict[str, Shape]:
+def wiring_of(candidate: Candidate, image_shape: Shape) -> dict[str, Shape]:
     """Return the shapes that assembly would hand to an encoder or decoder for images of a size."""
-    if subject.role == "encoder":
+    if candidate.role == "encoder":
         return {"in_shape": image_shape, "out_shape": (2, LATENT_DIM)}
     return {"in_shape": (LATENT_DIM,), "out_shape": image_shape}
 
 
-def backbone_of(subject: Subject, image_shape: Shape = (3, 32, 32)) -> Backbone:
+def backbone_of(candidate: Candidate, image_shape: Shape = (3, 32, 32)) -> Backbone:
     """Build the backbone for images of a size."""
-    backbone = module_of(subject, **wiring_of(subject, image_shape))
+    backbone = module_of(candidate, **wiring_of(candidate, image_shape))
     assert isinstance(backbone, Backbone)
     return backbone
 
 
-def accepted_of(subject: Subject, *image_shapes: Shape) -> list[Backbone]:
+def accepted_of(candidate: Candidate, *image_shapes: Shape) -> list[Backbone]:
     """Build the backbone for those sizes that it does not refuse by a `UsageError`."""
     accepted = []
     for image_shape in image_shapes:
         try:
-            accepted.append(subject.build(**wiring_of(subject, image_shape)))
+            accepted.append(candidate.build(**wiring_of(candidate, image_shape)))
         except UsageError:
             continue
     return accepted
@@ -59,16 +59,16 @@ def inputs_of(backbone: Backbone, num: int = 3, dtype: torch.dtype = torch.float
 
 
 @check("encoder", "decoder")
-def check_output_shape(subject: Subject) -> None:
+def check_output_shape(candidate: Candidate) -> None:
     """Outputs have exactly the shape asked for: for odd, oblong and tiny images of 1 to 4 channels, or a `UsageError` at once."""
     for image_shape in USUAL_SIZES + OTHER_SIZES:
         if image_shape in USUAL_SIZES:
-            backbones = [backbone_of(subject, image_shape)]
+            backbones = [backbone_of(candidate, image_shape)]
         else:
             with during(f"building it for images of {image_shape}; a size that it cannot do is refused by a UsageError"):
-                backbones = accepted_of(subject, image_shape)
+                backbones = accepted_of(candidate, image_shape)
         for backbone in backbones:
-            shapes = wiring_of(subject, image_shape)
+            shapes = wiring_of(candidate, image_shape)
             came = {name: getattr(backbone, name, None) for name in shapes}
             expect(came == shapes, "the attributes in_shape and out_shape", expected=shapes, came=came)
             for num in (1, 2):
@@ -80,35 +80,35 @@ def check_output_shape(subject: Subject) -> None:
 
 
 @check("encoder", "decoder")
-def check_gradient(subject: Subject) -> None:
+def check_gradient(candidate: Candidate) -> None:
     """A gradient above rounding noise reaches every parameter; a bias before a normalisation, for one, has none."""
-    for backbone in [backbone_of(subject), *accepted_of(subject, (3, 13, 18), (1, 1, 1))]:
+    for backbone in [backbone_of(candidate), *accepted_of(candidate, (3, 13, 18), (1, 1, 1))]:
         output = backbone.double()(inputs_of(backbone, 16, torch.float64))
         shapes = f"from {backbone.in_shape} to {backbone.out_shape}"
         expect_gradients(backbone, (output * torch.randn_like(output)).sum(), shapes)
 
 
 @check("encoder", "decoder")
-def check_independence(subject: Subject) -> None:
+def check_independence(candidate: Candidate) -> None:
     """In evaluation an example's output does not depend on the rest of the batch."""
-    backbone = backbone_of(subject).double().eval()
+    backbone = backbone_of(candidate).double().eval()
     x = inputs_of(backbone, 5, torch.float64)
     alone = torch.cat([backbone(example[None]) for example in x])
     expect_close(backbone(x), alone, "a batch, against its examples one by one", rtol=1e-10, atol=1e-12)
 
 
 @check("encoder", "decoder")
-def check_determinism(subject: Subject) -> None:
+def check_determinism(candidate: Candidate) -> None:
     """In evaluation the same input gives the same output, bit by bit."""
-    backbone = backbone_of(subject).eval()
+    backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     expect(torch.equal(backbone(x), backbone(x)), "the same input twice", expected="bit-equal outputs", came="other ones")
 
 
 @check("encoder", "decoder")
-def check_purity(subject: Subject) -> None:
+def check_purity(candidate: Candidate) -> None:
     """A forward pass, in training too, changes neither parameters nor buffers nor its input."""
-    backbone = backbone_of(subject).train()
+    backbone = backbone_of(candidate).train()
     before, x = copy.deepcopy(backbone.state_dict()), inputs_of(backbone)
     given = x.clone()
     backbone(x)
@@ -118,29 +118,30 @@ def check_purity(subject: Subject) -> None:
 
 
 @check("encoder", "decoder")
-def check_state_dict(subject: Subject) -> None:
+def check_state_dict(candidate: Candidate) -> None:
     """Weights that are saved and loaded into a new backbone give bit-equal outputs."""
-    backbone, other = backbone_of(subject).eval(), backbone_of(subject).eval()
+    backbone, other = backbone_of(candidate).eval(), backbone_of(candidate).eval()
     x = inputs_of(backbone)
     expect_same_after_loading(backbone, other, lambda module: [module(x)])
 
 
 @check("encoder", "decoder")
-def check_dtype(subject: Subject) -> None:
-    """A backbone in float64 computes in float64, and agrees with float32."""
-    backbone = backbone_of(subject).eval()
+def check_dtype(candidate: Candidate) -> None:
+    """Float32 images or latents give float32, float64 ones float64 from a backbone in float64, and the two agree."""
+    backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     single = backbone(x)
     with during("a forward pass in float64"):
         double = backbone.double()(x.double())
-    expect(double.dtype == torch.float64, "the type of the output in float64", expected=torch.float64, came=double.dtype)
+    for expected, came in ((torch.float32, single.dtype), (torch.float64, double.dtype)):
+        expect(came == expected, f"the type of the output in {expected}", expected=expected, came=came)
     expect_close(single, double, "float32, against float64", rtol=1e-4, atol=1e-5)
 
 
 @check("encoder", "decoder")
-def check_device(subject: Subject) -> None:
+def check_device(candidate: Candidate) -> None:
     """A backbone moves to another device whole: no tensor that `forward` makes stays on the CPU."""
-    backbone = backbone_of(subject).eval()
+    backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     expected = backbone(x)
     if torch.cuda.is_available():
@@ -154,9 +155,9 @@ def check_device(subject: Subject) -> None:
 
 
 @check("encoder", "decoder")
-def check_autocast(subject: Subject) -> None:
+def check_autocast(candidate: Candidate) -> None:
     """Under bfloat16 autocast outputs are close to those in float32, and gradients are finite."""
-    backbone = backbone_of(subject).eval()
+    backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     with during("a forward and a backward pass under bfloat16 autocast"), torch.autocast("cpu", torch.bfloat16):
         output = backbone(x)
@@ -169,9 +170,9 @@ def check_autocast(subject: Subject) -> None:
 
 
 @check("encoder", "decoder")
-def check_compile(subject: Subject) -> None:
+def check_compile(candidate: Candidate) -> None:
     """`torch.compile` makes one graph of it, without a break, that agrees with eager."""
-    backbone = backbone_of(subject).eval()
+    backbone = backbone_of(candidate).eval()
     expect_compiles(backbone, (inputs_of(backbone),))
 
 
@@ -184,9 +185,9 @@ def expect_compiles(function: Callable[..., Any], arguments: tuple[Tensor, ...])
 
 
 @check("encoder", "decoder")
-def check_vmap(subject: Subject) -> None:
+def check_vmap(candidate: Candidate) -> None:
     """Backbones stacked under `torch.vmap` equal each alone: how a sweep trains many at once."""
-    backbones: list[nn.Module] = [backbone_of(subject).double().eval() for _ in range(2)]
+    backbones: list[nn.Module] = [backbone_of(candidate).double().eval() for _ in range(2)]
     x = torch.randn(3, *backbones[0].in_shape, dtype=torch.float64)  # type: ignore[misc]
     with during("torch.vmap over stacked parameters"):
         parameters, buffers = torch.func.stack_module_state(backbones)
@@ -196,14 +197,14 @@ def check_vmap(subject: Subject) -> None:
 
 
 @check("decoder")
-def check_onnx(subject: Subject) -> None:
+def check_onnx(candidate: Candidate) -> None:
     """The decoder exported to ONNX agrees with torch at batches of 1, 2 and 3."""
     import onnxruntime
 
     from vaekit.export.graph import to_onnx
     from vaekit.export.parts import Part, Port
 
-    decoder = backbone_of(subject).eval()
+    decoder = backbone_of(candidate).eval()
     latent, params = Port("latent", decoder.in_shape), Port("params", decoder.out_shape)
     part = Part("decoder", decoder, latent, (params,), relative=True, examples=inputs_of(decoder, 3))
     with during("exporting it to ONNX (opset 18), as `vaekit export` does, and running it"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,26 +10,26 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from vaekit.testing.core import REGISTRY_OF, ConformanceError, Subject, check, during, expect
+from vaekit.testing.core import REGISTRY_OF, Candidate, ConformanceError, check, during, expect
 
 ALL_ROLES = tuple(REGISTRY_OF)
 
 
 @check(*ALL_ROLES)
-def check_documentation(subject: Subject) -> None:
+def check_documentation(candidate: Candidate) -> None:
     """The docstring says in its first line what the component is, and describes every option under ``Args:``."""
-    first = (subject.cls.__dict__.get("__doc__") or "").strip().partition("\n")[0]
+    first = (candidate.cls.__dict__.get("__doc__") or "").strip().partition("\n")[0]
     expect(bool(first), "the class has no docstring", expected="one line that says what the component is", came="nothing")
-    missing = [name for name, field in subject.schema.model_fields.items() if name != "kind" and not field.description]
+    missing = [name for name, field in candidate.schema.model_fields.items() if name != "kind" and not field.description]
     expect(
         not missing, "the docstring", expected="every option described under Args:", came=f"{', '.join(missing)} not described"
     )
 
 
 @check(*ALL_ROLES)
-def check_spec_round_trip(subject: Subject) -> None:
+def check_spec_round_trip(candidate: Candidate) -> None:
     """The spec survives JSON unchanged, and refuses what is no option."""
-    spec = subject.spec
+    spec = candidate.spec
     text = spec.model_dump_json()
     again = type(spec).model_validate_json(text)
     expect(again == spec, "the spec written as JSON and read back", expected=spec, came=again)
@@ -41,13 +42,13 @@ def check_spec_round_trip(subject: Subject) -> None:
     raise ConformanceError("an option that does not exist\n  expected: refused\n  came:     accepted")
 
 
-def module_of(subject: Subject, **available: Any) -> nn.Module:
-    """Build a component and make sure that it is a module."""
+def module_of(candidate: Candidate, dtype: torch.dtype = torch.float32, /, **available: Any) -> nn.Module:
+    """Build a component and make sure that it is a module; in float32 it is left as it was built."""
     with during(f"building it for {', '.join(f'{name} {value}' for name, value in available.items())}"):
-        module = subject.build(**available)
+        module = candidate.build(**available)
     expect(isinstance(module, nn.Module), "what is built", expected="a torch.nn.Module", came=type(module).__name__)
     assert isinstance(module, nn.Module)
-    return module
+    return module if dtype == torch.float32 else module.to(dtype)
 
 
 def expect_same_after_loading(module: nn.Module, other: nn.Module, outputs: Any) -> None:
@@ -72,3 +73,22 @@ def expect_gradients(module: nn.Module, loss: Tensor, what: str, *, floor: float
             expected=f"a finite one above {floor:g}",
             came="none" if largest is None else f"{largest:.3e} at most",
         )
+
+
+def expect_exact_gradient(function: Callable[[Tensor], Tensor], at: Tensor, what: str) -> None:
+    """Raise unless autograd's derivative of a function equals a central difference, along a random direction in float64.
+
+    A tensor that was detached on the way, or a backward of one's own that is wrong, makes them differ.
+    """
+    direction, step = torch.randn_like(at), 1e-5
+    at = at.detach().requires_grad_()
+    value = function(at)
+    weights = torch.randn_like(value)
+    (gradient,) = torch.autograd.grad((weights * value).sum(), at, allow_unused=True)
+    expect(gradient is not None, what, expected="one", came="none")
+    with torch.no_grad():
+        ahead, behind = (function(at + sign * step * direction) for sign in (1, -1))
+    difference = (weights * (ahead - behind)).sum().item() / (2 * step)
+    came = (gradient * direction).sum().item()
+    off = abs(came - difference)
+    expect(off <= 1e-5 * (1 + abs(difference)), what, expected=f"{difference:.6g}, by a difference of values", came=f"{came:.6g}")

@@ -1,11 +1,11 @@
-"""Checks and what they are run on."""
+"""Checks, and the candidates that they are run on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pydantic import ValidationError
@@ -23,8 +23,8 @@ class ConformanceError(AssertionError):
     """A component does not do what its role asks for; the message says what was expected and what came."""
 
 
-class Subject:
-    """A component under test, built anew as often as a check asks.
+class Candidate:
+    """A component under test, built as often as a check asks.
 
     Args:
         role: Its role.
@@ -40,12 +40,18 @@ class Subject:
             self.schema = self.components.spec(component)
             self.kind = component
         else:
-            self.kind = getattr(component, "kind", component.__name__)
+            self.kind = vars(component).get("kind", component.__name__)  # not that of a class that it derives from
             self.cls, self.schema = component, derive_spec(component, self.kind, self.components.wiring)
 
     def __str__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
         return f"{self.role} {self.kind!r}" + (f" with {options}" if options else "")
+
+    @property
+    def by_default(self) -> Candidate:
+        """The same component with its default options; an option that has no default keeps the value under test."""
+        required = {name for name, field in self.schema.model_fields.items() if field.is_required()}
+        return Candidate(self.role, self.cls, {name: value for name, value in self.options.items() if name in required})
 
     @property
     def spec(self) -> ComponentSpec:
@@ -56,11 +62,15 @@ class Subject:
             given = ", ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors(include_url=False))
             raise ConformanceError(f"the options do not validate ({given}); give them to the check as options={{…}}") from error
 
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """Every option by name, defaults included."""
+        spec = self.spec
+        return {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
+
     def build(self, **available: Any) -> Any:
         """Build it with what assembly would hand to it."""
-        spec = self.spec
-        options = {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
-        return self.cls(*(available[name] for name in wiring(self.cls)), **options)
+        return self.cls(*(available[name] for name in wiring(self.cls)), **self.keywords)
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Check:
     """
 
     role: str
-    function: Callable[[Subject], None]
+    function: Callable[[Candidate], None]
 
     @property
     def __name__(self) -> str:
@@ -86,40 +96,31 @@ class Check:
         options: Mapping[str, Any] | None = None,
         expected_failures: Mapping[str, str] | None = None,
     ) -> None:
-        """Check a component, under a fixed seed; torch's generator is left as it was.
-
-        Args:
-            component: A registered name, or a class that need not be registered.
-            options: Its options, where the defaults are not what should be tested.
-            expected_failures: ``{check: reason}`` of checks that are known to fail.
-
-        Raises:
-            ConformanceError: It fails, or passes although it is expected to fail.
-        """
-        subject = Subject(self.role, component, options)
+        """Check a component under a fixed seed; torch's generator is left as it was. Arguments and errors as for `Suite`."""
+        candidate = Candidate(self.role, component, options)
         reason = _reason(self, expected_failures or {})
         try:
             with torch.random.fork_rng(devices=[]), torch.enable_grad():
                 torch.manual_seed(0)
-                self.function(subject)
+                self.function(candidate)
         except Exception as error:
             if reason is not None:
                 return
             text = str(error) if isinstance(error, ConformanceError) else f"{type(error).__name__}: {error}"
-            raise ConformanceError(f"{subject} fails {self.__name__}: {text}") from error
+            raise ConformanceError(f"{candidate} fails {self.__name__}: {text}") from error
         if reason is not None:
             raise ConformanceError(
-                f"{subject} passes {self.__name__}\n  expected: a failure, because {reason}\n  remedy:   take it off the list"
+                f"{candidate} passes {self.__name__}\n  expected: a failure, because {reason}\n  remedy:   take it off the list"
             )
 
 
 _CHECKS: dict[str, list[Check]] = {role: [] for role in REGISTRY_OF}
 
 
-def check(*roles: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+def check(*roles: str) -> Callable[[Callable[[Candidate], None]], Callable[[Candidate], None]]:
     """Return a decorator that makes a function a check of these roles."""
 
-    def register(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
+    def register(function: Callable[[Candidate], None]) -> Callable[[Candidate], None]:
         for role in roles:
             _CHECKS[role].append(Check(role, function))
         return function
@@ -128,10 +129,51 @@ def check(*roles: str) -> Callable[[Callable[[Subject], None]], Callable[[Subjec
 
 
 def checks(role: str) -> tuple[Check, ...]:
-    """Return the checks of a role, as encoder; of every role at least that it is documented and that its spec survives JSON."""
+    """Return the checks of a role: ``checks("encoder")``."""
     if role not in _CHECKS:
         raise UnknownComponentError(f"there is no role {role!r}", expected=f"one of {', '.join(_CHECKS)}")
     return tuple(_CHECKS[role])
+
+
+class Suite(Protocol):
+    """All checks of a role, as one function."""
+
+    def __call__(
+        self,
+        component: str | type,
+        *,
+        options: Mapping[str, Any] | None = None,
+        expected_failures: Mapping[str, str] | None = None,
+    ) -> None:
+        """Check a component; the first check that fails raises.
+
+        Args:
+            component: A registered name, or a class that need not be registered.
+            options: Its options, where the defaults are not what should be tested.
+            expected_failures: ``{check: reason}`` of checks that are known to fail; one that passes is an error.
+
+        Raises:
+            ConformanceError: A check failed, or was expected to fail and passed; the message says what was expected and what
+                came.
+        """
+        ...
+
+
+def suite(role: str) -> Suite:
+    """Return the function ``check_<role>``, which runs every check of a role."""
+
+    def run(
+        component: str | type,
+        *,
+        options: Mapping[str, Any] | None = None,
+        expected_failures: Mapping[str, str] | None = None,
+    ) -> None:
+        for check in checks(role):
+            check(component, options=options, expected_failures=expected_failures)
+
+    run.__name__ = run.__qualname__ = f"check_{role}"
+    run.__doc__ = (Suite.__call__.__doc__ or "").replace("Check a component", f"Run every check of the role {role}")
+    return run
 
 
 def _reason(check: Check, expected_failures: Mapping[str, str]) -> str | None:

@@ -8,15 +8,15 @@ from vaekit.data import Batches, ImageSource, Splits
 from vaekit.interfaces import Dataset
 from vaekit.roles import likelihoods
 from vaekit.streams import Streams
-from vaekit.testing.core import Subject, check, during, expect
+from vaekit.testing.core import Candidate, check, during, expect, expect_finite
 
 BINARIZATIONS = ("none", "threshold", "static", "dynamic")
 SAMPLE = 512
 
 
-def splits_of(subject: Subject) -> Splits:
+def splits_of(candidate: Candidate) -> Splits:
     """Build the data set and read it."""
-    dataset = subject.build()
+    dataset = candidate.build()
     expect(isinstance(dataset, Dataset), "what is built", expected="a vaekit.Dataset", came=type(dataset).__name__)
     with during("load()"):
         splits = dataset.load()
@@ -36,9 +36,9 @@ def first_of(source: ImageSource) -> torch.Tensor:
 
 
 @check("dataset")
-def check_splits(subject: Subject) -> None:
-    """There are images in each split, all of one shape, and they are not all the same."""
-    splits = splits_of(subject)
+def check_splits(candidate: Candidate) -> None:
+    """Each split has images, all of one shape and not all the same, which are read in the order asked for."""
+    splits = splits_of(candidate)
     for name, part in parts_of(splits).items():
         expect(len(part) > 0, f"the {name} split", expected="images", came="none")
         expect(part.shape == splits.shape, f"the shape of {name} images", expected=splits.shape, came=part.shape)
@@ -49,12 +49,14 @@ def check_splits(subject: Subject) -> None:
         dtype = torch.uint8 if part.integer else torch.float32
         expect(images.dtype == dtype, f"the type of {name} images", expected=dtype, came=images.dtype)
         expect(len(images) == 1 or bool((images != images[0]).any()), f"{name} images", expected="several", came="one, repeated")
+        backwards = part.gather(torch.arange(len(images)).flip(0))
+        expect(torch.equal(backwards.flip(0), images), f"{name} images read backwards", expected="the same", came="others")
 
 
 @check("dataset")
-def check_disjointness(subject: Subject) -> None:
-    """No split is a copy of another: most of its first images are not in the first ones of training, nor the other way round."""
-    splits = splits_of(subject)
+def check_disjointness(candidate: Candidate) -> None:
+    """No split is a copy of the training set: most of its first images are not among the first training images."""
+    splits = splits_of(candidate)
     rows = {name: set(map(bytes, first_of(part).flatten(1).numpy())) for name, part in parts_of(splits).items()}
     for name in ("validation", "test"):
         shared = len(rows[name] & rows["train"])
@@ -67,9 +69,9 @@ def check_disjointness(subject: Subject) -> None:
 
 
 @check("dataset")
-def check_labels(subject: Subject) -> None:
-    """Labels, where there are any, are one integer per image, counted from 0, each with a name where names are given."""
-    for name, part in parts_of(splits_of(subject)).items():
+def check_labels(candidate: Candidate) -> None:
+    """Labels, if any, are one integer per image, counted from 0, each with a name where names are given."""
+    for name, part in parts_of(splits_of(candidate)).items():
         if part.labels is None:
             continue
         came = (part.labels.dtype, tuple(part.labels.shape))
@@ -81,21 +83,21 @@ def check_labels(subject: Subject) -> None:
 
 
 @check("dataset")
-def check_determinism(subject: Subject) -> None:
+def check_determinism(candidate: Candidate) -> None:
     """Loaded twice, the data set is the same, whatever torch's generator does."""
-    first = splits_of(subject)
+    first = splits_of(candidate)
     torch.manual_seed(1)
     for name, (mine, other) in {
-        name: (part, parts_of(splits_of(subject))[name]) for name, part in parts_of(first).items()
+        name: (part, parts_of(splits_of(candidate))[name]) for name, part in parts_of(first).items()
     }.items():
         same = len(mine) == len(other) and torch.equal(first_of(mine), first_of(other))
         expect(same, f"the {name} images, loaded twice", expected="the same", came="others")
 
 
 @check("dataset")
-def check_defaults(subject: Subject) -> None:
+def check_defaults(candidate: Candidate) -> None:
     """The default likelihood is registered, the default binarisation exists, and they go together."""
-    likelihood, binarize = subject.cls.default_likelihood, subject.cls.default_binarize
+    likelihood, binarize = candidate.cls.default_likelihood, candidate.cls.default_binarize
     expect(likelihood in likelihoods, "default_likelihood", expected=f"one of {', '.join(likelihoods.kinds())}", came=likelihood)
     expect(binarize in BINARIZATIONS, "default_binarize", expected=f"one of {', '.join(BINARIZATIONS)}", came=binarize)
     continuous = likelihoods.get(likelihood).continuous
@@ -104,9 +106,11 @@ def check_defaults(subject: Subject) -> None:
 
 
 @check("dataset")
-def check_batches(subject: Subject) -> None:
-    """Batches of each split are float32 images of the right shape; pixels kept as bytes come scaled to [0, 1]."""
-    splits = splits_of(subject)
+def check_batches(candidate: Candidate) -> None:
+    """Batches are float32 images of the right shape, finite, and within [0, 1] where the default likelihood scores no others."""
+    splits = splits_of(candidate)
+    default = candidate.cls.default_likelihood
+    unit = likelihoods.build(likelihoods.spec(default)(kind=default), image_shape=splits.shape).support == "unit"
     for name, part in parts_of(splits).items():
         with during(f"a batch of {name} images"):
             batch = next(iter(Batches(part, batch_size=min(8, len(part)), streams=Streams(0), train=False).epoch(0)))
@@ -117,6 +121,7 @@ def check_batches(subject: Subject) -> None:
             expected=splits.shape,
             came=batch.x.shape[1:],
         )
-        if part.integer:
+        expect_finite(batch.x, f"pixels of {name} batches")
+        if unit or part.integer:
             low, high = batch.x.min().item(), batch.x.max().item()
-            expect(low >= 0 and high <= 1, f"pixels of {name} batches", expected="within [0, 1]", came=f"{low} to {high}")
+            expect(low >= 0 and high <= 1, f"pixels of {name} batches", expected="within [0, 1]", came=f"{low:g} to {high:g}")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from vaekit.interfaces import Likelihood, Shape
 from vaekit.testing.backbones import expect_compiles
-from vaekit.testing.common import expect_gradients, expect_same_after_loading, module_of
-from vaekit.testing.core import Subject, check, during, expect, expect_close, expect_finite
+from vaekit.testing.common import expect_exact_gradient, expect_gradients, expect_same_after_loading, module_of
+from vaekit.testing.core import Candidate, check, during, expect, expect_close, expect_finite
+from vaekit.testing.statistics import NUM_DRAWS, expect_draws, expect_mass, expect_mean, line_around, weights_of
 
 F64 = torch.float64
 SIZES: tuple[Shape, ...] = ((1, 28, 28), (3, 5, 4), (4, 1, 1))
+PIXEL: Shape = (1, 1, 1)
+NUM_OUTPUTS = 4
 
 
-def likelihood_of(subject: Subject, image_shape: Shape = (2, 5, 4), dtype: torch.dtype = F64) -> Likelihood:
+def likelihood_of(candidate: Candidate, image_shape: Shape = (2, 5, 4), dtype: torch.dtype = F64) -> Likelihood:
     """Build the likelihood for images of a size."""
-    likelihood = module_of(subject, image_shape=image_shape).to(dtype)
+    likelihood = module_of(candidate, dtype, image_shape=image_shape)
     assert isinstance(likelihood, Likelihood)
     return likelihood
 
@@ -32,15 +38,29 @@ def images_of(likelihood: Likelihood, num: int = 6, dtype: torch.dtype = F64) ->
     return x if likelihood.continuous else x.round()
 
 
+def noise_of(likelihood: Likelihood, num: int, dtype: torch.dtype = F64) -> Tensor:
+    """Draw the base noise of images: standard normal where pixels are real numbers, uniform on [0, 1) where they are binary."""
+    draw = torch.randn if likelihood.continuous else torch.rand
+    return draw(num, *likelihood.image_shape, dtype=dtype)
+
+
+def repeated(likelihood: Likelihood, params: Tensor, num: int) -> Any:
+    """Return p(x|z) of one output of the decoder, as often as there are images to score."""
+    return likelihood(params.expand(num, *likelihood.param_shape))
+
+
 @check("likelihood")
-def check_scores(subject: Subject) -> None:
-    """Each image has one finite log-likelihood, under each of several samples; means have the image's shape and range."""
+def check_scores(candidate: Candidate) -> None:
+    """Each image has one finite log-likelihood under each of several samples, whatever was drawn; means are within range."""
     for image_shape in SIZES:
-        likelihood = likelihood_of(subject, image_shape)
+        likelihood = likelihood_of(candidate, image_shape)
+        params, x = params_of(likelihood, 2, 6), images_of(likelihood)
         with during(f"p(x|z) over images of {image_shape}"):
-            p = likelihood(params_of(likelihood, 2, 6))
-            value = p.log_prob(images_of(likelihood))
-            draws = p.rsample(torch.rand(2, 6, *image_shape, dtype=F64))
+            p = likelihood(params)
+            draws = p.rsample(noise_of(likelihood, 12).unflatten(0, (2, 6)))
+            value = p.log_prob(x)
+            alone = torch.stack([likelihood(sample).log_prob(x) for sample in params])
+        expect_close(value, alone, "log_prob under 2 samples, after drawing, against each alone", rtol=1e-9)
         expect(value.shape == (2, 6), "the shape of log_prob for 2 samples of 6 images", expected=(2, 6), came=tuple(value.shape))
         expect_finite(value, "log_prob of images")
         for what, came in (("the mean", p.mean), ("a draw", draws)):
@@ -52,18 +72,18 @@ def check_scores(subject: Subject) -> None:
 
 
 @check("likelihood")
-def check_independence(subject: Subject) -> None:
+def check_independence(candidate: Candidate) -> None:
     """An image's log-likelihood does not depend on the rest of the batch."""
-    likelihood = likelihood_of(subject).eval()
+    likelihood = likelihood_of(candidate).eval()
     params, x = params_of(likelihood, 6), images_of(likelihood)
     alone = torch.cat([likelihood(params[i : i + 1]).log_prob(x[i : i + 1]) for i in range(6)])
     expect_close(likelihood(params).log_prob(x), alone, "a batch, against its images one by one", rtol=1e-10)
 
 
 @check("likelihood")
-def check_mean_scores_best(subject: Subject) -> None:
+def check_mean_scores_best(candidate: Candidate) -> None:
     """The mean image, rounded where pixels are binary, scores above one that is half the range away or more."""
-    likelihood = likelihood_of(subject)
+    likelihood = likelihood_of(candidate)
     p = likelihood(params_of(likelihood, 6))
     near, far = p.mean if likelihood.continuous else p.mean.round(), 1 - p.mean.round()
     came = (p.log_prob(near) - p.log_prob(far)).min().item()
@@ -71,61 +91,109 @@ def check_mean_scores_best(subject: Subject) -> None:
 
 
 @check("likelihood")
-def check_normalised(subject: Subject) -> None:
+def check_normalised(candidate: Candidate) -> None:
     """Where ``normalised`` is declared, the likelihood of one pixel sums or integrates to 1."""
-    likelihood = likelihood_of(subject, (1, 1, 1))
+    likelihood = likelihood_of(candidate, PIXEL)
     if not likelihood.normalised:
         return
-    params = params_of(likelihood, 1)
-
-    def density(values: Tensor) -> Tensor:
-        pixel = likelihood(params.expand(len(values), *params.shape[1:]))
-        mass: Tensor = pixel.log_prob(values.view(-1, 1, 1, 1)).exp()
-        return mass
-
-    if likelihood.continuous:  # it may live on [0, 1] or on all reals
-        grids = torch.linspace(0, 1, 20_001, dtype=F64), torch.linspace(-50, 50, 1_000_001, dtype=F64)
-        masses = [torch.trapezoid(density(grid), grid).item() for grid in grids]
-    else:
-        masses = [density(torch.tensor([0.0, 1.0], dtype=F64)).sum().item()]
-    expect(any(abs(mass - 1) < 1e-3 for mass in masses), "the mass of one pixel", expected=1, came=masses)
+    for params in params_of(likelihood, NUM_OUTPUTS):
+        if likelihood.continuous:
+            draws = repeated(likelihood, params, NUM_DRAWS).rsample(noise_of(likelihood, NUM_DRAWS)).flatten().detach()
+            expect_mass(partial(_score, likelihood, params), _range(likelihood, draws), "the density of one pixel")
+        else:
+            mass = _score(likelihood, params, torch.tensor([0.0, 1.0], dtype=F64)).exp().sum().item()
+            expect(abs(mass - 1) < 1e-9, "the mass of one pixel", expected=1, came=f"{mass:.5f}")
 
 
 @check("likelihood")
-def check_gradient(subject: Subject) -> None:
-    """A gradient reaches the decoder's output and every parameter of the likelihood."""
-    likelihood = likelihood_of(subject)
-    params = params_of(likelihood, 6).requires_grad_()
-    value = likelihood(params).log_prob(images_of(likelihood)).sum()
+@torch.no_grad()
+def check_draws(candidate: Candidate) -> None:
+    """Draws of pixels follow log_prob, and the mean is theirs.
+
+    ``rsample`` takes standard normal noise where pixels are real numbers, and uniform noise where they are binary. A likelihood
+    that is not normalised is a density up to a constant, so its log_prob is normalised numerically over the range of a pixel:
+    ``mse`` must draw from a Gaussian of variance 1/2.
+
+    Whole images are drawn from p(x|z) and weighted by p(x|z') / p(x|z), for another output of the decoder. The weights' mean is 1
+    where pixels depend on each other as log_prob says, and where a missing constant is the same for every output.
+    """
+    likelihood = likelihood_of(candidate, PIXEL)
+    for params in params_of(likelihood, NUM_OUTPUTS):
+        pixel = repeated(likelihood, params, NUM_DRAWS)
+        draws = pixel.rsample(noise_of(likelihood, NUM_DRAWS)).flatten()
+        if likelihood.continuous:
+            what = "draws of a pixel, against log_prob"
+            expect_draws(draws, partial(_score, likelihood, params), _range(likelihood, draws), what)
+        else:
+            others = int(((draws != 0) & (draws != 1)).sum())
+            expect(others == 0, "draws of a binary pixel", expected="0 or 1", came=f"{others} others of {NUM_DRAWS}")
+            mass = _score(likelihood, params, torch.ones(1, dtype=F64)).exp()
+            expect_mean(draws, mass.item(), "how often a pixel drawn is 1, against its mass", atol=1 / NUM_DRAWS)
+        expect_mean(draws, pixel.mean.flatten()[0], "the mean of draws of a pixel, against what it says is its mean", atol=1e-4)
+    likelihood = likelihood_of(candidate, (1, 2, 2))
+    params = params_of(likelihood)
+    image, other = repeated(likelihood, params, NUM_DRAWS), repeated(likelihood, params + 0.3, NUM_DRAWS)
+    x = image.rsample(noise_of(likelihood, NUM_DRAWS))
+    what = "the mean of p(x|z') / p(x|z) under draws from p(x|z)"
+    expect_mean(weights_of(other.log_prob(x) - image.log_prob(x), what), 1.0, what)
+
+
+def _score(likelihood: Likelihood, params: Tensor, x: Tensor) -> Tensor:
+    """Return the log-likelihoods of values ``(N,)`` of one pixel."""
+    score: Tensor = repeated(likelihood, params, len(x)).log_prob(x.view(-1, *PIXEL))
+    return score
+
+
+def _range(likelihood: Likelihood, draws: Tensor) -> Tensor:
+    """Return points over the range of a pixel: [0, 1] where that is its support and holds all draws, else the real line."""
+    if likelihood.support == "unit" and draws.min() >= 0 and draws.max() <= 1:
+        return torch.linspace(0, 1, 100_001, dtype=F64)
+    return line_around(draws)
+
+
+@check("likelihood")
+def check_gradient(candidate: Candidate) -> None:
+    """The gradient of log_prob by the decoder's output is that of its values, and one reaches every parameter."""
+    likelihood = likelihood_of(candidate)
+    params, x = params_of(likelihood, 6).requires_grad_(), images_of(likelihood)
+    value = likelihood(params).log_prob(x).sum()
     (gradient,) = torch.autograd.grad(value, params, retain_graph=True, allow_unused=True)
     expect(gradient is not None and bool(gradient.any()), "the gradient to the decoder's output", expected="one", came="none")
     expect_finite(gradient, "the gradient to the decoder's output")
     expect_gradients(likelihood, value, "from log_prob")
+    what = "the derivative of log_prob by the decoder's output"
+    expect_exact_gradient(lambda given: likelihood(given).log_prob(x), params.detach(), what)
 
 
 @check("likelihood")
-def check_extremes(subject: Subject) -> None:
-    """Log-likelihoods are finite where the decoder emits 1e4."""
-    likelihood = likelihood_of(subject, dtype=torch.float32)
+def check_extremes(candidate: Candidate) -> None:
+    """Log-likelihoods are finite where the decoder emits 1e4, and so are draws in float32 of noise as rare as 1 in 10^10."""
+    likelihood = likelihood_of(candidate, dtype=torch.float32)
+    x = images_of(likelihood, dtype=torch.float32)
     for value in (1e4, -1e4):
         p = likelihood(torch.full((6, *likelihood.param_shape), value))
-        expect_finite(p.log_prob(images_of(likelihood, dtype=torch.float32)), f"log_prob where the decoder emits {value:g}")
+        expect_finite(p.log_prob(x), f"log_prob where the decoder emits {value:g}")
+    p = likelihood(params_of(likelihood, 6, dtype=torch.float32))
+    for rare in (-6.5, 6.5) if likelihood.continuous else (0.0, 1.0 - 2.0**-24):
+        expect_finite(p.rsample(torch.full_like(x, rare)), f"draws of noise {rare:g}")
 
 
 @check("likelihood")
-def check_dtype(subject: Subject) -> None:
-    """Float64 stays float64; what a half-precision decoder emits is scored in float32."""
+def check_dtype(candidate: Candidate) -> None:
+    """Float32 stays float32, and float64 float64; what a half-precision decoder emits is scored in float32."""
     for given, expected in ((F64, F64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
-        likelihood = likelihood_of(subject, dtype=expected)
+        likelihood = likelihood_of(candidate, dtype=expected)
         p = likelihood(params_of(likelihood, 6, dtype=given))
-        for what, came in (("the mean", p.mean), ("log_prob", p.log_prob(images_of(likelihood, dtype=expected)))):
+        value = p.log_prob(images_of(likelihood, dtype=expected))
+        draws = p.rsample(noise_of(likelihood, 6, dtype=expected))
+        for what, came in (("the mean", p.mean), ("log_prob", value), ("draws", draws)):
             expect(came.dtype == expected, f"the type of {what} for {given}", expected=expected, came=came.dtype)
 
 
 @check("likelihood")
-def check_device(subject: Subject) -> None:
+def check_device(candidate: Candidate) -> None:
     """It moves to another device whole: no tensor that it makes stays on the CPU."""
-    likelihood = likelihood_of(subject, dtype=torch.float32).to("meta")
+    likelihood = likelihood_of(candidate, dtype=torch.float32).to("meta")
     params, x = params_of(likelihood, 6, dtype=torch.float32), images_of(likelihood, dtype=torch.float32)
     with during("scoring on torch's meta device"):
         value = likelihood(params.to("meta")).log_prob(x.to("meta"))
@@ -133,16 +201,16 @@ def check_device(subject: Subject) -> None:
 
 
 @check("likelihood")
-def check_compile(subject: Subject) -> None:
+def check_compile(candidate: Candidate) -> None:
     """`torch.compile` makes one graph of scoring, without a break, that agrees with eager."""
-    likelihood = likelihood_of(subject, dtype=torch.float32)
+    likelihood = likelihood_of(candidate, dtype=torch.float32)
     arguments = params_of(likelihood, 6, dtype=torch.float32), images_of(likelihood, dtype=torch.float32)
     expect_compiles(lambda params, x: likelihood(params).log_prob(x), arguments)
 
 
 @check("likelihood")
-def check_state_dict(subject: Subject) -> None:
+def check_state_dict(candidate: Candidate) -> None:
     """Weights that are saved and loaded into a new one give bit-equal scores."""
-    likelihood, other = likelihood_of(subject), likelihood_of(subject)
+    likelihood, other = likelihood_of(candidate), likelihood_of(candidate)
     params, x = params_of(likelihood, 6), images_of(likelihood)
     expect_same_after_loading(likelihood, other, lambda module: [module(params).log_prob(x)])

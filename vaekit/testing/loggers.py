@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 
 from vaekit.specs.resolve import resolve
-from vaekit.testing.core import Subject, check, during, expect
+from vaekit.testing.core import Candidate, check, during, expect
 from vaekit.training.logger import Codes, Logger, Outcome
 
 SCALARS = {"epoch": 1.0, "lr": 2e-3, "train/loss": 151.5, "validation/loss": 152.25, "validation_kl_per_latent/00": 0.125}
 
 
-def logger_of(subject: Subject) -> Logger:
+def logger_of(candidate: Candidate) -> Logger:
     """Build the logger."""
     with during("building it"):
-        logger = subject.build()
+        logger = candidate.build()
     expect(isinstance(logger, Logger), "what is built", expected="a vaekit.Logger", came=type(logger).__name__)
     assert isinstance(logger, Logger)
     return logger
@@ -63,37 +63,37 @@ def codes(num: int) -> Codes:
 
 
 @check("logger")
-def check_calls(subject: Subject) -> None:
+def check_calls(candidate: Candidate) -> None:
     """A run can be logged from start to end, and start says in one line where to find it."""
     with run_folders("run") as (folder,):
-        where = log(logger_of(subject), folder, (4, 8))
+        where = log(logger_of(candidate), folder, (4, 8))
     expect(len(where.splitlines()) == 1, "what start returns", expected="a line of text", came=repr(where))
 
 
 @check("logger")
-def check_resumption(subject: Subject) -> None:
-    """A run that was stopped goes on in another instance, also where steps are told again."""
+def check_resumption(candidate: Candidate) -> None:
+    """A run that was stopped is resumed by another instance, also where steps are told again."""
     with run_folders("run") as (folder,):
-        log(logger_of(subject), folder, (4, 8), complete=False)
-        log(logger_of(subject), folder, (8, 12), after=4)
+        log(logger_of(candidate), folder, (4, 8), complete=False)
+        log(logger_of(candidate), folder, (8, 12), after=4)
 
 
 @check("logger")
-def check_stop(subject: Subject) -> None:
-    """A run can be stopped before anything was logged, and go on."""
+def check_stop(candidate: Candidate) -> None:
+    """A run can be stopped before anything was logged, and be resumed."""
     with run_folders("run") as (folder,):
-        logger = logger_of(subject)
+        logger = logger_of(candidate)
         with during("start(…), end(None)"):
             logger.start(folder, resolve({}), None)
             logger.end(None)
-        log(logger_of(subject), folder, (4,), after=0)
+        log(logger_of(candidate), folder, (4,), after=0)
 
 
 @check("logger")
-def check_independence(subject: Subject) -> None:
+def check_independence(candidate: Candidate) -> None:
     """Two runs can be logged side by side, as in a sweep."""
     with run_folders("first", "second") as folders:
-        loggers = [logger_of(subject) for _ in folders]
+        loggers = [logger_of(candidate) for _ in folders]
         for logger, folder in zip(loggers, folders, strict=True):
             with during(f"start of the {folder.name} of two runs"):
                 logger.start(folder, resolve({}), None)
@@ -106,10 +106,31 @@ def check_independence(subject: Subject) -> None:
 
 
 @check("logger")
-def check_randomness(subject: Subject) -> None:
+def check_randomness(candidate: Candidate) -> None:
     """Logging leaves torch's generator as it was."""
     with run_folders("run") as (folder,):
-        logger = logger_of(subject)
+        logger = logger_of(candidate)
         before = torch.get_rng_state()
         log(logger, folder, (4,), complete=False)
         expect(torch.equal(before, torch.get_rng_state()), "torch's generator after logging", expected="as before", came="moved")
+
+
+@check("logger")
+def check_purity(candidate: Candidate) -> None:
+    """Numbers, pictures and codes that a logger is told are left as they are: other loggers are told the same ones."""
+    from PIL import Image
+
+    scalars, picture, told = dict(SCALARS), Image.new("RGB", (12, 8), "white"), codes(9)
+    pixels, tensors = picture.tobytes(), (told.means.clone(), told.images.clone())
+    ending = Outcome(4, {"test/elbo": -153.0}, lambda most: told)
+    with run_folders("run") as (folder,), during("start, scalars, image and end"):
+        logger = logger_of(candidate)
+        logger.start(folder, resolve({}), None)
+        logger.scalars(4, scalars)
+        logger.image(4, "samples", picture)
+        logger.end(ending)
+    expect(scalars == SCALARS, "the numbers told", expected=f"still {SCALARS}", came=scalars)
+    expect((picture.mode, picture.tobytes()) == ("RGB", pixels), "the picture told", expected="as it was", came="drawn into")
+    expect(ending.evaluation == {"test/elbo": -153.0}, "the evaluation told", expected="as it was", came=ending.evaluation)
+    same = torch.equal(told.means, tensors[0]) and torch.equal(told.images, tensors[1])
+    expect(same, "the codes told", expected="as they were", came="written into")

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import math
+from dataclasses import replace
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from vaekit.distributions import DiagonalGaussian
+from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Loss, Slot
 from vaekit.model.vae import VAE
 from vaekit.roles import decoders, encoders
 from vaekit.testing.backbones import expect_compiles
 from vaekit.testing.common import expect_gradients, expect_same_after_loading, module_of
-from vaekit.testing.core import Subject, check, during, expect, expect_close, expect_finite
-from vaekit.trace import Trace
+from vaekit.testing.core import Candidate, ConformanceError, check, during, expect, expect_close, expect_finite
+from vaekit.testing.densities import METHODS
+from vaekit.testing.statistics import ERRORS, expect_mean
+from vaekit.trace import Site, Trace
 
 LATENT_DIM, IMAGE = 3, (1, 6, 5)
 NUM_DATA = 50
+BATCH, NUM_BATCHES = 16, 64
+"""Of means: as many batches as their error is estimated from."""
 
 
-def loss_of(subject: Subject, dtype: torch.dtype = torch.float64) -> Loss:
+def loss_of(candidate: Candidate, dtype: torch.dtype = torch.float64) -> Loss:
     """Build the loss."""
-    loss = module_of(subject, latent_dim=LATENT_DIM, image_shape=IMAGE).to(dtype)
+    loss = module_of(candidate, dtype, latent_dim=LATENT_DIM, image_shape=IMAGE)
     assert isinstance(loss, Loss)
     return loss
 
@@ -48,9 +56,9 @@ def trace_of(vae: nn.Module, x: Tensor, noise: Tensor) -> Trace:
 
 
 @check("loss")
-def check_value(subject: Subject) -> None:
+def check_value(candidate: Candidate) -> None:
     """The loss is one finite number per example, or one for a batch whose statistic it is, for a batch of one too."""
-    loss, vae = loss_of(subject), vae_of()
+    loss, vae = loss_of(candidate), vae_of()
     for num in (1, 2, 8):
         with during(f"the loss of {num} examples"):
             value = loss(trace_of(vae, *inputs_of(num)))
@@ -61,20 +69,103 @@ def check_value(subject: Subject) -> None:
 
 
 @check("loss")
-def check_declarations(subject: Subject) -> None:
-    """What the loss covers and requires are names that assembly knows."""
-    loss = loss_of(subject)
-    unknown = set(loss.covers) - set(get_args(Slot))
-    expect(not unknown, "covers", expected=f"some of {', '.join(get_args(Slot))}", came=set(loss.covers))
-    expect(
-        set(loss.requires) <= set(Capability), "requires", expected=f"some of {', '.join(Capability)}", came=set(loss.requires)
-    )
+def check_declarations(candidate: Candidate) -> None:
+    """What the loss declares before it is built are names that assembly knows, and what it covers then is the same."""
+    declared, loss = candidate.cls.declare(candidate.keywords), loss_of(candidate)
+    for what, names, known in (("covers", declared.covers, get_args(Slot)), ("requires", declared.requires, tuple(Capability))):
+        expect(set(names) <= set(known), what, expected=f"some of {', '.join(known)}", came=set(names))
+    expect(set(loss.covers) == set(declared.covers), "covers, once built", expected=set(declared.covers), came=set(loss.covers))
 
 
 @check("loss")
-def check_independence(subject: Subject) -> None:
+def check_requirements(candidate: Candidate) -> None:
+    """The loss works with any posterior and prior that provide what it requires, or says in a `UsageError` why not."""
+    required, loss, vae = candidate.cls.declare(candidate.keywords).requires, loss_of(candidate), vae_of()
+    x, noise = inputs_of()
+    trace = trace_of(vae, x, noise)
+    q, p = least_of(required, trace.site.q), least_of(required, trace.site.p)
+    site = Site(trace.z, q, p, has_density=Capability.LOG_PROB in required)
+    provided = ", ".join(["mean", "rsample", *(METHODS[each] for each in Capability if each in required)])
+    try:
+        with during(f"the loss of a posterior and a prior that have {provided} and nothing else"):
+            value = loss(replace(trace, sites=(site,)))
+    except ConformanceError as error:
+        if isinstance(error.__cause__, UsageError):
+            return
+        raise
+    expect_finite(value, "the loss of a posterior and a prior that have no more than it requires")
+
+
+def least_of(required: frozenset[Capability], density: Any) -> Any:
+    """Wrap a factorised density so that it has the methods of a distribution, those of some capabilities, and nothing else."""
+    names = ["rsample", *(METHODS[each] for each in required)]
+    methods = {name: staticmethod(getattr(density, name)) for name in names}
+    return type("Least", (), {"mean": density.mean, **methods})()
+
+
+@check("loss")
+def check_coverage(candidate: Candidate) -> None:
+    """A loss that covers the divergence is never below 0, and 0 where q = p; one that covers the reconstruction is -log p(x|z).
+
+    Let R be -log p(x|z) if the loss covers the reconstruction, else 0, and consider by how much the loss exceeds R on average:
+
+    * If the loss does not cover the divergence: by 0.
+    * If it does: never by less than 0; where q = p by 0; where q is far from p by more than 0. The last two hold at the beginning
+      of training, at its end, or at both, as a weight may grow from 0, and so may a target capacity.
+
+    This is asked of the default options. Others may shift a term by a constant, as free bits and the weighted estimator of total
+    correlation do. A loss that stands in for a divergence without being one, such as an adversarial loss, names this check among
+    its expected failures.
+    """
+    candidate = candidate.by_default
+    loss, vae = loss_of(candidate).eval(), vae_of().requires_grad_(False)
+    covers = candidate.cls.declare(candidate.keywords).covers
+    if not covers:
+        return
+    zero = torch.zeros(BATCH, LATENT_DIM, dtype=torch.float64)
+
+    def excess(far: float, epoch: float) -> Tensor:
+        values = []
+        for _ in range(NUM_BATCHES):
+            x, noise = inputs_of(BATCH)
+            q = DiagonalGaussian(zero + far, zero - far)
+            time = torch.tensor(epoch, dtype=torch.float64)
+            trace = vae.trace_from(q, noise, x, num_data=20 * BATCH, epoch=time)
+            base = -trace.log_likelihood if "reconstruction" in covers else torch.zeros(())
+            values.append((loss(trace) - base).mean().detach())
+        return torch.stack(values)
+
+    times = {"at the beginning of training": 0.0, "at its end": math.inf}
+    equal, other = ({when: excess(far, epoch) for when, epoch in times.items()} for far in (0.0, 1.5))
+    over = "the loss" + (", less -log p(x|z)," if "reconstruction" in covers else "")
+    if "divergence" not in covers:
+        for when, values in other.items():
+            expect_mean(values, 0.0, f"{over} {when}", atol=1e-6)
+        return
+    for where, each in (("where q = p", equal), ("where q is far from p", other)):
+        for when, values in each.items():
+            highest = _bounds(values)[1]
+            expect(highest >= 0, f"{over} {where}, {when}", expected="0 or more on average", came=f"{values.mean():.4g}")
+    zeros = [low <= 0 <= high for low, high in map(_bounds, equal.values())]
+    expect(any(zeros), f"{over} where q = p, at either end of training", expected=0, came=_means(equal))
+    above = [low > 0 for low, _ in map(_bounds, other.values())]
+    expect(any(above), f"{over} where q is far from p, at either end of training", expected="above 0", came=_means(other))
+
+
+def _bounds(values: Tensor) -> tuple[float, float]:
+    """Return the mean of ``(N,)`` values, less and plus what it may be off."""
+    mean, error = values.mean().item(), ERRORS * values.std().item() / math.sqrt(len(values)) + 1e-6
+    return mean - error, mean + error
+
+
+def _means(values: dict[str, Tensor]) -> str:
+    return ", ".join(f"{each.mean():.4g} {when}" for when, each in values.items())
+
+
+@check("loss")
+def check_independence(candidate: Candidate) -> None:
     """An example's loss does not depend on the rest of the batch, unless ``batch_statistic`` says so."""
-    loss, vae = loss_of(subject), vae_of()
+    loss, vae = loss_of(candidate), vae_of()
     if loss.batch_statistic:
         return
     x, noise = inputs_of()
@@ -83,18 +174,18 @@ def check_independence(subject: Subject) -> None:
 
 
 @check("loss")
-def check_determinism(subject: Subject) -> None:
+def check_determinism(candidate: Candidate) -> None:
     """The same trace gives the same loss: its draws, if any, are not its own."""
-    loss, vae = loss_of(subject).eval(), vae_of()
+    loss, vae = loss_of(candidate).eval(), vae_of()
     inputs = inputs_of()
     values = [loss(trace_of(vae, *inputs)) for _ in range(2)]
     expect(torch.equal(*values), "the loss of one trace, twice", expected="bit-equal values", came="other ones")
 
 
 @check("loss")
-def check_gradient(subject: Subject) -> None:
+def check_gradient(candidate: Candidate) -> None:
     """The loss moves the model, and its own parameters where it has any."""
-    loss, vae = loss_of(subject), vae_of()
+    loss, vae = loss_of(candidate), vae_of()
     value = loss(trace_of(vae, *inputs_of(16))).mean()
     expect(value.requires_grad, "the loss", expected="a function of the model's parameters", came="a constant")
     expect_gradients(loss, value, "from the loss")
@@ -105,9 +196,9 @@ def check_gradient(subject: Subject) -> None:
 
 
 @check("loss")
-def check_purity(subject: Subject) -> None:
+def check_purity(candidate: Candidate) -> None:
     """A forward pass leaves the loss's own state and the trace's latents as they were."""
-    loss, trace = loss_of(subject), trace_of(vae_of(), *inputs_of())
+    loss, trace = loss_of(candidate), trace_of(vae_of(), *inputs_of())
     state, z = {name: value.clone() for name, value in loss.state_dict().items()}, trace.z.clone()
     loss(trace)
     changed = [name for name, value in loss.state_dict().items() if not torch.equal(value, state[name])]
@@ -116,22 +207,22 @@ def check_purity(subject: Subject) -> None:
 
 
 @check("loss")
-def check_metrics(subject: Subject) -> None:
-    """What the loss leaves to be logged are tensors of one number per example, or one in all."""
+def check_metrics(candidate: Candidate) -> None:
+    """What the loss leaves to be logged are tensors of one number per example, or of one in all."""
     trace = trace_of(vae_of(), *inputs_of())
-    loss_of(subject)(trace)
+    loss_of(candidate)(trace)
     for name, value in trace.metrics.items():
         came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         expect(came in {(8,), ()}, f"the metric {name!r}", expected="a tensor of shape (8,) or ()", came=came)
 
 
 @check("loss")
-def check_dtype(subject: Subject) -> None:
+def check_dtype(candidate: Candidate) -> None:
     """Float32 agrees with float64."""
     vae = vae_of()
     x, noise = inputs_of()
-    double = loss_of(subject)(trace_of(vae, x, noise))
-    loss, trace = loss_of(subject, torch.float32), trace_of(vae.float(), x.float(), noise.float())
+    double = loss_of(candidate)(trace_of(vae, x, noise))
+    loss, trace = loss_of(candidate, torch.float32), trace_of(vae.float(), x.float(), noise.float())
     single = loss(trace)
     expect(single.dtype == torch.float32, "the type of the loss in float32", expected=torch.float32, came=single.dtype)
     if not list(loss.parameters()):
@@ -139,9 +230,9 @@ def check_dtype(subject: Subject) -> None:
 
 
 @check("loss")
-def check_device(subject: Subject) -> None:
+def check_device(candidate: Candidate) -> None:
     """The loss moves to another device whole: no tensor that it makes stays on the CPU."""
-    loss, vae = loss_of(subject, torch.float32).to("meta"), vae_of(torch.float32).to("meta")
+    loss, vae = loss_of(candidate, torch.float32).to("meta"), vae_of(torch.float32).to("meta")
     inputs = [tensor.to("meta") for tensor in inputs_of(dtype=torch.float32)]
     with during("the loss on torch's meta device"):
         value = loss(trace_of(vae, *inputs))
@@ -149,15 +240,15 @@ def check_device(subject: Subject) -> None:
 
 
 @check("loss")
-def check_compile(subject: Subject) -> None:
+def check_compile(candidate: Candidate) -> None:
     """`torch.compile` makes one graph of model and loss, without a break, that agrees with eager."""
-    loss, vae = loss_of(subject, torch.float32), vae_of(torch.float32)
+    loss, vae = loss_of(candidate, torch.float32), vae_of(torch.float32)
     expect_compiles(lambda *inputs: loss(trace_of(vae, *inputs)), inputs_of(dtype=torch.float32))
 
 
 @check("loss")
-def check_state_dict(subject: Subject) -> None:
+def check_state_dict(candidate: Candidate) -> None:
     """Weights that are saved and loaded into a new one give a bit-equal loss."""
-    loss, other, vae = loss_of(subject), loss_of(subject), vae_of()
+    loss, other, vae = loss_of(candidate), loss_of(candidate), vae_of()
     inputs = inputs_of()
     expect_same_after_loading(loss, other, lambda module: [module(trace_of(vae, *inputs))])

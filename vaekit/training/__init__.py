@@ -1,1 +1,1 @@
-"""Training: one step, the loop around it, and what a run tells while it works."""
+"""Training: the step, the loop around it, and the logging, checkpoints and pictures of a run."""

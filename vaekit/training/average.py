@@ -1,4 +1,4 @@
-"""A moving average of the weights, beside the weights that training moves."""
+"""A moving average (EMA) of the weights, kept alongside the weights being trained."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vaekit.compute.sharding import own
 
 
 class MovingAverage:
-    """The exponential moving average ``a`` of parameters ``θ``: after step t it becomes ``d a + (1 - d) θ``, from ``a = θ``.
+    """An exponential moving average ``a`` of parameters ``θ``: ``a <- d a + (1 - d) θ`` after step t, initialised to ``θ``.
 
-    d rises with the steps to its highest, ``min(decay, (1 + t) / (10 + t))`` with t from 0, so that an average over few steps
-    does not hold on to the weights of the beginning.
+    The decay increases with the steps, ``d = min(decay, (1 + t) / (10 + t))`` for t = 0, 1, …, so that an average over few steps
+    does not retain the initial weights. This increase is that of TensorFlow's ``ExponentialMovingAverage``.
 
     Args:
-        module: Whose parameters; those that need no gradient are left out. They may be divided over processes.
-        decay: The highest d.
+        module: The module whose trainable parameters are averaged; they may be sharded across processes.
+        decay: The largest d.
 
-    Reference:
-        Polyak & Juditsky, Acceleration of Stochastic Approximation by Averaging, SIAM J. Control Optim. 30(4), 1992. The rising d
-        is that of TensorFlow's ``ExponentialMovingAverage``.
+    References:
+        Polyak and Juditsky (1992), "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on Control and
+            Optimization 30(4).
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -31,25 +31,25 @@ class MovingAverage:
         self.decay = decay
         self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         some = next(iter(self.parameters.values()))
-        self.weight = torch.zeros((), dtype=some.dtype, device=some.device)  # where a recorded step reads it
+        self.weight = torch.zeros((), dtype=some.dtype, device=some.device)  # read by the recorded step
 
     def set_step(self, step: int) -> None:
-        """Set what the parameters after a step weigh in the average."""
+        """Set the weight in the average of the parameters after a step."""
         self.weight.fill_(1.0 - min(self.decay, _risen(step)))
 
     def rises(self, step: int) -> bool:
-        """Whether d is below its highest at a step."""
+        """Whether the decay is still below its largest value at a step."""
         return _risen(step) < self.decay
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the parameters, as they are after a step, into the average."""
+        """Update the average with the current parameters, after a step."""
         averages, parameters = self._own()
         torch._foreach_lerp_(averages, parameters, [self.weight] * len(averages))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Let the parameters hold the average for a while, and the average the parameters."""
+        """Swap the parameters and their average for the duration of a context."""
         self._swap()
         try:
             yield
@@ -64,7 +64,7 @@ class MovingAverage:
             average.copy_(kept)
 
     def _own(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return what this process holds of the average, and of the parameters."""
+        """Return this process's shards of the average and of the parameters."""
         averages = [own(self.tensors[name]) for name in self.parameters]
         return averages, [own(parameter) for parameter in self.parameters.values()]
 

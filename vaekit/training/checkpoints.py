@@ -1,28 +1,43 @@
-"""What a run saves of itself: the last state, from which it resumes, and the best weights."""
+"""The checkpoints of a run: the latest training state, from which it resumes, and the best weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from vaekit.compute.sharding import collect
+from vaekit.data.fingerprint import changes
+from vaekit.errors import CheckpointError, DataError
+from vaekit.specs.models import RunSpec
+from vaekit.specs.text import flat, value_text
 from vaekit.store import checkpoint
 from vaekit.store.folder import RunFolder
 from vaekit.training.meter import Meter
 from vaekit.training.step import Step
 
+FREE = (
+    "data.dataset.",  # what of it matters is in the fingerprint of the data
+    *(f"train.{name}" for name in ("device", "compile", "parallel", "threads", "workers", "checkpoint_seconds")),
+    *(f"train.{name}" for name in ("logger", "pictures", "animation")),
+)
+"""Settings that may change when a run is resumed."""
+
 
 @dataclass
 class Position:
-    """How far training has come: all that a checkpoint needs besides tensors, as every draw is a function of (seed, step).
+    """The progress of training: all that a checkpoint needs besides tensors, since every draw is a function of (seed, step).
 
     Args:
-        epoch: Whole epochs done.
-        step: Steps done in the current one.
-        best: Lowest validation objective so far; None before the first.
-        best_epoch: When it was reached.
-        seconds: Time spent on training steps.
+        epoch: The number of completed epochs.
+        step: The number of completed steps in the current epoch.
+        best: The lowest validation objective so far; None before the first validation.
+        best_epoch: The epoch that reached it.
+        seconds: Wall-clock time spent on training steps.
     """
 
     epoch: int = 0
@@ -32,7 +47,7 @@ class Position:
     seconds: float = 0.0
 
     def end_epoch(self, objective: float) -> bool:
-        """Count an epoch that ended with a validation objective; return whether it is the best so far."""
+        """Record the end of an epoch and its validation objective; return whether it is the best so far."""
         self.epoch, self.step = self.epoch + 1, 0
         improved = self.best is None or objective < self.best
         if improved:
@@ -41,31 +56,32 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints of a run. With several processes all of them call, and the leading one reads and writes.
+    """Reads and writes the checkpoints of a run. All processes must make each call; only the leading one accesses the files.
 
     Args:
         folder: The run folder.
-        step: What is saved.
+        step: The training step whose state is saved and restored.
+        data: Fingerprint of the data; see `vaekit.data.Splits.fingerprint`.
     """
 
-    def __init__(self, folder: RunFolder, step: Step) -> None:
-        self.folder, self.step = folder, step
+    def __init__(self, folder: RunFolder, step: Step, data: Mapping[str, Any]) -> None:
+        self.folder, self.step, self.data = folder, step, data
         self.spec, self.processes = step.spec, step.processes
         self.image_shape = step.objective.vae.image_shape
 
     def save_best(self, epoch: int) -> None:
-        """Write the weights that are the best so far: the objective's, which evaluation reads, and the model's alone."""
+        """Write the best weights so far: those of the objective, for evaluation, and those of the model alone."""
         with self.step.averaged():
             weights = collect(self.step.objective.state_dict(), self.processes)
             files = {self.folder.best: weights, self.folder.model: checkpoint.without_prefix("vae.", weights)}
             for path, tensors in files.items() if self.processes.leads else ():
-                checkpoint.save(path, tensors, self.spec, self.image_shape, {"epoch": epoch})
+                self._save(path, tensors, {"epoch": epoch})
 
     def load_best(self) -> int:
-        """Put the best weights in place; return the epoch that they are of.
+        """Load the best weights into the objective; return the epoch they come from.
 
         Raises:
-            CheckpointError: There are none, or they are truncated or of another architecture.
+            CheckpointError: The weights are missing or truncated, or their architecture does not match.
         """
         return checkpoint.load_best(self.step.objective, self.folder, device=self.step.device, processes=self.processes)
 
@@ -82,16 +98,28 @@ class Checkpoints:
         if sums is not None:
             tensors["meter"] = sums
         state = {"meter_names": meter.names, "meter_count": meter.count, "threads": self.spec.train.threads}
-        checkpoint.save(self.folder.last, tensors, self.spec, self.image_shape, asdict(position) | state)
+        self._save(self.folder.last, tensors, asdict(position) | state)
 
-    def load_last(self) -> tuple[Position, Meter, tuple[str, ...]]:
-        """Put the last state in place; return its position, its meter, and what differs from when it was saved.
+    def load_last(self, *, allow_changed_data: bool = False) -> tuple[Position, Meter, tuple[str, ...]]:
+        """Restore the latest state; return its position, its meter, and notes on what has changed since it was saved.
+
+        Args:
+            allow_changed_data: Whether data that have changed since are only noted.
 
         Raises:
-            CheckpointError: It is absent, truncated, or of another architecture.
+            CheckpointError: The checkpoint is missing or truncated, or its architecture does not match.
+            DataError: The data have changed.
         """
         path, step = self.folder.last, self.step
         tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
+        self._require_same_spec(header.spec)
+        changed = changes(header.data, self.data)
+        if changed and not allow_changed_data:
+            raise DataError(
+                f"the data have changed since {self.folder.path} was trained",
+                given="; ".join(changed),
+                remedy="restore them; with --allow-changed-data, losses before and after are of different images",
+            )
         checkpoint.load_weights(step.objective, checkpoint.without_prefix("objective.", tensors), path)
         checkpoint.load_optimizer_tensors(step.optimizers, checkpoint.without_prefix("optimizer.", tensors))
         if step.average is not None:
@@ -103,9 +131,24 @@ class Checkpoints:
         now = {"torch": torch.__version__, "threads": self.spec.train.threads, "device": self.spec.train.device}
         then = {"torch": header.versions["torch"], "threads": state.pop("threads"), "device": header.spec.train.device}
         notes = tuple(f"{key} was {then[key]}, now {now[key]}: not bit-exact" for key in now if now[key] != then[key])
+        notes += tuple(f"the data have changed: {change}" for change in changed)
         return Position(**state), meter, notes
+
+    def _require_same_spec(self, trained: RunSpec) -> None:
+        """Refuse to resume with other settings than those that determine the result."""
+        before, now = (flat(spec.model_dump(mode="json")) for spec in (trained, self.spec))
+        names = [name for name in {**before, **now} if not name.startswith(FREE) and before.get(name) != now.get(name)]
+        if names:
+            raise CheckpointError(
+                f"{self.folder.spec} is no longer the spec that {self.folder.path} was trained with",
+                given="; ".join(f"{name} was {value_text(before.get(name))}, is {value_text(now.get(name))}" for name in names),
+                remedy=f"restore it, or train another run with it: vaekit train {self.folder.spec}",
+            )
+
+    def _save(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        checkpoint.save(path, tensors, self.spec, image_shape=self.image_shape, data=self.data, state=state)
 
     @property
     def size(self) -> int:
-        """Bytes that the run's files take, about."""
+        """The approximate size of the run's files in bytes."""
         return checkpoint.space_for(self.step.objective)

@@ -1,4 +1,4 @@
-"""How the steps of a run are launched: kernel by kernel, compiled, or as one recorded CUDA graph."""
+"""How the steps of a run are launched: kernel by kernel, compiled, or as a single CUDA graph."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec, TrainSpec
 
 WORTH_COMPILING_SECONDS = 600.0
-"""Training on a CPU, by `cpu_seconds`, from which compiling pays; see `choose_compilation`."""
+"""The estimated training time on a CPU (`cpu_seconds`) above which compiling pays off; see `choose_compilation`."""
 CPU_RATE = 3e10
-"""Floating-point operations a second at which a thread of a CPU is assumed to train."""
+"""The assumed training speed of one CPU thread, in floating-point operations per second."""
 
 
 def cpu_seconds(vae: VAE, train: TrainSpec, num_images: int) -> float:
-    """Estimate how long training takes on a CPU, from the matrix products in it."""
+    """Estimate the training time on a CPU from the matrix products that training involves."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         vae(torch.zeros(1, *vae.image_shape), generator=torch.Generator())
-    work = 3 * counter.get_total_flops() * num_images * train.epochs  # a backward pass is about two forward ones
+    work = 3 * counter.get_total_flops() * num_images * train.epochs  # a backward pass costs about two forward passes
     return float(work) / (CPU_RATE * (train.threads or 1))
 
 
 def choose_compilation(spec: RunSpec, objective: Objective) -> RunSpec:
-    """Replace ``auto`` compilation: on for long runs without convolutions on a CPU that has a C++ compiler.
+    """Replace ``auto`` compilation by a choice: on for long runs without convolutions on a CPU with a C++ compiler.
 
-    Measured on 2 cores: compiling takes 20 to 30 s; then a step of the MLP takes 0.90 of its time, one of the CNN 0.96, and one
-    with bilinear upsampling 1.67. So it is chosen for runs of ten minutes and more. On CUDA the step becomes one graph unless
-    some component waits for the device; it is not compiled there, and neither is it elsewhere, as nothing was measured.
+    Measured on 2 cores: compiling takes 20 to 30 s; a step of the MLP then takes 0.90 of its eager time, a step of the CNN 0.96,
+    and a step with bilinear upsampling 1.67. Compilation is therefore chosen for runs of ten minutes or more. On CUDA the step
+    becomes a single graph unless a component synchronises with the device; it is not compiled there or on other devices, for
+    lack of measurements.
 
     Args:
-        spec: A whole spec, fitted to this machine.
+        spec: A complete spec, fitted to this machine.
         objective: Its objective, on the CPU.
 
     Raises:
-        UsageError: Compilation is asked for, and there is no C++ compiler; or of a model divided over processes; or a
-            CUDA graph on another device.
+        UsageError: Compilation is requested without a C++ compiler or for a sharded model, or a CUDA graph on another device.
     """
     train = spec.train
     if train.compile in ("on", "graph") and train.parallel == "fsdp":
         raise UsageError(
-            "a model divided over processes is not compiled",
+            "a model that is sharded across processes cannot be compiled",
             given=f"--compile {train.compile} --parallel fsdp",
             remedy="pass --compile off, or --parallel ddp",
         )
     if train.compile == "graph" and train.device not in graphs.DEVICES:
         raise UsageError(
-            "only CUDA has graphs",
+            "only CUDA supports graphs",
             given=f"--compile graph --device {train.device}",
             expected="--compile auto, on or off, or --device cuda",
         )
     if train.compile == "on" and not has_cpp_compiler():
         raise UsageError(
-            "compiling needs a C++ compiler, and torch finds none",
+            "compiling needs a C++ compiler, but torch finds none",
             given="--compile on",
             remedy="install g++ or clang++, or pass --compile off",
         )
@@ -74,7 +74,7 @@ def choose_compilation(spec: RunSpec, objective: Objective) -> RunSpec:
 
 
 def _waits(objective: Objective) -> bool:
-    """Whether computing or differentiating an objective waits for the GPU."""
+    """Whether the forward or backward pass of an objective synchronises with the GPU."""
     inputs = example_inputs(objective.vae)
 
     def step() -> None:

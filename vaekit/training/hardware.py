@@ -1,4 +1,4 @@
-"""A whole spec, fitted to the machine that is to train it."""
+"""Fitting a complete spec to the machine that trains it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from vaekit.specs.models import RunSpec
 
 
 def fit_to_machine(spec: RunSpec, device: str | None = None) -> RunSpec:
-    """Return the spec with device, precision and number of threads as this machine offers them.
+    """Return the spec with device, precision and number of threads resolved for this machine.
 
     Args:
-        spec: A whole spec.
-        device: Replaces the spec's device; how steps are launched there is then chosen again.
+        spec: A complete spec.
+        device: Replaces the spec's device; ``compile`` is then reset to ``auto``.
 
     Raises:
-        UsageError: The device is not there.
+        UsageError: The device is not available.
     """
     train = spec.train if device is None else spec.train.model_copy(update={"device": device, "compile": "auto"})
     chosen = choose_device(train.device)
@@ -30,7 +30,7 @@ def fit_to_machine(spec: RunSpec, device: str | None = None) -> RunSpec:
 
 
 def check_loggers(spec: RunSpec) -> None:
-    """Build each logger once, which imports its library.
+    """Build each logger once to check that its library can be imported.
 
     Raises:
         UsageError: A library is not installed.

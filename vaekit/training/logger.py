@@ -1,4 +1,4 @@
-"""What a logger is, and what it is told at the end of a run."""
+"""The base class of loggers, and the results that they receive at the end of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Codes(NamedTuple):
-    """Where test images lie in the latent space: posterior means ``(N, D)``, images ``(N, C, H, W)``, names of labels if any."""
+    """Test images and their latent codes: posterior means ``(N, D)``, images ``(N, C, H, W)``, and label names, if any."""
 
     means: Tensor
     images: Tensor
@@ -28,12 +28,12 @@ class Codes(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to, for its best weights.
+    """The results of a run, for its best weights.
 
     Args:
-        step: Steps taken in all.
-        evaluation: Numbers of the test set, as ``test/elbo``, in nats per image.
-        codes: Encodes the first images of the test set, at most as many as asked for; called by those who want them.
+        step: The total number of steps.
+        evaluation: The numbers of the test set, such as ``test/elbo``, in nats per image.
+        codes: A function that encodes at most the given number of test images, the first ones; called only on demand.
     """
 
     step: int
@@ -42,32 +42,52 @@ class Outcome:
 
 
 class Logger(Component, ABC):
-    """Sends a run's numbers and pictures elsewhere as they come; ``vaekit train --logger <kind>`` chooses it.
+    """Sends a run's numbers and pictures to another destination during training; chosen by ``vaekit train --logger <kind>``.
 
-    Only the leading process of a run calls it, from one thread, and each run has one of its own. It must not draw from torch's
-    generator. An error of `start` stops the run before it trains; an error of another call costs a warning and the rest of what
-    the logger would have been told, never the run.
+    Each run has its own instance, which only the leading process calls, from a single thread. A logger must not draw from
+    torch's global generator. If `start` raises, the run stops before it trains; if another method raises, a warning is issued
+    and the logger is not called again, but the run continues.
+
+    Example:
+        >>> @vaekit.loggers("csv")
+        ... class Csv(vaekit.Logger):
+        ...     def start(self, run, spec, step):
+        ...         self.file = (run / "log.csv").open("a")
+        ...         return self.file.name
+        ...
+        ...     def scalars(self, step, values):
+        ...         for name, value in values.items():
+        ...             print(step, name, value, sep=",", file=self.file)
+        ...
+        ...     def image(self, step, name, picture):
+        ...         pass
+        ...
+        ...     def end(self, outcome):
+        ...         self.file.close()
+        >>> run = vaekit.train(logger="csv", epochs=1, pictures="none")
+        >>> "62,train/loss," in (run.path / "log.csv").read_text()
+        True
     """
 
     @abstractmethod
     def start(self, run: Path, spec: RunSpec, step: int | None) -> str:
-        """Begin, or go on where a run is resumed; return in one line where a person finds what is logged.
+        """Start logging, or continue the log of a resumed run; return one line that tells the user where to find it.
 
         Args:
-            run: The run folder; what a resumed run must know, as an id, is kept there.
+            run: The run folder; store there anything that a resumed run needs, such as an id.
             spec: The resolved spec.
-            step: None for a new run. Of a resumed one the last step that counts: whatever was told of later ones is void, and
-                is told again.
+            step: None for a new run. For a resumed run, the last step that is valid: anything logged for later steps is obsolete
+                and will be logged again.
         """
 
     @abstractmethod
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of an epoch, as ``train/loss``, ``lr`` or ``validation_kl_per_latent/07``; steps increase."""
+        """Log the numbers of an epoch, such as ``train/loss``, ``lr`` or ``validation_kl_per_latent/07``; steps increase."""
 
     @abstractmethod
     def image(self, step: int, name: str, picture: Image.Image) -> None:
-        """Take a picture, grey or RGB, of an epoch whose numbers were taken: ``reconstructions`` or ``samples``."""
+        """Log a picture (``reconstructions`` or ``samples``), grey or RGB, of an epoch whose numbers have been logged."""
 
     @abstractmethod
     def end(self, outcome: Outcome | None) -> None:
-        """Finish with what the run came to, or with None where it was stopped; it may be resumed later, by another instance."""
+        """Finish with the results of the run, or with None if it was stopped; another instance may resume it later."""

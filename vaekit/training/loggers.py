@@ -1,4 +1,4 @@
-"""The loggers of a run: told what training makes anyway, and never its end."""
+"""The loggers of a run: they receive what training produces anyway, and their failures never stop it."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SPLITS = ("train", "validation", "test")
 
 
 class Loggers:
-    """Tells every logger of a run the same; one that fails is told no more, with a warning.
+    """Forwards a run's numbers and pictures to all its loggers; a logger that fails is dropped with a warning.
 
-    As a context, it stops in the end.
+    Used as a context manager, it stops the loggers on exit.
 
     Args:
         spec: The run's spec.
-        steps_per_epoch: Steps in each.
-        enabled: Whether there are any at all.
+        steps_per_epoch: The number of steps per epoch.
+        enabled: Whether to use the spec's loggers at all.
     """
 
     def __init__(self, spec: RunSpec, steps_per_epoch: int, *, enabled: bool = True) -> None:
@@ -40,14 +40,14 @@ class Loggers:
         self.live: list[Logger] = []
 
     def start(self, run: Path, epochs: int | None) -> tuple[str, ...]:
-        """Start each, and return where what it logs can be found.
+        """Start all loggers; return a line for each that states where to find its log.
 
         Args:
             run: The run folder.
-            epochs: Epochs done by the run that is resumed; None for a new one.
+            epochs: The number of completed epochs of a resumed run; None for a new run.
 
         Raises:
-            VaekitError: One cannot start; those that have are ended.
+            VaekitError: A logger cannot start; those already started are stopped.
         """
         step, found = None if epochs is None else epochs * self.steps_per_epoch, []
         for chosen in self.chosen:
@@ -66,23 +66,25 @@ class Loggers:
             self.live.append(logger)
         return tuple(found)
 
-    def epoch(self, record: Mapping[str, Any]) -> None:
-        """Tell an epoch's record."""
-        self._tell(lambda logger: logger.scalars(record["step"], numbers(record)))
+    def epoch(self, record: Mapping[str, Any], pictures: Mapping[str, Image.Image]) -> None:
+        """Log the record of an epoch, and its pictures by name."""
 
-    def picture(self, epoch: int, name: str, picture: Image.Image) -> None:
-        """Tell a picture of an epoch."""
-        self._tell(lambda logger: logger.image(epoch * self.steps_per_epoch, name, picture))
+        def log(logger: Logger) -> None:
+            logger.scalars(record["step"], numbers(record))
+            for name, picture in pictures.items():
+                logger.image(record["step"], name, picture)
+
+        self._tell(log)
 
     def end(self, evaluation: Mapping[str, Any], codes: Callable[[int], Codes]) -> None:
-        """Tell what came out."""
+        """Finish all loggers with the results of the run."""
         values = numbers({f"test_{name}": value for name, value in evaluation.items()})
         outcome = Outcome(self.spec.train.epochs * self.steps_per_epoch, values, codes)
         self._tell(lambda logger: logger.end(outcome))
         self.live = []
 
     def stop(self) -> None:
-        """End those that were not ended, as of a run that may be resumed."""
+        """Finish the loggers that are still active, without results: the run may be resumed."""
         self._tell(lambda logger: logger.end(None))
         self.live = []
 
@@ -96,10 +98,10 @@ class Loggers:
         for logger in tuple(self.live):
             try:
                 call(logger)
-            except Exception as error:  # of any library, network or disk: the run is worth more than its log
+            except Exception as error:  # from any library, network or disk: a run must not fail because of its log
                 self.live.remove(logger)
                 warnings.warn(
-                    f"the logger {logger.kind!r} failed and is told no more; training goes on: {_text(error)}", stacklevel=2
+                    f"the logger {logger.kind!r} failed and is disabled; training continues: {_text(error)}", stacklevel=2
                 )
 
 
@@ -108,10 +110,10 @@ def _text(error: BaseException) -> str:
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a record by the names that loggers get.
+    """Return the numbers of a record under the names that loggers receive.
 
-    ``train_loss`` becomes ``train/loss``; a list, of a number for each latent, ``validation_kl_per_latent/00`` and so on. The
-    step, what is no number and what is true or false are left out.
+    ``train_loss`` becomes ``train/loss``; a list with one number per latent becomes ``validation_kl_per_latent/00`` and so on.
+    The step, booleans and anything else that is not a number are omitted.
     """
     found: dict[str, float] = {}
     for name, value in record.items():
@@ -125,7 +127,7 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def codes_of(vae: VAE, source: ImageSource, spec: RunSpec, most: int) -> Codes:
-    """Encode the first images of a data set, at most ``most``."""
+    """Encode the first images of a dataset, at most ``most`` of them."""
     examples = read_examples(source, range(min(most, len(source))), spec.data.binarize or "none", spec.train.seed)
     labels = None if examples.labels is None else tuple(examples.name(label) for label in examples.labels.tolist())
     return Codes(encode_means(vae.eval(), examples.images.to(vae.device)).cpu(), examples.images, labels)

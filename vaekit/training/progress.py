@@ -1,4 +1,4 @@
-"""What a trainer tells while it works, and to whom."""
+"""Progress reports: the interface that receives them during training."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Start:
-    """What is known when training starts.
+    """The facts known at the start of training.
 
     Args:
         run: The run folder.
-        epochs: Passes that will be made in all.
-        steps_per_epoch: Steps in each.
-        first_epoch: Epochs done already, by the run that this one resumes.
-        num_images: Sizes of the splits.
-        num_parameters: Parameters of the objective.
-        device: Where it computes.
-        elbo: What the numbers called ELBO mean here.
-        notes: What a user should know before numbers appear.
+        epochs: The total number of epochs.
+        steps_per_epoch: The number of steps per epoch.
+        first_epoch: The number of epochs that a resumed run has already completed.
+        num_images: The size of each split.
+        num_parameters: The number of parameters of the objective.
+        device: A description of the device, precision and launch mode.
+        elbo: What the numbers called ELBO mean in this run.
+        notes: What the user should know before the first numbers appear.
     """
 
     run: str
@@ -35,26 +35,26 @@ class Start:
 
 
 class Reporter(Protocol):
-    """Receives the progress of a run; everything is in nats per image."""
+    """Receives the progress of a run; all losses are in nats per image."""
 
     def start(self, start: Start) -> None:
         """Training is about to start."""
 
     def step(self, epoch: int, step: int, images_per_second: float, means: Mapping[str, float]) -> None:
-        """A step is done; called a few times a second at most, with the epoch's means so far."""
+        """A step is done; called at most a few times a second, with the epoch's means so far."""
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """An epoch is done; the record is what ``metrics.jsonl`` holds."""
+        """An epoch is done; the record is its line of ``metrics.jsonl``."""
 
     def end(self, evaluation: Mapping[str, Any]) -> None:
-        """Training is done; the evaluation is what ``evaluation.json`` holds."""
+        """Training is done; the evaluation is the content of ``evaluation.json``."""
 
     def note(self, line: str) -> None:
-        """Something happened that a line of text says: in a sweep, an epoch of several models or the end of one."""
+        """Report an event in a line of text: in a sweep, the end of an epoch of several models or of a run."""
 
 
 class Silent:
-    """Tells nobody."""
+    """Ignores all progress."""
 
     def start(self, start: Start) -> None: ...
 

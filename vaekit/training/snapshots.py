@@ -1,10 +1,9 @@
-"""The pictures that a run takes of itself: the same inputs and the same noise each time, so that progress can be seen."""
+"""The pictures of a run: always of the same inputs and noise, so that they show its progress."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,98 +26,60 @@ NUM_PAIRS = 16
 NUM_SAMPLES = 36
 MOST_FRAMES = 180
 LARGEST_FRAME = 520
-"""Pixels above which a frame of the animation is shrunk; kept pictures never are."""
+"""The size in pixels above which a frame of the animation is shrunk; the pictures themselves are not."""
 
 
 class Snapshots:
-    """Takes reconstructions and samples of chosen epochs, and a frame of every epoch for the animation.
-
-    Images are decoded where training runs, since the weights change; they are arranged, compressed and written by a thread of
-    its own, which is waited for before the next epoch's pictures: at most one epoch's lie in memory.
+    """Takes reconstructions and samples at chosen epochs, and a frame for the animation at every epoch.
 
     Args:
-        spec: The run's spec; ``train.pictures`` says which epochs.
-        folder: Where the pictures go.
+        spec: The run's spec; ``train.pictures`` chooses the epochs.
+        folder: The run folder, which receives the pictures.
         vae: The model.
-        validation: Batches whose first images are reconstructed.
-        tell: Receives the epoch, the name and the picture of each that is kept, once it is written.
+        validation: The batches whose first images are reconstructed.
     """
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        folder: RunFolder,
-        vae: VAE,
-        validation: Batches,
-        *,
-        tell: Callable[[int, str, Image.Image], None],
-    ) -> None:
-        self.folder, self.vae, self.validation, self.tell = folder, vae, validation, tell
+    def __init__(self, spec: RunSpec, folder: RunFolder, vae: VAE, validation: Batches) -> None:
+        self.folder, self.vae, self.validation = folder, vae, validation
         self.streams = Streams(spec.train.seed)
         self.enabled = spec.train.pictures != "none"
         self.chosen = chosen_epochs(spec.train.pictures, spec.train.epochs)
         self.animation = folder.gif.with_suffix(f".{spec.train.animation}")
-        self.writer = ThreadPoolExecutor(1, "pictures")
-        self.pending: Future[tuple[int, dict[str, Image.Image]]] | None = None
 
     @cached_property
     def originals(self) -> Tensor:
-        """The images that are reconstructed."""
+        """The images to reconstruct."""
         return next(iter(self.validation.epoch(0))).inputs[:NUM_PAIRS].clone()
 
     @torch.no_grad()
-    def take(self, epoch: int) -> None:
-        """Take this epoch's pictures.
+    def take(self, epoch: int) -> dict[str, Image.Image]:
+        """Write an epoch's frame, and its pictures if it is among the chosen epochs; return those pictures by name.
 
-        Raises:
-            OSError: The last ones could not be written.
+        They are written before the epoch's checkpoint, so a run that is killed loses none of them.
         """
         if not self.enabled:
-            return
+            return {}
         vae = self.vae.eval()
         generator = self.streams.generator("pictures", 0, vae.device)
         sheet = grid(vae.sample(NUM_SAMPLES, generator=generator).cpu())
-        pictures = {}
-        if epoch in self.chosen:
-            pictures = {"reconstructions": pairs(self.originals.cpu(), vae.reconstruct(self.originals).cpu()), "samples": sheet}
-        self.wait()
-        self.pending = self.writer.submit(self._write, epoch, sheet, pictures)
-
-    def _write(self, epoch: int, sheet: Image.Image, pictures: dict[str, Image.Image]) -> tuple[int, dict[str, Image.Image]]:
-        """Write an epoch's frame and the pictures that are kept; return the epoch and those.
-
-        It computes nothing by torch: a second thread that does has OpenMP keep a second team of threads, and with more threads
-        than processors training took twice its time.
-        """
         self.folder.frames.mkdir(parents=True, exist_ok=True)
         write_png(sheet, self.folder.frames / f"{epoch:05d}.png")
+        if epoch not in self.chosen:
+            return {}
+        pictures = {"reconstructions": pairs(self.originals.cpu(), vae.reconstruct(self.originals).cpu()), "samples": sheet}
         for name, picture in pictures.items():
             write_png(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
-        return epoch, pictures
-
-    def wait(self) -> None:
-        """Wait until the pictures taken last are written, and tell them.
-
-        Raises:
-            OSError: They could not be.
-        """
-        pending, self.pending = self.pending, None
-        if pending is not None:
-            epoch, pictures = pending.result()
-            for name, picture in pictures.items():
-                self.tell(epoch, name, picture)
+        return pictures
 
     def animate(self) -> None:
-        """Write the animation from the frames, and remove them."""
-        self.wait()
-        self.writer.shutdown()
+        """Write the animation and remove its frames."""
         if self.enabled and self.folder.frames.is_dir():
             write_frames(sorted(self.folder.frames.glob("*.png")), self.animation)
         shutil.rmtree(self.folder.frames, ignore_errors=True)
 
 
 def write_frames(files: Sequence[Path], path: Path) -> None:
-    """Animate PNG files in nine seconds or less, shrunk and thinned where a file of all would be large."""
+    """Animate PNG files in nine seconds or less; large frames are shrunk, and a long sequence is thinned out."""
     from PIL import Image
 
     if len(files) > MOST_FRAMES:
@@ -130,7 +91,7 @@ def write_frames(files: Sequence[Path], path: Path) -> None:
 
 
 def chosen_epochs(pictures: str | tuple[int, ...], epochs: int) -> frozenset[int]:
-    """Return the epochs whose pictures are kept: those asked for, or 1, 2, 5, 10, 20, 50, … and the last."""
+    """Return the epochs whose pictures are kept: those requested, or 1, 2, 5, 10, 20, 50, … and the last."""
     if isinstance(pictures, tuple):
         return frozenset(pictures)
     if pictures == "none":

@@ -1,4 +1,4 @@
-"""One training step, and everything that makes it."""
+"""The training step and its parts."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from vaekit.training.average import MovingAverage
 
 
 class Step:
-    """A training step of one model: forward, backward, optimisers, and the moving average of the weights where there is one.
+    """A training step of one model: forward, backward, the optimisers and, if enabled, the moving average (EMA) of the weights.
 
-    Everything that a step draws or schedules is a function of its number, so training can continue anywhere.
+    Every random draw and schedule of a step is a function of the step number, so training can resume at any step.
 
     Args:
-        spec: A whole spec, fitted to this machine.
-        objective: What is minimised; it is moved to the device of the processes.
-        processes: Those that train together; default: this one alone.
+        spec: A complete spec, fitted to this machine.
+        objective: The objective to minimise; it is moved to the device of the processes.
+        processes: The processes that train together; default: this process alone.
     """
 
     def __init__(self, spec: RunSpec, objective: Objective, processes: ProcessGroup | None = None) -> None:
@@ -47,7 +47,7 @@ class Step:
         divided = several and train.parallel == "fsdp"
         self.memory_format = torch.contiguous_format if divided else lay_out(self.objective)
         self.whole = self._divide() if divided else self.objective
-        """The whole model, inside `gathered`: where processes divide it, `objective` holds a part of each parameter."""
+        """The whole model, filled within `gathered`; if the model is sharded, `objective` holds a shard of each parameter."""
         if several and self.objective.batch_statistic:
             self.objective.gather = self.processes.gather
         self.optimizers = [
@@ -68,34 +68,34 @@ class Step:
             self._record()
 
     def __call__(self, batch: Batch, number: int) -> dict[str, Tensor]:
-        """Take the step of a number; return the terms of the objective, each 0-d."""
+        """Take step ``number``; return the terms of the objective, each 0-d."""
         x, target, noise, _, y = self.inputs(batch, number)
         self.set_rates(number)
         take = self.take if self.replay is None else self.replay
         return take(x, target, noise, y)
 
     def inputs(self, batch: Batch, number: int) -> Inputs:
-        """Return what the objective is a function of at a step: the batch, its noise and the time."""
+        """Return the inputs of the objective at a step: the batch, its noise and the time."""
         self.clock.fill_(number / self.steps_per_epoch)
         generator = self.streams.generator("posterior", number, self.device)
         noise = batch.share(partial(self.objective.vae.posterior.draw_noise, generator=generator, like=batch.inputs))
         return Inputs(batch.inputs, batch.x, noise, self.clock, batch.y)
 
     def set_rates(self, number: int) -> None:
-        """Set the learning rates of a step, and the weight of its parameters in their average."""
+        """Set the learning rates of a step and the weight of its parameters in the moving average."""
         factor = self.lr_factor(number)
         for optimizer in self.optimizers:
             (group,) = optimizer.param_groups
             rate = group["peak_lr"] * factor
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)  # where a recorded step reads it
+                group["lr"].fill_(rate)  # read by the recorded step
             else:
                 group["lr"] = rate
         if self.average is not None:
             self.average.set_step(number)
 
     def take(self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None) -> dict[str, Tensor]:
-        """Take the step that data and noise make, at the time and the rates that are set."""
+        """Take a step on data and noise, at the time and learning rates already set."""
         with self.autocast():
             total, terms = self.forward(Inputs(x, target, noise, self.clock, y))
         total.backward()
@@ -103,39 +103,39 @@ class Step:
         return dict(terms)
 
     def update(self) -> None:
-        """Let every optimiser step, drop the gradients, and average the weights where asked to."""
+        """Step every optimiser, clear the gradients, and update the moving average, if any."""
         for optimizer in self.optimizers:
             (group,) = optimizer.param_groups
             if self.spec.train.grad_clip is not None:
                 torch.nn.utils.clip_grad_norm_(group["params"], self.spec.train.grad_clip)
             optimizer.step()
-            for parameter in group["params"]:  # what zero_grad does, and a tenth of a millisecond less
+            for parameter in group["params"]:  # what zero_grad does, a tenth of a millisecond faster
                 parameter.grad = None
         if self.average is not None:
             self.average.update()
 
     def autocast(self) -> AbstractContextManager[None]:
-        """The arithmetic of a step."""
+        """Return the autocast context of a step."""
         if self.spec.train.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def lr_factor(self, number: int) -> float:
-        """Return the learning rate of a step as a fraction of the highest."""
+        """Return the learning rate of a step as a fraction of the peak."""
         if self.spec.train.schedule == "constant":
             return 1.0
         return 0.5 * (1.0 + math.cos(math.pi * number / self.num_steps))
 
     def learning_rate(self, number: int) -> float:
-        """Return the learning rate of a step; of several players, the first one's."""
+        """Return the learning rate of a step; if there are several players, that of the first."""
         return float(self.optimizers[0].param_groups[0]["peak_lr"]) * self.lr_factor(number)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Put the average of the weights, where there is one, in their place for a while: it is what a run keeps."""
+        """Use the moving average in place of the weights, if there is one, within a context: it is what a run saves."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Fill `whole` for a while, so that each process can use the model without the others."""
+        """Fill `whole` within a context, so that each process can use the model independently of the others."""
         return gathered(self.objective, self.whole)
 
     def _divide(self) -> Objective:
@@ -143,7 +143,7 @@ class Step:
         return cast("Objective", shard(self.objective, backbones, self.processes))
 
     def _launched(self) -> nn.Module:
-        """Return the objective as training calls it: compiled where asked for, and averaging gradients over processes."""
+        """Return the objective as training calls it: compiled if requested, with gradients averaged over processes."""
         forward: nn.Module = self.objective
         if self.spec.train.compile == "on":
             forward = cast("nn.Module", compiled(forward, whole=True))
@@ -153,17 +153,17 @@ class Step:
         return forward
 
     def _record(self) -> None:
-        """Record a step once as a CUDA graph and replay it: all that Python then gives it is data, noise, time and rates."""
+        """Record a step as a CUDA graph, to be replayed; Python then supplies only data, noise, time and learning rates."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=self.device)
                 group["capturable"] = True
-        me = cast("Step", proxy(self))  # not itself, or the recording would keep it alive
+        me = cast("Step", proxy(self))  # a strong reference in the recording would keep the step alive
         self.replay = Replay(partial(Step.take, me))
 
 
 def training_batches(step: Step, splits: Splits) -> Batches:
-    """Return the batches that a step trains on: in a new order each epoch, augmented as its spec says."""
+    """Return the batches that a step trains on: in a new order each epoch, augmented as the spec requests."""
     spec, processes = step.spec, step.processes
     return Batches(
         splits.train,

@@ -1,4 +1,4 @@
-"""The training loop: one for every model."""
+"""The training loop, the same for every model."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from vaekit.training.snapshots import Snapshots
 from vaekit.training.step import Step, training_batches
 
 CHECK_EVERY = 50
-"""Steps between looks at the loss on a device where a look stops the pipeline; on the CPU each step is looked at."""
+"""The number of steps between checks of the loss on devices where a check stalls the pipeline; the CPU checks every step."""
 REPORT_SECONDS = 0.25
 FEW_STEPS = 500
-"""Steps of a run below which the user is told that they are few."""
+"""The number of steps below which a note warns the user that a run is short."""
 
 
 class Pace(NamedTuple):
-    """When an epoch began, by ``time.perf_counter``, and how many images a second its steps took."""
+    """The start of an epoch, by ``time.perf_counter``, and the throughput of its steps in images per second."""
 
     began: float
     images_per_second: float
@@ -47,12 +47,13 @@ class Trainer:
     """Trains a model in a run folder.
 
     Args:
-        spec: A whole spec, fitted to this machine.
+        spec: A complete spec, fitted to this machine.
         objective: The model and its losses.
         splits: The data.
-        folder: The run folder; ``fit(resume=True)`` continues from a checkpoint in it.
-        reporter: Receives the progress.
-        processes: Those that train together; default: this one alone.
+        folder: The run folder; ``fit(resume=True)`` resumes from a checkpoint in it.
+        reporter: Receives progress; default: none.
+        processes: The processes that train together; default: this process alone.
+        allow_changed_data: Whether to resume although the data have changed since the checkpoint was written.
 
     Raises:
         UsageError: The spec does not fit the data.
@@ -67,20 +68,21 @@ class Trainer:
         *,
         reporter: Reporter | None = None,
         processes: ProcessGroup | None = None,
+        allow_changed_data: bool = False,
     ) -> None:
         check_data(spec, objective.vae.likelihood, splits)
         check_weights(objective)
-        self.spec, self.splits, self.folder = spec, splits, folder
+        self.spec, self.splits, self.folder, self.allow_changed_data = spec, splits, folder, allow_changed_data
         self.step = Step(spec, objective, processes)
         self.processes = self.step.processes
         self.reporter = reporter if reporter is not None and self.processes.leads else Silent()
         self.batches = training_batches(self.step, splits)
         self.evaluator = Evaluator(spec, self.step.whole, splits, self.processes, self.step.memory_format)
         self.position, self.meter = Position(), Meter()
-        self.checkpoints = Checkpoints(folder, self.step)
+        self.checkpoints = Checkpoints(folder, self.step, splits.fingerprint)
         self.loggers = Loggers(spec, self.step.steps_per_epoch, enabled=self.processes.leads)
         originals = self.evaluator.batches("validation")
-        self.snapshots = Snapshots(spec, folder, self.step.whole.vae, originals, tell=self.loggers.picture)
+        self.snapshots = Snapshots(spec, folder, self.step.whole.vae, originals)
         self.interruption = Interruption()
         self.saved_at = time.monotonic()
 
@@ -88,25 +90,26 @@ class Trainer:
         """Train to the last epoch, evaluate the best weights on the test set, and return that evaluation.
 
         Args:
-            resume: Continue from the last checkpoint of the run folder.
+            resume: Whether to resume from the latest checkpoint in the run folder.
 
         Raises:
-            CheckpointError: The checkpoint to resume from is missing, truncated or of another architecture.
+            CheckpointError: The checkpoint to resume from is missing or truncated, or its architecture does not match.
+            DataError: The data have changed.
             DivergenceError: A loss became NaN or infinite.
-            Interrupted: The user stopped it; a checkpoint was saved.
+            Interrupted: The user stopped the run; a checkpoint was saved.
         """
         self.begin(resume=resume)
         return self.complete()
 
     def complete(self) -> dict[str, Any]:
-        """Train what is left of a run that `begin` began, as `fit` does."""
+        """Train the remaining epochs of a run started by `begin`, and finish it; see `fit`."""
         with self.interruption.listen(), self.session(), threads(self.spec.train.threads):
             while self.position.epoch < self.spec.train.epochs:
                 self.end_epoch(self.train_epoch())
             return self.finish()
 
     def train_epoch(self) -> Pace:
-        """Take the steps that are left of an epoch."""
+        """Take the remaining steps of the current epoch."""
         position, size = self.position, self.spec.train.batch_size
         began = reported = time.perf_counter()
         first, seconds_before = position.step, position.seconds
@@ -131,29 +134,28 @@ class Trainer:
         return Pace(began, (position.step - first) * size / max(time.perf_counter() - began, 1e-9))
 
     def end_epoch(self, pace: Pace) -> None:
-        """Validate, take pictures, record the epoch, and save."""
+        """Validate, take pictures, record the epoch, and save a checkpoint."""
         means = self.meter.means(self.processes)
         self.check_finite(means)
         with self.step.averaged(), self.step.gathered():
             scores = self.evaluator.scores("validation")
             self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
-            if self.processes.leads:
-                self.snapshots.take(self.position.epoch + 1)
+            pictures = self.snapshots.take(self.position.epoch + 1) if self.processes.leads else {}
         improved, self.meter = self.position.end_epoch(float(scores["loss"])), Meter()  # type: ignore[arg-type]
         record = self.record(means, scores, pace, improved=improved)
         if self.processes.leads:
             self.folder.append_metrics(record)
-            self.loggers.epoch(record)  # before the checkpoint, so that a run which is killed here tells it again
+            self.loggers.epoch(record, pictures)  # before the checkpoint, so that a run that is killed here logs the epoch again
         if improved:
             self.checkpoints.save_best(self.position.epoch)
-        self.save()  # after the best, which a run that is killed in between then writes again
+        self.save()  # after the best weights, so that a run that is killed in between writes them again
         self.reporter.epoch(record)
         (interrupted,) = self.processes.any(self.interruption.asked)
         if interrupted and self.position.epoch < self.spec.train.epochs:
             raise Interrupted
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate the best weights on the test set; write the animation and the numbers."""
+        """Evaluate the best weights on the test set; write the animation and the evaluation."""
         self.processes.wait()  # the leader has written the best weights
         best_epoch = self.checkpoints.load_best()
         with self.step.gathered():
@@ -166,7 +168,7 @@ class Trainer:
         return results
 
     def record(self, means: Mapping[str, float], scores: Mapping[str, Any], pace: Pace, *, improved: bool) -> dict[str, Any]:
-        """Return an epoch's line of ``metrics.jsonl``; see `vaekit.evaluation.metrics`."""
+        """Return the record of an epoch, a line of ``metrics.jsonl``; see `vaekit.evaluation.metrics`."""
         steps = self.position.epoch * self.step.steps_per_epoch
         if "kl" in means:
             means = {**means, "elbo": -(means["reconstruction"] + means["kl"])}
@@ -185,12 +187,14 @@ class Trainer:
     # Before and after the loop
 
     def begin(self, *, resume: bool = False) -> None:
-        """Hold the run folder, continue from the last checkpoint where asked to, start the loggers and tell the reporter."""
+        """Lock the run folder, restore the latest checkpoint if requested, and start the loggers and the reporter."""
         if self.processes.leads:
             self.folder.hold()
         try:
             if self.processes.leads:
                 check_space(self.folder.path, self.checkpoints.size)
+            if self.processes.leads and not resume:
+                self.folder.cut_metrics(0)  # of an epoch that ended with its process, before the first checkpoint
             notes = (self._resume() if resume else self._few_steps()) + self._notes()
             logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
             self.reporter.start(self._start(notes + logged))
@@ -201,13 +205,10 @@ class Trainer:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """End what `begin` began, whatever happens: the loggers after they got the last pictures, the hold on the folder."""
+        """End what `begin` began, whatever happens: stop the loggers and release the folder."""
         try:
             with self.loggers:
-                try:
-                    yield
-                finally:
-                    self.snapshots.wait()
+                yield
         finally:
             if self.processes.leads:
                 self.folder.release()
@@ -219,7 +220,7 @@ class Trainer:
         self.checkpoints.save_last(self.position, self.meter)
 
     def save_or_stop(self, number: int) -> None:
-        """Save a checkpoint where one is due; stop where the user asked for it. Processes agree on both every few steps."""
+        """Save a checkpoint if one is due, and stop if the user asked to; several processes agree on both every few steps."""
         if self.processes.size > 1 and number % CHECK_EVERY:
             return
         due = time.monotonic() - self.saved_at > self.spec.train.checkpoint_seconds
@@ -232,15 +233,15 @@ class Trainer:
     def check_finite(
         self, values: Mapping[str, float], *, terms: Mapping[str, Tensor] | None = None, where: str = "training"
     ) -> None:
-        """Stop at a number that is NaN or infinite.
+        """Raise an error if a number is NaN or infinite.
 
         Args:
-            values: The numbers.
-            terms: Terms of the objective to blame instead, where one of the numbers is not finite.
-            where: In what they were computed.
+            values: The numbers to check.
+            terms: The terms of the objective, to name in the error in place of the numbers.
+            where: The phase that computed them.
 
         Raises:
-            DivergenceError: The message names the terms, the step and the first tensor that is not finite.
+            DivergenceError: A number is not finite; the message names the terms, the step and the first non-finite tensor.
         """
         if all(math.isfinite(value) for value in values.values()):
             return
@@ -251,7 +252,7 @@ class Trainer:
         raise divergence(values, when, self.step.objective, self.folder.last)
 
     def _resume(self) -> tuple[str, ...]:
-        self.position, self.meter, notes = self.checkpoints.load_last()
+        self.position, self.meter, notes = self.checkpoints.load_last(allow_changed_data=self.allow_changed_data)
         if self.processes.leads:
             self.folder.cut_metrics(self.position.epoch)
         return notes
@@ -259,17 +260,17 @@ class Trainer:
     def _few_steps(self) -> tuple[str, ...]:
         if self.step.num_steps >= FEW_STEPS:
             return ()
-        return (f"{self.step.num_steps} steps in all are few: a smaller --batch-size or more --epochs trains longer",)
+        return (f"the run has only {self.step.num_steps} steps; a smaller --batch-size or more --epochs trains for longer",)
 
     def _notes(self) -> tuple[str, ...]:
-        """Say what the user should know before numbers appear."""
+        """Return what the user should know before the first numbers appear."""
         notes: tuple[str, ...] = ()
         if (average := self.step.average) is not None:
-            notes += ("train numbers are of the weights in training; validated, drawn and kept is their moving average",)
+            notes += ("training metrics use the raw weights; validation, pictures and the saved model use their moving average",)
             if average.rises(self.step.num_steps):
                 notes += (f"--ema {average.decay:g} is not reached in {self.step.num_steps} steps: see `vaekit train --help`",)
         if self.processes.size > 1 and self.spec.train.compile == "graph":
-            notes += ("steps of several processes are launched kernel by kernel, not replayed as a CUDA graph",)
+            notes += ("with several processes, steps are launched kernel by kernel instead of being replayed as a CUDA graph",)
         return notes
 
     def _start(self, notes: tuple[str, ...]) -> Start:

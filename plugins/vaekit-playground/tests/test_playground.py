@@ -15,6 +15,7 @@ from vaekit_playground import page, runtime
 import vaekit
 from vaekit.errors import ExportError, UsageError
 from vaekit.export.reading import OnnxFile
+from vaekit.testing import checks
 
 CONTENT = {name: f"content of {name} </script>".encode() for name in runtime.HASHES}
 
@@ -39,6 +40,11 @@ def files(tmp_path, monkeypatch):
     for name, text in CONTENT.items():
         (folder / name).write_bytes(text)
     return folder
+
+
+@pytest.mark.parametrize("check", checks("exporter"))
+def test_playground_conforms(files, check):
+    check("playground", options={"runtime": str(files), "encoder": False})
 
 
 class Page(HTMLParser):
@@ -169,7 +175,7 @@ def test_npm_fills_the_cache_with_checked_files_only(files, tmp_path, monkeypatc
         assert runtime.load() == CONTENT
         assert sorted(file.name for file in runtime.cache().iterdir()) == sorted(CONTENT)
         return
-    message = {"altered": "is not that of", "absent": "has no package/dist", "failure": r"could not fetch(.|\n)*no network"}
+    message = {"altered": "is not that of", "absent": "has no package/dist", "failure": r"could not download(.|\n)*no network"}
     with pytest.raises(ExportError, match=message[content]):
         runtime.load()
     assert not runtime.cache().exists()

@@ -40,7 +40,7 @@ def list_plugins() -> None:
             typer.echo(f"  {registry.role:<11}{plugin.kind:<16}" + typer.style(f"{state:<9}", fg=colour), nl=False)
             typer.echo(indent(reason, " " * 38).lstrip())
     if not found:
-        typer.echo("no plugins are installed; `vaekit plugins new NAME --kind encoder` starts one")
+        typer.echo("no plugins are installed; `vaekit plugins new NAME --role encoder` starts one")
 
 
 @app.command()
@@ -70,18 +70,19 @@ def check(name: Annotated[str, typer.Argument(metavar="NAME", help="A component,
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The component's name, as acme_unet.")],
-    kind: Annotated[
-        str, typer.Option(metavar="ROLE", help="encoder, decoder, posterior, prior, likelihood, loss, dataset or logger.")
+    role: Annotated[
+        str,
+        typer.Option(metavar="ROLE", help="encoder, decoder, posterior, prior, likelihood, loss, dataset, logger or exporter."),
     ] = "encoder",
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to write it; vaekit-NAME unless given.", show_default=False)
+        Path | None, typer.Option(metavar="FOLDER", help="Where to write it; default: vaekit-NAME.", show_default=False)
     ] = None,
 ) -> None:
     """Write a package that adds a component: it installs, and passes its tests, as it is."""
     from vaekit.scaffold import write_package
 
-    folder = write_package(name, kind, out)
+    folder = write_package(name, role, out)
     typer.echo(
         f"{folder}/\n" + "\n".join(f"  {path.relative_to(folder)}" for path in sorted(folder.rglob("*")) if path.is_file())
     )
-    typer.echo(f"\nnext:\n  pip install -e {folder}\n  pytest {folder}\n  vaekit components show {kind}:{name}")
+    typer.echo(f"\nnext:\n  pip install -e {folder}\n  pytest {folder}\n  vaekit components show {role}:{name}")

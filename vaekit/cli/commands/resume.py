@@ -17,6 +17,9 @@ def resume(
     device: Annotated[
         str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute. Default: where it was.", show_default=False)
     ] = None,
+    allow_changed_data: Annotated[
+        bool, typer.Option("--allow-changed-data", help="Continue although the data have changed since.")
+    ] = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -24,7 +27,13 @@ def resume(
     if run is not None and (run / "sweep.json").is_file():
         from vaekit.sweeps.grid import resume_sweep
 
-        follow(lambda reporter: resume_sweep(run, device=device, reporter=reporter)[0].path.parent, quiet=quiet, json=json)
+        follow(
+            lambda reporter: (
+                resume_sweep(run, device=device, reporter=reporter, allow_changed_data=allow_changed_data)[0].path.parent
+            ),
+            quiet=quiet,
+            json=json,
+        )
         return
 
     from vaekit.cli.console import choose_reporter
@@ -32,4 +41,4 @@ def resume(
 
     reporter = choose_reporter(json=json, quiet=quiet)
     with interruptible(reporter):
-        resume_run(open_run(run).path, device=device, reporter=reporter)
+        resume_run(open_run(run).path, device=device, reporter=reporter, allow_changed_data=allow_changed_data)

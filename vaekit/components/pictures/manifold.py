@@ -57,8 +57,8 @@ class Manifold(Picture):
 def quantile_grid(side: int, spread: Spread) -> Tensor:
     """Return values ``(side, k)`` at equal steps of probability: ``mean + std Phi^-1((i + 1/2) / side)``.
 
-    Reference:
-        Kingma & Welling, Auto-Encoding Variational Bayes, 2014, appendix A.
+    References:
+        Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix A.
     """
     import torch
 

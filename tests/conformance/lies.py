@@ -1,0 +1,954 @@
+"""Components that are wrong in silence, the check that catches each, and the sound ones that they are made of."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vaekit.components.likelihoods.bce import BCE
+from vaekit.components.likelihoods.gaussian import Gaussian as GaussianLikelihood
+from vaekit.components.likelihoods.mse import MSE
+from vaekit.components.losses.kl import KL
+from vaekit.components.posteriors.gaussian import Gaussian
+from vaekit.components.priors.normal import Normal
+from vaekit.data import Splits, TensorImages
+from vaekit.distributions import DiagonalGaussian, StandardNormal, at_least_float32, kl_per_dim, register_kl
+from vaekit.distributions.pixels import BernoulliPixels, GaussianPixels, SquaredErrorPixels
+from vaekit.export.exporter import Exported, Exporter
+from vaekit.export.parity import Parity, compare, torch_function
+from vaekit.export.parts import part_of
+from vaekit.export.staging import staged
+from vaekit.interfaces import Backbone, Capability, Dataset, Loss, Posterior
+from vaekit.training.logger import Logger
+
+Shape = tuple[int, ...]
+LOG_PROB, FACTORISED = Capability.LOG_PROB, Capability.FACTORISED
+
+
+def posterior_of(density: type) -> type[Gaussian]:
+    """Return a Gaussian posterior whose density is of another class."""
+
+    class Lie(Gaussian):
+        def forward(self, params: Tensor) -> Any:
+            return density(*super().forward(params))
+
+    Lie.__name__ = density.__name__
+    return Lie
+
+
+def likelihood_of(base: type, density: type) -> type:
+    """Return a likelihood whose density is of another class."""
+
+    class Lie(base):  # type: ignore[misc]
+        def forward(self, params: Tensor) -> Any:
+            return density(*super().forward(params))
+
+    Lie.__name__ = density.__name__
+    return Lie
+
+
+# Encoders and decoders
+
+
+class Sound(Backbone):
+    """One linear layer, in truth.
+
+    Args:
+        scale: Of the output.
+    """
+
+    def __init__(self, in_shape: Shape, out_shape: Shape, *, scale: float = 1.0) -> None:
+        super().__init__(in_shape, out_shape)
+        self.scale = scale
+        self.linear = nn.Linear(torch.Size(in_shape).numel(), torch.Size(out_shape).numel())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * self.linear(x.flatten(1)).unflatten(1, self.out_shape)
+
+
+class Undocumented(Sound):
+    def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__(in_shape, out_shape)
+
+
+class Undescribed(Sound):
+    """Says nothing of its option."""
+
+    def __init__(self, in_shape: Shape, out_shape: Shape, *, width: int = 1) -> None:
+        super().__init__(in_shape, out_shape)
+
+
+class Flat(Sound):
+    """Leaves the output flat."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x.flatten(1))
+
+
+class SquareOnly(Sound):
+    """Fails on oblong images, when it is too late."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + x.transpose(-1, -2) if x.shape[-1] > 1 else x)
+
+
+class Idle(Sound):
+    """Has a parameter that it does not use."""
+
+    def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__(in_shape, out_shape)
+        self.unused = nn.Parameter(torch.zeros(3))
+
+
+class Centred(Sound):
+    """Subtracts the mean of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - x.mean(0))
+
+
+class Noisy(Sound):
+    """Adds noise in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1e-3 * torch.randn(())
+
+
+class Counting(Sound):
+    """Counts its calls in a buffer."""
+
+    def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__(in_shape, out_shape)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+
+class Unsaved(Sound):
+    """Keeps what it needs out of its state."""
+
+    def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__(in_shape, out_shape)
+        self.register_buffer("shift", torch.randn(()), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.shift
+
+
+class Single(Sound):
+    """Computes in float32, whatever it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
+
+
+class Double(Sound):
+    """Returns float64, whatever it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).double()
+
+
+class Stay(Sound):
+    """Makes a tensor on the CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.ones(self.out_shape)
+
+
+class Branching(Sound):
+    """Decides by a number in Python."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.sum().item() > 0 else 2 * y
+
+
+# Posteriors
+
+
+class TwiceAsWide(DiagonalGaussian):
+    """Draws twice as wide as its density."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return super().rsample(2 * noise)
+
+
+class OneNoise(DiagonalGaussian):
+    """Draws whose dimensions move together, under a factorised density."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return super().rsample(noise[..., :1].expand(noise.shape))
+
+
+class Centre(DiagonalGaussian):
+    """Says that its mean is 0."""
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.zeros_like(self.mu)
+
+
+class TooHigh(DiagonalGaussian):
+    """A density that is twice too high."""
+
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        return super().log_prob_per_dim(value) + math.log(2)
+
+
+class Underflowing(DiagonalGaussian):
+    """The logarithm of a density that is 0 far away."""
+
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        return super().log_prob_per_dim(value).exp().log()
+
+
+class Detached(DiagonalGaussian):
+    """Samples from which no gradient reaches the variance, while log_prob has one."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return DiagonalGaussian(self.mu, self.logvar.detach()).rsample(noise)
+
+
+class OwnBatch(DiagonalGaussian):
+    """Scores that are centred over the batch, whose samples are not."""
+
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        scores = super().log_prob_per_dim(value)
+        return scores - scores.mean(-2, keepdim=True) if scores.ndim > 1 else scores
+
+
+class Remembering:
+    """Keeps the log density of its last draw, and returns it for any value."""
+
+    def __init__(self, mu: Tensor, logvar: Tensor) -> None:
+        self.density, self.last = DiagonalGaussian(mu, logvar), None
+
+    @property
+    def mean(self) -> Tensor:
+        return self.density.mu
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        z = self.density.rsample(noise)
+        self.last = self.density.log_prob_per_dim(z)
+        return z
+
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        if self.last is not None and self.last.shape == value.shape:
+            return self.last
+        return self.density.log_prob_per_dim(value)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_prob_per_dim(value).sum(-1)
+
+    def detach(self) -> Remembering:
+        return Remembering(self.density.mu.detach(), self.density.logvar.detach())
+
+
+class Doubled(Gaussian):
+    """Returns float64, whatever the encoder emits."""
+
+    def forward(self, params: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(*(each.double() for each in super().forward(params)))
+
+
+class Linear(NamedTuple):
+    """A joint Gaussian ``z = mu + A e``, in truth."""
+
+    mu: Tensor
+    matrix: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mu
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return self.mu + noise @ self.matrix.T
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        noise = (value - self.mu) @ torch.linalg.inv(self.matrix).T
+        return StandardNormal(torch.zeros_like(noise)).log_prob(noise) - self.matrix.logdet()
+
+
+class Unnormalised(Linear):
+    """Forgets the log-determinant."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) + self.matrix.logdet()
+
+
+class Isotropic(Linear):
+    """Draws with a correlation that the density does not have."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return Linear(self.mu, 1.5 * torch.eye(self.mu.shape[-1], dtype=self.mu.dtype)).log_prob(value)
+
+
+def joint_of(density: type) -> type[Posterior]:
+    """Return a posterior that is correlated, and says that it is not factorised."""
+
+    class Lie(Posterior):
+        provides: ClassVar[frozenset[Capability]] = frozenset({LOG_PROB})
+
+        @property
+        def param_shape(self) -> Shape:
+            return (self.latent_dim,)
+
+        def forward(self, params: Tensor) -> Any:
+            params = at_least_float32(params)
+            matrix = 1.5 * torch.eye(self.latent_dim, dtype=params.dtype, device=params.device)
+            return density(params, matrix + 0.9 * torch.ones_like(matrix).tril(-1))
+
+    Lie.__name__ = density.__name__
+    return Lie
+
+
+class Upside(DiagonalGaussian):
+    """A density whose registered KL has the wrong sign."""
+
+
+class Halved(DiagonalGaussian):
+    """A density whose registered KL is half of what it is."""
+
+
+class Reversed(DiagonalGaussian):
+    """A density whose registered KL is that of the prior from it."""
+
+
+@register_kl(Upside, StandardNormal)
+def _upside(q: Any, p: Any) -> Tensor:
+    return -true_kl(q, p)
+
+
+@register_kl(Halved, StandardNormal)
+def _halved(q: Any, p: Any) -> Tensor:
+    return 0.5 * true_kl(q, p)
+
+
+@register_kl(Reversed, StandardNormal)
+def _reversed(q: Any, p: Any) -> Tensor:
+    zero = torch.zeros_like(q.mu)
+    return true_kl(DiagonalGaussian(zero, zero), q)
+
+
+def true_kl(q: Any, p: Any) -> Tensor:
+    other = p if isinstance(p, StandardNormal) else DiagonalGaussian(*p)
+    kl = kl_per_dim(DiagonalGaussian(*q), other)
+    assert kl is not None
+    return kl
+
+
+# Priors
+
+
+class ElsewhereNormal(StandardNormal):
+    """Draws N(5, 9) under a density N(0, 1)."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return 5 + 3 * noise
+
+
+class Elsewhere(Normal):
+    """Draws N(5, 9) under a density N(0, 1)."""
+
+    def forward(self) -> Any:
+        return ElsewhereNormal(self.zero)
+
+
+class Hidden(Normal):
+    """Hides its density."""
+
+    provides: ClassVar[frozenset[Capability]] = frozenset()
+
+
+class OneOfTwo(NamedTuple):
+    """A mixture of two Gaussians that draws from the first alone."""
+
+    zero: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.zero
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return noise - 2
+
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        modes = torch.stack([-0.5 * (value - centre).square() for centre in (-2, 2)])
+        return modes.logsumexp(0) - math.log(2) - 0.5 * math.log(2 * math.pi)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_prob_per_dim(value).sum(-1)
+
+
+class Mixture(Normal):
+    """A mixture of two Gaussians that draws from the first alone."""
+
+    def forward(self) -> Any:
+        return OneOfTwo(self.zero)
+
+
+class Precise(Normal):
+    """Draws float64, by a buffer that it keeps."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.zero = self.zero.double()
+
+
+# Likelihoods
+
+
+class Loud(GaussianPixels):
+    """Draws ``mean + 100 noise``."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return self.mean + 100 * noise
+
+
+class OnePixel(GaussianPixels):
+    """Draws all pixels by the noise of the first."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return super().rsample(noise[..., :1, :1, :1].expand(noise.shape))
+
+
+class Fair(BernoulliPixels):
+    """Tosses a fair coin, whatever the mean."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return (noise < 0.5).to(self.logits.dtype).expand(self.logits.shape)
+
+
+class Grey(BernoulliPixels):
+    """Draws the mean."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return self.mean.expand(noise.shape)
+
+
+class UnitVariance(SquaredErrorPixels):
+    """Draws from a Gaussian of variance 1, where the squared error is one of variance 1/2."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return self.mean + noise
+
+
+class Drifting(SquaredErrorPixels):
+    """Lacks a constant that is none, as it depends on the decoder's output."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) + self.mean.sum((-1, -2, -3))
+
+
+class Forgetful(GaussianPixels):
+    """Forgets a constant."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) + 1
+
+
+class Recalling(GaussianPixels):
+    """Scores the image that it drew last, whatever image it is given."""
+
+    drawn: ClassVar[dict[int, Tensor]] = {}
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        self.drawn[id(self)] = super().rsample(noise)
+        return self.drawn[id(self)]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(self.drawn.get(id(self), value))
+
+
+class Deaf(GaussianPixels):
+    """Scores images as it should, with half of the gradient."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        half = GaussianPixels(self.mean.detach(), self.log_scale)
+        return 0.5 * (super().log_prob(value) + half.log_prob(value))
+
+
+class Quantised(GaussianPixels):
+    """Says that its mean is a grey level that it is not."""
+
+    @property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        return (2 * self[0]).round() / 2
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return GaussianPixels(*self).rsample(noise)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return GaussianPixels(*self).log_prob(value)
+
+
+# Losses
+
+
+class WrongSign(KL):
+    """Minimises minus the KL."""
+
+    def forward(self, trace: Any) -> Tensor:
+        return -super().forward(trace)
+
+
+class Shifted(KL):
+    """Adds 5 nats to the KL."""
+
+    def forward(self, trace: Any) -> Tensor:
+        return super().forward(trace) + 5
+
+
+class Nothing(KL):
+    """Covers the divergence by nothing."""
+
+    def forward(self, trace: Any) -> Tensor:
+        return 0 * super().forward(trace)
+
+
+class PerPixel(Loss):
+    """Covers the reconstruction by its mean over pixels."""
+
+    covers = frozenset({"reconstruction"})
+
+    def forward(self, trace: Any) -> Tensor:
+        return -trace.log_likelihood / trace.x[0].numel()
+
+
+class Presuming(Loss):
+    """Needs densities dimension by dimension, and does not say so."""
+
+    covers = frozenset({"divergence"})
+    requires = frozenset({LOG_PROB})
+
+    def forward(self, trace: Any) -> Tensor:
+        site = trace.site
+        return (site.q.log_prob_per_dim(site.z) - site.p.log_prob_per_dim(site.z)).sum(-1)
+
+
+class GaussianOnly(Loss):
+    """Reads the parameters of a Gaussian, whatever the posterior is."""
+
+    covers = frozenset({"divergence"})
+    requires = frozenset({LOG_PROB, FACTORISED})
+
+    def forward(self, trace: Any) -> Tensor:
+        mu, logvar = trace.site.q
+        return 0.5 * (mu.square() + logvar.expm1() - logvar).sum(-1)
+
+
+class Undeclared(KL):
+    """Needs a density, and does not say so."""
+
+    requires = frozenset()
+
+
+class TwoTongues(KL):
+    """Declares that it covers nothing, and covers the divergence once it is built."""
+
+    @classmethod
+    def declare(cls, options: Any) -> Any:
+        from vaekit.interfaces import Declaration
+
+        return Declaration(frozenset(), cls.requires)
+
+
+class Leaky(Loss):
+    """A statistic of the batch that does not say so."""
+
+    def forward(self, trace: Any) -> Tensor:
+        return trace.z.square().sum(-1) - trace.z.mean()
+
+
+class Constant(Loss):
+    """Has no gradient."""
+
+    def forward(self, trace: Any) -> Tensor:
+        return trace.z.detach().sum(-1)
+
+
+class Slots(Loss):
+    """Covers what there is not."""
+
+    covers = frozenset({"everything"})
+
+    def forward(self, trace: Any) -> Tensor:
+        return trace.z.sum(-1)
+
+
+# Data sets
+
+
+def images(num: int = 60, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (num, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def splits(*parts: Tensor, cls: type[TensorImages] = TensorImages, **labels: Any) -> Splits:
+    return Splits(*(cls(part, **labels) for part in parts))
+
+
+class Same(Dataset):
+    """Tests on what it trains on."""
+
+    def load(self) -> Splits:
+        return splits(images(), images(), images())
+
+
+class Unsteady(Dataset):
+    """Is another set each time."""
+
+    def load(self) -> Splits:
+        return splits(*(torch.randint(0, 256, (9, 1, 4, 4), dtype=torch.uint8) for _ in range(3)))
+
+
+class NotScaled(Dataset):
+    """Floats between 0 and 255, for a likelihood of pixels between 0 and 1."""
+
+    def load(self) -> Splits:
+        return splits(*(images(seed=i).float() for i in range(3)))
+
+
+class Holes(Dataset):
+    """Pixels that are NaN."""
+
+    default_likelihood: ClassVar[str] = "mse"
+
+    def load(self) -> Splits:
+        return splits(*(torch.where(images(seed=i) > 250, torch.nan, 0.5) for i in range(3)))
+
+
+class AnyOrder(TensorImages):
+    """Reads images in the order that they are kept in."""
+
+    def gather(self, index: Tensor) -> Tensor:
+        return super().gather(index.sort().values)
+
+
+class Disordered(Dataset):
+    """Reads images in another order than asked for, so that labels are others' labels."""
+
+    def load(self) -> Splits:
+        return splits(*(images(seed=i) for i in range(3)), cls=AnyOrder)
+
+
+class FromOne(Dataset):
+    """Counts labels from 1, with names from 0."""
+
+    def load(self) -> Splits:
+        return splits(*(images(4, i) for i in range(3)), labels=torch.tensor([1, 2, 2, 1]), class_names=("a", "b"))
+
+
+# Loggers
+
+
+class Quiet(Logger):
+    """Keeps what it is told in a file, in truth."""
+
+    def start(self, run: Path, spec: Any, step: int | None) -> str:
+        self.file = run / "log.txt"
+        return str(self.file)
+
+    def scalars(self, step: int, values: Any) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{step} {values}\n")
+
+    def image(self, step: int, name: str, picture: Any) -> None:
+        picture.save(self.file.with_suffix(".png"))
+
+    def end(self, outcome: Any) -> None:
+        pass
+
+
+class Rescaling(Quiet):
+    """Turns nats into bits for all loggers that come after it."""
+
+    def scalars(self, step: int, values: Any) -> None:
+        values["validation/loss"] /= math.log(2)
+
+
+class Painting(Quiet):
+    """Draws a frame into the picture that others get."""
+
+    def image(self, step: int, name: str, picture: Any) -> None:
+        picture.putpixel((0, 0), 0)
+
+
+class Sampling(Quiet):
+    """Draws from torch's generator."""
+
+    def scalars(self, step: int, values: Any) -> None:
+        torch.rand(())
+
+
+class Once(Quiet):
+    """Cannot be resumed."""
+
+    def start(self, run: Path, spec: Any, step: int | None) -> str:
+        (run / "log").mkdir()
+        return super().start(run, spec, step)
+
+
+class Shared(Quiet):
+    """Keeps one file for all runs of a process."""
+
+    current: ClassVar[Any] = None
+
+    def start(self, run: Path, spec: Any, step: int | None) -> str:
+        where = super().start(run, spec, step)
+        Shared.current = self.file
+        return where
+
+    def end(self, outcome: Any) -> None:
+        Shared.current.touch()
+        Shared.current = None
+
+
+class Chatty(Quiet):
+    """Says more than one line."""
+
+    def start(self, run: Path, spec: Any, step: int | None) -> str:
+        return super().start(run, spec, step) + "\nand thank you"
+
+
+# Exporters
+
+
+class Weights(Exporter):
+    """Weights as NumPy writes them, in truth."""
+
+    suffix: ClassVar[str] = ".npz"
+
+    def export(self, trained: Any, part: Any, path: Path) -> Exported:
+        subject = part_of(trained, part)
+        with staged(path) as temporary:
+            self.write(subject, temporary)
+            parity = self.parity(subject)
+            size = temporary.stat().st_size
+        return Exported(path, size, parity)
+
+    def write(self, subject: Any, path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, **{name: tensor.numpy() for name, tensor in subject.module.state_dict().items()})
+
+    def parity(self, subject: Any) -> Parity:
+        function = torch_function(subject)
+        examples = subject.examples.numpy()
+        return compare(function, function, examples, relative=False, tolerance=1e-5).require("differs", remedy="none")
+
+
+class Boastful(Weights):
+    """Says that the file is smaller than it is."""
+
+    def export(self, trained: Any, part: Any, path: Path) -> Exported:
+        exported = super().export(trained, part, path)
+        return Exported(path, exported.size // 2, exported.parity)
+
+
+class Astray(Weights):
+    """Writes a file of another name."""
+
+    def export(self, trained: Any, part: Any, path: Path) -> Exported:
+        return super().export(trained, part, path.with_name(f"{part}.npz"))
+
+
+class Untidy(Weights):
+    """Leaves a file of its own behind."""
+
+    def export(self, trained: Any, part: Any, path: Path) -> Exported:
+        path.with_name("log.txt").write_text("done")
+        return super().export(trained, part, path)
+
+
+class Unmeasured(Weights):
+    """States a parity that it did not measure."""
+
+    def parity(self, subject: Any) -> Parity:
+        return Parity({1: 0.0, 64: 0.0}, 1e-5, 0.0)
+
+
+class OneBatch(Weights):
+    """Compares one batch size."""
+
+    def parity(self, subject: Any) -> Parity:
+        parity = super().parity(subject)
+        return Parity({64: parity.differences[64]}, parity.tolerance, parity.mean)
+
+
+class InPlace(Weights):
+    """Writes into an older file."""
+
+    def export(self, trained: Any, part: Any, path: Path) -> Exported:
+        subject = part_of(trained, part)
+        parity = self.parity(subject)
+        try:
+            self.write(subject, path)
+        except OSError as error:
+            from vaekit.errors import ExportError
+
+            raise ExportError(str(error)) from None
+        return Exported(path, path.stat().st_size, parity)
+
+
+class Hasty(Weights):
+    """Writes first and verifies afterwards."""
+
+    def export(self, trained: Any, part: Any, path: Path) -> Exported:
+        subject = part_of(trained, part)
+        with staged(path) as temporary:
+            self.write(subject, temporary)
+        return Exported(path, path.stat().st_size, self.parity(subject))
+
+
+class Speechless(Weights):
+    """Fails where it cannot write, with the system's error."""
+
+    def export(self, trained: Any, part: Any, path: Path) -> Exported:
+        path.with_suffix(".lock").touch()
+        path.with_suffix(".lock").unlink()
+        return super().export(trained, part, path)
+
+
+class Dated(Weights):
+    """Writes the time into the file."""
+
+    def write(self, subject: Any, path: Path) -> None:
+        super().write(subject, path)
+        with path.open("ab") as file:
+            file.write(str(time.time_ns()).encode())
+
+
+class Hollow(Weights):
+    """Writes shapes without weights."""
+
+    def write(self, subject: Any, path: Path) -> None:
+        with path.open("wb") as file:
+            np.savez(file, **{name: np.array(tensor.shape) for name, tensor in subject.module.state_dict().items()})
+
+
+class Halving(Weights):
+    """Leaves the model in half precision."""
+
+    def write(self, subject: Any, path: Path) -> None:
+        super().write(subject, path)
+        for parameter in subject.module.parameters():
+            parameter.data = parameter.data.half().float()
+
+
+class Drawing(Weights):
+    """Draws its examples from torch's generator."""
+
+    def write(self, subject: Any, path: Path) -> None:
+        super().write(subject, path)
+        torch.rand_like(subject.examples)
+
+
+class OtherEnding(Weights):
+    """Adds its own ending to a path that has another."""
+
+    def export(self, trained: Any, part: Any, path: Path) -> Exported:
+        return super().export(trained, part, path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz"))
+
+
+LIES: list[tuple[str, type, str, str]] = [
+    ("encoder", Undocumented, "check_documentation", "has no docstring"),
+    ("encoder", Undescribed, "check_documentation", "width not described"),
+    ("encoder", Flat, "check_output_shape", r"expected: \(1, 2, 5\)\n  came:     \(1, 10\)"),
+    ("encoder", SquareOnly, "check_output_shape", r"a batch of 1 for images of \(1, 31, 47\)\n  expected: no error"),
+    ("encoder", Idle, "check_gradient", r"parameter unused.*\n  expected: a finite one above 1e-09\n  came:     none"),
+    ("encoder", Centred, "check_independence", "one by one"),
+    ("encoder", Noisy, "check_determinism", "the same input twice"),
+    ("encoder", Counting, "check_purity", "calls changed"),
+    ("encoder", Unsaved, "check_state_dict", "after loading the saved weights"),
+    ("encoder", Single, "check_dtype", r"expected: torch\.float64\n  came:     torch\.float32"),
+    ("encoder", Double, "check_dtype", r"expected: torch\.float32\n  came:     torch\.float64"),
+    ("decoder", Double, "check_dtype", r"expected: torch\.float32\n  came:     torch\.float64"),
+    ("encoder", Stay, "check_device", "meta device"),
+    ("encoder", Branching, "check_compile", "fullgraph"),
+    ("encoder", Branching, "check_vmap", "vmap"),
+    ("decoder", Branching, "check_onnx", "as `vaekit export` does"),
+    ("posterior", posterior_of(TwiceAsWide), "check_draws", r"draws of q\(z\|x\) of image 0, dimension 0, against the density"),
+    ("posterior", posterior_of(OneNoise), "check_draws", "the correlation of values between draws of the dimensions"),
+    ("posterior", posterior_of(Centre), "check_draws", "the mean of draws"),
+    ("posterior", posterior_of(TooHigh), "check_density", r"the integral of the density of .*\n  expected: 1\n  came:     2\.0"),
+    ("posterior", posterior_of(Underflowing), "check_foreign_values", "log_prob of far values\n  expected: finite values"),
+    ("posterior", posterior_of(Remembering), "check_foreign_values", "after drawing, against a density that drew nothing"),
+    ("posterior", posterior_of(Detached), "check_gradient_of_density", "the derivative of samples by the encoder's output"),
+    ("posterior", posterior_of(OwnBatch), "check_independence", "log_prob of a batch, against its rows"),
+    ("posterior", Doubled, "check_dtype", r"the type of samples in torch\.float32"),
+    ("posterior", joint_of(Unnormalised), "check_density", "the integral of the density of"),
+    ("posterior", joint_of(Isotropic), "check_draws", "the characteristic function of draws of"),
+    (
+        "posterior",
+        posterior_of(Upside),
+        "check_kl",
+        r"KL\(q \|\| p\) with the prior 'normal'\n  expected: 0 or more\n  came:     -",
+    ),
+    ("posterior", posterior_of(Halved), "check_kl", "log q - log p of draws, dimension by dimension"),
+    ("posterior", posterior_of(Reversed), "check_kl", "log q - log p of draws, dimension by dimension"),
+    ("prior", Elsewhere, "check_draws", r"draws of p\(z\), dimension 0, against the density"),
+    ("prior", Mixture, "check_draws", r"draws of p\(z\), dimension 0, against the density"),
+    ("prior", Hidden, "check_capabilities", "declared: False\n  came:     there"),
+    ("prior", Precise, "check_dtype", r"in torch\.float32\n  expected: torch\.float32\n  came:     torch\.float64"),
+    ("likelihood", likelihood_of(GaussianLikelihood, Loud), "check_draws", "draws of a pixel, against log_prob"),
+    ("likelihood", likelihood_of(GaussianLikelihood, OnePixel), "check_draws", r"the mean of p\(x\|z'\) / p\(x\|z\)"),
+    ("likelihood", likelihood_of(GaussianLikelihood, Quantised), "check_draws", "the mean of draws of a pixel"),
+    ("likelihood", likelihood_of(GaussianLikelihood, Forgetful), "check_normalised", "the density of one pixel"),
+    ("likelihood", likelihood_of(GaussianLikelihood, Recalling), "check_scores", "after drawing, against each alone"),
+    ("likelihood", likelihood_of(GaussianLikelihood, Deaf), "check_gradient", "the derivative of log_prob"),
+    ("likelihood", likelihood_of(BCE, Fair), "check_draws", "how often a pixel drawn is 1"),
+    ("likelihood", likelihood_of(BCE, Grey), "check_draws", "draws of a binary pixel"),
+    ("likelihood", likelihood_of(MSE, UnitVariance), "check_draws", "draws of a pixel, against log_prob"),
+    ("likelihood", likelihood_of(MSE, Drifting), "check_draws", r"the mean of p\(x\|z'\) / p\(x\|z\)"),
+    ("loss", WrongSign, "check_coverage", "where q is far from p.*\n  expected: 0 or more on average\n  came:     -"),
+    ("loss", Shifted, "check_coverage", "where q = p, at either end of training\n  expected: 0\n  came:     5 at"),
+    ("loss", Nothing, "check_coverage", "above 0"),
+    ("loss", PerPixel, "check_coverage", r"less -log p\(x\|z\)"),
+    ("loss", Presuming, "check_requirements", "mean, rsample, log_prob and nothing else"),
+    ("loss", GaussianOnly, "check_requirements", "mean, rsample, log_prob, log_prob_per_dim and nothing else"),
+    ("loss", Undeclared, "check_requirements", "mean, rsample and nothing else"),
+    ("loss", TwoTongues, "check_declarations", "covers, once built"),
+    ("loss", Leaky, "check_independence", "one by one"),
+    ("loss", Constant, "check_gradient", "a constant"),
+    ("loss", Slots, "check_declarations", "everything"),
+    ("dataset", Same, "check_disjointness", "60 of the first"),
+    ("dataset", Unsteady, "check_determinism", "loaded twice"),
+    ("dataset", NotScaled, "check_batches", r"pixels of train batches\n  expected: within \[0, 1\]\n  came:     1 to 254"),
+    ("dataset", Holes, "check_batches", "expected: finite values"),
+    ("dataset", Disordered, "check_splits", "train images read backwards"),
+    ("dataset", FromOne, "check_labels", "names of train labels"),
+    ("logger", Rescaling, "check_purity", "the numbers told"),
+    ("logger", Painting, "check_purity", "the picture told"),
+    ("logger", Sampling, "check_randomness", "torch's generator after logging"),
+    ("logger", Once, "check_resumption", "start"),
+    ("logger", Shared, "check_independence", "end of two runs in turn"),
+    ("logger", Chatty, "check_calls", "a line of text"),
+    ("exporter", Boastful, "check_files", r"Exported\.size of the decoder"),
+    ("exporter", Astray, "check_files", "the file of the decoder"),
+    ("exporter", Untidy, "check_files", r"files beside the decoder.*\n  expected: some\.model\.…\n  came:     log\.txt"),
+    ("exporter", OtherEnding, "check_suffix", "the file of the path model.other"),
+    ("exporter", Unmeasured, "check_parity", "a decoder that never gives the same image twice"),
+    ("exporter", OneBatch, "check_parity", "batch sizes compared"),
+    ("exporter", Hasty, "check_failure", "files after exporting a decoder that differs"),
+    ("exporter", Speechless, "check_failure", "a place below a file\n  expected: an ExportError"),
+    ("exporter", InPlace, "check_replacement", "written into"),
+    ("exporter", Dated, "check_determinism", "two exports of one model"),
+    ("exporter", Hollow, "check_determinism", "exports of two models"),
+    ("exporter", Halving, "check_purity", "the weights after exporting"),
+    ("exporter", Drawing, "check_purity", "torch's generator after exporting"),
+]
+
+SOUND: list[tuple[str, type]] = [
+    ("encoder", Sound),
+    ("posterior", joint_of(Linear)),
+    ("logger", Quiet),
+    ("exporter", Weights),
+]

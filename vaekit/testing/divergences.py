@@ -1,0 +1,71 @@
+"""Checks of closed-form KL divergences, as `vaekit.distributions.register_kl` registers them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from pydantic import ValidationError
+
+from vaekit.distributions import kl_per_dim
+from vaekit.errors import VaekitError
+from vaekit.interfaces import Capability, Posterior, Prior
+from vaekit.roles import posteriors, priors
+from vaekit.testing.core import Candidate, check, expect, expect_close, expect_finite
+from vaekit.testing.densities import F64, arguments_of, noise_of, source_of
+from vaekit.testing.draws import NUM_POSTERIORS
+from vaekit.testing.statistics import ERRORS, NUM_DRAWS, expect_mean
+from vaekit.trace import Site
+
+
+def pairs_of(candidate: Candidate) -> Iterator[tuple[str, Posterior, Prior]]:
+    """Pair a posterior with every registered prior, or a prior with every registered posterior, where both have densities.
+
+    One that cannot be built with its default options is left out.
+    """
+    source = source_of(candidate)
+    others = priors if candidate.role == "posterior" else posteriors
+    for kind in others.kinds():
+        try:
+            other = others.build(others.spec(kind)(kind=kind), latent_dim=source.latent_dim)
+        except (VaekitError, ValidationError):
+            continue
+        other = other.to(F64).eval()
+        q, p = (source, other) if isinstance(source, Posterior) else (other, source)
+        assert isinstance(q, Posterior)
+        assert isinstance(p, Prior)
+        if Capability.LOG_PROB in q.provides & p.provides:
+            yield f"KL(q || p) with the {others.role} {kind!r}", q, p
+
+
+@check("posterior", "prior")
+@torch.no_grad()
+def check_kl(candidate: Candidate) -> None:
+    """KL(q || p) equals the mean of log q - log p over draws from q; it is never negative, and 0 between equals.
+
+    A closed form is compared dimension by dimension. A posterior is paired with every registered prior, a prior with every
+    registered posterior. One image's encoder emits zeros, where q = p is likely, and 0/0 too.
+    """
+    for what, posterior, prior in pairs_of(candidate):
+        (params,) = arguments_of(posterior, NUM_POSTERIORS)
+        params[0] = 0
+        q, p = posterior(params), prior()
+        z = q.rsample(noise_of(posterior, NUM_DRAWS, NUM_POSTERIORS))
+        sampled, closed = q.log_prob(z) - p.log_prob(z), Site(z, q, p).kl_per_dim
+        if closed is None:
+            lowest = (sampled.mean(0) + ERRORS * sampled.std(0) / math.sqrt(NUM_DRAWS)).min().item()
+            expect(lowest >= 0, f"{what}, as log q - log p of draws", expected="0 or more", came=f"{lowest:.4g} at most")
+            continue
+        expect(closed.shape == params.shape[:1] + z.shape[-1:], f"the shape of the {what}", expected="(B, D)", came=closed.shape)
+        expect_finite(closed, what)
+        lowest = closed.min().item()
+        expect(lowest >= -1e-9, what, expected="0 or more", came=f"{lowest:.4g}")
+        if Capability.FACTORISED in posterior.provides & prior.provides:
+            sampled = q.log_prob_per_dim(z) - p.log_prob_per_dim(z)
+            expect_mean(sampled, closed, f"log q - log p of draws, dimension by dimension, against the {what}")
+        else:
+            expect_mean(sampled, closed.sum(-1), f"log q - log p of draws, against the {what}")
+        own = kl_per_dim(q, q)
+        if own is not None:
+            expect_close(own, torch.zeros_like(own), "KL(q || q)", rtol=0, atol=1e-9)

@@ -1,0 +1,113 @@
+"""Checks that posteriors and priors draw from their densities, and that these integrate to 1.
+
+Densities are over the real space of D dimensions. A posterior or prior that declares none passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaekit.interfaces import Capability, Posterior
+from vaekit.testing.core import Candidate, check
+from vaekit.testing.densities import arguments_of, noise_of, source_of
+from vaekit.testing.statistics import (
+    NUM_DRAWS,
+    LogDensity,
+    expect_draws,
+    expect_independent,
+    expect_joint_draws,
+    expect_joint_mass,
+    expect_mass,
+    expect_mean,
+    line_around,
+)
+
+NUM_POSTERIORS = 3
+"""Images whose posteriors are drawn from."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Draws from one density over vectors: q(z|x) of one image, or p(z).
+
+    Args:
+        what: The name of the density in messages.
+        density: The density.
+        batched: Whether it has a batch dimension, of one image, as a posterior's has.
+        draws: ``(N, D)``.
+    """
+
+    what: str
+    density: Any
+    batched: bool
+    draws: Tensor
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Map vectors ``(M, D)`` to their log densities ``(M,)``."""
+        value: Tensor = self.density.log_prob(z.unsqueeze(1) if self.batched else z)
+        return value.flatten()
+
+    def log_prob_of(self, dim: int) -> LogDensity:
+        """Return what maps values ``(M,)`` of one dimension to their log densities ``(M,)``."""
+
+        def log_density(points: Tensor) -> Tensor:
+            z = self.draws.mean(0).repeat(len(points), 1)
+            z[:, dim] = points
+            value: Tensor = self.density.log_prob_per_dim(z.unsqueeze(1) if self.batched else z)
+            return value[..., dim].flatten()
+
+        return log_density
+
+
+def drawn_of(candidate: Candidate, *, factorised: bool, latent_dim: int) -> Iterator[Drawn]:
+    """Draw from p(z), or from the posterior of each of some images; nothing where the density is not of the kind asked for."""
+    source = source_of(candidate, latent_dim)
+    if Capability.LOG_PROB not in source.provides or (Capability.FACTORISED in source.provides) != factorised:
+        return
+    with torch.no_grad():
+        if not isinstance(source, Posterior):
+            yield Drawn("p(z)", source(), False, source().rsample(noise_of(source, NUM_DRAWS)))
+            return
+        (params,) = arguments_of(source, NUM_POSTERIORS)
+        for number, row in enumerate(params):
+            q = source(row[None])
+            yield Drawn(f"q(z|x) of image {number}", q, True, q.rsample(noise_of(source, NUM_DRAWS, 1)).squeeze(1))
+
+
+@check("posterior", "prior")
+def check_density(candidate: Candidate) -> None:
+    """The density integrates to 1: one dimension where it is factorised, two together where it is not."""
+    for drawn in drawn_of(candidate, factorised=True, latent_dim=1):
+        expect_mass(drawn.log_prob_of(0), line_around(drawn.draws[:, 0]), f"the density of {drawn.what}")
+    for drawn in drawn_of(candidate, factorised=False, latent_dim=2):
+        expect_joint_mass(drawn.draws, drawn.log_prob, f"the density of {drawn.what}")
+
+
+@check("posterior", "prior")
+def check_draws(candidate: Candidate) -> None:
+    """Draws follow the density: each dimension where it is factorised, jointly where it is not.
+
+    Draws from a factorised density are independent across dimensions, and their mean is ``mean``. The mean of a density that is
+    not factorised, such as a flow's, often has no closed form and is not compared.
+    """
+    for drawn in drawn_of(candidate, factorised=True, latent_dim=3):
+        uniforms = [
+            expect_draws(
+                drawn.draws[:, dim],
+                drawn.log_prob_of(dim),
+                line_around(drawn.draws[:, dim]),
+                f"draws of {drawn.what}, dimension {dim}, against the density",
+            )
+            for dim in range(3)
+        ]
+        expect_independent(torch.stack(uniforms, 1), f"draws of the dimensions of {drawn.what}, which is factorised")
+        expect_mean(
+            drawn.draws, drawn.density.mean.view(3), f"the mean of draws of {drawn.what}, against what it says is its mean"
+        )
+    for drawn in drawn_of(candidate, factorised=False, latent_dim=2):
+        expect_joint_draws(drawn.draws, drawn.log_prob, f"draws of {drawn.what}, against the density")

@@ -1,0 +1,255 @@
+"""Checks of exporters, on small models whose encoder and decoder are perceptrons."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.errors import ExportError, UsageError
+from vaekit.export.exporter import Exported, Exporter
+from vaekit.export.parity import Parity
+from vaekit.export.parts import PartName
+from vaekit.export.trained import Trained, latents_of
+from vaekit.interfaces import Shape
+from vaekit.model.assembly import build_vae
+from vaekit.specs.resolve import resolve
+from vaekit.testing.core import Candidate, ConformanceError, check, during, expect
+
+LATENT_DIM = 3
+IMAGE_SHAPES: tuple[Shape, ...] = ((1, 6, 5), (3, 5, 4))
+OLDER = b"an older file"
+
+
+def exporter_of(candidate: Candidate) -> Exporter:
+    """Build the exporter."""
+    with during("building it"):
+        exporter = candidate.build()
+    expect(isinstance(exporter, Exporter), "what is built", expected="a vaekit.Exporter", came=type(exporter).__name__)
+    assert isinstance(exporter, Exporter)
+    return exporter
+
+
+def trained_of(image_shape: Shape = IMAGE_SHAPES[0], *, seed: int = 0, decoder: nn.Module | None = None) -> Trained:
+    """Return a small model as exporters take it, with a decoder of one's own where one is given."""
+    small = {"kind": "mlp", "hidden": [8]}
+    spec = resolve({"model": {"latent_dim": LATENT_DIM, "encoder": small, "decoder": small}})
+    vae = build_vae(spec.model, image_shape, seed=seed)
+    if decoder is not None:
+        vae.decoder = decoder
+    return Trained(vae.eval().requires_grad_(False), spec, {"components": {}}, latents_of(vae, None))
+
+
+@contextmanager
+def folder_to_write() -> Iterator[Path]:
+    """Make an empty folder for a while."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def export(candidate: Candidate, trained: Trained, path: Path, part: PartName = "decoder") -> Exported:
+    """Export, and make sure that nothing is raised and that what is returned says what it must."""
+    with during(f"exporting the {part} of images {trained.vae.image_shape}"):
+        exported = exporter_of(candidate).export(trained, part, path)
+    expect(isinstance(exported, Exported), "what export returns", expected="an Exported", came=type(exported).__name__)
+    return exported
+
+
+def refusal_of(candidate: Candidate, trained: Trained, path: Path, part: PartName = "decoder") -> Exception | None:
+    """Export; return what is raised, if anything."""
+    try:
+        exporter_of(candidate).export(trained, part, path)
+    except Exception as error:
+        return error
+    return None
+
+
+def expect_refused(error: Exception | None, what: str) -> None:
+    """Raise unless an export was refused by an error that a user is shown in words."""
+    came = "no error" if error is None else f"{type(error).__name__}: {error}"
+    expect(isinstance(error, ExportError), what, expected="an ExportError that says why", came=came)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder, by path; of a folder nothing."""
+    return {file.relative_to(folder).as_posix(): b"" if file.is_dir() else file.read_bytes() for file in folder.rglob("*")}
+
+
+class Broken(nn.Module):
+    """Raises when it is called."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        raise RuntimeError("this decoder always fails")
+
+
+class Erratic(nn.Module):
+    """Never gives the same image twice: what is exported cannot equal it, as comparing the two shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(LATENT_DIM, torch.Size(IMAGE_SHAPES[0]).numel())
+
+    def forward(self, z: Tensor) -> Tensor:
+        image: Tensor = self.linear(z)
+        return (image + torch.randn_like(image)).view(-1, *IMAGE_SHAPES[0])
+
+
+@check("exporter")
+def check_files(candidate: Candidate) -> None:
+    """Parts of grey and of colour models are written where asked, or refused in words; path and size are true.
+
+    Other files may lie beside the one asked for, under its name with other endings. A format that has no place for a part, or for
+    colour, says so by an error; the decoder of one of the models must be written.
+    """
+    suffix = candidate.cls.suffix
+    expect(suffix[:1] == "." and len(suffix) > 1, "the suffix", expected="one such as .onnx", came=repr(suffix))
+    written = []
+    for image_shape in IMAGE_SHAPES:
+        trained = trained_of(image_shape)
+        for part in get_args(PartName):
+            what = f"the {part} of images {image_shape}"
+            with folder_to_write() as folder:
+                path = folder / f"some.model{suffix}"
+                try:
+                    exported = export(candidate, trained, path, part)
+                except ConformanceError as error:
+                    if not isinstance(error.__cause__, ExportError | UsageError):
+                        raise
+                    expect(
+                        not files_in(folder), f"files after {what} was refused", expected="none", came=sorted(files_in(folder))
+                    )
+                    continue
+                written.append(part)
+                files = files_in(folder)
+                expect(path.is_file(), f"the file of {what}", expected=path.name, came=", ".join(sorted(files)) or "nothing")
+                expect(exported.path == path, "Exported.path", expected=path, came=exported.path)
+                others = [name for name in files if not name.startswith("some.model.")]
+                expect(not others, f"files beside {what}", expected="some.model.…", came=", ".join(others))
+                size = sum(map(len, files.values()))
+                expect(
+                    exported.size == size, f"Exported.size of {what}", expected=f"{size} bytes, as on disk", came=exported.size
+                )
+    expect("decoder" in written, "decoders of grey and of colour images", expected="one written", came="both refused")
+
+
+@check("exporter")
+def check_suffix(candidate: Candidate) -> None:
+    """A path with another ending is refused, or it is the one that is written."""
+    with folder_to_write() as folder:
+        path, trained = folder / "model.other", trained_of()
+        error = refusal_of(candidate, trained, path)
+        files = files_in(folder)
+        if isinstance(error, ExportError | UsageError):
+            expect(not files, "files after a path was refused", expected="none", came=", ".join(sorted(files)))
+            return
+        came = ", ".join(sorted(files)) or "nothing"
+        expect(error is None and path.name in files, "the file of the path model.other", expected=path.name, came=error or came)
+
+
+@check("exporter")
+def check_parity(candidate: Candidate) -> None:
+    """The file was compared with the model, at several batch sizes, and agrees within a tolerance that is stated.
+
+    That it was is seen with a decoder that never gives the same image twice: a comparison finds a difference.
+    """
+    with folder_to_write() as folder:
+        parity = export(candidate, trained_of(), folder / f"model{candidate.cls.suffix}").parity
+        expect(isinstance(parity, Parity), "Exported.parity", expected="a Parity", came=type(parity).__name__)
+        sizes = sorted(parity.differences)
+        expect(1 in sizes and len(sizes) > 1, "batch sizes compared", expected="1 and others", came=sizes)
+        if parity.tolerance is not None:
+            within = 0 <= parity.difference <= parity.tolerance
+            expect(within, "the largest difference", expected=f"{parity.tolerance:g} at most", came=f"{parity.difference:g}")
+        path = folder / f"erratic{candidate.cls.suffix}"
+        try:
+            told = exporter_of(candidate).export(trained_of(decoder=Erratic()), "decoder", path).parity
+        except ExportError:
+            return
+        expect(
+            told.tolerance is None and told.difference > 1e-2,
+            "a decoder that never gives the same image twice",
+            expected="an ExportError, or a large difference that is only measured",
+            came=f"differences of {told}",
+        )
+
+
+@check("exporter")
+def check_failure(candidate: Candidate) -> None:
+    """A failure is an `ExportError` and leaves nothing behind; an older file stays as it was."""
+    suffix = candidate.cls.suffix
+    with folder_to_write() as folder:
+        (folder / "file").write_bytes(OLDER)
+        (folder / f"folder{suffix}").mkdir()
+        before, trained = files_in(folder), trained_of()
+        for what, path in (
+            ("a place below a file", folder / "file" / f"model{suffix}"),
+            ("a folder", folder / f"folder{suffix}"),
+        ):
+            expect_refused(refusal_of(candidate, trained, path), f"exporting to {what}")
+            expect(
+                files_in(folder) == before,
+                f"files after exporting to {what}",
+                expected="as before",
+                came=sorted(files_in(folder)),
+            )
+    for what, decoder in (("a decoder that raises", Broken()), ("a decoder that differs from its file", Erratic())):
+        with folder_to_write() as folder:
+            path = folder / f"model{suffix}"
+            path.write_bytes(OLDER)
+            error = refusal_of(candidate, trained_of(decoder=decoder), path)
+            if isinstance(decoder, Erratic) and error is None:
+                continue  # a difference that is only measured; see check_parity
+            expect_refused(error, f"exporting {what}")
+            files = files_in(folder)
+            expect(files == {path.name: OLDER}, f"files after exporting {what}", expected="the older one", came=sorted(files))
+
+
+@check("exporter")
+def check_replacement(candidate: Candidate) -> None:
+    """An older file is replaced at once by the whole new one, not written into: who has it open reads it to its end."""
+    with folder_to_write() as folder, folder_to_write() as elsewhere:
+        path, kept = folder / f"model{candidate.cls.suffix}", elsewhere / "kept"
+        path.write_bytes(OLDER)
+        kept.hardlink_to(path)
+        export(candidate, trained_of(), path)
+        expect(path.read_bytes() != OLDER, "the file after exporting over an older one", expected="the new one", came="the older")
+        expect(kept.read_bytes() == OLDER, "the older file, under another name", expected="as it was", came="written into")
+
+
+@check("exporter")
+def check_determinism(candidate: Candidate) -> None:
+    """Two exports of one model are equal to the byte, and those of other weights are not."""
+    contents = []
+    for seed in (0, 0, 1):
+        with folder_to_write() as folder:
+            export(candidate, trained_of(seed=seed), folder / f"model{candidate.cls.suffix}")
+            contents.append(files_in(folder))
+    first, again, other = contents
+    differing = [name for name in first if again.get(name) != first[name]]
+    expect(first == again, "two exports of one model", expected="equal files", came=f"{', '.join(differing)} differ")
+    expect(first != other, "exports of two models", expected="different files", came="equal ones")
+
+
+@check("exporter")
+def check_purity(candidate: Candidate) -> None:
+    """Exporting changes neither the model nor torch's generator."""
+    trained = trained_of()
+    before = {name: tensor.clone() for name, tensor in trained.vae.state_dict().items()}
+    generator = torch.get_rng_state()
+    with folder_to_write() as folder:
+        export(candidate, trained, folder / f"model{candidate.cls.suffix}")
+    expect(torch.equal(generator, torch.get_rng_state()), "torch's generator after exporting", expected="as before", came="moved")
+    after = trained.vae.state_dict()
+    changed = [
+        name
+        for name, tensor in before.items()
+        if name not in after or after[name].dtype != tensor.dtype or not torch.equal(after[name], tensor)
+    ]
+    expect(not changed and before.keys() == after.keys(), "the weights after exporting", expected="as before", came=changed)
+    training = [name for name, module in trained.vae.named_modules() if module.training]
+    expect(not training, "modules in training mode after exporting", expected="none", came=", ".join(training))

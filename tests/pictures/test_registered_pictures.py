@@ -145,7 +145,7 @@ def test_a_picture_that_fails_is_left_out_of_the_report_with_the_reason(run: vae
 
 
 def test_an_unknown_picture_is_an_attribute_error_that_lists_what_exists(run: vaekit.Run) -> None:
-    with pytest.raises(AttributeError, match=r"no picture is called 'scater'") as caught:
+    with pytest.raises(AttributeError, match=r"unknown picture 'scater'") as caught:
         run.pictures.scater  # noqa: B018
     assert all(kind in str(caught.value) for kind in pictures.kinds())
     assert "did you mean 'scatter'?" in str(caught.value)

@@ -126,6 +126,7 @@ def test_a_picture_with_text_scrolls_where_the_window_is_narrow(text):
     assert re.search(r"@media \(max-width: \d+rem\) { \.wide img { max-width: max\(100%, \d+rem\); } }", text)
 
 
+@pytest.mark.filterwarnings("ignore:the data have changed")
 def test_labels_are_spoken_of_only_where_there_are_any(labelled_run, text, tmp_path):
     told = "Scatter plot of the codes of test images"
     assert f'alt="{told}, coloured by label"' in text

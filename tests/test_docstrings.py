@@ -33,12 +33,9 @@ def docstrings(file: Path) -> Iterator[tuple[int, str]]:
 
 @pytest.fixture
 def forgotten_components() -> Iterator[None]:
-    """Forget the components that a test registers, but not the built-in ones that it is the first to import."""
+    """Forget the components that a test registers."""
     with ExitStack() as stack:
         for registry in REGISTRIES:
-            for kind in registry.kinds():
-                if registry.origin(kind).distribution == "vaekit":
-                    registry.get(kind)
             stack.enter_context(registry.temporarily())
         yield
 

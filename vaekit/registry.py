@@ -108,7 +108,7 @@ class Registry(Generic[T]):
     def temporarily(self, **classes: type) -> Iterator[None]:
         """Register classes for the duration of a context; anything else registered within it is removed on exit as well.
 
-        A class that one of them replaced is registered again. Components of vaekit and of installed plugins that are first imported
+        A class that one of them replaced is registered again. Components of vaekit and of installed plugins that are imported
         within the context stay.
 
         Raises:

@@ -200,11 +200,11 @@ class Run(Record):
 
     @cached_property
     def pictures(self) -> Album:
-        """The pictures of the best model: samples, traversals, scatter plots and more, plugins' too, one method each."""
+        """The pictures of the best model: every picture, plugins' included, is a method."""
         return Album(self)
 
     def sample(self, num: int = 36, *, seed: int = 0, temperature: float = 1.0, out: str | Path | None = None) -> Path:
-        """Write a PNG grid of images decoded from draws from the prior; return its path. See ``run.pictures.sample``."""
+        """Write a PNG grid of images decoded from prior draws; return its path. See ``run.pictures.sample``."""
         path: Path = self.pictures.sample(num=num, seed=seed, temperature=temperature, out=out)
         return path
 

@@ -207,7 +207,7 @@ def test_bench_compares_both_runtimes(cli: Cli, run: Path, tmp_path: Path) -> No
     shutil.copy(run / "decoder.onnx", tmp_path)
     code, out, _ = cli("bench", "--onnx", tmp_path / "decoder.onnx", "--seconds", 0.1, "--batch", 2)
     assert code == 0
-    assert "no weights at hand" in out
+    assert "no weights found" in out
 
 
 def test_bench_explains_mistakes(cli: Cli) -> None:

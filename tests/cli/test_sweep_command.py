@@ -110,7 +110,7 @@ def test_json_is_the_summary(data: list[str], tmp_path: Path, capsys: pytest.Cap
     ("arguments", "message"),
     [
         ([], "nothing to sweep over"),
-        (["--over", "beta"], "expected an option with values"),
+        (["--over", "beta"], "not an option with values"),
         (["--over", "betta=1,2"], "unknown option betta"),
         (["--over", "seed=1,2", "--over", "seed=3"], "varied twice"),
         (["--over", "seed=1,2", "--stack", "maybe"], "no such way to stack"),

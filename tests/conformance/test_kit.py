@@ -51,7 +51,7 @@ def test_wrong_arguments_are_explained() -> None:
         named("encoder", "check_purity")("mpl")
     with pytest.raises(ConformanceError, match="scale: Input should be a valid number"):
         named("encoder", "check_purity")(Sound, options={"scale": "much"})
-    with pytest.raises(UnknownComponentError, match="there is no role 'network'"):
+    with pytest.raises(UnknownComponentError, match="unknown role 'network'"):
         checks("network")
 
 
@@ -85,7 +85,7 @@ def test_every_role_has_a_function_that_help_and_editors_can_show(role: str) -> 
     assert list(inspect.signature(suite).parameters) == ["component", "options", "expected_failures"]
     shown = pydoc.render_doc(suite, renderer=pydoc.plaintext)
     assert f"check_{role}(component: 'str | type', *, options" in shown
-    assert f"Run every check of the role {role}" in shown
+    assert f"Run all checks of the role {role}" in shown
     assert "ConformanceError" in shown
 
 

@@ -123,7 +123,7 @@ def test_joint_draws_of_the_right_mean_and_covariance_are_told_from_a_gaussian()
 
 
 def test_weights_that_are_too_uneven_to_tell_anything_are_refused() -> None:
-    with pytest.raises(ConformanceError, match="too uneven to tell"):
+    with pytest.raises(ConformanceError, match="weights too uneven to tell"):
         expect_joint_mass(ring_draws(30), ring, "the density")
 
 

@@ -75,12 +75,12 @@ def test_a_package_has_all_that_one_needs(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["x", "--role", "network"], "there is no template for the role 'network'"),
+        (["x", "--role", "network"], "unknown role 'network'"),
         (["Acme-Unet"], "a component cannot be called 'Acme-Unet'"),
         (["class"], "a component cannot be called 'class'"),
         (["../x"], "a component cannot be called '../x'"),
-        (["cnn"], "has the encoder 'cnn' already"),
-        (["acme", "--out", "."], "exists already"),
+        (["cnn"], "already has the encoder 'cnn'"),
+        (["acme", "--out", "."], "already exists"),
     ],
 )
 def test_what_cannot_be_written_is_refused(

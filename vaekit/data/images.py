@@ -207,9 +207,9 @@ class FileImages(ImageSource):
         return type(self)(self.files, self.reader, labels, self.class_names, self.rows[index])
 
     def digest(self) -> str:
-        """Return a digest of all names and sizes, and of the content of a sample of files spread over them."""
+        """Return a digest of the names and sizes of all files, and of the content of a sample spread over them."""
         digest = hashlib.blake2b(digest_size=16)
-        if isinstance(self.files, list):  # of a table's rows only the sample is read
+        if isinstance(self.files, list):  # of the rows of a table, only the sample is read
             for file in (self.files[row] for row in self.rows.tolist()):
                 digest.update(f"{file.parent.name}/{file.name} {file.stat().st_size}\n".encode())
         for place in sample_of(len(self)).tolist():

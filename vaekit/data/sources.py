@@ -57,7 +57,7 @@ class ImageSource(ABC):
         return min(float(c.min()) for c in chunks), max(float(c.max()) for c in chunks)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies these images, as plain data: numbers, names, and digests of labels and images."""
+        """Return plain data that identify the images: their number, shape and class names, digests of labels and images."""
         return {
             "num_images": len(self),
             "shape": list(self.shape),
@@ -67,7 +67,7 @@ class ImageSource(ABC):
         }
 
     def digest(self) -> str:
-        """Return a digest of the images; here of the pixels of a sample, since reading all of them may take long."""
+        """Return a digest of the images; by default of the pixels of a sample, since reading all of them may take long."""
         return digest_of([self.gather(sample_of(len(self)).to(self.device))])
 
     @property
@@ -77,11 +77,11 @@ class ImageSource(ABC):
 
 
 SAMPLE = 256
-"""Images whose content is hashed where hashing all of them would mean reading large files."""
+"""Number of images whose content is hashed if hashing all of them would mean reading large files."""
 
 
 def sample_of(num: int) -> Tensor:
-    """Return `SAMPLE` numbers spread evenly below ``num``, the first and the last among them; all of fewer."""
+    """Return `SAMPLE` integers spread evenly from 0 to ``num - 1``; all of them if ``num`` is smaller."""
     return torch.linspace(0, max(num - 1, 0), min(num, SAMPLE), dtype=torch.float64).round().long()
 
 
@@ -186,11 +186,11 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """What identifies the images of each split, as plain data, so that a changed dataset is noticed.
+        """Plain data that identify the images of each split, so that a changed dataset is noticed.
 
-        Images in memory are hashed whole. Of image files, all names and sizes are hashed, and the content of 256 files spread
-        over the split; of other files, the pixels of such a sample. So a change within one image of a large set may go
-        unnoticed; a changed number, order, name, size or label does not.
+        Images in memory are hashed completely. Of image files, all names and sizes are hashed, and the content of 256 files
+        spread over the split; of other files, the pixels of such a sample. So a changed number, order, name, size or label is
+        always noticed, while a change within single images of a large dataset may not be.
 
         Example:
             >>> splits = vaekit.datasets.get("digits")().load()

@@ -1,7 +1,4 @@
-"""Packages to start from: a component that works, its entry point and a test that calls the conformance checks.
-
-Templates are files beside this one; ``$name`` and its like are filled in.
-"""
+"""Package templates: a working component, its entry point, and a test that runs the conformance checks."""
 
 from __future__ import annotations
 
@@ -22,25 +19,25 @@ def write_package(name: str, role: str, out: Path | None = None) -> Path:
     """Write a complete package that adds one component; return its folder.
 
     Args:
-        name: Of the component, as ``acme_unet``.
-        role: Singular, as on the command line.
-        out: The folder, new or empty; default: ``vaekit-<name>``.
+        name: The name of the component, such as ``acme_unet``.
+        role: Its role, such as ``encoder``.
+        out: A new or empty folder; default: ``vaekit-<name>``.
 
     Raises:
-        UsageError: There is no such role, the name cannot be a component's or is taken, or the folder is not empty.
+        UsageError: The role is unknown, the name is invalid or taken, or the folder is not empty.
     """
     registries = {registry.role: registry for registry in REGISTRIES}
     written = [known for known in registries if (TEMPLATES / f"{known}.py.template").is_file()]
     if role not in written:
-        raise UsageError(f"there is no template for the role {role!r}", expected=f"one of {', '.join(written)}")
+        raise UsageError(f"unknown role {role!r}", expected=f"one of {', '.join(written)}")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise UsageError(f"a component cannot be called {name!r}", expected="lower-case letters, digits and _, as acme_unet")
+        raise UsageError(f"a component cannot be called {name!r}", expected="lower-case letters, digits and _, such as acme_unet")
     if name in registries[role]:
-        raise UsageError(f"{registries[role].origin(name)} has the {role} {name!r} already", remedy="choose another name")
+        raise UsageError(f"{registries[role].origin(name)} already has the {role} {name!r}", remedy="choose another name")
     distribution = f"vaekit-{name.replace('_', '-')}"
     folder = out if out is not None else Path(distribution)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} exists already", remedy="choose another --out")
+        raise UsageError(f"{folder} already exists", remedy="choose another --out")
     words = {
         "name": name,
         "role": role,

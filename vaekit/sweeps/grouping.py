@@ -71,7 +71,7 @@ def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stack
             "these models cannot be stacked",
             given="; ".join(notes),
             expected="models that differ only in seed, learning rate and numeric options of their losses",
-            remedy="--stack auto trains them one after another",
+            remedy="use --stack auto, which trains them one after another",
         )
     return groups, tuple(dict.fromkeys(notes))
 

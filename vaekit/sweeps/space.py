@@ -87,7 +87,7 @@ def read_over(text: str) -> tuple[str, list[str] | Range]:
     """
     name, equals, values = text.removeprefix("--").partition("=")
     if not (name and equals and values):
-        raise UsageError("expected an option with values", given=text, expected="for example beta=1,2,4 or seed=0..3")
+        raise UsageError("not an option with values", given=text, expected="for example beta=1,2,4 or seed=0..3")
     name = name.replace("-", "_")
     if bounds := re.fullmatch(rf"({_NUMBER})\.\.({_NUMBER})(:log)?", values):
         return name, Range(_number(bounds[1]), _number(bounds[2]), log=bounds[3] is not None)

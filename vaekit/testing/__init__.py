@@ -1,4 +1,4 @@
-"""What every component must do, as checks that anyone can run: `vaekit.testing.check_encoder("acme_unet")`.
+"""Conformance checks for components of every role: `vaekit.testing.check_encoder("acme_unet")`.
 
 With pytest, one test per check::
 
@@ -6,11 +6,9 @@ With pytest, one test per check::
     def test_acme_unet_conforms(check):
         check("acme_unet", options={"depth": 2})
 
-vaekit's own components pass the same checks, which need neither pytest nor a data set. A component that has a reason to fail one
-of them says so: ``expected_failures={"check_vmap": "its kernel has no batching rule"}``.
-
-Seeds are fixed, so a component that passes once passes always. What is checked by drawing has a known error: see
-`vaekit.testing.statistics`.
+vaekit's own components pass the same checks. The checks need neither pytest nor a dataset, and they run under a fixed seed, so
+their results do not vary; `vaekit.testing.statistics` states the error rates of those that compare random draws. If a component
+has a good reason to fail a check, give it: ``expected_failures={"check_vmap": "its kernel has no batching rule"}``.
 """
 
 from __future__ import annotations
@@ -53,7 +51,7 @@ check_prior = suite("prior")
 check_likelihood = suite("likelihood")
 check_loss = suite("loss")
 check_dataset = suite("dataset")
-"""The data set's files must be there to be read."""
+"""Reads the dataset, so its files must be available."""
 check_logger = suite("logger")
-"""It logs: give options that keep what is logged on this machine."""
+"""Logs for real: pass options that keep the logged data on this machine."""
 check_exporter = suite("exporter")

@@ -29,21 +29,21 @@ OTHER_SIZES: tuple[Shape, ...] = (
 
 
 def wiring_of(candidate: Candidate, image_shape: Shape) -> dict[str, Shape]:
-    """Return the shapes that assembly would hand to an encoder or decoder for images of a size."""
+    """Return the shapes that assembly would pass to an encoder or decoder for images of a given shape."""
     if candidate.role == "encoder":
         return {"in_shape": image_shape, "out_shape": (2, LATENT_DIM)}
     return {"in_shape": (LATENT_DIM,), "out_shape": image_shape}
 
 
 def backbone_of(candidate: Candidate, image_shape: Shape = (3, 32, 32)) -> Backbone:
-    """Build the backbone for images of a size."""
+    """Build the backbone for images of a given shape."""
     backbone = module_of(candidate, **wiring_of(candidate, image_shape))
     assert isinstance(backbone, Backbone)
     return backbone
 
 
 def accepted_of(candidate: Candidate, *image_shapes: Shape) -> list[Backbone]:
-    """Build the backbone for those sizes that it does not refuse by a `UsageError`."""
+    """Build the backbone for each shape that it does not reject with a `UsageError`."""
     accepted = []
     for image_shape in image_shapes:
         try:
@@ -54,13 +54,13 @@ def accepted_of(candidate: Candidate, *image_shapes: Shape) -> list[Backbone]:
 
 
 def inputs_of(backbone: Backbone, num: int = 3, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Tensor:
-    """Draw inputs for a backbone."""
+    """Draw random inputs for a backbone."""
     return torch.randn(num, *backbone.in_shape, dtype=dtype).to(device)
 
 
 @check("encoder", "decoder")
 def check_output_shape(candidate: Candidate) -> None:
-    """Outputs have exactly the shape asked for: for odd, oblong and tiny images of 1 to 4 channels, or a `UsageError` at once."""
+    """Outputs have the requested shape; odd, oblong and tiny images of 1 to 4 channels work or raise a `UsageError` at once."""
     for image_shape in USUAL_SIZES + OTHER_SIZES:
         if image_shape in USUAL_SIZES:
             backbones = [backbone_of(candidate, image_shape)]
@@ -81,7 +81,7 @@ def check_output_shape(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_gradient(candidate: Candidate) -> None:
-    """A gradient above rounding noise reaches every parameter; a bias before a normalisation, for one, has none."""
+    """Every parameter receives a gradient above rounding noise; a bias before a normalisation, for example, does not."""
     for backbone in [backbone_of(candidate), *accepted_of(candidate, (3, 13, 18), (1, 1, 1))]:
         output = backbone.double()(inputs_of(backbone, 16, torch.float64))
         shapes = f"from {backbone.in_shape} to {backbone.out_shape}"
@@ -90,7 +90,7 @@ def check_gradient(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_independence(candidate: Candidate) -> None:
-    """In evaluation an example's output does not depend on the rest of the batch."""
+    """In eval mode, an example's output does not depend on the rest of the batch."""
     backbone = backbone_of(candidate).double().eval()
     x = inputs_of(backbone, 5, torch.float64)
     alone = torch.cat([backbone(example[None]) for example in x])
@@ -99,7 +99,7 @@ def check_independence(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_determinism(candidate: Candidate) -> None:
-    """In evaluation the same input gives the same output, bit by bit."""
+    """In eval mode, the same input gives bit-identical outputs."""
     backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     expect(torch.equal(backbone(x), backbone(x)), "the same input twice", expected="bit-equal outputs", came="other ones")
@@ -107,7 +107,7 @@ def check_determinism(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_purity(candidate: Candidate) -> None:
-    """A forward pass, in training too, changes neither parameters nor buffers nor its input."""
+    """A forward pass, even in training mode, changes neither parameters nor buffers nor its input."""
     backbone = backbone_of(candidate).train()
     before, x = copy.deepcopy(backbone.state_dict()), inputs_of(backbone)
     given = x.clone()
@@ -119,7 +119,7 @@ def check_purity(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_state_dict(candidate: Candidate) -> None:
-    """Weights that are saved and loaded into a new backbone give bit-equal outputs."""
+    """Saving the weights and loading them into a new backbone gives bit-identical outputs."""
     backbone, other = backbone_of(candidate).eval(), backbone_of(candidate).eval()
     x = inputs_of(backbone)
     expect_same_after_loading(backbone, other, lambda module: [module(x)])
@@ -127,7 +127,7 @@ def check_state_dict(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_dtype(candidate: Candidate) -> None:
-    """Float32 images or latents give float32, float64 ones float64 from a backbone in float64, and the two agree."""
+    """Float32 inputs give float32 outputs, float64 inputs give float64 outputs, and the two agree."""
     backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     single = backbone(x)
@@ -140,7 +140,7 @@ def check_dtype(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_device(candidate: Candidate) -> None:
-    """A backbone moves to another device whole: no tensor that `forward` makes stays on the CPU."""
+    """The backbone moves to another device completely: `forward` creates no tensor on the CPU."""
     backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     expected = backbone(x)
@@ -156,7 +156,7 @@ def check_device(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_autocast(candidate: Candidate) -> None:
-    """Under bfloat16 autocast outputs are close to those in float32, and gradients are finite."""
+    """Under bfloat16 autocast, outputs are close to those in float32 and gradients are finite."""
     backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     with during("a forward and a backward pass under bfloat16 autocast"), torch.autocast("cpu", torch.bfloat16):
@@ -171,13 +171,13 @@ def check_autocast(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_compile(candidate: Candidate) -> None:
-    """`torch.compile` makes one graph of it, without a break, that agrees with eager."""
+    """`torch.compile` compiles it to a single graph that agrees with eager execution."""
     backbone = backbone_of(candidate).eval()
     expect_compiles(backbone, (inputs_of(backbone),))
 
 
 def expect_compiles(function: Callable[..., Any], arguments: tuple[Tensor, ...]) -> None:
-    """Raise unless a function of tensors to a tensor compiles to one graph that agrees with eager."""
+    """Raise unless a function from tensors to a tensor compiles to a single graph that agrees with eager execution."""
     torch.compiler.reset()
     with during("torch.compile(…, fullgraph=True)"):
         compiled = torch.compile(function, backend="aot_eager", fullgraph=True)(*arguments)
@@ -186,7 +186,7 @@ def expect_compiles(function: Callable[..., Any], arguments: tuple[Tensor, ...])
 
 @check("encoder", "decoder")
 def check_vmap(candidate: Candidate) -> None:
-    """Backbones stacked under `torch.vmap` equal each alone: how a sweep trains many at once."""
+    """Backbones stacked under `torch.vmap`, as sweeps train them, equal each backbone alone."""
     backbones: list[nn.Module] = [backbone_of(candidate).double().eval() for _ in range(2)]
     x = torch.randn(3, *backbones[0].in_shape, dtype=torch.float64)  # type: ignore[misc]
     with during("torch.vmap over stacked parameters"):
@@ -198,7 +198,7 @@ def check_vmap(candidate: Candidate) -> None:
 
 @check("decoder")
 def check_onnx(candidate: Candidate) -> None:
-    """The decoder exported to ONNX agrees with torch at batches of 1, 2 and 3."""
+    """The decoder exported to ONNX agrees with torch at batch sizes 1, 2 and 3."""
     import onnxruntime
 
     from vaekit.export.graph import to_onnx

@@ -17,7 +17,7 @@ ALL_ROLES = tuple(REGISTRY_OF)
 
 @check(*ALL_ROLES)
 def check_documentation(candidate: Candidate) -> None:
-    """The docstring says in its first line what the component is, and describes every option under ``Args:``."""
+    """The docstring's first line says what the component is, and ``Args:`` describes every option."""
     first = (candidate.cls.__dict__.get("__doc__") or "").strip().partition("\n")[0]
     expect(bool(first), "the class has no docstring", expected="one line that says what the component is", came="nothing")
     missing = [name for name, field in candidate.schema.model_fields.items() if name != "kind" and not field.description]
@@ -28,7 +28,7 @@ def check_documentation(candidate: Candidate) -> None:
 
 @check(*ALL_ROLES)
 def check_spec_round_trip(candidate: Candidate) -> None:
-    """The spec survives JSON unchanged, and refuses what is no option."""
+    """The spec survives a round trip through JSON and rejects unknown options."""
     spec = candidate.spec
     text = spec.model_dump_json()
     again = type(spec).model_validate_json(text)
@@ -43,7 +43,7 @@ def check_spec_round_trip(candidate: Candidate) -> None:
 
 
 def module_of(candidate: Candidate, dtype: torch.dtype = torch.float32, /, **available: Any) -> nn.Module:
-    """Build a component and make sure that it is a module; in float32 it is left as it was built."""
+    """Build a component that must be a module; for float32, it keeps the dtype that it was built with."""
     with during(f"building it for {', '.join(f'{name} {value}' for name, value in available.items())}"):
         module = candidate.build(**available)
     expect(isinstance(module, nn.Module), "what is built", expected="a torch.nn.Module", came=type(module).__name__)
@@ -52,7 +52,7 @@ def module_of(candidate: Candidate, dtype: torch.dtype = torch.float32, /, **ava
 
 
 def expect_same_after_loading(module: nn.Module, other: nn.Module, outputs: Any) -> None:
-    """Save one module's weights, load them into another of the same spec, and compare ``outputs`` of both bit by bit."""
+    """Raise unless loading one module's saved weights into another gives bit-identical outputs."""
     with during("writing its state to safetensors and reading it back"):
         state = load(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}))
         other.load_state_dict(state)
@@ -61,7 +61,7 @@ def expect_same_after_loading(module: nn.Module, other: nn.Module, outputs: Any)
 
 
 def expect_gradients(module: nn.Module, loss: Tensor, what: str, *, floor: float = 1e-9) -> None:
-    """Raise unless a gradient above rounding noise reaches every parameter; ``floor`` supposes float64."""
+    """Raise unless every parameter receives a gradient above rounding noise; ``floor`` assumes float64."""
     loss.backward()
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
@@ -76,9 +76,9 @@ def expect_gradients(module: nn.Module, loss: Tensor, what: str, *, floor: float
 
 
 def expect_exact_gradient(function: Callable[[Tensor], Tensor], at: Tensor, what: str) -> None:
-    """Raise unless autograd's derivative of a function equals a central difference, along a random direction in float64.
+    """Raise unless autograd's derivative of a function equals a central difference along a random direction, in float64.
 
-    A tensor that was detached on the way, or a backward of one's own that is wrong, makes them differ.
+    They differ if a tensor was detached along the way, or if a custom backward is wrong.
     """
     direction, step = torch.randn_like(at), 1e-5
     at = at.detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""Checks, and the candidates that they are run on."""
+"""Checks, and the candidates that they run on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ REGISTRY_OF: dict[str, Registry[Any]] = {registry.role: registry for registry in
 
 
 class ConformanceError(AssertionError):
-    """A component does not do what its role asks for; the message says what was expected and what came."""
+    """A component does not meet the requirements of its role; the message says what was expected and what came instead."""
 
 
 class Candidate:
-    """A component under test, built as often as a check asks.
+    """A component under test, which checks can build any number of times.
 
     Args:
         role: Its role.
@@ -49,13 +49,13 @@ class Candidate:
 
     @property
     def by_default(self) -> Candidate:
-        """The same component with its default options; an option that has no default keeps the value under test."""
+        """The same component with its default options; options without a default keep the value under test."""
         required = {name for name, field in self.schema.model_fields.items() if field.is_required()}
         return Candidate(self.role, self.cls, {name: value for name, value in self.options.items() if name in required})
 
     @property
     def spec(self) -> ComponentSpec:
-        """Its spec with the options under test."""
+        """The component's spec with the options under test."""
         try:
             return self.schema.model_validate({"kind": self.kind, **self.options})
         except ValidationError as error:
@@ -64,22 +64,22 @@ class Candidate:
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """Every option by name, defaults included."""
+        """All options by name, including defaults."""
         spec = self.spec
         return {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
 
     def build(self, **available: Any) -> Any:
-        """Build it with what assembly would hand to it."""
+        """Build the component with the wiring that assembly would pass."""
         return self.cls(*(available[name] for name in wiring(self.cls)), **self.keywords)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one role; call it with a component. Its ``__name__`` is the id that pytest shows.
+    """A check of one role, called with a component. Its ``__name__`` is the id that pytest shows.
 
     Args:
         role: The role.
-        function: What is checked; it raises where the component fails.
+        function: The check itself, which raises if the component fails it.
     """
 
     role: str
@@ -96,7 +96,7 @@ class Check:
         options: Mapping[str, Any] | None = None,
         expected_failures: Mapping[str, str] | None = None,
     ) -> None:
-        """Check a component under a fixed seed; torch's generator is left as it was. Arguments and errors as for `Suite`."""
+        """Check a component under a fixed seed, preserving torch's generator. Arguments and errors are those of `Suite`."""
         candidate = Candidate(self.role, component, options)
         reason = _reason(self, expected_failures or {})
         try:
@@ -118,7 +118,7 @@ _CHECKS: dict[str, list[Check]] = {role: [] for role in REGISTRY_OF}
 
 
 def check(*roles: str) -> Callable[[Callable[[Candidate], None]], Callable[[Candidate], None]]:
-    """Return a decorator that makes a function a check of these roles."""
+    """Return a decorator that registers a function as a check of these roles."""
 
     def register(function: Callable[[Candidate], None]) -> Callable[[Candidate], None]:
         for role in roles:
@@ -131,12 +131,12 @@ def check(*roles: str) -> Callable[[Callable[[Candidate], None]], Callable[[Cand
 def checks(role: str) -> tuple[Check, ...]:
     """Return the checks of a role: ``checks("encoder")``."""
     if role not in _CHECKS:
-        raise UnknownComponentError(f"there is no role {role!r}", expected=f"one of {', '.join(_CHECKS)}")
+        raise UnknownComponentError(f"unknown role {role!r}", expected=f"one of {', '.join(_CHECKS)}")
     return tuple(_CHECKS[role])
 
 
 class Suite(Protocol):
-    """All checks of a role, as one function."""
+    """A function that runs all checks of a role."""
 
     def __call__(
         self,
@@ -145,22 +145,21 @@ class Suite(Protocol):
         options: Mapping[str, Any] | None = None,
         expected_failures: Mapping[str, str] | None = None,
     ) -> None:
-        """Check a component; the first check that fails raises.
+        """Check a component, stopping at the first failure.
 
         Args:
             component: A registered name, or a class that need not be registered.
-            options: Its options, where the defaults are not what should be tested.
-            expected_failures: ``{check: reason}`` of checks that are known to fail; one that passes is an error.
+            options: The options to test it with; default: its default options.
+            expected_failures: ``{check: reason}`` for checks that are known to fail; if one passes, that is an error.
 
         Raises:
-            ConformanceError: A check failed, or was expected to fail and passed; the message says what was expected and what
-                came.
+            ConformanceError: A check failed, or passed although it was expected to fail.
         """
         ...
 
 
 def suite(role: str) -> Suite:
-    """Return the function ``check_<role>``, which runs every check of a role."""
+    """Return the function ``check_<role>``, which runs all checks of a role."""
 
     def run(
         component: str | type,
@@ -172,7 +171,7 @@ def suite(role: str) -> Suite:
             check(component, options=options, expected_failures=expected_failures)
 
     run.__name__ = run.__qualname__ = f"check_{role}"
-    run.__doc__ = (Suite.__call__.__doc__ or "").replace("Check a component", f"Run every check of the role {role}")
+    run.__doc__ = (Suite.__call__.__doc__ or "").replace("Check a component", f"Run all checks of the role {role}")
     return run
 
 
@@ -192,7 +191,7 @@ def expect(holds: bool | Tensor, what: str, *, expected: object, came: object) -
     """Raise unless a condition holds.
 
     Raises:
-        ConformanceError: It does not; the message says what it is about, what was expected and what came.
+        ConformanceError: It does not hold; the message says what was expected and what came.
     """
     if not holds:
         raise ConformanceError(f"{what}\n  expected: {expected}\n  came:     {came}")
@@ -217,7 +216,7 @@ def expect_finite(came: Tensor, what: str) -> None:
 
 @contextmanager
 def during(what: str) -> Iterator[None]:
-    """Say what was being done when something raises inside."""
+    """Turn an exception raised inside into a `ConformanceError` that says what was being done."""
     try:
         yield
     except ConformanceError:

@@ -1,4 +1,4 @@
-"""Checks of data sets."""
+"""Checks of datasets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLE = 512
 
 
 def splits_of(candidate: Candidate) -> Splits:
-    """Build the data set and read it."""
+    """Build the dataset and read it."""
     dataset = candidate.build()
     expect(isinstance(dataset, Dataset), "what is built", expected="a vaekit.Dataset", came=type(dataset).__name__)
     with during("load()"):
@@ -31,13 +31,13 @@ def parts_of(splits: Splits) -> dict[str, ImageSource]:
 
 
 def first_of(source: ImageSource) -> torch.Tensor:
-    """Return the first images of a source, as it keeps them."""
+    """Return the first images of a source, in the dtype in which they are stored."""
     return source.gather(torch.arange(min(len(source), SAMPLE)))
 
 
 @check("dataset")
 def check_splits(candidate: Candidate) -> None:
-    """Each split has images, all of one shape and not all the same, which are read in the order asked for."""
+    """Each split has images of one shape, not all the same, and returns them in the requested order."""
     splits = splits_of(candidate)
     for name, part in parts_of(splits).items():
         expect(len(part) > 0, f"the {name} split", expected="images", came="none")
@@ -70,7 +70,7 @@ def check_disjointness(candidate: Candidate) -> None:
 
 @check("dataset")
 def check_labels(candidate: Candidate) -> None:
-    """Labels, if any, are one integer per image, counted from 0, each with a name where names are given."""
+    """Labels, if any, are one integer per image, counted from 0; if classes have names, every label has one."""
     for name, part in parts_of(splits_of(candidate)).items():
         if part.labels is None:
             continue
@@ -84,7 +84,7 @@ def check_labels(candidate: Candidate) -> None:
 
 @check("dataset")
 def check_determinism(candidate: Candidate) -> None:
-    """Loaded twice, the data set is the same, whatever torch's generator does."""
+    """Loading the dataset twice gives the same images, independent of torch's generator."""
     first = splits_of(candidate)
     torch.manual_seed(1)
     for name, (mine, other) in {
@@ -96,7 +96,7 @@ def check_determinism(candidate: Candidate) -> None:
 
 @check("dataset")
 def check_defaults(candidate: Candidate) -> None:
-    """The default likelihood is registered, the default binarisation exists, and they go together."""
+    """The default likelihood and binarisation exist and are compatible."""
     likelihood, binarize = candidate.cls.default_likelihood, candidate.cls.default_binarize
     expect(likelihood in likelihoods, "default_likelihood", expected=f"one of {', '.join(likelihoods.kinds())}", came=likelihood)
     expect(binarize in BINARIZATIONS, "default_binarize", expected=f"one of {', '.join(BINARIZATIONS)}", came=binarize)
@@ -107,7 +107,7 @@ def check_defaults(candidate: Candidate) -> None:
 
 @check("dataset")
 def check_batches(candidate: Candidate) -> None:
-    """Batches are float32 images of the right shape, finite, and within [0, 1] where the default likelihood scores no others."""
+    """Batches are finite float32 images of the right shape, within [0, 1] if the default likelihood requires it."""
     splits = splits_of(candidate)
     default = candidate.cls.default_likelihood
     unit = likelihoods.build(likelihoods.spec(default)(kind=default), image_shape=splits.shape).support == "unit"

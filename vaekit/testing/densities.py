@@ -1,4 +1,4 @@
-"""Checks of posteriors and priors, and of the densities that they give; see `vaekit.testing.draws` for their draws."""
+"""Checks of posteriors and priors, except for their draws: see `vaekit.testing.draws`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vaekit.trace import Site, Trace
 F64 = torch.float64
 METHODS = {Capability.LOG_PROB: "log_prob", Capability.FACTORISED: "log_prob_per_dim"}
 FAR = 100.0
-"""A value far from any code: a standard normal density underflows at 39, in float64."""
+"""A value far from any code; in float64, a standard normal density underflows at 39."""
 
 Source = Posterior | Prior
 
@@ -30,12 +30,12 @@ def source_of(candidate: Candidate, latent_dim: int = 3, dtype: torch.dtype = F6
 
 
 def arguments_of(source: Source, num: int = 6, dtype: torch.dtype = F64) -> tuple[Tensor, ...]:
-    """Return the arguments of ``forward``: what an encoder might emit for so many images, or nothing for a prior."""
+    """Return random arguments of ``forward``: encoder outputs for a posterior, none for a prior."""
     return (torch.randn(num, *source.param_shape, dtype=dtype),) if isinstance(source, Posterior) else ()
 
 
 def noise_of(source: Source, *shape: int, dtype: torch.dtype = F64) -> Tensor:
-    """Draw base noise ``(*shape, D)``, the same at each call."""
+    """Return base noise ``(*shape, D)``, the same on every call."""
     generator, num = torch.Generator().manual_seed(0), torch.Size(shape).numel()
     if isinstance(source, Posterior):
         noise = source.draw_noise(num, generator, like=torch.zeros((), dtype=dtype))
@@ -46,7 +46,7 @@ def noise_of(source: Source, *shape: int, dtype: torch.dtype = F64) -> Tensor:
 
 @check("posterior", "prior")
 def check_sampling(candidate: Candidate) -> None:
-    """Samples have the latent's shape, with sample dimensions too, and follow from the noise alone."""
+    """Samples have the right shape, with and without sample dimensions, and are determined by the noise."""
     for latent_dim in (1, 2, 16):
         source = source_of(candidate, latent_dim)
         with during(f"the {candidate.role} of {latent_dim} dimensions, and samples of it"):
@@ -62,7 +62,7 @@ def check_sampling(candidate: Candidate) -> None:
 
 @check("posterior")
 def check_independence(candidate: Candidate) -> None:
-    """An image's sample, and its log density, do not depend on the rest of the batch."""
+    """An image's sample and its log density do not depend on the rest of the batch."""
     posterior = source_of(candidate)
     (params,), noise = arguments_of(posterior), noise_of(posterior, 6)
     q, alone = posterior(params), [posterior(row[None]) for row in params]
@@ -75,7 +75,7 @@ def check_independence(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_capabilities(candidate: Candidate) -> None:
-    """It provides what it declares, and declares what it provides."""
+    """It provides exactly the capabilities that it declares."""
     source = source_of(candidate)
     density: Any = source(*arguments_of(source))
     z = density.rsample(noise_of(source, 6))
@@ -96,7 +96,7 @@ def check_capabilities(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_foreign_values(candidate: Candidate) -> None:
-    """log_prob scores any value, whatever was drawn before: other posteriors' draws, far values, many at once.
+    """log_prob is right for any value, not only for the last draw: for other posteriors' draws, far values, and many at once.
 
     Importance-weighted bounds and the total correlation need it. A density of bounded support, such as a uniform one, is not
     finite everywhere and names this check among its expected failures.
@@ -144,7 +144,7 @@ def check_extremes(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_gradient(candidate: Candidate) -> None:
-    """A gradient reaches every parameter, from samples and from log densities; a posterior's reaches the encoder's output."""
+    """Every parameter receives a gradient, and so does the encoder's output."""
     source = source_of(candidate)
     arguments = tuple(argument.requires_grad_() for argument in arguments_of(source, 16))
     density = source(*arguments)
@@ -162,7 +162,7 @@ def check_gradient(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_gradient_of_density(candidate: Candidate) -> None:
-    """Gradients of log_prob are those of its values, and so are a posterior's of its samples: nothing is detached on the way."""
+    """The gradients of log_prob, and of a posterior's samples, agree with finite differences."""
     source = source_of(candidate)
     if Capability.LOG_PROB not in source.provides:
         return
@@ -177,7 +177,7 @@ def check_gradient_of_density(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_dtype(candidate: Candidate) -> None:
-    """Float32 stays float32, and float64 float64; what a half-precision encoder emits is computed with in float32 at least."""
+    """Float32 stays float32 and float64 stays float64; half-precision encoder outputs are promoted to float32."""
     given = [(F64, F64), (torch.float32, torch.float32)]
     if candidate.role == "posterior":
         given.append((torch.bfloat16, torch.float32))
@@ -194,7 +194,7 @@ def check_dtype(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_device(candidate: Candidate) -> None:
-    """It moves to another device whole: no tensor that it makes stays on the CPU."""
+    """It moves to another device completely: it creates no tensor on the CPU."""
     source = source_of(candidate, dtype=torch.float32).to("meta")
     with during("sampling on torch's meta device"):
         z = _sample(source, *(tensor.to("meta") for tensor in _inputs(source)))
@@ -203,14 +203,14 @@ def check_device(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_compile(candidate: Candidate) -> None:
-    """`torch.compile` makes one graph of sampling, without a break, that agrees with eager."""
+    """`torch.compile` compiles sampling to a single graph that agrees with eager execution."""
     source = source_of(candidate, dtype=torch.float32)
     expect_compiles(lambda *inputs: _sample(source, *inputs), _inputs(source))
 
 
 @check("posterior", "prior")
 def check_state_dict(candidate: Candidate) -> None:
-    """Weights that are saved and loaded into a new one give bit-equal samples."""
+    """Saving the weights and loading them into a new instance gives bit-identical samples."""
     source = source_of(candidate, dtype=torch.float32)
     inputs = _inputs(source)
     expect_same_after_loading(source, source_of(candidate, dtype=torch.float32), lambda other: [_sample(other, *inputs)])

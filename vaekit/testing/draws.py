@@ -53,7 +53,7 @@ class Drawn:
         return value.flatten()
 
     def log_prob_of(self, dim: int) -> LogDensity:
-        """Return what maps values ``(M,)`` of one dimension to their log densities ``(M,)``."""
+        """Return the function that maps values ``(M,)`` of one dimension to their log densities ``(M,)``."""
 
         def log_density(points: Tensor) -> Tensor:
             z = self.draws.mean(0).repeat(len(points), 1)
@@ -65,7 +65,7 @@ class Drawn:
 
 
 def drawn_of(candidate: Candidate, *, factorised: bool, latent_dim: int) -> Iterator[Drawn]:
-    """Draw from p(z), or from the posterior of each of some images; nothing where the density is not of the kind asked for."""
+    """Yield draws from p(z), or from the posteriors of several images, if the density is factorised or not as requested."""
     source = source_of(candidate, latent_dim)
     if Capability.LOG_PROB not in source.provides or (Capability.FACTORISED in source.provides) != factorised:
         return
@@ -81,7 +81,7 @@ def drawn_of(candidate: Candidate, *, factorised: bool, latent_dim: int) -> Iter
 
 @check("posterior", "prior")
 def check_density(candidate: Candidate) -> None:
-    """The density integrates to 1: one dimension where it is factorised, two together where it is not."""
+    """The density integrates to 1: over one dimension if it is factorised, over two otherwise."""
     for drawn in drawn_of(candidate, factorised=True, latent_dim=1):
         expect_mass(drawn.log_prob_of(0), line_around(drawn.draws[:, 0]), f"the density of {drawn.what}")
     for drawn in drawn_of(candidate, factorised=False, latent_dim=2):
@@ -90,7 +90,7 @@ def check_density(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_draws(candidate: Candidate) -> None:
-    """Draws follow the density: each dimension where it is factorised, jointly where it is not.
+    """Draws follow the density: in each dimension if it is factorised, jointly otherwise.
 
     Draws from a factorised density are independent across dimensions, and their mean is ``mean``. The mean of a density that is
     not factorised, such as a flow's, often has no closed form and is not compared.

@@ -1,4 +1,4 @@
-"""Checks of exporters, on small models whose encoder and decoder are perceptrons."""
+"""Checks of exporters, on small models built from multilayer perceptrons."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def exporter_of(candidate: Candidate) -> Exporter:
 
 
 def trained_of(image_shape: Shape = IMAGE_SHAPES[0], *, seed: int = 0, decoder: nn.Module | None = None) -> Trained:
-    """Return a small model as exporters take it, with a decoder of one's own where one is given."""
+    """Return a small model in the form that exporters receive, with its decoder replaced if one is given."""
     small = {"kind": "mlp", "hidden": [8]}
     spec = resolve({"model": {"latent_dim": LATENT_DIM, "encoder": small, "decoder": small}})
     vae = build_vae(spec.model, image_shape, seed=seed)
@@ -47,13 +47,13 @@ def trained_of(image_shape: Shape = IMAGE_SHAPES[0], *, seed: int = 0, decoder: 
 
 @contextmanager
 def folder_to_write() -> Iterator[Path]:
-    """Make an empty folder for a while."""
+    """Create a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
 
 def export(candidate: Candidate, trained: Trained, path: Path, part: PartName = "decoder") -> Exported:
-    """Export, and make sure that nothing is raised and that what is returned says what it must."""
+    """Export a part; raise if the exporter does, or if it returns anything but an `Exported`."""
     with during(f"exporting the {part} of images {trained.vae.image_shape}"):
         exported = exporter_of(candidate).export(trained, part, path)
     expect(isinstance(exported, Exported), "what export returns", expected="an Exported", came=type(exported).__name__)
@@ -61,7 +61,7 @@ def export(candidate: Candidate, trained: Trained, path: Path, part: PartName = 
 
 
 def refusal_of(candidate: Candidate, trained: Trained, path: Path, part: PartName = "decoder") -> Exception | None:
-    """Export; return what is raised, if anything."""
+    """Try to export a part; return the exception raised, if any."""
     try:
         exporter_of(candidate).export(trained, part, path)
     except Exception as error:
@@ -70,25 +70,25 @@ def refusal_of(candidate: Candidate, trained: Trained, path: Path, part: PartNam
 
 
 def expect_refused(error: Exception | None, what: str) -> None:
-    """Raise unless an export was refused by an error that a user is shown in words."""
+    """Raise unless an export failed with an `ExportError`."""
     came = "no error" if error is None else f"{type(error).__name__}: {error}"
     expect(isinstance(error, ExportError), what, expected="an ExportError that says why", came=came)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Return the content of every file below a folder, by path; of a folder nothing."""
+    """Return the contents of all files below a folder by relative path; folders are listed as empty."""
     return {file.relative_to(folder).as_posix(): b"" if file.is_dir() else file.read_bytes() for file in folder.rglob("*")}
 
 
 class Broken(nn.Module):
-    """Raises when it is called."""
+    """A decoder that raises an exception."""
 
     def forward(self, z: Tensor) -> Tensor:
         raise RuntimeError("this decoder always fails")
 
 
 class Erratic(nn.Module):
-    """Never gives the same image twice: what is exported cannot equal it, as comparing the two shows."""
+    """A decoder that never returns the same image twice, so no exported file can agree with it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,10 +101,10 @@ class Erratic(nn.Module):
 
 @check("exporter")
 def check_files(candidate: Candidate) -> None:
-    """Parts of grey and of colour models are written where asked, or refused in words; path and size are true.
+    """Every part of grey and colour models is written to the given path, or rejected; ``Exported`` states the true path and size.
 
-    Other files may lie beside the one asked for, under its name with other endings. A format that has no place for a part, or for
-    colour, says so by an error; the decoder of one of the models must be written.
+    Further files may be written beside it, with the same name and other suffixes. A format that cannot hold a part, or colour,
+    rejects it with an `ExportError` or `UsageError`; it must accept the decoder of at least one of the models.
     """
     suffix = candidate.cls.suffix
     expect(suffix[:1] == "." and len(suffix) > 1, "the suffix", expected="one such as .onnx", came=repr(suffix))
@@ -139,7 +139,7 @@ def check_files(candidate: Candidate) -> None:
 
 @check("exporter")
 def check_suffix(candidate: Candidate) -> None:
-    """A path with another ending is refused, or it is the one that is written."""
+    """A path with a different suffix is either rejected or written as given."""
     with folder_to_write() as folder:
         path, trained = folder / "model.other", trained_of()
         error = refusal_of(candidate, trained, path)
@@ -153,9 +153,9 @@ def check_suffix(candidate: Candidate) -> None:
 
 @check("exporter")
 def check_parity(candidate: Candidate) -> None:
-    """The file was compared with the model, at several batch sizes, and agrees within a tolerance that is stated.
+    """The exported file is really compared with the model, at several batch sizes, and agrees within the stated tolerance.
 
-    That it was is seen with a decoder that never gives the same image twice: a comparison finds a difference.
+    A decoder that never returns the same image twice reveals whether it is: any comparison finds a difference.
     """
     with folder_to_write() as folder:
         parity = export(candidate, trained_of(), folder / f"model{candidate.cls.suffix}").parity
@@ -180,7 +180,7 @@ def check_parity(candidate: Candidate) -> None:
 
 @check("exporter")
 def check_failure(candidate: Candidate) -> None:
-    """A failure is an `ExportError` and leaves nothing behind; an older file stays as it was."""
+    """A failed export raises an `ExportError`, leaves no files behind, and does not touch an existing file."""
     suffix = candidate.cls.suffix
     with folder_to_write() as folder:
         (folder / "file").write_bytes(OLDER)
@@ -211,7 +211,7 @@ def check_failure(candidate: Candidate) -> None:
 
 @check("exporter")
 def check_replacement(candidate: Candidate) -> None:
-    """An older file is replaced at once by the whole new one, not written into: who has it open reads it to its end."""
+    """An existing file is replaced atomically, not overwritten in place: a program that has it open can finish reading it."""
     with folder_to_write() as folder, folder_to_write() as elsewhere:
         path, kept = folder / f"model{candidate.cls.suffix}", elsewhere / "kept"
         path.write_bytes(OLDER)
@@ -223,7 +223,7 @@ def check_replacement(candidate: Candidate) -> None:
 
 @check("exporter")
 def check_determinism(candidate: Candidate) -> None:
-    """Two exports of one model are equal to the byte, and those of other weights are not."""
+    """Two exports of the same model are identical to the byte; exports of different weights are not."""
     contents = []
     for seed in (0, 0, 1):
         with folder_to_write() as folder:

@@ -21,37 +21,37 @@ NUM_OUTPUTS = 4
 
 
 def likelihood_of(candidate: Candidate, image_shape: Shape = (2, 5, 4), dtype: torch.dtype = F64) -> Likelihood:
-    """Build the likelihood for images of a size."""
+    """Build the likelihood for images of a given shape."""
     likelihood = module_of(candidate, dtype, image_shape=image_shape)
     assert isinstance(likelihood, Likelihood)
     return likelihood
 
 
 def params_of(likelihood: Likelihood, *batch: int, dtype: torch.dtype = F64) -> Tensor:
-    """Draw what a decoder might emit."""
+    """Return random decoder outputs."""
     return 3 * torch.randn(*batch, *likelihood.param_shape, dtype=dtype)
 
 
 def images_of(likelihood: Likelihood, num: int = 6, dtype: torch.dtype = F64) -> Tensor:
-    """Draw images that the likelihood scores: binary ones where it is a mass on binary pixels."""
+    """Return random images that the likelihood can score: binary ones if it is a mass over binary pixels."""
     x = torch.rand(num, *likelihood.image_shape, dtype=dtype)
     return x if likelihood.continuous else x.round()
 
 
 def noise_of(likelihood: Likelihood, num: int, dtype: torch.dtype = F64) -> Tensor:
-    """Draw the base noise of images: standard normal where pixels are real numbers, uniform on [0, 1) where they are binary."""
+    """Return base noise for images: standard normal for real-valued pixels, uniform on [0, 1) for binary ones."""
     draw = torch.randn if likelihood.continuous else torch.rand
     return draw(num, *likelihood.image_shape, dtype=dtype)
 
 
 def repeated(likelihood: Likelihood, params: Tensor, num: int) -> Any:
-    """Return p(x|z) of one output of the decoder, as often as there are images to score."""
+    """Return p(x|z) for a single decoder output, repeated to score ``num`` images."""
     return likelihood(params.expand(num, *likelihood.param_shape))
 
 
 @check("likelihood")
 def check_scores(candidate: Candidate) -> None:
-    """Each image has one finite log-likelihood under each of several samples, whatever was drawn; means are within range."""
+    """Each image has a finite log-likelihood under each of several samples, whatever was drawn before; means are in range."""
     for image_shape in SIZES:
         likelihood = likelihood_of(candidate, image_shape)
         params, x = params_of(likelihood, 2, 6), images_of(likelihood)
@@ -82,7 +82,7 @@ def check_independence(candidate: Candidate) -> None:
 
 @check("likelihood")
 def check_mean_scores_best(candidate: Candidate) -> None:
-    """The mean image, rounded where pixels are binary, scores above one that is half the range away or more."""
+    """The mean image (rounded if pixels are binary) scores higher than one that differs by at least half the pixel range."""
     likelihood = likelihood_of(candidate)
     p = likelihood(params_of(likelihood, 6))
     near, far = p.mean if likelihood.continuous else p.mean.round(), 1 - p.mean.round()
@@ -92,7 +92,7 @@ def check_mean_scores_best(candidate: Candidate) -> None:
 
 @check("likelihood")
 def check_normalised(candidate: Candidate) -> None:
-    """Where ``normalised`` is declared, the likelihood of one pixel sums or integrates to 1."""
+    """If ``normalised`` is declared, the likelihood of a single pixel sums or integrates to 1."""
     likelihood = likelihood_of(candidate, PIXEL)
     if not likelihood.normalised:
         return
@@ -108,10 +108,10 @@ def check_normalised(candidate: Candidate) -> None:
 @check("likelihood")
 @torch.no_grad()
 def check_draws(candidate: Candidate) -> None:
-    """Draws of pixels follow log_prob, and the mean is theirs.
+    """Draws of pixels follow log_prob, and their mean is ``mean``.
 
-    ``rsample`` takes standard normal noise where pixels are real numbers, and uniform noise where they are binary. A likelihood
-    that is not normalised is a density up to a constant, so its log_prob is normalised numerically over the range of a pixel:
+    ``rsample`` takes standard normal noise for real-valued pixels and uniform noise for binary ones. A likelihood that is not
+    normalised is a density up to a constant, so its log_prob is normalised numerically over the range of a pixel:
     ``mse`` must draw from a Gaussian of variance 1/2.
 
     Whole images are drawn from p(x|z) and weighted by p(x|z') / p(x|z), for another output of the decoder. The weights' mean is 1
@@ -145,7 +145,7 @@ def _score(likelihood: Likelihood, params: Tensor, x: Tensor) -> Tensor:
 
 
 def _range(likelihood: Likelihood, draws: Tensor) -> Tensor:
-    """Return points over the range of a pixel: [0, 1] where that is its support and holds all draws, else the real line."""
+    """Return quadrature points for a pixel: over [0, 1] if that is its support and contains all draws, else over the reals."""
     if likelihood.support == "unit" and draws.min() >= 0 and draws.max() <= 1:
         return torch.linspace(0, 1, 100_001, dtype=F64)
     return line_around(draws)
@@ -153,7 +153,7 @@ def _range(likelihood: Likelihood, draws: Tensor) -> Tensor:
 
 @check("likelihood")
 def check_gradient(candidate: Candidate) -> None:
-    """The gradient of log_prob by the decoder's output is that of its values, and one reaches every parameter."""
+    """The gradient of log_prob agrees with finite differences, and every parameter receives one."""
     likelihood = likelihood_of(candidate)
     params, x = params_of(likelihood, 6).requires_grad_(), images_of(likelihood)
     value = likelihood(params).log_prob(x).sum()
@@ -167,7 +167,7 @@ def check_gradient(candidate: Candidate) -> None:
 
 @check("likelihood")
 def check_extremes(candidate: Candidate) -> None:
-    """Log-likelihoods are finite where the decoder emits 1e4, and so are draws in float32 of noise as rare as 1 in 10^10."""
+    """Log-likelihoods are finite for decoder outputs of ±1e4, and draws are finite for extreme noise, in float32."""
     likelihood = likelihood_of(candidate, dtype=torch.float32)
     x = images_of(likelihood, dtype=torch.float32)
     for value in (1e4, -1e4):
@@ -180,7 +180,7 @@ def check_extremes(candidate: Candidate) -> None:
 
 @check("likelihood")
 def check_dtype(candidate: Candidate) -> None:
-    """Float32 stays float32, and float64 float64; what a half-precision decoder emits is scored in float32."""
+    """Float32 stays float32 and float64 stays float64; half-precision decoder outputs are promoted to float32."""
     for given, expected in ((F64, F64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
         likelihood = likelihood_of(candidate, dtype=expected)
         p = likelihood(params_of(likelihood, 6, dtype=given))
@@ -192,7 +192,7 @@ def check_dtype(candidate: Candidate) -> None:
 
 @check("likelihood")
 def check_device(candidate: Candidate) -> None:
-    """It moves to another device whole: no tensor that it makes stays on the CPU."""
+    """It moves to another device completely: it creates no tensor on the CPU."""
     likelihood = likelihood_of(candidate, dtype=torch.float32).to("meta")
     params, x = params_of(likelihood, 6, dtype=torch.float32), images_of(likelihood, dtype=torch.float32)
     with during("scoring on torch's meta device"):
@@ -202,7 +202,7 @@ def check_device(candidate: Candidate) -> None:
 
 @check("likelihood")
 def check_compile(candidate: Candidate) -> None:
-    """`torch.compile` makes one graph of scoring, without a break, that agrees with eager."""
+    """`torch.compile` compiles scoring to a single graph that agrees with eager execution."""
     likelihood = likelihood_of(candidate, dtype=torch.float32)
     arguments = params_of(likelihood, 6, dtype=torch.float32), images_of(likelihood, dtype=torch.float32)
     expect_compiles(lambda params, x: likelihood(params).log_prob(x), arguments)
@@ -210,7 +210,7 @@ def check_compile(candidate: Candidate) -> None:
 
 @check("likelihood")
 def check_state_dict(candidate: Candidate) -> None:
-    """Weights that are saved and loaded into a new one give bit-equal scores."""
+    """Saving the weights and loading them into a new instance gives bit-identical scores."""
     likelihood, other = likelihood_of(candidate), likelihood_of(candidate)
     params, x = params_of(likelihood, 6), images_of(likelihood)
     expect_same_after_loading(likelihood, other, lambda module: [module(params).log_prob(x)])

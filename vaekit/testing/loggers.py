@@ -1,4 +1,4 @@
-"""Checks of loggers. What they log is logged: give options that keep it on this machine."""
+"""Checks of loggers. They log for real: pass options that keep the logged data on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def logger_of(candidate: Candidate) -> Logger:
 
 @contextmanager
 def run_folders(*names: str) -> Iterator[list[Path]]:
-    """Make run folders for a while."""
+    """Create temporary run folders."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as root:
         folders = [Path(root) / name for name in names]
         for folder in folders:
@@ -36,7 +36,7 @@ def run_folders(*names: str) -> Iterator[list[Path]]:
 
 
 def log(logger: Logger, folder: Path, steps: tuple[int, ...], *, after: int | None = None, complete: bool = True) -> str:
-    """Make the calls of a run; return what `start` does."""
+    """Make the calls that a run makes; return the result of `start`."""
     from PIL import Image
 
     with during(f"start(…, step={after})"):
@@ -53,18 +53,18 @@ def log(logger: Logger, folder: Path, steps: tuple[int, ...], *, after: int | No
 
 
 def outcome(step: int) -> Outcome:
-    """Return what a run of grey images might come to."""
+    """Return a possible outcome of a run on grey images."""
     return Outcome(step, {"test/loss": 153.0, "test/elbo": -153.0}, lambda most: codes(min(most, 9)))
 
 
 def codes(num: int) -> Codes:
-    """Return codes of oblong images of two classes."""
+    """Return codes of oblong images with two classes."""
     return Codes(torch.randn(num, 3), torch.rand(num, 1, 8, 6), tuple("ab"[i % 2] for i in range(num)))
 
 
 @check("logger")
 def check_calls(candidate: Candidate) -> None:
-    """A run can be logged from start to end, and start says in one line where to find it."""
+    """A run can be logged from start to end, and `start` returns one line that says where to find it."""
     with run_folders("run") as (folder,):
         where = log(logger_of(candidate), folder, (4, 8))
     expect(len(where.splitlines()) == 1, "what start returns", expected="a line of text", came=repr(where))
@@ -72,7 +72,7 @@ def check_calls(candidate: Candidate) -> None:
 
 @check("logger")
 def check_resumption(candidate: Candidate) -> None:
-    """A run that was stopped is resumed by another instance, also where steps are told again."""
+    """Another instance can resume a stopped run, even if some steps are logged again."""
     with run_folders("run") as (folder,):
         log(logger_of(candidate), folder, (4, 8), complete=False)
         log(logger_of(candidate), folder, (8, 12), after=4)
@@ -80,7 +80,7 @@ def check_resumption(candidate: Candidate) -> None:
 
 @check("logger")
 def check_stop(candidate: Candidate) -> None:
-    """A run can be stopped before anything was logged, and be resumed."""
+    """A run can be stopped before anything is logged, and then resumed."""
     with run_folders("run") as (folder,):
         logger = logger_of(candidate)
         with during("start(…), end(None)"):
@@ -91,7 +91,7 @@ def check_stop(candidate: Candidate) -> None:
 
 @check("logger")
 def check_independence(candidate: Candidate) -> None:
-    """Two runs can be logged side by side, as in a sweep."""
+    """Two runs can be logged at the same time, as in a sweep."""
     with run_folders("first", "second") as folders:
         loggers = [logger_of(candidate) for _ in folders]
         for logger, folder in zip(loggers, folders, strict=True):
@@ -107,7 +107,7 @@ def check_independence(candidate: Candidate) -> None:
 
 @check("logger")
 def check_randomness(candidate: Candidate) -> None:
-    """Logging leaves torch's generator as it was."""
+    """Logging does not advance torch's generator."""
     with run_folders("run") as (folder,):
         logger = logger_of(candidate)
         before = torch.get_rng_state()
@@ -117,7 +117,7 @@ def check_randomness(candidate: Candidate) -> None:
 
 @check("logger")
 def check_purity(candidate: Candidate) -> None:
-    """Numbers, pictures and codes that a logger is told are left as they are: other loggers are told the same ones."""
+    """The logger does not modify the numbers, pictures and codes that it receives, as other loggers share them."""
     from PIL import Image
 
     scalars, picture, told = dict(SCALARS), Image.new("RGB", (12, 8), "white"), codes(9)

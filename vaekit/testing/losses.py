@@ -24,7 +24,7 @@ from vaekit.trace import Site, Trace
 LATENT_DIM, IMAGE = 3, (1, 6, 5)
 NUM_DATA = 50
 BATCH, NUM_BATCHES = 16, 64
-"""Of means: as many batches as their error is estimated from."""
+"""Size and number of the batches that an expectation is estimated from."""
 
 
 def loss_of(candidate: Candidate, dtype: torch.dtype = torch.float64) -> Loss:
@@ -45,19 +45,19 @@ def vae_of(dtype: torch.dtype = torch.float64) -> VAE:
 
 
 def inputs_of(num: int = 8, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Draw binary images, and noise for their codes."""
+    """Return random binary images, and noise for their codes."""
     return torch.rand(num, *IMAGE, dtype=dtype).round(), torch.randn(num, LATENT_DIM, dtype=dtype)
 
 
 def trace_of(vae: nn.Module, x: Tensor, noise: Tensor) -> Trace:
-    """Trace a forward pass in the midst of training."""
+    """Trace a forward pass in the middle of training."""
     trace: Trace = vae(x, noise, num_data=NUM_DATA, epoch=torch.tensor(1.5, device=x.device))
     return trace
 
 
 @check("loss")
 def check_value(candidate: Candidate) -> None:
-    """The loss is one finite number per example, or one for a batch whose statistic it is, for a batch of one too."""
+    """The loss is one finite number per example, or one per batch if it is a batch statistic; a batch of one works too."""
     loss, vae = loss_of(candidate), vae_of()
     for num in (1, 2, 8):
         with during(f"the loss of {num} examples"):
@@ -70,7 +70,7 @@ def check_value(candidate: Candidate) -> None:
 
 @check("loss")
 def check_declarations(candidate: Candidate) -> None:
-    """What the loss declares before it is built are names that assembly knows, and what it covers then is the same."""
+    """The loss declares slots and capabilities that exist, and covers the same slots once it is built."""
     declared, loss = candidate.cls.declare(candidate.keywords), loss_of(candidate)
     for what, names, known in (("covers", declared.covers, get_args(Slot)), ("requires", declared.requires, tuple(Capability))):
         expect(set(names) <= set(known), what, expected=f"some of {', '.join(known)}", came=set(names))
@@ -79,7 +79,7 @@ def check_declarations(candidate: Candidate) -> None:
 
 @check("loss")
 def check_requirements(candidate: Candidate) -> None:
-    """The loss works with any posterior and prior that provide what it requires, or says in a `UsageError` why not."""
+    """The loss works with any posterior and prior that provide what it requires, or rejects them with a `UsageError`."""
     required, loss, vae = candidate.cls.declare(candidate.keywords).requires, loss_of(candidate), vae_of()
     x, noise = inputs_of()
     trace = trace_of(vae, x, noise)
@@ -97,7 +97,7 @@ def check_requirements(candidate: Candidate) -> None:
 
 
 def least_of(required: frozenset[Capability], density: Any) -> Any:
-    """Wrap a factorised density so that it has the methods of a distribution, those of some capabilities, and nothing else."""
+    """Reduce a factorised density to the methods of a distribution and those of the required capabilities."""
     names = ["rsample", *(METHODS[each] for each in required)]
     methods = {name: staticmethod(getattr(density, name)) for name in names}
     return type("Least", (), {"mean": density.mean, **methods})()
@@ -153,7 +153,7 @@ def check_coverage(candidate: Candidate) -> None:
 
 
 def _bounds(values: Tensor) -> tuple[float, float]:
-    """Return the mean of ``(N,)`` values, less and plus what it may be off."""
+    """Return a confidence interval for the mean that ``(N,)`` values are drawn from."""
     mean, error = values.mean().item(), ERRORS * values.std().item() / math.sqrt(len(values)) + 1e-6
     return mean - error, mean + error
 
@@ -164,7 +164,7 @@ def _means(values: dict[str, Tensor]) -> str:
 
 @check("loss")
 def check_independence(candidate: Candidate) -> None:
-    """An example's loss does not depend on the rest of the batch, unless ``batch_statistic`` says so."""
+    """An example's loss does not depend on the rest of the batch, unless ``batch_statistic`` is set."""
     loss, vae = loss_of(candidate), vae_of()
     if loss.batch_statistic:
         return
@@ -175,7 +175,7 @@ def check_independence(candidate: Candidate) -> None:
 
 @check("loss")
 def check_determinism(candidate: Candidate) -> None:
-    """The same trace gives the same loss: its draws, if any, are not its own."""
+    """The same trace always gives the same loss: the loss makes no random draws of its own."""
     loss, vae = loss_of(candidate).eval(), vae_of()
     inputs = inputs_of()
     values = [loss(trace_of(vae, *inputs)) for _ in range(2)]
@@ -184,7 +184,7 @@ def check_determinism(candidate: Candidate) -> None:
 
 @check("loss")
 def check_gradient(candidate: Candidate) -> None:
-    """The loss moves the model, and its own parameters where it has any."""
+    """The model receives a gradient from the loss, and so does every parameter of the loss itself."""
     loss, vae = loss_of(candidate), vae_of()
     value = loss(trace_of(vae, *inputs_of(16))).mean()
     expect(value.requires_grad, "the loss", expected="a function of the model's parameters", came="a constant")
@@ -197,7 +197,7 @@ def check_gradient(candidate: Candidate) -> None:
 
 @check("loss")
 def check_purity(candidate: Candidate) -> None:
-    """A forward pass leaves the loss's own state and the trace's latents as they were."""
+    """A forward pass changes neither the state of the loss nor the latents of the trace."""
     loss, trace = loss_of(candidate), trace_of(vae_of(), *inputs_of())
     state, z = {name: value.clone() for name, value in loss.state_dict().items()}, trace.z.clone()
     loss(trace)
@@ -208,7 +208,7 @@ def check_purity(candidate: Candidate) -> None:
 
 @check("loss")
 def check_metrics(candidate: Candidate) -> None:
-    """What the loss leaves to be logged are tensors of one number per example, or of one in all."""
+    """Each metric that the loss logs is a tensor of one number per example, or of a single number."""
     trace = trace_of(vae_of(), *inputs_of())
     loss_of(candidate)(trace)
     for name, value in trace.metrics.items():
@@ -218,7 +218,7 @@ def check_metrics(candidate: Candidate) -> None:
 
 @check("loss")
 def check_dtype(candidate: Candidate) -> None:
-    """Float32 agrees with float64."""
+    """Float32 traces give float32 losses that agree with float64."""
     vae = vae_of()
     x, noise = inputs_of()
     double = loss_of(candidate)(trace_of(vae, x, noise))
@@ -231,7 +231,7 @@ def check_dtype(candidate: Candidate) -> None:
 
 @check("loss")
 def check_device(candidate: Candidate) -> None:
-    """The loss moves to another device whole: no tensor that it makes stays on the CPU."""
+    """The loss moves to another device completely: it creates no tensor on the CPU."""
     loss, vae = loss_of(candidate, torch.float32).to("meta"), vae_of(torch.float32).to("meta")
     inputs = [tensor.to("meta") for tensor in inputs_of(dtype=torch.float32)]
     with during("the loss on torch's meta device"):
@@ -241,14 +241,14 @@ def check_device(candidate: Candidate) -> None:
 
 @check("loss")
 def check_compile(candidate: Candidate) -> None:
-    """`torch.compile` makes one graph of model and loss, without a break, that agrees with eager."""
+    """`torch.compile` compiles model and loss to a single graph that agrees with eager execution."""
     loss, vae = loss_of(candidate, torch.float32), vae_of(torch.float32)
     expect_compiles(lambda *inputs: loss(trace_of(vae, *inputs)), inputs_of(dtype=torch.float32))
 
 
 @check("loss")
 def check_state_dict(candidate: Candidate) -> None:
-    """Weights that are saved and loaded into a new one give a bit-equal loss."""
+    """Saving the weights and loading them into a new instance gives a bit-identical loss."""
     loss, other, vae = loss_of(candidate), loss_of(candidate), vae_of()
     inputs = inputs_of()
     expect_same_after_loading(loss, other, lambda module: [module(trace_of(vae, *inputs))])

@@ -1,7 +1,7 @@
-"""Whether draws follow a density, by tests whose errors are known.
+"""Statistical tests of whether draws follow a density, with known error rates.
 
-A test refuses a truthful component with a probability of about `LEVEL`. With `NUM_DRAWS` draws it finds a scale that is off by a
-tenth, or a shift by a twentieth of a standard deviation, with a probability above 0.99.
+A test rejects a correct component with a probability of about `LEVEL`. With `NUM_DRAWS` draws, it detects a scale that is off by
+10 %, or a shift of 5 % of the standard deviation, with a probability above 0.99.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from vaekit.testing.core import expect, expect_finite
 LogDensity = Callable[[Tensor], Tensor]
 
 LEVEL = 1e-6
-"""Probability that one test refuses what is right."""
+"""The probability that one test rejects a correct component."""
 NUM_DRAWS = 50_000
 ERRORS = 4.9
-"""Standard errors that a mean may be off: the normal distribution's two-sided quantile at `LEVEL`."""
+"""The number of standard errors by which a mean may be off: the two-sided normal quantile at `LEVEL`."""
 NUM_FREQUENCIES = 16
 UNEVEN = 0.05
-"""Largest standard error allowed for the mean of importance weights; above it a test would see nothing."""
+"""The largest standard error allowed for the mean of importance weights; above it, a test would have no power."""
 
 
 def line_around(draws: Tensor) -> Tensor:
-    """Return points for quadrature over the real line: dense around draws ``(N,)``, and reaching a million times as far.
+    """Return points for quadrature over the real line: dense among draws ``(N,)``, and reaching a million times further.
 
     They are equidistant in asinh, which resolves a narrow mode far from the others and covers a tail as heavy as Cauchy's.
     """
@@ -37,22 +37,22 @@ def line_around(draws: Tensor) -> Tensor:
 
 
 def expect_mass(log_density: LogDensity, points: Tensor, what: str) -> None:
-    """Raise unless a density integrates to 1 over an increasing sequence of points."""
+    """Raise unless a density integrates to 1 over increasing quadrature points."""
     mass = torch.trapezoid(log_density(points).exp(), points).item()
     expect(math.isclose(mass, 1, abs_tol=1e-3), f"the integral of {what}", expected=1, came=f"{mass:.5f}")
 
 
 def expect_draws(draws: Tensor, log_density: LogDensity, points: Tensor, what: str) -> Tensor:
-    """Raise unless draws ``(N,)`` follow a density on a line; return its distribution function at the draws.
+    """Raise unless draws ``(N,)`` follow a one-dimensional density; return its distribution function at the draws.
 
-    This is Kolmogorov and Smirnov's test: the largest distance between the draws' distribution function and the density's exceeds
-    ``sqrt(log(2 / level) / 2N)`` with a probability of ``level``, asymptotically.
+    This is the Kolmogorov-Smirnov test: asymptotically, the largest distance between the empirical distribution function and that
+    of the density exceeds ``sqrt(log(2 / level) / 2N)`` with probability ``level``.
 
     Args:
         draws: The draws.
-        log_density: Maps ``(M,)`` points to log densities, which may lack a constant.
-        points: Where to integrate it, increasing.
-        what: What is compared.
+        log_density: Maps ``(M,)`` points to log densities, up to a constant.
+        points: Increasing quadrature points.
+        what: What is compared, for the message.
     """
     expect_finite(draws, what)
     draws, logs = draws.contiguous(), log_density(points)
@@ -118,11 +118,11 @@ def cauchy_around(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weights_of(log_weights: Tensor, what: str) -> Tensor:
-    """Return importance weights; raise if they are too uneven to tell anything from."""
+    """Return importance weights; raise if they are too uneven for their mean to be informative."""
     weights = log_weights.exp()
     expect_finite(weights, f"importance weights: {what}")
     error = weights.std().item() / math.sqrt(len(weights))
-    few = f"the weights are too uneven to tell: {error:.2g}"
+    few = f"weights too uneven to tell, with {error:.2g}"
     expect(error <= UNEVEN, what, expected=f"a standard error of at most {UNEVEN}", came=few)
     return weights
 
@@ -135,15 +135,15 @@ def expect_joint_mass(draws: Tensor, log_density: LogDensity, what: str) -> None
 
 
 def expect_joint_draws(draws: Tensor, log_density: LogDensity, what: str) -> None:
-    """Raise unless draws ``(N, D)`` follow a joint density, by their characteristic function at `NUM_FREQUENCIES` frequencies.
+    """Raise unless draws ``(N, D)`` follow a joint density, compared by characteristic functions at random frequencies.
 
-    The draws give its real and imaginary parts as means, importance sampling gives the density's as integrals. It determines a
-    distribution, whatever its shape, its support and its derivatives. Frequencies are random, in units of the draws' spread.
+    The characteristic function of the draws is a mean, that of the density an integral, which importance sampling estimates. It
+    determines a distribution of any shape and support, and needs no derivative of the density.
 
     Args:
         draws: The draws.
         log_density: Maps ``(N, D)`` vectors to ``(N,)`` log densities.
-        what: What is compared.
+        what: What is compared, for the message.
     """
     expect_finite(draws, what)
     proposed, log_proposal = cauchy_around(draws)

@@ -69,7 +69,7 @@ def check(name: Annotated[str, typer.Argument(metavar="NAME", help="A component,
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The component's name, as acme_unet.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The component's name, such as acme_unet.")],
     role: Annotated[
         str,
         typer.Option(metavar="ROLE", help="encoder, decoder, posterior, prior, likelihood, loss, dataset, logger or exporter."),
@@ -78,7 +78,7 @@ def new(
         Path | None, typer.Option(metavar="FOLDER", help="Where to write it; default: vaekit-NAME.", show_default=False)
     ] = None,
 ) -> None:
-    """Write a package that adds a component: it installs, and passes its tests, as it is."""
+    """Write a package that adds a component; it can be installed, and passes its tests, as it is."""
     from vaekit.scaffold import write_package
 
     folder = write_package(name, role, out)

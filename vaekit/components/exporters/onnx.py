@@ -56,7 +56,7 @@ class Onnx(Exporter):
         licence: str | None = None,
     ) -> None:
         if fp16 and int8:
-            raise UsageError("a model has one precision", given="fp16 and int8", remedy="choose one of them")
+            raise UsageError("an export has only one precision", given="fp16 and int8", remedy="choose one of them")
         self.opset, self.licence = opset, licence
         self.precision: about.Precision = "int8" if int8 else "fp16" if fp16 else "fp32"
 
@@ -115,4 +115,4 @@ def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[str
 def _warn_of_slow_operations(model: onnx.ModelProto, part: PartName) -> None:
     modes = [a.s for node in model.graph.node if node.op_type == "Resize" for a in node.attribute if a.name == "mode"]
     if b"cubic" in modes:
-        warnings.warn(f"the {part} resizes bicubically, which ONNX Runtime does 4-5 times slower than bilinearly", stacklevel=2)
+        warnings.warn(f"the {part} uses bicubic resizing, 4-5 times slower than bilinear in ONNX Runtime", stacklevel=2)

@@ -26,7 +26,7 @@ LARGEST_REQUEST = {"params": 100, "metrics": 1000}
 
 @loggers("mlflow")
 class Mlflow(Logger):
-    """MLflow: metrics, images as artifacts, the spec as parameters, in a database or on a tracking server.
+    """MLflow: metrics, images as artifacts, and the spec as parameters, in a database or on a tracking server.
 
     A resumed run continues under the same id, which is kept in `mlflow.json` in the run folder; repeated steps that MLflow
     already has are skipped. Needs `pip install "vaekit[mlflow]"`; for `mlflow ui`, install the full MLflow package. Requests to a

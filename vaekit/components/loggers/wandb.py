@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @loggers("wandb")
 class Wandb(Logger):
-    """Weights & Biases: curves, images, the spec as configuration, the test set's numbers as summary.
+    """Weights & Biases: curves, images, the spec as the configuration, and the test set's numbers as the summary.
 
     Its files are in `wandb` in the run folder. A resumed run continues under the same id; repeated steps that W&B already has are
     skipped. W&B may lack the last epochs of a run that was killed; `metrics.jsonl` has them. Needs `pip install "vaekit[wandb]"`,

@@ -91,9 +91,9 @@ def test_images_of_another_size_are_resized_only_when_asked(run, tmp_path):
     with pytest.raises(DataError, match="not of the size"):
         run.pictures.interpolate(0, tmp_path / "large.png", out=tmp_path / "i.png")
     assert run.pictures.interpolate(0, tmp_path / "large.png", fit="pad", out=tmp_path / "i.png").is_file()
-    with pytest.raises(DataError, match="no such image"):
+    with pytest.raises(DataError, match="does not exist"):
         run.pictures.interpolate(0, "absent.png", out=tmp_path / "i.png")
-    with pytest.raises(UsageError, match="no such image in the data set"):
+    with pytest.raises(UsageError, match="the dataset has no such image"):
         run.pictures.interpolate(0, 10**6, out=tmp_path / "i.png")
 
 

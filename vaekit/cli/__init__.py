@@ -1,4 +1,4 @@
-"""The command line: ``vaekit COMMAND``. Commands import what they need when they run, so that help is there at once."""
+"""The command line: ``vaekit COMMAND``. Commands import what they need when they run, so that help appears at once."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 usage, 130 interrupted.
 
     Args:
-        argv: Arguments after the program's name. Default: those of the process.
+        argv: Arguments after the program's name; default: those of the process.
 
     Raises:
-        Exception: A fault of vaekit's own; with ``--debug`` a user's mistake raises too.
+        Exception: A bug in vaekit; with ``--debug``, a user's mistake as well.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, no_plugins = "--debug" in arguments, "--no-plugins" in arguments
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Build the command asked for and run it; where none is, list all of them."""
+    """Build the command that is asked for and run it; without one, build a list of all commands."""
     if arguments[:1] == ["--"]:
         del arguments[0]
     asked = find_command(arguments[0]) if arguments else None
@@ -75,7 +75,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _list_commands(app: typer.Typer) -> None:
-    """Let an app know of all commands by name and summary, which is what its help and its suggestions need."""
+    """Add all commands to an app by name and summary, for its help and its suggestions."""
     from rich.markup import escape
 
     for command in list_commands():

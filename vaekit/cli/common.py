@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from vaekit.run import Run
 
 RunArgument = Annotated[
-    Path | None, typer.Argument(metavar="RUN", help="Run folder. Default: the newest one under runs/.", show_default=False)
+    Path | None, typer.Argument(metavar="RUN", help="Run folder; default: the newest one under runs/.", show_default=False)
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
 
 
 class Panel(StrEnum):
-    """The parts of ``vaekit --help``, in order."""
+    """The panels of ``vaekit --help``, in order."""
 
     TRAINING = "Training"
     PICTURES = "Pictures"
@@ -33,7 +33,7 @@ class Panel(StrEnum):
 
 
 def open_run(path: Path | None) -> Run:
-    """Return the run of a folder. Default: the newest one."""
+    """Return the run of a folder; default: the newest run."""
     from vaekit.run import Run
     from vaekit.store.folder import newest_run
 
@@ -41,21 +41,21 @@ def open_run(path: Path | None) -> Run:
 
 
 def without_args(doc: str | None) -> tuple[str, str]:
-    """Return what stands before and after ``Args:`` in a docstring."""
+    """Return the parts of a docstring before and after ``Args:``."""
     before, *after = re.split(r"^Args:\n(?:[ \t]+.*\n?|\n)*", cleandoc(doc or "") + "\n", flags=re.MULTILINE)
     return before.strip(), "\n".join(after).strip()
 
 
 @contextmanager
 def interruptible(reporter: Quiet) -> Iterator[None]:
-    """Give the terminal back whatever happens; after Ctrl-C or SIGTERM say how to resume, and exit with 130."""
+    """Restore the terminal in any case; after Ctrl-C or SIGTERM, say how to resume and exit with 130."""
     try:
         with reporter:
             yield
     except KeyboardInterrupt:
         from vaekit.compute.distributed import is_first
 
-        if is_first():  # of torchrun's processes one speaks for all
+        if is_first():  # only one of torchrun's processes prints
             typer.secho(f"interrupted; {_how_to_resume(reporter)}", fg="yellow", err=True)
         raise typer.Exit(130) from None
 

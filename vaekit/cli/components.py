@@ -1,4 +1,4 @@
-"""Components as the command line names and describes them."""
+"""How the command line finds and describes components."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def find(name: str) -> list[tuple[Registry[object], str]]:
-    """Return all components of a name, or the one of ``role:name``.
+    """Return all components with a name, or the one given as ``role:name``.
 
     Raises:
-        UnknownComponentError: There is none; the message suggests a near match.
+        UnknownComponentError: There is none; the message suggests close matches.
     """
     from vaekit.roles import REGISTRIES
 
@@ -34,7 +34,7 @@ def find(name: str) -> list[tuple[Registry[object], str]]:
 
 
 def describe(registry: Registry[object], kind: str) -> str:
-    """Write what a component's docstring says, its options with their types and defaults in the place of ``Args``."""
+    """Return a component's docstring, with its options, their types and defaults in place of ``Args``."""
     from vaekit.cli.options import component_fields
     from vaekit.specs.text import type_text, value_text
 

@@ -1,4 +1,4 @@
-"""The commands there are: a file of `vaekit.cli.commands` each, and one for every picture."""
+"""How commands are found: every file of `vaekit.cli.commands` is one, and so is every picture."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Command(NamedTuple):
     """A command as ``vaekit --help`` lists it.
 
     Args:
-        name: What it is called.
-        panel: Where the help lists it.
+        name: The name.
+        panel: The panel of the help.
         summary: One line.
-        prepare: Takes the arguments that follow the name; returns the function or group to call, and the arguments for it.
+        prepare: Maps the arguments after the name to the function or group to call, and its arguments.
     """
 
     name: str
@@ -35,17 +35,20 @@ class Command(NamedTuple):
 
 
 def find_command(name: str) -> Command | None:
-    """Return the command of a name, or None. Nothing else is imported than the command."""
+    """Return the command with a name, or None. Only that command is imported."""
     if name in _files():
         return _of_file(name)
     return _of_picture(name) if name in registry else None
 
 
 def list_commands() -> list[Command]:
-    """Return all commands, by panel and name. Pictures are not imported."""
+    """Return all commands, sorted by panel and name. Pictures are not imported."""
     files = _files()
     for kind in files & {*registry.kinds()}:
-        warnings.warn(f"the picture {kind!r} of {registry.origin(kind)} has no command: vaekit's own is called so", stacklevel=2)
+        warnings.warn(
+            f"the picture {kind!r} of {registry.origin(kind)} has no command, because vaekit has a command of that name",
+            stacklevel=2,
+        )
     found = [*map(_of_file, files), *(_of_picture(kind) for kind in registry.kinds() if kind not in files)]
     return sorted(found, key=lambda command: ([*Panel].index(command.panel), command.name))
 

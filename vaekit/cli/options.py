@@ -1,4 +1,4 @@
-"""Options that a command has besides those in its function's signature: of components, as their specs declare them."""
+"""Options of commands that come from the specs of components rather than from the signature of a function."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vaekit.specs.options import Option, OptionTable
 
 LONGEST = 18
-"""Characters of a type beside a flag; longer lists of choices stand in the help, which a narrow terminal breaks at words."""
+"""Longest type beside a flag, in characters; longer lists of choices go into the help text, which wraps in a narrow terminal."""
 VALUELESS = frozenset({"quiet", "json", "help"})
 PANELS = {"components": "Components", "model": "Model", "data": "Data", "augment": "Augmentation", "train": "Training"}
 SpecArgument = Annotated[
@@ -32,9 +32,9 @@ def declare(function: Callable[..., None], options: Mapping[str, Any], **fixed: 
     """Return a command with more options than its function's signature shows.
 
     Args:
-        function: The command. It receives those of the options that are given as ``given``, a value by each name.
-        options: Annotations by name, for Typer to read.
-        fixed: Further arguments of the function, of which Typer knows nothing.
+        function: The command. It receives the options that the user sets as ``given``, values by name.
+        options: Annotations for Typer, by name.
+        fixed: Other arguments of the function, which are no options.
     """
     signature = inspect.signature(function, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name != "given" and name not in fixed]
@@ -47,7 +47,7 @@ def declare(function: Callable[..., None], options: Mapping[str, Any], **fixed: 
         given = {name: value for key, name in names.items() if (value := values.pop(key)) is not None and value != []}
         function(**values, **fixed, given=given)
 
-    called.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined] # of any function
+    called.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined] # mypy does not know that functions have it
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *more)}
     return called
 
@@ -63,17 +63,17 @@ def component_option(
     several: bool = False,
     hidden: bool = False,
 ) -> Any:
-    """Return the annotation by which Typer takes an option of a component or a spec: a switch, or text that specs read and check.
+    """Return the annotation for Typer of an option of a component or a spec: a switch, or text that the spec validates.
 
     Args:
-        flags: What it goes by, with dashes; those of a switch get their opposites.
-        kind: Its type.
-        default: What it is unless given.
-        required: Whether it must be given; then the default means nothing.
-        about: One sentence.
-        panel: Where the help shows it.
+        flags: The flags, with dashes; a switch gets the negated flags too.
+        kind: The type.
+        default: The default.
+        required: Whether there is no default.
+        about: The help, one sentence.
+        panel: The panel of the help.
         several: Whether it may be given more than once.
-        hidden: Whether the help leaves it out.
+        hidden: Whether the help omits it.
     """
     from rich.markup import escape
 
@@ -84,7 +84,7 @@ def component_option(
     if len(text) > LONGEST and "|" in text:
         about, text = f"{about} One of {text.replace('|', ', ')}.", "choice"
     ending = "required" if required else f"default: {value_text(default) or 'nothing'}"
-    chosen_later = default is None and "none" in parts  # what that means, the sentence says
+    chosen_later = default is None and "none" in parts  # the sentence says what that means
     switch = bool in parts
     info = typer.Option(
         *((f"{flag}/--no-{flag[2:]}" for flag in flags) if switch else flags),
@@ -104,7 +104,7 @@ def component_fields(spec: type[ComponentSpec]) -> dict[str, FieldInfo]:
 
 
 def field_option(name: str, field: FieldInfo, *, panel: str | None = None) -> Any:
-    """Return the annotation by which Typer takes an option of a component; see `component_option`."""
+    """Return the annotation for Typer of an option of a component; see `component_option`."""
     return component_option(
         [f"--{name.replace('_', '-')}"],
         field.annotation,
@@ -116,7 +116,7 @@ def field_option(name: str, field: FieldInfo, *, panel: str | None = None) -> An
 
 
 def read_fields(spec: type[ComponentSpec], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the strings of a command line mean for those of its options that a component has."""
+    """Parse the strings given on the command line for the options of a component; other options are dropped."""
     from vaekit.specs.text import read_value
 
     fields = component_fields(spec)
@@ -125,12 +125,12 @@ def read_fields(spec: type[ComponentSpec], given: Mapping[str, Any]) -> dict[str
 
 @dataclass
 class Words:
-    """Arguments as read before it is known which flags there are.
+    """Arguments as read before it is known which flags exist.
 
     Args:
         spec: The spec file.
-        flags: Values of each flag, underscored and without its dashes; None where no value follows.
-        arguments: All of them, the flags hyphenated.
+        flags: Values of each flag, which is written without dashes and with underscores; None if no value follows.
+        arguments: All arguments, with hyphenated flags.
     """
 
     spec: str | None = None
@@ -141,15 +141,15 @@ class Words:
 def with_component_options(
     function: Callable[..., None], arguments: Sequence[str], *, without: Collection[str] = ()
 ) -> tuple[Callable[..., None], list[str]]:
-    """Return a command with the options of a run as its arguments choose the components, and the arguments in normal form.
+    """Return a command with the options of the components that its arguments choose, and the arguments in normal form.
 
     Args:
-        function: The command. It receives the plain data of the spec file as ``base``, and the options given as ``given``.
-        arguments: What follows the command's name.
+        function: The command. It receives the plain data of the spec file as ``base``, and the options that are set as ``given``.
+        arguments: The arguments after the command's name.
         without: Options that the command does not have.
 
     Raises:
-        UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
+        UsageError: A flag is unknown or ambiguous, or a chosen component does not exist.
     """
     own = inspect.signature(function).parameters.keys() - {"spec", "base", "given"} - VALUELESS
     base, table, normal = read_options(arguments, own=own)
@@ -167,11 +167,11 @@ def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[dic
     """Return the plain data of the spec file, the options of the components chosen, and the arguments in normal form.
 
     Args:
-        arguments: Of a command that takes these options.
-        own: Flags with a value that the command has besides.
+        arguments: The arguments after the command's name.
+        own: Other flags of the command that take a value.
 
     Raises:
-        UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
+        UsageError: A flag is unknown or ambiguous, or a chosen component does not exist.
     """
     from vaekit.specs.models import read_spec
     from vaekit.specs.options import OptionTable
@@ -196,7 +196,7 @@ def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[dic
 
 
 def read_words(arguments: Sequence[str]) -> Words:
-    """Find the spec file and the flags among arguments; a word after a flag is its value unless it looks like a spec file."""
+    """Find the spec file and the flags; a word after a flag is its value unless it looks like a spec file."""
     words, rest = Words(), list(arguments)
     while rest:
         word = rest.pop(0)
@@ -231,7 +231,7 @@ def is_switch(option: Option) -> bool:
 
 
 def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:
-    """Return the annotation that declares an option to Typer."""
+    """Return the annotation of an option for Typer."""
     from vaekit.specs.resolve import SEVERAL
 
     return component_option(

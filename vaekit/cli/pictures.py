@@ -1,4 +1,4 @@
-"""The commands of pictures: ``vaekit NAME`` for every picture there is, with its options."""
+"""The commands of pictures: ``vaekit NAME`` for every registered picture, with its options."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def command(kind: str, arguments: Sequence[str]) -> tuple[Callable[..., None], l
 
 
 def _words_argument(images: Sequence[str]) -> Any:
-    """Return the annotation of a run, which may be left out, and images."""
+    """Return the annotation of an optional run and images."""
     about = "Run folder (default: the newest one), then "
     about += "images, folders of images, or numbers of test images." if images == ["images"] else _each(len(images))
     return Annotated[list[str], typer.Argument(metavar=f"[RUN] {_metavar(images)}", help=about, show_default=False)]
@@ -62,7 +62,7 @@ def _metavar(images: Sequence[str]) -> str:
 
 
 def _split(kind: str, images: Sequence[str], words: Sequence[str]) -> tuple[Path | None, list[Any]]:
-    """Take a run folder from the front of a command's words; None stands for the newest one. Return what else a picture takes.
+    """Return the run folder, None for the newest one, and the arguments for the images.
 
     Raises:
         UsageError: There are too few or too many images.
@@ -82,7 +82,7 @@ def _split(kind: str, images: Sequence[str], words: Sequence[str]) -> tuple[Path
 
 
 def _out_option(cls: type[Picture]) -> Any:
-    """Return the annotation of the place where a picture is written."""
+    """Return the annotation of ``--out``."""
     from vaekit.pictures.animation import ANIMATED
     from vaekit.pictures.picture import FORMATS
 
@@ -95,5 +95,5 @@ def _out_option(cls: type[Picture]) -> Any:
         "files": "a folder, new or empty",
     }
     metavar = "|".join(dict.fromkeys("FOLDER" if form == "files" else "FILE" for form in forms))
-    about = f"Where it is written: {' or '.join(kinds[form] for form in forms)}. Default: in the run folder."
+    about = f"The output: {' or '.join(kinds[form] for form in forms)}; default: in the run folder."
     return Annotated[Path | None, typer.Option("--out", metavar=metavar, help=about, show_default=False)]

@@ -1,4 +1,4 @@
-"""The pictures of a run, each a method."""
+"""The pictures of a run, one method each."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Album:
-    """Pictures of a run's best model: every registered picture is a method, which draws it, writes it and returns its path.
+    """The pictures of a run's best model. Every registered picture is a method that draws it, writes it and returns its path.
 
-    ``run.pictures.traverse(dims=[3, 5])`` takes the picture's options as keywords, after the images where it needs any, and
-    ``out``: the file, whose suffix says the format, or the folder; by default it lies in the run folder. Stills are PNG, JPEG,
-    WebP or AVIF; animations are GIF, WebP or AVIF. A picture that is written as several files returns all of their paths.
+    ``run.pictures.traverse(dims=[3, 5])`` takes the picture's options as keywords, after the images if it needs any. ``out`` is
+    the file, whose suffix selects the format, or the folder; default: in the run folder. Stills are PNG, JPEG, WebP or AVIF;
+    animations are GIF, WebP or AVIF. A picture that is written to several files returns a list of paths.
 
-    ``dir(run.pictures)`` lists the pictures, ``help(run.pictures.traverse)`` explains one, and ``run.pictures["traverse"]`` is
+    ``dir(run.pictures)`` lists the pictures, ``help(run.pictures.traverse)`` describes one, and ``run.pictures["traverse"]`` is
     the same method.
 
     Args:
@@ -48,7 +48,7 @@ class Album:
         """Return the method that draws a picture.
 
         Raises:
-            UnknownComponentError: There is no picture of that name; the message lists what exists.
+            UnknownComponentError: No picture has that name; the message lists those that exist.
             PluginError: An installed plugin claims the name but cannot be used.
         """
         cls: type[Picture] = pictures.get(kind)
@@ -64,11 +64,11 @@ class Album:
             try:
                 chosen = spec.model_validate({"kind": kind, **arguments})
             except ValidationError as error:
-                raise spec_error(error, f"what was asked of the picture {kind!r}") from None
+                raise spec_error(error, f"the request to the picture {kind!r}") from None
             picture: Picture = pictures.build(chosen, **available)
             paths = picture.write(path)
             return paths if len(picture.paths) > 1 else paths[0]
 
         write.__name__, write.__qualname__, write.__doc__ = kind, f"{type(self).__name__}.{kind}", cls.__doc__
-        write.__signature__ = signature  # type: ignore[attr-defined] # of any function, which mypy does not know
+        write.__signature__ = signature  # type: ignore[attr-defined] # mypy does not know that functions have it
         return write

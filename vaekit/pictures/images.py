@@ -1,4 +1,4 @@
-"""Pictures given by a user, read as the model expects them."""
+"""Image files given by a user, read as the model expects them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
 
     Args:
         paths: Files, or folders of files.
-        shape: ``(C, H, W)`` of the model's images; grey becomes colour as it asks, and colour grey, with a warning.
-        fit: How pictures of other sizes are brought to it; unless given they are refused.
+        shape: ``(C, H, W)`` of the model's images. Grey files are converted to colour if needed; colour to grey, with a warning.
+        fit: How images of other sizes are fitted to it; default: they are refused.
 
     Raises:
-        DataError: A file is absent, unreadable, or of another size.
+        DataError: A file is missing, unreadable, or of another size.
     """
     channels, *size = shape
     if channels not in (1, 3):
@@ -35,9 +35,9 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
     for file in files:
         if not file.is_file():
             raise DataError(
-                "there is no such image",
+                "the image does not exist",
                 given=file,
-                expected="an image file, a folder of them, or the number of a test image; before them the run folder, if any",
+                expected="an image file, a folder of them, or the number of a test image, after the run folder if you name one",
             )
         given = image_size(file)
         if fit is None and list(given) != size:
@@ -54,7 +54,7 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
 
 
 def is_coloured(file: Path) -> bool:
-    """Whether a picture has a pixel that is not grey."""
+    """Whether an image has a pixel that is not grey."""
     from PIL import Image, ImageChops
 
     with Image.open(file) as image:

@@ -1,4 +1,4 @@
-"""Types of options that several pictures have. Importing it does not import torch."""
+"""Types of options that several pictures have. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 
 def _by_number(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Say in one line how latents are given."""
+    """Explain a failure in one line."""
     try:
         return validate(value)
     except ValidationError:
@@ -25,4 +25,4 @@ ImageName = Annotated[str | int | Path, Field(examples=["IMAGE"])]
 """An image: a file, or the number of a test image."""
 
 Way = Literal["linear", "spherical"]
-"""How to get from one code to another: straight, or along a great circle."""
+"""The way from one code to another: straight, or along a great circle."""

@@ -1,4 +1,4 @@
-"""What a picture is, and how it is written."""
+"""The base class of pictures, and how pictures are written. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -16,46 +16,50 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Section = Literal["pictures", "latents"]
-"""A section of a run's report that shows pictures."""
+"""The sections of a run's report that show pictures."""
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".avif": "AVIF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 SUFFIXES = {"still": ".png", "animation": ".gif", "files": ""}
-"""What a picture can be drawn as, and the suffix of its default path."""
+"""The forms of a picture, and the suffix of the default path of each."""
 
 
 class Picture:
-    """Something to draw of a trained model: ``vaekit <kind>``, ``run.pictures.<kind>()`` and, if it asks for it, in the report.
+    """A picture of a trained model: the command ``vaekit <kind>``, the method ``run.pictures.<kind>()``, a part of the report.
 
-    The positional parameters of ``__init__`` are the subject and the images that a user names: none, one ``a``, two ``a`` and
+    The positional parameters of ``__init__`` are the subject and the images that the user names: none, one ``a``, two ``a`` and
     ``b``, or any number of ``images``. The keyword-only parameters are the picture's options.
 
-    A picture defines at least one of `still`, `animation` and `files`. Those that import torch inside these methods, and not
-    with their module, show their help at once.
+    A picture defines at least one of `still`, `animation` and `files`. Import torch inside these methods rather than at the top
+    of the module, so that the command's help does not have to wait for it.
 
     Args:
-        subject: What is drawn.
+        subject: The run that is drawn.
 
-    Example::
-
-        @pictures("mean")  # of vaekit.roles
-        class Mean(Picture):
-            "Show the image at the prior's mean."
-
-            section = "pictures"
-            title = "At the prior's mean"
-
-            def still(self) -> Image:
-                return grid(self.subject.vae.sample(1, temperature=0.0))
+    Example:
+        >>> from vaekit.pictures.grid import grid
+        >>> from vaekit.roles import pictures
+        >>> @pictures("mean")
+        ... class Mean(Picture):
+        ...     "Show the image at the prior's mean."
+        ...
+        ...     section = "pictures"
+        ...     title = "At the prior's mean"
+        ...
+        ...     def still(self):
+        ...         return grid(self.subject.vae.sample(1, temperature=0.0))
+        >>> run = vaekit.train(latent_dim=2, epochs=1, pictures="none")
+        >>> run.pictures.mean().name
+        'mean.png'
     """
 
     kind: ClassVar[str]
     """The name it is registered under; the registry sets it."""
     paths: tuple[str, ...] = ()
-    """Where it is written unless the user says otherwise: files in subfolders of the run folder, or one folder, without a suffix,
-    that is emptied first. Default: ``pictures/<kind>`` as PNG, else as GIF, else as a folder."""
+    """Default outputs, relative to the run folder: files in its subfolders, or one folder, without a suffix, which is emptied
+    first. By default ``pictures/<kind>`` as a PNG, else as a GIF, else as a folder."""
     section: ClassVar[Section | None] = None
-    """The section of the report that shows `still`, drawn with the default options; by default none does."""
+    """The section of the report that shows `still` with the default options, or None."""
     title: ClassVar[str] = ""
-    """Its heading in the report."""
+    """The heading in the report."""
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
@@ -63,32 +67,32 @@ class Picture:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "out" in getattr(cls.__init__, "__annotations__", {}):
-            raise PluginError(f"{cls.__qualname__}: an option cannot be called 'out', which says where a picture is written")
+            raise PluginError(f"{cls.__qualname__}: an option cannot be named 'out', which is where a picture is written")
         if cls.section not in (None, *get_args(Section)):
-            raise PluginError(f"{cls.__qualname__}: a report has no such section", given=cls.section, expected=get_args(Section))
+            raise PluginError(f"{cls.__qualname__}: unknown section of the report", given=cls.section, expected=get_args(Section))
 
     def still(self) -> Image:
         """Return the picture."""
         raise NotImplementedError
 
     def animation(self) -> Animation:
-        """Return the picture's frames, and how long they stand."""
+        """Return the frames, and how long they are shown."""
         raise NotImplementedError
 
     def files(self) -> Mapping[str, Image]:
-        """Return separate pictures by their paths within a folder, with suffixes."""
+        """Return separate pictures by path within a folder, suffix included."""
         raise NotImplementedError
 
     def alt(self) -> str:
-        """Say in words what `still` shows, for those who do not see it. Default: the title."""
+        """Return the alternative text of `still` in the report, for readers who cannot see it. By default the title."""
         return self.title
 
     @classmethod
     def forms(cls) -> tuple[str, ...]:
-        """Return what the picture can be drawn as: those of ``still``, ``animation`` and ``files`` that it defines.
+        """Return which of ``still``, ``animation`` and ``files`` the picture defines.
 
         Raises:
-            PluginError: It defines none of them.
+            PluginError: It defines none.
         """
         defined = tuple(form for form in SUFFIXES if getattr(cls, form) is not getattr(Picture, form))
         if not defined:
@@ -99,25 +103,29 @@ class Picture:
         """Draw the picture and write it; return the paths.
 
         Args:
-            out: The file, whose suffix says the format, or the folder of separate files, new or empty. Default: `paths`.
+            out: The file, whose suffix selects the format, or the folder for separate files, new or empty; default: `paths`.
 
         Raises:
-            UsageError: The format is not one that is written, the folder is not empty, or the place cannot be written.
-            PluginError: The picture draws nothing, or its `paths` lead elsewhere.
+            UsageError: The format is not supported, the folder is not empty, or the location is not writable.
+            PluginError: The picture draws nothing, or its `paths` are outside the subfolders of the run folder.
         """
         paths = [Path(path) for path in self.paths or (f"pictures/{self.kind}{SUFFIXES[self.forms()[0]]}",)]
         if any(path.is_absolute() or ".." in path.parts or len(path.parts) < 2 for path in paths):  # a folder is emptied
-            raise PluginError(f"the picture {self.kind!r} cannot be written there", given=paths, expected="as pictures/mine.png")
+            raise PluginError(
+                f"the picture {self.kind!r} has a path outside the run's subfolders", given=paths, expected="as pictures/mine.png"
+            )
         targets = [self.subject.run.path / path for path in paths] if out is None else [Path(out)]
         if paths[0].suffix:
-            for form, target in [(self._form(target), target) for target in targets]:  # a mistake comes before the work
+            for form, target in [
+                (self._form(target), target) for target in targets
+            ]:  # a wrong suffix is an error before the work
                 self._write_file(form, target)
         else:
             self._write_folder(targets[0], replace=out is None)
         return targets
 
     def _form(self, path: Path) -> str:
-        """Return what is written into a file of this suffix; an animation where both would do."""
+        """Return the form that a file of this suffix holds; an animation if both are possible."""
         formats = {"animation": ANIMATED, "still": FORMATS}
         possible = {form: formats[form] for form in formats if form in self.forms()}
         for form, suffixes in possible.items():
@@ -151,10 +159,10 @@ class Picture:
 
 
 def write_picture(image: Image, path: Path) -> None:
-    """Write an image in the format that the file's suffix names, atomically.
+    """Write an image atomically, in the format of the file's suffix.
 
     Raises:
-        UsageError: The suffix names no format of pictures.
+        UsageError: The suffix is not that of a picture format.
     """
     if path.suffix.lower() not in FORMATS:
         raise UsageError("pictures are not written in this format", given=path, expected=", ".join(FORMATS))

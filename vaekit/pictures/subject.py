@@ -1,4 +1,4 @@
-"""What pictures are made of: a run's model, its test images, and where their codes lie. Importing it does not import torch."""
+"""The subject of a picture: a run's model, its test images and their codes. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from vaekit.store.record import Record
 
 NUM_CODES = 2000
-"""Test images whose codes say where codes lie."""
+"""Number of test images whose codes are used to describe the latent space."""
 
 
 class Subject:
-    """What pictures of a run are made of, each part computed once, when it is asked for.
+    """A run as pictures need it. Each part is computed once, when it is first used.
 
     Args:
         run: The run.
@@ -47,7 +47,7 @@ class Subject:
 
     @cached_property
     def kl_per_latent(self) -> list[float] | None:
-        """Nats of each latent on the split that was evaluated last; None where they are not known."""
+        """KL of each latent, in nats, on the test set; None if it is not known."""
         known: list[float] | None = (self.run.evaluation() or {}).get("kl_per_latent")
         return known if known is not None and len(known) == self.vae.latent_dim else None
 
@@ -60,14 +60,14 @@ class Subject:
 
     @cached_property
     def order(self) -> list[int]:
-        """The latents, the most informative first."""
+        """The latents in order, most informative first."""
         from vaekit.pictures.latents import order_by_information
 
         return order_by_information(self.kl_per_latent, self.codes)
 
     @cached_property
     def spread(self) -> Spread:
-        """Where codes lie: as the prior says, or the codes themselves where the posterior has no density to match it."""
+        """The spread of the prior, or of the codes if the posterior has no density and so need not match the prior."""
         from vaekit.interfaces import Capability
         from vaekit.pictures.latents import code_spread, prior_spread
 
@@ -76,7 +76,7 @@ class Subject:
         return code_spread(self.codes)
 
     def num_test(self, most: int) -> int:
-        """Return how many test images there are, at most ``most``."""
+        """Return the number of test images, at most ``most``."""
         return min(most, len(self.run.splits.test))
 
     def test(self, index: Sequence[int] | Tensor) -> Examples:
@@ -86,11 +86,11 @@ class Subject:
         return read_examples(self.run.splits.test, index, self.run.spec.data.binarize or "none", self.seed)
 
     def image(self, given: ImageName, fit: Fit | None) -> Tensor:
-        """Return the image ``(C, H, W)`` of a file, or of a number in the test set.
+        """Return the image ``(C, H, W)`` of a file, or the test image of a number.
 
         Raises:
-            UsageError: There is no such number.
-            DataError: The file is unreadable or of another size.
+            UsageError: No test image has that number.
+            DataError: The file is missing, unreadable, or of another size.
         """
         from vaekit.pictures.images import read_images
 
@@ -99,13 +99,13 @@ class Subject:
         return read_images([Path(str(given))], self.vae.image_shape, fit=fit)[0]
 
     def plane(self, dims: Sequence[int] | None) -> tuple[Plane, Spread]:
-        """Return axes of the latent space, and how far codes lie along them.
+        """Return axes of the latent space, and the spread along them.
 
         Args:
-            dims: One or two latents. Default: all of them, or the first two principal axes of the codes where there are more.
+            dims: One or two latents; default: all latents, or the first two principal axes of the codes if there are more.
 
         Raises:
-            UsageError: They are not one or two latents of the model.
+            UsageError: These are not one or two latents of the model.
         """
         from vaekit.pictures.latents import Spread, check_dims, latent_plane, principal_plane
 
@@ -119,16 +119,16 @@ class Subject:
         return latent_plane(self.spread, chosen), Spread(*(v[chosen] for v in self.spread))
 
     def labels(self, purpose: str) -> Tensor:
-        """Return the test set's labels, with a warning of classes that only training images have.
+        """Return the labels of the test set; warn of classes that occur only in the training set.
 
         Raises:
-            DataError: It has none.
+            DataError: The dataset has no labels.
         """
         train, test = self.run.splits.train, self.run.splits.test
         labels = test.labels
         if labels is None:
             raise DataError(
-                f"{purpose} needs labels, and the data set {self.run.spec.data.dataset.kind!r} of this run has none",
+                f"{purpose} needs labels, and the dataset {self.run.spec.data.dataset.kind!r} of this run has none",
                 expected="an image folder with a subfolder for each class, or labels in the array file",
                 remedy="train on those: --dataset folder with subfolders, or --dataset array --dataset.labels NAME",
             )
@@ -141,5 +141,5 @@ class Subject:
 
 
 def is_number(given: ImageName) -> bool:
-    """Whether what a user names is the number of a test image; a file of that name goes first."""
+    """Whether a user means a test image by its number; a file of that name takes precedence."""
     return isinstance(given, int) or (re.fullmatch(r"-?\d+", str(given)) is not None and not Path(given).exists())

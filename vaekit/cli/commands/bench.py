@@ -16,7 +16,7 @@ from vaekit.errors import UsageError
 PANEL = Panel.TRAINING
 TASKS = "train,encode,sample,evaluate"
 LISTED = frozenset({"batch_size", "precision", "compile", "device"})
-"""Options of training that are lists here, by other names."""
+"""Options of training that are lists here, under other names."""
 
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
@@ -45,16 +45,16 @@ def bench(
     base: Mapping[str, Any],
     given: Mapping[str, Any],
 ) -> None:
-    """Measure the speed of training, encoding, sampling and evaluation, for every combination of the lists given.
+    """Measure the speed of training, encoding, sampling and evaluation, for every combination of the given lists.
 
-    The other flags are those of `train`. Two further forms: `vaekit bench --onnx FILE.onnx` times an export against torch, and
-    `vaekit bench --compare A.json B.json` compares what `--json` printed twice.
+    The other flags are those of `train`. There are two other forms: `vaekit bench --onnx FILE.onnx` compares the latency of an
+    export with torch, and `vaekit bench --compare A.json B.json` compares two outputs of `--json`.
     """
     from vaekit.benchmark.report import footnotes, throughput_table, write_chart
     from vaekit.benchmark.throughput import throughput
     from vaekit.cli.console import ErrorLines
 
-    del spec  # it was read as `base`, before it was known which options there are
+    del spec  # it was read as `base` to find the options
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
         raise UsageError("the chart cannot be written there", given=plot, expected="FILE.png in a folder that exists")
     for name, text, known in (("tasks", tasks, set(TASKS.split(","))), ("compile", compile, {"on", "graph", "off"})):
@@ -80,10 +80,10 @@ def bench(
 
 
 def _read_sizes(text: str) -> list[int]:
-    """Read batch sizes.
+    """Parse batch sizes.
 
     Raises:
-        UsageError: They are something else.
+        UsageError: They are not positive numbers.
     """
     sizes = text.split(",")
     if not all(size.isdecimal() and int(size) for size in sizes):
@@ -111,7 +111,7 @@ def compare(
 
 
 def _print(table: Any, lines: Sequence[str]) -> None:
-    """Print a table, in full width where nobody watches, and lines below it."""
+    """Print a table, at full width unless on a terminal, and lines below it."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -128,11 +128,11 @@ def onnx_latencies(  # noqa: PLR0917 - Typer calls it by keywords
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="The run that it came from. Default: the folder where it lies.", show_default=False),
+        typer.Option(metavar="RUN", help="The run that it came from; default: the folder of the file.", show_default=False),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="int,int,…", help="Batch sizes.")] = "1,8,64",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of either. Default: as many as torch takes.", show_default=False)
+        int | None, typer.Option(min=1, help="Threads of either; default: as many as torch uses.", show_default=False)
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="For each measurement.")] = 1.0,
     as_json: JsonOption = False,
@@ -141,6 +141,6 @@ def onnx_latencies(  # noqa: PLR0917 - Typer calls it by keywords
     from vaekit.benchmark.latency import onnx_latency, onnx_table
 
     if onnx is None:
-        raise UsageError("nothing to measure was given", expected="--onnx FILE.onnx")
+        raise UsageError("nothing to measure", expected="--onnx FILE.onnx")
     result = onnx_latency(onnx, run, batches=_read_sizes(batch), threads=threads, seconds=seconds)
     typer.echo(json_module.dumps(result) if as_json else onnx_table(result))

@@ -20,7 +20,7 @@ def compare(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture (png, jpg, webp, avif).")] = Path("compare.png"),
     as_json: JsonOption = False,
 ) -> None:
-    """Show models beside each other, of the same inputs and the same noise, and their numbers in a table."""
+    """Show models side by side, with the same inputs and the same noise, and their numbers in a table."""
     from vaekit.pictures.comparison import aligned, compare_runs, comparison_table, names_of
     from vaekit.run import Run
 

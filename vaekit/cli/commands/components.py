@@ -1,4 +1,4 @@
-"""``vaekit components``: what there is, and what it can be told."""
+"""``vaekit components``: which components exist, and their options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PANEL = Panel.COMPONENTS
 
 
 def command(arguments: Sequence[str]) -> tuple[typer.Typer, list[str]]:
-    """Return the group of commands. Typer imports pydantic to learn that --help was not given: a third of the time to answer."""
+    """Return the group of commands; lists do without --help, for which Typer imports pydantic, a third of the time to answer."""
     add_help_option = list(arguments) not in ([], ["list"])
     group = typer.Typer(invoke_without_command=True, add_help_option=add_help_option)
     group.callback()(components)

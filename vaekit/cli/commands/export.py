@@ -24,7 +24,7 @@ PartOption = Annotated[str, typer.Option(metavar="decoder|encoder|autoencoder", 
 
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
-    """Return the command with the options of the exporters chosen, and the arguments with every exporter's path spelled out.
+    """Return the command with the options of the chosen exporters, and the arguments with the path of every exporter spelled out.
 
     ``--onnx`` becomes ``--onnx=``, and ``--onnx PATH`` becomes ``--onnx=PATH``; a run folder that follows stays the argument.
     """
@@ -46,21 +46,20 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
 def export(run: RunArgument = None, *, part: PartOption = "decoder", given: Mapping[str, Any]) -> None:
     """Write a trained decoder as a file for other applications, as ONNX, and verify it against the model.
 
-    A format may be followed by a path; the file lies in the run folder otherwise. The options are those of the formats
-    chosen.
+    A format may be followed by a path; by default the file is in the run folder. The options are those of the chosen formats.
     """
     kinds = roles.exporters.kinds()
     paths = {kind: given[f"to {kind}"] for kind in kinds if f"to {kind}" in given}
     if not paths:
-        raise UsageError("no format is asked for", expected=" or ".join(map(_flag, kinds)), remedy="try `vaekit export --onnx`")
+        raise UsageError("no format given", expected=" or ".join(map(_flag, kinds)), remedy="try `vaekit export --onnx`")
     opened = open_run(run)
     for kind, path in paths.items():
         options = read_fields(roles.exporters.spec(kind), given)
-        report(opened.export(kind, part=part, out=path or None, **options))  # type: ignore[arg-type] # which checks it
+        report(opened.export(kind, part=part, out=path or None, **options))  # type: ignore[arg-type] # it validates the name
 
 
 def report(exported: Exported) -> None:
-    """Print what was written, and how far it is from the model."""
+    """Print the file, and how far it is from the model."""
     typer.echo(exported.path)
     parity = exported.parity
     verdict = "verified" if parity.tolerance is not None else "measured"
@@ -81,7 +80,7 @@ def _exporter_option(kind: str) -> Any:
 
 
 def _options(kinds: Sequence[str]) -> dict[str, Any]:
-    """Return the options of exporters by name, as Typer takes them; what several have is one option."""
+    """Return annotations of the exporters' options for Typer, by name; an option that several have is one option."""
     fields: dict[str, FieldInfo] = {}
     owners: dict[str, list[str]] = defaultdict(list)
     for kind in dict.fromkeys(kinds):

@@ -16,10 +16,10 @@ def report(
     run: RunArgument = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.html", help="The page. Default: report.html in the run folder.", show_default=False),
+        typer.Option(metavar="FILE.html", help="The page; default: report.html in the run folder.", show_default=False),
     ] = None,
 ) -> None:
-    """Write one page on a run that needs nothing else: numbers, curves, pictures, latents, settings."""
+    """Write a self-contained page about a run: numbers, curves, pictures, latents, settings."""
     from vaekit.report import write_report
 
     typer.echo(write_report(open_run(run), out))

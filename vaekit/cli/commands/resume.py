@@ -15,7 +15,8 @@ PANEL = Panel.TRAINING
 def resume(
     run: RunArgument = None,
     device: Annotated[
-        str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute. Default: where it was.", show_default=False)
+        str | None,
+        typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute; default: the run's device.", show_default=False),
     ] = None,
     allow_changed_data: Annotated[
         bool, typer.Option("--allow-changed-data", help="Continue although the data have changed since.")

@@ -41,39 +41,39 @@ def sweep(
     *,
     over: Annotated[list[str] | None, _option("OPTION=VALUES", OVER)] = None,
     out: Annotated[
-        Path | None, _option("FOLDER", "Folder of the runs, new or empty. Default: the next number under runs/.")
+        Path | None, _option("FOLDER", "Folder of the runs, new or empty; default: the next number under runs/.")
     ] = None,
-    stack: Annotated[str | None, _option("auto|on|off", "Whether to step models together; auto does where it is faster.")] = None,
+    stack: Annotated[str | None, _option("auto|on|off", "Whether to step models together; auto does if it is faster.")] = None,
     search: Annotated[
         str | None,
-        _option("optuna", "Choose values by what came of others, in any number of processes, instead of taking all.", SEARCH),
+        _option("optuna", "Choose values based on earlier trials, in any number of processes, instead of trying all.", SEARCH),
     ] = None,
-    storage: Annotated[Path | None, _option("FILE", "The study that the processes share.", SEARCH)] = None,
-    trials: Annotated[int | None, _option("int", "Trials in all, of all processes.", SEARCH)] = None,
+    storage: Annotated[Path | None, _option("FILE", "The study, shared by all processes.", SEARCH)] = None,
+    trials: Annotated[int | None, _option("int", "Total number of trials, over all processes.", SEARCH)] = None,
     metric: Annotated[
         str | None,
-        _option("NAME|NAME:max", "Number of the validation set to minimise, or to maximise. Default: elbo, maximised.", SEARCH),
+        _option("NAME|NAME:max", "Validation metric to minimise, or to maximise; default: elbo, maximised.", SEARCH),
     ] = None,
     prune: Annotated[
-        str | None, _option("on|off", "Whether to stop a trial that is below the median of others. Default: on.", SEARCH)
+        str | None, _option("on|off", "Whether to stop trials that are below the median of the others; default: on.", SEARCH)
     ] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
     base: Mapping[str, Any],
     given: Mapping[str, Any],
 ) -> None:
-    """Train a model for every combination of some options' values, together where that is faster; or search for the best.
+    """Train a model for every combination of some options' values, together if that is faster; or search for the best values.
 
-    `vaekit sweep --loss beta --over beta=1,2,4 --over seed=0..3` trains twelve. Values that hold commas are set apart by
-    semicolons: `--over "encoder.hidden=512;256,256"`. Each model gets a run folder of its own, as `train` writes it.
+    `vaekit sweep --loss beta --over beta=1,2,4 --over seed=0..3` trains twelve models. Separate values that contain commas with
+    semicolons: `--over "encoder.hidden=512;256,256"`. Each model gets its own run folder, as `train` writes it.
 
-    With `--search optuna --storage FILE --trials 50` values are chosen from lists and ranges by what came of those before:
-    `--over lr=1e-4..1e-2:log --over latent_dim=2..64 --over encoder=mlp,cnn`. Start the same command as often as you like, on
-    any machines that share the files: they work on one study. Started again, it goes on.
+    With `--search optuna --storage FILE --trials 50`, values are chosen from lists and ranges based on earlier trials:
+    `--over lr=1e-4..1e-2:log --over latent_dim=2..64 --over encoder=mlp,cnn`. Start the same command any number of times, on any
+    machines that share the files, to work on the same study. Start it again to continue.
     """
     from vaekit.sweeps.space import read_over
 
-    del spec  # it was read as `base`, before it was known which options there are
+    del spec  # it was read as `base` to find the options
     for flag, value, choices in (
         ("stack", stack, ("auto", "on", "off")),
         ("search", search, ("optuna",)),

@@ -25,7 +25,7 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="The run folder, new or empty. Default: the next number under runs/.", show_default=False
+            metavar="FOLDER", help="The run folder, new or empty; default: the next number under runs/.", show_default=False
         ),
     ] = None,
     quiet: QuietOption = False,
@@ -33,7 +33,7 @@ def train(
     base: Mapping[str, Any],
     given: Mapping[str, Any],
 ) -> None:
-    """Train a model: by default on a built-in set of digits.
+    """Train a model; by default on a built-in dataset of digits.
 
     The flags are the options of the components chosen: `vaekit train --encoder cnn --loss beta --help` shows those of `cnn`
     and `beta`. All go by their component's role too, as --loss.beta. Lists are written 512,256.
@@ -41,7 +41,7 @@ def train(
     from vaekit.cli.console import choose_reporter
     from vaekit.run import train as run_training
 
-    del spec  # it was read as `base`, before it was known which options there are
+    del spec  # it was read as `base` to find the options
     reporter = choose_reporter(json=json, quiet=quiet)
     with interruptible(reporter):
         run_training(base, out=out, reporter=reporter, **given)

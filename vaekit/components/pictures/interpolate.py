@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @pictures("interpolate")
 class Interpolate(Picture):
-    """Show the way from one image's code to another's.
+    """Interpolate between the codes of two images.
 
     Args:
-        way: Straight, or along a great circle; none shows both, and animates the straight one.
-        steps: Images on the way, both ends included.
-        fit: How images of another size are brought to the model's; none refuses them.
+        way: Straight, or along a great circle; none shows both, or animates the straight one.
+        steps: Number of decoded images, both ends included.
+        fit: How images of another size are fitted to the model's; none refuses them.
     """
 
     paths = ("pictures/interpolation.png",)

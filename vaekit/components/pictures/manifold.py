@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from vaekit.pictures.latents import Plane, Spread
 
 MANY, TINY = 8, 28
-"""Images along an axis above which only those with a side below ``TINY`` pixels are enlarged."""
+"""With more than ``MANY`` images along an axis, only those with a side below ``TINY`` pixels are enlarged."""
 
 
 @pictures("manifold")
 class Manifold(Picture):
-    """Show a plane of the latent space, decoded at equal steps of probability.
+    """Decode a plane of the latent space at equal steps of probability.
 
     Args:
-        dims: One or two latents by number, counted from 0; none takes all of a model that has no more, else the first two
-            principal axes of the codes.
-        side: Images along each axis.
+        dims: One or two latents by number, counted from 0; none selects all latents of a model with one or two, otherwise the
+            first two principal axes of the codes.
+        side: Number of images along each axis.
     """
 
     def __init__(self, subject: Subject, *, dims: Dims | None = None, side: PositiveInt = 20) -> None:
@@ -42,7 +42,7 @@ class Manifold(Picture):
         return manifold_picture(self._decode(plane, values), plane, values)
 
     def _decode(self, plane: Plane, values: Tensor) -> Tensor:
-        """Decode the plane at ``values`` ``(side, k)`` of its one or two axes: ``(rows * side, C, H, W)``, top row last value."""
+        """Decode the plane at ``values`` ``(side, k)`` of its axes: ``(rows * side, C, H, W)``, the last value in the top row."""
         import torch
 
         from vaekit.pictures.latents import decode
@@ -68,7 +68,7 @@ def quantile_grid(side: int, spread: Spread) -> Tensor:
 
 
 def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image:
-    """Show a decoded plane, with the values of its axes."""
+    """Show a decoded plane with the values along its axes."""
     from PIL import Image, ImageDraw
 
     from vaekit.pictures.drawing import text_size, text_width, write
@@ -98,7 +98,7 @@ def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image:
 
 
 def labelled_steps(side: int, room: float) -> list[int]:
-    """Return which of ``side`` steps are labelled: the ends, the middle and the quarters, as far as they are ``room`` apart."""
+    """Return which of ``side`` steps get a label: the ends, the middle and the quarters, if they are ``room`` steps apart."""
     quarter = round((side - 1) / 4)
     kept: list[int] = []
     for i in (0, side - 1, *([side // 2] if side % 2 else []), quarter, side - 1 - quarter):
@@ -108,7 +108,7 @@ def labelled_steps(side: int, room: float) -> list[int]:
 
 
 def caption_lines(plane: Plane, width: int, size: int) -> list[str]:
-    """Say which axis goes where, in one line if ``width`` pixels hold it, else in a line for each axis."""
+    """Return the names of the axes, in one line if it fits into ``width`` pixels, otherwise in one line each."""
     from vaekit.pictures.drawing import text_width
 
     names = [f"{name} {way}" for name, way in zip(plane.names, ("to the right", "upwards"), strict=False)]

@@ -20,11 +20,11 @@ FRAME_MS = 60
 
 @pictures("morph")
 class Morph(Picture):
-    """Animate a way through the most central test image of every label, and back to the first.
+    """Animate the way through the most central test image of every class and back to the first.
 
     Args:
         way: Straight, or along great circles.
-        steps: Images from one label to the next.
+        steps: Number of images from one class to the next.
     """
 
     def __init__(self, subject: Subject, *, way: Way = "linear", steps: PositiveInt = 12) -> None:
@@ -35,7 +35,7 @@ class Morph(Picture):
         """Draw the round trip.
 
         Raises:
-            DataError: The data have no labels.
+            DataError: The dataset has no labels.
         """
         import torch
 
@@ -52,7 +52,7 @@ class Morph(Picture):
 
 
 def examples_of_classes(codes: Tensor, labels: Tensor) -> dict[int, int]:
-    """Return for each label the position of its most central image: the nearest to the mean of the label's codes."""
+    """Return, by label, the index of the most central image: the one nearest to the mean code of its class."""
     found = {}
     for label in labels.unique().tolist():
         members = (labels == label).nonzero()[:, 0]

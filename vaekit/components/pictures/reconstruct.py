@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @pictures("reconstruct")
 class Reconstruct(Picture):
-    """Encode and decode images, and show them with their reconstructions below.
+    """Encode and decode images, and show them above their reconstructions.
 
     Args:
-        fit: How images of another size are brought to the model's; none refuses them.
+        fit: How images of another size are fitted to the model's; none refuses them.
     """
 
     paths = ("reconstructions/given.png",)
@@ -31,10 +31,10 @@ class Reconstruct(Picture):
         self.images, self.fit = images, fit
 
     def still(self) -> Image:
-        """Show test images first, then files and those of folders.
+        """Show the test images first, then the files.
 
         Raises:
-            DataError: A file is absent, unreadable, or of another size.
+            DataError: A file is missing, unreadable, or of another size.
         """
         import torch
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @pictures("sample")
 class Sample(Picture):
-    """Draw images from the prior, as a grid or as a file each.
+    """Draw images from the prior, as a grid or as separate files.
 
     Args:
         num: Number of images.
         seed: Seed of the draws.
-        temperature: Factor on the prior's noise; below 1 images vary less.
-        separate: Write a file for each image instead of a grid.
+        temperature: Scale of the prior's noise; images vary less below 1.
+        separate: Whether to write a file for each image instead of a grid.
     """
 
     section = "pictures"

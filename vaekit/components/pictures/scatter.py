@@ -23,11 +23,11 @@ class Scatter(Picture):
     """Show the codes of test images as points, coloured by label.
 
     Args:
-        method: What brings more than two latents to the plane; auto is pca. tsne needs scikit-learn, umap needs umap-learn.
-        dims: Two latents by number, counted from 0, to show instead.
-        num: Most test images.
-        ellipses: Draw two standard deviations of some posteriors.
-        seed: Seed of the draws of ellipses, tsne and umap.
+        method: How more than two latents are projected to the plane; auto is pca. tsne needs scikit-learn, umap needs umap-learn.
+        dims: One or two latents by number, counted from 0, to show instead; none projects all.
+        num: Maximum number of test images.
+        ellipses: Whether to draw two standard deviations of some posteriors.
+        seed: Seed of ellipses, tsne and umap.
     """
 
     section = "latents"
@@ -44,9 +44,7 @@ class Scatter(Picture):
         seed: NonNegativeInt = 0,
     ) -> None:
         if method in ("tsne", "umap") and (dims is not None or ellipses):
-            raise UsageError(
-                f"{method} keeps no axes, so that latents and ellipses have no place in it", remedy="take --method pca"
-            )
+            raise UsageError(f"{method} keeps no axes, so latents and ellipses cannot be shown", remedy="use --method pca")
         super().__init__(subject)
         self.method, self.dims, self.num, self.ellipses, self.seed = method, dims, num, ellipses, seed
 
@@ -54,7 +52,7 @@ class Scatter(Picture):
         """Draw the points.
 
         Raises:
-            UsageError: The method's library is not installed, or there are no such latents.
+            UsageError: The method's library is not installed, or `dims` are not latents of the model.
         """
         from vaekit.pictures.latents import encode_means, encode_samples, principal_plane
         from vaekit.pictures.scatter import project, scatter_picture

@@ -23,22 +23,22 @@ if TYPE_CHECKING:
     from vaekit.pictures.latents import Spread
 
 QUANTILES = (0.01, 0.99)
-"""Between which quantiles of the codes a latent moves where that is asked for; beyond them are few codes."""
+"""The range of a traversal along quantiles of the codes; there are few codes beyond it."""
 FRAME_MS = 120
 
 
 @pictures("traverse")
 class Traverse(Picture):
-    """Show what each latent does, the most informative first, as a picture and as an animation.
+    """Traverse each latent, most informative first, as a picture and as an animation.
 
     Args:
-        dims: Latents by number, counted from 0; none takes the most informative.
-        num: How many of the most informative latents, where none are named.
-        steps: Images along each latent.
-        sigmas: How far to both sides, in standard deviations of the prior.
-        quantiles: Go from the 1 % to the 99 % quantile of the test images' codes instead.
-        base: Image at whose code the other latents stay; none takes the first test image.
-        fit: How an image file of another size is brought to the model's; none refuses it.
+        dims: Latents by number, counted from 0; none selects the most informative.
+        num: Number of most informative latents, if none are named.
+        steps: Number of images along each latent.
+        sigmas: Range in both directions, in standard deviations of the prior.
+        quantiles: Whether to go from the 1 % to the 99 % quantile of the codes of test images instead.
+        base: Image whose code the other latents keep; none selects the first test image.
+        fit: How an image file of another size is fitted to the model's; none refuses it.
     """
 
     paths = ("pictures/traversal.png", "pictures/traversal.gif")
@@ -63,10 +63,10 @@ class Traverse(Picture):
 
     @cached_property
     def latents(self) -> list[int]:
-        """The latents that move, in order.
+        """The latents that are traversed, in order.
 
         Raises:
-            UsageError: Those asked for are not latents of the model.
+            UsageError: `dims` are not latents of the model.
         """
         from vaekit.pictures.latents import check_dims
 
@@ -75,8 +75,8 @@ class Traverse(Picture):
         return chosen
 
     @cached_property
-    def stops(self) -> tuple[Tensor, tuple[str, ...]]:
-        """Where latents stop on their way, ``(steps, D)``, and what each stop is called."""
+    def positions(self) -> tuple[Tensor, tuple[str, ...]]:
+        """The values of every latent at each step, ``(steps, D)``, and the names of the steps."""
         if not self.quantiles:
             return steps_of_sigma(self.subject.spread, self.sigmas, self.steps)
         from vaekit.pictures.latents import encode_samples
@@ -91,7 +91,7 @@ class Traverse(Picture):
         """The decoded images, ``(latents, steps, C, H, W)``."""
         from vaekit.pictures.latents import decode, encode_means
 
-        vae, latents, (values, _) = self.subject.vae, self.latents, self.stops
+        vae, latents, (values, _) = self.subject.vae, self.latents, self.positions
         base = encode_means(vae, self.subject.image(self.base, self.fit)[None])
         z = base.repeat(len(latents), self.steps, 1)
         for row, d in enumerate(latents):
@@ -101,7 +101,7 @@ class Traverse(Picture):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the latents that move are called, with their KL in nats where it is known: ``z7 KL 1.3``."""
+        """Names of the traversed latents, with their KL in nats if it is known: ``z7 KL 1.3``."""
         kl = self.subject.kl_per_latent
         return tuple(f"z{d}" if kl is None else f"z{d} KL {kl[d]:.1f}" for d in self.latents)
 
@@ -111,15 +111,15 @@ class Traverse(Picture):
 
         what = "quantiles of the codes" if self.quantiles else "standard deviations of the prior"
         where = f"test image {self.base}" if is_number(self.base) else Path(str(self.base)).name
-        images, (_, heads) = self.images.flatten(0, 1), self.stops
+        images, (_, heads) = self.images.flatten(0, 1), self.positions
         return labelled(images, columns=self.steps, rows=self.names, heads=heads, title=f"{what}; all else as in {where}")
 
     def animation(self) -> Animation:
-        """Show all latents at each step, there and back."""
+        """Show all latents at each step, forth and back."""
         from vaekit.pictures.grid import captioned
 
         order = [*range(self.steps), *range(self.steps - 2, 0, -1)]
-        columns, (_, heads) = math.ceil(math.sqrt(len(self.latents))), self.stops
+        columns, (_, heads) = math.ceil(math.sqrt(len(self.latents))), self.positions
         frames = [captioned(self.images[:, i], self.names, columns=columns, title=heads[i]) for i in order]
         return Animation(frames, milliseconds=FRAME_MS, hold=FRAME_MS)
 
@@ -128,7 +128,7 @@ class Traverse(Picture):
 
 
 def steps_of_sigma(spread: Spread, sigmas: float, steps: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the values ``(steps, D)`` from ``-sigmas`` to ``sigmas`` standard deviations, and what each step is called."""
+    """Return the values ``(steps, D)`` from ``-sigmas`` to ``sigmas`` standard deviations, and the names of the steps."""
     import torch
 
     from vaekit.pictures.drawing import number
@@ -138,7 +138,7 @@ def steps_of_sigma(spread: Spread, sigmas: float, steps: int) -> tuple[Tensor, t
 
 
 def steps_of_quantiles(codes: Tensor, steps: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the values ``(steps, D)`` at quantiles of codes ``(N, D)``, and what each step is called."""
+    """Return the values ``(steps, D)`` at quantiles of codes ``(N, D)``, and the names of the steps."""
     import torch
 
     t = torch.linspace(*QUANTILES, steps, device=codes.device, dtype=codes.dtype)

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @pictures("variations")
 class Variations(Picture):
-    """Encode a test image of each label and decode draws from its posterior: ``LABEL/I.png`` and ``grid.png``.
+    """Encode a test image of each class and decode draws from its posterior: ``LABEL/I.png`` and ``grid.png``.
 
     Args:
-        per_class: Variations of each label.
+        per_class: Number of variations of each image.
         seed: Seed of the draws.
     """
 
@@ -29,10 +29,10 @@ class Variations(Picture):
         self.per_class, self.seed = per_class, seed
 
     def files(self) -> dict[str, Image]:
-        """Draw the variations one by one, and all of them in a grid.
+        """Draw each variation, and all of them in a grid.
 
         Raises:
-            DataError: The data have no labels.
+            DataError: The dataset has no labels.
         """
         import torch
 

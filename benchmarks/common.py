@@ -1,4 +1,4 @@
-"""What the scripts here share: two things timed in turn, and results written beside the machine that they belong to."""
+"""Shared by the scripts here: timing functions in alternation, and writing results together with the environment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from vaekit.benchmark.machine import environment
 
 
 class Seconds(NamedTuple):
-    """What a call took."""
+    """The duration of a call: wall-clock time and processor time."""
 
     wall: float
     processor: float
 
 
 def in_turn(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
-    """Call functions in turn; return the seconds of each call, the first of each, a warm-up, left out."""
+    """Call functions in alternation; return the seconds of each call, except the first of each function, a warm-up."""
     times: dict[str, list[Seconds]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
         for name, function in functions.items():
@@ -32,7 +32,7 @@ def in_turn(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict
 
 
 def ratios(slower: Sequence[Seconds], faster: Sequence[Seconds]) -> dict[str, float]:
-    """Return how many times faster the second is, pair by pair: median and range by wall time, median by processor time."""
+    """Return by what factor the second is faster, pair by pair: median and range of wall time, median of processor time."""
     walls = [a.wall / b.wall for a, b in zip(slower, faster, strict=True)]
     processor = statistics.median(a.processor / b.processor for a, b in zip(slower, faster, strict=True))
     return {**spread(walls), "ratio_of_processor_time": processor}
@@ -44,12 +44,12 @@ def spread(ratios: Sequence[float]) -> dict[str, float]:
 
 
 def per_second(amount: float, times: Sequence[Seconds]) -> float:
-    """Return how much of an amount is done in a second, by the median wall time."""
+    """Return an amount per second, based on the median wall time."""
     return amount / statistics.median(time.wall for time in times)
 
 
 def write(path: Path | None, threads: int, results: Any, /, **settings: Any) -> None:
-    """Write results as JSON with the environment; nowhere if no path is given."""
+    """Write results and the environment as JSON, if a path is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = {"environment": environment(threads), **settings, "results": results}

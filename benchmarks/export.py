@@ -3,7 +3,7 @@
     python benchmarks/export.py [--seconds 0.5] [--threads 1] [--json benchmarks/results/export.json]
 
 The weights are those of an untrained model with the components' default widths: neither differences nor latencies depend on
-training. ONNX Runtime and eager torch are timed in turns, with the same number of threads.
+training. ONNX Runtime and eager torch are timed in alternation, with the same number of threads.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PRECISIONS: tuple[dict[str, bool], ...] = ({}, {"fp16": True}, {"int8": True})
 
 
 def measure(decoder: str, shape: tuple[int, ...], folder: Path, *, threads: int, seconds: float) -> dict[str, Any]:
-    """Export one decoder in every precision and time it."""
+    """Export a decoder in every precision and time it."""
     spec = build_spec({}, {"encoder": "mlp", "encoder.hidden": (8,), "decoder": decoder, "latent_dim": 32})
     vae = build_vae(spec.model, shape, seed=0).eval().requires_grad_(False)
     trained = Trained(vae, spec, {}, latents_of(vae, None))
@@ -57,9 +57,9 @@ def measure(decoder: str, shape: tuple[int, ...], folder: Path, *, threads: int,
 
 
 def main() -> None:
-    """Measure all of them and write the table."""
+    """Measure all decoders, print a table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each measurement")
+    parser.add_argument("--seconds", type=float, default=0.5, help="duration of each measurement")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

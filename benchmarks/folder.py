@@ -3,12 +3,12 @@
     python benchmarks/folder.py [--repeats 5] [--workers 2] [--threads 2] [--json benchmarks/results/folder.json]
 
 Both train the same network (CNN encoder, bilinear decoder, 150×150 colour) on the same files with the same batch size, optimiser,
-loss and number of worker processes. The loop is the usual one: `Resize`, `CenterCrop`, `ToTensor`, workers that persist. Neither
-keeps decoded pictures. Each repeat times an epoch of one, then of the other; the figure is the median of the ratios. Then loading
-without the training step, and the parts: to decode a picture on one thread, to hand a batch over from the workers (of pictures
-that need no decoding), and to take a step with a batch that is there.
+loss and number of worker processes. The loop is the usual one: `Resize`, `CenterCrop`, `ToTensor`, persistent workers. Neither
+caches decoded pictures. Each repeat times an epoch of one, then of the other; the result is the median of the ratios. The same is
+done for loading without the training step, and for the parts: decoding a picture on one thread, transferring a batch from the
+workers (of pictures that need no decoding), and taking a step on a batch that is already loaded.
 
-The pictures are made of the faces and emoji in VAEKIT_DATA, enlarged and lightly noisy, as JPEGs of 178×218.
+The pictures are the faces and emoji in VAEKIT_DATA, enlarged, with a little noise, saved as JPEGs of 178×218.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from vaekit.training.trainer import Trainer
 
 SIDE = 150
 EPOCHS = 3
-"""Of loading without training: what is read ahead at their end should weigh little."""
+"""The number of epochs when loading without training, so that batches prefetched at the end have little weight."""
 
 
 def write_pictures(folder: Path, num: int, size: tuple[int, int] = (178, 218)) -> None:
@@ -64,7 +64,7 @@ def write_pictures(folder: Path, num: int, size: tuple[int, int] = (178, 218)) -
 
 
 def make_trainer(folder: Path, *, batch: int, workers: int, threads: int, device: str) -> Trainer:
-    """Build vaekit's side, with nothing kept in memory."""
+    """Build vaekit's trainer, with no pictures kept in memory."""
     given = {
         "dataset": "folder",
         "dataset.path": str(folder),
@@ -86,7 +86,7 @@ def make_trainer(folder: Path, *, batch: int, workers: int, threads: int, device
 
 
 class Loop:
-    """The usual loop, over the same files as the trainer's training split."""
+    """The usual loop over the files of the trainer's training split."""
 
     def __init__(self, trainer: Trainer, folder: Path, *, batch: int, workers: int) -> None:
         self.batch, self.device = batch, trainer.step.device
@@ -100,7 +100,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
 
     def loads(self, files: Dataset[Any], workers: int) -> DataLoader[Any]:
-        """Return the loader of files, or of what stands for them."""
+        """Return the loader of a dataset."""
         settings: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, "shuffle": True, "drop_last": True}
         return DataLoader(files, batch_size=self.batch, pin_memory=self.device.type == "cuda", **settings)
 
@@ -121,7 +121,7 @@ class Loop:
 
 
 class Ready(ImageSource):
-    """Pictures that cost nothing to decode: what is left is to hand them over."""
+    """Pictures that need no decoding, to time their transfer alone."""
 
     encoded, integer, labels, class_names = True, True, None, None
 
@@ -139,7 +139,7 @@ class Ready(ImageSource):
 
 
 class ReadyItems(Dataset[Any]):
-    """The same for the loop."""
+    """Pictures that need no decoding, for the loop."""
 
     def __init__(self, num: int) -> None:
         self.num = num
@@ -152,7 +152,7 @@ class ReadyItems(Dataset[Any]):
 
 
 def milliseconds(function: Callable[[], int]) -> float:
-    """Return what an image takes; ``function`` returns the number of images."""
+    """Return the milliseconds per image; ``function`` returns the number of images."""
     began = time.perf_counter()
     num = function()
     if torch.cuda.is_available():
@@ -161,17 +161,17 @@ def milliseconds(function: Callable[[], int]) -> float:
 
 
 def after_the_first(batches: Iterator[Any], batch: int) -> float:
-    """Return what an image takes once the first batch is there: how workers were started does not count."""
+    """Return the milliseconds per image after the first batch, which excludes the start of the workers."""
     next(batches)
     return milliseconds(lambda: batch * sum(1 for _ in batches))
 
 
 def compare(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, Any]:
-    """Take the ways in turn; return the median milliseconds of an image each, and the ratio's median and range."""
+    """Time the ways in alternation; return the median milliseconds per image of each, and the ratio's median and range."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 1):
         for name, way in ways.items():
-            time.sleep(1)  # what workers read ahead must not slow down the other
+            time.sleep(1)  # prefetching by workers must not slow down the other way
             taken = way()
             if repeat:  # the first is a warm-up
                 times[name].append(taken)
@@ -192,7 +192,7 @@ def measure(folder: Path, *, repeats: int, batch: int, workers: int, threads: in
 
     def ours(source: ImageSource) -> Iterator[Any]:
         made = Batches(source, batch_size=batch, streams=trainer.step.streams, device=trainer.step.device, workers=workers)
-        kept[:] = [made]  # its workers end here, not while the clock runs
+        kept[:] = [made]  # ends the workers of the previous one before the timing starts
         return itertools.chain.from_iterable(made.epoch(epoch) for epoch in range(EPOCHS))
 
     def theirs(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -236,7 +236,7 @@ def measure(folder: Path, *, repeats: int, batch: int, workers: int, threads: in
     for name, (mine, other) in cases.items():
         row = rows_of[name] = compare({"vaekit": mine, "torchvision": other}, repeats)
         print(
-            f"{name:22} ms an image: vaekit {row['vaekit_milliseconds']:6.3f}  torchvision {row['torchvision_milliseconds']:6.3f}"
+            f"{name:22} ms/image: vaekit {row['vaekit_milliseconds']:6.3f}  torchvision {row['torchvision_milliseconds']:6.3f}"
             f"  ratio {row['ratio_median']:.2f} ({row['ratio_min']:.2f} to {row['ratio_max']:.2f})",
             flush=True,
         )
@@ -244,7 +244,7 @@ def measure(folder: Path, *, repeats: int, batch: int, workers: int, threads: in
 
 
 def main() -> None:
-    """Write the pictures, run every case, print a table."""
+    """Write the pictures, run every case and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=400)

@@ -1,9 +1,9 @@
-"""Training on a GPU: vaekit's ways of launching a step, each against pythae's trainer in turn, and how busy the GPU is.
+"""Training on a GPU: vaekit's ways of launching a step, each timed against pythae's trainer, and the utilisation of the GPU.
 
     pip install pythae==0.1.2 && python benchmarks/gpu.py [--repeats 5] [--json benchmarks/results/gpu.json]
 
-Networks, batch and loss are those of peers.py. `off` launches kernel by kernel, `graph` replays a step as one CUDA graph, `on`
-also compiles it. pythae runs as released: fp32, its data on the host.
+Networks, batch size and loss are those of peers.py. `off` launches kernel by kernel, `graph` replays a step as a single CUDA
+graph, and `on` also compiles it. pythae runs as released: in fp32, with its data on the host.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WAYS = [("fp32", "off"), ("fp32", "graph"), ("fp32", "on"), ("bf16", "graph"), (
 
 
 def against_pythae(options: dict[str, Any], *, steps: int, repeats: int) -> dict[str, Any]:
-    """Time epochs of both trainers in turn."""
+    """Time epochs of both trainers in alternation."""
     trainer = make_trainer(options, steps, torch.get_num_threads(), BATCH)
     with tempfile.TemporaryDirectory() as folder:
         times = in_turn({"vaekit": one_epoch(trainer), "pythae": pythae_epoch(trainer, Path(folder))}, repeats)
@@ -51,7 +51,7 @@ def step_by_itself(network: dict[str, Any], *, precision: str, compiled: str) ->
 
 
 def main() -> None:
-    """Run every way of every network and print it."""
+    """Run every way with every network and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=200)
@@ -72,7 +72,7 @@ def main() -> None:
                 f"ratio {against['ratio_median']:.1f} ({against['ratio_min']:.1f} to {against['ratio_max']:.1f})",
                 flush=True,
             )
-    for name, network in NETWORKS.items():  # afterwards, as a profiler slows what follows it
+    for name, network in NETWORKS.items():  # last, since a profiler slows down everything after it
         for precision, compiled in WAYS:
             title = f"{name}, {precision}, {compiled}"
             row = results[title]["step"] = step_by_itself(network, precision=precision, compiled=compiled)

@@ -1,7 +1,8 @@
-"""Whether a change of the code left every number as it was: trains small models of each kind and compares them bit by bit.
+"""Checks that a change of the code left every number unchanged: trains small models of each kind and compares them bit by bit.
 
-Run before the change, ``python benchmarks/identity.py before.json``, and after it with the same command: a file that exists is
-compared with, and each model whose weights, evaluation or metrics differ is named. Times are left out. About a minute on 2 cores.
+Run ``python benchmarks/identity.py before.json`` before the change, and the same command after it. If the file exists, the
+results are compared with it, and each model whose weights, evaluation or metrics differ is named. Times are ignored. It takes
+about a minute on 2 cores.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ TIMES = {"seconds", "epoch_seconds", "images_per_second"}
 
 
 def fingerprint(run: vaekit.Run) -> dict[str, Any]:
-    """Return digests of a run's weights and of its metrics without times, and its evaluation as it is."""
+    """Return digests of a run's weights and of its metrics without times, together with its evaluation."""
     weights = hashlib.sha256()
     for name, tensor in sorted(load_file(run.path / "model.safetensors").items()):
         weights.update(name.encode() + tensor.contiguous().view(torch.uint8).numpy().tobytes())
@@ -65,7 +66,7 @@ def fingerprint(run: vaekit.Run) -> dict[str, Any]:
 
 
 def fingerprints(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Train every model, one after another, and models of a sweep together."""
+    """Train all models one after another, and those of a sweep in a stack."""
     for number, (name, options) in enumerate(MODELS.items()):
         yield name, fingerprint(vaekit.train(out=folder / f"{number}", **{**COMMON, **options}))
     for run in vaekit.sweep(out=folder / "sweep", stack="on", **{**COMMON, **SWEEP}):
@@ -73,16 +74,16 @@ def fingerprints(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Name what differs between two fingerprints of the same model."""
+    """Return what differs between two fingerprints of the same model."""
     lines = [name for name in ("weights", "metrics") if before[name] != after[name]]
     old, new = before["evaluation"], after["evaluation"]
     return lines + [f"evaluation: {name}" for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def main() -> int:
-    """Write the fingerprints to a file, or compare with those in it."""
+    """Write the fingerprints to a file, or compare them with those in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="Where the fingerprints are, or go to.")
+    parser.add_argument("file", type=Path, help="File of fingerprints, to write or to compare with.")
     file: Path = parser.parse_args().file
     known = json.loads(file.read_text("utf-8")) if file.exists() else None
     changed, found = 0, {}

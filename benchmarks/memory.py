@@ -1,9 +1,9 @@
-"""Peak memory of training on MNIST, above what importing torch takes, and of what it is made.
+"""Peak memory of training on MNIST above that of importing torch, and its composition.
 
     python benchmarks/memory.py [--threads 2] [--json benchmarks/results/memory.json]
 
-Each stage is a process of its own, whose peak the operating system tells: torch imported, an optimiser made (which loads torch's
-compiler), and `vaekit train` for one epoch. MNIST is read as by `vaekit train --dataset mnist`.
+Each stage is a separate process, whose peak memory the operating system reports: importing torch, creating an optimiser (which
+loads torch's compiler), and `vaekit train` for one epoch. MNIST is read as by `vaekit train --dataset mnist`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def peak(code: str, arguments: list[str]) -> int:
-    """Return the most bytes that a Python process holds."""
+    """Return the peak memory of a Python process in bytes."""
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
@@ -37,7 +37,7 @@ def peak(code: str, arguments: list[str]) -> int:
 
 
 def main() -> None:
-    """Measure each stage and print it."""
+    """Measure each stage and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)

@@ -1,15 +1,15 @@
-"""vaekit against its peers: training, and log p(x) by importance sampling. Same network, batch, loss and optimiser, in turn.
+"""vaekit against its peers: training, and log p(x) by importance sampling, with the same network, batch size, loss and optimiser.
 
     pip install pythae==0.1.2 && python benchmarks/peers.py [--repeats 5] [--threads 2] [--json benchmarks/results/peers.json]
 
-Peers are timed as they are released, on copies of vaekit's networks:
+The peers are timed as released, in alternation with vaekit, on copies of vaekit's networks:
 
 * pythae 0.1.2: `BaseTrainer.train_step`, an epoch over its own `BaseDataset` of float images, and `VAE.get_nll` with its default
-  batch of 100 samples. Its Bernoulli loss takes probabilities, so its decoder ends in a sigmoid, as its own networks do.
-* The loop of PyTorch's `vae` example, made again from its description: images that lie as bytes are turned into pictures and
-  then into tensors one by one, Adam is not fused, and the loss is read at each step.
+  batch of 100 samples. Its Bernoulli loss takes probabilities, so its decoder ends in a sigmoid, as in its own networks.
+* The loop of PyTorch's `vae` example, reimplemented from its description: images stored as bytes are converted to pictures and
+  then to tensors one by one, Adam is not fused, and the loss is read at each step.
 
-vaekit's side is an epoch of its trainer, as in train_throughput.py, and `log_likelihood`. Both see the same bytes.
+vaekit is timed with an epoch of its trainer, as in train_throughput.py, and with `log_likelihood`. All use the same bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BATCH, SAMPLES, IMAGES = 128, 5000, 4
 
 
 def pythae_model(trainer: Trainer) -> Any:
-    """Return a pythae VAE on copies of a trainer's networks."""
+    """Return a pythae VAE with copies of a trainer's networks."""
     from pythae.models import VAE, VAEConfig
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
@@ -67,7 +67,7 @@ def pythae_model(trainer: Trainer) -> Any:
 
 
 def pythae_epoch(trainer: Trainer, folder: Path) -> Callable[[], None]:
-    """Return a function that takes one epoch of pythae's trainer."""
+    """Return a function that runs one epoch of pythae's trainer."""
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
@@ -86,7 +86,7 @@ def pythae_epoch(trainer: Trainer, folder: Path) -> Callable[[], None]:
 
 
 class Pictures(Dataset[Tensor]):
-    """Bytes that become a picture and then a tensor, image by image, as torchvision's MNIST does it."""
+    """Bytes that are converted to a picture and then to a tensor, image by image, as in torchvision's MNIST."""
 
     def __init__(self, images: Tensor) -> None:
         self.images, self.transform = images, ToTensor()
@@ -100,7 +100,7 @@ class Pictures(Dataset[Tensor]):
 
 
 def example_epoch(trainer: Trainer) -> Callable[[], None]:
-    """Return a function that takes one epoch of PyTorch's example."""
+    """Return a function that runs one epoch of PyTorch's example."""
     encoder, decoder = networks(trainer)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-4)
     source = trainer.splits.train
@@ -123,7 +123,7 @@ def example_epoch(trainer: Trainer) -> Callable[[], None]:
 
 
 def training(case: str, peers: tuple[str, ...], *, steps: int, threads: int, repeats: int) -> dict[str, Any]:
-    """Time epochs of ``steps`` steps, vaekit's first; return images a second, and how many times faster vaekit is."""
+    """Time epochs of ``steps`` steps, vaekit's first; return images per second, and by what factor vaekit is faster."""
     trainer = make_trainer(NETWORKS[case], steps, threads, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         others = {"pythae": lambda: pythae_epoch(trainer, Path(folder)), "pytorch example": lambda: example_epoch(trainer)}
@@ -133,7 +133,7 @@ def training(case: str, peers: tuple[str, ...], *, steps: int, threads: int, rep
 
 
 def likelihood(*, threads: int, repeats: int, precision: str) -> dict[str, Any]:
-    """Time log p(x) with 5,000 samples of a few images; return images a second, the ratio, and both estimates."""
+    """Time log p(x) of a few images with 5,000 samples; return images per second, the ratio, and both estimates."""
     trainer = make_trainer(NETWORKS["mlp 784-512-20"], 100, threads, BATCH)
     one_epoch(trainer)()
     theirs = pythae_model(trainer).eval()
@@ -164,7 +164,7 @@ def likelihood(*, threads: int, repeats: int, precision: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run every comparison and print it."""
+    """Run every comparison and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,10 +1,10 @@
-"""Two processes of one thread (torchrun, gloo) against one process of two threads: same CNN, same global batch.
+"""Two processes with one thread each (torchrun, gloo) against one process with two threads: same CNN, same global batch size.
 
     python benchmarks/ranks.py [--repeats 5] [--batch 128] [--parallel ddp] [--json benchmarks/results/ranks.json]
 
-A repeat is a run of `vaekit train` each way, in turn, on images of MNIST's size; its figure is the images a second of the last
-epoch's training steps, as `metrics.jsonl` has them, so that starting up and warming up do not count. The ratio is the median over
-repeats. The losses of the two ways stand beside it: they are the same but for rounding.
+Each repeat runs `vaekit train` once each way on images of MNIST's size. The result is the throughput of the last epoch's training
+steps in images per second, from `metrics.jsonl`, which excludes start-up and warm-up. The ratio is the median over repeats. The
+losses of both ways are reported as well: they are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIXED = {"dataset": "array", "epochs": "3", "pictures": "none", "compile": "off"
 
 
 def train(processes: int, threads: int, options: dict[str, str], out: Path) -> dict[str, Any]:
-    """Train in so many processes of so many threads each; return the last epoch's record."""
+    """Train in a number of processes with a number of threads each; return the record of the last epoch."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     flags = [
         word for name, value in {**options, "threads": str(threads), "out": str(out)}.items() for word in (f"--{name}", value)
@@ -51,7 +51,7 @@ def train(processes: int, threads: int, options: dict[str, str], out: Path) -> d
 
 
 def main() -> None:
-    """Run both ways in turn and print a line a repeat."""
+    """Run both ways in alternation and print one line per repeat."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--batch", type=int, default=128)

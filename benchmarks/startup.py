@@ -1,9 +1,9 @@
-"""How long the command line takes to answer, with no plugins and with 50 synthetic ones installed.
+"""The response time of the command line, with no plugins and with 50 synthetic plugins installed.
 
     python benchmarks/startup.py [--repeats 15] [--json benchmarks/results/startup.json]
 
-The plugins are what an installer leaves: a module that imports torch and a ``.dist-info`` folder each, in a folder on the path.
-Each command is a process of its own; conditions take turns, so that what else the machine does falls on all of them.
+The plugins look as if installed: each is a module that imports torch and a ``.dist-info`` folder, in a folder on the path. Each
+command is a separate process, and conditions alternate, so that other load on the machine affects all of them equally.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def install(folder: Path, num: int) -> None:
 
 
 def measure(arguments: list[str], site: Path) -> float:
-    """Return the seconds that a process takes."""
+    """Return the duration of a process in seconds."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "VAEKIT_PLUGINS": "1"}
     start = time.perf_counter()
     subprocess.run([sys.executable, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL)
@@ -49,7 +49,7 @@ def measure(arguments: list[str], site: Path) -> float:
 
 
 def main() -> None:
-    """Measure and write the results."""
+    """Measure every command, then write and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--json", type=Path)
@@ -60,7 +60,7 @@ def main() -> None:
             site.mkdir()
             install(site, num)
         conditions = [(name, num) for name in COMMANDS for num in sites]
-        for name, num in conditions:  # the first run of each compiles to bytecode
+        for name, num in conditions:  # the first run of each compiles bytecode
             measure(COMMANDS[name], sites[num])
         seconds: dict[tuple[str, int], list[float]] = {condition: [] for condition in conditions}
         for _ in range(arguments.repeats):

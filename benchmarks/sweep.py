@@ -1,11 +1,11 @@
-"""Sixteen models stacked against the same models one after another: `Stack.train_epoch` against `Trainer.train_epoch`.
+"""Sixteen stacked models against the same models one after another: `Stack.train_epoch` against `Trainer.train_epoch`.
 
     python benchmarks/sweep.py [--models 16] [--repeats 5] [--threads 1] [--device cpu] [--json benchmarks/results/sweep.json]
 
-Models differ in seed, so each has its own batches and noise. A repeat trains all models over the same steps one way, then the
-other; the figure is the median of the ratios of wall time, beside that of the processor's time, which other work on the machine
-disturbs less. The parts of a stacked step say where its time goes. Compiling is not counted, but stated. On CUDA both ways replay
-their steps as graphs.
+The models differ in seed, so each has its own batches and noise. Each repeat trains all models for the same number of steps one
+way, then the other. The result is the median ratio of wall time, together with that of processor time, which is less sensitive
+to other load on the machine. The parts of a stacked step show where its time is spent. Compilation time is reported, but not
+included. On CUDA, both ways replay their steps as graphs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def make_trainers(options: dict[str, Any], *, models: int, steps: int, threads: int, device: str, batch: int) -> list[Trainer]:
-    """Build trainers that differ in seed, of random images; one epoch is ``steps`` steps."""
+    """Build trainers on random images that differ in seed; one epoch has ``steps`` steps."""
     common = {"binarize": "none", "likelihood": "bce", "batch_size": batch, "epochs": 10_000, "threads": threads}
     generator = torch.Generator().manual_seed(0)
     images = TensorImages(torch.randint(0, 256, (steps * batch, 1, 28, 28), dtype=torch.uint8, generator=generator)).to(device)
@@ -55,13 +55,13 @@ def make_trainers(options: dict[str, Any], *, models: int, steps: int, threads: 
 
 
 def rewind(trainers: list[Trainer]) -> None:
-    """Put every trainer back to the start of its first epoch."""
+    """Reset every trainer to the start of its first epoch."""
     for trainer in trainers:
         trainer.position, trainer.meter = Position(), Meter()
 
 
 def compare(options: dict[str, Any], *, compiled: bool, models: int, steps: int, repeats: int, **more: Any) -> dict[str, Any]:
-    """Time both ways in turn; return throughputs, ratios and the parts of a stacked step."""
+    """Time both ways in alternation; return throughputs, ratios and the parts of a stacked step."""
     apart = make_trainers(options, models=models, steps=steps, **more)
     together = make_trainers(options, models=models, steps=steps, **more)
     stack = Stack(together, compiled=compiled)
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.compiler.config.force_disable_caches = True  # so that the first epoch's time is that of a first time
+    torch.compiler.config.force_disable_caches = True  # so that the first epoch includes a full compilation
     sizes = {name: getattr(arguments, name) for name in ("models", "steps", "batch", "repeats", "threads", "device")}
     results = {}
     for name, options in CASES.items():

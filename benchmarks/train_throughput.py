@@ -1,12 +1,12 @@
-"""vaekit's training loop against a hand-written one: same network, batch, arithmetic and optimiser, in turn in one process.
+"""vaekit's training loop against a hand-written one: same network, batch size, precision and optimiser, in one process.
 
     python benchmarks/train_throughput.py [--repeats 9] [--threads 2] [--json benchmarks/results/train_throughput.json]
 
-The hand-written loop is what one would write for speed alone: float images preloaded in order of a permutation, no checks, no
-logging, no metrics; it is never compiled and averages no weights, also where vaekit's does. vaekit's is `Trainer.train_epoch`:
-uint8 images gathered and scaled at each step, noise from reseeded generators, finite losses checked, sums kept for the log. Each
-repeat times one after the other over the same number of steps; the figure is the median of the ratios. The parts of a step say
-where the difference lies; vaekit's forward part includes its log.
+The hand-written loop is what one would write for speed alone: preloaded float images in the order of a permutation, without
+checks, logging or metrics. It is never compiled and averages no weights, even where vaekit's loop does. vaekit's loop is
+`Trainer.train_epoch`: uint8 images gathered and scaled at each step, noise from reseeded generators, checks for finite losses,
+and sums for the log. Each repeat times one loop, then the other, over the same number of steps; the result is the median of the
+ratios. The parts of a step show where the difference lies; vaekit's forward part includes its logging.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CASES: dict[str, tuple[dict[str, object], int]] = {
 
 
 def make_trainer(options: dict[str, object], steps: int, threads: int, batch: int) -> Trainer:
-    """Build a trainer of random images, one epoch of it being ``steps`` steps; on the CPU unless options say otherwise."""
+    """Build a trainer on random images, with ``steps`` steps per epoch; the device defaults to the CPU."""
     options = {"binarize": "none", "likelihood": "bce", "device": "cpu"} | options
     spec = fit_to_machine(build_spec({}, {**options, "batch_size": batch, "threads": threads, "epochs": 10_000}))
     images = TensorImages(torch.randint(0, 256, (steps * batch, 1, 28, 28), dtype=torch.uint8))
@@ -65,7 +65,7 @@ def make_trainer(options: dict[str, object], steps: int, threads: int, batch: in
 
 
 def one_epoch(trainer: Trainer) -> Callable[[], None]:
-    """Return a function that takes an epoch of vaekit's loop, the first one each time."""
+    """Return a function that runs an epoch of vaekit's loop, always the first."""
 
     def epoch() -> None:
         trainer.position, trainer.meter = Position(), Meter()
@@ -75,14 +75,14 @@ def one_epoch(trainer: Trainer) -> Callable[[], None]:
 
 
 def networks(trainer: Trainer) -> tuple[nn.Module, nn.Module]:
-    """Return copies of a trainer's encoder and decoder, in PyTorch's usual layout."""
+    """Return copies of a trainer's encoder and decoder in PyTorch's default memory format."""
     vae = build_vae(trainer.spec.model, trainer.splits.shape, seed=0)
     vae.load_state_dict(trainer.step.objective.vae.state_dict())
     return vae.encoder, vae.decoder
 
 
 class ByHand:
-    """The hand-written loop, over networks like the trainer's."""
+    """The hand-written loop, with networks like the trainer's."""
 
     def __init__(self, trainer: Trainer, batch: int) -> None:
         self.encoder, self.decoder = networks(trainer)
@@ -93,13 +93,13 @@ class ByHand:
         self.dynamic, self.batch = trainer.spec.data.binarize == "dynamic", batch
 
     def data(self) -> Iterator[Tensor]:
-        """Yield an epoch's batches."""
+        """Yield the batches of an epoch."""
         for index in torch.randperm(len(self.images)).split(self.batch):
             x = self.images[index]
             yield torch.bernoulli(x) if self.dynamic else x
 
     def loss(self, x: Tensor) -> Tensor:
-        """Return a batch's loss."""
+        """Return the loss of a batch."""
         mu, logvar = self.encoder(x).unbind(1)
         logits = self.decoder(mu + torch.exp(0.5 * logvar) * torch.randn_like(mu))
         reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
@@ -107,7 +107,7 @@ class ByHand:
         return (reconstruction + kl) / self.batch
 
     def update(self) -> None:
-        """Move the parameters."""
+        """Update the parameters."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -119,7 +119,7 @@ class ByHand:
 
 
 def parts(trainer: Trainer, hand: ByHand, repeats: int) -> dict[str, dict[str, float]]:
-    """Return the median milliseconds of each part of a step, of both loops in turn, epoch by epoch."""
+    """Return the median milliseconds of each part of a step for both loops, alternating epoch by epoch."""
     spent: dict[str, dict[str, list[float]]] = {who: {name: [] for name in PARTS} for who in ("vaekit", "by hand")}
 
     def steps(who: str, batches: Iterator[Any], *calls: Callable[[Any], Any]) -> None:
@@ -148,7 +148,7 @@ def parts(trainer: Trainer, hand: ByHand, repeats: int) -> dict[str, dict[str, f
 
 
 def compare(options: dict[str, object], steps: int, *, threads: int, repeats: int, batch: int = 128) -> dict[str, Any]:
-    """Time the two loops in turn; return images a second of each, the ratio's median and range, and the parts of a step."""
+    """Time the two loops in alternation; return the images per second, the ratio's median and range, and a step's parts."""
     trainer = make_trainer(options, steps, threads, batch)
     hand = ByHand(trainer, batch)
     times = in_turn({"vaekit": one_epoch(trainer), "by hand": hand.epoch}, repeats)

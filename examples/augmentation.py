@@ -1,13 +1,13 @@
-"""Learn a digit's shape apart from its slant, by augmentation while training.
+"""Learn a digit's shape independently of its slant, by augmentation during training.
 
     python examples/augmentation.py [--epochs 30] [--out slant.png]
 
-Two models see the same digits. The first is trained on them as they are. The second encodes digits slanted at random by up to 35
-degrees and must reconstruct the *upright original* (``augment.target = "original"``), so its code has no use for the slant; the
-bound remains one, since q(z|·) may look at anything.
+Two models are trained on the same digits. The first sees them as they are. The second encodes digits slanted at random by up to
+35 degrees, and must reconstruct the *upright original* (``augment.target = "original"``), so its code has no use for the slant.
+Its objective is still a bound, since q(z|·) may depend on anything.
 
-The picture shows four digits slanted by -30 to 30 degrees and what each model makes of them. The number printed is the share of
-the codes' variance that the slant alone explains: the variance of the posterior mean over the slants of one digit, against the
+The picture shows four digits slanted by -30 to 30 degrees, and what each model makes of them. The printed number is the share of
+the codes' variance that is due to slant alone: the variance of the posterior mean over the slants of one digit, divided by its
 variance over all digits and slants.
 """
 
@@ -34,13 +34,13 @@ def slanted(images: Tensor, degrees: float) -> Tensor:
 
 
 def share_of_slant(vae: vaekit.VAE, images: Tensor) -> float:
-    """Return which share of the variance of the codes is explained by the slant alone."""
-    codes = torch.stack([vae.encode(slanted(images, degrees)).mean for degrees in DEGREES])  # slant, image, dimension
+    """Return the share of the codes' variance that is due to slant alone."""
+    codes = torch.stack([vae.encode(slanted(images, degrees)).mean for degrees in DEGREES])  # (slant, image, dimension)
     return float(codes.var(0).mean(0).sum() / codes.flatten(0, 1).var(0).sum())
 
 
 def main(epochs: int, out: Path) -> dict[str, float]:
-    """Train both models, print the two shares, and write the picture."""
+    """Train both models, print both shares and write the picture."""
     digits = roles.datasets.build(roles.datasets.spec("digits")()).load().test
     images = digits.gather(torch.arange(200)).float() / 255
     shown = images[[0, 3, 2, 1]]
@@ -55,7 +55,7 @@ def main(epochs: int, out: Path) -> dict[str, float]:
             run = vaekit.train(epochs=epochs, pictures="none", out=Path(folder) / "run", **augment)
             vae = run.vae()
         shares[name] = share_of_slant(vae, images)
-        print(f"trained on digits {name:18} the slant explains {100 * shares[name]:4.1f} % of the codes' variance")
+        print(f"trained on digits {name:18} slant explains {100 * shares[name]:4.1f} % of the codes' variance")
         rows.append(vae.reconstruct(rows[0]))
     write_png(grid(torch.cat(rows), columns=len(rows[0])), out)
     print(f"{out}: digits slanted by {', '.join(map(str, DEGREES))} degrees; the first model's reconstructions; the second's")

@@ -1,16 +1,19 @@
-"""A variational autoencoder from nothing: every formula, the lines that compute it, and a check that vaekit computes the same.
+"""A variational autoencoder from scratch: every formula, the code that computes it, and a check that vaekit agrees.
 
     python examples/from_scratch.py [--epochs 10] [--out from_scratch]
 
-Read it from top to bottom; each chapter is a function. A chapter states a formula in words, computes it in plain PyTorch, and
-ends in assertions: first that the formula is true (against a sum, an integral or a simulation), then that vaekit's own function
-gives the same number. Four pictures are written to show what the numbers mean.
+Read it from top to bottom; each chapter is a function. A chapter explains a formula, computes it in plain PyTorch, and ends with
+assertions: first that the formula is true (compared with a sum, an integral or a simulation), then that vaekit's own function
+gives the same number. Four pictures show what the numbers mean.
 
-The paper is Kingma & Welling, Auto-Encoding Variational Bayes (2014); equation numbers are its own.
+Notation: ``x`` is an image, and ``z`` is a short vector that explains it, its code. ``p(z)``, a standard normal, is the
+distribution of codes before any image has been seen. ``p(x|z)``, the decoder, says how likely a code makes each image.
+``q(z|x)``, the encoder, guesses which codes could have produced an image. Everything is measured in nats: logarithms are to base
+e. Equation numbers are those of the first paper.
 
-Letters: ``x`` is an image, ``z`` a short vector, the code, that explains it. ``p(z)`` is where codes come from before any image
-is seen: a standard normal. ``p(x|z)``, the decoder, says which images a code makes likely. ``q(z|x)``, the encoder, guesses which
-codes could have made an image. Everything is measured in nats, logarithms to base e.
+References:
+    Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114.
+    Chen et al. (2018), "Isolating Sources of Disentanglement in Variational Autoencoders", NeurIPS, arXiv:1802.04942.
 """
 
 import argparse
@@ -31,49 +34,50 @@ from vaekit.pictures.grid import pairs, write_png
 from vaekit.trace import Site
 
 DIM = 2
-"""Numbers in a code: two, so that all codes fit on a page."""
+"""Size of a code: two numbers, so that codes can be shown in a plane."""
 
 
 def close(ours: Tensor | float, other: Tensor | float, tolerance: float = 1e-4) -> None:
-    """Stop unless two numbers, or tensors of them, agree."""
+    """Raise an error unless two numbers or tensors agree."""
     torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(other), rtol=tolerance, atol=tolerance, check_dtype=False)
 
 
 def chapter_1_the_bound(out: Path) -> None:
-    """Why there is a bound at all.
+    """Why there is a bound.
 
-    A model should make the images that exist likely, so one would maximise log p(x), where p(x) adds up all codes that could have
-    made x: ``p(x) = ∫ p(z) p(x|z) dz``. For a decoder that is a network nobody can compute that integral. But take any guess
-    q(z) of where the codes lie. The logarithm is concave: the log of a mean is at least the mean of the logs. So
+    A model should make the observed images likely, so we would like to maximise log p(x), where p(x) adds up all codes that could
+    have produced x: ``p(x) = ∫ p(z) p(x|z) dz``. If the decoder is a neural network, nobody can compute this integral. But take
+    any guess q(z) of where the codes are. The logarithm is concave: the log of a mean is at least the mean of the logs. Therefore
 
-        log p(x) = log E_q[ p(z) p(x|z) / q(z) ]  >=  E_q[ log p(x|z) + log p(z) - log q(z) ]  =  the bound (eq. 2).
+        log p(x) = log E_q[ p(z) p(x|z) / q(z) ]  >=  E_q[ log p(x|z) + log p(z) - log q(z) ]  =  the bound (equation 2).
 
-    What is lost is exactly how wrong the guess is: ``log p(x) = bound + KL(q(z) || p(z|x))`` (eq. 1). So raising the bound makes
-    images more likely and the guess better at once.
+    The gap measures exactly how wrong the guess is: ``log p(x) = bound + KL(q(z) || p(z|x))`` (equation 1). So raising the bound
+    makes images more likely and improves the guess at the same time.
 
-    Here everything is a Gaussian of one number, so that log p(x) is known: z ~ N(0, 1) and x ~ N(2 z, 1) give x ~ N(0, 5).
+    In this chapter everything is a one-dimensional Gaussian, so log p(x) is known: z ~ N(0, 1) and x ~ N(2 z, 1) give
+    x ~ N(0, 5).
     """
     x, slope = 1.5, 2.0
     log_p_x = -0.5 * (math.log(2 * math.pi * 5) + x**2 / 5)
     best_mean, best_var = slope * x / 5, 1 / 5  # the true p(z|x), by Bayes' rule for Gaussians
 
     def bound(mean: float, var: float) -> float:
-        """Each expectation under N(mean, var) by hand: E[z] = mean, E[z²] = mean² + var."""
+        """Compute the expectations under N(mean, var) by hand: E[z] = mean, E[z²] = mean² + var."""
         log_likelihood = -0.5 * (math.log(2 * math.pi) + x**2 - 2 * x * slope * mean + slope**2 * (mean**2 + var))
         log_prior = -0.5 * (math.log(2 * math.pi) + mean**2 + var)
         entropy = 0.5 * (math.log(2 * math.pi * var) + 1)  # -E_q[log q]
         return log_likelihood + log_prior + entropy
 
-    close(bound(best_mean, best_var), log_p_x)  # the right guess loses nothing
+    close(bound(best_mean, best_var), log_p_x)  # the right guess leaves no gap
     for mean, var in ((0.0, 1.0), (best_mean, 0.02), (1.0, 0.2)):
         q = DiagonalGaussian(torch.tensor([[mean]]), torch.tensor([[math.log(var)]]))
         truth = DiagonalGaussian(torch.tensor([[best_mean]]), torch.tensor([[math.log(best_var)]]))
         gap = kl_per_dim(q, truth)
         assert gap is not None
-        close(log_p_x - bound(mean, var), gap.sum())  # a wrong guess loses KL(q || p(z|x)), as vaekit computes it
+        close(log_p_x - bound(mean, var), gap.sum())  # a wrong guess leaves a gap of KL(q || p(z|x)), as vaekit computes it
 
     axes = Axes(
-        (-0.5, 1.7), (log_p_x - 3, log_p_x + 0.4), ("mean of q", "nats"), "the bound, for q of three widths, is below log p(x)"
+        (-0.5, 1.7), (log_p_x - 3, log_p_x + 0.4), ("mean of q", "nats"), "the bound, for three widths of q, is below log p(x)"
     )
     axes.line([axes.at(-0.5, log_p_x), axes.at(1.7, log_p_x)], "#1a1a1a", 2)
     axes.text(axes.at(1.25, log_p_x + 0.15), "log p(x)")
@@ -88,16 +92,16 @@ def chapter_1_the_bound(out: Path) -> None:
 def chapter_2_drawing_so_that_gradients_pass(model: vaekit.VAE) -> None:
     """The reparameterisation trick.
 
-    The bound is a mean over draws z ~ N(mu, sigma²), and training needs its slope with respect to mu and sigma. A draw has no
-    slope; a formula has. So draw noise that knows nothing of the parameters, and compute z from it (eq. 10):
+    The bound is a mean over draws z ~ N(mu, sigma²), and training needs its gradient with respect to mu and sigma. A random draw
+    has no gradient, but a formula has. So draw noise that does not depend on the parameters, and compute z from it (equation 10):
 
         z = mu + sigma · noise,   noise ~ N(0, 1).
 
-    As an example take the mean of z². It is mu² + sigma², whose slopes are 2 mu and 2 sigma: draws must give the same.
+    As an example, take the mean of z². It is mu² + sigma², with derivatives 2 mu and 2 sigma; averages over draws must agree.
     """
     mu, logvar = torch.tensor([[0.7, -1.2]], requires_grad=True), torch.tensor([[0.4, -0.8]], requires_grad=True)
     noise = torch.randn(200_000, 1, 2, generator=torch.Generator().manual_seed(0))
-    z = mu + torch.exp(0.5 * logvar) * noise  # networks give log sigma²: any number is allowed, and sigma is positive
+    z = mu + torch.exp(0.5 * logvar) * noise  # networks output log sigma²: it may be any number, and sigma is positive
     slope_mu, slope_logvar = torch.autograd.grad(z.square().mean(0).sum(), (mu, logvar))
     close(slope_mu, 2 * mu, 0.02)
     close(slope_logvar, logvar.exp(), 0.02)  # by the chain rule, 2 sigma · dsigma/dlogvar = sigma²
@@ -105,17 +109,18 @@ def chapter_2_drawing_so_that_gradients_pass(model: vaekit.VAE) -> None:
 
 
 def chapter_3_the_kl_of_two_gaussians() -> None:
-    """How far the guess is from where codes come from, in closed form.
+    """How far the guess q is from the prior p, in closed form.
 
-    ``KL(q || p) = E_q[log q(z) - log p(z)]``. For q = N(mu, sigma²) and p = N(0, 1) put the densities in:
+    ``KL(q || p) = E_q[log q(z) - log p(z)]``. For q = N(mu, sigma²) and p = N(0, 1) the densities are
 
         log q = -½ (log 2π + log sigma² + (z - mu)² / sigma²),      log p = -½ (log 2π + z²).
 
-    Under q the mean of (z - mu)² is sigma², and that of z² is mu² + sigma². The constants cancel; what is left (appendix B) is
+    Under q, the mean of (z - mu)² is sigma², and the mean of z² is mu² + sigma². The constants cancel, which leaves (appendix B)
 
-        KL = ½ (mu² + sigma² - 1 - log sigma²),
+        KL = ½ (mu² + sigma² - 1 - log sigma²)
 
-    for each number of the code; they are independent, so their KLs add up. It is 0 for mu = 0, sigma = 1 and positive elsewhere.
+    for each dimension of the code. The dimensions are independent, so their KLs add up. The KL is 0 for mu = 0 and sigma = 1, and
+    positive otherwise.
     """
     mu, logvar = torch.tensor([[0.7, -1.2, 0.0]]), torch.tensor([[0.4, -0.8, 0.0]])
     by_hand = 0.5 * (mu**2 + logvar.exp() - 1 - logvar)
@@ -131,7 +136,7 @@ def chapter_3_the_kl_of_two_gaussians() -> None:
 
 
 def networks() -> tuple[nn.Module, nn.Module]:
-    """Two small networks: from images to (mu, log sigma²), and from codes to logits, one for each pixel."""
+    """Return two small networks: from images to (mu, log sigma²), and from codes to one logit per pixel."""
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 2 * DIM), nn.Unflatten(1, (2, DIM)))
     decoder = nn.Sequential(nn.Linear(DIM, 256), nn.ReLU(), nn.Linear(256, 784), nn.Unflatten(1, (1, 28, 28)))
@@ -139,11 +144,11 @@ def networks() -> tuple[nn.Module, nn.Module]:
 
 
 def bound_of_a_batch(encoder: nn.Module, decoder: nn.Module, x: Tensor, noise: Tensor, beta: float = 1.0) -> Tensor:
-    """The whole of a VAE, eq. 10 with one draw: the bound of each image of a batch.
+    """Return the bound for each image of a batch: a complete VAE, equation 10 with one draw.
 
-    The first half asks the decoder for the image back: ``log p(x|z)``. A pixel is black or white, as a coin with probability
-    sigmoid(logit); independent coins multiply, so their logs *add up over the pixels*. (Averaging them instead is the most common
-    bug of VAE code: it multiplies the other half by 784.) The second half is chapter 3's.
+    The first half asks how well the decoder restores the image: ``log p(x|z)``. Each pixel is black or white like a coin with
+    probability sigmoid(logit). Probabilities of independent coins multiply, so their logs *add up over the pixels*. (Averaging
+    instead is the most common bug in VAE code: it gives the other half 784 times its weight.) The second half is chapter 3's.
     """
     mu, logvar = encoder(x).unbind(1)
     z = mu + torch.exp(0.5 * logvar) * noise
@@ -153,13 +158,13 @@ def bound_of_a_batch(encoder: nn.Module, decoder: nn.Module, x: Tensor, noise: T
 
 
 def chapter_4_the_estimator(encoder: nn.Module, decoder: nn.Module, model: vaekit.VAE, x: Tensor) -> None:
-    """The bound of real images: ours and vaekit's, from the same networks and the same noise.
+    """The bound for real images: ours and vaekit's, with the same networks and the same noise.
 
-    A batch stands for the data set: the mean over its images is an unbiased estimate of the mean over all (eq. 8), and one draw
-    of z for each image is enough, since the next batch brings new ones.
+    A batch stands for the dataset: the mean over its images is an unbiased estimate of the mean over all images (equation 8).
+    One draw of z per image is enough, since every batch brings new draws.
     """
     noise = torch.randn(len(x), DIM, generator=torch.Generator().manual_seed(0))
-    trace = model(x, noise)  # one forward pass of vaekit: everything is read from its trace
+    trace = model(x, noise)  # one forward pass in vaekit: everything can be read from its trace
     kl = trace.kl
     assert kl is not None
     close(bound_of_a_batch(encoder, decoder, x, noise), trace.log_likelihood - kl)
@@ -167,20 +172,20 @@ def chapter_4_the_estimator(encoder: nn.Module, decoder: nn.Module, model: vaeki
 
 
 def chapter_5_what_beta_and_tc_change(encoder: nn.Module, decoder: nn.Module, model: vaekit.VAE, x: Tensor) -> None:
-    """Two ways to ask for tidier codes.
+    """Two ways to obtain tidier codes.
 
-    β-VAE weighs the KL by β: ``log p(x|z) - β KL``. With β above 1 a code must pay more for each nat that it tells about its
-    image, so only what is worth it is told; images get blurrier.
+    β-VAE multiplies the KL by β: ``log p(x|z) - β KL``. With β above 1, a code pays more for each nat of information about its
+    image, so it keeps only what is worth the price; images get blurrier.
 
-    β-TCVAE looks inside the KL. Averaged over images it is the sum of three things (Chen et al. 2018, eq. 2), where
-    ``q(z) = mean over images of q(z|x)`` is where codes really lie and q(z_d) is that of one number of the code:
+    β-TCVAE looks inside the KL. Averaged over images, the KL is the sum of three terms (equation 2 of the second paper), where
+    ``q(z) = mean over images of q(z|x)`` is the distribution of the codes of all images and q(z_d) that of one dimension:
 
         E KL = E log q(z|x)/q(z)   +   E log q(z) / Π q(z_d)   +   Σ E log q(z_d)/p(z_d)
-               what codes tell         how much the numbers         how far each number
+               what codes tell         how much dimensions          how far each dimension
                about their images      depend on one another        is from a standard normal
 
-    Only the one in the middle, the total correlation, keeps the numbers of a code from meaning one thing each; so only it is
-    weighed by β. To compute q(z) take every code against every image: a table of B × B densities.
+    Only the middle term, the total correlation, stands in the way of one meaning per dimension, so β multiplies this
+    term only. Computing q(z) takes the density of every code under every image: a table of B × B.
     """
     noise = torch.randn(len(x), DIM, generator=torch.Generator().manual_seed(0))
     trace = model(x, noise)
@@ -194,19 +199,20 @@ def chapter_5_what_beta_and_tc_change(encoder: nn.Module, decoder: nn.Module, mo
     images = math.log(len(x))
     log_q_of_own = table.sum(2).diagonal()
     log_q = torch.logsumexp(table.sum(2), 1) - images  # first the sum over d, then the mean over images
-    log_q_of_each = (torch.logsumexp(table, 1) - images).sum(1)  # the other way round: as if they were independent
+    log_q_of_each = (torch.logsumexp(table, 1) - images).sum(1)  # the other order: as if dimensions were independent
     log_p = -0.5 * (math.log(2 * math.pi) + z**2).sum(1)
     ours = torch.stack([log_q_of_own - log_q, log_q - log_q_of_each, log_q_of_each - log_p])
-    close(ours.sum(0), log_q_of_own - log_p)  # the three add up to the KL of these draws
+    close(ours.sum(0), log_q_of_own - log_p)  # the three terms add up to the KL of these draws
     close(
         ours, torch.stack(decompose(Site(z, DiagonalGaussian(mu, logvar), StandardNormal(torch.zeros(DIM))), None, "stratified"))
     )
 
 
 def chapter_6_training(encoder: nn.Module, decoder: nn.Module, images: Tensor, test: Tensor, *, epochs: int, out: Path) -> float:
-    """Climb: draw a batch, compute the bound, take a step uphill. That is all; return the bound of test images at the end.
+    """Train: draw a batch, compute the bound, take a step uphill. That is all. Return the bound for test images at the end.
 
-    Grey pixels are made black or white at random, by their brightness, anew each time: the likelihood is one of black and white.
+    Every time a batch is drawn, grey pixels become black or white at random, with their brightness as the probability of white,
+    because the likelihood is one of black and white pixels.
     """
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=2e-3)
     generator = torch.Generator().manual_seed(0)
@@ -225,9 +231,9 @@ def chapter_6_training(encoder: nn.Module, decoder: nn.Module, images: Tensor, t
 
 
 def chapter_7_the_same_in_one_call(epochs: int, out: Path) -> float:
-    """All of the above is `vaekit.train`; show where the codes of test digits lie, and what the codes in between decode to.
+    """All of the above is `vaekit.train`. The pictures show the codes of test digits, and what the codes in between decode to.
 
-    After so few steps the codes do not fill the prior yet; where none lies, nobody told the decoder what to draw.
+    After so few steps, the codes do not fill the prior yet; where there are none, the decoder has not learned what to draw.
     """
     network = {"hidden": (256,), "activation": "relu"}
     settings = {f"{part}.{name}": value for part in ("encoder", "decoder") for name, value in network.items()}
@@ -241,7 +247,7 @@ def chapter_7_the_same_in_one_call(epochs: int, out: Path) -> float:
 
 
 def main(epochs: int, out: Path) -> dict[str, float]:
-    """Go through all chapters; return the bounds that training from scratch and vaekit reach."""
+    """Go through all chapters; return the bounds reached from scratch and by vaekit."""
     out.mkdir(parents=True, exist_ok=True)
     encoder, decoder = networks()
     gaussian, bce = roles.posteriors.get("gaussian"), roles.likelihoods.get("bce")
@@ -255,9 +261,9 @@ def main(epochs: int, out: Path) -> dict[str, float]:
     chapter_3_the_kl_of_two_gaussians()
     chapter_4_the_estimator(encoder, decoder, model, black_and_white)
     chapter_5_what_beta_and_tc_change(encoder, decoder, model, black_and_white)
-    print("the formulae hold, and vaekit computes the same numbers")
+    print("the formulas hold, and vaekit computes the same numbers")
     reached = {"from scratch": chapter_6_training(encoder, decoder, images, test, epochs=epochs, out=out)}
-    chapter_4_the_estimator(encoder, decoder, model, black_and_white)  # they still agree after training
+    chapter_4_the_estimator(encoder, decoder, model, black_and_white)  # both still agree after training
     reached["vaekit"] = chapter_7_the_same_in_one_call(epochs, out)
     for name, bound in reached.items():
         print(f"{name}: a bound of {bound:.1f} nats per image after {epochs} epochs")

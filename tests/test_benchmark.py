@@ -79,13 +79,13 @@ def test_two_measurements_are_compared_row_by_row(result):
     assert all(row["ratio"] == pytest.approx(100) and row["beyond_quartiles"] for row in rows)
     assert not any(row["beyond_quartiles"] for row in compare(result, result))
     assert differences(result, faster) == ["threads: 1 before, 4 after"]
-    with pytest.raises(UsageError, match="nothing in common"):
+    with pytest.raises(UsageError, match="no row in common"):
         compare(result, {**result, "rows": []})
 
 
 def test_a_file_of_something_else_is_named(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
-    with pytest.raises(DataError, match="holds no measurement"):
+    with pytest.raises(DataError, match="is not a measurement"):
         read_result(tmp_path / "other.json")
 
 

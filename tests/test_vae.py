@@ -168,19 +168,19 @@ def test_a_point_mass_has_no_kl_and_no_importance_weight():
 
 @pytest.mark.parametrize("x", [torch.zeros(2, 1, 5, 6), torch.zeros(2, 3, 6, 5), torch.zeros(2, *SHAPE, dtype=torch.uint8)])
 def test_images_of_another_shape_or_type_are_refused(x):
-    with pytest.raises(UsageError, match="not images that the model can encode"):
+    with pytest.raises(UsageError, match="cannot encode these images"):
         make().encode(x)
 
 
 def test_latents_of_another_size_are_refused():
-    with pytest.raises(UsageError, match="not latent vectors"):
+    with pytest.raises(UsageError, match="cannot decode these latent vectors"):
         make().decode(torch.zeros(2, 4).double())
 
 
 def test_parts_that_do_not_fit_are_refused():
-    with pytest.raises(UsageError, match="encoder's out_shape does not fit"):
+    with pytest.raises(UsageError, match="encoder's out_shape does not match"):
         vaekit.VAE(Linear(SHAPE, (2, 4)), Linear((3,), SHAPE))
-    with pytest.raises(UsageError, match="does not state its in_shape"):
+    with pytest.raises(UsageError, match="does not declare its in_shape"):
         vaekit.VAE(Linear(SHAPE, (2, 4)), nn.Linear(3, 4))
 
 

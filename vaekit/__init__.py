@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vaekit.interfaces import Posterior as Posterior
     from vaekit.interfaces import Prior as Prior
     from vaekit.model.vae import VAE as VAE
+    from vaekit.pictures.picture import Picture as Picture
     from vaekit.roles import datasets as datasets
     from vaekit.roles import decoders as decoders
     from vaekit.roles import encoders as encoders
@@ -44,6 +45,7 @@ _HOMES = {
     "export.exporter": ("Exporter",),
     "interfaces": ("Backbone", "Capability", "Dataset", "Likelihood", "Loss", "Posterior", "Prior"),
     "model.vae": ("VAE",),
+    "pictures.picture": ("Picture",),
     "roles": ("datasets", "decoders", "encoders", "exporters", "likelihoods", "loggers", "losses", "posteriors", "priors"),
     "run": ("Run", "load", "resume", "train"),
     "sweeps.grid": ("resume_sweep", "sweep"),

@@ -11,6 +11,12 @@ class VaekitError(Exception):
         given: What was found.
         expected: What would have been valid.
         remedy: What to do next.
+
+    Example:
+        >>> print(VaekitError("the file does not exist", given="faces.npy", remedy="check the path"))
+        the file does not exist
+          given:    faces.npy
+          remedy:   check the path
     """
 
     exit_code = 1

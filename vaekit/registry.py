@@ -115,8 +115,13 @@ class Registry(Generic[T]):
             PluginError: A class cannot be registered; then none is.
 
         Example:
-            >>> with vaekit.losses.temporarily(squared=Squared):  # doctest: +SKIP
-            ...     vaekit.train(loss="squared")
+            >>> class Squared(vaekit.Loss):
+            ...     def forward(self, trace):
+            ...         return trace.z.square().sum(-1)
+            >>> with vaekit.losses.temporarily(squared=Squared):
+            ...     run = vaekit.train(loss="squared", epochs=1, pictures="none")
+            >>> "squared" in vaekit.losses
+            False
         """
         before = dict(self._classes)
         try:

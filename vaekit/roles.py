@@ -19,10 +19,11 @@ priors: Registry[Prior] = Registry("prior", "priors", "vaekit.interfaces:Prior",
 likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaekit.interfaces:Likelihood", ("image_shape",))
 losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "image_shape"))
 datasets: Registry[Dataset] = Registry("dataset", "datasets", "vaekit.interfaces:Dataset")
-# Loggers and exporters are defined next to the code that calls them, in higher layers than this module.
+# Loggers, exporters and pictures are defined next to the code that calls them, in higher layers than this module.
 loggers: Registry[Any] = Registry("logger", "loggers", "vaekit.training.logger:Logger")
 exporters: Registry[Any] = Registry("exporter", "exporters", "vaekit.export.exporter:Exporter")
+pictures: Registry[Any] = Registry("picture", "pictures", "vaekit.pictures.picture:Picture", ("subject", "a", "b", "images"))
 
 SPEC_REGISTRIES: tuple[Registry[Any], ...] = (encoders, decoders, posteriors, priors, likelihoods, losses, datasets, loggers)
 """The registries of the roles that a run's spec fills."""
-REGISTRIES: tuple[Registry[Any], ...] = (*SPEC_REGISTRIES, exporters)
+REGISTRIES: tuple[Registry[Any], ...] = (*SPEC_REGISTRIES, exporters, pictures)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup, join
 from vaekit.compute.layout import lay_out
-from vaekit.data.images import Fit
+from vaekit.data.specs import Fit
 from vaekit.errors import UsageError, VaekitError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.export.exporter import Exported, Exporter
@@ -57,8 +57,8 @@ def train(
         DivergenceError: A loss became NaN or infinite.
 
     Example:
-        >>> run = vaekit.train(encoder="cnn", loss="beta", beta=4)  # doctest: +SKIP
-        >>> run.vae().sample(8).shape  # doctest: +SKIP
+        >>> run = vaekit.train(loss="beta", beta=4, epochs=1)
+        >>> run.vae().sample(8).shape
         torch.Size([8, 1, 28, 28])
     """
     whole = spec if isinstance(spec, RunSpec) and not options else build_spec(plain_spec(spec), options)
@@ -141,6 +141,11 @@ def load(path: str | Path) -> VAE:
 
     Raises:
         CheckpointError: The file is missing or truncated, or needs a plugin that is not installed.
+
+    Example:
+        >>> run = vaekit.train(latent_dim=2, epochs=1, pictures="none")
+        >>> vaekit.load(run.path).decode(torch.zeros(1, 2)).shape
+        torch.Size([1, 1, 28, 28])
     """
     path = Path(path)
     return load_model(RunFolder(path).require().model if path.is_dir() else path)[0]
@@ -195,16 +200,18 @@ class Run(Record):
 
     @cached_property
     def pictures(self) -> Album:
-        """The pictures of the best model: samples, traversals, scatter plots and more, one method each."""
+        """The pictures of the best model: every picture, plugins' included, is a method."""
         return Album(self)
 
     def sample(self, num: int = 36, *, seed: int = 0, temperature: float = 1.0, out: str | Path | None = None) -> Path:
-        """Write a PNG grid of images decoded from draws from the prior; return its path. See `Album.sample`."""
-        return self.pictures.sample(num, seed=seed, temperature=temperature, out=out)
+        """Write a PNG grid of images decoded from prior draws; return its path. See ``run.pictures.sample``."""
+        path: Path = self.pictures.sample(num=num, seed=seed, temperature=temperature, out=out)
+        return path
 
     def reconstruct(self, images: Sequence[str | Path], *, fit: Fit | None = None, out: str | Path | None = None) -> Path:
-        """Write a PNG grid of images, each with its reconstruction below; return its path. See `Album.reconstruct`."""
-        return self.pictures.reconstruct(images, fit=fit, out=out)
+        """Write a PNG grid of images, each with its reconstruction below; return its path. See ``run.pictures.reconstruct``."""
+        path: Path = self.pictures.reconstruct(images, fit=fit, out=out)
+        return path
 
     def trained(self) -> Trained:
         """Load the best model together with the information that exporters need.

@@ -23,17 +23,17 @@ class Spec(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _read_none(cls, data: Any) -> Any:
-        """Read ``none`` as None, as the command line does, for optional fields that hold no text."""
+    def _read_plain(cls, data: Any) -> Any:
+        """Read ``none`` as None for optional fields that hold no text; refuse true and false as numbers."""
         if not isinstance(data, Mapping):
             return data
-        parts = {
-            name: alternatives(cls.model_fields[name].annotation)
-            for name, value in data.items()
-            if value == "none" and name in cls.model_fields
-        }
-        none = {name for name, each in parts.items() if may_be_none(each) and str not in each}
-        return {name: None if name in none else value for name, value in data.items()}
+        read = {}
+        for name, value in data.items():
+            parts = alternatives(cls.model_fields[name].annotation) if name in cls.model_fields else []
+            if isinstance(value, bool) and bool not in parts and {int, float} & set(parts):
+                raise ValueError(f"{name} is a number, not {str(value).lower()}")
+            read[name] = None if value == "none" and may_be_none(parts) and str not in parts else value
+        return read
 
 
 class ComponentSpec(Spec):

@@ -98,6 +98,12 @@ class Trace:
         epoch: The (fractional) number of passes over the data so far, a 0-d tensor; infinite at the schedules' final values.
         metrics: Additional numbers that losses log, each ``(B,)`` or 0-d.
         whole: The trace of the whole batch if this one covers only the part of one process: latents and labels, no images.
+
+    Example:
+        >>> encoder = vaekit.encoders.get("mlp")((1, 28, 28), (2, 16))
+        >>> trace = vaekit.VAE(encoder, vaekit.decoders.get("mlp")((16,), (1, 28, 28)))(torch.rand(5, 1, 28, 28))
+        >>> trace.z.shape, trace.kl.shape, trace.log_likelihood.shape, trace.reconstruction.shape
+        (torch.Size([5, 16]), torch.Size([5]), torch.Size([5]), torch.Size([5, 1, 28, 28]))
     """
 
     x: Tensor
@@ -145,10 +151,13 @@ class Trace:
 
     @property
     def log_weight(self) -> Tensor:
-        """``log p(x|z) + log p(z) - log q(z|x)``, ``(*S, B)`` (Burda et al. 2016, eq. 8).
+        """``log p(x|z) + log p(z) - log q(z|x)``, ``(*S, B)``.
 
         Raises:
             TypeError: A posterior declares no density.
+
+        References:
+            Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
         """
         weight = self.log_likelihood
         for site in self.sites:

@@ -31,7 +31,7 @@ def create_app(decoder: str) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     def explain(request: Request, error: RequestValidationError) -> JSONResponse:
-        """Leave out the input, which FastAPI's own answer repeats: JSON has no NaN, so that answer would fail."""
+        """Answer without the input, which FastAPI's own answer would repeat: JSON has no NaN, so that answer would fail."""
         return JSONResponse({"detail": [{"at": item["loc"], "problem": item["msg"]} for item in error.errors()]}, 422)
 
     def decode(latents: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def create_app(decoder: str) -> FastAPI:
     @app.get("/sample", response_class=Response)
     def sample(seed: Annotated[int, Query(ge=0, lt=2**63)] = 0) -> Response:
         if about["prior"]["kind"] != "normal":
-            raise HTTPException(501, "only a normal prior can be drawn from")
+            raise HTTPException(501, "sampling needs a normal prior")
         [image] = decode(np.random.default_rng(seed).standard_normal((1, size)))
         pixels = np.rint(255 * image.transpose(1, 2, 0)).astype(np.uint8)
         file = io.BytesIO()
@@ -59,14 +59,14 @@ def create_app(decoder: str) -> FastAPI:
             raise HTTPException(422, f"a latent vector has {size} numbers; given {sorted(lengths)}")
         latents = np.array(body.latents)
         if np.abs(latents).max() > np.finfo(np.float32).max:
-            raise HTTPException(422, "a number is too large for 32 bits")
+            raise HTTPException(422, "a number is too large for a 32-bit float")
         return {"images": decode(latents).tolist()}
 
     return app
 
 
 def __getattr__(name: str) -> FastAPI:
-    """Make ``service:app`` from the environment when a server asks for it."""
+    """Create ``service:app`` when a server accesses it, from the file that the variable DECODER names."""
     if name != "app":
         raise AttributeError(name)
     return create_app(os.environ.get("DECODER", "decoder.onnx"))

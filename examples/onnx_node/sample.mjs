@@ -1,4 +1,4 @@
-// Decode a latent vector with a decoder that vaekit exported, and write the image as PGM or PPM.
+// Decode a latent vector with a decoder exported by vaekit, and write the image as PGM or PPM.
 import { readFile, writeFile } from "node:fs/promises";
 import * as ort from "onnxruntime-node";
 
@@ -18,7 +18,7 @@ if (latent.length !== size || !latent.every(Number.isFinite)) {
 const session = await ort.InferenceSession.create(decoder);
 const { image } = await session.run({ latent: new ort.Tensor("float32", Float32Array.from(latent), [1, size]) });
 const [, channels, height, width] = image.dims;
-if (channels !== 1 && channels !== 3) throw new Error(`cannot write ${channels} channels`);
+if (channels !== 1 && channels !== 3) throw new Error(`cannot write an image of ${channels} channels`);
 const pixels = Buffer.alloc(height * width * channels);
 for (let c = 0; c < channels; c++) {
   for (let i = 0; i < height * width; i++) {
@@ -27,7 +27,7 @@ for (let c = 0; c < channels; c++) {
 }
 await writeFile(picture, Buffer.concat([Buffer.from(`P${channels === 1 ? 5 : 6}\n${width} ${height}\n255\n`), pixels]));
 
-// A draw from the standard normal distribution, by Box and Muller.
+// A draw from the standard normal distribution, by the Box-Muller transform.
 function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 }

@@ -1,4 +1,4 @@
-"""Draw images from a decoder that vaekit exported: onnxruntime, numpy and Pillow, no torch."""
+"""Draw images from a decoder exported by vaekit, with onnxruntime, numpy and Pillow and without torch."""
 
 import argparse
 import json
@@ -9,12 +9,12 @@ from PIL import Image
 
 
 def main() -> None:
-    """Write the picture that the command line asks for."""
+    """Write the picture that the command line describes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("decoder", help="what `vaekit export RUN --onnx` wrote")
+    parser.add_argument("decoder", help="the output of `vaekit export RUN --onnx`")
     parser.add_argument("picture", help="the PNG to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--latent", action="store_true", help="walk along latents instead of drawing from the prior")
+    parser.add_argument("--latent", action="store_true", help="vary one latent at a time instead of drawing from the prior")
     arguments = parser.parse_args()
 
     session = onnxruntime.InferenceSession(arguments.decoder, providers=["CPUExecutionProvider"])
@@ -26,14 +26,14 @@ def main() -> None:
 
 
 def draws(about: dict, rng: np.random.Generator, side: int = 8) -> np.ndarray:
-    """Return latent vectors from a standard normal prior."""
+    """Draw latent vectors from a standard normal prior."""
     if about["prior"]["kind"] != "normal":
-        raise SystemExit(f"this program draws from a normal prior; the model's is {about['prior']['kind']}")
+        raise SystemExit(f"this program can only draw from a normal prior; the model's prior is {about['prior']['kind']}")
     return rng.standard_normal((side, side, about["latent_size"]))
 
 
 def walks(about: dict, rows: int = 8, columns: int = 9) -> np.ndarray:
-    """Return latent vectors that vary one latent a row, in order of KL, the others at their means."""
+    """Return latent vectors that vary one latent per row, in order of KL, with the others at their means."""
     entries = about["latents"]
     order = sorted(range(len(entries)), key=lambda i: -(entries[i]["kl"] or 0))[:rows]
     latents = np.tile([entry["mean"] for entry in entries], (len(order), columns, 1))
@@ -43,7 +43,7 @@ def walks(about: dict, rows: int = 8, columns: int = 9) -> np.ndarray:
 
 
 def tile(images: np.ndarray, rows: int, columns: int) -> Image.Image:
-    """Lay images (B, C, H, W) in [0, 1] out as one picture."""
+    """Arrange images (B, C, H, W) in [0, 1] in one picture."""
     _, channels, height, width = images.shape
     grid = images.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
     pixels = np.rint(255 * grid.reshape(rows * height, columns * width, channels)).astype(np.uint8)

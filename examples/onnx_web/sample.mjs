@@ -1,13 +1,13 @@
-// Decode latent vectors with a decoder that vaekit exported: decoder.onnx and decoder.json, beside this page.
+// Decode latent vectors with a decoder exported by vaekit: decoder.onnx and decoder.json, beside this page.
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
 
-ort.env.wasm.numThreads = 1; // more need a server that isolates the page: COOP and COEP headers
+ort.env.wasm.numThreads = 1; // more threads need a server that isolates the page, by COOP and COEP headers
 const about = await (await fetch("decoder.json")).json();
 const session = await ort.InferenceSession.create("decoder.onnx");
 const latent = new Float32Array(about.latent_size);
 const canvas = document.getElementById("image");
 
-// The latents that carry most come first.
+// The latents that carry most information come first.
 const order = about.latents.map((_, i) => i).sort((i, j) => (about.latents[j].kl ?? 0) - (about.latents[i].kl ?? 0));
 const sliders = order.map((i) => {
   const [min, max] = about.latents[i].range;
@@ -43,7 +43,7 @@ async function show(values) {
   canvas.dataset.latent = JSON.stringify(Array.from(latent));
 }
 
-// A draw from the standard normal distribution, by Box and Muller.
+// A draw from the standard normal distribution, by the Box-Muller transform.
 function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 }

@@ -112,14 +112,14 @@ def test_help_shows_the_options_of_the_chosen_components(cli: Cli, monkeypatch: 
 
 @pytest.mark.parametrize("components", ["", "--encoder cnn --decoder bilinear --dataset folder --loss tc --likelihood gaussian"])
 def test_help_fits_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch, components: str) -> None:
-    from vaekit.cli.train import is_switch, read_options
+    from vaekit.cli.options import is_switch, read_options
     from vaekit.specs.resolve import ROLES
 
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = cli("train", *components.split(), "--help")
     assert code == 0
     words = set(out.split())
-    for option in read_options(components.split(), own=())[0].options:
+    for option in read_options(components.split(), own=())[1].options:
         name = min(option.names, key=len).replace("_", "-")
         assert {f"--{name}", f"--no-{name}"} & words == ({f"--{name}", f"--no-{name}"} if is_switch(option) else {f"--{name}"})
     for kind in ROLES["dataset"].kinds():

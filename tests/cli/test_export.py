@@ -143,7 +143,7 @@ def test_registered_exporter_has_a_flag_and_its_options(cli: Cli, run: Path, mon
 @pytest.mark.parametrize(
     ("arguments", "code", "parts"),
     [
-        ("", 2, ["no format is asked for", "--onnx or --torch"]),
+        ("", 2, ["no format given", "--onnx or --torch"]),
         ("--onnx model.bin", 2, ["writes .onnx files", "model.bin"]),
         ("--onnx --part head", 2, ["unknown part of a model", "decoder, encoder, autoencoder"]),
         ("--onnx --opset 12", 2, ["opset", "greater than or equal to 18"]),
@@ -207,7 +207,7 @@ def test_bench_compares_both_runtimes(cli: Cli, run: Path, tmp_path: Path) -> No
     shutil.copy(run / "decoder.onnx", tmp_path)
     code, out, _ = cli("bench", "--onnx", tmp_path / "decoder.onnx", "--seconds", 0.1, "--batch", 2)
     assert code == 0
-    assert "no weights at hand" in out
+    assert "no weights found" in out
 
 
 def test_bench_explains_mistakes(cli: Cli) -> None:

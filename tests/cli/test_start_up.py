@@ -11,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vaekit.roles import pictures
+
 CHECK = """
 import sys
 from vaekit.cli import main
-code = main(sys.argv[1:])
-loaded = {"torch", "torchvision", "numpy"} & sys.modules.keys()
+without, *arguments = sys.argv[1:]
+code = main(arguments)
+loaded = set(without.split()) & sys.modules.keys()
 assert not loaded, loaded
 sys.exit(code)
 """
+HEAVY = "torch torchvision numpy"
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
@@ -34,9 +38,16 @@ def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, cwd=cwd)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["components", "list"], ["components"], ["sample", "--help"]])
-def test_answers_without_importing_torch(arguments: list[str]) -> None:
-    done = run("-c", CHECK, *arguments)
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["components", "list"], ["components"]], ids=" ".join)
+def test_lists_come_without_importing_torch_or_pydantic(arguments: list[str]) -> None:
+    done = run("-c", CHECK, f"{HEAVY} pydantic", *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report", *pictures.kinds()])
+def test_help_of_commands_on_runs_comes_without_importing_torch(command: str) -> None:
+    done = run("-c", CHECK, HEAVY, command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
 

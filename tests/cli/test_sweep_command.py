@@ -69,7 +69,7 @@ def test_a_sweep_goes_on_by_its_folder(
         assert main(["sweep", *data, *TINY, "--over", "seed=0,1", "--stack", "off", "--out", str(folder)]) == 130
     assert capsys.readouterr().err == f"interrupted; go on with: vaekit resume {folder}\n"
     assert main(["sweep", *data, *TINY, "--over", "seed=0,1", "--out", str(folder)]) == 2
-    assert f"or continue it by `vaekit resume {folder}`" in capsys.readouterr().err
+    assert f"or continue the sweep with `vaekit resume {folder}`" in capsys.readouterr().err
     assert main(["resume", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "1 of 2 models to continue" in out
@@ -88,7 +88,7 @@ def test_a_search_prints_its_trials_and_goes_on(data: list[str], tmp_path: Path,
     out, err = capsys.readouterr()
     assert err == ""
     assert "0001-lr=" in out
-    assert all(word in out for word in ("lr", "latent_dim", "validation", "the best is"))
+    assert all(word in out for word in ("lr", "latent_dim", "validation", "best:"))
     assert main([*arguments, "--trials", "3", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record == json.loads((folder / "sweep.json").read_text("utf-8"))
@@ -110,14 +110,14 @@ def test_json_is_the_summary(data: list[str], tmp_path: Path, capsys: pytest.Cap
     ("arguments", "message"),
     [
         ([], "nothing to sweep over"),
-        (["--over", "beta"], "no option with values"),
+        (["--over", "beta"], "not an option with values"),
         (["--over", "betta=1,2"], "unknown option betta"),
         (["--over", "seed=1,2", "--over", "seed=3"], "varied twice"),
         (["--over", "seed=1,2", "--stack", "maybe"], "no such way to stack"),
         (["--over", "seed=1,2", "--sed", "3"], "unknown option sed"),
         (["--over", "epochs=1,2", "--stack", "on", "--epochs", "1"], "set and varied"),
         (["--over", "lr=1e-4..1e-2"], "let --search optuna choose"),
-        (["--over", "lr=1e-2..1e-4"], "no range"),
+        (["--over", "lr=1e-2..1e-4"], "invalid range"),
         (["--over", "lr=0.0..1.0:log"], "above 0"),
         (["--over", "seed=1,2", "--trials", "3", "--prune", "off"], "takes --trials, --prune"),
         (["--over", "seed=1,2", "--search", "random"], "no such way to search"),

@@ -139,7 +139,7 @@ def test_channels_set_the_widths_of_feature_maps_and_the_halvings(role: str, kin
         )
     backbone(inputs(backbone))
     assert {shape[0] for shape in maps} == {1, *channels}
-    assert {tuple(shape[1:]) for shape in maps} == set(layers.halvings(image_shape, len(channels)))
+    assert {tuple(shape[1:]) for shape in maps} == set(layers.halved_sizes(image_shape, len(channels)))
 
 
 @with_option("depth")
@@ -191,9 +191,9 @@ def test_groups_divide_the_channels_and_hold_at_least_eight(width: int):
     assert groups == 1 or width // groups >= 8
 
 
-def test_halvings_match_strided_convolutions():
+def test_halved_sizes_match_strided_convolutions():
     convolution = nn.Conv2d(1, 1, 3, stride=2, padding=1)
     x = torch.zeros(1, 1, 150, 5)
-    for size in layers.halvings((1, 150, 5), 8):
+    for size in layers.halved_sizes((1, 150, 5), 8):
         assert x.shape[2:] == size
         x = convolution(x)

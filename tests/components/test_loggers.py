@@ -85,7 +85,7 @@ def test_tensorboard_keeps_runs_apart_in_a_common_folder(options, tmp_path):
     vaekit.train(**options | chosen, out=tmp_path / "first")
     assert accumulator(tmp_path / "logs" / "first").Scalars("train/loss")
     assert not list((tmp_path / "logs").rglob("*.tsv"))
-    with pytest.raises(UsageError, match="exists already, of another run"):
+    with pytest.raises(UsageError, match="already exists and belongs to another run"):
         vaekit.train(**options | chosen, out=tmp_path / "other" / "first")
 
 
@@ -106,10 +106,10 @@ def wandb_records(folder: Path):
         if block - place % block < 7:  # too little of a block for a header is left empty
             place += block - place % block
             continue
-        size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        size, fragment = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
         parts += data[place + 7 : place + 7 + size]
         place += 7 + size
-        if kind in (1, 4):  # whole, or the last part
+        if fragment in (1, 4):  # a whole record, or its last part
             yield messages.Record.FromString(parts)
             parts = b""
 

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from vaekit.data import AugmentSpec, Batch, Batches, FileImages, TensorImages
+from vaekit.data import AugmentSpec, Batch, Batches, Binarize, FileImages, TensorImages
 from vaekit.data.arrays import MappedImages
-from vaekit.data.images import Decoder
+from vaekit.data.images import ImageReader
 from vaekit.errors import DataError, UsageError
 from vaekit.streams import Streams
 
@@ -65,7 +66,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert len(set(order(0, 0))) == 32
 
 
-@pytest.mark.parametrize("binarize", ["none", "threshold", "static", "dynamic"])
+@pytest.mark.parametrize("binarize", get_args(Binarize))
 @pytest.mark.parametrize("augment", [None, EVERYTHING], ids=["plain", "augmented"])
 def test_ranks_together_see_what_one_rank_sees(binarize, augment):
     settings = {"binarize": binarize, "augment": augment}
@@ -150,7 +151,7 @@ def test_streaming_equals_the_resident_path_bit_for_bit(tmp_path: Path, workers,
 def picture_files(folder: Path, source: TensorImages) -> FileImages:
     for i, image in enumerate(source.images):
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{i:02}.png")
-    return FileImages(sorted(folder.glob("*.png")), Decoder((6, 5)), source.labels, source.class_names)
+    return FileImages(sorted(folder.glob("*.png")), ImageReader((6, 5)), source.labels, source.class_names)
 
 
 def test_workers_that_read_on_give_the_batches_of_whatever_is_asked_for_next(tmp_path: Path):
@@ -185,7 +186,7 @@ def test_streaming_to_a_gpu_gives_the_same_batches(tmp_path: Path, workers):
 def test_an_image_that_breaks_while_streaming_is_named_without_a_traceback(tmp_path: Path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "good.png")
-    files = FileImages(sorted(tmp_path.iterdir()), Decoder((4, 4)))
+    files = FileImages(sorted(tmp_path.iterdir()), ImageReader((4, 4)))
     with pytest.raises(DataError, match=r"^cannot read the image .*broken\.png\n  given: "):
         list(batches(files, batch_size=1, train=False, workers=1).epoch(0))
 

@@ -116,5 +116,5 @@ def test_a_study_does_not_go_on_with_a_replaced_array(tmp_path: Path) -> None:
     given |= {"dataset": "array", "path": str(tmp_path / "images.npy"), "likelihood": "bce", "binarize": "dynamic", **TINY}
     vaekit.search(**given, trials=1)
     write()
-    with pytest.raises(UsageError, match="another data"):
+    with pytest.raises(UsageError, match="different data"):
         vaekit.search(**given, trials=2)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vaekit.data import TensorImages, split_source
-from vaekit.data.images import Decoder, common_size, find_images
+from vaekit.data.images import ImageReader, common_size, find_images
 from vaekit.data.sources import hold_out
 from vaekit.errors import DataError, UsageError
 
@@ -28,13 +28,13 @@ def save(path: Path, pixels: np.ndarray, **settings) -> Path:
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tiff"])
 def test_lossless_colours_are_read_exactly(tmp_path, suffix):
     pixels = gradient(7, 11)
-    assert np.array_equal(Decoder(None)(save(tmp_path / f"a{suffix}", pixels)), pixels.transpose(2, 0, 1))
+    assert np.array_equal(ImageReader(None)(save(tmp_path / f"a{suffix}", pixels)), pixels.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp", ".gif"])
 def test_lossy_formats_are_read_closely(tmp_path, suffix):
     pixels = gradient(40, 40)
-    read = Decoder(None)(save(tmp_path / f"a{suffix}", pixels)).numpy().astype(int)
+    read = ImageReader(None)(save(tmp_path / f"a{suffix}", pixels)).numpy().astype(int)
     assert np.abs(read - pixels.transpose(2, 0, 1)).mean() < 12
 
 
@@ -42,7 +42,7 @@ def test_transparent_pictures_are_laid_on_white(tmp_path):
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0, 0] = (10, 20, 30, 255)
     pixels[1, 1] = (0, 0, 0, 128)
-    read = Decoder(None)(save(tmp_path / "a.png", pixels))
+    read = ImageReader(None)(save(tmp_path / "a.png", pixels))
     assert read[:, 0, 0].tolist() == [10, 20, 30]
     assert read[:, 0, 1].tolist() == [255, 255, 255]
     assert read[:, 1, 1].tolist() == [127, 127, 127]
@@ -50,13 +50,13 @@ def test_transparent_pictures_are_laid_on_white(tmp_path):
     palette.putpalette([255, 0, 0, 0, 0, 255])
     palette.putdata([0, 1])
     palette.save(tmp_path / "b.png", transparency=1)
-    assert Decoder(None)(tmp_path / "b.png")[:, 0].T.tolist() == [[255, 0, 0], [255, 255, 255]]
+    assert ImageReader(None)(tmp_path / "b.png")[:, 0].T.tolist() == [[255, 0, 0], [255, 255, 255]]
 
 
 def test_sixteen_bit_greys_become_eight_bit(tmp_path):
     pixels = np.array([[0, 257 * 100, 65535]], np.uint16)
-    assert Decoder(None, "grey")(save(tmp_path / "a.png", pixels)).tolist() == [[[0, 100, 255]]]
-    assert Decoder(None, "rgb")(tmp_path / "a.png")[:, 0, 1].tolist() == [100, 100, 100]
+    assert ImageReader(None, "grey")(save(tmp_path / "a.png", pixels)).tolist() == [[[0, 100, 255]]]
+    assert ImageReader(None, "rgb")(tmp_path / "a.png")[:, 0, 1].tolist() == [100, 100, 100]
 
 
 def test_the_cameras_orientation_is_applied(tmp_path):
@@ -64,12 +64,12 @@ def test_the_cameras_orientation_is_applied(tmp_path):
     exif[0x0112] = 6  # turn clockwise to show
     pixels = gradient(4, 6)
     file = save(tmp_path / "a.png", pixels, exif=exif)
-    assert np.array_equal(Decoder(None)(file), np.rot90(pixels, -1).transpose(2, 0, 1))
+    assert np.array_equal(ImageReader(None)(file), np.rot90(pixels, -1).transpose(2, 0, 1))
     assert common_size([file]) == (6, 4)
     large = gradient(400, 600)
     file = save(tmp_path / "a.jpg", large, exif=exif, quality=95)
     upright = Image.fromarray(np.rot90(large, -1)).resize((20, 30), Image.Resampling.BICUBIC)
-    read = Decoder((30, 20), "rgb", "stretch")(file).numpy().astype(int)
+    read = ImageReader((30, 20), "rgb", "stretch")(file).numpy().astype(int)
     assert np.abs(read - np.asarray(upright).transpose(2, 0, 1)).max() <= 4
 
 
@@ -78,7 +78,7 @@ def test_other_proportions_are_cropped_padded_or_stretched(tmp_path, size, shape
     pixels = np.zeros((10, 20, 3), np.uint8)
     pixels[:, :3] = 200  # left edge
     file = save(tmp_path / "a.png", pixels)
-    cropped, padded, stretched = (Decoder(size, "rgb", fit)(file) for fit in ("crop", "pad", "stretch"))
+    cropped, padded, stretched = (ImageReader(size, "rgb", fit)(file) for fit in ("crop", "pad", "stretch"))
     assert cropped.shape == padded.shape == stretched.shape == shape
     assert stretched[0, :, 0].min() > 120  # distorted: the edge is still there
     if size == (5, 5):
@@ -90,7 +90,7 @@ def test_a_large_jpeg_is_resized_as_closely_as_the_whole(tmp_path):
     pixels = gradient(800, 600)
     file = save(tmp_path / "a.jpg", pixels, quality=95)
     exact = np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    assert np.abs(Decoder((32, 32), "rgb", "stretch")(file).numpy().astype(int) - exact).max() <= 4
+    assert np.abs(ImageReader((32, 32), "rgb", "stretch")(file).numpy().astype(int) - exact).max() <= 4
 
 
 @pytest.mark.parametrize("size", [(20, 31), (64, 64), (150, 90)])
@@ -100,7 +100,7 @@ def test_resampling_is_pillows_bicubic_filter(tmp_path, size, channels):
     file = save(tmp_path / "a.png", pixels)
     picture = Image.fromarray(pixels).convert("RGB" if channels == "rgb" else "L")
     exact = np.atleast_3d(np.asarray(picture.resize(size[::-1], Image.Resampling.BICUBIC))).transpose(2, 0, 1)
-    assert np.abs(Decoder(size, channels, "stretch")(file).numpy().astype(int) - exact).max() <= 1
+    assert np.abs(ImageReader(size, channels, "stretch")(file).numpy().astype(int) - exact).max() <= 1
 
 
 def test_jpegs_of_four_inks_and_of_grey_are_read(tmp_path):
@@ -110,10 +110,10 @@ def test_jpegs_of_four_inks_and_of_grey_are_read(tmp_path):
     for name, mode in (("inks", "RGB"), ("grey", "L")):
         expected = np.asarray(colours.convert(mode).convert("RGB")).transpose(2, 0, 1).astype(int)
         for size in (None, (40, 40)):
-            assert np.abs(Decoder(size)(tmp_path / f"{name}.jpg").numpy() - expected).mean() < 4
+            assert np.abs(ImageReader(size)(tmp_path / f"{name}.jpg").numpy() - expected).mean() < 4
     grey = np.asarray(colours.convert("L")).astype(int)
     colours.save(tmp_path / "colours.jpg", quality=95)
-    assert np.abs(Decoder((40, 40), "grey")(tmp_path / "colours.jpg")[0].numpy() - grey).mean() < 4
+    assert np.abs(ImageReader((40, 40), "grey")(tmp_path / "colours.jpg")[0].numpy() - grey).mean() < 4
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
@@ -121,12 +121,12 @@ def test_a_truncated_image_is_named(tmp_path, suffix):
     file = save(tmp_path / f"a{suffix}", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     file.write_bytes(file.read_bytes()[:2000])
     with pytest.raises(DataError, match=f"a\\{suffix}"):
-        Decoder(None)(file)
+        ImageReader(None)(file)
 
 
 def test_floating_point_pixels_are_refused(tmp_path):
-    with pytest.raises(DataError, match="range is not known"):
-        Decoder(None)(save(tmp_path / "a.tiff", np.ones((2, 2), np.float32)))
+    with pytest.raises(DataError, match="range is unknown"):
+        ImageReader(None)(save(tmp_path / "a.tiff", np.ones((2, 2), np.float32)))
 
 
 def test_files_come_in_the_order_of_their_paths_and_hidden_ones_are_left_out(tmp_path):
@@ -164,7 +164,7 @@ def test_too_few_images_and_wrong_fractions_are_refused():
     with pytest.raises(DataError, match="2 images"):
         split_source(numbered(2), 0.1, 0.1)
     for fractions in ((0.0, 0.1), (0.5, 0.5), (-0.1, 0.2)):
-        with pytest.raises(UsageError, match="leave nothing"):
+        with pytest.raises(UsageError, match="without images"):
             split_source(numbered(10), *fractions)
     for validation in (0, 10):
         with pytest.raises(UsageError, match="between 1 and 9"):
@@ -181,7 +181,7 @@ def test_a_source_knows_its_range_and_whether_it_is_binary():
 
 @pytest.mark.parametrize("wrong", [torch.zeros(2, 3, 3), torch.zeros(2, 1, 3, 3, dtype=torch.float64)])
 def test_a_tensor_that_is_not_images_is_refused(wrong):
-    with pytest.raises(DataError, match="not images"):
+    with pytest.raises(DataError, match="does not hold images"):
         TensorImages(wrong)
     with pytest.raises(DataError, match="differ in number"):
         TensorImages(torch.zeros(2, 1, 3, 3), torch.zeros(3))

@@ -177,7 +177,9 @@ def test_weights_beyond_half_precision_are_refused(of_decoder: Callable[[nn.Modu
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("decoder", "left"), [("cnn", "2 transposed convolutions stay fp32"), ("bilinear", "all operations")])
+@pytest.mark.parametrize(
+    ("decoder", "left"), [("cnn", "2 transposed convolutions remain in fp32"), ("bilinear", "all operations")]
+)
 def test_int8_tells_its_error_its_speed_and_what_it_leaves(make: Make, decoder: str, left: str, tmp_path: Path) -> None:
     exported = Onnx(int8=True).export(make((1, 28, 28), decoder=decoder), "decoder", tmp_path / "decoder.onnx")
     text = "; ".join(exported.notes)
@@ -253,7 +255,7 @@ class Fails(Net):
         (BranchesOnLargeBatch, ["cannot be traced for batches of any size"]),
         (BranchesOnValues, ["cannot be traced", "z.sum() > 0"]),
         (Unsupported, ["bessel_j1", "decoder.bend", "Bessel"]),
-        (Lies, ["another shape than it states", "(1, 1, 4, 3)", "(1, 1, 4, 4)"]),
+        (Lies, ["a shape other than the declared one", "(1, 1, 4, 3)", "(1, 1, 4, 4)"]),
         (Overflows, ["NaN or infinite"]),
         (Fails, ["fails on 1 example", "invalid for input"]),
     ],
@@ -273,7 +275,7 @@ def test_decoder_that_cannot_be_exported_is_explained_and_leaves_nothing(
 
 def test_bicubic_resize_draws_a_warning(of_decoder: Callable[[nn.Module], Trained], tmp_path: Path) -> None:
     decoder = nn.Sequential(nn.Linear(3, 4), nn.Unflatten(1, (1, 2, 2)), nn.Upsample((4, 4), mode="bicubic"))
-    with pytest.warns(UserWarning, match="bicubically"):
+    with pytest.warns(UserWarning, match="bicubic"):
         Onnx().export(of_decoder(decoder), "decoder", tmp_path / "decoder.onnx")
 
 

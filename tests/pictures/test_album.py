@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import vaekit
+from vaekit.components.pictures.traverse import Traverse
 from vaekit.errors import DataError, UsageError
 
 
@@ -24,24 +25,24 @@ def size(path):
 
 
 def test_samples_depend_on_the_seed_alone(run, tmp_path):
-    paths = [run.pictures.sample(4, seed=seed, out=tmp_path / f"{i}.png") for i, seed in enumerate((1, 1, 2))]
+    paths = [run.pictures.sample(num=4, seed=seed, out=tmp_path / f"{i}.png") for i, seed in enumerate((1, 1, 2))]
     first, again, other = (path.read_bytes() for path in paths)
     assert first == again != other
 
 
 def test_separate_samples_are_files_of_the_images_own_size(run, tmp_path):
-    folder = run.pictures.sample(12, separate=True, out=tmp_path / "many")
+    folder = run.pictures.sample(num=12, separate=True, out=tmp_path / "many")
     assert [path.name for path in sorted(folder.iterdir())] == [f"{i:02}.png" for i in range(12)]
     assert size(folder / "00.png") == (6, 8)
 
 
 def test_files_of_two_calls_never_mix(run, tmp_path):
-    run.pictures.sample(12, separate=True, out=tmp_path / "many")
+    run.pictures.sample(num=12, separate=True, out=tmp_path / "many")
     with pytest.raises(UsageError, match="mix"):
-        run.pictures.sample(3, separate=True, out=tmp_path / "many")
+        run.pictures.sample(num=3, separate=True, out=tmp_path / "many")
     assert len(list((tmp_path / "many").iterdir())) == 12
     for num in (12, 3):
-        folder = run.pictures.sample(num, separate=True)
+        folder = run.pictures.sample(num=num, separate=True)
     assert len(list(folder.iterdir())) == 3
 
 
@@ -78,7 +79,7 @@ def test_numbers_and_files_are_reconstructed_together(run, tmp_path):
 
 def test_interpolation_shows_both_paths_between_the_images(run, tmp_path):
     both = size(run.pictures.interpolate(0, 1, out=tmp_path / "both.png"))
-    one = size(run.pictures.interpolate(0, "1", path="spherical", out=tmp_path / "one.png"))
+    one = size(run.pictures.interpolate(0, "1", way="spherical", out=tmp_path / "one.png"))
     assert both[1] > one[1] + 50
     moving = run.pictures.interpolate(0, 1, steps=5, out=tmp_path / "i.gif")
     with Image.open(moving) as image:
@@ -90,18 +91,19 @@ def test_images_of_another_size_are_resized_only_when_asked(run, tmp_path):
     with pytest.raises(DataError, match="not of the size"):
         run.pictures.interpolate(0, tmp_path / "large.png", out=tmp_path / "i.png")
     assert run.pictures.interpolate(0, tmp_path / "large.png", fit="pad", out=tmp_path / "i.png").is_file()
-    with pytest.raises(DataError, match="no such image"):
+    with pytest.raises(DataError, match="does not exist"):
         run.pictures.interpolate(0, "absent.png", out=tmp_path / "i.png")
-    with pytest.raises(UsageError, match="no such image in the data set"):
+    with pytest.raises(UsageError, match="the dataset has no such image"):
         run.pictures.interpolate(0, 10**6, out=tmp_path / "i.png")
 
 
 def test_traversals_name_latents_by_their_kl_in_order(run, tmp_path):
     kl = run.evaluation()["kl_per_latent"]
-    shown = run.pictures.traversal(dims=None, steps=5)
+    shown = Traverse(run.pictures.subject, steps=5)
     order = sorted(range(3), key=lambda d: -kl[d])
-    assert shown.rows == tuple(f"z{d} KL {kl[d]:.1f}" for d in order)
+    assert shown.names == tuple(f"z{d} KL {kl[d]:.1f}" for d in order)
     assert shown.images.shape == (3, 5, 1, 8, 6)
+    assert Traverse(run.pictures.subject, dims=(2, 0)).names == (f"z2 KL {kl[2]:.1f}", f"z0 KL {kl[0]:.1f}")
     picture, moving = run.pictures.traverse(steps=3, out=None)
     assert (picture.name, moving.name) == ("traversal.png", "traversal.gif")
     with Image.open(moving) as image:
@@ -109,8 +111,8 @@ def test_traversals_name_latents_by_their_kl_in_order(run, tmp_path):
 
 
 def test_a_traversal_moves_one_latent_and_no_other(run):
-    shown = run.pictures.traversal(dims=[1], steps=3, sigmas=2.0, base=4)
-    z = run.vae().encode(run.pictures.of.test([4]).images).mean.repeat(3, 1)
+    shown = Traverse(run.pictures.subject, dims=(1,), steps=3, sigmas=2.0, base=4)
+    z = run.vae().encode(run.pictures.subject.test([4]).images).mean.repeat(3, 1)
     z[:, 1] = torch.tensor([-2.0, 0.0, 2.0])
     torch.testing.assert_close(shown.images[0], run.vae().decode(z))
 
@@ -123,7 +125,7 @@ def test_traversals_go_along_quantiles_too(run, tmp_path):
 
 
 def test_the_manifold_is_of_chosen_latents_or_principal_axes(run, tmp_path):
-    plane, _ = run.pictures.of.plane(None)
+    plane, _ = run.pictures.subject.plane(None)
     assert plane.names == ("principal axis 1 (sd)", "principal axis 2 (sd)")
     assert run.pictures.manifold(side=3, out=tmp_path / "m.png").is_file()
     assert run.pictures.manifold(dims=[2, 0], side=4, out=tmp_path / "m.png").is_file()
@@ -173,9 +175,14 @@ def test_a_model_without_labels_colour_or_density_has_pictures_too(tmp_path):
     hidden = {"encoder.hidden": (8,), "decoder.hidden": (8,)}
     data = {"dataset": "array", "dataset.path": str(tmp_path / "images.npy"), "posterior": "delta", "latent_dim": 1}
     run = vaekit.train(**hidden, **data, epochs=1, batch_size=16, threads=1, device="cpu", out=tmp_path / "run")
-    for path in (run.pictures.sample(2), run.pictures.manifold(side=4), run.pictures.scatter(), run.pictures.interpolate(0, 1)):
+    for path in (
+        run.pictures.sample(num=2),
+        run.pictures.manifold(side=4),
+        run.pictures.scatter(),
+        run.pictures.interpolate(0, 1),
+    ):
         assert path.is_file()
-    assert run.pictures.traversal(dims=None).rows == ("z0",)
+    assert Traverse(run.pictures.subject).names == ("z0",)
     for needs_labels in (run.pictures.variations, run.pictures.morph):
         with pytest.raises(DataError, match=r"--dataset\.labels"):
             needs_labels()

@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+from vaekit.components.pictures.manifold import labelled_steps, manifold_picture
 from vaekit.errors import DataError, UsageError
 from vaekit.pictures import drawing
 from vaekit.pictures.animation import write_animation
 from vaekit.pictures.drawing import PALETTE, Axes, number, plain, ticks
-from vaekit.pictures.grid import captioned, grid, labelled, pairs, write_picture
+from vaekit.pictures.grid import captioned, grid, labelled, pairs
 from vaekit.pictures.latents import Plane
-from vaekit.pictures.manifold import manifold_picture, stops
+from vaekit.pictures.picture import write_picture
 from vaekit.pictures.scatter import apart, scatter_picture
 from vaekit.report.curves import Curve, chart, learning_curves
 
@@ -114,7 +115,7 @@ def test_a_manifold_holds_all_of_its_text(names, side, pixels):
 @pytest.mark.parametrize("side", range(1, 40))
 @pytest.mark.parametrize("room", [0.1, 1.0, 1.7, 5.2])
 def test_values_along_an_axis_do_not_touch_and_the_ends_go_first(side, room):
-    kept = sorted(stops(side, room))
+    kept = sorted(labelled_steps(side, room))
     assert all(b - a >= room for a, b in itertools.pairwise(kept))
     assert kept[0] == 0
     assert (kept[-1] == side - 1) == (side == 1 or side - 1 >= room)

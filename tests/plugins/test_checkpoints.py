@@ -19,6 +19,7 @@ from vaekit import roles
 from vaekit.errors import CheckpointError, VaekitError
 from vaekit.specs.models import read_spec
 from vaekit.specs.resolve import resolve
+from vaekit.store.checkpoint import digest_of
 
 TRAIN = "--dataset array --path x.npy --epochs 1 --batch-size 16 --latent-dim 2 --pictures none --decoder mlp --out run"
 
@@ -130,8 +131,11 @@ def forged(trained: Site, tmp_path: Path) -> Any:
         del metadata["versions"]["components"]["encoder:acme"]
         altered = alter(metadata)
         path = tmp_path / "forged.safetensors"
-        text = altered if isinstance(altered, str) else json.dumps(metadata)
-        save_file(load_file(source), path, {"vaekit-1": text})
+        tensors = load_file(source)
+        if not isinstance(altered, str):  # whoever forges a file forges its digest too
+            del metadata["digest"]
+            altered = json.dumps({**metadata, "digest": digest_of(json.loads(json.dumps(metadata)), tensors)})
+        save_file(tensors, path, {"vaekit-1": altered})
         return path
 
     return forge

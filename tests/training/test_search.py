@@ -102,10 +102,10 @@ def test_lists_whole_numbers_and_values_that_are_no_text_are_drawn(images, tmp_p
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"over": {**OVER, "lr": Range(1e-4, 1e-1)}}, "another over"),
-        ({"epochs": "3"}, "another epochs"),
-        ({"metric": "loss"}, "another metric"),
-        ({"out": "elsewhere"}, "its runs elsewhere"),
+        ({"over": {**OVER, "lr": Range(1e-4, 1e-1)}}, "a different over"),
+        ({"epochs": "3"}, "a different epochs"),
+        ({"metric": "loss"}, "a different metric"),
+        ({"out": "elsewhere"}, "keeps its runs in another folder"),
     ],
 )
 def test_a_study_of_something_else_is_refused(images, tmp_path, changed, message):
@@ -118,14 +118,18 @@ def test_a_study_of_something_else_is_refused(images, tmp_path, changed, message
 @pytest.mark.parametrize(
     ("changed", "error", "message"),
     [
-        ({"metric": "elbow"}, UsageError, "(?s)has no elbow.*loss, .*elbo"),
+        ({"metric": "elbow"}, UsageError, "(?s)metric elbow is not available.*loss, .*elbo"),
         ({"metric": "loss:up"}, UsageError, "loss:min or loss:max"),
-        ({"trials": 0}, UsageError, "needs trials"),
+        ({"trials": 0}, UsageError, "needs at least one trial"),
         ({"over": {}}, UsageError, "nothing to sweep over"),
         ({"over": {"beta": Range(-1.0, 2.0)}}, UsageError, "beta"),
         ({"over": {"seed": Range(0, 3), "dataset.path": ("absent.npy",)}, "dataset.path": None}, DataError, "absent.npy"),
         ({"over": {"likelihood": ("bce", "mse")}, "likelihood": None}, UsageError, "not comparable"),
-        ({"over": {"lr": OVER["lr"]}, "posterior": "delta", "loss": None}, UsageError, "(?s)no elbo.*'delta' has no density"),
+        (
+            {"over": {"lr": OVER["lr"]}, "posterior": "delta", "loss": None},
+            UsageError,
+            "(?s)metric elbo is not available.*'delta' has no density",
+        ),
     ],
 )
 def test_a_search_that_cannot_begin_leaves_nothing(images, tmp_path, changed, error, message):
@@ -138,7 +142,7 @@ def test_a_search_that_cannot_begin_leaves_nothing(images, tmp_path, changed, er
 def test_a_file_that_is_no_journal_is_refused_and_left_alone(images, tmp_path):
     file = tmp_path / "search.journal"
     file.write_text("model:\n  latent_dim: 3\n")
-    with pytest.raises(UsageError, match="no journal"):
+    with pytest.raises(UsageError, match="not an Optuna journal"):
         vaekit.search(**asked(tmp_path, images))
     assert file.read_text() == "model:\n  latent_dim: 3\n"
     assert not (tmp_path / "search").exists()

@@ -361,7 +361,7 @@ def test_an_objective_whose_course_depends_on_its_data_is_refused():
     usual = objective(loss="kl")
     assert refusal(usual) is None
     usual.players[0].losses["kl"] = Branching()
-    assert "vmap refuses it" in refusal(usual)
+    assert "vmap does not support it" in refusal(usual)
 
 
 def test_stacking_what_cannot_be_stacked_says_what_differs(images, tmp_path):
@@ -419,7 +419,12 @@ def test_values_are_listed_or_a_range(text, expected):
 
 @pytest.mark.parametrize(
     ("over", "given", "message"),
-    [({}, {}, "nothing"), ({"seed": ()}, {}, "none"), ({"seed": (1, 1)}, {}, "different"), ({"lr": (1, 2)}, {"lr": 1}, "varied")],
+    [
+        ({}, {}, "nothing"),
+        ({"seed": ()}, {}, "none"),
+        ({"seed": (1, 1)}, {}, "duplicates"),
+        ({"lr": (1, 2)}, {"lr": 1}, "varied"),
+    ],
 )
 def test_a_sweep_over_nothing_or_twice_is_refused(over, given, message):
     with pytest.raises(UsageError, match=message):

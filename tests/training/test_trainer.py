@@ -254,7 +254,7 @@ def test_a_run_from_a_device_that_is_not_here_goes_on_where_it_is_told_to(images
     spec.write_text(there.replace("compile: 'off'", "compile: graph"))
     assert vaekit.Run(tmp_path / "run").spec.train.compile == "graph"
     for device in (None, "nowhere"):
-        with pytest.raises(UsageError, match="offers torch no"):
+        with pytest.raises(UsageError, match="torch finds no"):
             vaekit.resume(tmp_path / "run", device=device)
     assert len(vaekit.resume(tmp_path / "run", device="auto").metrics()) == 3
 

@@ -1,1 +1,1 @@
-"""Measurements of speed, with the machine and the versions that they belong to."""
+"""Speed measurements, recorded together with the machine and the versions used."""

@@ -1,4 +1,4 @@
-"""How long an exported model takes, in ONNX Runtime and in torch."""
+"""The latency of an exported model in ONNX Runtime, compared with torch."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def onnx_latency(
     threads: int | None = None,
     seconds: float = 1.0,
 ) -> dict[str, Any]:
-    """Time an exported file in ONNX Runtime against the same part of the model in eager torch, in turns.
+    """Time an exported file in ONNX Runtime against the same part of the model in eager torch, alternating between the two.
 
     Args:
-        path: The file.
-        run: Where its weights are; the folder that it lies in unless given. Without weights only the file is timed.
-        batches: Batch sizes.
-        threads: Of either; as many as torch takes unless given.
-        seconds: For each of the two at each batch size.
+        path: The exported file.
+        run: The run folder with the weights; default: the folder of the file. Without weights, only the file is timed.
+        batches: The batch sizes.
+        threads: The number of threads for each; default: torch's choice.
+        seconds: The duration of the measurement for each of the two at each batch size.
 
     Returns:
-        ``rows``, one a batch size: milliseconds of ``onnx`` and ``torch`` (median, quartiles, calls) and ``speedup``, the ratio
-        of the medians; the file, its size and precision; the environment.
+        ``rows``, one per batch size, with the milliseconds of ``onnx`` and ``torch`` (median, quartiles, number of calls) and
+        ``speedup``, the ratio of the medians; the file with its size and precision; and the environment.
 
     Raises:
-        ExportError: The file is no export of vaekit.
-        CheckpointError: ``run`` was given and is no run.
+        ExportError: The file was not exported by vaekit.
+        CheckpointError: ``run`` is given but is not a run folder.
     """
     file = OnnxFile(path)
     threads = threads or torch.get_num_threads()
@@ -74,7 +74,7 @@ def _row(batch: int, functions: Mapping[str, Callable[[], object]], seconds: flo
 
 
 def onnx_table(result: Mapping[str, Any]) -> str:
-    """Write what `onnx_latency` returns for a reader."""
+    """Format the result of `onnx_latency` as a text table."""
     machine = result["environment"]
     lines = [
         f"{result['file']}: {result['part']}, {result['precision']}, {result['bytes']:,} bytes",
@@ -82,7 +82,7 @@ def onnx_table(result: Mapping[str, Any]) -> str:
         f"{'batch':>6}  {'ONNX Runtime':>24}  {'torch eager':>24}  speed-up",
     ]
     for row in result["rows"]:
-        cells = [_cell(row[name]) if name in row else "no weights at hand" for name in ("onnx", "torch")]
+        cells = [_cell(row[name]) if name in row else "no weights found" for name in ("onnx", "torch")]
         ratio = f"{row['speedup']:.2f}" if "speedup" in row else ""
         lines.append(f"{row['batch']:>6}  {cells[0]:>24}  {cells[1]:>24}  {ratio:>8}")
     return "\n".join(lines)

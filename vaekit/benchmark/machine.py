@@ -1,4 +1,4 @@
-"""The machine that a measurement belongs to: what it is, what it can do at most, and its clock."""
+"""The machine of a measurement: its description, its peak performance, and its timers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """Return what a measurement depends on: processor, GPU, threads, versions, and the commit where vaekit is a checkout."""
+    """Return the environment of a measurement: processor, GPU, threads, versions and, in a checkout of vaekit, the commit."""
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "processor": processor(),
@@ -40,7 +40,7 @@ def environment(threads: int) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the name of the processor, as far as the system tells."""
+    """Return the name of the processor, as far as the system reports it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text("utf-8").splitlines() if info.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -48,7 +48,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit of a checkout that vaekit runs from, with ``+`` where files were changed; None elsewhere."""
+    """Return the commit if vaekit runs from a checkout, with ``+`` appended if files were changed; None otherwise."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGE), *arguments]
@@ -62,7 +62,7 @@ def commit() -> str | None:
 
 
 def timed(function: Callable[[], Result], device: torch.device, calls: int = 1) -> tuple[float, Result]:
-    """Call a function; return the milliseconds that a call took, on CUDA by events before and after all, and its last result."""
+    """Call a function repeatedly; return the milliseconds per call, measured with events on CUDA, and the last result."""
     if device.type == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize()
@@ -83,12 +83,12 @@ def timed(function: Callable[[], Result], device: torch.device, calls: int = 1) 
 
 
 def calls_in_a_row(device: torch.device) -> int:
-    """Return how many calls to time together: on a GPU Python runs ahead of the device, as it does in use."""
+    """Return how many calls to time together: on a GPU, several, so that Python runs ahead of the device as in real use."""
     return 1 if device.type == "cpu" else 20
 
 
 def repeated(function: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Call a function for some seconds, after two calls to warm up; return the milliseconds of a call, round by round."""
+    """Call a function for some seconds, after two warm-up calls; return the milliseconds per call for each round."""
     for _ in range(2):
         function()
     times: list[float] = []
@@ -99,7 +99,7 @@ def repeated(function: Callable[[], object], device: torch.device, seconds: floa
 
 
 def busy(function: Callable[[], object], calls: int = 20) -> float:
-    """Return the milliseconds of a call during which the GPU computes or copies, by torch's profiler."""
+    """Return the milliseconds per call during which the GPU computes or copies, according to torch's profiler."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         timed(function, torch.device("cuda"), calls)
     events = [event for event in profile.events() if event.device_type.name == "CUDA"]
@@ -107,7 +107,7 @@ def busy(function: Callable[[], object], calls: int = 20) -> float:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """Return the length of the union of intervals."""
+    """Return the total length of the union of intervals."""
     total, reached = 0.0, -math.inf
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, reached))
@@ -116,7 +116,7 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def matrix_peak(device: torch.device, precision: str) -> float:
-    """Measure floating-point operations a second of a large product of matrices."""
+    """Measure the floating-point operations per second of a large matrix product."""
     size = 8192 if device.type == "cuda" else 512
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     left, right = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -125,7 +125,7 @@ def matrix_peak(device: torch.device, precision: str) -> float:
 
 
 def memory_bandwidth(device: torch.device) -> float:
-    """Measure bytes a second that copying an array larger than the caches reads and writes."""
+    """Measure the bytes per second, read and written, when copying an array larger than the caches."""
     size = 2**30 if device.type == "cuda" else 2**27
     source = torch.zeros(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -134,7 +134,7 @@ def memory_bandwidth(device: torch.device) -> float:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory` begin anew, as far as the system can."""
+    """Reset the measurement of `peak_memory`, if the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "linux":
@@ -143,9 +143,9 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes held since `forget_peak_memory`; None where the system does not tell.
+    """Return the peak memory since `forget_peak_memory` in bytes; None if the system does not report it.
 
-    On CUDA they are those of tensors, elsewhere those of the whole process; on macOS since it started.
+    On CUDA this is the memory of tensors, elsewhere that of the whole process; on macOS it is the peak since the process started.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()

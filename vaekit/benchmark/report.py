@@ -1,4 +1,4 @@
-"""Throughput measurements for a reader: a table, a chart, and two of them compared."""
+"""Presentation of throughput measurements: a table, a chart, and the comparison of two measurements."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 KEY = ("task", "device", "precision", "compile", "batch")
-"""What tells one row of a measurement from another."""
+"""The fields that identify a row of a measurement."""
 
 
 def throughput_table(result: Mapping[str, Any]) -> Table:
-    """Lay out what `throughput` returns: a row a measurement."""
+    """Return the result of `throughput` as a table with a row per measurement."""
     shown = _table(
         *KEY,
         "images/s (quartiles)",
@@ -43,7 +43,7 @@ def throughput_table(result: Mapping[str, Any]) -> Table:
 
 
 def footnotes(result: Mapping[str, Any]) -> list[str]:
-    """Say what the table's numbers were measured against, where and of what code."""
+    """Return footnotes to the table: the peak performance of the machine, the environment and the version of the code."""
     about = result["environment"]
     peaks = [
         f"{key}: {peak['flops'] / 1e9:,.0f} GFLOP/s in matrix products, {peak['bytes'] / 1e9:,.1f} GB/s in copies"
@@ -57,10 +57,10 @@ def footnotes(result: Mapping[str, Any]) -> list[str]:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return, for each row that both hold, the ratio of images a second, and whether it exceeds the spread.
+    """Return the ratio of throughputs for each row in both measurements, and whether the difference exceeds the quartiles.
 
     Raises:
-        UsageError: They share no row.
+        UsageError: The measurements have no row in common.
     """
     old = {_key(row): row for row in before["rows"]}
     rows = []
@@ -71,12 +71,12 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[st
             ratio = row["images_per_second"] / other["images_per_second"]
             rows.append({**{name: row[name] for name in KEY}, **speeds, "ratio": ratio, "beyond_quartiles": apart})
     if not rows:
-        raise UsageError("the two measurements have nothing in common", expected=f"rows of the same {', '.join(KEY)}")
+        raise UsageError("the two measurements have no row in common", expected=f"rows with the same {', '.join(KEY)}")
     return rows
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Say what else than the code differs between two measurements."""
+    """Return a list of differences between two measurements in environment and spec."""
     notes = [
         f"{name}: {before['environment'].get(name)} before, {after['environment'].get(name)} after"
         for name in ("processor", "gpu", "threads", "system", "versions", "commit")
@@ -88,7 +88,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
 
 
 def comparison_table(rows: list[dict[str, Any]]) -> Table:
-    """Lay out what `compare` returns."""
+    """Return the result of `compare` as a table."""
     shown = _table(*KEY, "before, images/s", "after", "ratio")
     for row in rows:
         mark = "" if row["beyond_quartiles"] else "  within the spread"
@@ -99,22 +99,22 @@ def comparison_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a file that ``vaekit bench --json`` wrote.
+    """Read a file written by ``vaekit bench --json``.
 
     Raises:
-        DataError: It is absent or something else.
+        DataError: The file is missing or not a measurement.
     """
     try:
         result = json.loads(path.read_text("utf-8"))
         if not {"rows", "environment", "machine", "spec"} <= result.keys():
             raise ValueError("it has no rows")
     except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} holds no measurement", given=error, expected="what `vaekit bench --json` prints") from None
+        raise DataError(f"{path} is not a measurement", given=error, expected="the output of `vaekit bench --json`") from None
     return dict(result)
 
 
 def write_chart(result: Mapping[str, Any], path: Path) -> None:
-    """Draw images a second as bars with their quartiles, each task to its own scale and colour, as a PNG with a caption."""
+    """Write a PNG bar chart of images per second with quartiles; each task has its own scale and colour."""
     from PIL import Image, ImageDraw
 
     from vaekit.pictures.drawing import INK, PALETTE, PAPER, text_width, write
@@ -123,7 +123,7 @@ def write_chart(result: Mapping[str, Any], path: Path) -> None:
     labels = [" ".join(str(row[name]) for name in KEY) for row in rows]
     model = result["spec"]["model"]
     caption = [
-        f"images a second by {', '.join(KEY)}, with quartiles; each task has its own scale",
+        f"images per second by {', '.join(KEY)}, with quartiles; each task has its own scale",
         f"encoder {model['encoder']['kind']}, decoder {model['decoder']['kind']}; {footnotes(result)[-2]}",
     ]
     left, width, height = max(map(text_width, labels)) + 20, 420, 26

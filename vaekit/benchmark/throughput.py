@@ -1,4 +1,4 @@
-"""How fast models train, encode, sample and are evaluated, part by part, and how near that is to what the machine can do."""
+"""The throughput of training, encoding, sampling and evaluation, part by part and relative to the machine's peak."""
 
 from __future__ import annotations
 
@@ -55,29 +55,33 @@ def throughput(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Measure a model's throughput in every combination of batch sizes, precisions, compilations and devices.
+    """Measure the throughput of a model for all combinations of batch size, precision, compilation and device.
 
     Args:
         base: Plain data of a spec.
-        batch_sizes: Images in a step.
-        precisions: Of ``fp32``, ``bf16`` and ``auto``.
-        compilations: Of ``on``, ``graph`` and ``off``; only training is ever compiled.
-        devices: Of ``cpu``, ``cuda``, ``mps`` and ``auto``.
-        tasks: Of ``train``, ``encode``, ``sample`` and ``evaluate``.
-        seconds: For each measurement; five rounds at least.
-        reporter: Receives a line before each measurement by its ``note``; default: nobody does.
+        batch_sizes: Numbers of images per step.
+        precisions: Any of ``fp32``, ``bf16`` and ``auto``.
+        compilations: Any of ``on``, ``graph`` and ``off``; only training is compiled.
+        devices: Any of ``cpu``, ``cuda``, ``mps`` and ``auto``.
+        tasks: Any of ``train``, ``encode``, ``sample`` and ``evaluate``.
+        seconds: The duration of each measurement, which takes at least five rounds.
+        reporter: Receives a line before each measurement through its ``note`` method; default: none.
         options: As for `vaekit.train`.
 
     Returns:
-        ``rows``, one a task and combination: ``images_per_second`` and its quartiles ``lower`` and ``upper``; ``flops`` of a
-        batch and ``flops_fraction`` of the matrix peak; in training also milliseconds of each of the ``parts`` (on a GPU each by
-        itself, so together more than the step), ``bytes`` that a step moves at least, their ``bytes_fraction`` of the memory
-        bandwidth, and ``first_step_seconds``, compiling included; on CUDA ``busy_fraction``, the part of a step in which the GPU
-        computes or copies; ``peak_bytes``, see `peak_memory`. ``machine`` holds the peaks by device and precision.
-        ``environment`` says where, and ``spec`` what all rows have in common.
+        A dictionary with the following entries.
+
+        ``rows`` has one row per task and combination: ``images_per_second`` with its quartiles ``lower`` and ``upper``; the
+        ``flops`` of a batch and their ``flops_fraction`` of the matrix peak; and ``peak_bytes``, see `peak_memory`. For training,
+        a row also has the milliseconds of its ``parts`` (timed separately on a GPU, where their sum exceeds the step); the
+        minimum number of ``bytes`` that a step moves and its ``bytes_fraction`` of the memory bandwidth; ``first_step_seconds``,
+        which includes compilation; and, on CUDA, ``busy_fraction``, the fraction of a step in which the GPU computes or copies.
+
+        ``machine`` contains the peaks by device and precision, ``environment`` describes the machine and the versions, and
+        ``spec`` is what all rows have in common.
 
     Raises:
-        UsageError: An option or a device does not exist, or the device has no such compilation.
+        UsageError: An option or a device does not exist, or the device does not support a compilation.
         DataError: The data are missing.
     """
     rows: list[dict[str, Any]] = []
@@ -98,7 +102,7 @@ def throughput(
 
 
 def _shared(spec: RunSpec) -> dict[str, Any]:
-    """Return what all measurements share: a spec without what rows and environment tell."""
+    """Return the part of a spec that all measurements share, without the settings recorded in rows and environment."""
     data = spec.model_dump(mode="json")
     elsewhere = {"device", "precision", "compile", "batch_size", "threads"}
     return {**data, "train": {name: value for name, value in data["train"].items() if name not in elsewhere}}
@@ -141,7 +145,7 @@ def _measure(spec: RunSpec, peak: Mapping[str, float], tasks: Sequence[str], sec
 
 
 def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    """Measure whole steps of training and, in turn with them, their parts."""
+    """Measure training: whole steps and, alternating with them, their parts."""
     device, size, meter = step.device, step.spec.train.batch_size, Meter()
     epochs = training_batches(step, splits)
     batches = (batch for epoch in itertools.count() for batch in epochs.epoch(epoch))
@@ -178,8 +182,8 @@ def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         flops = _flops(eager)
-    # forward and backward read parameters, backward writes gradients, AdamW reads four arrays and writes three; what forward
-    # keeps is written and read
+    # forward and backward read parameters, backward writes gradients, AdamW reads four arrays and writes three; tensors saved for
+    # the backward pass are written and read
     least = 10 * sum(p.numel() * p.element_size() for p in step.objective.parameters()) + 2 * sum(saved.values())
     return {
         "task": "train",
@@ -193,7 +197,7 @@ def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float
 
 
 def _parts(step: Step, batches: Iterator[Batch]) -> dict[str, float]:
-    """Take one step in parts; return the milliseconds of each."""
+    """Take one step part by part; return the milliseconds of each part."""
     device = step.device
     data, inputs = timed(lambda: step.inputs(next(batches), 0), device)
 
@@ -209,7 +213,7 @@ def _parts(step: Step, batches: Iterator[Batch]) -> dict[str, float]:
 
 
 def _speed(times: Sequence[float], size: int) -> dict[str, float | int]:
-    """Turn milliseconds of a batch into images a second: the median and quartiles."""
+    """Convert milliseconds per batch into images per second: the median and the quartiles."""
     slow, median, fast = (1e-3 * value for value in reversed(statistics.quantiles(times, n=4)))
     return {"images_per_second": size / median, "lower": size / slow, "upper": size / fast, "rounds": len(times)}
 

@@ -1,39 +1,18 @@
-"""The command line: ``vaekit COMMAND``. Commands import what they need when they run, so that help is there at once."""
+"""The command line: ``vaekit COMMAND``. Commands import what they need when they run, so that help appears at once."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
 from vaekit._version import __version__
-from vaekit.cli import (
-    bench,
-    compare,
-    components,
-    evaluate,
-    export,
-    interpolate,
-    manifold,
-    morph,
-    plugins,
-    reconstruct,
-    report,
-    resume,
-    sample,
-    scatter,
-    schema,
-    sweep,
-    train,
-    traverse,
-    variations,
-    verify,
-)
+from vaekit.cli.discovery import find_command, list_commands
 from vaekit.errors import VaekitError
 from vaekit.plugins import switched_off
 
@@ -42,10 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 failed, 2 usage, 130 interrupted.
 
     Args:
-        argv: Arguments after the program's name; those of the process unless given.
+        argv: Arguments after the program's name; default: those of the process.
 
     Raises:
-        Exception: A fault of vaekit's own; with ``--debug`` a user's mistake raises too.
+        Exception: A bug in vaekit; with ``--debug``, a user's mistake as well.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, no_plugins = "--debug" in arguments, "--no-plugins" in arguments
@@ -67,11 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    """Build the commands and run the one asked for; some depend on their arguments."""
-    # Typer imports pydantic, a third of the time to answer, to learn that --help was not given
-    help_option = arguments not in (["components"], ["components", "list"])
+    """Build the command that is asked for and run it; without one, build a list of all commands."""
+    if arguments[:1] == ["--"]:
+        del arguments[0]
+    asked = find_command(arguments[0]) if arguments else None
     app = typer.Typer(
-        add_help_option=help_option,
+        add_help_option=asked is None,
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -79,24 +59,27 @@ def _run(arguments: list[str]) -> int:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_vaekit)
-    for module in (train, sweep, export, bench):
-        name = module.__name__.rpartition(".")[2]
-        function: Callable[..., None] = module.placeholder
-        if arguments[:1] == [name]:
-            function, arguments[1:] = module.command(arguments[1:])
-        app.command(name)(function)
-    for module in (resume, evaluate, verify, report):
-        app.command()(getattr(module, module.__name__.rpartition(".")[2]))
-    for module in (sample, reconstruct, interpolate, traverse, manifold, scatter, variations, morph, compare):
-        app.command(rich_help_panel="Pictures")(getattr(module, module.__name__.rpartition(".")[2]))
-    app.add_typer(components.build(add_help_option=help_option), name="components")
-    app.add_typer(plugins.app, name="plugins")
-    app.command()(schema.schema)
+    if asked is None:
+        _list_commands(app)
+    else:
+        target, arguments[1:] = asked.prepare(arguments[1:])
+        if isinstance(target, typer.Typer):
+            app.add_typer(target, name=asked.name)
+        else:
+            app.command(asked.name)(target)
     try:
         app(args=arguments, prog_name="vaekit")
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+def _list_commands(app: typer.Typer) -> None:
+    """Add all commands to an app by name and summary, for its help and its suggestions."""
+    from rich.markup import escape
+
+    for command in list_commands():
+        app.command(command.name, help=escape(command.summary), rich_help_panel=command.panel)(lambda: None)
 
 
 def _vaekit(

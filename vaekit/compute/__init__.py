@@ -1,1 +1,1 @@
-"""Where and how tensors are computed: devices, memory layouts, CUDA graphs, processes. It knows torch, and no model."""
+"""Where and how tensors are computed: devices, memory formats, CUDA graphs and processes; independent of any model."""

@@ -1,4 +1,4 @@
-"""The processes that train one model together: started by torchrun, joined by torch.distributed."""
+"""The processes that train one model together, started by torchrun and connected by torch.distributed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from torch import distributed as dist
 from vaekit.errors import VaekitError
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for one another: the first may have data to download and decode. One that dies ends all at once."""
+"""How long processes wait for one another: the first may have to download and decode data. If one dies, all stop at once."""
 
 
 class ProcessGroup:
-    """This process among those that train together; one alone unless `join` finds others.
+    """This process and its place among those that train together; default: a single process. See `join`.
 
     Args:
-        rank: Number of this process, from 0.
-        size: How many there are.
-        device: Where this process computes.
+        rank: The rank of this process, from 0.
+        size: The number of processes (the world size).
+        device: The device of this process.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, device: torch.device | str = "cpu") -> None:
@@ -34,17 +34,17 @@ class ProcessGroup:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes files and talks to the user."""
+        """Whether this is the leading process, rank 0, which writes files and reports to the user."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add a tensor of all processes, in place, and return it."""
+        """Sum a tensor over all processes, in place, and return it."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def total(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Add small tensors of all processes by name, on the CPU; one that a process lacks is 0 there."""
+        """Sum small tensors over all processes by name, on the CPU; a tensor that a process lacks counts as 0."""
         if self.size == 1:
             return dict(sums)
         parts: list[dict[str, Tensor]] = [{}] * self.size
@@ -55,10 +55,11 @@ class ProcessGroup:
         return total
 
     def gather(self, part: Tensor, dim: int) -> Tensor:
-        """Join the parts that processes have of a tensor, all of one shape, along a dimension, in order of their numbers.
+        """Concatenate the parts of a tensor from all processes, which have the same shape, along a dimension in order of rank.
 
-        What every process then makes of the whole is the same, and gradients are averaged over processes afterwards. So a
-        process's part gets its own gradient, times the number of processes, and backward nothing is sent.
+        All processes then compute the same result from the whole, and gradients are averaged over processes afterwards. The part
+        of this process therefore receives its own gradient times the number of processes, and the backward pass needs no
+        communication.
         """
         own = part.detach()
         whole = own.new_empty(self.size * own.numel())
@@ -69,13 +70,13 @@ class ProcessGroup:
         return torch.cat(parts, dim)
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return, for each flag, whether it is set in any process."""
+        """Return, for each flag, whether it is set in at least one process."""
         if self.size == 1:
             return list(flags)
         return [bool(count) for count in self.sum(torch.tensor(flags, dtype=torch.int32, device=self.device)).tolist()]
 
     def share_text(self, text: str) -> str:
-        """Return what the leading process gives."""
+        """Return the text of the leading process."""
         if self.size == 1:
             return text
         data = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
@@ -87,7 +88,7 @@ class ProcessGroup:
         return bytes(data.tolist()).decode()
 
     def share_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the leading process gives."""
+        """Return the tensors of the leading process."""
         if self.size == 1:
             return dict(tensors)
         told = {name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()}
@@ -101,13 +102,13 @@ class ProcessGroup:
         return shared
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have reached this point."""
         if self.size > 1:
             dist.barrier()
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Let the leading process do something before the others, such as a download; then the first of each other machine."""
+        """Run a block, such as a download, in the leading process first, then in each other machine's first, then in the rest."""
         turn = 0 if self.leads else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
         for _ in range(turn):
             self.wait()
@@ -117,17 +118,17 @@ class ProcessGroup:
 
 
 def num_processes() -> int:
-    """Return how many processes torchrun started; 1 where it did not start this one."""
+    """Return the number of processes that torchrun started, or 1 if it did not start this one."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first() -> bool:
-    """Whether this is the first of the processes that torchrun started, or one that it did not start."""
+    """Whether this is the first of the processes that torchrun started, or was not started by torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def take_place(device: str) -> torch.device:
-    """Return where a process computes, and make it its current GPU: of several, each process of a machine has its own."""
+    """Return the device of this process and make it the current one; each process of a machine has its own GPU, if available."""
     place = torch.device(device)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -137,10 +138,10 @@ def take_place(device: str) -> torch.device:
 
 @contextmanager
 def join(device: str) -> Iterator[ProcessGroup]:
-    """Join the processes that torchrun started, if it did; leave them at the end.
+    """Join the group of processes that torchrun started, if any, and leave it on exit.
 
     Args:
-        device: Kind of device to compute on; of several GPUs each process of a machine takes its own.
+        device: The type of device to compute on; if there are several GPUs, each process of a machine uses its own.
     """
     size = num_processes()
     if size == 1 or not dist.is_available():
@@ -152,15 +153,15 @@ def join(device: str) -> Iterator[ProcessGroup]:
     processes = ProcessGroup(dist.get_rank(), size, place)
     try:
         yield processes
-        gc.collect()  # what still holds the group, as a DDP module in a cycle does, aborts the process when it exits
-        processes.wait()  # a group that one process leaves while another still speaks aborts that other
+        gc.collect()  # a reference to the group, such as a DDP module in a cycle, would abort the process on exit
+        processes.wait()  # leaving the group while another process still communicates would abort that process
     except RuntimeError as error:
         if "Connection" not in str(error):
             raise
         raise VaekitError(
-            f"process {processes.rank} stops, as another one is gone",
+            f"process {processes.rank} stops, because another process has ended",
             given=f"{error}".partition("\n")[0],
-            remedy="see what that one said",
+            remedy="see the error message of the other process",
         ) from error
     finally:
         dist.destroy_process_group()

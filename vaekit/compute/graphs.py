@@ -1,4 +1,4 @@
-"""CUDA graphs: what a function of tensors launches is recorded once, and from then on launched as one."""
+"""CUDA graphs: the kernels that a function of tensors launches are recorded once and then launched together."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ from vaekit.errors import UsageError
 
 Result = TypeVar("Result")
 DEVICES = frozenset({"cuda"})
-"""Kinds of devices whose launches can be recorded."""
+"""The types of devices that support recording."""
 WARM_UP = 3
-"""Ordinary calls before the recording: libraries choose their kernels, optimisers make their state; the last may not wait."""
+"""The number of ordinary calls before recording, in which libraries choose kernels and optimisers create their state; the last
+one must not synchronise with the device."""
 
 
 class Replay(Generic[Result]):
-    """A function of tensors on a GPU that is recorded after its first calls, and replayed from then on.
+    """A function of tensors on a GPU that is recorded after its first calls and replayed from then on.
 
-    Python does not run in a replay. So all that differs from call to call must be in the tensors given, or in tensors that stay
-    where they are; and the function may not wait for the device. Tensors given are copied to where the recording reads them.
+    A replay runs no Python code. Everything that changes from call to call must therefore be in the arguments, or in tensors that
+    stay at the same address, and the function must not synchronise with the device. Arguments are copied to where the recording
+    reads them.
 
     Args:
-        function: Takes tensors, or None where there is nothing; launches the same kernels on each call.
+        function: A function of tensors, or None for absent ones, that launches the same kernels on each call.
     """
 
     def __init__(self, function: Callable[..., Result]) -> None:
@@ -38,11 +40,11 @@ class Replay(Generic[Result]):
         self.result: Result
 
     def __call__(self, *given: Tensor | None) -> Result:
-        """Return what the function does; the next call writes its result to the same place.
+        """Return the result of the function; the next call overwrites it.
 
         Raises:
             UsageError: The function cannot be recorded.
-            ValueError: A tensor has another shape than when it was recorded.
+            ValueError: The arguments do not match those of the recording.
         """
         if self.replay is not None:
             self._copy(given)
@@ -50,7 +52,7 @@ class Replay(Generic[Result]):
             self.calls += 1
             return rehearse(lambda: self.function(*given), last=self.calls == WARM_UP)
         else:
-            copies = {id(tensor): tensor.clone() for tensor in given if tensor is not None}  # one of each: x can be the target
+            copies = {id(tensor): tensor.clone() for tensor in given if tensor is not None}  # x may be the target
             self.given = [None if tensor is None else copies[id(tensor)] for tensor in given]
             self.result, self.replay = record(lambda: self.function(*self.given))
         self.replay()
@@ -61,37 +63,38 @@ class Replay(Generic[Result]):
         for place, tensor in zip(self.given, given, strict=True):
             if place is None or tensor is None:
                 if place is not tensor:
-                    raise ValueError("a tensor is given where the recording had none, or none where it had one")
+                    raise ValueError("a tensor was given where the recording had None, or None where it had a tensor")
             elif id(place) not in copied:
                 if place.shape != tensor.shape:
-                    raise ValueError(f"a tensor of shape {tuple(tensor.shape)}; recorded with {tuple(place.shape)}")
+                    raise ValueError(f"a tensor has shape {tuple(tensor.shape)}, but was recorded with {tuple(place.shape)}")
                 place.copy_(tensor)
                 copied[id(place)] = tensor
             elif copied[id(place)] is not tensor:
-                raise ValueError("two tensors are given where the recording had one twice")
+                raise ValueError("two different tensors were given where the recording had the same tensor twice")
 
 
 @cache
 def _side() -> torch.cuda.Stream:
-    """The stream on which functions are rehearsed and recorded: one a process, as libraries keep memory for each."""
+    """Return the stream for rehearsals and recordings: one per process, since libraries keep memory for each stream."""
     return torch.cuda.Stream()
 
 
 def rehearse(function: Callable[[], Result], *, last: bool) -> Result:
-    """Call a function on another stream, as CUDA asks of what will be recorded; the current stream waits for it.
+    """Call a function on another stream, as CUDA requires before a recording; the current stream waits for it.
 
     Args:
-        function: What will be recorded.
+        function: The function that will be recorded.
         last: Whether the recording comes next.
 
     Raises:
-        UsageError: It is the last time, and the function waits for the device. A recording that fails would leave torch damaged.
+        UsageError: The function synchronises with the device in the last call. A failed recording would leave torch in a broken
+            state, so this is checked beforehand.
     """
     side = _side()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # it soon will be captured
-        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # single precision was asked for
+        warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # it soon will be
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # single precision was requested
         if last:
             with _explained(), refusing_waits():
                 result = function()
@@ -102,24 +105,24 @@ def rehearse(function: Callable[[], Result], *, last: bool) -> Result:
 
 
 def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
-    """Record what a function launches, without running it; return where its result will be, and what runs it.
+    """Record a function without running it; return the tensors that will hold its result, and a function that replays it.
 
     Raises:
-        UsageError: It does what cannot be recorded, such as waiting for the device.
+        UsageError: The function does something that cannot be recorded, such as synchronising with the device.
     """
     graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    of_this_thread = "thread_local"  # others, which read data ahead, may do as they like
+    of_this_thread = "thread_local"  # other threads, which prefetch data, are not restricted
     try:
         with _explained(), torch.cuda.graph(graph, stream=_side(), capture_error_mode=of_this_thread):
             result = function()
     finally:
-        torch.cuda.set_stream(current)  # which some releases leave to a recording that failed
+        torch.cuda.set_stream(current)  # some releases do not restore it after a failed recording
     return result, graph.replay
 
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Say what to do where a function cannot be recorded."""
+    """Turn the error of a function that cannot be recorded into one with a remedy."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -127,15 +130,15 @@ def _explained() -> Iterator[None]:
     except RuntimeError as error:
         raise UsageError(
             "the training step cannot be recorded as a CUDA graph",
-            given=f"{error.__context__ or error}".partition("\n")[0],  # the end of a failed recording fails too
-            expected="components that never look at values on the device, as .item() does",
+            given=f"{error.__context__ or error}".partition("\n")[0],  # ending a failed recording fails, too
+            expected="components that never read values from the device, as .item() does",
             remedy="pass --compile off",
         ) from error
 
 
 @contextmanager
 def refusing_waits() -> Iterator[None]:
-    """Let whatever waits for the device raise RuntimeError for a while."""
+    """Make every synchronisation with the device within the context raise a RuntimeError."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
         try:
@@ -146,8 +149,8 @@ def refusing_waits() -> Iterator[None]:
 
 
 def waits(function: Callable[[], object]) -> bool:
-    """Call a function twice; return whether it waits for the device, and so cannot be recorded."""
-    function()  # libraries load on first use, and wait
+    """Call a function twice; return whether it synchronises with the device and therefore cannot be recorded."""
+    function()  # libraries load on first use, which synchronises
     try:
         with refusing_waits():
             function()

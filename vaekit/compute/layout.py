@@ -1,4 +1,4 @@
-"""How the numbers of convolutional models lie in memory."""
+"""The memory format of convolutional models."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import nn
 
 
 def has_convolutions(module: nn.Module) -> bool:
-    """Whether there is a two-dimensional convolution in a module, transposed or not."""
+    """Whether a module contains a two-dimensional convolution, transposed or not."""
     return any(isinstance(each, nn.Conv2d | nn.ConvTranspose2d) for each in module.modules())
 
 
 def spoils_channels_last(module: nn.Module) -> bool:
-    """Whether a module is a strided 1×1 convolution of fewer channels than a vector register holds.
+    """Whether a module is a strided 1×1 convolution with fewer channels than fit into a vector register.
 
-    With channels last, oneDNN writes its gradient past a buffer: wrong gradients, or a crash, for 2 to 7 channels on AVX2; by
-    the report (https://github.com/uxlfoundation/oneDNN/issues/6035) to 15 on AVX-512.
+    With channels last, oneDNN writes its gradient beyond the end of a buffer, which produces wrong gradients or a crash: for 2 to
+    7 channels on AVX2 and, according to https://github.com/uxlfoundation/oneDNN/issues/6035, up to 15 on AVX-512.
     """
     if not isinstance(module, nn.Conv2d):
         return False
@@ -24,11 +24,11 @@ def spoils_channels_last(module: nn.Module) -> bool:
 
 
 def lay_out(module: nn.Module) -> torch.memory_format:
-    """Lay the kernels of convolutions out as they are fastest, and return the layout that their images should have.
+    """Convert the kernels of convolutions to the fastest memory format, and return the format for their images.
 
-    With channels last, where oneDNN and cuDNN need not reorder, a step of convolutional models takes 0.73 to 0.98 of its time on
-    a CPU; on CUDA it was not measured. Models with a convolution that `spoils_channels_last` keep theirs, and on CUDA those with
-    normalisation by groups, which knows the ordinary layout alone there and would reorder before and after.
+    With channels last, oneDNN and cuDNN need not reorder data: on a CPU a step of convolutional models takes 0.73 to 0.98 of its
+    time; on CUDA it was not measured. Models with a convolution that `spoils_channels_last` keep the contiguous format. So do
+    models with group normalisation on CUDA, which supports only the contiguous format and would reorder before and after.
     """
     cuda = any(parameter.is_cuda for parameter in module.parameters())
     spoilt = any(spoils_channels_last(each) or (cuda and isinstance(each, nn.GroupNorm)) for each in module.modules())

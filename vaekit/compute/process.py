@@ -1,4 +1,4 @@
-"""What a trainer asks of its process: memory, threads, and to be told of Ctrl-C and SIGTERM."""
+"""Settings of the process in which training runs: memory, threads, and the handling of Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 2**31 - 1
 FORMS = 256
-"""Forms of one function that a process may compile; after eight of them, torch's own limit, it would refuse or not compile."""
+"""How often a process may compile a function for new shapes; beyond torch's own limit of eight it would fail or not compile."""
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
@@ -26,17 +26,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """Whether the user, or what runs the process, has asked to stop."""
+    """A request by the user, or by the system that runs the process, to stop."""
 
     def __init__(self) -> None:
         self.asked = False
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Note the first Ctrl-C or SIGTERM, so that the step in hand can end; a second one stops at once.
+        """Record the first Ctrl-C or SIGTERM, so that the current step can finish; a second one stops at once.
 
-        One that came too late to stop anything is given again at the end, for the caller's work that follows. What the process
-        ignores, as one in the background ignores Ctrl-C, it goes on ignoring.
+        If the block completes despite a signal, the signal is raised again on exit, for the caller to handle. Signals that the
+        process ignores, as a background process ignores Ctrl-C, remain ignored.
         """
         late: list[int] = []
 
@@ -49,9 +49,9 @@ class Interruption:
         before: dict[signal.Signals, Any] = {}
         try:
             for signum in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(signum) not in (signal.SIG_IGN, None):  # None: its handler is not Python's to put back
+                if signal.getsignal(signum) not in (signal.SIG_IGN, None):  # None: Python cannot restore its handler
                     before[signum] = signal.signal(signum, note)
-        except ValueError:  # not in the main thread: whoever owns it handles signals
+        except ValueError:  # not in the main thread, whose owner handles signals
             yield
             return
         try:
@@ -65,7 +65,7 @@ class Interruption:
 
 @contextmanager
 def threads(num: int | None) -> Iterator[None]:
-    """Compute with ``num`` threads of the CPU: sums depend on their number in the last bit."""
+    """Compute with ``num`` CPU threads within the context; sums depend on the number in the last bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(num or before)
     try:
@@ -75,11 +75,11 @@ def threads(num: int | None) -> Iterator[None]:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep freed memory for the next step instead of giving it back; return whether it could be told.
+    """Make glibc keep freed memory for the next step instead of returning it to the system; return whether this succeeded.
 
-    By default blocks above 32 MB go back to the kernel at every ``free``, and are faulted in page by page at the next
-    allocation: with the activations of 150×150 images that was 200,000 page faults and a quarter of each step on a CPU.
-    It holds for the rest of the process, whose peak memory it does not raise.
+    By default, each ``free`` returns blocks above 32 MB to the kernel, and the next allocation faults them in page by page. With
+    the activations of 150×150 images, this caused 200,000 page faults and took a quarter of each step on a CPU. The setting
+    applies to the rest of the process and does not increase its peak memory.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -91,11 +91,11 @@ def keep_freed_memory() -> bool:
 
 
 def compiled(function: Callable[Given, Result], *, whole: bool = False) -> Callable[Given, Result]:
-    """Compile a function or a module for the shapes that it is given; a sweep compiles as many forms of it as it has models.
+    """Compile a function or module for the shapes of its inputs; a sweep compiles it once per model.
 
     Args:
-        function: What to compile.
-        whole: Whether it is an error that a part of it cannot be compiled.
+        function: The function or module to compile.
+        whole: Whether to raise an error if a part of it cannot be compiled.
     """
     from torch._dynamo import config
 

@@ -1,4 +1,4 @@
-"""A model divided over processes: each holds a part of every parameter, of its gradient and of its moments (torch's FSDP2)."""
+"""Sharding with torch's FSDP2: each process holds a shard of every parameter, of its gradient and of its optimiser state."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 BLOCK = 100_000
-"""Parameters from which a block is gathered by itself; smaller ones are gathered with what surrounds them."""
+"""The number of parameters from which a block is gathered separately; smaller blocks are gathered with the enclosing module."""
 
 
 def shard(module: nn.Module, backbones: Iterable[nn.Module], processes: ProcessGroup) -> nn.Module:
-    """Divide a module's parameters over the processes; return a copy without any, to be filled by `gathered`.
+    """Shard the parameters of a module across processes; return a copy without parameters, which `gathered` fills.
 
-    Parameters are whole only while their block computes: an element of a backbone's lists and sequences, the backbone, or the
-    module with the rest. Gradients come out as under DDP. The divided module is for training: all processes make each forward
-    pass, in the same order.
+    Parameters are complete only while their block computes: an element of a backbone's lists and sequences, the backbone, or the
+    module with all remaining parameters. Gradients equal those under DDP. The sharded module is for training: all processes must
+    run each forward pass, in the same order.
 
     Args:
-        module: What is divided, in place.
-        backbones: Parts of it that hold most of the parameters.
-        processes: Those that share it.
+        module: The module to shard, in place.
+        backbones: The parts of the module that contain most of the parameters.
+        processes: The processes that share the module.
 
     Raises:
-        UsageError: A parameter has no dimension to divide.
+        UsageError: A parameter is a scalar, which cannot be sharded.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -41,15 +41,15 @@ def shard(module: nn.Module, backbones: Iterable[nn.Module], processes: ProcessG
     whole = [name for name, parameter in module.named_parameters() if parameter.ndim == 0]
     if whole:
         raise UsageError(
-            "parameters without a dimension cannot be divided over processes",
+            "0-d parameters cannot be sharded across processes",
             given=", ".join(whole),
-            expected="shape (1,) or more",
+            expected="parameters with at least one dimension",
             remedy="train with --parallel ddp",
         )
     empty = copy.deepcopy(module, {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in module.parameters()})
     mesh = init_device_mesh(processes.device.type, (processes.size,))
     for backbone in backbones:
-        # an output that is a view, changed in place, would lose FSDP's hooks
+        # if the output were a view, an in-place change would lose FSDP's hooks
         backbone.register_forward_hook(lambda module, inputs, output: output.clone())
         for block in (*blocks(backbone), backbone):
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
@@ -58,7 +58,7 @@ def shard(module: nn.Module, backbones: Iterable[nn.Module], processes: ProcessG
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the elements of a network's lists and sequences that hold `BLOCK` parameters or more, outermost ones only."""
+    """Yield the outermost elements of a network's lists and sequences that have at least `BLOCK` parameters."""
     containers = nn.Sequential | nn.ModuleList
     for child in network.children():
         if isinstance(network, containers) and not isinstance(child, containers):
@@ -70,7 +70,7 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def gathered(module: nn.Module, empty: nn.Module) -> Iterator[None]:
-    """Fill what `shard` returned with the whole model for a while, so that each process can use it without the others."""
+    """Fill the copy returned by `shard` with all parameters within the context, so that each process can use it by itself."""
     if empty is module:
         yield
         return
@@ -85,15 +85,15 @@ def gathered(module: nn.Module, empty: nn.Module) -> Iterator[None]:
 
 
 def collect(tensors: Mapping[str, Tensor], processes: ProcessGroup) -> dict[str, Tensor]:
-    """Return tensors as one process would have them: their contents to the leading process alone, one after the other."""
+    """Return unsharded tensors, gathered one after another; only the leading process receives their contents."""
     place = "cpu" if processes.leads else "meta"
     return {name: tensor.full_tensor().to(place) if _divided(tensor) else tensor for name, tensor in tensors.items()}
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return the part of a tensor that this process holds of ``other``, which is of the same shape; all where it holds all.
+    """Return a tensor sharded like ``other``, which has the same shape; unsharded if ``other`` is.
 
-    It lies in memory as ``other`` does: fused optimisers rely on that.
+    The result also has the memory layout of ``other``, which fused optimisers rely on.
     """
     if _divided(other):
         from torch.distributed.tensor import distribute_tensor
@@ -103,10 +103,10 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
 
 
 def own(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor."""
+    """Return this process's shard of a tensor, or the tensor itself if it is not sharded."""
     return tensor.to_local() if _divided(tensor) else tensor
 
 
 def _divided(tensor: Tensor) -> TypeGuard[DTensor]:
-    """Whether a tensor is a DTensor, whose module takes a second to import."""
+    """Whether a tensor is a DTensor; importing its module just to check would take a second."""
     return hasattr(tensor, "full_tensor")

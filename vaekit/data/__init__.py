@@ -1,6 +1,6 @@
-"""Image data: where pictures are kept, and the scaled, augmented, binarised batches that are made of them.
+"""Image data: where images are stored, and the scaled, augmented and binarised batches made from them.
 
-Importing this package does not import torch: each name is read from its module when it is first used.
+Importing this package does not import torch: each name is loaded from its module when it is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arrays of any usual layout and type as images, in memory or mapped from a file."""
+"""Arrays of any common layout and type as images, in memory or mapped from a file."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _CHANNELS = (1, 3, 4)
 
 
 def find_layout(shape: tuple[int, ...], layout: Layout | None = None) -> Layout:
-    """Return the order of an array's axes: the one asked for, or the only one with 1, 3 or 4 channels.
+    """Return the order of an array's axes: ``layout`` if given, else the only order with 1, 3 or 4 channels.
 
     Raises:
-        UsageError: The shape does not fit ``layout``, or leaves it open.
+        UsageError: The shape does not fit ``layout``, or fits several layouts.
         DataError: The shape is not that of images.
     """
     fits: list[Layout] = ["NHW"] if len(shape) == 3 else []
@@ -41,16 +41,16 @@ def find_layout(shape: tuple[int, ...], layout: Layout | None = None) -> Layout:
             "this is not an array of images", given=f"shape {shape}", expected="(N, H, W), (N, H, W, C) or (N, C, H, W)"
         )
     if layout is None and len(fits) > 1:
-        remedy = "say which, as --dataset.layout NHWC"
-        raise UsageError("the array's layout is open", given=f"shape {shape}", expected=" or ".join(fits), remedy=remedy)
+        remedy = "choose one, for example --dataset.layout NHWC"
+        raise UsageError("the array's layout is ambiguous", given=f"shape {shape}", expected=" or ".join(fits), remedy=remedy)
     return layout or fits[0]
 
 
 def to_images(array: Array, layout: Layout) -> Tensor:
-    """Turn an array into ``(N, C, H, W)``, uint8 or float32.
+    """Convert an array to ``(N, C, H, W)``, uint8 or float32.
 
-    Booleans become black and white, 16-bit numbers 8-bit, other integers must be 0 to 255; floats are kept as they are. A fourth
-    channel is opacity: the picture is laid on white.
+    Booleans become black and white, and 16-bit numbers 8-bit. Other integers must be from 0 to 255. The values of floats are
+    kept. A fourth channel is opacity: the picture is placed on white.
 
     Raises:
         DataError: The numbers cannot be pixels.
@@ -59,30 +59,30 @@ def to_images(array: Array, layout: Layout) -> Tensor:
         array = array[:, None]
     elif layout == "NHWC":
         array = array.transpose(0, 3, 1, 2)
-    kind, dtype = array.dtype.kind, array.dtype
-    if kind == "b":
+    family, dtype = array.dtype.kind, array.dtype
+    if family == "b":
         array = array.astype(np.uint8) * np.uint8(255)
     elif dtype == np.uint16:
         array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    elif kind in "iu" and dtype != np.uint8:
+    elif family in "iu" and dtype != np.uint8:
         if array.min() < 0 or array.max() > 255:
             given = f"{dtype} from {array.min()} to {array.max()}"
-            raise DataError("integers that are not pixels", given=given, expected="0 to 255, or uint16")
+            raise DataError("the integers are not pixels", given=given, expected="0 to 255, or uint16")
         array = array.astype(np.uint8)
-    elif kind == "f":
+    elif family == "f":
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
-            raise DataError("the array holds numbers that are not finite", expected="pixels without NaN or infinity")
+            raise DataError("the array has numbers that are not finite", expected="pixels without NaN or infinity")
     elif dtype != np.uint8:
-        raise DataError("an array of this type cannot be images", given=dtype, expected="integers, floats or booleans")
+        raise DataError("an array of this type cannot hold images", given=dtype, expected="integers, floats or booleans")
     return _on_white(torch.from_numpy(np.require(array, requirements=("C", "W"))))
 
 
 def to_labels(values: Array, num: int, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Turn ``num`` integers or texts into labels, and the texts that these stand for.
+    """Convert ``num`` integers or strings to labels; return these and, for strings, the names they stand for.
 
     Raises:
-        DataError: They are something else.
+        DataError: The values are neither integers nor strings, or there are not ``num`` of them.
     """
     if values.shape != (num,) or values.dtype.kind not in "iuUS":
         given, expected = f"{name}: {values.dtype} of {values.shape}", f"{num} integers or names"
@@ -104,14 +104,14 @@ def _on_white(x: Tensor) -> Tensor:
 
 
 class MappedImages(ImageSource):
-    """Images of a ``.npy`` file that is mapped into memory: only what is gathered is read, on the CPU.
+    """Images in a ``.npy`` file that is mapped into memory: only the gathered images are read, on the CPU.
 
     Args:
         file: The file.
         layout: Order of its axes.
         labels: int64, one for each of ``rows``.
         class_names: The name of each label.
-        rows: Which images, int64; all by default.
+        rows: Which images, int64; default: all.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class MappedImages(ImageSource):
         self.integer = example.dtype == torch.uint8
 
     def _open(self) -> Array:
-        # Opened anew each time, some 100 µs, rather than kept: pickling an open map for a worker would copy the whole file.
+        # Opened every time, which takes about 100 µs: pickling an open map for a worker would copy the whole file.
         mapped: Array = np.load(self.file, mmap_mode="r", allow_pickle=False)
         return mapped
 

@@ -1,6 +1,6 @@
-"""Augmentation of a batch in tensors: each image has its own draw, and is resampled once.
+"""Augmentation of a whole batch in tensors: each image has its own random draw and is resampled once.
 
-(torchvision's transforms draw once per call, that is once per batch.)
+(torchvision's transforms draw once per call, so once per batch.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vaekit.data.specs import AugmentSpec
 
 NUM_DRAWS = 13
-"""Uniform numbers per image: as many whatever is switched on, so that one option leaves the others' draws alone."""
+"""Uniform numbers per image. It is the same for all settings, so that switching one option on does not change another's draws."""
 
 
 def augment(x: Tensor, spec: AugmentSpec, draws: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def augment(x: Tensor, spec: AugmentSpec, draws: Tensor) -> Tensor:
 
     Args:
         x: Images ``(B, C, H, W)``, float.
-        spec: Which changes, and how large.
+        spec: Which changes to make, and how large they are.
         draws: ``(B, NUM_DRAWS)``, uniform on [0, 1).
     """
     rotate, shear, shift_x, shift_y, zoom, flip_x, flip_y, crop, crop_x, crop_y, *colour = draws.unbind(1)
@@ -57,7 +57,7 @@ def _symmetric(u: Tensor, limit: float) -> Tensor:
 
 
 def _inverse_map(angle: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
-    """Return the inverse of magnifying, slanting and turning anticlockwise, ``(B, 2, 2)``, for (x right, y down) in pixels."""
+    """Return the inverse of scaling, shearing and rotating anticlockwise, ``(B, 2, 2)``, for (x right, y down) in pixels."""
     cos, sin = torch.cos(angle), torch.sin(angle)
     unturn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
     slant = torch.zeros_like(unturn)
@@ -66,16 +66,16 @@ def _inverse_map(angle: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
 
 
 def resample(x: Tensor, matrix: Tensor, offset: Tensor, fill: str = "border") -> Tensor:
-    """Draw the picture whose pixel p shows what lies at ``matrix @ p + offset``, p counted in pixels from the centre.
+    """Return images whose pixel p shows the input at ``matrix @ p + offset``, with p in pixels from the centre.
 
     Args:
         x: Images ``(B, C, H, W)``.
         matrix: ``(B, 2, 2)``, acting on (x right, y down).
         offset: ``(B, 2)``, in pixels.
-        fill: What lies outside: "border" or "zeros".
+        fill: What lies outside the input: "border" or "zeros".
     """
-    # affine_grid measures each axis in half-sides: a rotation is rigid only when the ratio of the sides is put back.
-    # (The sides stay Python numbers: a tensor made of them would make the host wait for the GPU.)
+    # affine_grid measures each axis in half-sides: a rotation is rigid only if the ratio of the sides is compensated for.
+    # (The sides stay Python numbers: with a tensor, the host would wait for the GPU.)
     height, width = x.shape[-2:]
     (xx, xy), (yx, yy) = (row.unbind(1) for row in matrix.unbind(1))
     top = torch.stack([xx, xy * (height / width), offset[:, 0] * (2 / width)], 1)
@@ -86,7 +86,7 @@ def resample(x: Tensor, matrix: Tensor, offset: Tensor, fill: str = "border") ->
 
 
 def _recolour(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Scale the values, their distance from the image's mean luminance, and that from each pixel's own; keep to [0, 1]."""
+    """Scale the values, their distance from the image's mean luminance and from each pixel's own, and clamp to [0, 1]."""
     per_image = (-1, 1, 1, 1)
     x = x * brightness.view(per_image)
     mean = _luminance(x).mean((1, 2, 3), keepdim=True)
@@ -99,5 +99,5 @@ def _luminance(x: Tensor) -> Tensor:
     if x.shape[1] != 3:
         return x.mean(1, keepdim=True)
     red, green, blue = x.split(1, 1)
-    luminance: Tensor = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as PIL and torchvision weigh colours
+    luminance: Tensor = 0.299 * red + 0.587 * green + 0.114 * blue  # ITU-R BT.601, as in PIL and torchvision
     return luminance

@@ -1,4 +1,4 @@
-"""Batches: gathered, scaled, augmented and binarised in tensors on the device."""
+"""Batches of images, gathered, scaled, augmented and binarised in tensors on the device."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Images of one step."""
+    """The images of one step."""
 
     x: Tensor
     """``(B, C, H, W)``, float32, scaled to [0, 1]: what the likelihood scores."""
     inputs: Tensor
-    """What the encoder sees: ``x`` itself unless augmentation's target is the original."""
+    """What the encoder sees: the same tensor as ``x``, unless the target of augmentation is the original."""
     y: Tensor | None
-    """Labels, int64 ``(B,)``, where the set has any."""
+    """Labels, int64 ``(B,)``; None if the dataset has none."""
     index: Tensor
     """Positions in the source, int64 ``(B,)``."""
     whole: int | None = None
-    """Images in the batch over all ranks; as many as here unless given."""
+    """Number of images in the batch over all ranks; default: the number here."""
     offset: int = 0
-    """Where this rank's images begin among those."""
+    """Position of this rank's first image among those."""
     step: int = 0
     """Number of the batch within its epoch."""
 
     def share(self, draw: Callable[[int], Tensor]) -> Tensor:
-        """Return this rank's part of what ``draw`` gives for the whole batch, so that one rank equals many."""
+        """Return this rank's part of ``draw(size of the whole batch)``, so that any number of ranks sees the same draws."""
         size = len(self.x)
         if self.whole is None or self.whole == size:
             return draw(size)
@@ -57,22 +57,22 @@ class Batch:
 
 
 def full_batches(num_images: int, batch_size: int) -> int:
-    """Return how many batches an epoch of training has: the last, short one is left out."""
+    """Return the number of batches in an epoch of training, which drops the last batch if it is short."""
     return num_images // batch_size
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which images a step takes: a function of (seed, epoch, step), so an epoch can be taken up anywhere.
+    """Which images each step takes: a function of (seed, epoch, step), so an epoch can be resumed at any step.
 
     Args:
-        streams: The run's random streams; "order" is used.
+        streams: The run's random streams, of which "order" is used.
         size: Number of images.
-        batch_size: Size of a batch over all ranks together.
-        train: Whether each epoch has its own order and leaves the short last batch out.
-        rank: Which part of each batch.
+        batch_size: Size of a batch over all ranks.
+        train: Whether each epoch has its own order and drops a short last batch.
+        rank: Which part of each batch to take.
         world_size: Number of parts.
-        in_turn: Take every ``world_size``-th batch whole, instead of a part of each.
+        in_turn: Take every ``world_size``-th batch as a whole, instead of a part of each.
     """
 
     streams: Streams
@@ -85,16 +85,16 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps in an epoch."""
         return full_batches(self.size if self.train else self.size + self.batch_size - 1, self.batch_size)
 
     def steps(self, start: int) -> range:
-        """Return the steps of an epoch that this rank takes, from ``start`` on."""
+        """Return the steps of an epoch that this rank takes, beginning at ``start``."""
         steps = range(start, self.steps_per_epoch)
         return steps[self.rank :: self.world_size] if self.in_turn else steps
 
     def span(self, step: int) -> slice:
-        """Return where in the epoch's order the step's part lies."""
+        """Return which slice of the epoch's order the step takes."""
         low = step * self.batch_size
         size = min(self.batch_size, self.size - low)
         if self.in_turn:
@@ -102,7 +102,7 @@ class Order:
         return slice(low + size * self.rank // self.world_size, low + size * (self.rank + 1) // self.world_size)
 
     def parts(self, epoch: int, start: int, device: torch.device) -> Iterator[Tensor]:
-        """Yield the part of each step: an epoch's from ``start`` on, then without end those of the epochs that follow."""
+        """Yield the indices of each step, beginning at ``start`` of ``epoch`` and continuing endlessly with later epochs."""
         for number in itertools.count(epoch):
             order = self._whole(number).to(device)
             for step in self.steps(start):
@@ -116,33 +116,41 @@ class Order:
 
 
 class Batches:
-    """The batches of a split, epoch by epoch; each depends on (seed, epoch, step) and on nothing that went before.
+    """The batches of a split, epoch by epoch; a batch depends on (seed, epoch, step) only, not on earlier batches.
 
-    Training visits the images in an order that differs each epoch, and leaves the short last batch out. Evaluation visits all
-    in sequence, without augmentation. Dynamic binarisation is drawn anew at each training step; in evaluation its noise belongs
-    to the image, so that every evaluation sees the same pictures, whatever the batch size, the device or the number of ranks.
-    Static noise belongs to the image and the split alone: runs of all seeds share one binary data set.
+    Training visits the images in a different order every epoch, and drops a short last batch. Evaluation visits all images in
+    sequence, without augmentation. Dynamic binarisation draws new noise at every training step; in evaluation the noise belongs
+    to the image, so that every evaluation sees the same binary images, for any batch size, device and number of ranks. Static
+    noise depends on the image and the split only: runs of all seeds share one binary dataset.
 
     Args:
         source: The images of one split.
-        batch_size: Size of a batch over all ranks together.
-        streams: The run's random streams; "order", "augment" and "binarise" are used.
+        batch_size: Size of a batch over all ranks.
+        streams: The run's random streams, of which "order", "augment" and "binarise" are used.
         binarize: How grey values become 0 or 1.
-        augment: Random changes of the images, in training.
+        augment: Random changes of the images in training.
         device: Where the batches are made; a source in memory is moved there.
-        train: Whether to train on the batches, or to evaluate.
+        train: Whether the batches are for training or for evaluation.
         split: Name of the split.
-        rank: Which part of each batch to yield. Noise is drawn for the whole batch: the ranks' parts make up that of one rank.
-        world_size: Number of parts. In the last evaluation batch a part may hold fewer images than the others, or none.
-        in_turn: Yield every ``world_size``-th batch whole, instead of a part of each: in evaluation, for statistics of a batch.
-        workers: Processes that decode a source which does not lie in memory; 0 reads in this thread. One of numbers needs no
-            decoding, and a thread reads it ahead.
-        memory_format: How pixels lie in memory.
-        replays: Record augmentation as a CUDA graph, and replay it.
+        rank: Which part of each batch to yield. Noise is drawn for the whole batch, so the parts of all ranks make up the batch
+            of a single process.
+        world_size: Number of parts. In the last evaluation batch, a part may have fewer images than others, or none.
+        in_turn: Yield every ``world_size``-th batch as a whole, instead of a part of each; for statistics of a batch in
+            evaluation.
+        workers: Processes that decode a source outside memory; 0 reads in this thread. A source of numbers needs no decoding: a
+            thread reads it ahead.
+        memory_format: Memory format of the images.
+        replays: Whether to record augmentation as a CUDA graph and replay it.
 
     Raises:
         UsageError: The settings do not fit each other or the images.
         DataError: The images cannot be binarised.
+
+    Example:
+        >>> source = TensorImages(torch.rand(50, 1, 28, 28))
+        >>> batches = Batches(source, batch_size=16, streams=Streams(seed=0), binarize="dynamic")
+        >>> [batch.x.unique().tolist() for batch in batches.epoch(0)]
+        [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
     """
 
     def __init__(
@@ -178,7 +186,7 @@ class Batches:
 
         Args:
             epoch: Counted from 0.
-            start: First step within the epoch: where to take up an interrupted one.
+            start: First step within the epoch, to resume an interrupted one.
         """
         source = self.source if self._binarized is None else self._binarized
         position, read = self._ahead or (None, None)
@@ -193,7 +201,7 @@ class Batches:
         self._ahead = (epoch + 1 if self.train else epoch, 0), read
 
     def _move(self, *tensors: Tensor) -> list[Tensor]:
-        """Copy tensors to the device; a GPU copies beside the step that it is still at work on."""
+        """Copy tensors to the device; a GPU does so while it is still computing the previous step."""
         if self._copies is None:
             return [tensor.to(self.device) for tensor in tensors]
         with torch.cuda.stream(self._copies):
@@ -201,7 +209,7 @@ class Batches:
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self._copies)
         for tensor in moved:
-            tensor.record_stream(current)  # else its memory could be taken for the next copy before this stream has read it
+            tensor.record_stream(current)  # or its memory could be reused for the next copy before this stream has read it
         return moved
 
     @cached_property
@@ -209,11 +217,11 @@ class Batches:
         return torch.cuda.Stream(self.device) if self.device.type == "cuda" and not self.source.resident else None
 
     def _finish(self, number: int, step: int, index: Tensor, raw: Tensor, y: Tensor | None) -> Batch:
-        """Make a batch of raw images; ``number`` counts the steps of the run, ``step`` those of the epoch."""
+        """Make a batch from raw images; ``number`` counts the steps of the run, ``step`` those of the epoch."""
         low, span = step * self.batch_size, self.order.span(step)
         whole, part = min(self.batch_size, len(self.source) - low), slice(span.start - low, span.stop - low)
         draws_noise = self.binarize != "none" and self._binarized is None
-        noise = self._noise(number, part, index) if draws_noise else None  # of indices that may still lie on the host
+        noise = self._noise(number, part, index) if draws_noise else None  # before the indices are moved
         raw, index, *rest = self._move(raw, index) if y is None else self._move(raw, index, y)
         y = rest[0] if rest else None
         x = raw / 255 if raw.dtype == torch.uint8 else raw
@@ -233,7 +241,7 @@ class Batches:
         return Batch(x, inputs, y, index, whole, part.start, step)
 
     def _noise(self, number: int, part: slice, index: Tensor) -> Tensor | None:
-        """Noise that turns the grey images at ``index``, a part of a batch, into binary ones; None for a threshold."""
+        """Return the noise that binarises the images at ``index``, a part of a batch; None for a threshold."""
         if self.binarize == "threshold":
             return None
         if self.binarize == "static":
@@ -245,7 +253,7 @@ class Batches:
 
     @cached_property
     def _binarized(self) -> ImageSource | None:
-        """The images with noise that belongs to them, made binary once; None where each batch needs doing."""
+        """The source with all images binarised once; None if each batch must be binarised separately."""
         fixed = self.binarize in ("threshold", "static") or (self.binarize == "dynamic" and not self.train)
         if not (fixed and self.source.resident and self.augment is None):
             return None
@@ -262,7 +270,7 @@ def _augmented(spec: AugmentSpec, x: Tensor, draws: Tensor) -> Tensor:
 
 
 def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield each part's indices and images, read ahead where there are workers."""
+    """Yield the indices and images of each part, reading ahead if there are workers."""
     if workers == 0 or source.resident:
         return ((index, source.gather(index)) for index in parts)
     return (_by_processes if source.encoded else _by_thread)(source, parts, workers, pin)
@@ -271,7 +279,7 @@ def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bo
 def _by_processes(source: ImageSource, parts: Iterator[Tensor], workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
     asked: deque[Tensor] = deque()
 
-    def ask() -> Iterator[Array]:  # arrays are sent by value, where tensors would take shared memory and a socket each
+    def ask() -> Iterator[Array]:  # arrays are sent by value; each tensor would take shared memory and a socket
         for part in parts:
             asked.append(part)
             yield part.numpy()
@@ -282,8 +290,8 @@ def _by_processes(source: ImageSource, parts: Iterator[Tensor], workers: int, pi
         sampler=ask(),
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_leave_the_parents_objects,
-        generator=torch.Generator(),  # else it seeds its workers from the global generator, which dropout uses
+        worker_init_fn=_freeze_inherited_objects,
+        generator=torch.Generator(),  # by default it seeds its workers from the global generator, which dropout uses
     )
     for raw in loader:
         if isinstance(raw, DataError):
@@ -292,7 +300,7 @@ def _by_processes(source: ImageSource, parts: Iterator[Tensor], workers: int, pi
 
 
 def _by_thread(source: ImageSource, parts: Iterator[Tensor], _workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Numbers need no decoding: to send them from process to process would take longer than to read them."""
+    """Read ahead in a thread: numbers need no decoding, and sending them between processes would take longer than reading."""
 
     def gather(part: Tensor) -> Tensor:
         raw = source.gather(part)
@@ -307,8 +315,8 @@ def _by_thread(source: ImageSource, parts: Iterator[Tensor], _workers: int, pin:
                 yield index, raw.result()
 
 
-def _leave_the_parents_objects(_: int) -> None:
-    """Keep the garbage collector off what a worker inherits: it would copy pages, and end the parent's other loaders."""
+def _freeze_inherited_objects(_: int) -> None:
+    """Keep the garbage collector away from what a worker inherits: it would copy pages, and end the parent's other loaders."""
     gc.freeze()
 
 
@@ -321,14 +329,14 @@ class _Reader(Dataset[Tensor | DataError]):
     def __getitem__(self, index: Array) -> Tensor | DataError:
         try:
             return self.source.gather(torch.from_numpy(index))
-        except DataError as error:  # handed over as a value: raised here, it would reach the user wrapped in a traceback
+        except DataError as error:  # returned as a value: if raised here, it would reach the user wrapped in a traceback
             return error
 
 
 def _check(
     source: ImageSource, *, batch_size: int, binarize: Binarize, augment: AugmentSpec | None, train: bool, world_size: int
 ) -> None:
-    """Refuse what cannot work, before any work."""
+    """Refuse settings that cannot work, before any work is done."""
     if batch_size < 1 or (train and batch_size > len(source)):
         raise UsageError(
             "the batch size does not fit the data",
@@ -343,17 +351,17 @@ def _check(
         )
     if augment is not None and augment.saturation and source.shape[0] != 3:
         raise UsageError(
-            "saturation has no meaning on images without colour",
+            "saturation has no meaning for images without colour",
             given=f"{source.shape[0]} channel(s)",
             expected="3",
-            remedy="leave saturation at 0",
+            remedy="set saturation to 0",
         )
     recolours = augment is not None and augment.recolours
     if binarize != "none" or recolours:
         low, high = source.value_range()
         if low < 0 or high > 1:
             raise DataError(
-                "changes of colour and binarisation need pixels in [0, 1]",
+                "binarisation and colour augmentation need pixels in [0, 1]",
                 given=f"values from {low:g} to {high:g}",
-                remedy="scale the data, or switch binarize and colour augmentation off",
+                remedy="scale the data, or switch off binarize and colour augmentation",
             )

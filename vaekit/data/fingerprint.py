@@ -1,4 +1,4 @@
-"""How two datasets differ by their fingerprints, which `vaekit.data.Splits.fingerprint` gives."""
+"""Differences between datasets, read from their fingerprints: see `vaekit.data.Splits.fingerprint`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def changes(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return what differs between two fingerprints, a phrase each; nothing where they are equal."""
+    """Return the differences between two fingerprints, one phrase each; empty if they are equal."""
     found = []
     for split, new in now.items():
         old = before.get(split, {})

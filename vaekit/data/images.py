@@ -1,4 +1,4 @@
-"""Image files: found, decoded to bytes of one shape, and kept in memory or streamed."""
+"""Image files: finding them, decoding them to bytes of one shape, keeping them in memory or streaming them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vaekit.data.sources import ImageSource, Splits, TensorImages, sample_of
+from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -24,50 +25,50 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    Encoded = Path | IO[bytes]
-    """A picture as it is stored: a file, or the bytes of a row; errors name it by ``str``."""
+    EncodedImage = Path | IO[bytes]
+    """An image as it is stored: a file, or the bytes of a row of a table; errors name it by ``str``."""
 
-    class Files(Protocol):
-        """Encoded pictures by number."""
+    class EncodedImages(Protocol):
+        """Encoded images by number."""
 
         def __len__(self) -> int: ...
-        def __getitem__(self, i: int, /) -> Encoded: ...
+        def __getitem__(self, i: int, /) -> EncodedImage: ...
 
 
 T = TypeVar("T")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
-Channels = Literal["rgb", "grey"]
-Fit = Literal["crop", "pad", "stretch"]
+ColourMode = Literal["rgb", "grey"]
 
 
-def sides(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Return the height and width that an option names: a side, or both.
+def height_and_width(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the height and width that an option gives: one number for both, or two.
 
     Raises:
-        UsageError: A side is less than 1.
+        UsageError: One of them is less than 1.
     """
     both = (size, size) if isinstance(size, int) else size
     if both is not None and min(both) < 1:
-        raise UsageError("pictures cannot be of that size", given=size, expected="sides of 1 or more pixels")
+        raise UsageError("images cannot have that size", given=size, expected="a height and a width of 1 or more pixels")
     return both
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """Turns an image file into bytes ``(C, H, W)``.
+class ImageReader:
+    """Reads image files as bytes ``(C, H, W)``.
 
-    Transparent pictures are laid on white; the camera's orientation is applied; 16-bit greys become 8-bit; of an animation the
-    first frame is taken.
+    Transparent images are placed on white, the camera's orientation is applied, 16-bit greys become 8-bit, and only the first
+    frame of an animation is read.
 
     Args:
         size: Height and width of the result; None keeps the file's own.
         channels: Colour or grey.
-        fit: How other proportions are brought to ``size``: the middle cut out, the whole on a white ground, or distorted.
+        fit: How images of other proportions are fitted to ``size``: their centre is cropped, they are padded with white, or
+            stretched.
     """
 
     size: tuple[int, int] | None
-    channels: Channels = "rgb"
+    channels: ColourMode = "rgb"
     fit: Fit = "crop"
 
     @property
@@ -75,11 +76,11 @@ class Decoder:
         """Channels of the result."""
         return 3 if self.channels == "rgb" else 1
 
-    def __call__(self, file: Encoded) -> Tensor:
-        """Decode a file.
+    def __call__(self, file: EncodedImage) -> Tensor:
+        """Read a file.
 
         Raises:
-            DataError: It is not an image that can be read.
+            DataError: The file is not a readable image.
         """
         from PIL import Image, ImageOps
 
@@ -91,19 +92,19 @@ class Decoder:
                 ImageOps.exif_transpose(image, in_place=True)
                 picture = _on_white(image)
                 pixels = torch.from_numpy(np.array(picture if picture.mode == mode else picture.convert(mode)))
-        except Exception as error:  # decoders of broken files raise almost anything
-            raise unreadable(file, error) from error
+        except Exception as error:  # Pillow raises almost anything for a broken file
+            raise _unreadable(file, error) from error
         pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        return pixels if self.size is None else bring_to_size(pixels, self.size, self.fit)
+        return pixels if self.size is None else resize(pixels, self.size, self.fit)
 
 
-def bring_to_size(pixels: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
-    """Resample bytes ``(C, H, W)`` to height and width, by torch's bicubic filter: it takes a fifth of the time of Pillow's."""
+def resize(pixels: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
+    """Resample bytes ``(C, H, W)`` to a height and width, with torch's bicubic filter, which takes a fifth of Pillow's time."""
     height, width = pixels.shape[1:]
     inner = size
     if fit == "crop":
         scale = min(height / size[0], width / size[1])
-        pixels = _middle(pixels, max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        pixels = _centre(pixels, max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     elif fit == "pad":
         scale = min(size[0] / height, size[1] / width)
         inner = max(1, round(height * scale)), max(1, round(width * scale))
@@ -111,82 +112,86 @@ def bring_to_size(pixels: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
         pixels = F.interpolate(pixels[None], inner, mode="bicubic", antialias=True)[0]
     if inner == size:
         return pixels
-    ground = torch.full((len(pixels), *size), 255, dtype=torch.uint8)
-    _middle(ground, *inner).copy_(pixels)
-    return ground
+    padded = torch.full((len(pixels), *size), 255, dtype=torch.uint8)
+    _centre(padded, *inner).copy_(pixels)
+    return padded
 
 
-def _middle(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Return the view of the middle."""
+def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Return a view of the centre."""
     top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
     return pixels[:, top : top + height, left : left + width]
 
 
 def _on_white(image: Image) -> Image:
-    """Lay a transparent image on white and bring 16-bit greys to 8 bits."""
+    """Place a transparent image on white and convert 16-bit greys to 8 bits."""
     from PIL import Image
 
     if image.mode.startswith("I"):
         return Image.fromarray(((np.asarray(image).clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range is not known")
+        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
 
 
-def unreadable(file: object, error: Exception) -> DataError:
-    """Return the error for an image file that cannot be decoded."""
+def _unreadable(file: EncodedImage, error: Exception) -> DataError:
+    """Return the error for an image file that cannot be read."""
     return DataError(
         f"cannot read the image {file}",
         given=f"{type(error).__name__}: {error}",
-        expected="a whole PNG, JPEG, WebP, BMP, GIF or TIFF file",
-        remedy="remove or replace it; --dataset folder leaves such files out with --dataset.on-bad-image skip",
+        expected="a complete PNG, JPEG, WebP, BMP, GIF or TIFF file",
+        remedy="remove or replace it; --dataset folder skips such files with --dataset.on-bad-image skip",
     )
 
 
-def image_size(file: Encoded) -> tuple[int, int]:
-    """Read the height and width of an upright image from its header."""
+def image_size(file: EncodedImage) -> tuple[int, int]:
+    """Read the height and width of an image from its header, after applying the camera's orientation.
+
+    Raises:
+        DataError: The file is not a readable image.
+    """
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 lie on their side
+            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 are turned by 90°
             width, height = image.size
     except Exception as error:
-        raise unreadable(file, error) from error
+        raise _unreadable(file, error) from error
     return (width, height) if turned else (height, width)
 
 
 class FileImages(ImageSource):
-    """Image files that are decoded each time they are gathered, on the CPU.
+    """Image files that are read every time they are gathered, on the CPU.
 
     Args:
-        files: One per image; they are asked for when they are read, so rows of a table need not lie in memory.
-        decoder: Turns a file into bytes; its ``size`` is that of all files unless it is set.
+        files: One per image. A file is accessed when it is read, so the rows of a table need not be in memory.
+        reader: Reads a file; if its ``size`` is None, all files must have the same.
         labels: int64, one for each of ``rows``.
         class_names: The name of each label.
-        rows: Which of the files, int64; all by default.
+        rows: Which of the files, int64; default: all.
 
     Raises:
-        DataError: The decoder has no size, and the files differ in theirs.
+        DataError: ``reader`` has no size, and the files differ in size.
     """
 
     integer, encoded = True, True
 
     def __init__(
         self,
-        files: Files,
-        decoder: Decoder,
+        files: EncodedImages,
+        reader: ImageReader,
         labels: Tensor | None = None,
         class_names: tuple[str, ...] | None = None,
         rows: Tensor | None = None,
     ) -> None:
-        size = decoder.size or common_size(files)
-        self.files, self.decoder, self.labels, self.class_names = files, replace(decoder, size=size), labels, class_names
+        size = reader.size or common_size(files)
+        self.files, self.reader, self.labels, self.class_names = files, replace(reader, size=size), labels, class_names
         self.rows = torch.arange(len(files)) if rows is None else rows
-        self.shape = (decoder.num_channels, *size)
+        self.shape = (reader.num_channels, *size)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -194,17 +199,17 @@ class FileImages(ImageSource):
     def gather(self, index: Tensor) -> Tensor:
         pixels = torch.empty((len(index), *self.shape), dtype=torch.uint8)
         for picture, row in zip(pixels, self.rows[index].tolist(), strict=True):
-            picture.copy_(self.decoder(self.files[row]))
+            picture.copy_(self.reader(self.files[row]))
         return pixels
 
     def subset(self, index: Tensor) -> Self:
         labels = None if self.labels is None else self.labels[index]
-        return type(self)(self.files, self.decoder, labels, self.class_names, self.rows[index])
+        return type(self)(self.files, self.reader, labels, self.class_names, self.rows[index])
 
     def digest(self) -> str:
-        """Return a digest of all names and sizes, and of the content of a sample of files spread over them."""
+        """Return a digest of the names and sizes of all files, and of the content of a sample spread over them."""
         digest = hashlib.blake2b(digest_size=16)
-        if isinstance(self.files, list):  # of a table's rows only the sample is read
+        if isinstance(self.files, list):  # of the rows of a table, only the sample is read
             for file in (self.files[row] for row in self.rows.tolist()):
                 digest.update(f"{file.parent.name}/{file.name} {file.stat().st_size}\n".encode())
         for place in sample_of(len(self)).tolist():
@@ -213,29 +218,29 @@ class FileImages(ImageSource):
         return digest.hexdigest()
 
     def in_memory(self) -> TensorImages:
-        """Decode all files, by several threads, into a source in memory."""
+        """Read all files, in several threads, into a source in memory."""
         pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
         rows = self.rows.tolist()
-        for _ in in_threads(lambda i: pixels[i].copy_(self.decoder(self.files[rows[i]])), len(self)):
+        for _ in in_threads(lambda i: pixels[i].copy_(self.reader(self.files[rows[i]])), len(self)):
             pass
         return TensorImages(pixels, self.labels, self.class_names)
 
 
 def in_threads(function: Callable[[int], T], num: int) -> Iterator[T]:
-    """Yield ``function`` of 0, 1, … in order, by as many threads as there are processors; few are under way at a time."""
+    """Yield ``function(i)`` for i = 0, 1, … in order, from one thread per processor; at most 1,024 are computed in advance."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, num, 1024):
             yield from pool.map(function, range(start, min(start + 1024, num)))
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files below a folder in the order of their relative paths; hidden files and folders are left out.
+    """Return the image files in a folder and its subfolders, sorted by relative path; hidden files and folders are skipped.
 
     Raises:
-        DataError: There is no such folder, or no image in it.
+        DataError: The folder does not exist, or has no images.
     """
     if not folder.is_dir():
-        raise DataError("there is no such folder of images", given=folder, expected="a folder that exists")
+        raise DataError("the folder of images does not exist", given=folder, expected="an existing folder")
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
     found = [folder / name for name in names if not any(part.startswith(".") for part in name.split("/"))]
     if not found:
@@ -243,12 +248,16 @@ def find_images(folder: Path) -> list[Path]:
     return found
 
 
-def readable_images(files: Sequence[Path], decoder: Decoder) -> list[Path]:
-    """Return the files that can be decoded whole, and warn of the others. Reads every file."""
+def readable_images(files: Sequence[Path], reader: ImageReader) -> list[Path]:
+    """Return the files that can be read completely, and warn about the others. Reads every file.
+
+    Raises:
+        DataError: No file can be read.
+    """
 
     def reads(i: int) -> bool:
         try:
-            decoder(files[i])
+            reader(files[i])
         except DataError:
             return False
         return True
@@ -259,17 +268,17 @@ def readable_images(files: Sequence[Path], decoder: Decoder) -> list[Path]:
         (good if ok else bad).append(file)
     if bad:
         names = ", ".join(str(file) for file in bad[:3]) + (", …" if len(bad) > 3 else "")
-        warnings.warn(f"{len(bad)} of {len(files)} images cannot be read and are left out: {names}", stacklevel=2)
+        warnings.warn(f"{len(bad)} of {len(files)} images cannot be read and are skipped: {names}", stacklevel=2)
     if not good:
-        raise DataError("no image of the folder can be read", given=f"{len(files)} files")
+        raise DataError("no image in the folder can be read", given=f"{len(files)} files")
     return good
 
 
-def common_size(files: Files) -> tuple[int, int]:
-    """Return the height and width that all files share.
+def common_size(files: EncodedImages) -> tuple[int, int]:
+    """Return the height and width that all files have.
 
     Raises:
-        DataError: They do not share one; the message names two that differ.
+        DataError: The files differ in size; the message names two that do.
     """
     sizes = in_threads(lambda i: image_size(files[i]), len(files))
     first = next(sizes)
@@ -279,13 +288,13 @@ def common_size(files: Files) -> tuple[int, int]:
                 "the images differ in size",
                 given=f"{files[0]} is {first[1]}×{first[0]}, {files[i]} is {size[1]}×{size[0]} (width × height)",
                 expected="one size",
-                remedy="bring them to one, as --dataset.size 64",
+                remedy="resize them all, for example with --dataset.size 64",
             )
     return first
 
 
-def within_memory(splits: Splits, memory_gb: float) -> Splits:
-    """Decode the files of all splits into memory where they fit ``memory_gb`` together; else leave them to be streamed."""
+def decode_if_small(splits: Splits, memory_gb: float) -> Splits:
+    """Read the files of all splits into memory if together they fit into ``memory_gb``; otherwise leave them to be streamed."""
     parts = (splits.train, splits.validation, splits.test)
     if math.prod(splits.shape) * sum(len(part) for part in parts) > memory_gb * 1e9:
         return splits

@@ -16,7 +16,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def read_parquet(file: Path) -> dict[str, Array]:
-    """Read the columns that hold images as lists of numbers, numbers or text.
+    """Read the columns of a file: images as lists of numbers, numbers, or text.
 
     Raises:
         UsageError: pyarrow is not installed.
@@ -33,10 +33,10 @@ def read_parquet(file: Path) -> dict[str, Array]:
 
 
 def to_array(column: Any, name: str) -> Array:
-    """Turn a column of pyarrow into an array; one of type V1 where it is neither images nor labels.
+    """Convert a column of pyarrow to an array; the array has type V1 if the column can be neither images nor labels.
 
     Raises:
-        DataError: Its rows are lists of several lengths.
+        DataError: Its rows are lists of different lengths.
     """
     from pyarrow import types
 
@@ -51,6 +51,6 @@ def to_array(column: Any, name: str) -> Array:
         shape += lengths
         values = values.flatten()
     if values.null_count or types.is_nested(values.type) or types.is_binary(values.type):
-        return np.empty(shape[0], dtype="V1")  # refused where it is asked for
+        return np.empty(shape[0], dtype="V1")  # an error only if this column is chosen
     array: Array = values.to_numpy(zero_copy_only=False).reshape(shape)
     return array.astype(str) if array.dtype.kind == "O" else array

@@ -1,4 +1,4 @@
-"""Where images are kept: in memory on the device, or in a file that is mapped into memory."""
+"""Where images are stored: in memory on the device, or in files that are read when needed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ if TYPE_CHECKING:
 
 
 class ImageSource(ABC):
-    """Images of one shape that are read by index, and their labels where they have any."""
+    """Images of one shape, read by index, with their labels if they have any."""
 
     shape: tuple[int, int, int]
     """Channels, height, width."""
     labels: Tensor | None
-    """int64 ``(N,)``; on ``device``."""
+    """int64 ``(N,)``, on ``device``."""
     class_names: tuple[str, ...] | None
+    """The name of each label."""
     integer: bool
-    """Whether pixels are bytes, 0..255 standing for [0, 1]; otherwise they are float32 and taken as they are."""
+    """Whether pixels are bytes, where 0..255 stands for [0, 1]; otherwise they are float32, whose values are kept."""
     encoded: bool = False
-    """Whether ``gather`` decodes pictures, which takes a processor's time; otherwise it copies numbers."""
+    """Whether ``gather`` decodes images, which takes processor time; otherwise it copies numbers."""
     resident: bool = False
-    """Whether all images lie in the memory of ``device``; otherwise ``gather`` reads files."""
+    """Whether all images are in the memory of ``device``; otherwise ``gather`` reads files."""
     device: torch.device = torch.device("cpu")
 
     @abstractmethod
@@ -38,25 +39,25 @@ class ImageSource(ABC):
 
     @abstractmethod
     def gather(self, index: Tensor) -> Tensor:
-        """Return the images at ``index``, ``(B, C, H, W)``, uint8 or float32, on ``device``, where ``index`` lies too."""
+        """Return the images at ``index``, ``(B, C, H, W)``, uint8 or float32; both are on ``device``."""
 
     @abstractmethod
     def subset(self, index: Tensor) -> Self:
-        """Return the source of the images at ``index`` alone."""
+        """Return a source of only the images at ``index``."""
 
     def to(self, device: torch.device | str) -> ImageSource:
-        """Return the source with what is resident moved to ``device``; a source that reads files returns itself."""
+        """Return the source on ``device``; a source that reads files returns itself."""
         return self
 
     def value_range(self) -> tuple[float, float]:
-        """Return bounds of the scaled pixels: [0, 1] for bytes, the exact extremes for floats."""
+        """Return bounds on the scaled pixels: [0, 1] for bytes, the exact extremes for floats."""
         if self.integer:
             return 0.0, 1.0
         chunks = [self.gather(chunk) for chunk in torch.arange(len(self), device=self.device).split(256)]
         return min(float(c.min()) for c in chunks), max(float(c.max()) for c in chunks)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies these images, as plain data: numbers, names, and digests of labels and images."""
+        """Return plain data that identify the images: their number, shape and class names, digests of labels and images."""
         return {
             "num_images": len(self),
             "shape": list(self.shape),
@@ -66,21 +67,21 @@ class ImageSource(ABC):
         }
 
     def digest(self) -> str:
-        """Return a digest of the images; here of the pixels of a sample, since reading all of them may take long."""
+        """Return a digest of the images; by default of the pixels of a sample, since reading all of them may take long."""
         return digest_of([self.gather(sample_of(len(self)).to(self.device))])
 
     @property
     def is_binary(self) -> bool:
-        """Whether every pixel is known to be 0 or 1; always False where finding out means reading files."""
+        """Whether every pixel is known to be 0 or 1; False if finding out would mean reading files."""
         return False
 
 
 SAMPLE = 256
-"""Images whose content is hashed where hashing all of them would mean reading large files."""
+"""Number of images whose content is hashed if hashing all of them would mean reading large files."""
 
 
 def sample_of(num: int) -> Tensor:
-    """Return `SAMPLE` numbers spread evenly below ``num``, the first and the last among them; all of fewer."""
+    """Return `SAMPLE` integers spread evenly from 0 to ``num - 1``; all of them if ``num`` is smaller."""
     return torch.linspace(0, max(num - 1, 0), min(num, SAMPLE), dtype=torch.float64).round().long()
 
 
@@ -99,6 +100,14 @@ class TensorImages(ImageSource):
         images: ``(N, C, H, W)``, uint8 or float32.
         labels: int64 ``(N,)``.
         class_names: The name of each label.
+
+    Raises:
+        DataError: ``images`` has another shape or type, or a different length from ``labels``.
+
+    Example:
+        >>> source = TensorImages(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+        >>> source.gather(torch.tensor([0, 3])).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     resident = True
@@ -106,7 +115,7 @@ class TensorImages(ImageSource):
     def __init__(self, images: Tensor, labels: Tensor | None = None, class_names: tuple[str, ...] | None = None) -> None:
         if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
             raise DataError(
-                "these are not images",
+                "the tensor does not hold images",
                 given=f"a tensor of shape {tuple(images.shape)} and type {images.dtype}",
                 expected="shape (N, C, H, W), torch.uint8 or torch.float32",
             )
@@ -136,7 +145,7 @@ class TensorImages(ImageSource):
         device = torch.device(device)
         if device.type == "cpu" == self.device.type:
             return self
-        if device not in self._moved:  # once: the models of a sweep share what lies on the device
+        if device not in self._moved:  # once, since the models of a sweep share the images on the device
             self._moved[device] = TensorImages(self.images.to(device), self.labels, self.class_names)
         return self._moved[device]
 
@@ -159,7 +168,7 @@ class TensorImages(ImageSource):
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a data set; no image is in two of them."""
+    """The parts of a dataset; no image is in more than one."""
 
     train: ImageSource
     validation: ImageSource
@@ -177,11 +186,11 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """What identifies the images of each split, as plain data, so that a changed dataset is noticed.
+        """Plain data that identify the images of each split, so that a changed dataset is noticed.
 
-        Images in memory are hashed whole. Of image files, all names and sizes are hashed, and the content of 256 files spread
-        over the split; of other files, the pixels of such a sample. So a change within one image of a large set may go
-        unnoticed; a changed number, order, name, size or label does not.
+        Images in memory are hashed completely. Of image files, all names and sizes are hashed, and the content of 256 files
+        spread over the split; of other files, the pixels of such a sample. So a changed number, order, name, size or label is
+        always noticed, while a change within single images of a large dataset may not be.
 
         Example:
             >>> splits = vaekit.datasets.get("digits")().load()
@@ -192,23 +201,28 @@ class Splits:
 
 
 def split_source(source: ImageSource, validation: float | ImageSource, test: float | ImageSource) -> Splits:
-    """Split by a fixed permutation: the same images on every run, whatever its seed, and of every class the same part.
+    """Split images by a fixed permutation: the same for all runs and seeds, with the same fraction of every class.
 
     Args:
-        source: All images, but for those of a split that exists already.
-        validation: Fraction held out for choosing models, or the split itself.
-        test: Fraction held out for the final numbers, or the split itself.
+        source: All images, except those of a split that already exists.
+        validation: Fraction to hold out for choosing models, or the split itself.
+        test: Fraction to hold out for the final numbers, or the split itself.
 
     Raises:
-        UsageError: The fractions leave nothing for a split.
+        UsageError: The fractions leave a split without images.
         DataError: There are too few images.
+
+    Example:
+        >>> splits = split_source(TensorImages(torch.rand(50, 1, 28, 28)), validation=0.1, test=0.2)
+        >>> {name: len(part) for name, part in splits.parts.items()}
+        {'train': 35, 'validation': 5, 'test': 10}
     """
     fractions = [part for part in (validation, test) if not isinstance(part, ImageSource)]
     if not all(fraction > 0 for fraction in fractions) or sum(fractions) >= 1:
         raise UsageError(
-            "the fractions of validation and test images leave nothing for a split",
+            "the fractions of validation and test images leave a split without images",
             given=", ".join(map(str, fractions)),
-            expected="fractions above 0, their sum below 1",
+            expected="fractions above 0 whose sum is below 1",
         )
     counts = [max(1, round(len(source) * fraction)) for fraction in fractions]
     num_train = len(source) - sum(counts)
@@ -222,25 +236,25 @@ def split_source(source: ImageSource, validation: float | ImageSource, test: flo
 
 
 def _spread_order(num: int, labels: Tensor | None) -> Tensor:
-    """Return a fixed random order of images in which each class, where there are any, is spread evenly."""
+    """Return a fixed random order of images in which each class, if there are labels, is spread evenly."""
     order = torch.randperm(num, generator=torch.Generator().manual_seed(0))
     if labels is None:
         return order
     _, group, counts = labels[order].unique(return_inverse=True, return_counts=True)
-    place = torch.empty(num, dtype=torch.float64)  # of each image among those of its class
+    place = torch.empty(num, dtype=torch.float64)  # the position of each image within its class
     place[group.argsort(stable=True)] = torch.cat([torch.arange(count, dtype=torch.float64) for count in counts.tolist()])
     return order[((place + 0.5) / counts[group]).argsort(stable=True)]
 
 
 def hold_out(train: ImageSource, test: ImageSource, validation: int) -> Splits:
-    """Hold the last ``validation`` training images out, beside a test split that exists already.
+    """Hold out the last ``validation`` training images; the test split exists already.
 
     Raises:
-        UsageError: ``validation`` is not between 1 and the number of training images less one.
+        UsageError: ``validation`` is not between 1 and the number of training images minus 1.
     """
     if not 0 < validation < len(train):
         raise UsageError(
-            "that many validation images cannot be held out", given=validation, expected=f"between 1 and {len(train) - 1}"
+            "this number of validation images cannot be held out", given=validation, expected=f"between 1 and {len(train) - 1}"
         )
     index = torch.arange(len(train), device=train.device)
     return Splits(train.subset(index[:-validation]), train.subset(index[-validation:]), test)

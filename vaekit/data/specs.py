@@ -1,4 +1,4 @@
-"""What can be asked of the data on the way to the model. Importing it does not import torch."""
+"""Settings of the data on their way to the model. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -9,48 +9,55 @@ from pydantic import Field, model_validator
 from vaekit.schema import Spec
 
 Binarize = Literal["none", "threshold", "static", "dynamic"]
-"""How grey values become 0 or 1: not at all; ``x > 0.5``; drawn once per data set; drawn anew each time an image is seen."""
+"""How grey values become 0 or 1: not at all; by ``x > 0.5``; drawn once per dataset; drawn every time an image is seen."""
+
+Fit = Literal["crop", "pad", "stretch"]
+"""How an image of another size is brought to the one that is asked for."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class AugmentSpec(Spec):
-    """Random changes of training images, drawn for each image anew; every default means "off".
+    """Random changes of training images, drawn separately for each image; all are off by default.
 
-    The geometric changes form one affine map per image and one bilinear resampling; flips move pixels exactly.
+    The geometric changes are combined into one affine map per image and one bilinear resampling; flips move pixels exactly.
     """
 
-    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="Largest rotation either way, in degrees.")
-    shear: Annotated[float, Field(ge=0, lt=90)] = Field(0.0, description="Largest horizontal slant either way, in degrees.")
-    translate: Fraction = Field(0.0, description="Largest shift either way, as a fraction of the side.")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(0.0, description="Largest rotation in either direction, in degrees.")
+    shear: Annotated[float, Field(ge=0, lt=90)] = Field(
+        0.0, description="Largest horizontal shear in either direction, in degrees."
+    )
+    translate: Fraction = Field(0.0, description="Largest shift in either direction, as a fraction of the side.")
     scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = Field(
         (1.0, 1.0), description="Smallest and largest magnification."
     )
     flip: Literal["none", "horizontal", "vertical", "both"] = Field(
-        "none", description="Mirror half of the images: left to right, top to bottom, or each of the two."
+        "none", description="Mirror half of the images: left to right, top to bottom, or both independently."
     )
     crop: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="Smallest side, as a fraction of the picture's, of a random window that is enlarged to the whole."
+        1.0, description="Smallest side of a random window that is enlarged to the whole image, as a fraction of its side."
     )
     brightness: Fraction = Field(0.0, description="Largest relative change of brightness.")
     contrast: Fraction = Field(0.0, description="Largest relative change of contrast.")
     saturation: Fraction = Field(0.0, description="Largest relative change of saturation.")
-    fill: Literal["border", "zeros"] = Field("border", description="What lies outside a picture: its edge's pixels, or black.")
+    fill: Literal["border", "zeros"] = Field(
+        "border", description="What lies outside an image: the pixels at its edge, or black."
+    )
     target: Literal["augmented", "original"] = Field(
         "augmented",
-        description="Which picture the model reconstructs: the augmented one, or the original from the augmented, so that the "
-        "code does not hold what augmentation changes. Both are bounds: q may depend on anything.",
+        description="Which image the model reconstructs: the augmented one, or the original, so that the code need not hold what "
+        "augmentation changes. Both are bounds, since q may depend on anything.",
     )
 
     @model_validator(mode="after")
     def _ordered(self) -> AugmentSpec:
         if self.scale[0] > self.scale[1]:
-            raise ValueError(f"scale: the smallest magnification comes first, given {self.scale}")
+            raise ValueError(f"scale: the smallest magnification comes first; given {self.scale}")
         return self
 
     @property
     def moves(self) -> bool:
-        """Whether any option needs the images resampled."""
+        """Whether any option requires resampling the images."""
         return bool(self.rotate or self.shear or self.translate or self.scale != (1.0, 1.0) or self.crop < 1)
 
     @property

@@ -1,4 +1,4 @@
-"""Data sets that torchvision downloads: where they lie, how they get there, and the reader of MNIST's format."""
+"""Datasets that torchvision downloads: where they are stored, how they get there, and how MNIST's format is read."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 
 
 def data_root(root: str | None) -> Path:
-    """Return the folder of the data sets: ``root``, else VAEKIT_DATA, else vaekit's folder in the user's cache."""
+    """Return the folder of the datasets: ``root``, else VAEKIT_DATA, else vaekit's folder in the user's cache folder."""
     chosen = root or os.environ.get("VAEKIT_DATA")
     if chosen:
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
 
 
-def provide(name: str, root: Path, wanted: Sequence[str], *, download: bool, fetch: Callable[[str], object]) -> None:
-    """Make sure that the files of a data set are there; download them where that is allowed.
+def ensure_present(name: str, root: Path, files: Sequence[str], *, download: bool, fetch: Callable[[str], object]) -> None:
+    """Make sure that the files of a dataset exist; download them if that is allowed.
 
-    A download goes to a folder of its own and is moved when it is whole, so a broken one leaves nothing.
+    The download goes to a temporary folder and is moved once it is complete, so a failed download leaves nothing behind.
 
     Args:
-        name: Name of the data set, for people.
-        root: Folder of the data sets.
-        wanted: Paths below ``root``; a file may also be there with ``.gz`` added.
-        download: Whether a download may be tried.
-        fetch: Downloads the set below the folder that it is given.
+        name: Name of the dataset, for the error.
+        root: Folder of the datasets.
+        files: Paths relative to ``root``; ``.gz`` may be added to a file's name.
+        download: Whether downloading is allowed.
+        fetch: Downloads the dataset into the folder that it is given.
 
     Raises:
-        DataError: The files are not there, and cannot be had.
+        DataError: Files are missing and cannot be downloaded.
     """
-    missing = [path for path in wanted if not (root / path).exists() and not (root / f"{path}.gz").exists()]
+    missing = [path for path in files if not (root / path).exists() and not (root / f"{path}.gz").exists()]
     if not missing:
         return
     reason = "downloading is switched off"
@@ -67,17 +67,17 @@ def provide(name: str, root: Path, wanted: Sequence[str], *, download: bool, fet
         else:
             return
     raise DataError(
-        f"the data set {name} is not on this machine",
+        f"files of the dataset {name!r} are missing",
         given=f"no {missing[0]} in {root}; {reason}",
-        expected=", ".join(wanted),
-        remedy="put the files there, or name the folder that holds them by --data-root or VAEKIT_DATA; "
+        expected=", ".join(files),
+        remedy="put the files there, or set --data-root or VAEKIT_DATA to the folder that has them; "
         "`--dataset digits` needs no files",
     )
 
 
 @contextlib.contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """Limit how long a connection may stall; torchvision sets no limit."""
+    """Limit how long a connection may stall, since torchvision sets no limit."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -87,22 +87,22 @@ def _timeout(seconds: float) -> Iterator[None]:
 
 
 def read_idx(file: Path) -> Tensor:
-    """Read a file of MNIST's idx format, bytes of any shape, packed (``.gz`` added to its name) or not.
+    """Read a file in MNIST's idx format, as bytes of any shape; it may be compressed, with ``.gz`` added to its name.
 
     Raises:
-        DataError: It is not such a file, or is cut short.
+        DataError: The file has another format, or is truncated.
     """
-    packed = file.with_name(f"{file.name}.gz")
+    compressed = file.with_name(f"{file.name}.gz")
     try:
-        content = file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
+        content = file.read_bytes() if file.exists() else gzip.decompress(compressed.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError("cannot read a data file", given=f"{file}: {error}", remedy="fetch the file again") from error
-    # Two zero bytes, 0x08 for unsigned bytes, the number of dimensions, then each as a big-endian 32-bit number.
+        raise DataError("cannot read a data file", given=f"{file}: {error}", remedy="download it again") from error
+    # Two zero bytes, 0x08 for unsigned bytes, the number of dimensions, then each dimension as a big-endian 32-bit number.
     ndim = content[3] if len(content) > 3 and content[:3] == b"\x00\x00\x08" else 0
     shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(ndim)]
     data = np.frombuffer(content, np.uint8)[4 + 4 * ndim :]
     if ndim == 0 or data.size != np.prod(shape):
-        raise DataError("a data file is damaged", given=file, expected="an idx file", remedy="fetch the file again")
+        raise DataError("a data file is damaged", given=file, expected="an idx file", remedy="download it again")
     return torch.from_numpy(data.reshape(shape).copy())
 
 
@@ -118,27 +118,30 @@ def load_idx_set(
     first_label: int = 0,
     transposed: bool = False,
 ) -> Splits:
-    """Read a data set of MNIST's family.
+    """Read a dataset in MNIST's format.
 
     Args:
-        name: Name of the data set, for people.
-        files: Training images and labels, test images and labels, below the root.
-        root: Folder of the data sets.
-        validation: Number of training images held out, the last ones.
-        download: Whether a download may be tried.
-        fetch: Downloads the set below the folder that it is given.
+        name: Name of the dataset, for errors.
+        files: Training images and labels, test images and labels, relative to the folder of the datasets.
+        root: Folder of the datasets; default: see `data_root`.
+        validation: Number of training images to hold out, taken from the end.
+        download: Whether downloading is allowed.
+        fetch: Downloads the dataset into the folder that it is given.
         class_names: The name of each label.
-        first_label: The lowest label that the files use; labels are counted from it.
-        transposed: Whether the files hold pictures with rows and columns exchanged.
+        first_label: The lowest label in the files, which becomes 0.
+        transposed: Whether rows and columns of the images are swapped in the files.
+
+    Raises:
+        DataError: Files are missing and cannot be downloaded, or are damaged.
     """
     folder = data_root(root)
-    provide(name, folder, files, download=download, fetch=fetch)
+    ensure_present(name, folder, files, download=download, fetch=fetch)
 
     def read(images_file: str, labels_file: str) -> TensorImages:
         images, labels = read_idx(folder / images_file), read_idx(folder / labels_file)
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             given = f"{folder / images_file}: {tuple(images.shape)}, {folder / labels_file}: {tuple(labels.shape)}"
-            raise DataError("images and labels do not fit each other", given=given, remedy="fetch the files again")
+            raise DataError("images and labels do not fit each other", given=given, remedy="download the files again")
         images = images.transpose(1, 2) if transposed else images
         return TensorImages(images.unsqueeze(1), labels.long() - first_label, class_names)
 
@@ -146,5 +149,5 @@ def load_idx_set(
 
 
 def mnist_files(folder: str) -> list[str]:
-    """The four files as MNIST and its replacements name them."""
+    """Return the four files of MNIST, named as in MNIST and its replacements."""
     return [f"{folder}/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]

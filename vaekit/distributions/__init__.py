@@ -1,4 +1,4 @@
-"""Densities: what posteriors, priors and likelihoods turn tensors into."""
+"""Distributions and densities, which posteriors, priors and likelihoods make from tensors."""
 
 from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import Density, Distribution, FactorisedDensity, at_least_float32, sum_event

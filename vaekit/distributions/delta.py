@@ -1,4 +1,4 @@
-"""A point mass: what a plain autoencoder has instead of a posterior."""
+"""A point mass, which a plain autoencoder has instead of a posterior density."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Delta(NamedTuple):
-    """All mass at ``point`` ``(B, D)``. It has no density, hence no ``log_prob``."""
+    """All mass at ``point`` ``(B, D)``. It has no density, and so no ``log_prob``."""
 
     point: Tensor
 

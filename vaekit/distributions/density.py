@@ -1,4 +1,4 @@
-"""What distributions offer."""
+"""Protocols of distributions and densities."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Distribution(Protocol):
 
 
 class Density(Distribution, Protocol):
-    """A distribution that has a density, or a mass, and can evaluate it exactly."""
+    """A distribution with a density, or a probability mass, that can be evaluated exactly."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log densities in nats, ``(*S, B)``, summed over event dimensions."""
@@ -36,16 +36,16 @@ class FactorisedDensity(Density, Protocol):
     """A density whose dimensions are independent."""
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
-        """Return log densities dimension by dimension, ``(*S, B, *event)``."""
+        """Return log densities per dimension, ``(*S, B, *event)``."""
         ...
 
 
 def sum_event(values: Tensor, ndim: int) -> Tensor:
-    """Sum over the last ``ndim`` dimensions, in float32 at least: bfloat16 cannot hold 10,000 nats."""
+    """Sum over the last ``ndim`` dimensions in at least float32, since bfloat16 cannot represent 10,000 nats."""
     dtype = torch.promote_types(values.dtype, torch.float32)
     return values.sum(tuple(range(-ndim, 0)), dtype=dtype)
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Return half-precision tensors as float32, others as they are."""
+    """Convert half-precision tensors to float32; return others unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -12,7 +12,13 @@ LOG_2PI = math.log(2.0 * math.pi)
 
 
 class DiagonalGaussian(NamedTuple):
-    """``N(mu, diag exp(logvar))`` over latent vectors; unpacks into ``mu, logvar``, each ``(B, D)``."""
+    """``N(mu, diag exp(logvar))`` over latent vectors; unpacks into ``mu, logvar``, each ``(B, D)``.
+
+    Example:
+        >>> q = DiagonalGaussian(mu=torch.zeros(5, 2), logvar=torch.zeros(5, 2))
+        >>> q.log_prob(q.rsample(torch.randn(3, 5, 2))).shape
+        torch.Size([3, 5])
+    """
 
     mu: Tensor
     logvar: Tensor
@@ -22,7 +28,11 @@ class DiagonalGaussian(NamedTuple):
         return self.mu
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """``z = mu + exp(logvar / 2) * noise`` (Kingma & Welling 2014, eq. 10); noise ``(*S, B, D)``."""
+        """Return ``z = mu + exp(logvar / 2) * noise`` for noise ``(*S, B, D)``.
+
+        References:
+            Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, equation 10.
+        """
         return torch.addcmul(self.mu, torch.exp(0.5 * self.logvar), noise)
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
@@ -34,7 +44,7 @@ class DiagonalGaussian(NamedTuple):
 
 
 class StandardNormal(NamedTuple):
-    """``N(0, I)`` over latent vectors; ``zero`` is a tensor of zeros ``(D,)`` that gives size, device and dtype."""
+    """``N(0, I)`` over latent vectors; ``zero``, a tensor of zeros ``(D,)``, sets size, device and dtype."""
 
     zero: Tensor
 

@@ -1,4 +1,4 @@
-"""Densities over images: what likelihoods return. Event dimensions are ``(C, H, W)``."""
+"""Densities over images, which likelihoods return. Event dimensions are ``(C, H, W)``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vaekit.distributions.gaussian import LOG_2PI
 
 
 class BernoulliPixels(NamedTuple):
-    """Independent Bernoulli pixels, parametrised by logits; the cross-entropy is finite for any finite logit."""
+    """Independent Bernoulli pixels, parametrised by logits; the cross-entropy is finite for every finite logit."""
 
     logits: Tensor
 
@@ -23,11 +23,11 @@ class BernoulliPixels(NamedTuple):
         return torch.sigmoid(self.logits)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Threshold the mean at uniform noise. Binary pixels have no reparameterised gradient."""
+        """Compare the mean with uniform noise. Binary pixels have no reparameterised gradient."""
         return (noise < self.mean).to(self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """``x·l - softplus(l)``: a log-likelihood on binary pixels, a negative cross-entropy on grey ones."""
+        """Return ``x·l - softplus(l)``: a log-likelihood on binary pixels, a negative cross-entropy on grey ones."""
         logits = self.logits
         value = value if value.shape == logits.shape else value.expand(logits.shape)
         return -sum_event(F.binary_cross_entropy_with_logits(logits, value, reduction="none"), 3)

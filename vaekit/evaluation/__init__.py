@@ -1,1 +1,1 @@
-"""Evaluation: the same numbers for every model, on sampled codes, weighted by images."""
+"""Evaluation: the same metrics for every model, computed on sampled codes and averaged over images."""

@@ -1,4 +1,4 @@
-"""The evidence lower bound of a data set, its two halves, and how many latents carry information."""
+"""The evidence lower bound (ELBO) on a dataset, its two terms, and the number of active latents."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from vaekit.model.objective import Inputs, Objective
 from vaekit.streams import Streams
 
 ACTIVE_VARIANCE = 0.01
-"""A latent is active where the variance of its posterior mean over the data exceeds this (Burda et al. 2016, section 5.2)."""
+"""A latent is active if the variance of its posterior mean over the data exceeds this.
+
+References:
+    Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, section 5.2.
+"""
 
 
 @torch.no_grad()
@@ -28,19 +32,19 @@ def evaluate(
     split: str,
     reduce: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> dict[str, float | list[float]]:
-    """Evaluate the objective at its schedules' final values, with codes sampled from the posterior.
+    """Evaluate the objective at the final values of its schedules, with codes sampled from the posterior.
 
-    Noise is a function of the seed, the split and the batch's number, so two evaluations of one model agree exactly.
+    The noise is a function of the seed, the split and the batch number, so repeated evaluations of a model agree exactly.
 
     Args:
-        objective: The model and its losses; put back into the mode that it was in.
-        batches: Evaluation batches; every example weighs the same, whatever the size of its batch.
-        streams: The run's random streams.
-        split: Name of the split, which seeds the noise.
-        reduce: Adds sums by name over the processes that evaluate together, each some of the images.
+        objective: The model and its losses; its train or eval mode is restored afterwards.
+        batches: Evaluation batches; all examples have the same weight, regardless of batch size.
+        streams: The random streams of the run.
+        split: The name of the split, which seeds the noise.
+        reduce: A function that adds up sums by name over the processes that share the images.
 
     Returns:
-        The numbers of the table in `vaekit.evaluation.metrics` that the model has, and every further term of the objective.
+        The metrics of `vaekit.evaluation.metrics` that apply to the model, and all other terms of the objective.
     """
     vae, device = objective.vae, objective.vae.device
     training = objective.training
@@ -54,7 +58,7 @@ def evaluate(
 
     for batch in batches:
         size = batch.x.shape[0]
-        if size == 0:  # a process may have no part in the last batch
+        if size == 0:  # a process may have no share of the last batch
             continue
         generator = streams.generator(f"evaluation/{split}", batch.step, device)
         noise = batch.share(partial(vae.posterior.draw_noise, generator=generator, like=batch.inputs))
@@ -91,7 +95,7 @@ def evaluate(
 
 
 def meaning_of_elbo(likelihood: Likelihood, *, binary: bool) -> str:
-    """Say what the numbers called ELBO are for this likelihood, on binary pixels or others."""
+    """Describe what the numbers called ELBO are for this likelihood, on binary or other pixels."""
     if not likelihood.continuous:
         return "lower bound of log p(x), nats" if binary else "cross-entropy on grey values, not a log-likelihood"
     if not likelihood.normalised:
@@ -100,9 +104,9 @@ def meaning_of_elbo(likelihood: Likelihood, *, binary: bool) -> str:
 
 
 def bits_per_dim(elbo: float, num_pixels: int) -> float:
-    """Convert a bound on the log density of 8-bit pixels scaled to [0, 1] into bits per dimension.
+    """Convert a bound on the log density of 8-bit pixels scaled to [0, 1] to bits per dimension.
 
-    The probability of a grey level is taken as the density at its centre times the width of a level, 1/255: accurate while the
-    density's scale is above one level, which the learned scales' bound ensures.
+    The probability of a grey level is approximated by the density at its centre times the width of a level, 1/255. This is
+    accurate if the scale of the density exceeds one level, which the bound on learned scales ensures.
     """
     return -elbo / (num_pixels * math.log(2.0)) + math.log2(255.0)

@@ -1,4 +1,4 @@
-"""The evaluation of a model on the splits of its data. It needs neither optimiser nor run folder."""
+"""The evaluation of a model on the splits of its data, without an optimiser or a run folder."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from vaekit.streams import Streams
 
 
 class Evaluator:
-    """Evaluates an objective on the splits of its data; the noise is a function of the run's seed.
+    """Evaluates an objective on the splits of its data, with noise that is a function of the run's seed.
 
     Args:
-        spec: A whole spec.
+        spec: A complete spec.
         objective: The model and its losses, on the device of the processes.
         splits: The data.
-        processes: Those that evaluate together, each a part of every batch.
-        memory_format: How the pixels of batches lie in memory.
+        processes: The processes that evaluate together, each on a part of every batch.
+        memory_format: The memory format of the images in a batch.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Evaluator:
         """What the numbers called ELBO are."""
 
     def batches(self, split: str) -> Batches:
-        """Return a split's batches: in sequence, all of them, not augmented."""
+        """Return the batches of a split: every image, in order, without augmentation."""
         return Batches(
             self.splits.parts[split],
             batch_size=self.spec.train.batch_size,
@@ -60,15 +60,15 @@ class Evaluator:
         )
 
     def scores(self, split: str) -> dict[str, float | list[float]]:
-        """Return the numbers of a split by key; see `vaekit.evaluation.metrics`."""
+        """Return the metrics of a split by key; see `vaekit.evaluation.metrics`."""
         return evaluate(self.objective, self.batches(split).epoch(0), self.streams, split=split, reduce=self.processes.total)
 
     def evaluate(self, split: str, epoch: int) -> dict[str, Any]:
-        """Return the numbers of a split with what they are of, as ``evaluation.json`` holds them.
+        """Return the metrics of a split with their context, in the form of ``evaluation.json``.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
-            epoch: Epoch of the weights.
+            epoch: The epoch of the weights.
         """
         scores = self.scores(split)
         results: dict[str, Any] = {
@@ -85,7 +85,7 @@ class Evaluator:
         return results
 
     def log_likelihood(self, split: str, *, samples: int, precision: str = "fp32") -> dict[str, float]:
-        """Estimate log p(x) of a split; see `vaekit.evaluation.importance.log_likelihood`."""
+        """Estimate log p(x) on a split; see `vaekit.evaluation.importance.log_likelihood`."""
         batches = self.batches(split).epoch(0)
         with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=precision == "bf16"):
             return log_likelihood(self.objective.vae, batches, self.streams, samples=samples, split=split)

@@ -1,4 +1,4 @@
-"""The log-likelihood of images, by importance sampling from the posterior."""
+"""The log-likelihood of images, estimated by importance sampling from the posterior."""
 
 from __future__ import annotations
 
@@ -19,28 +19,31 @@ from vaekit.streams import Streams
 def log_likelihood(
     vae: VAE, batches: Iterable[Batch], streams: Streams, *, samples: int, split: str = "test", chunk: int = 1024
 ) -> dict[str, float]:
-    """Estimate ``log p(x)`` by ``log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)`` (Burda et al. 2016, eq. 8), a lower bound.
+    """Estimate ``log p(x)`` by ``log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)``, a lower bound in expectation.
 
-    Images are encoded once, images and samples are decoded together and the logarithm of the sum is streamed, so memory is
+    Each image is encoded once, images and samples are decoded together, and the logarithm of the sum is accumulated, so memory is
     bounded by ``chunk`` decoded images.
 
     Args:
-        vae: The model; evaluated in eval mode.
+        vae: The model, which is evaluated in eval mode.
         batches: Evaluation batches.
-        streams: The run's random streams; the noise is a function of the seed, the split and the position.
-        samples: Number of importance samples K.
-        split: Name of the split, which seeds the noise.
-        chunk: Most decoded images held at once.
+        streams: The random streams of the run; the noise is a function of the seed, the split and the position.
+        samples: The number of importance samples K.
+        split: The name of the split, which seeds the noise.
+        chunk: The maximum number of images decoded at once.
 
     Returns:
-        ``log_likelihood`` in nats per image, its ``standard_error`` over images, ``effective_samples`` (mean over images of
-        ``1 / sum w^2``) and ``samples``.
+        ``log_likelihood`` in nats per image, its ``standard_error`` over images, ``effective_samples`` (the mean over images of
+        ``1 / sum w^2``, with normalised weights w) and ``samples``.
 
     Raises:
         UsageError: The posterior has no density.
+
+    References:
+        Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
     """
     if Capability.LOG_PROB not in vae.posterior.provides:
-        raise UsageError(f"the posterior {vae.posterior.kind!r} has no density, so log p(x) cannot be estimated")
+        raise UsageError(f"log p(x) cannot be estimated, since the posterior {vae.posterior.kind!r} has no density")
     training, exact = vae.training, torch.float32 if vae.device.type == "mps" else torch.float64
     vae.eval()
     estimates: list[Tensor] = []
@@ -49,7 +52,7 @@ def log_likelihood(
         size = batch.x.shape[0]
         q = vae.encode(batch.inputs)
         step = max(1, chunk // size)
-        first = second = None  # streamed log sum w and log sum w^2
+        first = second = None  # running log sum w and log sum w^2
         for done in range(0, samples, step):
             num = min(step, samples - done)
             generator = streams.generator(f"importance/{split}/{number}", done, vae.device)

@@ -1,7 +1,7 @@
-"""The numbers of a run, in one table: what each is called, what it means, whether more of it is better, how it is computed.
+"""The metrics of a run in a single table: their names and meanings, whether more is better, and how they are computed.
 
 The terminal, the documentation of ``metrics.jsonl``, reports, learning curves, comparisons, sweeps and searches read this table.
-To add a number, add an entry with a ``measure``. Terms of an objective need none: they go by the name of their loss.
+To add a metric, add an entry with a ``measure``. Terms of the objective need no entry: they have the name of their loss.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ NATS = "nats per image"
 
 @dataclass(frozen=True)
 class Metric:
-    """A number.
+    """A metric.
 
     Args:
-        key: Its key in ``evaluation.json``; in ``metrics.jsonl`` ``train_`` or ``validation_`` stands before it.
-        label: What tables and charts call it.
-        unit: Of the number.
-        meaning: What it is, in a phrase.
-        better: Whether ``more`` or ``less`` of it is better; None where that cannot be said.
-        measure: Computes it from the trace of a batch, a value for each image, ``(B,)``, or None where the model has none; the
-            mean over images is reported. None for the numbers that `vaekit.evaluation` computes itself.
-        per_split: Whether each split has one; otherwise it is one of the run.
-        comparable: Whether tables of several models show it.
-        curve: Whether learning curves are drawn of it.
-        from_zero: Whether the axis of its curve begins at 0.
-        digits: Decimal places in tables.
+        key: Its key in ``evaluation.json``; in ``metrics.jsonl`` the key is prefixed with ``train_`` or ``validation_``.
+        label: Its name in tables and charts.
+        unit: Its unit.
+        meaning: Its meaning, in a phrase.
+        better: Whether ``more`` or ``less`` is better; None if neither.
+        measure: A function that computes it from the trace of a batch: a value per image, ``(B,)``, of which the mean is
+            reported, or None if it does not apply to the model. None for metrics that `vaekit.evaluation` computes itself.
+        per_split: Whether it is measured on each split, or else once for the run.
+        comparable: Whether tables that compare models show it.
+        curve: Whether it has a learning curve.
+        from_zero: Whether the axis of its curve starts at 0.
+        digits: The number of decimal places in tables.
     """
 
     key: str
@@ -50,15 +50,15 @@ class Metric:
     digits: int = 3
 
     def text(self, value: object, digits: int | None = None) -> str:
-        """Write a value as tables show it; ``-`` where there is none."""
+        """Format a value for tables; ``-`` if there is none."""
         if value is None:
             return "-"
         return f"{value:,.{self.digits if digits is None else digits}f}" if isinstance(value, float) else f"{value:,}"
 
     def read_as(self, elbo_is: str) -> Metric:
-        """Return the metric as it is called and explained in a run whose ELBO is what ``elbo_is`` says.
+        """Return the metric with the label and meaning that it has in a run whose ELBO is described by ``elbo_is``.
 
-        A cross-entropy of grey pixels is neither a log-likelihood nor part of a bound, and is not called so.
+        The cross-entropy of grey pixels is neither a log-likelihood nor part of a bound, and is not labelled as such.
         """
         grey = "bound" not in elbo_is
         if self.key == "elbo":
@@ -81,42 +81,42 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("samples", "samples", "samples", "importance samples K of log p(x)", comparable=False, curve=False),
         Metric("bits_per_dim", "bits per dim", "bits", "estimate of an upper bound, for 8-bit pixels", "less"),
-        Metric("loss", "objective", NATS, "the sum of its terms, schedules at their final values", "less", comparable=False),
+        Metric("loss", "objective", NATS, "sum of its terms, with schedules at their final values", "less", comparable=False),
         Metric("active_units", "active units", "latents", "latents that carry information", "more", from_zero=True),
         Metric(
             "images_per_second", "speed", "images/s", "of training steps", "more", None, False, False, from_zero=True, digits=0
         ),
     )
 }
-"""The numbers, in the order of tables."""
+"""The metrics, in the order of tables."""
 LISTS = {
     "kl_per_latent": "KL of each latent, nats",
-    "latent_mean": "mean of each latent's codes, all posteriors together",
-    "latent_std": "their standard deviation",
+    "latent_mean": "mean of each latent's codes over the data",
+    "latent_std": "standard deviation of each latent's codes over the data",
 }
-"""Lists of numbers, one for each latent, that evaluations hold too."""
+"""Lists in an evaluation, with one number per latent."""
 FIELDS = {
-    "epoch": "epochs done",
-    "step": "steps done",
+    "epoch": "completed epochs",
+    "step": "completed steps",
     "lr": "learning rate of the last step",
-    "seconds": "time of training steps so far",
-    "epoch_seconds": "time of the epoch, validation and pictures included",
+    "seconds": "wall-clock time of all training steps so far",
+    "epoch_seconds": "wall-clock time of the epoch, including validation and pictures",
     "best": "whether the validation objective is the lowest so far",
 }
-"""What else a line of ``metrics.jsonl`` holds."""
+"""The other fields of a line of ``metrics.jsonl``."""
 
 
 def metric_of(key: str) -> Metric:
-    """Return the metric of a key; one that is not in the table is a term of an objective."""
+    """Return the metric of a key; a key that is not in the table is a term of the objective."""
     return METRICS.get(key) or Metric(key, key.replace("_", " "), NATS, "term of the objective", comparable=False, curve=False)
 
 
 def metrics_in(numbers: Mapping[str, Any], elbo_is: str | None = None) -> list[Metric]:
-    """Return the metrics that an evaluation holds: those of the table in its order, then terms of the objective.
+    """Return the metrics in an evaluation: those of the table in its order, then the other terms of the objective.
 
     Args:
         numbers: The evaluation.
-        elbo_is: What its ELBO is; default: what the evaluation says.
+        elbo_is: A description of its ELBO; default: as stated in the evaluation.
     """
     said = elbo_is if elbo_is is not None else str(numbers.get("elbo_is", "bound"))
     known = [key for key, metric in METRICS.items() if key in numbers and metric.per_split]
@@ -125,7 +125,7 @@ def metrics_in(numbers: Mapping[str, Any], elbo_is: str | None = None) -> list[M
 
 
 def comparable_metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
-    """Return the metrics of the table that any of several evaluations holds and that models can be compared by."""
+    """Return the metrics of the table that occur in any of several evaluations and by which models can be compared."""
     said = [str(numbers["elbo_is"]) for numbers in evaluations.values() if "elbo_is" in numbers]
     elbo_is = next((each for each in said if "bound" in each), said[0] if said else "bound")
     held = {key for numbers in evaluations.values() for key in numbers}
@@ -133,7 +133,7 @@ def comparable_metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Met
 
 
 def documentation() -> str:
-    """Write the fields of ``metrics.jsonl`` and ``evaluation.json`` as a Markdown table."""
+    """Return a Markdown table of the fields of ``metrics.jsonl`` and ``evaluation.json``."""
     rows = [(key, "", meaning, "") for key, meaning in FIELDS.items()]
     rows += [(metric.key, metric.unit, metric.meaning, metric.better or "") for metric in METRICS.values()]
     rows += [(key, "", meaning, "") for key, meaning in LISTS.items()]

@@ -1,1 +1,1 @@
-"""Trained models as files for other programs: what is written, what is said about it, and that it is right."""
+"""Export of trained models to files for other programs, with metadata and verification."""

@@ -1,4 +1,4 @@
-"""What an exporter is, and what it gives."""
+"""The base class of exporters, and the result of an export."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Exported:
-    """What an exporter wrote.
+    """The result of an export.
 
     Args:
-        path: The file; others of its name may lie beside it.
-        size: Bytes of all of them.
-        parity: How far it is from the model.
-        notes: What a user must know, a sentence each.
+        path: The exported file; other files of the same name may lie beside it.
+        size: The total size of the files in bytes.
+        parity: The difference from the model.
+        notes: What the user must know, one sentence each.
     """
 
     path: Path
@@ -34,15 +34,31 @@ class Exported:
 
 
 class Exporter(Component, ABC):
-    """Writes a trained model as a file that other programs run; ``vaekit export --<kind> [PATH]`` calls it."""
+    """Writes a trained model to a file that other programs can run; called by ``vaekit export --<kind> [PATH]``.
+
+    Example:
+        >>> @vaekit.exporters("mine")
+        ... class Mine(vaekit.Exporter):
+        ...     suffix = ".mine"
+        ...
+        ...     def export(self, trained, part, path):
+        ...         subject = part_of(trained, part)
+        ...         with staged(path) as temporary:
+        ...             write(subject.module, temporary)
+        ...             function, expected, inputs = read(temporary), torch_function(subject), subject.examples.numpy()
+        ...             parity = compare(function, expected, inputs, relative=subject.relative, tolerance=1e-5)
+        ...             parity.require("the exported file differs from the model", remedy="report it to the author of 'mine'")
+        ...             size = temporary.stat().st_size
+        ...         return Exported(path, size, parity)
+    """
 
     suffix: ClassVar[str]
-    """Of the files that it writes, as ``.onnx``."""
+    """The suffix of the files that it writes, such as ``.onnx``."""
 
     @abstractmethod
     def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
-        """Write a part of the model to ``path``, whole and verified, or not at all.
+        """Write a part of the model to ``path``, complete and verified, or not at all.
 
         Raises:
-            ExportError: The part cannot be written in this format, or what was written differs from the model.
+            ExportError: The part cannot be exported in this format, or the exported file differs from the model.
         """

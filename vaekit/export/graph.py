@@ -1,4 +1,4 @@
-"""From a part of a model to an ONNX graph that says nothing of where it came from."""
+"""Converts a part of a model to a canonical ONNX graph, without traces of the machine that produced it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ BATCH = "batch"
 
 
 def trace(part: Part) -> ExportedProgram:
-    """Record what a part computes, for batches of any size.
+    """Trace the computation of a part for batches of any size.
 
     Raises:
-        ExportError: Its computation depends on values or on the size of the batch.
+        ExportError: The computation depends on values or on the batch size.
     """
     try:
         with silence():
@@ -36,16 +36,16 @@ def trace(part: Part) -> ExportedProgram:
         raise ExportError(
             f"the {part.name} cannot be traced for batches of any size",
             given=text.partition("\n")[0] + (f", at `{code[-1]}`" if code else ""),
-            expected="tensor operations that branch on no values and on no batch size",
-            remedy="--debug shows all that torch says",
+            expected="tensor operations that do not branch on values or on the batch size",
+            remedy="pass --debug for torch's full error message",
         ) from error
 
 
 def to_onnx(part: Part, opset: int) -> onnx.ModelProto:
-    """Return a part as an ONNX model with a dynamic batch, free of paths, class names and everything else that varies.
+    """Return a part as an ONNX model with a dynamic batch size, free of paths, class names and anything else that varies.
 
     Raises:
-        ExportError: It cannot be traced, or has an operation that ONNX lacks; the message names operation and module.
+        ExportError: The part cannot be traced, or has an operation that ONNX lacks; the message names the operation and module.
     """
     program = trace(part)
     try:
@@ -68,9 +68,9 @@ def to_onnx(part: Part, opset: int) -> onnx.ModelProto:
 
 
 def canonical(model: onnx.ModelProto, keep: set[str]) -> onnx.ModelProto:
-    """Return a model without metadata, its nodes and values named by operation and order, but for those in ``keep``.
+    """Return a model without metadata, whose nodes and values, except those in ``keep``, are named by operation and order.
 
-    The lowest IR version that the opset allows is declared: runtimes refuse a version that they do not know.
+    It declares the lowest IR version that the opset allows, since runtimes reject versions that they do not know.
     """
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
@@ -94,7 +94,7 @@ def canonical(model: onnx.ModelProto, keep: set[str]) -> onnx.ModelProto:
 
 
 def _strip(message: Any) -> None:
-    """Clear metadata and documentation of a protobuf message and of all within."""
+    """Clear the metadata and documentation of a protobuf message and of all nested messages."""
     for field, value in message.ListFields():
         if field.name in {"metadata_props", "doc_string"}:
             message.ClearField(field.name)
@@ -124,7 +124,7 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str], counter: Iterator[int
 
 
 def _unsupported(part: Part, program: ExportedProgram, error: Exception) -> ExportError:
-    """Find the operation that stopped the conversion, and the module that it is called from."""
+    """Return an error that names the operation that stopped the conversion, and the module that calls it."""
     messages = []
     cause: BaseException | None = error
     while cause is not None:
@@ -133,7 +133,7 @@ def _unsupported(part: Part, program: ExportedProgram, error: Exception) -> Expo
     text = "\n".join(messages)
     operation = re.search(r"OpOverload\(op='([^']+)'", text) or re.search(r"target=torch\.ops\.([\w.]+)", text)
     if operation is None:
-        return ExportError(f"the {part.name} cannot be written as ONNX", given=messages[-1].partition("\n")[0])
+        return ExportError(f"the {part.name} cannot be converted to ONNX", given=messages[-1].partition("\n")[0])
     name = operation[1]
     stem = name.partition(".")[2]
     modules = [
@@ -143,15 +143,15 @@ def _unsupported(part: Part, program: ExportedProgram, error: Exception) -> Expo
     ]
     where = [f"{path or part.name} ({cls if isinstance(cls, str) else cls.__qualname__})" for path, cls in modules]
     return ExportError(
-        f"the {part.name} has an operation that cannot be written as ONNX: {name}",
+        f"the {part.name} has an operation that cannot be converted to ONNX: {name}",
         given=f"in module {where[0]}" if where else None,
-        remedy="replace it by operations that ONNX has",
+        remedy="replace it with operations that ONNX supports",
     )
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep the exporter's own warnings and logs from the user: what matters becomes an error or is verified."""
+    """Suppress the warnings and logs of torch's exporter: anything that matters becomes an error or is verified."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""How long a call takes."""
+"""The latency of function calls."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 ROUND = 0.05
-"""Seconds for which one function is called before the next one has its turn."""
+"""The number of seconds for which a function is called before it is the next function's turn."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of a call: median and quartiles over ``calls``."""
+    """The milliseconds per call: median and quartiles over ``calls`` calls."""
 
     median: float
     lower: float
@@ -26,11 +26,11 @@ class Latency:
 
 
 def latencies(functions: Mapping[str, Callable[[], object]], *, seconds: float = 1.0) -> dict[str, Latency]:
-    """Time functions against one another, in turns, so that a busy machine is unfair to none.
+    """Time functions in alternation, so that other load on the machine affects all of them equally.
 
     Args:
-        functions: By name.
-        seconds: For each of them.
+        functions: The functions by name.
+        seconds: The duration of the measurement for each function.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
@@ -39,7 +39,7 @@ def latencies(functions: Mapping[str, Callable[[], object]], *, seconds: float =
     for _ in range(max(2, round(seconds / ROUND))):
         for name, function in functions.items():
             end = time.perf_counter() + ROUND
-            function()  # the first call after another function's turn finds cold caches
+            function()  # the first call after another function finds cold caches
             while True:
                 start = time.perf_counter()
                 function()

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: one JSON object, in the model and in a file beside it."""
+"""The metadata of an exported file: a JSON object stored in the model and in a file beside it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from vaekit.export.trained import Trained
 
 KEY = "vaekit"
-"""Key of the metadata in an ONNX model."""
+"""The key of the metadata in an ONNX model."""
 FORMAT = 1
 Precision = Literal["fp32", "fp16", "int8"]
 
 
 def describe(trained: Trained, part: Part, *, precision: Precision, licence: str | None) -> dict[str, Any]:
-    """Return what another program must know to use a part, and where the part comes from.
+    """Return the information that another program needs to use a part, and the provenance of the part.
 
-    Of the data set only the name is told: its options hold paths of the machine that it was trained on.
+    Only the name of the dataset is included, since its options contain paths on the machine that trained the model.
     """
     spec = trained.spec.model_dump(mode="json")
     spec["data"]["dataset"] = {"kind": trained.spec.data.dataset.kind}
@@ -47,13 +47,13 @@ def describe(trained: Trained, part: Part, *, precision: Precision, licence: str
 
 
 def attach(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:
-    """Put the metadata into an ONNX model."""
+    """Store the metadata in an ONNX model."""
     del model.metadata_props[:]
     model.metadata_props.add(key=KEY, value=json.dumps(metadata, ensure_ascii=False))
 
 
 def as_text(metadata: Mapping[str, Any]) -> str:
-    """Write the metadata as the file beside the model has it."""
+    """Return the metadata as the text of the file beside the model."""
     return json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
 
 

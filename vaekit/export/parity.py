@@ -1,4 +1,4 @@
-"""Whether an exported file computes what the model does."""
+"""Checks that an exported file computes the same as the model."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ Array = npt.NDArray[Any]
 Function = Callable[[Array], Sequence[Array]]
 
 BATCHES = (1, 2, 3, 64)
-"""Batch sizes compared: a decoder that branches on the batch size exports without an error, and is wrong at 1."""
+"""The batch sizes to compare: a decoder that branches on the batch size may export without an error, but be wrong at 1."""
 CHUNKS = 8
-"""Batches of each size."""
+"""The number of batches of each size."""
 TOLERANCE = 1e-5
-"""Largest difference allowed in fp32, absolute for images and relative to the largest value for codes."""
+"""The largest difference allowed in fp32: absolute for images, and relative to the largest value for codes."""
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 5e-3, "int8": None}
-"""The same by precision; 8-bit integers are an experiment, whose difference is measured only."""
+"""The tolerance for each precision; int8 is experimental, and its difference is only measured."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two functions are apart.
+    """The difference between two functions.
 
     Args:
-        differences: The largest one at each batch size; NaN where values are not finite.
-        tolerance: The largest allowed; None where it is only measured.
+        differences: The largest difference at each batch size; NaN if values are not finite.
+        tolerance: The largest difference allowed; None if differences are only measured.
         mean: The mean difference at the largest batch size.
     """
 
@@ -49,14 +49,18 @@ class Parity:
         return listed if self.tolerance is None else f"{listed} (allowed {self.tolerance:.0e})"
 
     def require(self, subject: str, remedy: str) -> Parity:
-        """Return the parity itself.
+        """Return the parity itself if it is within its tolerance.
+
+        Args:
+            subject: The message of the error.
+            remedy: The remedy in the error.
 
         Raises:
-            ExportError: It is not within its tolerance; the message holds the numbers.
+            ExportError: It exceeds its tolerance; the message contains the numbers.
         """
-        if self.tolerance is not None and not self.difference <= self.tolerance:  # a NaN is not within any
+        if self.tolerance is not None and not self.difference <= self.tolerance:  # NaN is within no tolerance
             given = ", ".join(f"{value:.2e} at batch {size}" for size, value in self.differences.items())
-            raise ExportError(subject, given=given, expected=f"{self.tolerance:.0e} at most", remedy=remedy)
+            raise ExportError(subject, given=given, expected=f"at most {self.tolerance:.0e}", remedy=remedy)
         return self
 
 
@@ -64,10 +68,10 @@ def compare(function: Function, reference: Function, examples: Array, *, relativ
     """Compare two functions on batches of several sizes.
 
     Args:
-        function: Maps a batch to its outputs.
-        reference: What it should equal.
-        examples: 64 of them.
-        relative: Whether to divide each output's differences by its largest value, where that is above 1.
+        function: The function to check, which maps a batch to its outputs.
+        reference: The function that it should equal.
+        examples: 64 examples.
+        relative: Whether to divide the differences of each output by its largest value, if that exceeds 1.
         tolerance: The largest difference allowed.
     """
     differences, mean = {}, 0.0

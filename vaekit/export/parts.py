@@ -1,4 +1,4 @@
-"""The parts of a model that are exported, each a deterministic function of one tensor."""
+"""The parts of a model that can be exported, each a deterministic function of one tensor."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 PartName = Literal["decoder", "encoder", "autoencoder"]
 NUM_EXAMPLES = 64
-"""Inputs that a part is compared on."""
+"""The number of inputs on which a part is compared."""
 
 
 class Decoder(nn.Module):
-    """Latent vectors ``(B, D)`` to mean images ``(B, C, H, W)`` in [0, 1]."""
+    """Maps latent vectors ``(B, D)`` to mean images ``(B, C, H, W)`` in [0, 1]."""
 
     def __init__(self, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Decoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images ``(B, C, H, W)`` to the mean of q(z|x) and, where it has one, its log-variance, each ``(B, D)``."""
+    """Maps images ``(B, C, H, W)`` to the mean of q(z|x) and its log-variance, if it has one, each ``(B, D)``."""
 
     def __init__(self, encoder: nn.Module, posterior: Posterior) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Encoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Images to the images that the posterior's mean decodes to, in [0, 1]."""
+    """Maps images to the images decoded from their posterior means, in [0, 1]."""
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Autoencoder(nn.Module):
 
 @dataclass(frozen=True)
 class Port:
-    """A named input or output; the shape is that of one example."""
+    """A named input or output, with the shape of one example."""
 
     name: str
     shape: Shape
@@ -73,12 +73,12 @@ class Part:
     """A part of a model, ready to be exported.
 
     Args:
-        name: Which part.
+        name: The name of the part.
         module: The function, in eval mode.
-        input: What it takes.
-        outputs: What it gives.
-        relative: Whether differences count relative to the outputs' scale; images have a scale of 1.
-        examples: Inputs to compare on, half from the prior and half from the posterior, taken in turns.
+        input: Its input.
+        outputs: Its outputs.
+        relative: Whether differences are relative to the scale of the outputs; images have a scale of 1.
+        examples: Inputs for comparison, alternating between prior and posterior.
     """
 
     name: PartName
@@ -99,7 +99,7 @@ def part_of(trained: Trained, name: PartName) -> Part:
     """Return a part of a trained model.
 
     Raises:
-        ExportError: What it computes is not of the shape that it states, or not finite.
+        ExportError: The part fails, or its outputs have the wrong shape or are not finite.
     """
     vae, half = trained.vae, NUM_EXAMPLES // 2
     latent = Port("latent", (vae.latent_dim,))
@@ -138,10 +138,10 @@ def _check(part: Part) -> None:
         for port, output in zip(part.outputs, outputs, strict=True):
             if tuple(output.shape) != (num, *port.shape):
                 raise ExportError(
-                    f"the {part.name} gives another shape than it states",
+                    f"the {part.name} returns a shape other than the declared one",
                     given=f"{port.name} of shape {tuple(output.shape)} for {num} example{'s' * (num > 1)}",
                     expected=f"({num}, {', '.join(map(str, port.shape))})",
-                    remedy="correct the component, or its out_shape",
+                    remedy="correct the component or its out_shape",
                 )
             if not output.isfinite().all():
-                raise ExportError(f"the {part.name} gives NaN or infinite values", given=f"in {port.name}")
+                raise ExportError(f"the {part.name} returns NaN or infinite values", given=f"in {port.name}")

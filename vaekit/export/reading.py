@@ -1,4 +1,4 @@
-"""Exported ONNX files, opened, checked and run."""
+"""Opens, checks and runs exported ONNX files."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class OnnxFile:
         path: The file.
 
     Raises:
-        ExportError: It is absent, truncated, no valid ONNX model, or not vaekit's.
+        ExportError: The file is missing, truncated, not a valid ONNX model, or not written by vaekit.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise ExportError(f"there is no file {self.path}", remedy="export one: `vaekit export RUN --onnx`")
+            raise ExportError(f"{self.path} does not exist", remedy="export the model first: `vaekit export RUN --onnx`")
         try:
             self.model = onnx.load(self.path, load_external_data=False)
             onnx.checker.check_model(self.path, full_check=True)
         except Exception as error:  # protobuf's, onnx's and the system's have no common base
             reason = " ".join(str(error).split())[:300]
-            raise ExportError(f"{self.path} is truncated or no ONNX model", given=reason, remedy=REMEDY) from None
+            raise ExportError(f"{self.path} is truncated or not an ONNX model", given=reason, remedy=REMEDY) from None
         self.metadata = self._metadata()
 
     def _metadata(self) -> dict[str, Any]:
@@ -57,23 +57,23 @@ class OnnxFile:
 
     @property
     def size(self) -> int:
-        """Bytes of the file and of the one beside that holds its weights, where there is one."""
+        """The size of the file in bytes, including that of the weights file beside it, if there is one."""
         data = self.path.with_name(self.path.name + ".data")
         return self.path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
 
     @cached_property
     def function(self) -> Function:
-        """What it computes, by ONNX Runtime in one thread: a sum then has one order, on any machine."""
+        """The function of the file, run by ONNX Runtime in a single thread, so that sums have the same order on any machine."""
         return self.load(threads=1)
 
     def load(self, threads: int) -> Function:
-        """Return what it computes, by ONNX Runtime on the CPU.
+        """Return the function of the file, run by ONNX Runtime on the CPU.
 
         Args:
-            threads: How many.
+            threads: The number of threads.
 
         Raises:
-            ExportError: The runtime refuses it.
+            ExportError: ONNX Runtime cannot load the file.
         """
         import onnxruntime
 
@@ -84,6 +84,6 @@ class OnnxFile:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base
             reason = " ".join(str(error).split())[:300]
-            raise ExportError(f"ONNX Runtime {onnxruntime.__version__} refuses {self.path}", given=reason) from None
+            raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot load {self.path}", given=reason) from None
         [entry] = session.get_inputs()
         return lambda inputs: session.run(None, {entry.name: inputs})

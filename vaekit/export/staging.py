@@ -1,4 +1,4 @@
-"""Files that appear together or not at all."""
+"""Atomic writes of several files: they appear together or not at all."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from vaekit.errors import ExportError
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Yield the path of a file to write, in a folder beside ``path``; move what is in there into place at the end.
+    """Yield the path of a file to write in a temporary folder beside ``path``; on success, move the folder's files into place.
 
-    After an error nothing is left, and older files are as they were. ``path`` itself is moved last.
+    On an error, nothing remains and existing files are unchanged. ``path`` itself is moved last.
 
     Raises:
-        ExportError: The place cannot be written.
+        ExportError: The destination cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

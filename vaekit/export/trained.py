@@ -1,4 +1,4 @@
-"""What is exported: a trained model, and what is known of it."""
+"""The input of exporters: a trained model and the information about it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from vaekit.model.vae import VAE
 
 WIDTH = 3.0
-"""Half of a latent's suggested range, in standard deviations."""
+"""Half the width of a latent's suggested range, in standard deviations."""
 
 
 @dataclass(frozen=True)
 class Latent:
-    """A latent dimension: how its codes are distributed over data, all posteriors together, and what it carries.
+    """A latent dimension: the distribution of its codes over the data (the aggregate posterior), and the information it carries.
 
     Args:
-        mean: Of the codes.
-        std: Their standard deviation.
-        kl: KL divergence of the posterior from the prior, in nats per image; None where it is not known.
+        mean: The mean of the codes.
+        std: The standard deviation of the codes.
+        kl: The KL divergence of the posterior from the prior, in nats per image; None if unknown.
     """
 
     mean: float
@@ -35,18 +35,18 @@ class Latent:
 
     @property
     def range(self) -> tuple[float, float]:
-        """Values worth trying: three standard deviations either way."""
+        """The range of values worth trying: three standard deviations on either side of the mean."""
         return self.mean - WIDTH * self.std, self.mean + WIDTH * self.std
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and what is known of it.
+    """A trained model and the information about it.
 
     Args:
-        vae: The model, in eval mode on the CPU.
-        spec: What it was trained with.
-        versions: Of vaekit, torch and the components, when it was trained.
+        vae: The model, on the CPU and in eval mode.
+        spec: The spec that it was trained with.
+        versions: The versions of vaekit, torch and the components that it was trained with.
         latents: Its latent dimensions.
     """
 
@@ -56,21 +56,21 @@ class Trained:
     latents: tuple[Latent, ...]
 
     def prior_codes(self, num: int) -> Tensor:
-        """Return draws from the prior, ``(num, D)``, always the same ones."""
+        """Return draws from the prior, ``(num, D)``; the draws are always the same."""
         noise = torch.randn(num, self.vae.latent_dim, generator=Streams(0).generator("export/prior"))
         with torch.no_grad():
             codes: Tensor = self.vae.prior().rsample(noise)
         return codes
 
     def posterior_codes(self, num: int) -> Tensor:
-        """Return codes distributed as those of data, dimension by dimension, ``(num, D)``, always the same ones."""
+        """Return codes whose dimensions are distributed like those of the data, ``(num, D)``; the draws are always the same."""
         noise = torch.randn(num, self.vae.latent_dim, generator=Streams(0).generator("export/posterior"))
         mean, std = (torch.tensor([getattr(latent, name) for latent in self.latents]) for name in ("mean", "std"))
         return mean + std * noise
 
 
 def latents_of(vae: VAE, evaluation: Mapping[str, Any] | None) -> tuple[Latent, ...]:
-    """Return a model's latents as an evaluation describes them; without one, as the prior does."""
+    """Return the latents of a model, with statistics from an evaluation or, if there is none, from the prior."""
     if evaluation is not None and "latent_mean" in evaluation:
         mean, std = evaluation["latent_mean"], evaluation["latent_std"]
         kl = evaluation.get("kl_per_latent", [None] * vae.latent_dim)

@@ -1,4 +1,4 @@
-"""Whether an exported file is whole and right, long after it was written."""
+"""Verifies that an exported file is complete and correct, at any time after it was written."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 def verify(path: str | Path, trained: Trained | None = None) -> Parity:
-    """Check an exported ONNX file: alone, or against the model that it came from.
+    """Check an exported ONNX file, either by itself or against the model that it was exported from.
 
-    Alone: it is a valid model of vaekit's, the file beside it agrees, shapes are what the metadata say, images are within
-    [0, 1], and every row is the same whether it is computed alone or in a batch.
+    By itself, the file must be a valid model exported by vaekit, agree with the JSON file beside it, return the shapes stated in
+    its metadata and images within [0, 1], and return the same output for an example alone and in a batch.
 
     Args:
-        path: The file.
-        trained: The model; its outputs are compared with the file's as at export.
+        path: The exported file.
+        trained: The model, whose outputs are then compared with those of the file, as at export.
 
     Raises:
-        ExportError: One of these does not hold; the message says which, with the numbers.
+        ExportError: A check failed; the message states which, with the numbers.
     """
     file = OnnxFile(path)
     _check_sidecar(file)
@@ -39,12 +39,12 @@ def verify(path: str | Path, trained: Trained | None = None) -> Parity:
         _check_outputs(file, outputs)
         return compare(
             file.function, _rows_of(outputs, examples), examples, relative=file.metadata["part"] == "encoder", tolerance=TOLERANCE
-        ).require(f"what {file.path} gives for an example depends on the batch", remedy=REMEDY)
+        ).require(f"the output of {file.path} for an example depends on the batch", remedy=REMEDY)
     part = part_of(trained, file.metadata["part"])
     expected = about.describe(trained, part, precision="fp32", licence=None)
     for key in ("latent_size", "image_shape", "outputs"):
         if file.metadata[key] != expected[key]:
-            raise ExportError(f"{file.path} is not of this run: {key} differ", given=file.metadata[key], expected=expected[key])
+            raise ExportError(f"{file.path} is from another run: {key} differs", given=file.metadata[key], expected=expected[key])
     return compare(
         file.function,
         torch_function(part),
@@ -76,13 +76,15 @@ def _check_outputs(file: OnnxFile, outputs: Any) -> None:
     expected = [(NUM_EXAMPLES, *output["shape"][1:]) for output in file.metadata["outputs"]]
     given = [output.shape for output in outputs]
     if given != expected:
-        raise ExportError(f"{file.path} gives other shapes than its metadata say", given=given, expected=expected, remedy=REMEDY)
+        raise ExportError(
+            f"{file.path} returns shapes that contradict its metadata", given=given, expected=expected, remedy=REMEDY
+        )
     if file.metadata["part"] != "encoder" and not all(output.min() >= 0 and output.max() <= 1 for output in outputs):
         given = [f"{output.min():g} to {output.max():g}" for output in outputs]
-        raise ExportError(f"{file.path} gives images outside their range", given=", ".join(given), expected="0 to 1")
+        raise ExportError(f"{file.path} returns images outside their range", given=", ".join(given), expected="0 to 1")
 
 
 def _rows_of(outputs: Any, examples: Array) -> Function:
-    """Return the function that looks known examples up."""
+    """Return a function that looks up the outputs of known examples."""
     rows = {example.tobytes(): i for i, example in enumerate(examples)}
     return lambda inputs: [output[[rows[example.tobytes()] for example in inputs]] for output in outputs]

@@ -1,4 +1,4 @@
-"""Smaller files: weights in half precision, and 8-bit integers as an experiment."""
+"""Reduced file sizes: weights in half precision and, experimentally, 8-bit integers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from onnx import TensorProto, numpy_helper
 from vaekit.export.graph import canonical, silence
 
 INT8_OPERATIONS = ("Conv", "Gemm", "MatMul")
-"""Operations with weights for which ONNX Runtime has kernels on 8-bit integers."""
+"""The operations with weights for which ONNX Runtime has 8-bit kernels."""
 
 
 def halve(model: onnx.ModelProto) -> None:
     """Store float32 weights as float16, each followed by a cast back to float32.
 
-    A runtime folds the casts when it loads the model, so it computes in float32, as fast as before, and only the rounding of
-    the weights is felt. Conversion of the arithmetic too would lose more, and CPUs have no kernels for it.
+    A runtime folds the casts when it loads the model, so it computes in float32, as fast as before, and only the rounding of the
+    weights has an effect. Converting the arithmetic as well would lose more precision, and CPUs have no kernels for it.
     """
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
             name, half = tensor.name, f"{tensor.name}.fp16"
-            with np.errstate(over="ignore"):  # an infinite weight does not pass the comparison that follows
+            with np.errstate(over="ignore"):  # an infinite weight fails the comparison that follows
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), half))
             casts.append(onnx.helper.make_node("Cast", [half], [name], name=f"Cast_{half}", to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
@@ -35,11 +35,11 @@ def halve(model: onnx.ModelProto) -> None:
 
 
 def quantize(source: Path, examples: Any) -> onnx.ModelProto:
-    """Return a model with 8-bit weights and activations where there are kernels for them.
+    """Return a model with 8-bit weights and activations for all operations with 8-bit kernels.
 
     Args:
-        source: A float32 model.
-        examples: Inputs to measure the ranges of activations on.
+        source: The file of a float32 model.
+        examples: Inputs on which the ranges of activations are measured.
     """
     from onnxruntime import quantization
 
@@ -61,8 +61,8 @@ def quantize(source: Path, examples: Any) -> onnx.ModelProto:
 
 
 def left_in_float(model: onnx.ModelProto) -> str:
-    """Say which operations with weights a quantised model has in float32."""
+    """Describe which operations with weights remain in float32 in a quantised model."""
     number = sum(node.op_type == "ConvTranspose" for node in model.graph.node)
     if number:
-        return f"{number} transposed convolutions stay fp32, as ONNX Runtime has no 8-bit kernel for them"
+        return f"{number} transposed convolutions remain in fp32, since ONNX Runtime has no 8-bit kernel for them"
     return "all operations with weights are 8-bit"

@@ -1,1 +1,1 @@
-"""The model: a VAE of parts, the objective that trains it, and their assembly from a spec."""
+"""The model: a VAE composed of parts, the objective that trains it, and their assembly from a spec."""

@@ -1,4 +1,4 @@
-"""From a whole spec to networks and an objective. Nothing is decided here; see `vaekit.specs.resolve`."""
+"""Builds networks and an objective from a complete spec; all choices have been made by `vaekit.specs.resolve`."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from vaekit.streams import derive_seed
 
 
 def assemble(spec: RunSpec, splits: Splits) -> Objective:
-    """Build the model of a spec and its objective for its data, on the CPU, with the initial weights of the spec's seed."""
+    """Build the model of a spec and the objective for its data, on the CPU, initialised with the spec's seed."""
     vae = build_vae(spec.model, splits.shape, seed=spec.train.seed)
     return build_objective(spec.model, vae, num_data=len(splits.train))
 
 
 def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None) -> VAE:
-    """Build the networks of a model for images of ``(C, H, W)``, on the CPU.
+    """Build the networks of a model, on the CPU.
 
     Args:
-        model: The model's part of a spec.
-        image_shape: ``(C, H, W)``.
-        seed: Seed of the initial weights; default: torch's global generator, which is left as it was where a seed is given.
+        model: The model section of a spec.
+        image_shape: The shape of an image, ``(C, H, W)``.
+        seed: The seed of the initial weights, in which case torch's global generator is not affected; default: draw from it.
     """
     latent_dim, image_shape = model.latent_dim, tuple(image_shape)
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
@@ -40,7 +40,7 @@ def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None) 
 
 
 def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None) -> Objective:
-    """Build the objective of a model: one player who moves all of it, and its losses."""
+    """Build the objective of a model: its losses, with a single player that owns all parameters."""
     losses: dict[str, Loss] = {
         spec.kind: roles.losses.build(spec, latent_dim=vae.latent_dim, image_shape=vae.image_shape) for spec in model.loss
     }
@@ -50,7 +50,7 @@ def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None) 
 
 
 def example_inputs(vae: VAE) -> Inputs:
-    """Return inputs to try an objective on: two images with noise and labels, at the beginning of training."""
+    """Return inputs for a trial of an objective: two images with noise and labels, at the start of training."""
     x = torch.rand(2, *vae.image_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
     noise = vae.posterior.draw_noise(2, torch.Generator(vae.device), like=x)
     y = torch.zeros(2, dtype=torch.int64, device=vae.device)

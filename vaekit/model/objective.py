@@ -16,14 +16,14 @@ from vaekit.trace import Trace, mean_over_samples
 
 
 class Inputs(NamedTuple):
-    """What one evaluation of the objective is a function of, besides the parameters.
+    """The inputs of the objective, besides its parameters.
 
     Args:
-        x: Images to encode, ``(B, C, H, W)``.
-        target: Images to score, likewise; usually ``x`` itself.
-        noise: The posterior's base noise, ``(*S, B, D)``.
-        epoch: Time for schedules, a 0-d tensor.
-        y: Labels ``(B,)``, or None.
+        x: The images to encode, ``(B, C, H, W)``.
+        target: The images to score, of the same shape; usually ``x`` itself.
+        noise: The base noise of the posterior, ``(*S, B, D)``.
+        epoch: The time for schedules, a 0-d tensor.
+        y: Labels, ``(B,)``, or None.
     """
 
     x: Tensor
@@ -34,7 +34,7 @@ class Inputs(NamedTuple):
 
 
 class Reconstruction(Loss):
-    """``-log p(x|z)``, averaged over samples: the term that every objective has unless a loss covers it."""
+    """``-log p(x|z)`` averaged over samples: part of every objective unless a loss covers it."""
 
     def forward(self, trace: Trace) -> Tensor:
         return -mean_over_samples(trace.log_likelihood)
@@ -44,11 +44,11 @@ class Player(nn.Module):
     """A parameter scope and the losses that are minimised over it.
 
     Args:
-        name: For error messages and optimiser settings.
-        losses: Losses by name; their own parameters belong to this player's scope.
-        scope: Prefixes of further parameter names of the objective that this player moves, such as ``("vae.",)``.
-        weights: Factors on the losses; 1 where absent.
-        lr_scale: Learning rate of this player relative to the run's.
+        name: The player's name in error messages and optimiser settings.
+        losses: The losses by name; their own parameters belong to this player's scope.
+        scope: Prefixes of the other parameter names of the objective in this player's scope, such as ``("vae.",)``.
+        weights: The weights of the losses by name; default: 1.
+        lr_scale: The learning rate of this player relative to the run's.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Player(nn.Module):
         self.weights = dict(weights or {})
 
     def forward(self, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of the losses, 0-d, and the terms to log: each loss and what it left in the trace."""
+        """Return the weighted sum of the losses, 0-d, and the terms to log: each loss and its metrics in the trace."""
         whole = trace.whole or trace
         terms = {name: loss(whole if loss.batch_statistic else trace).mean() for name, loss in self.losses.items()}
         weighted = [self.weights[name] * term if name in self.weights else term for name, term in terms.items()]
@@ -75,19 +75,20 @@ class Player(nn.Module):
 
 
 class Objective(nn.Module):
-    """Everything that is trained: a VAE and the players who train it.
+    """All that is trained: a VAE and the players that train it.
 
-    Scopes partition the parameters. A player's losses see every parameter outside its scope detached, and the trace detached
-    where the player owns none of its producers; a player that owns some of them traces again. So no loss leaks into another
-    player's parameters, and the sum of all players is one scalar: one backward, then every optimiser steps.
+    The scopes of the players partition the parameters. A player's losses see all parameters outside its scope detached. The trace
+    is detached for a player that owns none of the parameters that produce it, and computed again for a player that owns some of
+    them. Therefore no loss leaks into another player's parameters, and the sum over all players is a single scalar: one backward
+    pass, followed by a step of every optimiser.
 
     Args:
         vae: The model.
-        players: At least one.
-        num_data: Size of the training set, for losses that estimate aggregates.
+        players: The players, at least one.
+        num_data: The size of the training set, for losses that estimate aggregates.
 
     Raises:
-        ValueError: A parameter that needs a gradient belongs to no player or to several.
+        ValueError: A trainable parameter belongs to no player or to several.
     """
 
     def __init__(self, vae: VAE, players: Sequence[Player], *, num_data: int | None = None) -> None:
@@ -96,7 +97,7 @@ class Objective(nn.Module):
         self.players = nn.ModuleList(players)
         self.num_data = num_data
         self.gather: Callable[[Tensor, int], Tensor] | None = None
-        """Joins processes' parts of a batch, in training, for losses that are its statistics; see `VAE.forward`."""
+        """Joins a batch's parts over processes, in training, for losses that are batch statistics; see `VAE.forward`."""
         self.owner: dict[str, int] = {}
         for name, parameter in self.named_parameters():
             owners = [i for i, p in enumerate(players) if name.startswith((f"players.{i}.", *p.scope))]
@@ -106,23 +107,23 @@ class Objective(nn.Module):
 
     @property
     def batch_statistic(self) -> bool:
-        """Whether an example's value of some loss depends on the rest of the batch."""
+        """Whether any loss of an example depends on the rest of the batch."""
         return any(module.batch_statistic for module in self.modules() if isinstance(module, Loss))
 
     def parameters_of(self, player: Player) -> list[nn.Parameter]:
-        """Return the parameters in the scope of a player, in a fixed order."""
+        """Return the parameters in a player's scope, in a fixed order."""
         index = list(self.players).index(player)
         return [p for name, p in self.named_parameters() if self.owner[name] == index]
 
     def forward(
         self, inputs: Inputs, *, player: int | None = None, trace: Trace | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scalar to minimise and the terms to log, each 0-d: nats per image, means over the batch.
+        """Return the scalar to minimise and the terms to log, each 0-d: means over the batch, in nats per image.
 
         Args:
-            inputs: The batch.
-            player: Evaluate this player alone, on the parameters as they are seen now; only `forward` itself gives it.
-            trace: The trace for that player; traced anew unless given.
+            inputs: The inputs for a batch.
+            player: The only player to evaluate, with the parameters as currently visible; for internal use.
+            trace: The trace for that player; default: traced again.
         """
         if player is None:
             total, terms, _ = self.evaluate(inputs)
@@ -131,7 +132,7 @@ class Objective(nn.Module):
         return value
 
     def evaluate(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor], Trace]:
-        """Return what `forward` does, and the trace."""
+        """Return the results of `forward` and the trace."""
         trace = self._trace(inputs)
         if len(self.players) == 1:
             total, terms = self.players[0](trace)
@@ -145,14 +146,14 @@ class Objective(nn.Module):
         return total, {name: value.detach() for name, value in logged.items()}, trace
 
     def _play(self, inputs: Inputs, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
-        """Let each player see its own parameters alive and all others frozen; return the sum."""
+        """Evaluate each player with its own parameters live and all others frozen; return the sum and the terms."""
         values: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         parameters = dict(self.named_parameters())
         producers = {self.owner[name] for name in parameters if name.startswith("vae.")}
         for index in range(len(self.players)):
             view = {name: p if self.owner[name] == index else p.detach() for name, p in parameters.items()}
-            seen: Trace | None = None  # trace again: others produce a part of it
+            seen: Trace | None = None  # trace again: other players produce a part of it
             if producers == {index}:
                 seen = trace
             elif index not in producers:

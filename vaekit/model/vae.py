@@ -1,4 +1,4 @@
-"""The VAE: an encoder, a decoder, and the three densities that give them meaning."""
+"""The VAE: an encoder and a decoder, with a posterior, a prior and a likelihood."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class VAE(nn.Module):
     Args:
         encoder: Maps ``(B, C, H, W)`` to ``(B, *posterior.param_shape)``.
         decoder: Maps ``(B, D)`` to ``(B, *likelihood.param_shape)``.
-        posterior: Defaults to a diagonal Gaussian of the decoder's latent size.
-        prior: Defaults to a standard normal.
-        likelihood: Defaults to Bernoulli pixels (``bce``) of the decoder's output shape.
+        posterior: The posterior; default: a diagonal Gaussian with the decoder's latent size.
+        prior: The prior; default: a standard normal.
+        likelihood: The likelihood; default: Bernoulli pixels (``bce``) with the decoder's output shape.
 
     Raises:
-        UsageError: The parts do not fit, or a default needs a shape that the decoder does not state.
+        UsageError: The parts do not fit together, or a default needs a shape that the decoder does not declare.
 
     Example:
         >>> from vaekit.components.encoders.mlp import MLP as Encoder
@@ -66,42 +66,42 @@ class VAE(nn.Module):
         ):
             given = getattr(module, attribute, expected)
             if given != expected:
-                raise UsageError(f"the {name}'s {attribute} does not fit the other parts", given=given, expected=expected)
+                raise UsageError(f"the {name}'s {attribute} does not match the other parts", given=given, expected=expected)
         self.encoder, self.decoder = encoder, decoder
         self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
 
     @property
     def latent_dim(self) -> int:
-        """Number of latent dimensions D."""
+        """The number of latent dimensions D."""
         return self.posterior.latent_dim
 
     @property
     def image_shape(self) -> Shape:
-        """``(C, H, W)``."""
+        """The shape of an image, ``(C, H, W)``."""
         return self.likelihood.image_shape
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     # Images to latents
 
-    def encode(self, x: Tensor) -> Any:  # any Distribution: what it unpacks into is the posterior's
-        """Return q(z|x) of images ``(B, C, H, W)``; a diagonal Gaussian unpacks: ``mu, logvar = vae.encode(x)``.
+    def encode(self, x: Tensor) -> Any:  # any Distribution: the posterior determines what it unpacks into
+        """Return q(z|x) for images ``(B, C, H, W)``; a diagonal Gaussian can be unpacked: ``mu, logvar = vae.encode(x)``.
 
         Raises:
-            UsageError: The images have another shape than the model's, or are not floating-point.
+            UsageError: The images do not have the shape that the model expects, or are not floating-point.
         """
         return self.posterior(self._params_of(x))
 
     def _params_of(self, x: Tensor) -> Tensor:
-        """Return what the encoder makes of images: the posterior's parameters."""
+        """Return the posterior's parameters, the output of the encoder for images."""
         if x.shape[1:] != self.image_shape or not x.is_floating_point():
             raise UsageError(
-                "these are not images that the model can encode",
+                "the model cannot encode these images",
                 given=f"{x.dtype} of shape {tuple(x.shape)}",
-                expected=f"floating-point of shape (B, {', '.join(map(str, self.image_shape))}), in [0, 1]",
+                expected=f"floating-point values in [0, 1] of shape (B, {', '.join(map(str, self.image_shape))})",
             )
         params: Tensor = self.encoder(x)
         return params
@@ -109,13 +109,13 @@ class VAE(nn.Module):
     def reparameterize(
         self, mu: Tensor, logvar: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return ``z = mu + exp(logvar / 2) * noise``; noise ``(*S, B, D)`` is standard normal, drawn unless given."""
+        """Return ``z = mu + exp(logvar / 2) * noise``, with standard normal noise ``(*S, B, D)``; default: newly drawn."""
         if noise is None:
             noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
         return DiagonalGaussian(mu, logvar).rsample(noise)
 
     def encode_to_latent(self, x: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
-        """Return one sample z ~ q(z|x) for each image, ``(B, D)``; for the mean take ``vae.encode(x).mean``."""
+        """Return one sample z ~ q(z|x) for each image, ``(B, D)``; for the mean, use ``vae.encode(x).mean``."""
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
         q: Distribution = self.encode(x)
@@ -124,14 +124,14 @@ class VAE(nn.Module):
     # Latents to images
 
     def likelihood_of(self, z: Tensor) -> Density:
-        """Return p(x|z) of latent vectors ``(*S, B, D)``.
+        """Return p(x|z) for latent vectors ``(*S, B, D)``.
 
         Raises:
-            UsageError: The last dimension is not the latent size.
+            UsageError: There is no batch dimension, or the last dimension is not the latent size.
         """
         if z.shape[-1] != self.latent_dim or z.ndim < 2:
             raise UsageError(
-                "these are not latent vectors of this model",
+                "the model cannot decode these latent vectors",
                 given=f"shape {tuple(z.shape)}",
                 expected=f"shape (B, {self.latent_dim})",
             )
@@ -140,7 +140,7 @@ class VAE(nn.Module):
         return p
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the mean images of p(x|z), ``(*S, B, C, H, W)`` in [0, 1], of latent vectors ``(*S, B, D)``."""
+        """Return the mean images of p(x|z), ``(*S, B, C, H, W)`` in [0, 1], for latent vectors ``(*S, B, D)``."""
         return self.likelihood_of(z).mean
 
     # Both
@@ -157,17 +157,17 @@ class VAE(nn.Module):
         generator: torch.Generator | None = None,
         gather: Callable[[Tensor, int], Tensor] | None = None,
     ) -> Trace:
-        """Encode, sample, decode; return the trace of it all, from which losses and pictures are read.
+        """Encode, sample and decode; return the trace, from which losses and pictures are computed.
 
         Args:
-            x: Images to encode, ``(B, C, H, W)``.
-            noise: Base noise ``(*S, B, D)`` of the posterior's sample; drawn, one sample an image, unless given.
-            target: Images that the likelihood scores; ``x`` unless given.
-            y: Labels ``(B,)``, kept in the trace.
-            num_data: Size of the data set, kept in the trace.
-            epoch: Time for schedules, kept in the trace.
-            generator: Source of the noise where it is drawn.
-            gather: Joins the parts that processes have of a tensor along a dimension, the batch's, for ``trace.whole``.
+            x: The images to encode, ``(B, C, H, W)``.
+            noise: The base noise of the posterior's samples, ``(*S, B, D)``; default: newly drawn, for one sample per image.
+            target: The images that the likelihood scores; default: ``x``.
+            y: Labels, ``(B,)``, stored in the trace.
+            num_data: The size of the dataset, stored in the trace.
+            epoch: The time for schedules, stored in the trace.
+            generator: The source of the noise if it is drawn.
+            gather: A function that joins the parts of a tensor from all processes along the batch dimension, for ``trace.whole``.
         """
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
@@ -190,15 +190,15 @@ class VAE(nn.Module):
         num_data: int | None = None,
         epoch: Tensor | None = None,
     ) -> Trace:
-        """Sample and decode; return the trace. The second half of `forward`, for many samples of images encoded once.
+        """Sample and decode; return the trace. This is the second half of `forward`, for many samples of images encoded once.
 
         Args:
-            q: q(z|x), from `encode`.
-            noise: Base noise ``(*S, B, D)``.
-            x: Images that the likelihood scores, ``(B, C, H, W)``.
-            y: As for `forward`, like those that follow.
-            num_data: Size of the data set.
-            epoch: Time for schedules.
+            q: The posterior q(z|x), from `encode`.
+            noise: The base noise, ``(*S, B, D)``.
+            x: The images that the likelihood scores, ``(B, C, H, W)``.
+            y: Labels, ``(B,)``, stored in the trace.
+            num_data: The size of the dataset, stored in the trace.
+            epoch: The time for schedules, stored in the trace.
         """
         site = self._site(q, noise)
         return Trace(x=x, sites=(site,), likelihood=self.likelihood_of(site.z), y=y, num_data=num_data, epoch=epoch)
@@ -211,9 +211,9 @@ class VAE(nn.Module):
         """Return the mean images of ``num`` draws from the prior, ``(num, C, H, W)``.
 
         Args:
-            num: How many.
-            temperature: Factor on the prior's base noise; below 1 draws are more typical and less varied.
-            generator: Source of the draws, on the model's device.
+            num: The number of images.
+            temperature: A factor on the prior's base noise; below 1, draws are more typical and less varied.
+            generator: The source of randomness, on the model's device.
         """
         like = next(self.parameters())
         noise = torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
@@ -221,7 +221,7 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the images that the posterior's mean decodes to, ``(B, C, H, W)``."""
+        """Return the images decoded from the posterior means, ``(B, C, H, W)``."""
         return self.decode(self.encode(x).mean)
 
 
@@ -229,7 +229,7 @@ def _shape_of(decoder: nn.Module, attribute: str, argument: str) -> Shape:
     shape = getattr(decoder, attribute, None)
     if not isinstance(shape, tuple):
         raise UsageError(
-            f"{type(decoder).__name__} does not state its {attribute}",
-            expected=f"an attribute {attribute}, as vaekit.Backbone sets it, or an explicit {argument}",
+            f"{type(decoder).__name__} does not declare its {attribute}",
+            expected=f"an attribute {attribute}, as set by vaekit.Backbone, or an explicit {argument}",
         )
     return shape

@@ -1,6 +1,6 @@
-"""Building blocks that backbones share: option types, activations, normalisation, fully connected and residual parts.
+"""Building blocks shared by backbones: option types, activations, normalisation, fully connected and residual layers.
 
-Normalisations are per example. There is no batch normalisation: under it an image's code would depend on the rest of the
+Normalisation is always per example. Batch normalisation is left out: with it, an image's code would depend on the rest of its
 batch, a batch of one would fail, and a forward pass would change the model.
 """
 
@@ -26,6 +26,7 @@ Normalization = Literal["none", "layer", "group"]
 Widths = tuple[PositiveInt, ...]
 Channels = Annotated[Widths, Field(min_length=1)]
 Size = tuple[int, int]
+"""Height and width."""
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -43,22 +44,22 @@ def activation_layer(name: Activation) -> nn.Module:
 
 
 def num_groups(width: int) -> int:
-    """Return into how many groups GroupNorm splits ``width`` channels: at most 32, equal, of 8 channels or more each.
+    """Return the number of equal groups that GroupNorm splits ``width`` channels into: at most 32, each of at least 8 channels.
 
-    Smaller groups would be constants where a feature map has shrunk to a single position.
+    A smaller group would be constant where a feature map has shrunk to a single position.
     """
     return max(g for g in range(1, 33) if width % g == 0 and (g == 1 or width // g >= 8))
 
 
 def normalization_layer(name: Literal["layer", "group"], width: int) -> nn.GroupNorm:
-    """Return the normalisation of ``(B, width, ...)``, over all of an example (``layer``) or groups of its channels.
+    """Return the normalisation of ``(B, width, ...)``: over a whole example (``layer``) or over groups of its channels.
 
     Raises:
-        UsageError: ``width`` is below 3: one value normalises to 0 and two to ±1, whatever they were.
+        UsageError: ``width`` is below 3: one value always normalises to 0, and two to ±1.
     """
     if width < 3:
         raise UsageError(
-            "a normalisation of fewer than 3 values erases them",
+            "normalising fewer than 3 values erases them",
             given=f"a normalised layer of width {width}",
             expected="a width of 3 or more",
             remedy="widen that layer",
@@ -66,16 +67,19 @@ def normalization_layer(name: Literal["layer", "group"], width: int) -> nn.Group
     return nn.GroupNorm(1 if name == "layer" else num_groups(width), width)
 
 
-def initialize(layer: nn.Module) -> None:
-    """Draw the weights inside ``layer`` so that a rectifier after it keeps the scale of the signal; biases become 0.
+def initialize_weights(layer: nn.Module) -> None:
+    """Draw the weights inside ``layer`` so that the scale of a signal survives the rectifier that follows; set biases to 0.
 
-    PyTorch's own initialisation leaves 0.4 of it at every layer, so that an untrained decoder hardly hears z and a VAE
-    starts by ignoring z: on digits, with relu, ``mlp`` and ``cnn`` took over twice the steps to the same ELBO.
+    PyTorch's default initialisation shrinks the signal by a factor of 0.4 per layer. An untrained decoder then barely depends on
+    z, and a VAE starts by ignoring z: on digits with relu, ``mlp`` and ``cnn`` took more than twice as many steps to reach the
+    same ELBO.
 
-    Reference: He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, equation 10.
+    References:
+        He et al. (2015), "Delving Deep into Rectifiers: Surpassing Human-Level Performance on ImageNet Classification", ICCV,
+            arXiv:1502.01852, equation 10.
     """
     for module in layer.modules():
-        if isinstance(module, nn.ConvTranspose2d):  # of its kernel, only every stride-th position meets an output
+        if isinstance(module, nn.ConvTranspose2d):  # only every stride-th position of its kernel contributes to an output
             fan_in = module.weight[:, 0].numel() / math.prod(module.stride)
         elif isinstance(module, nn.Linear | nn.Conv2d):
             fan_in = module.weight[0].numel()
@@ -86,42 +90,53 @@ def initialize(layer: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def unit(
+def hidden_layer(
     build: Callable[..., nn.Module], width: int, activation: Activation, normalization: Normalization = "none"
 ) -> list[nn.Module]:
-    """Return the layer of ``width`` channels that ``build(bias=...)`` makes, with its normalisation and activation.
+    """Return the layer of ``width`` channels that ``build(bias=...)`` makes, its normalisation and its activation.
 
-    A layer before a normalisation is built without bias: the normalisation has its own, and would leave this one
-    gradients of rounding noise, which Adam scales up to whole steps.
+    A layer followed by a normalisation has no bias: the normalisation has its own, and would leave the layer's bias with
+    gradients of rounding noise, which Adam scales up to full steps.
     """
     layer = build(bias=normalization == "none")
-    initialize(layer)
+    initialize_weights(layer)
     if normalization == "none":
         return [layer, activation_layer(activation)]
     return [layer, normalization_layer(normalization, width), activation_layer(activation)]
 
 
-def hidden_layers(
-    in_shape: Shape, hidden: Widths, activation: Activation, normalization: Normalization = "none"
+def hidden_linear_layers(
+    in_shape: Shape, widths: Widths, activation: Activation, normalization: Normalization = "none"
 ) -> list[nn.Module]:
-    """Return what flattens ``(B, *in_shape)`` and leads it through linear layers of widths ``hidden``."""
+    """Return layers that flatten ``(B, *in_shape)`` and pass it through hidden linear layers of the given widths."""
     layers: list[nn.Module] = [nn.Flatten()]
-    for width, next_width in pairwise((math.prod(in_shape), *hidden)):
-        layers += unit(partial(nn.Linear, width, next_width), next_width, activation, normalization)
+    for width, next_width in pairwise((math.prod(in_shape), *widths)):
+        layers += hidden_layer(partial(nn.Linear, width, next_width), next_width, activation, normalization)
     return layers
 
 
 def fully_connected(
     in_shape: Shape, hidden: Widths, out_shape: Shape, activation: Activation, normalization: Normalization = "none"
 ) -> nn.Sequential:
-    """Return linear layers from ``(B, *in_shape)`` through ``hidden`` to ``(B, *out_shape)``; the last one is bare."""
+    """Return a network of linear layers from ``(B, *in_shape)`` through ``hidden`` to ``(B, *out_shape)``.
+
+    The output layer has neither normalisation nor activation.
+    """
     width = hidden[-1] if hidden else math.prod(in_shape)
-    last = nn.Linear(width, math.prod(out_shape))
-    return nn.Sequential(*hidden_layers(in_shape, hidden, activation, normalization), last, nn.Unflatten(1, out_shape))
+    output = nn.Linear(width, math.prod(out_shape))
+    return nn.Sequential(*hidden_linear_layers(in_shape, hidden, activation, normalization), output, nn.Unflatten(1, out_shape))
 
 
-def check_image(shape: Shape, backbone: str) -> None:
-    """Refuse a shape that is not that of an image, which is what ``backbone`` works on."""
+def require_image_shape(shape: Shape, backbone: str) -> None:
+    """Refuse a shape that is not an image's.
+
+    Args:
+        shape: The shape.
+        backbone: Name of the backbone that works on images only, for the error.
+
+    Raises:
+        UsageError: ``shape`` is not ``(C, H, W)``.
+    """
     if len(shape) != 3 or min(shape) < 1:
         raise UsageError(
             f"the {backbone} works on images only",
@@ -131,46 +146,26 @@ def check_image(shape: Shape, backbone: str) -> None:
         )
 
 
-def halvings(image_shape: Shape, times: int) -> list[Size]:
-    """Return an image's (height, width) and what ``times`` strided 3×3 convolutions make of it: half, rounded up; 1 stays 1."""
+def halved_sizes(image_shape: Shape, num: int) -> list[Size]:
+    """Return an image's height and width, then those after each of ``num`` strided 3×3 convolutions.
+
+    Each convolution halves both sides, rounding up; a side of 1 stays 1.
+    """
     sizes = [(image_shape[1], image_shape[2])]
-    for _ in range(times):
+    for _ in range(num):
         height, width = sizes[-1]
         sizes.append(((height + 1) // 2, (width + 1) // 2))
     return sizes
 
 
-def growing(
-    doubling: Callable[[int, int, Size, Size], Callable[..., nn.Module]],
-    *,
-    in_shape: Shape,
-    hidden: Widths,
-    channels: Widths,
-    image_shape: Shape,
-    activation: Activation,
-    normalization: Normalization,
-) -> nn.Sequential:
-    """Return linear layers from ``(B, *in_shape)`` to a small feature map, and doublings of it to ``(B, *image_shape)``.
-
-    ``doubling`` is called with (channels, next channels, size, next size) and returns what builds that layer, given
-    ``bias``. The last one is bare.
-    """
-    sizes = halvings(image_shape, len(channels))[::-1]
-    map_shape = (channels[0], *sizes[0])
-    layers = hidden_layers(in_shape, (*hidden, math.prod(map_shape)), activation, normalization)
-    layers.append(nn.Unflatten(1, map_shape))
-    for (width, next_width), (size, next_size) in zip(pairwise(channels), pairwise(sizes[:-1]), strict=True):
-        layers += unit(doubling(width, next_width, size, next_size), next_width, activation, normalization)
-    return nn.Sequential(*layers, doubling(channels[-1], image_shape[0], sizes[-2], sizes[-1])(bias=True))
-
-
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions, each after GroupNorm and activation, added to their input: x + f(x).
+    """Two 3×3 convolutions, each preceded by GroupNorm and an activation, added to their input: x + f(x).
 
-    Without biases, since all that follows a block is a further block's normalisation or the network's last one. Where the
-    number of channels or the stride changes the shape, a 1×1 convolution carries the input over.
+    The convolutions have no biases, since a block is always followed by a normalisation: the next block's or the network's last
+    one. Where the number of channels or the stride changes the shape, a 1×1 convolution adapts the input.
 
-    Reference: He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027, Figure 4e.
+    References:
+        He et al. (2016), "Identity Mappings in Deep Residual Networks", ECCV, arXiv:1603.05027, figure 4e.
     """
 
     def __init__(self, in_channels: int, out_channels: int, activation: Activation, stride: int = 1) -> None:
@@ -195,6 +190,6 @@ class ResidualBlock(nn.Module):
 def residual_stage(
     in_channels: int, out_channels: int, depth: int, activation: Activation, stride: int = 1
 ) -> list[ResidualBlock]:
-    """Return ``depth`` residual blocks, of which the first changes the channels and applies the stride."""
-    further = (ResidualBlock(out_channels, out_channels, activation) for _ in range(depth - 1))
-    return [ResidualBlock(in_channels, out_channels, activation, stride), *further]
+    """Return ``depth`` residual blocks; the first changes the number of channels and applies the stride."""
+    others = (ResidualBlock(out_channels, out_channels, activation) for _ in range(depth - 1))
+    return [ResidualBlock(in_channels, out_channels, activation, stride), *others]

@@ -1,1 +1,1 @@
-"""Pictures: grids of images and animations of them."""
+"""Pictures of trained models: the base class, the album of a run, and the tools that pictures are drawn with."""

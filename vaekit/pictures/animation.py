@@ -1,10 +1,10 @@
-"""Animations of pictures."""
+"""Animations. Importing this module does not import torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vaekit.errors import DataError, UsageError
 from vaekit.files import write_atomically
@@ -13,22 +13,30 @@ if TYPE_CHECKING:
     from PIL import Image
 
 HOLD_MS = 1500
-"""How long the last frame stands."""
+"""How long the last frame is shown."""
 ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".avif": "AVIF"}
 
 
+class Animation(NamedTuple):
+    """Frames of one size, and how long each of them and the last one are shown, in milliseconds."""
+
+    frames: Sequence[Image.Image]
+    milliseconds: int = 200
+    hold: int = HOLD_MS
+
+
 def write_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 200, hold: int = HOLD_MS) -> None:
-    """Write frames as a looping GIF, WebP or AVIF, as the suffix says, in order.
+    """Write frames in order as a looping GIF, WebP or AVIF, depending on the suffix.
 
     Args:
         frames: Images of one size.
         path: The file.
-        milliseconds: How long each stands.
-        hold: How long the last one stands.
+        milliseconds: How long each frame is shown.
+        hold: How long the last frame is shown.
 
     Raises:
         DataError: There are no frames.
-        UsageError: The suffix names no format of animations.
+        UsageError: The suffix is not that of an animation format.
     """
     if not frames:
         raise DataError(f"no frames to animate into {path}")

@@ -1,4 +1,4 @@
-"""Several models beside each other: the same inputs, the same noise."""
+"""Several models side by side, with the same inputs and the same noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor
 from vaekit.errors import UsageError
 from vaekit.evaluation.metrics import comparable_metrics
 from vaekit.model.vae import VAE
-from vaekit.pictures.grid import labelled, write_picture
+from vaekit.pictures.grid import labelled
+from vaekit.pictures.picture import write_picture
 from vaekit.pictures.subject import Subject
 from vaekit.streams import Streams
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def compare(vaes: Mapping[str, VAE], originals: Tensor, seed: int) -> Image.Image:
-    """Show originals, each model's reconstructions of them, and each model's images of the same prior noise.
+    """Show originals, each model's reconstructions of them, and each model's samples from the same noise.
 
-    A model of D latents takes the first D columns of the noise.
+    A model with D latents uses the first D columns of the noise.
     """
     columns = len(originals)
     rows, labels = [originals], ["original"]
@@ -40,20 +41,18 @@ def compare(vaes: Mapping[str, VAE], originals: Tensor, seed: int) -> Image.Imag
 
 
 def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> None:
-    """Write the comparison of runs on test images of the first one's data.
+    """Write the comparison of runs on test images of the first run's data.
 
     Raises:
-        UsageError: Their images differ in shape, or there are fewer than two runs.
+        UsageError: The shapes of their images differ, or there are fewer than two runs.
     """
     if len(names_of(runs)) < 2:
-        raise UsageError(
-            "there is nothing to compare", given=f"{runs[0].path} alone", expected="two or more different run folders"
-        )
+        raise UsageError("nothing to compare", given=f"{runs[0].path} alone", expected="two or more different run folders")
     first, vaes = Subject(runs[0]), {name: run.vae() for name, run in names_of(runs).items()}
     shapes = {name: vae.image_shape for name, vae in vaes.items()}
     if len(set(shapes.values())) > 1:
         raise UsageError(
-            "models of different images cannot be compared",
+            "models of images of different shapes cannot be compared",
             given=", ".join(f"{name} {shape}" for name, shape in shapes.items()),
             expected="one shape (C, H, W)",
         )
@@ -61,13 +60,13 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
 
 
 def names_of(runs: Sequence[Record]) -> dict[str, Record]:
-    """Name runs by their folders, and by their paths where folders of one name are among them."""
+    """Name runs by their folders, or by their paths if several folders have the same name."""
     short = [run.path.resolve().name for run in runs]
     return {name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)}
 
 
 def comparison_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return titles and rows of the numbers that any of the models has; a dash where one has none."""
+    """Return the titles and rows of a table of every number that any model has, with a dash for missing ones."""
     metrics = comparable_metrics(evaluations)
     rows = [
         [
@@ -82,6 +81,6 @@ def comparison_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list
 
 
 def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Write a table as lines of text."""
+    """Return a table as lines of text."""
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [titles, *rows]]

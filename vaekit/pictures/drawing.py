@@ -1,4 +1,4 @@
-"""What pictures are drawn with: text, colours that colour-blind readers tell apart, ticks, axes."""
+"""Text, ticks, axes, and colours that colour-blind readers can tell apart."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ if TYPE_CHECKING:
 
 INK, FAINT, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#882255", "#117733", "#999933", "#555555")
-"""Seven of Okabe and Ito's colours, then three of Tol's muted ones and a grey; shapes tell apart what comes after ten."""
+"""Six of Okabe and Ito's colours, three of Tol's muted ones and a grey; beyond ten, shapes differ as well."""
 TEXT = 13
 """Height of text, in pixels."""
 WIDE = 640
-"""Width in pixels above which a picture's text grows with it: pages show wide pictures shrunk."""
+"""Width in pixels above which text grows with the picture, since pages shrink wide pictures."""
 SCALE = 2
-"""Charts are drawn larger by this factor and shrunk: Pillow's own lines have jagged edges."""
+"""Charts are drawn larger by this factor and then shrunk, because Pillow draws lines with jagged edges."""
 
 
 @cache
 def font(size: int = TEXT) -> FreeTypeFont:
-    """Return Pillow's own font, the same on every machine; it knows Latin letters without accents, digits and signs."""
+    """Return Pillow's built-in font, which is the same on every machine: Latin letters without accents, digits and signs."""
     from PIL import ImageFont
 
     return cast("FreeTypeFont", ImageFont.load_default(size=size))
 
 
 def plain(text: str) -> str:
-    """Bring text to the characters that the font has: accents go, and what else is unknown becomes a question mark."""
+    """Reduce text to characters that the font has: accents are dropped, anything else becomes a question mark."""
     letters = unicodedata.normalize("NFKD", text.replace("±", "\x00"))
     ascii_only = "".join(c for c in letters if not unicodedata.combining(c)).encode("ascii", "replace").decode()
     return ascii_only.replace("\x00", "±")
 
 
 def text_size(width: float) -> int:
-    """Return the height of text beside images that take ``width`` pixels, in pixels."""
+    """Return the height of text, in pixels, beside images that are ``width`` pixels wide."""
     return max(TEXT, round(TEXT * width / WIDE))
 
 
 def text_width(text: str, size: int = TEXT) -> int:
-    """Return how many pixels a line of text takes."""
+    """Return the width of a line of text in pixels."""
     return math.ceil(font(size).getlength(plain(text)))
 
 
 def write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, *, anchor: str = "lm", size: int = TEXT) -> None:
-    """Write a line of text on white of its own, so that it can be read over points.
+    """Write a line of text with a white outline, so that it can be read over points.
 
     Args:
         draw: The canvas.
-        at: Where, in pixels.
-        text: What.
-        anchor: Which point of the text stands there, as Pillow names them: ``lm`` left, middle; ``mb`` middle, bottom.
+        at: The position in pixels.
+        text: The text.
+        anchor: The point of the text at that position, as Pillow names it: ``lm`` left, middle; ``mb`` middle, bottom.
         size: Height in pixels.
     """
     draw.text(at, plain(text), fill=INK, font=font(size), anchor=anchor, stroke_width=max(2, size // 8), stroke_fill=PAPER)
@@ -74,23 +74,23 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Write a number as short as a reader needs it."""
+    """Write a number with three significant digits, or as an integer from 1,000 on."""
     if value == 0:
         return "0"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 class Axes:
-    """A square chart with ticks, onto which points, ellipses and text are drawn in the units of the data.
+    """A square chart with ticks, on which points, lines and text are drawn.
 
     Args:
         x: Range of the horizontal axis.
         y: Range of the vertical axis.
         labels: Names of both axes.
-        title: What is to be seen.
-        side: Of the plot in pixels.
-        legend: Width that is kept free on the right.
-        rows: What stands at 0, 1, 2, … of the vertical axis; numbers unless given.
+        title: The title.
+        side: Side of the plot in pixels.
+        legend: Width reserved on the right, in pixels.
+        rows: Labels at 0, 1, 2, … of the vertical axis; default: round numbers.
     """
 
     def __init__(
@@ -136,22 +136,22 @@ class Axes:
         self.image.paste(upright.rotate(90, expand=True), (4 * SCALE, round(((y0 + y1) / 2 - width / 2) * SCALE)))
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Return the pixel of a point, before enlargement."""
+        """Return the position in pixels of a point of the data."""
         return (
             self.left + (x - self.x[0]) / (self.x[1] - self.x[0]) * self.side,
             self.top + self.side - (y - self.y[0]) / (self.y[1] - self.y[0]) * self.side,
         )
 
     def line(self, points: list[tuple[float, float]], colour: str, width: float = 1) -> None:
-        """Draw a line through pixels."""
+        """Draw a line through positions in pixels."""
         self.draw.line([(a * SCALE, b * SCALE) for a, b in points], fill=colour, width=max(1, round(width * SCALE)))
 
     def text(self, at: tuple[float, float], text: str, anchor: str = "lm", size: int = TEXT) -> None:
-        """Write text at a pixel."""
+        """Write text at a position in pixels."""
         write(self.draw, (at[0] * SCALE, at[1] * SCALE), text, anchor=anchor, size=size * SCALE)
 
     def mark(self, at: tuple[float, float], group: int, radius: float = 2.6) -> None:
-        """Draw the mark of a group at a pixel: its colour, and after all colours are used another shape."""
+        """Draw the mark of a group at a position in pixels; once all colours are used, the shape changes."""
         x, y, r = at[0] * SCALE, at[1] * SCALE, radius * SCALE
         colour, shape = PALETTE[group % len(PALETTE)], group // len(PALETTE) % 3
         if shape == 0:
@@ -162,7 +162,7 @@ class Axes:
             self.draw.polygon([(x, y - 1.4 * r), (x + 1.3 * r, y + r), (x - 1.3 * r, y + r)], fill=colour)
 
     def finish(self) -> Image:
-        """Return the chart at its size."""
+        """Return the chart at its final size."""
         from PIL import Image
 
         return self.image.resize(self.size, Image.Resampling.LANCZOS)

@@ -1,4 +1,4 @@
-"""Images of a data set as the model sees them: scaled, and binarised as in evaluation."""
+"""Images of a dataset as the model sees them: scaled, and binarised as in evaluation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vaekit.streams import Streams
 
 
 class Examples(NamedTuple):
-    """Images ``(N, C, H, W)``, their labels ``(N,)`` and the labels' names, where the set has any."""
+    """Images ``(N, C, H, W)``, their labels ``(N,)`` and the labels' names, if the dataset has any."""
 
     images: Tensor
     labels: Tensor | None
     names: tuple[str, ...] | None
 
     def name(self, label: int) -> str:
-        """Return what a label is called."""
+        """Return the name of a label."""
         return self.names[label] if self.names is not None else str(label)
 
 
@@ -29,12 +29,12 @@ def read_examples(source: ImageSource, index: Sequence[int] | Tensor, binarize: 
     """Read the images at ``index``.
 
     Raises:
-        UsageError: An index is outside the data set.
+        UsageError: An index is outside the dataset.
     """
     index = torch.as_tensor(index, dtype=torch.int64)
     if len(index) == 0 or int(index.min()) < 0 or int(index.max()) >= len(source):
         raise UsageError(
-            "there is no such image in the data set",
+            "the dataset has no such image",
             given=", ".join(map(str, index.tolist()[:5])) or "no index",
             expected=f"numbers from 0 to {len(source) - 1}",
         )

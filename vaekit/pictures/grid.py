@@ -1,4 +1,4 @@
-"""Grids of images, as people look at them."""
+"""Grids of images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vaekit.errors import UsageError
 from vaekit.files import write_atomically
 from vaekit.pictures.drawing import TEXT, text_size, text_width, write
 
@@ -18,10 +17,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MARGIN = 2
-"""Pixels between images, after enlargement."""
+"""Space between images in pixels, after enlargement."""
 SMALL = 56
-"""Images with a longer side below this are enlarged, by a whole factor and without interpolation, to reach it."""
-FORMATS = {".png": "PNG", ".webp": "WEBP", ".avif": "AVIF", ".jpg": "JPEG", ".jpeg": "JPEG"}
+"""Images whose longer side is below this are enlarged to reach it, by an integer factor and without interpolation."""
+LARGE = 168
+"""Side to which the frames of an animation of single images are enlarged."""
 
 
 def enlargement(shape: Sequence[int], small: int = SMALL) -> int:
@@ -30,9 +30,9 @@ def enlargement(shape: Sequence[int], small: int = SMALL) -> int:
 
 
 def to_bytes(images: Tensor, small: int = SMALL) -> Tensor:
-    """Return images ``(N, C, H, W)`` as bytes of one or three channels, enlarged.
+    """Return images ``(N, C, H, W)`` as enlarged bytes of one or three channels.
 
-    Values outside [0, 1] are clipped; a fourth channel is opacity, over white; other numbers of channels are averaged to grey.
+    Values outside [0, 1] are clipped, a fourth channel is opacity over white, and other numbers of channels are averaged to grey.
     """
     images = images.detach().float().clamp(0, 1)
     if images.shape[1] == 4:
@@ -45,12 +45,12 @@ def to_bytes(images: Tensor, small: int = SMALL) -> Tensor:
 
 
 def grid(images: Tensor, *, columns: int | None = None, margin: int = MARGIN, small: int = SMALL) -> Image.Image:
-    """Arrange images ``(N, C, H, W)`` in [0, 1] in rows, left to right, on white.
+    """Arrange images ``(N, C, H, W)`` in [0, 1] row by row on white.
 
     Args:
-        images: The images, as `to_bytes` takes them.
-        columns: Images in a row; a square grid unless given.
-        margin: Pixels between images.
+        images: The images, as for `to_bytes`.
+        columns: Images per row; default: as for a square grid.
+        margin: Space between images in pixels.
         small: Side below which images are enlarged.
     """
     from PIL import Image
@@ -68,17 +68,22 @@ def grid(images: Tensor, *, columns: int | None = None, margin: int = MARGIN, sm
     return Image.fromarray(sheet.permute(1, 2, 0).contiguous().numpy())
 
 
+def single_images(images: Tensor, *, small: int = SMALL) -> list[Image.Image]:
+    """Return each of the images ``(N, C, H, W)`` as a separate picture; images with a side below ``small`` are enlarged."""
+    return [grid(image[None], margin=0, small=small) for image in images]
+
+
 def labelled(
     images: Tensor, *, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = (), title: str = ""
 ) -> Image.Image:
-    """Arrange images as `grid` does, with a label before each row and above each column; its text grows with the picture.
+    """Arrange images as `grid` does, with a label before each row and above each column. Text grows with the picture.
 
     Args:
         images: ``(rows * columns, C, H, W)`` in [0, 1].
-        columns: Images in a row.
-        rows: Labels of rows.
-        heads: Labels of columns, as large as fits above them; those wider than a column even at `TEXT` pixels are left out.
-        title: A line above all.
+        columns: Images per row.
+        rows: Labels of the rows.
+        heads: Labels of the columns, as large as fits; those that are too wide for a column even at `TEXT` pixels are omitted.
+        title: A line at the top.
     """
     from PIL import Image, ImageDraw
 
@@ -104,10 +109,10 @@ def labelled(
 
 
 def captioned(images: Tensor, captions: Sequence[str], *, columns: int, title: str = "") -> Image.Image:
-    """Arrange images in rows, each with a line of text above it, which grows with the picture."""
+    """Arrange images in rows, each with a line of text above it. Text grows with the picture."""
     from PIL import Image, ImageDraw
 
-    tiles = [grid(image[None], margin=0) for image in images]
+    tiles = single_images(images)
     size = text_size(columns * tiles[0].width)
     width = max(tiles[0].width, *(text_width(caption, size) for caption in captions)) + 8
     height = tiles[0].height + size + 10
@@ -124,7 +129,7 @@ def captioned(images: Tensor, captions: Sequence[str], *, columns: int, title: s
 
 
 def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Image.Image:
-    """Arrange originals with their reconstructions right below them, at most ``columns`` in a row, and rows of pairs apart."""
+    """Arrange originals with their reconstructions directly below them, at most ``columns`` per row, with space between rows."""
     from PIL import Image
 
     halves = zip(originals.split(columns), reconstructions.split(columns), strict=True)
@@ -134,17 +139,6 @@ def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Im
     for i, row in enumerate(rows):
         sheet.paste(row, (0, i * step))
     return sheet
-
-
-def write_picture(image: Image.Image, path: Path) -> None:
-    """Write an image in the format that the file's suffix names, atomically.
-
-    Raises:
-        UsageError: The suffix names no format of pictures.
-    """
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError("pictures are not written in this format", given=path, expected=", ".join(FORMATS))
-    write_atomically(path, lambda temporary: image.save(temporary, FORMATS[path.suffix.lower()]))
 
 
 def write_png(image: Image.Image, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures given by a user, read as the model expects them."""
+"""Image files given by a user, read as the model expects them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vaekit.data.images import Decoder, Fit, find_images, image_size
+from vaekit.data.images import ImageReader, find_images, image_size
+from vaekit.data.specs import Fit
 from vaekit.errors import DataError
 from vaekit.interfaces import Shape
 
@@ -19,11 +20,11 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
 
     Args:
         paths: Files, or folders of files.
-        shape: ``(C, H, W)`` of the model's images; grey becomes colour as it asks, and colour grey, with a warning.
-        fit: How pictures of other sizes are brought to it; unless given they are refused.
+        shape: ``(C, H, W)`` of the model's images. Grey files are converted to colour if needed; colour to grey, with a warning.
+        fit: How images of other sizes are fitted to it; default: they are refused.
 
     Raises:
-        DataError: A file is absent, unreadable, or of another size.
+        DataError: A file is missing, unreadable, or of another size.
     """
     channels, *size = shape
     if channels not in (1, 3):
@@ -34,9 +35,9 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
     for file in files:
         if not file.is_file():
             raise DataError(
-                "there is no such image",
+                "the image does not exist",
                 given=file,
-                expected="an image file, a folder of them, or the number of a test image; before them the run folder, if any",
+                expected="an image file, a folder of them, or the number of a test image, after the run folder if you name one",
             )
         given = image_size(file)
         if fit is None and list(given) != size:
@@ -48,12 +49,12 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
             )
         if channels == 1 and is_coloured(file):
             warnings.warn(f"{file} is in colour, which the model's images have not: it is read as grey", stacklevel=2)
-    decode = Decoder((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch")
+    decode = ImageReader((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch")
     return torch.stack([decode(file) for file in files]).float() / 255
 
 
 def is_coloured(file: Path) -> bool:
-    """Whether a picture has a pixel that is not grey."""
+    """Whether an image has a pixel that is not grey."""
     from PIL import Image, ImageChops
 
     with Image.open(file) as image:

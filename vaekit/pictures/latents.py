@@ -1,8 +1,8 @@
-"""Codes of images, and where to look among them: the prior's spread, principal axes, paths from one code to another."""
+"""Codes of images, their spread and principal axes, and the ways from one code to another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor
 from vaekit.distributions import StandardNormal
 from vaekit.errors import UsageError
 from vaekit.model.vae import VAE
+from vaekit.pictures.options import Way
 from vaekit.streams import Streams
 
 CHUNK = 256
-"""Images encoded or decoded at a time."""
+"""Number of images encoded or decoded at a time."""
 
 
 class Spread(NamedTuple):
@@ -25,14 +26,14 @@ class Spread(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """Axes through the latent space: ``center + u @ axes``, with ``axes`` ``(k, D)`` and what to call each of them."""
+    """Axes through the latent space, ``center + u @ axes`` with ``axes`` ``(k, D)``, and their names."""
 
     center: Tensor
     axes: Tensor
     names: tuple[str, ...]
 
     def coordinates(self, codes: Tensor) -> Tensor:
-        """Return where codes ``(…, D)`` lie along the axes, ``(…, k)``; the axes are orthogonal."""
+        """Return the coordinates ``(…, k)`` of codes ``(…, D)`` along the axes, which are orthogonal."""
         return (codes - self.center) @ (self.axes / self.axes.square().sum(-1, keepdim=True)).T
 
 
@@ -44,7 +45,7 @@ def encode_means(vae: VAE, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode_samples(vae: VAE, images: Tensor, num: int, generator: torch.Generator) -> Tensor:
-    """Return ``num`` posterior draws for each image, ``(num, N, D)``."""
+    """Return ``num`` draws from the posterior of each image, ``(num, N, D)``."""
     draws = []
     for chunk in images.split(CHUNK):
         noise = vae.posterior.draw_noise(num * len(chunk), generator, like=chunk).unflatten(0, (num, len(chunk)))
@@ -54,13 +55,13 @@ def encode_samples(vae: VAE, images: Tensor, num: int, generator: torch.Generato
 
 @torch.no_grad()
 def decode(vae: VAE, z: Tensor) -> Tensor:
-    """Return the mean images of codes ``(N, D)``, a chunk at a time."""
+    """Return the decoded mean images of codes ``(N, D)``."""
     return torch.cat([vae.decode(chunk) for chunk in z.split(CHUNK)])
 
 
 @torch.no_grad()
 def prior_spread(vae: VAE) -> Spread:
-    """Return the spread of the prior: exact for a standard normal, else of 4,096 draws, the same each time."""
+    """Return the spread of the prior: exact for a standard normal, otherwise estimated from 4,096 fixed draws."""
     prior: Any = vae.prior()
     if isinstance(prior, StandardNormal):
         return Spread(torch.zeros_like(prior.zero), torch.ones_like(prior.zero))
@@ -75,18 +76,24 @@ def code_spread(codes: Tensor) -> Spread:
 
 
 def principal_plane(codes: Tensor, num: int = 2) -> Plane:
-    """Return the ``num`` directions in which codes ``(N, D)`` vary most, each as long as the standard deviation along it."""
+    """Return the ``num`` principal axes of codes ``(N, D)``, scaled by the standard deviation along each."""
     center = codes.mean(0)
     _, singular, directions = torch.linalg.svd(codes - center, full_matrices=False)
     num = min(num, len(directions))
-    signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # svd leaves the sign to chance
+    signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # svd does not determine the sign
     lengths = (singular / max(1, len(codes) - 1) ** 0.5).clamp(min=1e-6)
     names = tuple(f"principal axis {i + 1} (sd)" for i in range(num))
     return Plane(center, (signs * directions * lengths[:, None])[:num], names)
 
 
+def order_by_information(kl_per_latent: Sequence[float] | None, codes: Tensor) -> list[int]:
+    """Return the latents in order, most informative first: by KL, or by the variance of the codes if there is no KL."""
+    values = codes.var(0, correction=0) if kl_per_latent is None else torch.tensor(kl_per_latent)
+    return [int(i) for i in values.argsort(descending=True, stable=True)]
+
+
 def latent_plane(spread: Spread, dims: Sequence[int]) -> Plane:
-    """Return the axes of chosen latents, through the mean of the others."""
+    """Return the axes of the chosen latents, through the mean of the others."""
     axes = torch.eye(len(spread.mean), device=spread.mean.device)[list(dims)]
     center = spread.mean.clone()
     center[list(dims)] = 0.0
@@ -94,10 +101,10 @@ def latent_plane(spread: Spread, dims: Sequence[int]) -> Plane:
 
 
 def check_dims(dims: Sequence[int], latent_dim: int) -> None:
-    """Refuse latents that the model does not have, or that are named twice.
+    """Check that latents exist and are named once.
 
     Raises:
-        UsageError: There are such.
+        UsageError: One does not exist or is named twice.
     """
     if len(set(dims)) != len(dims) or any(not 0 <= d < latent_dim for d in dims):
         raise UsageError(
@@ -108,17 +115,17 @@ def check_dims(dims: Sequence[int], latent_dim: int) -> None:
 
 
 def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Return the straight path from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``."""
+    """Return the straight line from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``."""
     return a + t[:, None] * (b - a)
 
 
 def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Return the great circle from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``: it stays as far from 0 as typical codes are.
+    """Return the great circle from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, which stays as far from 0 as typical codes.
 
-    Where they lie on one line with 0 there is no such circle, and the path is straight.
+    If both are on one line through 0 there is no such circle, and the way is straight.
 
-    Reference:
-        White, Sampling Generative Networks, 2016, section 2.1.
+    References:
+        White (2016), "Sampling Generative Networks", arXiv:1609.04468, section 2.1.
     """
     length = a.norm() * b.norm()
     angle = torch.arccos((a @ b / length.clamp(min=1e-12)).clamp(-1, 1))
@@ -128,4 +135,4 @@ def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     return weights @ torch.stack([a, b])
 
 
-PATHS = {"linear": linear, "spherical": spherical}
+WAYS: dict[Way, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"linear": linear, "spherical": spherical}

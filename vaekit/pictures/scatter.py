@@ -6,7 +6,7 @@ import importlib
 import warnings
 from collections.abc import Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,35 +18,33 @@ from vaekit.pictures.latents import Plane
 if TYPE_CHECKING:
     from PIL import Image
 
-Method = Literal["auto", "pca", "tsne", "umap"]
-METHODS: tuple[str, ...] = get_args(Method)
-EMBEDDINGS = {"tsne": ("sklearn.manifold", "TSNE", "scikit-learn"), "umap": ("umap", "UMAP", "umap-learn")}
-"""Methods whose axes mean nothing: module, class, and what to install."""
+PROJECTIONS = {"tsne": ("sklearn.manifold", "TSNE", "scikit-learn"), "umap": ("umap", "UMAP", "umap-learn")}
+"""Methods whose axes have no meaning: module, class, and the package to install."""
 TALL = 22
-"""Pixels of a legend's line."""
+"""Height of a line of the legend in pixels."""
 NAME, FAR = TEXT + 4, 80
-"""Height of a group's name among its points, and how far it is moved at most so as not to cover another; pixels."""
+"""Height of a group's name among its points, and how far it may be moved so as not to cover another, in pixels."""
 
 
-def embed(codes: Tensor, method: Method, seed: int) -> Tensor:
-    """Bring codes ``(N, D)`` to the plane, neighbours to neighbours, by a library that need not be installed.
+def project(codes: Tensor, method: str, seed: int) -> Tensor:
+    """Project codes ``(N, D)`` to the plane so that neighbours stay neighbours, with an optional library.
 
     Raises:
         UsageError: The library is not installed, or there are too few codes.
     """
-    module, name, package = EMBEDDINGS[method]
+    module, name, package = PROJECTIONS[method]
     try:
-        embedding = getattr(importlib.import_module(module), name)
+        projection = getattr(importlib.import_module(module), name)
     except ImportError:
         raise UsageError(
-            f"{method} needs {package}, which is not installed", remedy=f"pip install {package}, or take --method pca"
+            f"{method} needs {package}, which is not installed", remedy=f"pip install {package}, or use --method pca"
         ) from None
     if len(codes) < 8:
         raise UsageError(f"{method} has nothing to arrange", given=f"{len(codes)} images", expected="8 or more")
     options = {"perplexity": min(30.0, (len(codes) - 1) / 3)} if method == "tsne" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library's own making: threads, deprecations
-        placed = embedding(n_components=2, random_state=seed % 2**32, **options).fit_transform(codes.double().cpu().numpy())
+        placed = projection(n_components=2, random_state=seed % 2**32, **options).fit_transform(codes.double().cpu().numpy())
     return torch.as_tensor(placed, dtype=torch.float32)
 
 
@@ -59,16 +57,16 @@ def scatter_picture(
     title: str,
     draws: Tensor | None = None,
 ) -> Image.Image:
-    """Draw points in the plane with a legend, and each group's name in its middle.
+    """Draw points in the plane with a legend, and each group's name at its centre.
 
     Args:
-        points: ``(N, 2)``; a single column is spread over lines, one for each label among them.
+        points: ``(N, 2)``; a single column is drawn as one line of points per label.
         labels: ``(N,)``, or None.
-        names: What each label is called; its number unless given.
-        plane: Whose coordinates the points are; None where axes mean nothing.
-        title: What is to be seen.
-        draws: Posterior draws in the same plane, ``(K, M, 2)``, of the first M points: their ellipses of two standard
-            deviations are drawn.
+        names: Names of the labels; default: their numbers.
+        plane: The plane of the coordinates, or None if the axes have no meaning.
+        title: The title.
+        draws: Posterior draws ``(K, M, 2)`` of the first M points in the same plane, shown as ellipses of two standard
+            deviations.
     """
     group_of = torch.zeros(len(points), dtype=torch.int64) if labels is None else labels.cpu()
     groups = group_of.unique().tolist()
@@ -85,7 +83,7 @@ def scatter_picture(
     legend = 40 + max(map(text_width, called.values())) if called else 0
     axes = Axes(ranges[0], ranges[1], (axes_names[0], axes_names[1]), title, legend=legend)
     _marks(axes, points, group_of)
-    for outline, group in zip(outlines, group_of.tolist(), strict=False):  # of the first points alone
+    for outline, group in zip(outlines, group_of.tolist(), strict=False):  # of the first points only
         axes.line([axes.at(x, y) for x, y in outline.tolist()], PALETTE[groups.index(group) % len(PALETTE)], 0.8)
     for row, name in enumerate(called.values()):
         at = (axes.left + axes.side + 18, axes.top + 10 + row * TALL)
@@ -99,10 +97,10 @@ def scatter_picture(
 
 
 def apart(middles: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return where boxes stand so that no two overlap: each where it should, or at the nearest free place within `FAR`.
+    """Place boxes so that no two overlap: each at its own centre, or at the nearest free place within `FAR`; return the centres.
 
     Args:
-        middles: Where the middle of each should stand, in pixels.
+        middles: The centre that each should have, in pixels.
         sizes: Width and height of each, in pixels.
     """
     steps = range(-FAR, FAR + 1, 4)
@@ -117,7 +115,7 @@ def apart(middles: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, f
 
 
 def _lines(values: Tensor, group_of: Tensor, names: Sequence[str], plane: Plane | None, title: str) -> Image.Image:
-    """Draw values ``(N,)`` along a line for each group, the first on top."""
+    """Draw values ``(N,)`` along one line per group, the first at the top."""
     _, row = group_of.unique(return_inverse=True)
     last = float(row.max())
     axis = plane.names[0] if plane is not None else "first (no unit)"

@@ -1,4 +1,4 @@
-"""What pictures are made of: a run's model, its test images, and where their codes lie."""
+"""The subject of a picture: a run's model, its test images and their codes. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from vaekit.data.images import Fit
 from vaekit.errors import DataError, UsageError
-from vaekit.interfaces import Capability
-from vaekit.model.vae import VAE
-from vaekit.pictures import latents, traversal
-from vaekit.pictures.examples import Examples, read_examples
-from vaekit.pictures.images import read_images
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaekit.data.specs import Fit
+    from vaekit.model.vae import VAE
+    from vaekit.pictures.examples import Examples
+    from vaekit.pictures.latents import Plane, Spread
+    from vaekit.pictures.options import ImageName
     from vaekit.store.record import Record
 
 NUM_CODES = 2000
-"""Test images whose codes say where codes lie."""
+"""Number of test images whose codes are used to describe the latent space."""
 
 
 class Subject:
-    """What pictures of a run are made of, each part computed once, when it is asked for.
+    """A run as pictures need it. Each part is computed once, when it is first used.
 
     Args:
         run: The run.
@@ -43,74 +42,93 @@ class Subject:
 
     @cached_property
     def vae(self) -> VAE:
-        """The model."""
+        """The best model."""
         return self.run.vae()
 
     @cached_property
     def kl_per_latent(self) -> list[float] | None:
-        """Nats of each latent on the split that was evaluated last; None where they are not known."""
+        """KL of each latent, in nats, on the test set; None if it is not known."""
         known: list[float] | None = (self.run.evaluation() or {}).get("kl_per_latent")
         return known if known is not None and len(known) == self.vae.latent_dim else None
 
     @cached_property
     def codes(self) -> Tensor:
         """Posterior means of test images, ``(N, D)``."""
-        return latents.encode_means(self.vae, self.test(range(self.num_test(NUM_CODES))).images)
+        from vaekit.pictures.latents import encode_means
+
+        return encode_means(self.vae, self.test(range(self.num_test(NUM_CODES))).images)
 
     @cached_property
     def order(self) -> list[int]:
-        """The latents, the most informative first."""
-        return traversal.order_by_information(self.kl_per_latent, self.codes)
+        """The latents in order, most informative first."""
+        from vaekit.pictures.latents import order_by_information
+
+        return order_by_information(self.kl_per_latent, self.codes)
 
     @cached_property
-    def spread(self) -> latents.Spread:
-        """Where codes lie: as the prior says, or the codes themselves where the posterior has no density to match it."""
+    def spread(self) -> Spread:
+        """The spread of the prior, or of the codes if the posterior has no density and so need not match the prior."""
+        from vaekit.interfaces import Capability
+        from vaekit.pictures.latents import code_spread, prior_spread
+
         if Capability.LOG_PROB in self.vae.posterior.provides:
-            return latents.prior_spread(self.vae)
-        return latents.code_spread(self.codes)
+            return prior_spread(self.vae)
+        return code_spread(self.codes)
 
     def num_test(self, most: int) -> int:
-        """Return how many test images there are, at most ``most``."""
+        """Return the number of test images, at most ``most``."""
         return min(most, len(self.run.splits.test))
 
     def test(self, index: Sequence[int] | Tensor) -> Examples:
         """Return test images by number, as the model sees them."""
-        spec = self.run.spec
-        return read_examples(self.run.splits.test, index, spec.data.binarize or "none", self.seed)
+        from vaekit.pictures.examples import read_examples
 
-    def image(self, given: str | int | Path, fit: Fit | None) -> Tensor:
-        """Return the image ``(C, H, W)`` of a file, or of a number in the test set.
+        return read_examples(self.run.splits.test, index, self.run.spec.data.binarize or "none", self.seed)
+
+    def image(self, given: ImageName, fit: Fit | None) -> Tensor:
+        """Return the image ``(C, H, W)`` of a file, or the test image of a number.
 
         Raises:
-            UsageError: There is no such number.
-            DataError: The file is unreadable or of another size.
+            UsageError: No test image has that number.
+            DataError: The file is missing, unreadable, or of another size.
         """
+        from vaekit.pictures.images import read_images
+
         if is_number(given):
             return self.test([int(str(given))]).images[0]
         return read_images([Path(str(given))], self.vae.image_shape, fit=fit)[0]
 
-    def plane(self, dims: Sequence[int] | None) -> tuple[latents.Plane, latents.Spread]:
-        """Return axes of the latent space, and how far codes lie along them."""
-        if dims is None and self.vae.latent_dim > 2:
-            plane = latents.principal_plane(self.codes)
-            return plane, latents.Spread(self.codes.new_zeros(len(plane.axes)), self.codes.new_ones(len(plane.axes)))
-        chosen = list(range(self.vae.latent_dim)) if dims is None else list(dims)
-        latents.check_dims(chosen, self.vae.latent_dim)
-        if len(chosen) > 2:
-            raise UsageError("a plane has two axes", given=", ".join(map(str, chosen)), expected="one or two latents")
-        return latents.latent_plane(self.spread, chosen), latents.Spread(*(v[chosen] for v in self.spread))
+    def plane(self, dims: Sequence[int] | None) -> tuple[Plane, Spread]:
+        """Return axes of the latent space, and the spread along them.
 
-    def labels(self, purpose: str) -> Tensor:
-        """Return the test set's labels; a class that only training images have is warned of.
+        Args:
+            dims: One or two latents; default: all latents, or the first two principal axes of the codes if there are more.
 
         Raises:
-            DataError: It has none.
+            UsageError: These are not one or two latents of the model.
+        """
+        from vaekit.pictures.latents import Spread, check_dims, latent_plane, principal_plane
+
+        if dims is None and self.vae.latent_dim > 2:
+            plane = principal_plane(self.codes)
+            return plane, Spread(self.codes.new_zeros(len(plane.axes)), self.codes.new_ones(len(plane.axes)))
+        chosen = list(range(self.vae.latent_dim)) if dims is None else list(dims)
+        check_dims(chosen, self.vae.latent_dim)
+        if len(chosen) > 2:
+            raise UsageError("a plane has two axes", given=", ".join(map(str, chosen)), expected="one or two latents")
+        return latent_plane(self.spread, chosen), Spread(*(v[chosen] for v in self.spread))
+
+    def labels(self, purpose: str) -> Tensor:
+        """Return the labels of the test set; warn of classes that occur only in the training set.
+
+        Raises:
+            DataError: The dataset has no labels.
         """
         train, test = self.run.splits.train, self.run.splits.test
         labels = test.labels
         if labels is None:
             raise DataError(
-                f"{purpose} needs labels, and the data set {self.run.spec.data.dataset.kind!r} of this run has none",
+                f"{purpose} needs labels, and the dataset {self.run.spec.data.dataset.kind!r} of this run has none",
                 expected="an image folder with a subfolder for each class, or labels in the array file",
                 remedy="train on those: --dataset folder with subfolders, or --dataset array --dataset.labels NAME",
             )
@@ -122,6 +140,6 @@ class Subject:
         return labels
 
 
-def is_number(given: str | int | Path) -> bool:
-    """Whether what a user gave for an image is the number of a test image; a file of that name goes first."""
+def is_number(given: ImageName) -> bool:
+    """Whether a user means a test image by its number; a file of that name takes precedence."""
     return isinstance(given, int) or (re.fullmatch(r"-?\d+", str(given)) is not None and not Path(given).exists())

@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 
 from vaekit._version import __version__
-from vaekit.errors import UsageError, VaekitError
+from vaekit.errors import VaekitError
 from vaekit.evaluation.metrics import metrics_in
 from vaekit.files import write_text
 from vaekit.model.assembly import build_objective
 from vaekit.model.vae import VAE
-from vaekit.pictures.album import Album
-from vaekit.pictures.grid import grid
+from vaekit.pictures.picture import Picture
+from vaekit.pictures.subject import Subject
 from vaekit.report.curves import learning_curves
 from vaekit.report.inline_images import animation_tag, figure, image_tag, slideshow
+from vaekit.roles import pictures
 from vaekit.specs.text import duration
 from vaekit.store.record import Record
-from vaekit.streams import Streams
 
 MOST_EPOCHS = 8
 """Epochs whose pictures are shown."""
@@ -35,23 +35,22 @@ Section = tuple[str, str, str]
 def write_report(run: Record, out: str | Path | None = None) -> Path:
     """Write the report of a run, ``report.html`` in its folder unless ``out`` is given; return its path.
 
-    What the data set is needed for (traversals around a test image, the scatter plot) is left out, with the reason, where it
-    cannot be read.
+    It shows every picture that asks for it. One that cannot be drawn, as for want of the data set, is left out, with the reason.
 
     Raises:
         CheckpointError: The run has no checkpoint.
         UsageError: The file cannot be written.
     """
     path = Path(out) if out is not None else run.path / "report.html"
-    album = Album(run)
-    sections = [*_sections(run, album)]
+    subject = Subject(run)
+    sections = [*_sections(run, subject)]
     template = Template(Path(__file__).with_name("page.html").read_text("utf-8"))
     spec = run.spec
     page = template.substitute(
         title=escape(f"{run.path.resolve().name}: a vaekit run"),
         subtitle=escape(
             f"{spec.data.dataset.kind}, encoder {spec.model.encoder.kind}, decoder {spec.model.decoder.kind}, "
-            f"{spec.model.latent_dim} latents; objective: {objective_of(run, album.of.vae)}"
+            f"{spec.model.latent_dim} latents; objective: {objective_of(run, subject.vae)}"
         ),
         contents="".join(f'<li><a href="#{anchor}">{escape(heading)}</a></li>' for anchor, heading, _ in sections),
         sections="\n".join(
@@ -60,10 +59,7 @@ def write_report(run: Record, out: str | Path | None = None) -> Path:
         ),
         footer=escape(f"Written by vaekit {__version__}. All losses are in nats per image."),
     )
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}", given=error.strerror) from None
+    write_text(path, page)
     return path
 
 
@@ -80,17 +76,18 @@ def images_per_second(run: Record) -> float:
     return speed
 
 
-def _sections(run: Record, album: Album) -> Iterator[Section]:
+def _sections(run: Record, subject: Subject) -> Iterator[Section]:
     evaluation = run.evaluation() or {}
-    yield "summary", "Summary", _summary(run, album.of.vae, evaluation)
+    yield "summary", "Summary", _summary(run, subject.vae, evaluation)
     if records := run.metrics():
         curves = learning_curves(records, str(evaluation.get("elbo_is", "bound")))
         charts = f'<div class="charts">{"".join(curves.values())}</div>'
         averaged = "Training's numbers are of the weights in training, validation's of their moving average."
         note = f'<p class="note">{averaged}</p>' if run.spec.train.ema is not None else ""
         yield "curves", "Learning curves", charts + note
-    yield "pictures", "Pictures", f'<div class="pictures">{"".join(_pictures(run, album))}</div>'
-    yield "latents", "Latents", f'<div class="pictures">{"".join(_latents(album))}</div>'
+    drawn = _drawn(subject)
+    yield "pictures", "Pictures", f'<div class="pictures">{"".join([*drawn["pictures"], *_epochs(run)])}</div>'
+    yield "latents", "Latents", f'<div class="pictures">{"".join(drawn["latents"])}</div>'
     if evaluation:
         yield "evaluation", "Evaluation", _evaluation(evaluation)
     yield "spec", "Spec", _pre(run.folder.spec.read_text("utf-8"), "The resolved spec")
@@ -117,9 +114,48 @@ def _summary(run: Record, vae: VAE, evaluation: Mapping[str, Any]) -> str:
     return f'<dl class="facts">{cells}</dl>{note}'
 
 
-def _pictures(run: Record, album: Album) -> Iterator[str]:
-    draws = album.of.vae.sample(36, generator=Streams(0).generator("sample"))
-    yield figure("Samples of the best weights", image_tag(grid(draws), "36 images decoded from draws of the prior, in a grid"))
+def _drawn(subject: Subject) -> dict[str, list[str]]:
+    """Draw the pictures that ask for it, by section; those that cannot be drawn are named there with the reason."""
+    drawn: dict[str, list[str]] = {"pictures": [], "latents": []}
+    missing: dict[tuple[str, str], list[str]] = {}
+    unread = ""
+    try:
+        _ = subject.run.splits
+    except (VaekitError, OSError) as error:
+        unread = str(error)
+    for kind in pictures.kinds():
+        section, title = "pictures", kind
+        try:
+            cls: type[Picture] = pictures.get(kind)
+            if cls.section is None:
+                continue
+            section, title = cls.section, cls.title or kind
+            picture: Picture = pictures.build(pictures.spec(kind)(kind=kind), subject=subject)
+            tag = image_tag(picture.still(), picture.alt() or title)
+        except Exception as error:  # a plugin's picture may raise anything, and the page does not depend on it
+            missing.setdefault((section, _reason(error, unread)), []).append(title)
+        else:
+            drawn[section].append(figure(title, tag if section == "pictures" else _wide(title, tag)))
+    for (section, reason), titles in missing.items():
+        drawn[section].append(f"<p>{escape(', '.join(titles))}: not shown, since {escape(reason)}</p>")
+    return drawn
+
+
+def _reason(error: Exception, unread: str) -> str:
+    """Say in one line why a picture could not be drawn; ``unread`` is why the data set could not be read, if so."""
+    message = str(error).partition("\n")[0]
+    if str(error) == unread:
+        return f"the data set could not be read: {message}"
+    return message if isinstance(error, VaekitError | OSError) else f"it failed with {type(error).__name__}: {message}"
+
+
+def _wide(title: str, tag: str) -> str:
+    """Return a picture that scrolls sideways where the window is too narrow to read its text."""
+    return f'<div class="wide scroll" tabindex="0" role="region" aria-label="{escape(title)}">{tag}</div>'
+
+
+def _epochs(run: Record) -> Iterator[str]:
+    """Show the pictures that the run took of itself."""
     for folder, title, alt in (
         (run.folder.reconstructions, "Reconstructions, by epoch", "images in rows, each with its reconstruction below"),
         (run.folder.samples, "Samples, by epoch", "images decoded from the same prior draws"),
@@ -130,26 +166,6 @@ def _pictures(run: Record, album: Album) -> Iterator[str]:
     if animations := sorted(run.path.glob("training.*")):
         tag = animation_tag(animations[0], "Animation: the same prior draws decoded after each epoch of training")
         yield f"<details><summary>Animation of training</summary>{figure('From the first epoch to the last', tag)}</details>"
-
-
-def _latents(album: Album) -> Iterator[str]:
-    try:
-        traversal = album.traversal(dims=None, num=10)
-        scatter = album.scattered()
-    except (VaekitError, OSError) as error:
-        yield f"<p>Not shown, since the data set could not be read: {escape(str(error).partition(chr(10))[0])}</p>"
-        return
-    names = ", ".join(traversal.rows)
-    yield _wide("Traversals", traversal.picture(), f"One row of images for each of the latents {names}")
-    coloured = ", coloured by label" if album.of.run.splits.test.labels is not None else ""
-    yield _wide("Codes of test images", scatter, f"Scatter plot of the codes of test images{coloured}")
-
-
-def _wide(title: str, image: Image.Image, alt: str) -> str:
-    """Return a figure whose picture scrolls sideways where the window is too narrow to read its text."""
-    return figure(
-        title, f'<div class="wide scroll" tabindex="0" role="region" aria-label="{title}">{image_tag(image, alt)}</div>'
-    )
 
 
 def _evaluation(evaluation: Mapping[str, Any]) -> str:

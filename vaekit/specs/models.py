@@ -173,7 +173,9 @@ class TrainSpec(Spec):
     )
     animation: Literal["gif", "webp", "avif"] = Field("gif", description="Format of the training animation.")
     checkpoint_seconds: PositiveFloat = Field(30.0, description="Maximum number of seconds between checkpoints.")
-    threads: PositiveInt | None = Field(None, description="Number of CPU threads; default: torch's choice.")
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="Number of CPU threads; default: torch's choice."
+    )
     logger: tuple[LoggerSpec, ...] = Field(
         (), description="Where to send numbers and pictures besides the run folder.", json_schema_extra=_one_or_several
     )
@@ -222,14 +224,20 @@ def validated(data: Mapping[str, Any], source: str) -> RunSpec:
         raise spec_error(error, source) from None
 
 
+MOST_LINES = 10
+"""Most mistakes of a spec that are listed."""
+
+
 def spec_error(error: ValidationError, source: str) -> SpecError:
     """Turn pydantic's errors into one error that lists the path of each offending option."""
     lines, names = [], set()
-    for item in error.errors(include_url=False):
+    errors = error.errors(include_url=False)
+    for item in errors[:MOST_LINES]:
         names.add(item["loc"][0] if item["loc"] else "")
-        given = "" if item["type"] in {"extra_forbidden", "missing"} else f" (given {item['input']!r})"
+        given = "" if item["type"] in {"extra_forbidden", "missing"} else f" (given {item['input']!r:.100})"
         message = {"extra_forbidden": "unknown option", "missing": "required"}.get(item["type"], item["msg"])
         lines.append(f"{option_path(item['loc'])}: {message}{given}")
+    lines += [f"and {len(errors) - MOST_LINES} more"] if len(errors) > MOST_LINES else []
     remedy = "see `vaekit train --help`" if names == {"train"} else "see `vaekit components show NAME` and `vaekit schema`"
     return SpecError(f"{source} is not valid\n  " + "\n  ".join(lines), remedy=remedy)
 
@@ -240,6 +248,28 @@ def option_path(loc: tuple[int | str, ...]) -> str:
     return ".".join(parts[1:] if len(parts) > 1 and parts[0] in RunSpec.model_fields else parts)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Loads plain data: no aliases, which may expand without bound, no tags, no key given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not supported{self.peek_event().start_mark}")
+        if getattr(self.peek_event(), "tag", None) not in {None, "!"}:
+            raise yaml.YAMLError(f"tags are not supported{self.peek_event().start_mark}")
+        self.depth = getattr(self, "depth", 0) + 1
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"more than {DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"{twice[0]} is given twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
 def read_spec(path: str | Path) -> dict[str, Any]:
     """Read a spec file, YAML or JSON, as plain data.
 
@@ -248,11 +278,14 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text("utf-8"))
+        size = path.stat().st_size
+        if size > LARGEST_FILE or not path.is_file():
+            raise SpecError(f"{path} is not a spec", given=f"{size} bytes", expected=f"a file of {LARGEST_FILE} bytes at most")
+        data = yaml.load(path.read_text("utf-8"), _PlainLoader)
     except OSError as error:
         raise SpecError(f"cannot read the spec {path}", given=error.strerror, expected="a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path} is not valid YAML", given=" ".join(str(error).split())) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"{path} is not valid YAML", given=" ".join(str(error).split())[:300]) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -269,6 +302,10 @@ def plain_spec(spec: RunSpec | Mapping[str, Any] | str | Path | None) -> Mapping
     if isinstance(spec, RunSpec):
         return spec.model_dump(mode="json")
     return read_spec(spec) if isinstance(spec, str | Path) else spec or {}
+
+
+LARGEST_FILE, DEEPEST = 1_000_000, 20
+"""Most bytes and levels of a spec file."""
 
 
 def dump_spec(spec: RunSpec) -> str:

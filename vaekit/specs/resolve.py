@@ -160,7 +160,7 @@ def _components(role: str, value: Any) -> list[Data]:
     if value is None or (value == "none" and role in {"decoder", "likelihood", "logger"}):
         return []
     if isinstance(value, list | tuple) and role in SEVERAL:
-        return [component for item in value for component in _components(role, item)]
+        return [component_data(role, item) for item in value if (role, item) != ("logger", "none")]
     return [component_data(role, value)]
 
 

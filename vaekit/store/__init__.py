@@ -1,1 +1,1 @@
-"""What lies on disk: run folders, checkpoints, and runs read back from them."""
+"""Run folders, checkpoints, and runs read back from disk."""

@@ -8,6 +8,7 @@ position in training.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import warnings
@@ -87,7 +88,24 @@ def save(
         "state": dict(state or {}),
     }
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(whole, temporary, {FORMAT: json.dumps(metadata)}))
+    sealed = json.dumps({**metadata, "digest": digest_of(metadata, whole)})
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(whole, temporary, {FORMAT: sealed})
+        except SafetensorError as error:  # which hides the system's error, such as a full disk
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
+
+
+def digest_of(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return a digest of a file's metadata and of the names, types, shapes and bytes of its tensors."""
+    digest = hashlib.blake2b(json.dumps(metadata).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load(
@@ -103,15 +121,19 @@ def load(
     Raises:
         CheckpointError: The file is missing, truncated or not vaekit's, or it names a component that is not installed.
     """
-    tensors, metadata = _read(path, device) if processes is None or processes.leads else ({}, "")
+    tensors, text = _read(path) if processes is None or processes.leads else ({}, "")
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     if processes is not None:
-        tensors, metadata = processes.share_tensors(tensors), processes.share_text(metadata)
-    return tensors, _parse(path, metadata)
+        tensors, text = processes.share_tensors(tensors), processes.share_text(text)
+    return tensors, _parse(path, text)
 
 
-def _read(path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], str]:
+def _read(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read a file's tensors and metadata, and check that they are what was written."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not a regular file", remedy="name a run folder or a model file")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if FORMAT not in metadata:
                 raise CheckpointError(
@@ -119,7 +141,7 @@ def _read(path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], st
                     given=f"metadata {', '.join(metadata) or 'absent'}",
                     expected=f"metadata {FORMAT}",
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata[FORMAT]  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist", remedy="continue the run: `vaekit resume RUN` writes it after the first epoch"
@@ -128,6 +150,19 @@ def _read(path: Path, device: str | torch.device) -> tuple[dict[str, Tensor], st
         raise CheckpointError(
             f"{path} is truncated or not a safetensors file", given=error, remedy="use another checkpoint"
         ) from None
+    text = metadata[FORMAT]
+    try:
+        content = json.loads(text)
+        whole = content.pop("digest") == digest_of(content, tensors)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)[:200]) from None
+    if not whole:
+        raise CheckpointError(
+            f"{path} is damaged: its content is not what was written",
+            expected="the digest in its metadata",
+            remedy="use another checkpoint, or copy the file again",
+        )
+    return tensors, text
 
 
 def _parse(path: Path, text: str) -> Header:

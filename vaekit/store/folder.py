@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,16 @@ class RunFolder:
         """Return the records of ``metrics.jsonl``, epoch by epoch, omitting a line that was cut short by a kill."""
         if not self.metrics.is_file():
             return []
-        records = []
-        for line in self.metrics.read_text("utf-8").splitlines():
+        records, damaged = [], []
+        lines = self.metrics.read_bytes().splitlines()
+        for number, line in enumerate(lines, 1):
             try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+                record = json.loads(line)
+                records.append({**record, "epoch": int(record["epoch"])})
+            except (ValueError, KeyError, TypeError, RecursionError):
+                damaged.append(number)
+        if damaged and damaged != [len(lines)]:  # the last line alone is one that a kill cut short
+            warnings.warn(f"{self.metrics}: damaged lines are ignored: {', '.join(map(str, damaged[:5]))}", stacklevel=2)
         return records
 
     def cut_metrics(self, epochs: int) -> None:

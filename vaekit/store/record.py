@@ -8,6 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vaekit import roles
 from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
@@ -87,7 +89,13 @@ class Record:
     def evaluation(self) -> dict[str, Any] | None:
         """Return the contents of ``evaluation.json``, or None if it does not exist yet."""
         file = self.folder.evaluation
-        result: dict[str, Any] | None = json.loads(file.read_text("utf-8")) if file.is_file() else None
+        try:
+            result = json.loads(file.read_text("utf-8")) if file.is_file() else None
+        except ValueError as error:
+            result = error
+        if result is not None and not (isinstance(result, dict) and {"split", "num_images", "epoch"} <= result.keys()):
+            warnings.warn(f"{file} is damaged and is ignored; `vaekit evaluate` writes it again", stacklevel=2)
+            return None
         return result
 
 
@@ -98,6 +106,8 @@ def load_model(file: Path) -> tuple[VAE, checkpoint.Header]:
         CheckpointError: The file is missing or truncated, or needs a plugin that is not installed.
     """
     tensors, header = checkpoint.load(file)
+    with torch.device("meta"):  # a spec of another size is refused before it takes memory
+        checkpoint.matched(build_vae(header.spec.model, header.image_shape).state_dict(), tensors, file)
     vae = build_vae(header.spec.model, header.image_shape, seed=0)
     checkpoint.load_weights(vae, tensors, file)
     return vae.eval().requires_grad_(False), header

@@ -1,1 +1,1 @@
-"""Many models: grids of options, models stepped together, searches shared by processes."""
+"""Training many models: grids of options, models trained in one stack, and searches shared by several processes."""

@@ -12,18 +12,19 @@ from vaekit.compute import process
 
 
 class StackedAdamW:
-    """Takes `torch.optim.AdamW`'s step for one player's parameters of S models at once.
+    """The step of `torch.optim.AdamW` for one player's parameters in S models at once.
 
-    The state of each model's own optimiser becomes a view of the stacked one, so that checkpoints are written as ever.
+    The state of each model's own optimiser becomes a view of the stacked state, so that checkpoints are written as usual. As in
+    PyTorch, ε is added after the bias correction.
 
     Args:
-        parameters: By name, ``(S, *shape)``.
-        optimizers: The player's optimiser of each model, which holds its settings and perhaps a state; of one number of steps.
-        grad_clip: Largest gradient norm of each model, or None.
-        compiled: Whether to compile the arithmetic.
+        parameters: The stacked parameters by name, each ``(S, *shape)``.
+        optimizers: The player's optimiser in each model, with its settings and possibly a state; all at the same step count.
+        grad_clip: The largest gradient norm for each model, or None.
+        compiled: Whether to compile the update.
 
-    Reference:
-        Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019, algorithm 2; ε is added after the bias correction.
+    References:
+        Loshchilov and Hutter (2019), "Decoupled Weight Decay Regularization", ICLR, arXiv:1711.05101, algorithm 2.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class StackedAdamW:
             states = [optimizer.state[each[name]] for optimizer, each in zip(optimizers, own, strict=True)]
             zero = torch.zeros_like(tensor[0])
             self.moments[name] = [torch.stack([s.get(key, zero) for s in states]) for key in ("exp_avg", "exp_avg_sq")]
-            count = torch.zeros((), device=tensor.device, dtype=torch.float32)  # as the fused optimiser's
+            count = torch.zeros((), device=tensor.device, dtype=torch.float32)  # like the fused optimiser's
             self.steps[name] = torch.stack([s.get("step", count) for s in states])
             for number, state in enumerate(states):
                 state["step"] = self.steps[name][number]
@@ -57,10 +58,10 @@ class StackedAdamW:
         self.update = process.compiled(update) if compiled else update
 
     def numbers(self, factors: Sequence[float]) -> Tensor:
-        """Count a step, and return what `step` needs to know of it, ``(3, S)``: see `update`.
+        """Advance the step count and return the numbers that `step` needs, ``(3, S)``; see `update`.
 
         Args:
-            factors: The learning rate of each model as a part of its highest.
+            factors: The learning rate of each model as a fraction of its peak.
         """
         self.count += 1
         beta1, beta2 = self.settings[0]["betas"]
@@ -72,11 +73,11 @@ class StackedAdamW:
         return numbers.to(self.like.device, non_blocking=True)
 
     def step(self, gradients: Mapping[str, Tensor | None], numbers: Tensor) -> None:
-        """Take one step; parameters without a gradient stay as they are.
+        """Take one step; parameters without a gradient remain unchanged.
 
         Args:
-            gradients: By name, as the parameters.
-            numbers: Of this step.
+            gradients: The gradients by name, stacked like the parameters.
+            numbers: The result of `numbers` for this step.
         """
         given = {name: gradient for name, gradient in gradients.items() if gradient is not None and name in self.parameters}
         for name in given:
@@ -92,9 +93,9 @@ class StackedAdamW:
 
 
 def clip(gradients: Sequence[Tensor], limits: Tensor) -> list[Tensor]:
-    """Shrink each model's gradients to its limit ``(S,)`` of their norm, as `torch.nn.utils.clip_grad_norm_` does for one model.
+    """Clip the gradient norm of each model to its limit, ``(S,)``, as `torch.nn.utils.clip_grad_norm_` does for one model.
 
-    It is not compiled with the update: inductor 2.15 fails on the two together.
+    It is not compiled together with the update, because inductor 2.15 fails on the combination.
     """
     norm = torch.stack([gradient.square().reshape(len(gradient), -1).sum(1) for gradient in gradients]).sum(0).sqrt()
     scale = (limits / (norm + 1e-6)).clamp(max=1.0)
@@ -109,14 +110,15 @@ def update(
     numbers: Tensor,
     constants: tuple[float, float, float],
 ) -> None:
-    """Move parameters ``(S, *shape)`` and their two moments, in place.
+    """Update parameters ``(S, *shape)`` and their two moments in place.
 
     Args:
-        parameters: What moves.
-        gradients: Of each.
-        moments: First and second, of each.
-        numbers: ``(3, S)``: learning rate over the first moment's bias, what weight decay leaves, root of the second's bias.
-        constants: β1, β2, ε.
+        parameters: The stacked parameters.
+        gradients: Their gradients.
+        moments: The first and second moment of each.
+        numbers: ``(3, S)``: the learning rate divided by the bias correction ``1 - β1^t`` of the first moment, the factor
+            ``1 - lr·λ`` of weight decay λ, and the square root of the bias correction ``1 - β2^t`` of the second moment.
+        constants: β1, β2 and ε.
     """
     beta1, beta2, eps = constants
     for parameter, gradient, (first, second) in zip(parameters, gradients, moments, strict=True):
@@ -128,5 +130,5 @@ def update(
 
 
 def _along(values: Tensor, like: Tensor) -> Tensor:
-    """Shape ``(S,)`` to multiply ``(S, *shape)``."""
+    """Reshape ``(S,)`` to broadcast against ``(S, *shape)``."""
     return values.view(-1, *[1] * (like.ndim - 1))

@@ -1,4 +1,4 @@
-"""Sweeps: many models from one spec and lists of values, in one process."""
+"""Sweeps: models for all combinations of option values, trained in one process."""
 
 from __future__ import annotations
 
@@ -43,30 +43,31 @@ def sweep(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> list[Run]:
-    """Train a model for every combination of some options' values; return the runs, in the order of the combinations.
+    """Train a model for every combination of option values; return the runs in the order of the combinations.
 
-    Models that differ in seed, learning rate and its schedule, weight decay, gradient clipping, averaging of weights, or the
-    numbers of their losses alone are stepped together where that is faster, see `vaekit.sweeps.grouping.obstacle`. Each is the
-    model that `vaekit.train` gives, up to rounding, and has a run folder of its own; ``sweep.json`` beside them holds the test
-    set's numbers of all. A model whose loss becomes NaN stops with its error, which ``sweep.json`` holds; its run has no
-    evaluation.
+    Models that differ only in seed, learning rate and schedule, weight decay, gradient clipping, weight averaging, or the numeric
+    options of their losses are stacked, that is, trained together, if that is faster; see `vaekit.sweeps.grouping.obstacle`. Each
+    model equals the result of `vaekit.train` up to rounding and has its own run folder; next to the runs, ``sweep.json`` collects
+    their results on the test set. A model whose loss becomes NaN stops, and its error is recorded in ``sweep.json``; its run has
+    no evaluation.
 
     Args:
         spec: As for `vaekit.train`.
-        over: Values by option: ``{"beta": (1, 2, 4), "seed": range(4)}``.
-        out: Folder of the runs, new or empty; default: the next number under ``runs/``.
-        stack: Whether to step models together: ``on`` where possible, ``off`` never, ``auto`` where it is known to be faster.
-        reporter: Receives lines of progress by its ``note``; default: nobody does.
+        over: The values of each option to vary: ``{"beta": (1, 2, 4), "seed": range(4)}``.
+        out: The folder for the runs, new or empty; default: the next number under ``runs/``.
+        stack: Whether to stack models: ``on`` if possible, ``off`` never, ``auto`` if it is known to be faster.
+        reporter: Receives progress through its ``note`` method; default: none.
         options: As for `vaekit.train`.
 
     Raises:
-        UsageError: The request is wrong, or ``stack`` is ``on`` and the models cannot be stacked.
-        DataError: The data are missing or do not fit.
-        Interrupted: The user stopped it; `resume_sweep` continues it, given the folder that the exception holds.
+        UsageError: The request is invalid, or ``stack`` is ``on`` and the models cannot be stacked.
+        DataError: The data are missing or do not fit the model.
+        Interrupted: The user stopped the sweep; pass the folder in the exception to `resume_sweep` to continue.
 
     Example:
-        >>> runs = vaekit.sweep(over={"beta": (1, 4), "seed": range(2)}, loss="beta", epochs=3)  # doctest: +SKIP
-        >>> [run.evaluation()["elbo"] for run in runs]  # doctest: +SKIP
+        >>> runs = vaekit.sweep(over={"beta": (1, 4), "seed": range(2)}, loss="beta", epochs=1, pictures="none")
+        >>> [(run.spec.model.loss[0].beta, run.spec.train.seed) for run in runs]
+        [(1.0, 0), (1.0, 1), (4.0, 0), (4.0, 1)]
     """
     _be_alone()
     base, reporter = plain_spec(spec), reporter or Silent()
@@ -96,7 +97,7 @@ def sweep(
         }
         write_record(folder, record)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # it could not begin
+        shutil.rmtree(folder, ignore_errors=True)  # the sweep could not begin
         raise
     reporter.note(f"{folder}: {len(points)} models, {sum(len(g.numbers) for g in groups if g.stacked)} of them stacked")
     for note in notes:
@@ -109,27 +110,28 @@ def sweep(
 def resume_sweep(
     folder: str | Path, *, device: str | None = None, reporter: Reporter | None = None, allow_changed_data: bool = False
 ) -> list[Run]:
-    """Continue a sweep that was interrupted or killed; return all its runs.
+    """Resume a sweep that was interrupted or killed; return all its runs.
 
-    Runs that have their numbers, or diverged, are left alone. The others continue from their last checkpoints: together if they
-    were stacked and are equally far, else one after another. They become what they would have been, up to rounding.
+    Runs that have finished or diverged are left as they are. The others resume from their latest checkpoints: together if they
+    were stacked and are at the same step, one after another otherwise. The results are those of an uninterrupted sweep, up to
+    rounding.
 
     Args:
-        folder: Of the sweep.
-        device: Where to continue; default: where it was.
-        reporter: Receives lines of progress by its ``note``; default: nobody does.
+        folder: The folder of the sweep.
+        device: The device to continue on; default: the sweep's device.
+        reporter: Receives progress through its ``note`` method; default: none.
         allow_changed_data: Whether to continue on data that have changed since.
 
     Raises:
         DataError: The data have changed.
-        CheckpointError: It is not a sweep, or a run of it is missing or damaged.
-        UsageError: All runs are complete, or it is a search, or the device is not there.
+        CheckpointError: The folder is not a sweep, or one of its runs is missing or damaged.
+        UsageError: All runs are complete, the folder is that of a search, or the device is not available.
     """
     _be_alone()
     folder, reporter = Path(folder), reporter or Silent()
     record = read_record(folder)
     if "groups" not in record:
-        raise UsageError(f"{folder} is a search", remedy="continue it, or join it, by the `vaekit sweep` that began it")
+        raise UsageError(f"{folder} is a search", remedy="continue or join it by repeating the `vaekit sweep` that began it")
     left = {number: row for number, row in enumerate(record["runs"]) if not is_over(row)}
     if not left:
         raise UsageError(f"{folder} is complete: all {len(record['runs'])} runs are done")
@@ -143,7 +145,7 @@ def resume_sweep(
 
 
 class _Model(NamedTuple):
-    """A model of a sweep, before it is trained."""
+    """A model of a sweep before training."""
 
     spec: RunSpec
     splits: Splits
@@ -158,13 +160,13 @@ def _train(
     *,
     allow_changed_data: bool = False,
 ) -> list[Run]:
-    """Train the runs of a sweep that have no outcome yet, and record what comes of each.
+    """Train the runs of a sweep that have no outcome yet, and record the outcome of each.
 
     Args:
-        folder: Of the sweep.
-        record: Its ``sweep.json``.
-        models: By number of the run; each is dropped when it is trained.
-        reporter: Receives lines of progress.
+        folder: The folder of the sweep.
+        record: The contents of its ``sweep.json``.
+        models: The models by run number; each is removed when its training starts.
+        reporter: Receives progress.
         allow_changed_data: Whether to resume on data that have changed.
     """
     rows = record["runs"]
@@ -193,13 +195,16 @@ def _train(
 
 
 def _be_alone() -> None:
-    """Refuse to be one of several processes: each would train all models."""
+    """Check that this is the only process, since each of several would train all models."""
     if num_processes() > 1:
-        raise UsageError("torchrun started several processes, and a sweep is one", remedy="--search optuna takes any number")
+        raise UsageError(
+            "a sweep runs in a single process, but torchrun started several",
+            remedy="use --search optuna, which supports any number of processes",
+        )
 
 
 def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[Group]:
-    """Return who is still to be trained with whom: of each group, those that are equally far."""
+    """Return the groups that remain to be trained: within each group, the models that are at the same step."""
     left = []
     for group in groups:
         far: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -210,7 +215,7 @@ def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[s
             if folder.last.exists():
                 far[runs[number].position()].append(number)
             else:
-                folder.metrics.unlink(missing_ok=True)  # of an epoch that no checkpoint knows of
+                folder.metrics.unlink(missing_ok=True)  # from an epoch that no checkpoint includes
                 far[0, 0].append(number)
         left += [
             Group(tuple(numbers), group.stacked and len(numbers) > 1, group.compiled and len(numbers) > 1)
@@ -220,7 +225,7 @@ def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[s
 
 
 def _fit_alone(trainers: Sequence[Trainer], *, reporter: Reporter) -> dict[int, DivergenceError]:
-    """Do what `fit_stacked` does, for one model."""
+    """Train one model, with the interface of `fit_stacked`."""
     (trainer,) = trainers
     name = trainer.folder.path.name
     try:
@@ -233,7 +238,7 @@ def _fit_alone(trainers: Sequence[Trainer], *, reporter: Reporter) -> dict[int, 
 
 
 def load_once(spec: RunSpec, loaded: dict[str, Splits]) -> Splits:
-    """Return a spec's data, from among those read already or read and put there."""
+    """Return the data of a spec, loading each dataset at most once into ``loaded``."""
     key = spec.data.dataset.model_dump_json()
     if key not in loaded:
         loaded[key] = load_splits(spec)
@@ -241,6 +246,6 @@ def load_once(spec: RunSpec, loaded: dict[str, Splits]) -> Splits:
 
 
 def _load(specs: Sequence[RunSpec]) -> list[Splits]:
-    """Read the data of each spec, each data set once."""
+    """Load the data of each spec, each dataset only once."""
     loaded: dict[str, Splits] = {}
     return [load_once(spec, loaded) for spec in specs]

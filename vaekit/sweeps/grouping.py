@@ -1,4 +1,4 @@
-"""Which models of a sweep are trained together."""
+"""Grouping the models of a sweep into stacks, which are trained together."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from vaekit.training.compilation import cpu_seconds
 Stacking = Literal["auto", "on", "off"]
 
 PER_MODEL = frozenset({"seed", "lr", "schedule", "weight_decay", "grad_clip", "ema", "pictures", "logger"})
-"""Settings of training that models of one stack may differ in."""
+"""The training settings in which the models of a stack may differ."""
 LARGEST_STACK = 32
-"""Models in a stack: dispatch is amortised by then, and memory grows with their number."""
+"""The largest number of models in a stack: dispatch is amortised by then, and memory grows with the number."""
 WORTH_COMPILING_SECONDS = 150.0
-"""Training of a stack's models one after another on a CPU, by `cpu_seconds`, from which compiling the stack pays."""
+"""The estimated time (`cpu_seconds`) to train a stack's models one after another above which compiling the stack pays off."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Models that are trained together, or one that is trained alone.
+    """A stack of models, or a model that is trained alone.
 
     Args:
-        numbers: Their places in the sweep.
-        stacked: Whether they are stepped together.
-        compiled: Whether the stack's step is compiled.
+        numbers: The positions of the models in the sweep.
+        stacked: Whether the models are stacked.
+        compiled: Whether the step of the stack is compiled.
     """
 
     numbers: tuple[int, ...]
@@ -40,15 +40,15 @@ class Group:
 
 
 def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stacking) -> tuple[list[Group], tuple[str, ...]]:
-    """Return which models are trained together, and why others are trained alone.
+    """Return the groups of models to train together, and notes on why other models are trained alone.
 
     Args:
-        specs: Whole specs, fitted to this machine.
-        objectives: The objective of each.
-        stack: ``on`` stacks whatever can be, ``off`` nothing; ``auto`` does where it is known to be faster.
+        specs: Complete specs, fitted to this machine.
+        objectives: The objective of each spec.
+        stack: ``on`` stacks all models that can be stacked, ``off`` none, ``auto`` those known to train faster in a stack.
 
     Raises:
-        UsageError: ``stack`` is ``on``, and some models cannot be stacked.
+        UsageError: ``stack`` is ``on``, and no models can be stacked.
     """
     if stack == "off":
         return [Group((number,)) for number in range(len(specs))], ()
@@ -56,7 +56,7 @@ def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stack
     groups: list[Group] = []
     for numbers in sets:
         spec, objective = specs[numbers[0]], objectives[numbers[0]]
-        why = "it is the only one of its form" if len(numbers) == 1 else refusal(objective)
+        why = "no other model has the same form" if len(numbers) == 1 else refusal(objective)
         if stack == "auto" and why is None:
             why = obstacle(spec, objective, len(numbers))
         if why is not None:
@@ -70,38 +70,38 @@ def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stack
         raise UsageError(
             "these models cannot be stacked",
             given="; ".join(notes),
-            expected="models that differ in seed, learning rate and numbers of their losses only",
-            remedy="--stack auto trains them one after another",
+            expected="models that differ only in seed, learning rate and numeric options of their losses",
+            remedy="use --stack auto, which trains them one after another",
         )
     return groups, tuple(dict.fromkeys(notes))
 
 
 def obstacle(spec: RunSpec, objective: Objective, num_models: int) -> str | None:
-    """Say why stacking is not known to be faster for models of a spec, or None.
+    """Return why stacking is not known to be faster for models of a spec; None if it is.
 
-    Measured on 2 cores with 16 models (benchmarks/sweep.py): MLPs take 0.7 to 0.9 of the time, compiled 0.4 to 0.6, the less the
-    smaller they are; on one thread those that are not compiled take 1.2 of it. Stacked convolutions become grouped ones, which
-    CPUs do slowly.
+    Measured on 2 cores with 16 models (benchmarks/sweep.py): MLPs take 0.7 to 0.9 of the time, or 0.4 to 0.6 if compiled, and
+    smaller ones gain more; without compilation on one thread they take 1.2 of the time. Stacked convolutions become grouped
+    convolutions, which are slow on CPUs.
 
     Args:
         spec: A resolved spec.
         objective: Its objective.
-        num_models: Models that would be stacked.
+        num_models: The number of models in the stack.
     """
     train = spec.train
     if train.device == "cuda":
         return None
     if train.device != "cpu":
-        return f"stacking was not measured on {train.device}"
+        return f"stacking has not been measured on {train.device}"
     if has_convolutions(objective):
-        return "convolutions are slower stacked on a CPU"
+        return "stacked convolutions are slower on a CPU"
     if train.threads == 1 and not compiling_pays(spec, objective, num_models):
         return "a stack that is not compiled is slower on one thread"
     return None
 
 
 def compiling_pays(spec: RunSpec, objective: Objective, num_models: int) -> bool:
-    """Whether to compile the step of a stack: where asked to, or on a CPU if it takes less time than it saves."""
+    """Whether to compile the step of a stack: if requested, or on a CPU if compiling saves more time than it takes."""
     train = spec.train
     if train.compile != "auto":
         return train.compile == "on"
@@ -110,7 +110,7 @@ def compiling_pays(spec: RunSpec, objective: Objective, num_models: int) -> bool
 
 
 def _alike(specs: Sequence[RunSpec], objectives: Sequence[Objective]) -> tuple[list[list[int]], list[str]]:
-    """Sort models into sets of one form; say what told the sets apart."""
+    """Sort models into sets of the same form; return the sets and notes on how they differ."""
     settings = [spec.data.model_dump(mode="json") | spec.train.model_dump(mode="json", exclude=set(PER_MODEL)) for spec in specs]
     sets: list[list[int]] = []
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""``sweep.json``: what a sweep is made of and what came of it so far; it lies beside the runs."""
+"""``sweep.json``, next to the runs: what a sweep consists of, and its results so far."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ RECORD = "sweep.json"
 
 
 def make_folder(out: str | Path | None) -> Path:
-    """Make a sweep's folder."""
+    """Create the folder of a sweep."""
     if out is None:
         return next_numbered(RUNS, "sweep")
     path = Path(out)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        go_on = f", or continue it by `vaekit resume {path}`" if (path / RECORD).is_file() else ""
-        raise UsageError(f"{path} exists already; a sweep never overwrites one", remedy=f"choose another --out{go_on}")
+        go_on = f", or continue the sweep with `vaekit resume {path}`" if (path / RECORD).is_file() else ""
+        raise UsageError(f"{path} already exists, and a sweep never overwrites another", remedy=f"choose another --out{go_on}")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -34,12 +34,12 @@ def make_folder(out: str | Path | None) -> Path:
 
 
 def short_text(value: Any) -> str:
-    """Write an option's value as names of runs and tables have it: numbers to four digits."""
+    """Format an option's value for run names and tables, with numbers to four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else value_text(value)
 
 
 def run_name(number: int, point: Mapping[str, Any]) -> str:
-    """Name a run's folder by its number and options: ``0003-beta=4-seed=1``."""
+    """Return the name of a run's folder, from its number and options: ``0003-beta=4-seed=1``."""
     text = "-".join(f"{name}={short_text(value)}" for name, value in point.items())
     return f"{number:04d}-{re.sub(r'[^A-Za-z0-9_.=+-]+', '_', text)[:80]}"
 
@@ -65,12 +65,12 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def is_over(row: Mapping[str, Any]) -> bool:
-    """Whether a row of ``sweep.json`` says what came of its run."""
+    """Whether a row of ``sweep.json`` records the outcome of its run."""
     return "test" in row or "error" in row
 
 
 def outcome(run: Record, error: Exception | None) -> dict[str, Any]:
-    """Return what came of a run, for ``sweep.json``: its error, or the test set's numbers."""
+    """Return the outcome of a run for ``sweep.json``: its error, or its numbers on the test set."""
     if error is not None:
         return {"error": str(error)}
     evaluation = run.evaluation() or {}

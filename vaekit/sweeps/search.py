@@ -1,4 +1,4 @@
-"""Searches: models from one spec, their options' values chosen by what came of those before, in any number of processes."""
+"""Searches: option values chosen on the basis of earlier results, by any number of processes."""
 
 from __future__ import annotations
 
@@ -54,35 +54,39 @@ def search(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> list[Run]:
-    """Look for the best values of some options by Optuna's TPE; return the runs that were trained to the end, the best first.
+    """Search for the best option values with Optuna's TPE; return the completed runs, the best first.
 
-    Any number of processes that are started with the same request share the study in ``storage``: by hand, by torchrun or by
-    SLURM, on machines that share the files. Each trains one model at a time. One that is interrupted or dies leaves its trial to
-    the others, or to the next that is started. A model whose loss becomes NaN is a failed trial with its error. ``sweep.json``
-    beside the runs holds what came of all.
+    Any number of processes started with the same request share the study in ``storage``, whether by hand, by torchrun or by
+    SLURM, on machines that share the files. Each process trains one model at a time. A process that is interrupted or dies
+    leaves its trial to another one, running or started later. A model whose loss becomes NaN is a failed trial with its error.
+    ``sweep.json``, next to the runs, collects all results.
 
-    What is compared is a number of the validation set, for the epoch whose weights are kept. The objective itself compares models
-    of one objective only: that of a small β is lower, whatever the model is worth. So the ELBO is the default.
+    Trials are compared by a validation metric, at the epoch whose weights are kept. The objective itself is comparable only
+    between models with the same objective: it is lower for a smaller β, regardless of quality. The default is therefore the
+    ELBO.
 
     Args:
         spec: As for `vaekit.train`.
-        over: Values or a range by option: ``{"encoder": ("mlp", "cnn"), "lr": vaekit.Range(1e-4, 1e-2, log=True)}``.
-        storage: The study's file, a journal of Optuna's; made by the first process.
-        trials: Trials that the study is to have in all, of all processes; more may be asked for later.
-        metric: A number of the validation set. It is maximised where more is better, else minimised; ``beta:max`` says so.
-        prune: Whether to stop a trial that is below the median of the others, after a third of the epochs.
-        out: Folder of the runs, new or empty; by default the next number under ``runs/``, or where the study has its runs.
-        reporter: Receives lines of progress by its ``note``; default: nobody does.
+        over: The values or the range of each option: ``{"encoder": ("mlp", "cnn"), "lr": vaekit.Range(1e-4, 1e-2, log=True)}``.
+        storage: The file of the study, an Optuna journal, which the first process creates.
+        trials: The total number of trials in the study, over all processes; it may be raised later.
+        metric: A metric of the validation set, maximised if more is better and minimised otherwise; to override, append the
+            direction, as in ``beta:max``.
+        prune: Whether to stop a trial that is worse than the median of the others, after a third of the epochs.
+        out: The folder for the runs, new or empty; default: that of the study, or the next number under ``runs/``.
+        reporter: Receives progress through its ``note`` method; default: none.
         options: As for `vaekit.train`.
 
     Raises:
-        UsageError: The request is wrong, not what the study began with, or Optuna is not installed.
-        DataError: The data are missing or do not fit.
-        Interrupted: The user stopped it; the same search goes on.
+        UsageError: The request is invalid or differs from that of the study, or Optuna is not installed.
+        DataError: The data are missing or do not fit the model.
+        Interrupted: The user stopped the search; run the same search again to continue.
 
     Example:
-        >>> lr = vaekit.Range(1e-4, 1e-2, log=True)  # doctest: +SKIP
-        >>> best, *others = vaekit.search(over={"lr": lr}, storage="lr.journal", trials=20, epochs=5)  # doctest: +SKIP
+        >>> lr = vaekit.Range(1e-4, 1e-2, log=True)
+        >>> best, other = vaekit.search(over={"lr": lr}, storage="lr.journal", trials=2, epochs=1, pictures="none")
+        >>> best.metrics()[-1]["validation_elbo"] >= other.metrics()[-1]["validation_elbo"]
+        True
     """
     plan = Plan(plain_spec(spec), options, over, Criterion.read(metric), prune=prune)
     folder = work(plan, storage, trials, out, reporter or Silent())
@@ -93,10 +97,10 @@ def search(
 
 @dataclass(frozen=True)
 class Criterion:
-    """What is compared: a number of the validation set.
+    """The metric of the validation set by which trials are compared.
 
     Args:
-        name: Of the number.
+        name: The name of the metric.
         maximise: Whether more is better.
     """
 
@@ -105,30 +109,30 @@ class Criterion:
 
     @classmethod
     def read(cls, text: str) -> Criterion:
-        """Read a metric: ``elbo``, or ``active_units:max``.
+        """Parse a metric, such as ``elbo`` or ``active_units:max``.
 
         Raises:
-            UsageError: It says neither ``min`` nor ``max`` after the colon.
+            UsageError: The direction after the colon is neither ``min`` nor ``max``.
         """
         name, colon, direction = text.partition(":")
         if colon and direction not in {"min", "max"}:
-            raise UsageError("a metric is minimised or maximised", given=text, expected=f"{name}:min or {name}:max")
+            raise UsageError("unknown direction of a metric", given=text, expected=f"{name}:min or {name}:max")
         return cls(name, direction == "max" if colon else metric_of(name).better == "more")
 
     def of(self, record: Mapping[str, Any]) -> float:
-        """Return it, from a record of ``metrics.jsonl``."""
+        """Return the metric's value in a record of ``metrics.jsonl``."""
         return float(record[f"validation_{self.name}"])
 
 
 class Plan:
-    """What a search is of.
+    """The definition of a search.
 
     Args:
-        base: Plain data of the spec that it starts from.
-        options: What is set.
-        over: What is varied.
-        metric: What is compared.
-        prune: Whether trials are stopped early.
+        base: Plain data of the spec to start from.
+        options: The options that are fixed.
+        over: The options that are varied.
+        metric: The metric by which trials are compared.
+        prune: Whether unpromising trials are stopped early.
     """
 
     def __init__(
@@ -140,7 +144,7 @@ class Plan:
 
     @cached_property
     def request(self) -> dict[str, Any]:
-        """What all processes of the study must want, as JSON has it: the space, and a model's spec on any machine."""
+        """The request that all processes of the study must share, as JSON data: the space and a machine-independent spec."""
         over = {name: str(values) if isinstance(values, Range) else list(values) for name, values in self.over.items()}
         metric = f"{self.metric.name}:{'max' if self.metric.maximise else 'min'}"
         sections = build_spec(self.base, {**self.options, **self.corners()[0]}).model_dump(mode="json").values()
@@ -152,7 +156,7 @@ class Plan:
         return plain
 
     def corners(self) -> list[dict[str, Any]]:
-        """Return points of the space that hold each value, and each end of each range."""
+        """Return points that together include every value, and both ends of every range."""
         edges = {name: (v.low, v.high) if isinstance(v, Range) else tuple(v) for name, v in self.over.items()}
         first = {name: values[0] for name, values in edges.items()}
         return [first, *({**first, name: value} for name, values in edges.items() for value in values[1:])]
@@ -164,11 +168,11 @@ class Plan:
         return spec
 
     def point(self, trial: Trial) -> dict[str, Any]:
-        """Return a trial's values, drawn where they are not yet."""
+        """Return the values of a trial, drawing those that have not been drawn yet."""
         return {name: _suggest(trial, name, values) for name, values in self.over.items()}
 
     def load(self, spec: RunSpec) -> Splits:
-        """Return a spec's data."""
+        """Return the data of a spec."""
         return load_once(spec, self.loaded)
 
     def record(self, study: Study) -> None:
@@ -187,7 +191,7 @@ class Plan:
         write_record(study.folder, record)
 
     def _outcome(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
-        """Return what came of a trial, for its row of ``sweep.json``."""
+        """Return the outcome of a trial for its row of ``sweep.json``."""
         state = trial.state.name
         if state == "FAIL":
             return {"error": trial.user_attrs.get("error", "")}
@@ -198,11 +202,11 @@ class Plan:
         return {}
 
     def check(self) -> RunSpec:
-        """Refuse a search that cannot begin, or whose numbers cannot be compared; return the spec of one of its models.
+        """Check that the search can run and that its trials are comparable; return the spec of one of its models.
 
         Raises:
-            UsageError: A value is wrong, or the validation set has no such number.
-            DataError: The data are missing or do not fit.
+            UsageError: A value is invalid, or the metric is not available or not comparable between the models.
+            DataError: The data are missing or do not fit the model.
         """
         specs = [self.spec(point) for point in self.corners()]
         for spec in specs:
@@ -218,27 +222,27 @@ class Plan:
             if self.metric.name not in names:
                 reason = f": the posterior {spec.model.posterior.kind!r} has no density" if self.metric.name == "elbo" else ""
                 raise UsageError(
-                    f"the validation set has no {self.metric.name} to compare{reason}",
-                    expected=f"--metric {', '.join(names)}; with :max after it where more is better",
+                    f"the metric {self.metric.name} is not available on the validation set{reason}",
+                    expected=f"--metric {', '.join(names)}; append :max if more is better",
                 )
         about = {spec.data.dataset.model_dump_json() + _about(spec): _about(spec) for spec in specs}
         if self.metric.name == "elbo" and len(about) > 1:
             raise UsageError(
-                "ELBOs of other data or another likelihood are not comparable",
+                "ELBOs for different data or likelihoods are not comparable",
                 given="; ".join(dict.fromkeys(about.values())),
-                expected="one of each",
-                remedy="vary something else, or choose another --metric",
+                expected="the same data and likelihood in all trials",
+                remedy="vary other options, or choose another --metric",
             )
         return specs[0]
 
 
 def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, reporter: Reporter) -> Path:
-    """Take trials of a search until there are as many as there may be; return the folder of the runs. See `search`."""
+    """Train trials until the study has the requested number; return the folder of the runs. See `search`."""
     import_extra("optuna", "optuna", "a search")
     from vaekit.sweeps.study import Study
 
     if trials < 1:
-        raise UsageError("a search needs trials", given=trials, expected="1 or more")
+        raise UsageError("a search needs at least one trial", given=trials, expected="1 or more")
     first = plan.check()
     study = Study(
         Path(storage),
@@ -250,9 +254,9 @@ def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, r
         warm_up=first.train.epochs // 3,
     )
     if out is not None and Path(out).resolve() != study.folder:
-        raise UsageError("the study has its runs elsewhere", given=f"--out {out}", expected=study.folder)
+        raise UsageError("the study keeps its runs in another folder", given=f"--out {out}", expected=study.folder)
     if not study.folder.is_dir():
-        raise UsageError("the study's runs are gone", given=study.folder, remedy="choose another --storage")
+        raise UsageError("the folder of the study's runs is missing", given=study.folder, remedy="choose another --storage")
     try:
         while (trial := study.take(trials, lambda trial: run_name(trial.number, plan.point(trial)))) is not None:
             _train(trial, plan, study, reporter)
@@ -264,7 +268,7 @@ def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, r
 
 
 def _train(trial: Trial, plan: Plan, study: Study, reporter: Reporter) -> None:
-    """Train a trial's model, from its checkpoint where there is one, and say what came of it."""
+    """Train the model of a trial, from its checkpoint if there is one, and report the outcome to the study."""
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
@@ -287,7 +291,7 @@ def _train(trial: Trial, plan: Plan, study: Study, reporter: Reporter) -> None:
         study.finish(trial, TrialState.COMPLETE, value=value)
         best = study.best
         assert best is not None  # at least this one
-        reporter.note(f"{name}: validation {plan.metric.name} {value:.2f}; the best is {best.value:.2f}, of trial {best.number}")
+        reporter.note(f"{name}: validation {plan.metric.name} {value:.2f}; best: {best.value:.2f}, trial {best.number}")
 
 
 def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
@@ -299,17 +303,17 @@ def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
     objective = assemble(spec, splits)
     spec = choose_compilation(spec, objective)
     if not begun:
-        folder.discard()  # what a process left that ended before its first checkpoint
+        folder.discard()  # left by a process that ended before its first checkpoint
         folder = RunFolder.create(spec, folder.path)
     if spec.train.compile == "on":
-        torch.compiler.reset()  # other trials' models count against the limit of recompilations
+        torch.compiler.reset()  # the models of earlier trials count towards the limit of recompilations
     watch = _Watch(trial, plan, spec.train.epochs)
     place = ProcessGroup(device=take_place(spec.train.device))
     Trainer(spec, objective, splits, folder, reporter=watch, processes=place).fit(resume=begun)
 
 
 def _suggest(trial: Trial, name: str, values: Sequence[Any] | Range) -> Any:
-    """Draw a value of an option, or return the one drawn before."""
+    """Draw the value of an option, or return the value drawn before."""
     if not isinstance(values, Range):
         labels: dict[Any, Any] = {value if isinstance(value, str | int | float) else str(value): value for value in values}
         return labels[trial.suggest_categorical(name, list(labels))]
@@ -319,12 +323,12 @@ def _suggest(trial: Trial, name: str, values: Sequence[Any] | Range) -> Any:
 
 
 def _about(spec: RunSpec) -> str:
-    """Say what an ELBO of a spec is about."""
+    """Describe the likelihood and data to which a spec's ELBO refers."""
     return f"{spec.model.likelihood.kind} of {spec.data.dataset.kind}, binarize {spec.data.binarize}"
 
 
 class _Watch(Silent):
-    """Tells a trial what came of each epoch, and stops it where Optuna says so."""
+    """Reports each epoch to a trial, and stops training if Optuna prunes the trial."""
 
     def __init__(self, trial: Trial, plan: Plan, epochs: int) -> None:
         self.trial, self.plan, self.epochs = trial, plan, epochs

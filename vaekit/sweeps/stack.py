@@ -1,4 +1,4 @@
-"""One training step of many models of one form: parameters stacked, the objective vmapped over them."""
+"""A training step of many models of the same form: their parameters are stacked, and the objective is vmapped over them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from vaekit.training.step import Step
 
 
 class StackedStep:
-    """The steps of several models, taken together; each keeps its batches, noise, schedules and rates.
+    """The steps of several models, taken together; each model keeps its batches, noise, schedules and learning rates.
 
-    The models' parameters and optimiser states become views of stacked tensors, so evaluating, drawing and saving work as for a
-    model alone. Models of one seed share their batches and noise, which are then made once.
+    The models' parameters and optimiser states become views of stacked tensors, so evaluation, pictures and checkpoints work as
+    for a single model. Models with the same seed share batches and noise, which are then made only once.
 
     Args:
-        steps: Of models that `difference` finds nothing between, all equally far.
+        steps: The steps of models that have the same form (see `difference`) and are at the same position.
         compiled: Whether to compile the step.
     """
 
@@ -37,7 +37,7 @@ class StackedStep:
         seeds = list(dict.fromkeys(step.spec.train.seed for step in steps))
         self.seed_of = [seeds.index(step.spec.train.seed) for step in steps]
         self.leaders = [self.seed_of.index(number) for number in range(len(seeds))]
-        """Numbers of the models whose batches are needed: the first of each seed."""
+        """The indices of the models whose batches are needed: the first for each seed."""
 
         objectives = [step.objective.train() for step in steps]
         parameters, self.buffers = stack_module_state(cast("list[nn.Module]", objectives))
@@ -67,11 +67,11 @@ class StackedStep:
         )
 
     def __call__(self, batches: Sequence[Batch], number: int) -> dict[str, Tensor]:
-        """Take one step of every model; return each term to log, ``(S,)``.
+        """Take one step of every model; return the terms to log, each ``(S,)``.
 
         Args:
-            batches: Of each of the ``leaders``.
-            number: Number of the step.
+            batches: A batch for each of the ``leaders``.
+            number: The step number.
         """
         x, target, noise, _, y = self.inputs(batches, number)
         factors = [step.lr_factor(number) for step in self.steps]
@@ -81,7 +81,7 @@ class StackedStep:
         return take(x, target, noise, y, *(optimizer.numbers(factors) for optimizer in self.optimizers))
 
     def take(self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None, *numbers: Tensor) -> dict[str, Tensor]:
-        """Take the step that data, noise and each optimiser's numbers make, at the time that is set."""
+        """Take a step on data and noise, with the numbers of each optimiser, at the time already set."""
         inputs = Inputs(x, target, noise, self.first.clock, y)
         with self.first.autocast():
             total, terms = self.forward(self.base, self.parameters, self.buffers, inputs, shared=len(self.leaders) == 1)
@@ -94,7 +94,7 @@ class StackedStep:
         return dict(terms)
 
     def inputs(self, batches: Sequence[Batch], number: int) -> Inputs:
-        """Return the inputs of all models: those of the only seed, or of each model's seed stacked."""
+        """Return the inputs of all models: shared if there is a single seed, else stacked by each model's seed."""
         given = [self.steps[leader].inputs(batch, number) for leader, batch in zip(self.leaders, batches, strict=True)]
         if len(given) == 1:
             return given[0]
@@ -108,7 +108,7 @@ class StackedStep:
 def over_models(
     base: Objective, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs, *, shared: bool
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Map an objective over stacked parameters and buffers, and over inputs that are stacked too unless they are shared."""
+    """Map an objective over stacked parameters and buffers, and over inputs, which are stacked as well unless ``shared``."""
 
     def alone(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs) -> Any:
         return functional_call(base, (parameters, buffers), (inputs,))
@@ -122,29 +122,30 @@ def over_models(
 
 
 def refusal(objective: Objective) -> str | None:
-    """Say why an objective cannot be mapped over stacked parameters, or None if it can: it is tried on two images."""
+    """Return why an objective cannot be mapped over stacked parameters, by a trial on two images; None if it can."""
     parameters, buffers = stack_module_state([objective, objective])
     try:
         total, _ = over_models(objective, parameters, buffers, example_inputs(objective.vae), shared=True)
         total.sum().backward()
     except (RuntimeError, ValueError, NotImplementedError) as error:
-        return f"vmap refuses it: {str(error).partition(chr(10))[0]:.120}"
+        return f"vmap does not support it: {str(error).partition(chr(10))[0]:.120}"
     return None
 
 
 class QuickLinear(nn.Linear):
-    """A linear layer whose weight's gradient, stacked, comes out in the weight's own layout.
+    """A linear layer whose stacked weight gradient has the memory layout of the weight.
 
-    ``x W'`` gives it transposed, and on a CPU an optimiser that reads it across took seven times as long: a third of the step.
+    ``x W'`` yields the gradient transposed; reading it in that layout made the optimiser take seven times as long on a CPU, a
+    third of the step.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         output = (self.weight @ x.mT).mT
-        return output if self.bias is None else output + self.bias.to(output.dtype)  # which autocast leaves alone under vmap
+        return output if self.bias is None else output + self.bias.to(output.dtype)  # autocast does not cast it under vmap
 
 
 def with_quick_linear(objective: Objective) -> Objective:
-    """Return the objective with every plain linear layer made a `QuickLinear`."""
+    """Turn every plain linear layer of an objective into a `QuickLinear`, in place, and return the objective."""
     for module in objective.modules():
         if type(module) is nn.Linear:
             module.__class__ = QuickLinear
@@ -152,13 +153,13 @@ def with_quick_linear(objective: Objective) -> Objective:
 
 
 def difference(one: nn.Module, other: nn.Module) -> str | None:
-    """Say what keeps two modules from being one function of their parameters and buffers, or None if nothing does.
+    """Return why two modules are not the same function of their parameters and buffers; None if they are.
 
-    Values of parameters and buffers may differ; their shapes, the modules' classes and all other attributes may not.
+    The values of parameters and buffers may differ; their shapes, the modules' classes and all other attributes may not.
     """
     mine, theirs = dict(one.named_modules()), dict(other.named_modules())
     if list(mine) != list(theirs):
-        return "they have other parts"
+        return "they have different parts"
     for name, module in mine.items():
         if type(module) is not type(theirs[name]):
             return f"{name} is {type(module).__name__} in one and {type(theirs[name]).__name__} in another"
@@ -170,7 +171,7 @@ def difference(one: nn.Module, other: nn.Module) -> str | None:
         {name: (t.shape, t.dtype) for name, t in (*m.named_parameters(), *m.named_buffers())} for m in (one, other)
     )
     changed = [name for name in shapes if shapes[name] != its_shapes.get(name)]
-    return f"{changed[0]} has another shape" if changed else None
+    return f"{changed[0]} differs in shape or dtype" if changed else None
 
 
 _TORCHS_OWN = frozenset(vars(nn.Module()))
@@ -181,5 +182,5 @@ def _equal(one: Any, other: Any) -> bool:
         return torch.equal(one, other)
     try:
         return bool(one == other)
-    except (TypeError, ValueError, RuntimeError):  # such as arrays: their comparison is no answer
+    except (TypeError, ValueError, RuntimeError):  # for example arrays, whose comparison is not a single bool
         return False

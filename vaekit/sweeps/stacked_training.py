@@ -1,4 +1,4 @@
-"""The training loop of models whose steps are taken together."""
+"""The training loop of stacked models."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from vaekit.training.trainer import CHECK_EVERY, Pace, Trainer
 
 
 def fit_stacked(trainers: Sequence[Trainer], *, compiled: bool = False, reporter: Reporter) -> dict[int, DivergenceError]:
-    """Train models together to the last epoch and evaluate each; return, by number, the errors of those that diverged.
+    """Train a stack of models to the last epoch and evaluate each; return the errors of diverged models by their index.
 
     Args:
-        trainers: Of models that can be stacked; those whose folder holds a checkpoint take it up, and all are equally far then.
+        trainers: The trainers of models that can be stacked; those with a checkpoint in their folder resume from it. All must
+            then be at the same step.
         compiled: Whether to compile the step.
         reporter: Receives a line after each epoch.
 
     Raises:
-        Interrupted: The user stopped; a checkpoint of each model was saved.
+        Interrupted: The user stopped training; a checkpoint of each model was saved.
     """
     errors: dict[int, DivergenceError] = {}
     live, train = list(range(len(trainers))), trainers[0].spec.train
@@ -58,12 +59,12 @@ def fit_stacked(trainers: Sequence[Trainer], *, compiled: bool = False, reporter
 
 
 class Stack:
-    """The models of several trainers, trained together epoch by epoch; each trainer keeps its folder, position and numbers.
+    """The models of several trainers, trained together epoch by epoch; each trainer keeps its folder, position and metrics.
 
     Args:
-        trainers: Of models that can be stacked, all equally far.
+        trainers: The trainers of models that can be stacked, all at the same step.
         compiled: Whether to compile the step.
-        interruption: Tells that the user wants to stop.
+        interruption: Whether the user has asked to stop; default: never.
     """
 
     def __init__(self, trainers: Sequence[Trainer], *, compiled: bool = False, interruption: Interruption | None = None) -> None:
@@ -73,12 +74,13 @@ class Stack:
         self.errors: dict[int, DivergenceError] = {}
 
     def train_epoch(self) -> Pace:
-        """Take the steps that are left of an epoch; the pace is that of each model.
+        """Take the remaining steps of the current epoch; the pace returned is that of each model.
 
-        Models whose loss is no longer finite are put into ``errors`` by their number, and left alone from then on.
+        A model whose loss becomes non-finite is added to ``errors`` under its index, and is neither checked nor saved from then
+        on.
 
         Raises:
-            Interrupted: The user stopped; a checkpoint of each model was saved.
+            Interrupted: The user stopped training; a checkpoint of each model was saved.
         """
         for trainer in self.trainers:
             trainer.step.objective.train()
@@ -115,7 +117,7 @@ class Stack:
         return [trainer for number, trainer in enumerate(self.trainers) if number not in self.errors]
 
     def _check(self, terms: Mapping[str, Tensor]) -> None:
-        """Note the models whose loss is not finite."""
+        """Record the models whose loss is not finite."""
         losses = terms["loss"].tolist()
         for number, trainer in enumerate(self.trainers):
             if number not in self.errors:
@@ -125,7 +127,7 @@ class Stack:
                     self.errors[number] = error
 
     def _hand_out(self, meter: Meter) -> None:
-        """Give each trainer its part of what was measured."""
+        """Distribute the measurements to the trainers."""
         assert meter.sums is not None  # there was a step
         for number, trainer in enumerate(self.trainers):
             trainer.meter.names, trainer.meter.count = meter.names, meter.count
@@ -133,7 +135,7 @@ class Stack:
 
 
 def _joined(meters: Sequence[Meter]) -> Meter:
-    """Return one meter for all models, that holds what theirs do."""
+    """Combine the meters of all models into one."""
     joined = Meter()
     joined.names, joined.count = meters[0].names, meters[0].count
     sums = [meter.sums for meter in meters if meter.sums is not None]
@@ -142,7 +144,7 @@ def _joined(meters: Sequence[Meter]) -> Meter:
 
 
 def _progress(trainers: Sequence[Trainer], speed: float) -> str:
-    """Say how far the models of a stack have come."""
+    """Describe the progress of the models in a stack."""
     losses = [trainer.position.best for trainer in trainers if trainer.position.best is not None]
     done, epochs, num = trainers[0].position.epoch, trainers[0].spec.train.epochs, len(trainers)
     return (

@@ -1,4 +1,4 @@
-"""Trials that many processes share: an Optuna study in a file, from which each process takes one trial after another."""
+"""Trials shared by many processes: an Optuna study in a file, from which each process takes one trial after another."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from vaekit.store.folder import RunFolder
 from vaekit.streams import derive_seed
 
 NAME = "vaekit"
-"""What the study is called: a file holds one."""
+"""The name of the study; each file contains exactly one."""
 MOST_STARTS = 3
-"""Times that a trial may be started and end with its process before it has a checkpoint."""
+"""How many times a trial may be started and lose its process before its first checkpoint."""
 
 
 class Study:
-    """A study of many processes, on one machine or on several that share a file system with locks, as NFS 4 has.
+    """A study shared by many processes, on one machine or on several with a shared file system that supports locks, like NFS 4.
 
-    A process holds the lock of the trial that it trains, and the system takes it back however the process ends: a running trial
-    whose lock is free has lost its process, and whoever comes next goes on with it. What is decided together is decided by one
-    process at a time. A trial's parameters depend on the seed, its number and the trials before it, not on who asks.
+    A process locks the trial that it trains, and the operating system releases the lock however the process ends. A running trial
+    without a lock has therefore lost its process, and the next process to ask for a trial resumes it. Only one process at a time
+    makes shared decisions. The parameters of a trial depend on the seed, its number and the earlier trials, not on which process
+    runs it.
 
     Args:
-        storage: The study's journal.
-        request: What the study is of, as JSON has it; all processes must want the same.
-        make_folder: Makes the folder of the runs, for the first process.
-        note: Called whenever something has changed, in one process at a time.
+        storage: The file of the study's journal.
+        request: The definition of the study, as JSON data, which must be the same in all processes.
+        make_folder: Creates the folder of the runs; called by the first process.
+        note: Called after every change, in one process at a time.
         maximise: Whether more is better.
-        seed: Of the sampler.
-        warm_up: Epochs in which no trial is pruned.
+        seed: The seed of the sampler.
+        warm_up: The number of epochs before trials can be pruned.
 
     Raises:
-        UsageError: The file is no journal, or its study is of something else.
+        UsageError: The file is not a journal, or it contains a study with a different request.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Study:
             try:
                 self.storage = JournalStorage(JournalFileBackend(str(storage), JournalFileOpenLock(str(storage))))
             except (ValueError, KeyError, TypeError, AssertionError) as error:
-                raise UsageError(f"{storage} is no journal of Optuna's", given=error, remedy="choose another --storage") from None
+                raise UsageError(f"{storage} is not an Optuna journal", given=error, remedy="choose another --storage") from None
             self.study = optuna.create_study(
                 storage=self.storage,
                 study_name=NAME,
@@ -77,29 +78,29 @@ class Study:
         for name, value in request.items():
             if began[name] != value:
                 raise UsageError(
-                    f"{storage} holds a study with another {name}",
+                    f"{storage} contains a study with a different {name}",
                     given=value,
                     expected=began[name],
-                    remedy="ask for what it began with, or choose another --storage",
+                    remedy="repeat the original request, or choose another --storage",
                 )
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials, in the order of their numbers."""
+        """All trials in the order of their numbers."""
         return self.study.get_trials(deepcopy=False)
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The best trial that was trained to the end."""
+        """The best completed trial, or None."""
         done = any(trial.state == TrialState.COMPLETE for trial in self.trials)
         return self.study.best_trial if done else None
 
     def take(self, most: int, begin: Callable[[Trial], str]) -> Trial | None:
-        """Take a trial: one that lost its process, else a new one; None where there are as many as there may be.
+        """Take a trial that lost its process, or else a new one; return None if the maximum number is reached.
 
         Args:
-            most: Trials that there may be.
-            begin: Draws a trial's parameters, or those that it still lacks, and names its run.
+            most: The maximum number of trials.
+            begin: A function that draws a trial's missing parameters and returns the name of its run.
         """
         with self.turn:
             for known in self.trials:
@@ -117,18 +118,18 @@ class Study:
             return trial
 
     def finish(self, trial: Trial, state: TrialState, *, value: float | None = None, error: str | None = None) -> None:
-        """Say what came of the trial that this process holds."""
+        """Record the outcome of the trial that this process holds."""
         with self.turn:
             self._tell(trial, state, value=value, error=error)
 
     def release(self) -> None:
-        """Leave the trial that this process holds, if any, to whoever comes next."""
+        """Release the trial that this process holds, if any, so that another process can take it."""
         if self.held is not None:
             self.held.release()
             self.held = None
 
     def _start(self, trial: Trial, begin: Callable[[Trial], str]) -> bool:
-        """Draw what a trial lacks; return whether it is to be trained: not where its processes always end at once."""
+        """Draw a trial's missing parameters; return whether to train it: not if its processes keep ending early."""
         seed = derive_seed(self.seed, "search", trial.number) % 2**32
         self.study.sampler = optuna.samplers.TPESampler(seed=seed)
         name, starts = begin(trial), trial.user_attrs.get("starts", 0)
@@ -145,11 +146,11 @@ class Study:
             trial.set_user_attr("error", error)
         self.study.tell(trial, value, state=state)
         self.release()
-        self._lock(trial.number).unlink(missing_ok=True)  # nobody takes the lock of a finished trial
+        self._lock(trial.number).unlink(missing_ok=True)  # no process takes the lock of a finished trial
         self.note(self)
 
     def _hold(self, number: int) -> bool:
-        """Take the lock of a trial; return whether it was free."""
+        """Try to take the lock of a trial; return whether it was free."""
         lock = FileLock(self._lock(number))
         try:
             lock.acquire(timeout=0)
@@ -164,7 +165,7 @@ class Study:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Let Optuna say warnings only."""
+    """Silence Optuna's messages below the level of warnings."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -15,15 +15,15 @@ class MovingAverage:
     """An exponential moving average ``a`` of parameters ``θ``: ``a <- d a + (1 - d) θ`` after step t, initialised to ``θ``.
 
     The decay increases with the steps, ``d = min(decay, (1 + t) / (10 + t))`` for t = 0, 1, …, so that an average over few steps
-    does not retain the initial weights.
+    does not retain the initial weights. This increase is that of TensorFlow's ``ExponentialMovingAverage``.
 
     Args:
         module: The module whose trainable parameters are averaged; they may be sharded across processes.
         decay: The largest d.
 
-    Reference:
-        Polyak & Juditsky, Acceleration of Stochastic Approximation by Averaging, SIAM J. Control Optim. 30(4), 1992. The
-        increasing decay is that of TensorFlow's ``ExponentialMovingAverage``.
+    References:
+        Polyak and Juditsky (1992), "Acceleration of Stochastic Approximation by Averaging", SIAM Journal on Control and
+            Optimization 30(4).
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

@@ -49,7 +49,7 @@ class Logger(Component, ABC):
     and the logger is not called again, but the run continues.
 
     Example:
-        >>> @vaekit.loggers("csv")  # doctest: +SKIP
+        >>> @vaekit.loggers("csv")
         ... class Csv(vaekit.Logger):
         ...     def start(self, run, spec, step):
         ...         self.file = (run / "log.csv").open("a")
@@ -64,6 +64,9 @@ class Logger(Component, ABC):
         ...
         ...     def end(self, outcome):
         ...         self.file.close()
+        >>> run = vaekit.train(logger="csv", epochs=1, pictures="none")
+        >>> "62,train/loss," in (run.path / "log.csv").read_text()
+        True
     """
 
     @abstractmethod

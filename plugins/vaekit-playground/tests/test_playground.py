@@ -175,7 +175,7 @@ def test_npm_fills_the_cache_with_checked_files_only(files, tmp_path, monkeypatc
         assert runtime.load() == CONTENT
         assert sorted(file.name for file in runtime.cache().iterdir()) == sorted(CONTENT)
         return
-    message = {"altered": "is not that of", "absent": "has no package/dist", "failure": r"could not fetch(.|\n)*no network"}
+    message = {"altered": "is not that of", "absent": "has no package/dist", "failure": r"could not download(.|\n)*no network"}
     with pytest.raises(ExportError, match=message[content]):
         runtime.load()
     assert not runtime.cache().exists()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
 from vaekit.data import ImageSource, Splits, TensorImages, split_source
-from vaekit.data.arrays import Array, MappedImages, find_layout, to_images, to_labels
+from vaekit.data.arrays import Array, Layout, MappedImages, find_layout, to_images, to_labels
 from vaekit.data.parquet import read_parquet
 from vaekit.errors import DataError, UsageError
 from vaekit.interfaces import Dataset
@@ -21,17 +21,17 @@ from vaekit.roles import datasets
 class ArrayFile(Dataset):
     """Your own images as numbers in one array file: .npy, .npz, .safetensors or .parquet.
 
-    Bytes 0 to 255 or floats, which are kept as they are; a fourth channel is opacity, and the picture is laid on white. The split
-    is fixed: the same for every seed. The default likelihood is "gaussian", since it takes pixels of any range.
+    Pixels are bytes from 0 to 255, or floats, whose values are kept. A fourth channel is opacity: the picture is placed on white.
+    The split is fixed: it is the same for every seed. The default likelihood, "gaussian", takes pixels of any range.
 
     Args:
         path: The file.
-        key: Name of the images in a file of several arrays; not needed where only one of them can be images.
-        labels: Name of the labels in a file of several arrays; by default "labels" or "label", where there is one.
-        layout: Order of the axes: N images, H height, W width, C channels; by default read from the shape.
+        key: Name of the images in a file of several arrays; default: the only array that can be images.
+        labels: Name of the labels in a file of several arrays; default: "labels" or "label", if present.
+        layout: Order of the axes: N images, H height, W width, C channels; default: inferred from the shape.
         validation: Fraction of the images held out for choosing models.
         test: Fraction of the images held out for the final numbers.
-        memory_gb: A .npy file above this is mapped into memory and read anew each epoch.
+        memory_gb: A .npy file larger than this is mapped into memory, and read again every epoch.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
@@ -42,7 +42,7 @@ class ArrayFile(Dataset):
         path: str,
         key: str | None = None,
         labels: str | None = None,
-        layout: Literal["NHW", "NHWC", "NCHW"] | None = None,
+        layout: Layout | None = None,
         validation: float = 0.1,
         test: float = 0.1,
         memory_gb: float = 4.0,
@@ -52,14 +52,14 @@ class ArrayFile(Dataset):
 
     def load(self) -> Splits:
         if not self.path.is_file():
-            raise DataError("there is no such file", given=self.path, expected=".npy, .npz, .safetensors or .parquet")
+            raise DataError("the file does not exist", given=self.path, expected="a .npy, .npz, .safetensors or .parquet file")
         return split_source(self._source(), self.validation, self.test)
 
     def _source(self) -> ImageSource:
         if self.path.suffix == ".npy":
             for option in ("key", "labels"):
                 if getattr(self, option) is not None:
-                    raise UsageError(f"a .npy file holds one array without a name: {option} has no meaning", given=self.path)
+                    raise UsageError(f"a .npy file holds a single unnamed array, so {option} has no meaning", given=self.path)
             array = _load_numpy(self.path)
             layout = find_layout(array.shape, self.layout)
             if array.nbytes > self.memory_gb * 1e9:
@@ -74,7 +74,7 @@ class ArrayFile(Dataset):
         if name is None:
             return None, None
         if name not in arrays:
-            raise UsageError("the file has no such labels", given=name, expected=", ".join(arrays))
+            raise UsageError("the file has no array of that name", given=f"labels {name}", expected=", ".join(arrays))
         return to_labels(arrays[name], num, name)
 
 
@@ -84,12 +84,14 @@ def _choose(arrays: dict[str, Array], key: str | None, path: Path) -> Array:
         found = [name for name, array in arrays.items() if array.ndim in (3, 4)]
         if len(found) != 1:
             given = f"{path} with " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
-            problem = "several arrays can be images" if found else "no array of the file is one of images"
-            remedy = "name it, as --dataset.key images" if found else "--dataset huggingface reads encoded pictures in Parquet"
+            problem = "several arrays can be images" if found else "no array in the file can be images"
+            remedy = "choose one, for example --dataset.key images"
+            if not found:
+                remedy = "use --dataset huggingface for encoded pictures in Parquet"
             raise DataError(problem, given=given, remedy=remedy)
         return arrays[found[0]]
     if key not in arrays:
-        raise UsageError("the file has no such array", given=f"key {key}", expected=", ".join(arrays))
+        raise UsageError("the file has no array of that name", given=f"key {key}", expected=", ".join(arrays))
     return arrays[key]
 
 
@@ -101,14 +103,14 @@ def _read(path: Path) -> dict[str, Array]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        try:  # by way of torch, which knows bfloat16
+        try:  # with torch, which supports bfloat16
             tensors = load_file(path).items()
         except (OSError, SafetensorError) as error:
             raise DataError("cannot read the file", given=f"{path}: {error}") from error
         return {name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in tensors}
     if path.suffix == ".parquet":
         return read_parquet(path)
-    raise UsageError("a file of unknown kind", given=path, expected=".npy, .npz, .safetensors or .parquet")
+    raise UsageError("unknown file format", given=path, expected="a .npy, .npz, .safetensors or .parquet file")
 
 
 def _load_numpy(path: Path) -> Array:
@@ -131,5 +133,5 @@ def _refused(path: Path, error: Exception) -> DataError:
     return DataError(
         "cannot read the file",
         given=f"{path}: {error}",
-        expected="arrays of numbers (pickled objects are refused: they run code)",
+        expected="arrays of numbers (pickled objects are refused, since they can run code)",
     )

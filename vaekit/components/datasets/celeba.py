@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from vaekit.data import FileImages, Splits
-from vaekit.data.images import Decoder, within_memory
-from vaekit.data.torchvision_sets import data_root, provide
+from vaekit.data.images import ImageReader, decode_if_small
+from vaekit.data.torchvision_sets import data_root, ensure_present
 from vaekit.errors import DataError
 from vaekit.interfaces import Dataset
 from vaekit.roles import datasets
@@ -16,16 +16,17 @@ from vaekit.roles import datasets
 class CelebA(Dataset):
     """Faces of celebrities, aligned, colour, 64×64 by default: 162,770 train, 19,867 validation, 19,962 test; 1.4 GB download.
 
-    The middle 178×178 of each picture, resized. The download comes from Google Drive, needs gdown, and is refused at busy times.
-
-    References:
-        Liu, Luo, Wang, Tang: Deep learning face attributes in the wild, 2015.
+    The central 178×178 pixels of each picture, resized. The download comes from Google Drive, which refuses it at busy times, and
+    needs gdown.
 
     Args:
-        size: Side of the pictures.
-        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
-        download: Whether to download files that are not there.
-        memory_gb: Pictures that fit are decoded once and kept in memory; others are read anew each epoch.
+        size: Side of the pictures, in pixels.
+        data_root: Folder of the datasets; default: VAEKIT_DATA, else ~/.cache/vaekit.
+        download: Whether to download missing files.
+        memory_gb: Pictures that fit into this are decoded once and kept in memory; otherwise they are read again every epoch.
+
+    References:
+        Liu et al. (2015), "Deep Learning Face Attributes in the Wild", ICCV, arXiv:1411.7766.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
@@ -35,16 +36,16 @@ class CelebA(Dataset):
 
     def load(self) -> Splits:
         root, partition, images = data_root(self.root), "celeba/list_eval_partition.txt", "celeba/img_align_celeba"
-        provide("CelebA", root, [partition, images], download=self.download, fetch=self._fetch)
+        ensure_present(self.kind, root, [partition, images], download=self.download, fetch=_fetch)
         rows = [line.split() for line in (root / partition).read_text("utf-8").splitlines() if line.strip()]
         if not all(len(row) == 2 and row[1] in ("0", "1", "2") for row in rows) or {row[1] for row in rows} != {"0", "1", "2"}:
             raise DataError("a data file is damaged", given=root / partition, expected="lines such as `000001.jpg 0`")
-        decoder = Decoder((self.size, self.size), "rgb", "crop")
+        reader = ImageReader((self.size, self.size), "rgb", "crop")
         parts = ([root / images / name for name, part in rows if part == wanted] for wanted in "012")
-        return within_memory(Splits(*(FileImages(files, decoder) for files in parts)), self.memory_gb)
+        return decode_if_small(Splits(*(FileImages(files, reader) for files in parts)), self.memory_gb)
 
-    @staticmethod
-    def _fetch(folder: str) -> None:
-        from torchvision.datasets import CelebA
 
-        CelebA(folder, download=True)
+def _fetch(folder: str) -> None:
+    from torchvision.datasets import CelebA
+
+    CelebA(folder, download=True)

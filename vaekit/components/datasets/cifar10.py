@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from vaekit.components.datasets._downloaded import Downloaded
 from vaekit.data import Splits, TensorImages
 from vaekit.data.sources import hold_out
-from vaekit.data.torchvision_sets import data_root, provide
+from vaekit.data.torchvision_sets import data_root, ensure_present
 from vaekit.errors import DataError
-from vaekit.interfaces import Dataset
 from vaekit.roles import datasets
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -23,41 +23,33 @@ _URL, _MD5 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4
 
 
 @datasets("cifar10")
-class CIFAR10(Dataset):
+class CIFAR10(Downloaded):
     """Small photographs, 32×32 colour, 10 classes: 45,000 train, 5,000 validation, 10,000 test; 170 MB download.
 
-    The binary version is read, not the pickled one that torchvision keeps: reading data must not run code.
+    Reads the binary version, not the pickled one that torchvision keeps: reading data must not run code.
 
     References:
-        Krizhevsky: Learning multiple layers of features from tiny images, 2009.
-
-    Args:
-        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
-        validation: Number of training images held out, the last ones.
-        download: Whether to download files that are not there.
+        Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images", technical report of the University of Toronto.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
 
-    def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
-        self.root, self.validation, self.download = data_root, validation, download
-
     def load(self) -> Splits:
         root = data_root(self.root)
-        provide("CIFAR-10", root, [*_TRAIN, _TEST], download=self.download, fetch=self._fetch)
+        ensure_present(self.kind, root, [*_TRAIN, _TEST], download=self.download, fetch=_fetch)
         return hold_out(_read([root / name for name in _TRAIN]), _read([root / _TEST]), self.validation)
 
-    @staticmethod
-    def _fetch(folder: str) -> None:
-        from torchvision.datasets.utils import download_and_extract_archive
 
-        download_and_extract_archive(_URL, folder, md5=_MD5, remove_finished=True)
+def _fetch(folder: str) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    download_and_extract_archive(_URL, folder, md5=_MD5, remove_finished=True)
 
 
 def _read(files: list[Path]) -> TensorImages:
     """Read records of a label byte and 3,072 bytes of red, green and blue planes."""
     for file in files:
         if not file.is_file() or file.stat().st_size % 3073 or file.stat().st_size == 0:
-            raise DataError("a data file is damaged", given=file, expected="records of 3,073 bytes", remedy="fetch it again")
+            raise DataError("a data file is damaged", given=file, expected="records of 3,073 bytes", remedy="download it again")
     records = torch.from_numpy(np.concatenate([np.fromfile(file, np.uint8).reshape(-1, 3073) for file in files]))
     return TensorImages(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0], _CLASSES)

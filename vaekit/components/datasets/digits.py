@@ -1,4 +1,4 @@
-"""Handwritten digits that come with vaekit."""
+"""Handwritten digits that ship with vaekit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vaekit.roles import datasets
 
 @datasets("digits")
 class Digits(Dataset):
-    """10,000 of MNIST's handwritten digits, 28×28 grey; comes with vaekit, needs no download.
+    """10,000 of MNIST's handwritten digits, 28×28 grey; ships with vaekit, needs no download.
 
-    8,000 train, 1,000 validation and 1,000 test images; the test images are from MNIST's own test file. ``digits.LICENSE.md``
-    beside this file states origin and licence.
+    8,000 training, 1,000 validation and 1,000 test images; the test images are from MNIST's own test file. See
+    ``digits.LICENSE.md`` beside this file for their origin and licence.
     """
 
     default_likelihood: ClassVar[str] = "bce"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import ClassVar, Literal
 
+from vaekit.components.datasets._downloaded import Downloaded
 from vaekit.data import Binarize, Splits
 from vaekit.data.torchvision_sets import load_idx_set
-from vaekit.interfaces import Dataset
 from vaekit.roles import datasets
 
-_MERGED = (*digits, *ascii_uppercase, *"abdefghnqrt")  # lower-case letters that look like their capitals count as those
+_MERGED = (*digits, *ascii_uppercase, *"abdefghnqrt")  # lower-case letters that look like their capitals are merged with them
 _CLASSES = {
     "byclass": (*digits, *ascii_uppercase, *ascii_lowercase),
     "bymerge": _MERGED,
@@ -22,19 +22,19 @@ _CLASSES = {
 
 
 @datasets("emnist")
-class EMNIST(Dataset):
+class EMNIST(Downloaded):
     """Handwritten letters and digits, 28×28 grey; "balanced": 107,800 train, 5,000 validation, 18,800 test; 560 MB download.
 
-    Unlike torchvision's, the pictures stand upright, and the labels of "letters" count from 0.
-
-    References:
-        Cohen, Afshar, Tapson, van Schaik: EMNIST: an extension of MNIST to handwritten letters, 2017.
+    Unlike in torchvision, the pictures are upright, and the labels of "letters" start at 0.
 
     Args:
-        split: Which of its data sets.
-        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
-        validation: Number of training images held out, the last ones.
-        download: Whether to download files that are not there.
+        split: Which of its datasets.
+        data_root: Folder of the datasets; default: VAEKIT_DATA, else ~/.cache/vaekit.
+        validation: Number of training images to hold out, taken from the end.
+        download: Whether to download missing files.
+
+    References:
+        Cohen et al. (2017), "EMNIST: an extension of MNIST to handwritten letters", arXiv:1702.05373.
     """
 
     default_likelihood: ClassVar[str] = "bce"
@@ -48,23 +48,25 @@ class EMNIST(Dataset):
         validation: int = 5000,
         download: bool = True,
     ) -> None:
-        self.split, self.root, self.validation, self.download = split, data_root, validation, download
+        super().__init__(data_root=data_root, validation=validation, download=download)
+        self.split = split
 
     def load(self) -> Splits:
         stems = [f"EMNIST/raw/emnist-{self.split}-{part}" for part in ("train", "test")]
         return load_idx_set(
-            "EMNIST",
+            self.kind,
             files=[f"{stem}-{what}-ubyte" for stem in stems for what in ("images-idx3", "labels-idx1")],
             root=self.root,
             validation=self.validation,
             download=self.download,
-            fetch=self._fetch,
+            fetch=self.fetch,
             class_names=_CLASSES[self.split],
             first_label=1 if self.split == "letters" else 0,
             transposed=True,
         )
 
-    def _fetch(self, folder: str) -> None:
+    def fetch(self, folder: str) -> None:
+        """Download the files to a folder."""
         from torchvision.datasets import EMNIST
 
         EMNIST(folder, self.split, download=True)

@@ -2,46 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-from vaekit.data import Binarize, Splits
-from vaekit.data.torchvision_sets import load_idx_set, mnist_files
-from vaekit.interfaces import Dataset
+from vaekit.components.datasets._downloaded import MNISTReplacement
 from vaekit.roles import datasets
 
 
 @datasets("mnist")
-class MNIST(Dataset):
+class MNIST(MNISTReplacement):
     """Handwritten digits, 28×28 grey: 55,000 train, 5,000 validation, 10,000 test; 12 MB download.
 
     References:
-        LeCun, Bottou, Bengio, Haffner: Gradient-based learning applied to document recognition, 1998.
-
-    Args:
-        data_root: Folder of the data sets; default VAEKIT_DATA, else ~/.cache/vaekit.
-        validation: Number of training images held out, the last ones.
-        download: Whether to download files that are not there.
+        LeCun et al. (1998), "Gradient-Based Learning Applied to Document Recognition", Proceedings of the IEEE 86(11).
     """
 
-    default_likelihood: ClassVar[str] = "bce"
-    default_binarize: ClassVar[Binarize] = "dynamic"
-
-    def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
-        self.root, self.validation, self.download = data_root, validation, download
-
-    def load(self) -> Splits:
-        return load_idx_set(
-            "MNIST",
-            files=mnist_files("MNIST"),
-            root=self.root,
-            validation=self.validation,
-            download=self.download,
-            fetch=self._fetch,
-            class_names=tuple("0123456789"),
-        )
-
-    @staticmethod
-    def _fetch(folder: str) -> None:
-        from torchvision.datasets import MNIST
-
-        MNIST(folder, download=True)
+    torchvision_name = "MNIST"
+    class_names = tuple("0123456789")

@@ -13,10 +13,10 @@ from vaekit.nn.layers import (
     Activation,
     Channels,
     activation_layer,
-    check_image,
     fully_connected,
-    halvings,
+    halved_sizes,
     normalization_layer,
+    require_image_shape,
     residual_stage,
 )
 from vaekit.roles import decoders
@@ -26,20 +26,20 @@ from vaekit.roles import decoders
 class ResNet(Backbone):
     """One linear layer, then pre-activation residual blocks with GroupNorm; five to ten times slower than ``cnn``.
 
-    Each stage has ``depth`` blocks of two 3×3 convolutions and doubles the size by upsampling to an explicit one, so
-    every size is met exactly. Normalised throughout, it trains at any depth, which is what it is for; on a CPU ``cnn`` is
-    the better start.
+    Each stage has ``depth`` blocks of two 3×3 convolutions and upsamples to an explicit size, so any size is met exactly.
+    Normalisation throughout lets it train at any depth, which is its purpose; on a CPU, start with ``cnn``.
 
-    Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any sides; outputs are unbounded.
+    Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any height and width; outputs are unbounded.
 
     Args:
-        channels: Channels of the stages, towards the image; each entry doubles the size once more.
+        channels: Channels of the stages, from the latent vector to the image; each stage doubles the size.
         depth: Residual blocks per stage.
         activation: Nonlinearity before every convolution.
         upsampling: How feature maps are enlarged: nearest is faster, bilinear smoother.
 
-    Reference: He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027; Wu and He 2018, "Group
-    Normalization", arXiv:1803.08494.
+    References:
+        He et al. (2016), "Identity Mappings in Deep Residual Networks", ECCV, arXiv:1603.05027.
+        Wu and He (2018), "Group Normalization", ECCV, arXiv:1803.08494.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class ResNet(Backbone):
         upsampling: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:
         super().__init__(in_shape, out_shape)
-        check_image(out_shape, "decoder 'resnet'")
-        sizes = halvings(out_shape, len(channels))[::-1]
+        require_image_shape(out_shape, f"decoder {self.kind!r}")
+        sizes = halved_sizes(out_shape, len(channels))[::-1]
         layers: list[nn.Module] = [fully_connected(in_shape, (), (channels[0], *sizes[0]), activation)]
         layers += residual_stage(channels[0], channels[0], depth, activation)
         for (width, next_width), size in zip(pairwise(channels), sizes[1:-1], strict=True):
             layers += [nn.Upsample(size, mode=upsampling), *residual_stage(width, next_width, depth, activation)]
-        # What works channel by channel comes before the last upsampling, where it is a quarter of the work.
+        # Normalisation and activation work channel by channel: before the last upsampling they cost a quarter as much.
         layers += [normalization_layer("group", channels[-1]), activation_layer(activation)]
         layers += [nn.Upsample(sizes[-1], mode=upsampling), nn.Conv2d(channels[-1], out_shape[0], 3, padding=1)]
         self.net = nn.Sequential(*layers)

@@ -7,7 +7,16 @@ from functools import partial
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.nn.layers import Activation, Channels, Normalization, Widths, check_image, fully_connected, halvings, unit
+from vaekit.nn.layers import (
+    Activation,
+    Channels,
+    Normalization,
+    Widths,
+    fully_connected,
+    halved_sizes,
+    hidden_layer,
+    require_image_shape,
+)
 from vaekit.roles import encoders
 
 
@@ -15,19 +24,20 @@ from vaekit.roles import encoders
 class CNN(Backbone):
     """Strided 3×3 convolutions, then fully connected layers; a sound default for images of any size.
 
-    Each convolution halves both sides, rounded up, so the default's four leave 2×2 of 28×28 and 10×10 of 150×150. The
-    weights of the linear layer that follows grow with what is left: add an entry to ``channels`` for much larger images.
+    Each convolution halves both sides, rounding up, so the four convolutions of the default reduce 28×28 to 2×2 and 150×150 to
+    10×10. The next linear layer has weights for every position that remains: for much larger images, add an entry to
+    ``channels``. Compared with the paper's encoder, kernels are 3×3 and there are more channels.
 
-    Shapes: ``(B, C, H, W)``, any sides, to ``(B, *out_shape)``.
+    Shapes: ``(B, C, H, W)``, any height and width, to ``(B, *out_shape)``.
 
     Args:
-        channels: Output channels of the convolutions, from the image on; each entry halves the image once more.
+        channels: Output channels of the convolutions, starting at the image; each convolution halves the size.
         hidden: Widths of the linear layers between the convolutions and the output.
         activation: Nonlinearity after every convolution and hidden layer.
-        normalization: What normalises each of them before its activation: all of an example, channel groups, or nothing.
+        normalization: What each of them is normalised over before its activation: all of an example, channel groups, or nothing.
 
-    Reference: Burgess et al. 2018, "Understanding disentangling in β-VAE", arXiv:1804.03599, appendix A; here with
-    3×3 kernels and more channels.
+    References:
+        Burgess et al. (2018), "Understanding disentangling in β-VAE", arXiv:1804.03599, appendix A.
     """
 
     def __init__(
@@ -41,15 +51,15 @@ class CNN(Backbone):
         normalization: Normalization = "none",
     ) -> None:
         super().__init__(in_shape, out_shape)
-        check_image(in_shape, "encoder 'cnn'")
+        require_image_shape(in_shape, f"encoder {self.kind!r}")
         width = in_shape[0]
         convolutions: list[nn.Module] = []
         for next_width in channels:
             layer = partial(nn.Conv2d, width, next_width, 3, stride=2, padding=1)
-            convolutions += unit(layer, next_width, activation, normalization)
+            convolutions += hidden_layer(layer, next_width, activation, normalization)
             width = next_width
         self.convolutions = nn.Sequential(*convolutions)
-        feature_shape = (width, *halvings(in_shape, len(channels))[-1])
+        feature_shape = (width, *halved_sizes(in_shape, len(channels))[-1])
         self.head = fully_connected(feature_shape, hidden, out_shape, activation, normalization)
 
     def forward(self, x: Tensor) -> Tensor:

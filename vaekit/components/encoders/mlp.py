@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from vaekit.interfaces import Backbone, Shape
-from vaekit.nn.layers import Activation, Normalization, Widths, fully_connected
+from vaekit.nn.backbones import FullyConnected
 from vaekit.roles import encoders
 
 
 @encoders("mlp")
-class MLP(Backbone):
+class MLP(FullyConnected):
     """Fully connected layers over the flattened image; the fastest backbone, for images up to about 32×32.
 
-    Its first layer has pixels × width weights and knows nothing of neighbouring pixels, so prefer ``cnn`` for anything
-    larger. It takes input of any shape, images or not. With ``hidden`` empty it is one linear layer.
+    Its first layer has pixels × width weights and does not know which pixels are neighbours; prefer ``cnn`` for larger images.
+    The input may have any shape, whether an image's or not.
 
     Shapes: ``(B, *in_shape)`` to ``(B, *out_shape)``, both arbitrary.
 
-    Args:
-        hidden: Widths of the hidden layers, from the image on.
-        activation: Nonlinearity after every hidden layer.
-        normalization: What normalises every hidden layer before its activation: all of it, groups of it, or nothing.
-
-    Reference: Kingma and Welling 2014, "Auto-Encoding Variational Bayes", arXiv:1312.6114, appendix C.
+    References:
+        Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix C.
     """
-
-    def __init__(
-        self,
-        in_shape: Shape,
-        out_shape: Shape,
-        *,
-        hidden: Widths = (512, 512),
-        activation: Activation = "silu",
-        normalization: Normalization = "none",
-    ) -> None:
-        super().__init__(in_shape, out_shape)
-        self.net = fully_connected(in_shape, hidden, out_shape, activation, normalization)
-
-    def forward(self, x: Tensor) -> Tensor:
-        params: Tensor = self.net(x)
-        return params

@@ -10,10 +10,10 @@ from vaekit.nn.layers import (
     Activation,
     Channels,
     activation_layer,
-    check_image,
     fully_connected,
-    halvings,
+    halved_sizes,
     normalization_layer,
+    require_image_shape,
     residual_stage,
 )
 from vaekit.roles import encoders
@@ -23,18 +23,19 @@ from vaekit.roles import encoders
 class ResNet(Backbone):
     """Pre-activation residual blocks with GroupNorm, then one linear layer; five to ten times slower than ``cnn``.
 
-    Each stage halves both sides, rounded up, and has ``depth`` blocks of two 3×3 convolutions. Normalised throughout, it
-    trains at any depth, which is what it is for; on a CPU ``cnn`` is the better start.
+    Each stage halves both sides, rounding up, and has ``depth`` blocks of two 3×3 convolutions. Normalisation throughout lets it
+    train at any depth, which is its purpose; on a CPU, start with ``cnn``.
 
-    Shapes: ``(B, C, H, W)``, any sides, to ``(B, *out_shape)``.
+    Shapes: ``(B, C, H, W)``, any height and width, to ``(B, *out_shape)``.
 
     Args:
-        channels: Channels of the stages, from the image on; each entry halves the image once more.
+        channels: Channels of the stages, starting at the image; each stage halves the size.
         depth: Residual blocks per stage.
         activation: Nonlinearity before every convolution but the first.
 
-    Reference: He et al. 2016, "Identity Mappings in Deep Residual Networks", arXiv:1603.05027; Wu and He 2018, "Group
-    Normalization", arXiv:1803.08494.
+    References:
+        He et al. (2016), "Identity Mappings in Deep Residual Networks", ECCV, arXiv:1603.05027.
+        Wu and He (2018), "Group Normalization", ECCV, arXiv:1803.08494.
     """
 
     def __init__(
@@ -47,14 +48,14 @@ class ResNet(Backbone):
         activation: Activation = "silu",
     ) -> None:
         super().__init__(in_shape, out_shape)
-        check_image(in_shape, "encoder 'resnet'")
+        require_image_shape(in_shape, f"encoder {self.kind!r}")
         width = channels[0]
         layers: list[nn.Module] = [nn.Conv2d(in_shape[0], width, 3, padding=1, bias=False)]
         for next_width in channels:
             layers += residual_stage(width, next_width, depth, activation, stride=2)
             width = next_width
         layers += [normalization_layer("group", width), activation_layer(activation)]
-        feature_shape = (width, *halvings(in_shape, len(channels))[-1])
+        feature_shape = (width, *halved_sizes(in_shape, len(channels))[-1])
         self.net = nn.Sequential(*layers, fully_connected(feature_shape, (), out_shape, activation))
 
     def forward(self, x: Tensor) -> Tensor:

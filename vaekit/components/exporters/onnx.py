@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from vaekit.export.trained import Trained
 
 LARGEST = 2**31 - 2**20
-"""Bytes of weights that fit into one file: a protobuf message holds less than 2 GiB."""
+"""Largest size of weights, in bytes, that fits into one file: a protobuf message must be smaller than 2 GiB."""
 
 
 @exporters("onnx")
 class Onnx(Exporter):
     """ONNX, for ONNX Runtime in Python, Node, browsers and elsewhere: one file, any batch size, verified against the model.
 
-    A JSON file of the same name lies beside it, with what an application must know: shapes, names, a range and the KL of every
-    latent. The defaults, opset 18 and IR version 8, are read by ONNX Runtime from 1.17 on, its web build and its CUDA provider.
-    Two exports of one model are equal to the byte.
+    A JSON file of the same name beside it holds what an application needs to know: shapes, names, and the range and KL of every
+    latent. The defaults, opset 18 and IR version 8, are supported by ONNX Runtime 1.17 and later, including its web build and
+    CUDA provider. Two exports of the same model are identical byte for byte.
 
     Args:
-        opset: Version of ONNX's operators.
+        opset: Version of the ONNX operators.
         fp16: Whether weights are stored in half precision, which halves the file; inputs, outputs and arithmetic stay fp32.
-        int8: Whether layers compute on 8-bit integers where ONNX Runtime can: an experiment, its error and speed are told.
-        licence: Licence of the model, kept in the metadata, as CC-BY-4.0.
+        int8: Whether layers compute on 8-bit integers where ONNX Runtime can; experimental, error and speed are reported.
+        licence: Licence of the model, kept in the metadata, for example CC-BY-4.0.
     """
 
     suffix: ClassVar[str] = ".onnx"
@@ -56,7 +56,7 @@ class Onnx(Exporter):
         licence: str | None = None,
     ) -> None:
         if fp16 and int8:
-            raise UsageError("a model has one precision", given="fp16 and int8", remedy="choose one of them")
+            raise UsageError("an export has only one precision", given="fp16 and int8", remedy="choose one of them")
         self.opset, self.licence = opset, licence
         self.precision: about.Precision = "int8" if int8 else "fp16" if fp16 else "fp32"
 
@@ -81,7 +81,7 @@ class Onnx(Exporter):
                 tolerance=TOLERANCES[self.precision],
             ).require(
                 f"the exported {part} differs from the model, so it was not written",
-                remedy="see whether its forward depends on the batch size"
+                remedy="check whether its forward pass depends on the batch size"
                 + (", or export without --fp16" if self.precision == "fp16" else ""),
             )
             temporary.with_suffix(".json").write_text(about.as_text(metadata), "utf-8")
@@ -95,16 +95,16 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
         return ()
     data = f"{path.name}.data"
     onnx.save_model(model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data)
-    return (f"the weights exceed 2 GB, which one ONNX file cannot hold: they lie in {data}, which must stay beside it",)
+    return (f"the weights exceed the 2 GB limit of an ONNX file; they are in {data}, which must stay beside it",)
 
 
 def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """Replace a float32 file by its 8-bit version; return what became of the speed."""
+    """Replace a float32 file by its 8-bit version; return notes on the result and its speed."""
     examples = part.examples.numpy()
     functions = {"fp32": OnnxFile(path).function}
     model = quantize(path, examples)
     about.attach(model, metadata)
-    notes = ("int8 is an experiment", left_in_float(model), *_save(model, path))
+    notes = ("int8 is experimental", left_in_float(model), *_save(model, path))
     functions["int8"] = OnnxFile(path).function
     for inputs in (examples[:1], examples):
         times = latencies({name: partial(function, inputs) for name, function in functions.items()}, seconds=0.3)
@@ -115,4 +115,4 @@ def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[str
 def _warn_of_slow_operations(model: onnx.ModelProto, part: PartName) -> None:
     modes = [a.s for node in model.graph.node if node.op_type == "Resize" for a in node.attribute if a.name == "mode"]
     if b"cubic" in modes:
-        warnings.warn(f"the {part} resizes bicubically, which ONNX Runtime does 4-5 times slower than bilinearly", stacklevel=2)
+        warnings.warn(f"the {part} uses bicubic resizing, 4-5 times slower than bilinear in ONNX Runtime", stacklevel=2)

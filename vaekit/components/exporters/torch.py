@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 @exporters("torch")
 class Torch(Exporter):
-    """PyTorch's own format, .pt2: runs in torch without vaekit and without the components' code; any batch size, verified.
+    """PyTorch's own format, .pt2: runs in torch without vaekit or the components' code; any batch size, verified.
 
-    ``torch.export.load(path).module()`` gives the function. The metadata are in the file, under the name ``vaekit``.
+    ``torch.export.load(path).module()`` returns the function. The metadata are in the file under the name ``vaekit``.
 
     Args:
-        licence: Licence of the model, kept in the metadata, as CC-BY-4.0.
+        licence: Licence of the model, kept in the metadata, for example CC-BY-4.0.
     """
 
     suffix: ClassVar[str] = ".pt2"
@@ -40,12 +40,12 @@ class Torch(Exporter):
         subject = part_of(trained, part)
         metadata = about.describe(trained, subject, precision="fp32", licence=self.licence)
         program = trace(subject)
-        for node in program.graph.nodes:  # where the source lay on this machine
+        for node in program.graph.nodes:  # it contains paths of this machine
             node.meta.pop("stack_trace", None)
         with staged(path) as temporary:
             torch.export.save(program, temporary, extra_files={about.KEY: json.dumps(metadata, ensure_ascii=False)})
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "The given buffer is not writable")  # nor written to: torch 2.9 to itself
+                warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.9 does not write to it
                 module = torch.export.load(temporary).module()
 
             def run(inputs: Array) -> list[Array]:
@@ -56,7 +56,7 @@ class Torch(Exporter):
             examples = subject.examples.numpy()
             parity = compare(run, torch_function(subject), examples, relative=subject.relative, tolerance=TOLERANCE).require(
                 f"the exported {part} differs from the model, so it was not written",
-                remedy="see whether its forward depends on the batch size",
+                remedy="check whether its forward pass depends on the batch size",
             )
             size = temporary.stat().st_size
         return Exported(path, size, parity)

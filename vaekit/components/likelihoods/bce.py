@@ -15,11 +15,10 @@ from vaekit.roles import likelihoods
 class BCE(Likelihood):
     """Bernoulli pixels: binary cross-entropy on logits. A log-likelihood on binary pixels only.
 
-    On grey pixels it is a cross-entropy: training works, and reports call it so, not a log-likelihood. Pixels outside [0, 1]
-    are refused.
+    On grey pixels, training works, but the value is a cross-entropy, and reports call it that. Pixels outside [0, 1] are refused.
 
-    Reference:
-        Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014, appendix C.1.
+    References:
+        Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix C.1.
     """
 
     support: Literal["unit", "real"] = "unit"

@@ -1,4 +1,4 @@
-"""The Gaussian likelihood with a fixed or learned standard deviation."""
+"""The Gaussian likelihood, with a fixed or learned standard deviation."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from torch import Tensor
 
 from vaekit.distributions import GaussianPixels
 from vaekit.interfaces import Likelihood, Shape
-from vaekit.nn.heads import Link, LogScale, mean_of
+from vaekit.nn.heads import Link, LogScale, mean_image
 from vaekit.roles import likelihoods
 
 
 @likelihoods("gaussian")
 class Gaussian(Likelihood):
-    """Gaussian pixels ``N(mean(z), sigma^2)`` with one σ for all pixels, learned unless fixed; the default for colour.
+    """Gaussian pixels ``N(mean(z), sigma^2)`` with one σ for all pixels, learned by default; the default for colour images.
 
-    A learned σ balances reconstruction and KL by maximum likelihood, without a β to tune. It is bounded below by one grey
-    level, 1/256: on pixels that are predicted exactly the density would grow without bound.
+    A learned σ balances reconstruction and KL by maximum likelihood, with no β to tune. It is bounded below by one grey level,
+    1/256; otherwise the density of exactly predicted pixels would grow without bound.
 
     Args:
-        sigma: Standard deviation, in units of the pixel range; where it is learned, its first value.
+        sigma: Standard deviation, in units of the pixel range; the initial value if it is learned.
         learned: Whether σ is a parameter of the model.
         link: How the decoder's output becomes the mean image.
 
-    Reference:
-        Rybkin, Daniilidis & Levine, Simple and Effective VAE Training with Calibrated Decoders, ICML 2021, section 3.
+    References:
+        Rybkin et al. (2021), "Simple and Effective VAE Training with Calibrated Decoders", ICML, arXiv:2006.13202.
     """
 
     def __init__(self, image_shape: Shape, *, sigma: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
@@ -34,4 +34,4 @@ class Gaussian(Likelihood):
         self.support = "unit" if link == "sigmoid" else "real"
 
     def forward(self, params: Tensor) -> GaussianPixels:
-        return GaussianPixels(mean_of(params, self.link), self.scale())
+        return GaussianPixels(mean_image(params, self.link), self.scale())

@@ -7,18 +7,18 @@ from torch import Tensor
 
 from vaekit.distributions import LaplacePixels
 from vaekit.interfaces import Likelihood, Shape
-from vaekit.nn.heads import Link, LogScale, mean_of
+from vaekit.nn.heads import Link, LogScale, mean_image
 from vaekit.roles import likelihoods
 
 
 @likelihoods("laplace")
 class Laplace(Likelihood):
-    """Laplace pixels: absolute errors over one scale b, learned unless fixed; less blur at edges than a Gaussian.
+    """Laplace pixels: absolute errors relative to one scale b, learned by default; less blur at edges than a Gaussian.
 
     Args:
-        scale: Mean absolute deviation b, in units of the pixel range; where it is learned, its first value.
-        learned: Whether b is a parameter of the model; it is bounded below by one grey level, 1/256.
-        link: How the decoder's output becomes the median image.
+        scale: Mean absolute deviation b, in units of the pixel range; the initial value if it is learned.
+        learned: Whether b is a parameter of the model; a learned b is bounded below by one grey level, 1/256.
+        link: How the decoder's output becomes the mean image.
     """
 
     def __init__(self, image_shape: Shape, *, scale: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
@@ -28,4 +28,4 @@ class Laplace(Likelihood):
         self.support = "unit" if link == "sigmoid" else "real"
 
     def forward(self, params: Tensor) -> LaplacePixels:
-        return LaplacePixels(mean_of(params, self.link), self.scale())
+        return LaplacePixels(mean_image(params, self.link), self.scale())

@@ -8,16 +8,16 @@ from torch import Tensor
 
 from vaekit.distributions import SquaredErrorPixels
 from vaekit.interfaces import Likelihood, Shape
-from vaekit.nn.heads import Link, mean_of
+from vaekit.nn.heads import Link, mean_image
 from vaekit.roles import likelihoods
 
 
 @likelihoods("mse")
 class MSE(Likelihood):
-    """Sum of squared errors: a Gaussian with variance 1/2 up to a constant; an ELBO is known up to that constant.
+    """Sum of squared errors: a Gaussian with variance 1/2 up to a constant, so the ELBO is known up to that constant.
 
-    With pixels in [0, 1] a variance of 1/2 is large, so the KL weighs much: where reconstructions are blurred, take `gaussian`,
-    which learns its scale, or a β below 1.
+    For pixels in [0, 1] a variance of 1/2 is large, which gives the KL much weight. If reconstructions are blurred, use
+    `gaussian`, which learns its scale, or a β below 1.
 
     Args:
         link: How the decoder's output becomes the mean image.
@@ -31,4 +31,4 @@ class MSE(Likelihood):
         self.support = "unit" if link == "sigmoid" else "real"
 
     def forward(self, params: Tensor) -> SquaredErrorPixels:
-        return SquaredErrorPixels(mean_of(params, self.link))
+        return SquaredErrorPixels(mean_image(params, self.link))

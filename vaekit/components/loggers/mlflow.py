@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
     from vaekit.training.logger import Outcome
 
-MOST = {"params": 100, "metrics": 1000}
-"""What MLflow takes in one request."""
+LARGEST_REQUEST = {"params": 100, "metrics": 1000}
+"""The most entities that MLflow accepts in one request."""
 
 
 @loggers("mlflow")
 class Mlflow(Logger):
-    """MLflow: metrics, images as artifacts, the spec as parameters, in a database or on a tracking server.
+    """MLflow: metrics, images as artifacts, and the spec as parameters, in a database or on a tracking server.
 
-    A resumed run goes on under its id, which `mlflow.json` in the run folder holds; steps that are repeated and that MLflow has
-    already are left out. Needs `pip install "vaekit[mlflow]"`; `mlflow ui` comes with the whole of MLflow. A server that does not
-    answer is waited for, minutes by default: MLFLOW_HTTP_REQUEST_MAX_RETRIES says how often it is asked.
+    A resumed run continues under the same id, which is kept in `mlflow.json` in the run folder; repeated steps that MLflow
+    already has are skipped. Needs `pip install "vaekit[mlflow]"`; for `mlflow ui`, install the full MLflow package. Requests to a
+    server that does not answer are retried, by default for minutes: set MLFLOW_HTTP_REQUEST_MAX_RETRIES to change how often.
 
     Args:
-        tracking_uri: Where runs are kept, as sqlite:///mlflow.db or http://host:5000; as MLFLOW_TRACKING_URI says by default.
-        experiment: Where runs are gathered; made if there is none of the name.
+        tracking_uri: Where runs are kept, for example sqlite:///mlflow.db or http://host:5000; default: MLFLOW_TRACKING_URI.
+        experiment: Experiment that runs are grouped in; created if it does not exist.
     """
 
     def __init__(self, *, tracking_uri: str | None = None, experiment: str = "vaekit") -> None:
@@ -61,7 +61,7 @@ class Mlflow(Logger):
         return f"{uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}, experiment {self.experiment}"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        if self.resumed:  # what it has is asked once, of a metric that every epoch has
+        if self.resumed:  # ask MLflow once which steps it has, by a metric that every epoch has
             self.before = max((metric.step for metric in self.client.get_metric_history(self.id, next(iter(values)))), default=-1)
             self.resumed = False
         if step > self.before:
@@ -80,5 +80,6 @@ class Mlflow(Logger):
         self._send("metrics", [metric(name, value, now, step) for name, value in values.items()])
 
     def _send(self, what: str, entities: list[Any]) -> None:
-        for start in range(0, len(entities), MOST[what]):
-            self.client.log_batch(self.id, **{what: entities[start : start + MOST[what]]})
+        size = LARGEST_REQUEST[what]
+        for start in range(0, len(entities), size):
+            self.client.log_batch(self.id, **{what: entities[start : start + size]})

@@ -23,21 +23,22 @@ if TYPE_CHECKING:
     from vaekit.training.logger import Codes, Outcome
 
 LARGEST_SPRITE = 8192
-"""Pixels of a side, above which TensorBoard's projector shows no images."""
+"""Largest side, in pixels, of the sheet of images that TensorBoard's projector can show."""
 LARGEST_THUMBNAIL = 64
+"""Largest side of an image on that sheet, in pixels."""
 
 
 @loggers("tensorboard")
 class Tensorboard(Logger):
-    """TensorBoard: curves, images and the latent projector, in event files of the run folder.
+    """TensorBoard: curves, images and the latent projector, in event files in the run folder.
 
-    `tensorboard --logdir runs` shows all runs side by side. A resumed run goes on in its folder; what was written of steps that
-    are repeated is superseded. The projector has codes of test images with their labels and the images themselves, once training
-    is done. Needs `pip install "vaekit[tensorboard]"`.
+    `tensorboard --logdir runs` shows all runs side by side. A resumed run continues in the same folder; what was written for
+    repeated steps is superseded. When training is done, the projector shows codes of test images with their labels and the images
+    themselves. Needs `pip install "vaekit[tensorboard]"`.
 
     Args:
-        log_dir: Folder in which each run gets one of its name; by default it is `tensorboard` in the run folder.
-        projector: Test images whose codes the projector shows, at most; 0 for none.
+        log_dir: Folder that holds a subfolder for each run, named after it; default: `tensorboard` in the run folder.
+        projector: Largest number of test images whose codes the projector shows; 0 for none.
     """
 
     def __init__(self, *, log_dir: str | None = None, projector: NonNegativeInt = 1000) -> None:
@@ -48,7 +49,9 @@ class Tensorboard(Logger):
     def start(self, run: Path, spec: RunSpec, step: int | None) -> str:
         folder = run / "tensorboard" if self.log_dir is None else Path(self.log_dir) / run.name
         if step is None and folder.exists():
-            raise UsageError(f"{folder} exists already, of another run", remedy="choose another --logger.log-dir or --out")
+            raise UsageError(
+                f"{folder} already exists and belongs to another run", remedy="choose another --logger.log-dir or --out"
+            )
         self.writer = self.library.SummaryWriter(str(folder), purge_step=None if step is None else step + 1)
         if step is None:
             self.writer.add_text("spec", f"```\n{dump_spec(spec)}\n```")
@@ -74,7 +77,7 @@ class Tensorboard(Logger):
 
 
 def thumbnails(codes: Codes) -> Tensor:
-    """Return images as the projector takes them, ``(N, C, S, S)`` on black: grey or RGB, and small enough for one sheet."""
+    """Return images in the projector's format, ``(N, C, S, S)`` on black: grey or RGB, and small enough for one sheet."""
     images = codes.images.detach().float().cpu().clamp(0, 1)
     if images.shape[1] not in (1, 3):
         images = images.mean(1, keepdim=True)

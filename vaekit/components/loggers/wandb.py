@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 @loggers("wandb")
 class Wandb(Logger):
-    """Weights & Biases: curves, images, the spec as configuration, the test set's numbers as summary.
+    """Weights & Biases: curves, images, the spec as the configuration, and the test set's numbers as the summary.
 
-    Its files lie in `wandb` in the run folder. A resumed run goes on under its id there; steps that are repeated and that it has
-    already are left out. Of a run that was killed it may lack the last epochs, which `metrics.jsonl` has. Needs
-    `pip install "vaekit[wandb]"`, and `wandb login` unless it is offline.
+    Its files are in `wandb` in the run folder. A resumed run continues under the same id; repeated steps that W&B already has are
+    skipped. W&B may lack the last epochs of a run that was killed; `metrics.jsonl` has them. Needs `pip install "vaekit[wandb]"`,
+    and `wandb login` unless it runs offline.
 
     Args:
-        project: Where runs are gathered.
-        entity: User or team that they belong to; yourself by default.
-        mode: Whether numbers are sent as they come, or kept for `wandb sync`; as WANDB_MODE says, or online, by default.
+        project: Project that runs are grouped in.
+        entity: User or team that the runs belong to; default: you.
+        mode: Whether numbers are sent immediately, or kept for `wandb sync`; default: WANDB_MODE, else online.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class Wandb(Logger):
             name=run.name,
             dir=run,
             config=spec.model_dump(mode="json"),
-            reinit="create_new",  # models of a sweep are trained side by side
-            settings=self.library.Settings(console="off", silent=True),  # the terminal is the reporter's
+            reinit="create_new",  # the models of a sweep are trained side by side
+            settings=self.library.Settings(console="off", silent=True),  # vaekit itself reports to the terminal
         )
         self._remember(self.before)
         return f"wandb sync {Path(self.run.dir).parent}" if self.run.offline else str(self.run.url)
@@ -75,5 +75,5 @@ class Wandb(Logger):
         self.run.finish(exit_code=0 if outcome is not None else 1)
 
     def _remember(self, step: int) -> None:
-        """Keep what a resumed run must know: the id, and the last step that was sent."""
+        """Save what a resumed run needs: the id and the last step that was sent."""
         write_text(self.file, json.dumps({"id": self.id, "step": step}) + "\n")

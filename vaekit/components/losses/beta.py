@@ -1,4 +1,4 @@
-"""The weighted KL of the β-VAE, with warm-up and free bits."""
+"""The weighted KL of β-VAE, with warm-up and free bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaekit.distributions import FactorisedDensity
 from vaekit.interfaces import Capability, Declaration, Loss, Slot
-from vaekit.nn.schedules import Shape, ramp
+from vaekit.nn.schedules import Schedule, ramp
 from vaekit.roles import losses
 from vaekit.trace import Trace
 
@@ -20,17 +20,21 @@ from vaekit.trace import Trace
 class Beta(Loss):
     """``β KL(q(z|x) || p(z))``: β above 1 disentangles at the cost of reconstruction; warm-up keeps latents from dying early.
 
-    Sums over pixels and latents, so β is the paper's unnormalised one: 1 is the VAE whatever the size of the image.
+    The KL is summed over latents and the reconstruction over pixels, so β is the paper's unnormalised one: 1 is the VAE for
+    images of any size. The references are, in order, for β, warm-up, cyclical warm-up and free bits.
 
     Args:
         beta: Weight of the KL.
-        warmup: Epochs over which the weight grows from 0 to β; 0 for a constant weight.
-        anneal: How it grows; `cyclical` starts again every `warmup` epochs.
-        free_bits: Nats per latent dimension below which its KL, averaged over the batch, is not penalised.
+        warmup: Epochs over which the weight rises from 0 to β; 0 for a constant weight.
+        anneal: How the weight rises; `cyclical` starts again every `warmup` epochs.
+        free_bits: Nats per latent dimension up to which its KL, averaged over the batch, is not penalised.
 
-    Reference:
-        Higgins et al., β-VAE, ICLR 2017, eq. 4; warm-up: Bowman et al. 2016; cyclical: Fu et al. 2019; free bits: Kingma et
-        al., Improving Variational Inference with Inverse Autoregressive Flow, NeurIPS 2016, eq. 15.
+    References:
+        Higgins et al. (2017), "β-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework", ICLR, equation 4.
+        Bowman et al. (2016), "Generating Sentences from a Continuous Space", CoNLL, arXiv:1511.06349, section 3.1.
+        Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing", NAACL, arXiv:1903.10145.
+        Kingma et al. (2016), "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS, arXiv:1606.04934,
+            equation 15.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
@@ -42,7 +46,7 @@ class Beta(Loss):
         *,
         beta: NonNegativeFloat = 4.0,
         warmup: NonNegativeFloat = 0.0,
-        anneal: Shape = "linear",
+        anneal: Schedule = "linear",
         free_bits: NonNegativeFloat = 0.0,
     ) -> None:
         super().__init__()
@@ -65,7 +69,7 @@ class Beta(Loss):
 
 
 def sum_free_bits(trace: Trace, free_bits: float) -> Tensor:
-    """Sum over latents the larger of ``free_bits`` and the KL averaged over the batch, 0-d."""
+    """Return the sum over latents of the KL averaged over the batch, or of ``free_bits`` where that is larger, 0-d."""
     kept = []
     for site in trace.sites:
         kl_per_dim = site.kl_per_dim

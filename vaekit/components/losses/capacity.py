@@ -1,4 +1,4 @@
-"""The controlled capacity increase of Burgess et al."""
+"""The KL held at a growing capacity."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vaekit.trace import Trace
 
 @losses("capacity")
 class CapacityLoss(Loss):
-    """``γ |KL - C|`` with a capacity C that grows while training: the code takes in one factor of variation after another.
+    """``γ |KL - C|`` with a capacity C that grows during training: the code picks up one factor of variation after another.
 
-    The KL is averaged over the batch before the absolute value, so the loss is a statistic of the batch.
+    The KL is averaged over the batch before the absolute value is taken, so the loss is a statistic of the batch.
 
     Args:
         gamma: Weight γ.
-        capacity: Final capacity C, nats.
+        capacity: Final capacity C, in nats.
         warmup: Epochs over which C grows from 0; 0 for a constant C.
 
-    Reference:
-        Burgess et al., Understanding disentangling in β-VAE, 2018, eq. 8.
+    References:
+        Burgess et al. (2018), "Understanding disentangling in β-VAE", arXiv:1804.03599, equation 8.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})

@@ -13,12 +13,12 @@ from vaekit.trace import Trace
 
 @losses("kl")
 class KL(Loss):
-    """``KL(q(z|x) || p(z))``, unweighted: with the reconstruction term it makes the negative ELBO. Added unless covered.
+    """``KL(q(z|x) || p(z))``, unweighted: together with the reconstruction term, the negative ELBO. Added unless covered.
 
-    Closed-form where the pair of densities has one, else the sampled ``log q(z|x) - log p(z)``.
+    Computed in closed form where one is known for the pair of densities, otherwise as the sampled ``log q(z|x) - log p(z)``.
 
-    Reference:
-        Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014, eq. 7.
+    References:
+        Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, equation 7.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaekit.distributions import FactorisedDensity
 from vaekit.interfaces import Capability, Loss, Slot
-from vaekit.nn.schedules import Shape, ramp
+from vaekit.nn.schedules import Schedule, ramp
 from vaekit.roles import losses
 from vaekit.trace import Site, Trace
 
@@ -19,7 +19,7 @@ Estimator = Literal["stratified", "weighted"]
 
 
 class Decomposition(NamedTuple):
-    """Estimates in nats for each example, ``(B,)``; their sum is the sampled KL."""
+    """Estimates in nats per example, ``(B,)``; they sum to the sampled KL."""
 
     mutual_information: Tensor
     total_correlation: Tensor
@@ -30,19 +30,20 @@ class Decomposition(NamedTuple):
 class TC(Loss):
     """``α MI + β TC + γ KL_dim``: β-TCVAE penalises the dependence between latents, not the information that they carry.
 
-    The aggregate posterior q(z) is estimated from the batch, ``B^2 D`` densities a step: larger batches are better estimates.
+    The aggregate posterior q(z) is estimated from the batch, at ``B^2 D`` densities per step; larger batches estimate it better.
 
     Args:
         beta: Weight of the total correlation.
         alpha: Weight of the mutual information between images and codes.
         gamma: Weight of the dimension-wise KL.
-        estimator: Of q(z): `stratified` is unbiased for q(z) and exact when the batch is the data set; `weighted` is the
-            paper's minibatch-weighted sampling, whose logged terms are shifted by constants.
-        warmup: Epochs over which all three weights grow from 0; 0 for constant weights.
-        anneal: How they grow.
+        estimator: How q(z) is estimated: `stratified` is unbiased, and exact when the batch is the dataset; `weighted` is the
+            paper's minibatch-weighted sampling, which shifts the logged terms by constants.
+        warmup: Epochs over which all three weights rise from 0; 0 for constant weights.
+        anneal: How the weights rise.
 
-    Reference:
-        Chen et al., Isolating Sources of Disentanglement in VAEs, NeurIPS 2018, eq. 2 and 4, appendix C.
+    References:
+        Chen et al. (2018), "Isolating Sources of Disentanglement in Variational Autoencoders", NeurIPS, arXiv:1802.04942,
+            equations 2 and 4, appendix C.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
@@ -58,7 +59,7 @@ class TC(Loss):
         gamma: NonNegativeFloat = 1.0,
         estimator: Estimator = "stratified",
         warmup: NonNegativeFloat = 0.0,
-        anneal: Shape = "linear",
+        anneal: Schedule = "linear",
     ) -> None:
         super().__init__()
         self.register_buffer("weights", torch.tensor([alpha, beta, gamma]), persistent=False)
@@ -72,11 +73,11 @@ class TC(Loss):
 
 
 def decompose(site: Site, num_data: int | None, estimator: Estimator) -> Decomposition:
-    """Decompose the sampled KL of a batch whose images were drawn from ``num_data`` without replacement.
+    """Decompose the sampled KL of a batch drawn without replacement from ``num_data`` images.
 
     Args:
-        site: A latent variable with one sample an example and factorised posterior and prior.
-        num_data: Size of the data set; None takes the batch as the data set.
+        site: A latent variable with one sample per example and a factorised posterior and prior.
+        num_data: Size of the dataset; None if the batch is the dataset.
         estimator: See `TC`.
     """
     z, q = site.z, cast("FactorisedDensity", site.q)
@@ -93,14 +94,14 @@ def decompose(site: Site, num_data: int | None, estimator: Estimator) -> Decompo
 
 
 def stratified_log_weights(batch: int, total: int, *, like: Tensor) -> Tensor:
-    """Return log weights ``(B, B)`` under which row i sums densities to an unbiased estimate of q(z_i).
+    """Return log weights ``(B, B)`` such that the weighted sum of row i's densities is an unbiased estimate of q(z_i).
 
-    ``q(z) = (1/N) q(z|x_i) + ((N-1)/N) mean over the others``, the others being represented by the rest of the batch: 1/N on
-    the diagonal and (N-1) / (N (B-1)) elsewhere. (Chen et al.'s code, and what copied it, fills a column in place of the
-    diagonal; their appendix's weights have the same mean and more variance.)
+    ``q(z) = (1/N) q(z|x_i) + ((N-1)/N) mean over the other images``. The rest of the batch stands for the other images, so the
+    weights are 1/N on the diagonal and (N-1) / (N (B-1)) elsewhere. (The paper's code, and code copied from it, fills a column
+    instead of the diagonal; the weights of the paper's appendix have the same mean and a larger variance.)
     """
     if batch == 1:
         return like.new_zeros(1, 1)
     own = torch.eye(batch, device=like.device, dtype=torch.bool)
     off_diagonal = math.log((total - 1) / (total * (batch - 1)))
-    return torch.where(own, like.new_full((), -math.log(total)), like.new_full((), off_diagonal))  # made on the device
+    return torch.where(own, like.new_full((), -math.log(total)), like.new_full((), off_diagonal))  # created on the device

@@ -14,7 +14,7 @@ from vaekit.roles import posteriors
 class DeltaPosterior(Posterior):
     """All mass at the encoder's output: a plain autoencoder, without a density, a KL or an ELBO.
 
-    Samples from the prior need not decode to anything, since nothing pulls the codes towards it.
+    Nothing draws the codes towards the prior, so samples from the prior need not decode to anything meaningful.
     """
 
     @property
@@ -25,5 +25,5 @@ class DeltaPosterior(Posterior):
         return Delta(at_least_float32(params))
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
-        """Return zeros ``(num, D)``: a point mass uses no noise."""
+        """Return zeros ``(num, D)``, since a point mass needs no noise."""
         return like.new_zeros(num, self.latent_dim)

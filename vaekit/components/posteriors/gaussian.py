@@ -16,13 +16,13 @@ from vaekit.roles import posteriors
 class Gaussian(Posterior):
     """Diagonal Gaussian ``q(z|x) = N(mu(x), diag exp(logvar(x)))``, the posterior of the VAE paper.
 
-    The encoder emits ``(2, D)``: ``mu`` and ``logvar``, the latter clamped to [-m, m] so that ``exp(logvar)`` cannot overflow.
+    The encoder outputs ``(2, D)``: ``mu`` and ``logvar``, the latter clamped to [-m, m] so that ``exp(logvar)`` cannot overflow.
 
     Args:
         max_logvar: Bound m of the log-variance.
 
-    Reference:
-        Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014, eq. 9.
+    References:
+        Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, equation 9.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.FACTORISED})

@@ -16,8 +16,8 @@ from vaekit.roles import priors
 class Normal(Prior):
     """Standard normal ``p(z) = N(0, I)``.
 
-    Reference:
-        Kingma & Welling, Auto-Encoding Variational Bayes, ICLR 2014, section 3.
+    References:
+        Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, section 3.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.FACTORISED})

@@ -1,1 +1,1 @@
-"""ConvNeXt-style backbones for vaekit; entry points lead to `encoder` and `decoder`."""
+"""ConvNeXt-style backbones for vaekit; entry points refer to `encoder` and `decoder`."""

@@ -1,4 +1,4 @@
-"""What the encoder and the decoder are made of."""
+"""Building blocks of the encoder and the decoder."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ class ChannelNorm(nn.Module):
 class Block(nn.Module):
     """``x + γ f(x)``: depthwise 7×7 convolution, normalisation, 1×1 to four times the channels, GELU, and 1×1 back.
 
-    γ starts at 0.1 and not at the paper's 1e-6, which is meant for networks of some twenty blocks.
+    γ starts at 0.1, not at the paper's 1e-6, which is meant for networks of about twenty blocks.
 
-    Reference: Liu et al. 2022, arXiv:2201.03545, Figure 4.
+    References:
+        Liu et al. (2022), "A ConvNet for the 2020s", CVPR, arXiv:2201.03545, figure 4.
     """
 
     def __init__(self, channels: int) -> None:
@@ -56,15 +57,15 @@ def stage(channels: int, depth: int) -> list[nn.Module]:
     return [Block(channels) for _ in range(depth)]
 
 
-def sizes_of(image_shape: Shape, times: int) -> list[tuple[int, int]]:
-    """Return an image's (height, width), and what ``times`` halvings make of it, rounded up.
+def halved_sizes(image_shape: Shape, num: int) -> list[tuple[int, int]]:
+    """Return an image's height and width, then those after each of ``num`` halvings, which round up.
 
     Raises:
-        UsageError: The shape is not that of an image.
+        UsageError: ``image_shape`` is not an image's.
     """
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise UsageError("convnext works on images only", given=image_shape, expected="(channels, height, width)")
     sizes = [(image_shape[1], image_shape[2])]
-    for _ in range(times):
+    for _ in range(num):
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
     return sizes

@@ -8,25 +8,28 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 import vaekit
-from vaekit_convnext.blocks import ChannelNorm, Channels, Depth, Shape, sizes_of, stage
+from vaekit_convnext.blocks import ChannelNorm, Channels, Depth, Shape, halved_sizes, stage
 
 
 @vaekit.decoders("convnext")
 class ConvNeXtDecoder(vaekit.Backbone):
-    """One linear layer, then ConvNeXt stages, each at twice the size of the one before; the mirror of its encoder.
+    """One linear layer, then ConvNeXt stages, each at twice the size of the previous one; the mirror image of its encoder.
 
-    Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any sides; outputs are unbounded. Bilinear upsampling leaves no checkerboard.
+    Upsampling is bilinear, which leaves no checkerboard.
+
+    Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any height and width; outputs are unbounded.
 
     Args:
-        channels: Width of each stage, towards the image, 4 or more; each doubles the size once more.
-        depth: Blocks in a stage.
+        channels: Channels of the stages, 4 or more each, from the latent vector to the image; each stage doubles the size.
+        depth: Blocks per stage.
 
-    Reference: Liu et al. 2022, "A ConvNet for the 2020s", arXiv:2201.03545.
+    References:
+        Liu et al. (2022), "A ConvNet for the 2020s", CVPR, arXiv:2201.03545.
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, channels: Channels = (128, 64, 32), depth: Depth = 2) -> None:
         super().__init__(in_shape, out_shape)
-        sizes = sizes_of(out_shape, len(channels))[::-1]
+        sizes = halved_sizes(out_shape, len(channels))[::-1]
         features = (channels[0], *sizes[0])
         layers: list[nn.Module] = [
             nn.Flatten(),

@@ -8,26 +8,29 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 import vaekit
-from vaekit_convnext.blocks import ChannelNorm, Channels, Depth, Shape, sizes_of, stage
+from vaekit_convnext.blocks import ChannelNorm, Channels, Depth, Shape, halved_sizes, stage
 
 
 @vaekit.encoders("convnext")
 class ConvNeXtEncoder(vaekit.Backbone):
-    """ConvNeXt stages, each at half the size of the one before, then one linear layer; for images of any size.
+    """ConvNeXt stages, each at half the size of the previous one, then one linear layer; for images of any size.
 
-    Shapes: ``(B, C, H, W)``, any sides, to ``(B, *out_shape)``.
+    Unlike in the paper, the convolutions between stages are 3×3 with a stride, which works for images of any size, and there is
+    no pooling, since a code needs to know where things are.
+
+    Shapes: ``(B, C, H, W)``, any height and width, to ``(B, *out_shape)``.
 
     Args:
-        channels: Width of each stage, 4 or more; each halves the image once more.
-        depth: Blocks in a stage.
+        channels: Channels of the stages, 4 or more each; each stage halves the size.
+        depth: Blocks per stage.
 
-    Reference: Liu et al. 2022, "A ConvNet for the 2020s", arXiv:2201.03545; here with 3×3 strided convolutions between stages,
-    which any size of image allows, and without pooling, since a code needs to know where things are.
+    References:
+        Liu et al. (2022), "A ConvNet for the 2020s", CVPR, arXiv:2201.03545.
     """
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, channels: Channels = (32, 64, 128), depth: Depth = 2) -> None:
         super().__init__(in_shape, out_shape)
-        height, width = sizes_of(in_shape, len(channels))[-1]
+        height, width = halved_sizes(in_shape, len(channels))[-1]
         layers: list[nn.Module] = [nn.Conv2d(in_shape[0], channels[0], 3, stride=2, padding=1), *stage(channels[0], depth)]
         for before, after in pairwise(channels):
             layers += [ChannelNorm(before), nn.Conv2d(before, after, 3, stride=2, padding=1), *stage(after, depth)]

@@ -1,1 +1,1 @@
-"""InfoVAE for vaekit; entry points lead to `mmd` and `shapes`."""
+"""InfoVAE for vaekit; entry points refer to `mmd` and `shapes`."""

@@ -15,17 +15,20 @@ from vaekit.errors import UsageError
 
 @vaekit.losses("mmd")
 class MMD(vaekit.Loss):
-    """Maximum mean discrepancy between the codes of a batch and a standard normal prior: InfoVAE beside a KL, WAE without one.
+    """Maximum mean discrepancy between the codes of a batch and a standard normal prior: InfoVAE with a KL, WAE without one.
 
     ``MMD² = E k(z, z') - 2 E k(z, y) + E k(y, y')`` with y from the prior and ``k(a, b) = exp(-|a - b|² / (2 s² D))``, averaged
-    over the scales s. The expectations over y are in closed form; the first is the unbiased mean over pairs of different codes,
-    so the value may be slightly negative. It costs B² D operations a step. It covers neither reconstruction nor KL.
+    over the scales s. Expectations over y are computed in closed form; the first is the unbiased mean over pairs of different
+    codes, so the value may be slightly negative. It takes B² D operations per step. It covers neither reconstruction nor KL.
 
     Args:
-        weight: Its weight λ.
+        weight: Weight λ of the loss.
         scales: Widths s of the kernel, in units of the square root of the latent size.
 
-    Reference: Gretton et al. 2012, "A Kernel Two-Sample Test", eq. 3; Zhao, Song & Ermon 2019, "InfoVAE", arXiv:1706.02262.
+    References:
+        Gretton et al. (2012), "A Kernel Two-Sample Test", JMLR 13, equation 3.
+        Zhao et al. (2019), "InfoVAE: Balancing Learning and Inference in Variational Autoencoders", AAAI, arXiv:1706.02262.
+        Tolstikhin et al. (2018), "Wasserstein Auto-Encoders", ICLR, arXiv:1711.01558.
     """
 
     batch_statistic = True
@@ -46,7 +49,7 @@ class MMD(vaekit.Loss):
         site = trace.site
         if not isinstance(site.p, StandardNormal):
             raise UsageError(
-                "the loss 'mmd' knows its expectations under a standard normal only",
+                "the loss 'mmd' is implemented for a standard normal only",
                 given=f"the prior {type(site.p).__name__}",
                 remedy="use --prior normal",
             )
@@ -56,7 +59,10 @@ class MMD(vaekit.Loss):
 
 
 def squared_mmd(z: Tensor, scales: Tensor) -> Tensor:
-    """Return the unbiased estimate of MMD² between codes ``(B, D)`` and a standard normal, 0-d; 0 pairs count as none."""
+    """Return the unbiased estimate of MMD² between codes ``(B, D)`` and a standard normal, 0-d.
+
+    A single code has no pairs: the term of pairs is then 0.
+    """
     num, dim = z.shape
     variance = (scales.square() * dim)[:, None]  # of the kernel, (scales, 1)
     norms = z.square().sum(-1)

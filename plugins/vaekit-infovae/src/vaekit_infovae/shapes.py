@@ -17,14 +17,14 @@ NAMES = ("ellipse", "square", "triangle")
 
 @vaekit.datasets("shapes")
 class Shapes(vaekit.Dataset):
-    """Grey ellipses, squares and triangles of random place, size and angle; drawn, so that nothing is downloaded.
+    """Grey ellipses, squares and triangles of random position, size and angle; generated, so there is nothing to download.
 
-    Edges are smooth over one pixel. The label is the shape. A tenth of the images each is held out for validation and test.
+    Edges are smoothed over one pixel. The label is the shape. Validation and test get a tenth of the images each.
 
     Args:
-        num_images: How many, in all splits together.
-        size: Height and width of an image.
-        seed: Of the draws; another seed is another data set.
+        num_images: Number of images in all splits together.
+        size: Height and width of an image, in pixels.
+        seed: Seed of the random draws; another seed gives another data set.
     """
 
     default_likelihood: ClassVar[str] = "bce"
@@ -54,9 +54,9 @@ def draw(labels: Tensor, place: Tensor, radius: Tensor, angle: Tensor, size: int
 
     Args:
         labels: Shapes, ``(N,)``.
-        place: Centres as row and column, ``(N, 2)``.
-        radius: Of the circle around each shape, ``(N,)``.
-        angle: Radians, ``(N,)``.
+        place: Centres as (row, column), ``(N, 2)``.
+        radius: Radius of the circle around each shape, ``(N,)``.
+        angle: Angle of each shape in radians, ``(N,)``.
         size: Height and width.
     """
     axis = (torch.arange(size) + 0.5) / size - 0.5

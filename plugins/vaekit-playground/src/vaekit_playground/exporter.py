@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from vaekit.export.trained import Trained
 
 LARGEST = 256 * 2**20
-"""Bytes of a part that a page carries: browsers hold no string of more than 512 MB."""
+"""Largest size, in bytes, of a model in a page: browsers do not support strings of more than 512 MB."""
 NUM_DRAWS = 256
-"""Draws of a prior that the page cannot draw from itself."""
+"""Number of draws that the page contains if it cannot draw from the prior itself."""
 
 
 @vaekit.exporters("playground")
 class Playground(vaekit.Exporter):
-    """One web page to play with the model in: sliders, samples, interpolation, images encoded; opens from disk, sends nothing.
+    """One web page to play with the model: sliders, samples, interpolation, encoding images; opens from disk, sends no data.
 
-    The decoder, and the encoder with it, are vaekit's ONNX exports, verified against the model; ONNX Runtime Web, which the
-    page carries (4 MB), runs them. npm fetches it the first time, into the user's cache.
+    The page contains the decoder and the encoder as vaekit's ONNX exports, verified against the model, and ONNX Runtime Web (4
+    MB), which runs them. The first export downloads the runtime with npm into the user's cache folder.
 
     Args:
-        encoder: Whether the page encodes images, with the encoder that it then carries.
-        licence: Licence of the model, kept in the metadata and shown, as CC-BY-4.0.
-        runtime: Folder that has the two files of ONNX Runtime Web, instead of the user's cache.
+        encoder: Whether the page contains the encoder, so that it can encode images.
+        licence: Licence of the model, kept in the metadata and shown on the page, for example CC-BY-4.0.
+        runtime: Folder that has the two files of ONNX Runtime Web; default: the user's cache folder.
     """
 
     suffix: ClassVar[str] = ".html"
@@ -47,7 +47,7 @@ class Playground(vaekit.Exporter):
             raise UsageError(
                 "a playground shows the decoder",
                 given=f"--part {part}",
-                remedy="leave --part out; the encoder comes by --encoder",
+                remedy="leave --part out; --encoder adds the encoder",
             )
         channels = trained.vae.image_shape[0]
         if channels not in {1, 3}:
@@ -82,7 +82,7 @@ def _title(trained: Trained) -> str:
 
 
 def _draws(trained: Trained) -> list[list[float]] | None:
-    """Return draws from the prior, unless it is the standard normal, which the page draws from itself."""
+    """Return draws from the prior; None for a standard normal prior, which the page can draw from itself."""
     if trained.spec.model.prior.kind == "normal":
         return None
     return [[round(value, 4) for value in code] for code in trained.prior_codes(NUM_DRAWS).tolist()]

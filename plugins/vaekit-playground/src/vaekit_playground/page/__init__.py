@@ -1,4 +1,4 @@
-"""The page: a template, its style and its program, and how they become one file."""
+"""The page: a template, its style and its program, and how they are assembled into one file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def assemble(title: str, about: Mapping[str, Any], binaries: Mapping[str, bytes]
     """Return the page as one file.
 
     Args:
-        title: Its title, as plain text.
-        about: What the program reads, as JSON.
-        binaries: What the program unpacks, by the name that it looks them up with.
+        title: Title of the page, as plain text.
+        about: Data for the program, embedded as JSON.
+        binaries: Files that the program unpacks, by the name under which it looks them up.
     """
     blocks = "\n".join(
         f'<script type="text/plain" id="{html.escape(name)}">{_packed(content)}</script>' for name, content in binaries.items()
@@ -30,7 +30,7 @@ def assemble(title: str, about: Mapping[str, Any], binaries: Mapping[str, bytes]
         "about": _as_script(about),
         "binaries": blocks,
     }
-    # In one pass, so that a value which looks like a placeholder stays what it is.
+    # In one pass, so that a value that looks like a placeholder is left alone.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _read("page.html"))
 
 
@@ -43,6 +43,6 @@ def _packed(content: bytes) -> str:
 
 
 def _as_script(value: Mapping[str, Any]) -> str:
-    """Write JSON that nothing in a script element can end, whatever its strings hold."""
+    """Write JSON whose strings cannot close the script element that contains it."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

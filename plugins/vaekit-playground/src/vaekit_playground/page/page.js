@@ -1,4 +1,4 @@
-// The program of the page: unpacks the runtime and the model, then keeps one latent vector `z` and draws what depends on it.
+// The program of the page: unpacks the runtime and the model, then keeps one latent vector `z` and draws everything that depends on it.
 const $ = (id) => document.getElementById(id);
 const about = JSON.parse($("about").textContent);
 const { decoder: model, encoder: encoderModel, draws } = about;
@@ -7,18 +7,18 @@ const [channels, height, width] = model.image_shape;
 const latents = model.latents.map(({ mean, std, range: [low, high], kl }) =>
   high > low ? { mean, std, low, high, kl } : { mean, std, low: mean - 1, high: mean + 1, kl });
 const order = latents.map((_, i) => i).sort((i, j) => (latents[j].kl ?? 0) - (latents[i].kl ?? 0));
-const SHOWN = 16; // sliders at first
+const SHOWN = 16; // sliders shown at first
 const GRID = 24; // samples
-const BATCH = 12; // images decoded at a time, fewer where that takes longer than 100 ms
-const MAP = 9; // decoded points on a side of the plane's map
+const BATCH = 12; // images decoded at once, or fewer if that would take longer than 100 ms
+const MAP = 9; // points on each side of the map that are decoded
 
 let z = Float32Array.from(latents, ({ mean }) => mean);
 let pixels = new Float32Array(channels * height * width);
-let cost = 0; // milliseconds that an image takes
+let cost = 0; // milliseconds per image
 let ends = [];
-let codes = []; // of the samples
-let steps = []; // from the image to each sample around it
-let given = null; // the file that was encoded last
+let codes = []; // codes of the samples
+let steps = []; // steps from the image to each sample around it
+let given = null; // the file encoded last
 let runtime, decoder, encoder;
 
 // Unpacking
@@ -35,7 +35,7 @@ async function unpack(id) {
 async function start() {
   const address = URL.createObjectURL(new Blob([await unpack("module")], { type: "text/javascript" }));
   runtime = await import(address);
-  runtime.env.wasm.numThreads = 1; // more would need headers that a file has not
+  runtime.env.wasm.numThreads = 1; // more threads would need HTTP headers, which a file does not have
   runtime.env.wasm.wasmBinary = await unpack("wasm");
   decoder = await runtime.InferenceSession.create(await unpack("decoder"));
   if (encoderModel) encoder = await runtime.InferenceSession.create(await unpack("encoder"));
@@ -78,25 +78,25 @@ const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * 
 const draw = () => (draws ? Float32Array.from(draws[Math.floor(Math.random() * draws.length)]) : Float32Array.from(z, normal));
 const mixed = (a, b, t) => a.map((value, i) => (1 - t) * value + t * b[i]);
 
-// Work: one task at a time, and of each kind only the latest that was asked for, the image first
+// Work: one task at a time, for each target only the latest task requested, the image first
 
 const waiting = new Map();
-const ranks = ["image", "ends", "samples", "map"];
+const targets = ["image", "ends", "samples", "map"];
 let working = null;
 const pause = () => new Promise((resolve) => setTimeout(resolve));
 
-function ask(kind, task) {
-  waiting.set(kind, task);
+function ask(target, task) {
+  waiting.set(target, task);
   working ??= work().finally(() => (working = null));
 }
 
 async function work() {
   await pause();
   for (;;) {
-    const kind = ranks.find((each) => waiting.has(each));
-    if (!kind) return;
-    const task = waiting.get(kind);
-    waiting.delete(kind);
+    const target = targets.find((each) => waiting.has(each));
+    if (!target) return;
+    const task = waiting.get(target);
+    waiting.delete(target);
     try {
       await task();
     } catch (error) {
@@ -106,7 +106,7 @@ async function work() {
   }
 }
 
-// The image that is moved does not wait for all of the samples or of the map.
+// An image that is being moved does not wait for all samples or the whole map.
 async function letImagePass() {
   await pause();
   const task = waiting.get("image");
@@ -227,7 +227,7 @@ function showKnob() {
   $("pad").setAttribute("aria-valuetext", `z${across} ${z[across].toFixed(2)}, z${up} ${z[up].toFixed(2)}`);
 }
 
-// The page's parts
+// The parts of the page
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -242,8 +242,8 @@ function build() {
   $("facts").textContent =
     `${width} × ${height} ${channels === 3 ? "RGB" : "grey"}, ${size} latents` + (known ? `, ${total.toFixed(1)} nats per image` : "");
   $("order").textContent = known
-    ? "Those that carry most first; the bars are the KL divergence of each."
-    : "What each of them carries is not known.";
+    ? "The most informative first; bars show the KL divergence of each."
+    : "How much information each one carries is unknown.";
   order.forEach((i, rank) => {
     const { low, high, kl } = latents[i];
     const label = make("label", { className: "name", htmlFor: `z${i}`, textContent: `z${i}` });
@@ -278,7 +278,7 @@ function build() {
   $("about-model").textContent =
     `Trained on ${spec.data.dataset.kind}; exported with vaekit ${versions.exported_with.vaekit}.` +
     (licence ? ` Licence of the model: ${licence}.` : "") +
-    ` Everything is computed in this page, by ONNX Runtime Web ${about.runtime}; nothing is sent.`;
+    ` Everything is computed in this page, by ONNX Runtime Web ${about.runtime}; no data are sent.`;
   $("metadata").textContent = JSON.stringify(model, null, 1);
   $("encode").hidden = !encoder;
   listen();
@@ -365,7 +365,7 @@ function listenToEnds() {
 function listenToFiles() {
   $("file").addEventListener("change", () => read($("file").files[0]).catch(fail));
   $("invert").addEventListener("change", () => read(given).catch(fail));
-  let depth = 0; // of the elements that the dragged file is over
+  let depth = 0; // nesting depth of the elements under the dragged file
   const mark = (change) => document.body.classList.toggle("dropping", (depth = Math.max(0, depth + change)) > 0);
   addEventListener("dragenter", () => mark(1));
   addEventListener("dragleave", () => mark(-1));
@@ -383,7 +383,7 @@ async function read(file) {
   try {
     bitmap = await createImageBitmap(file);
   } catch {
-    $("encoded").textContent = `${file.name} is no image that this browser reads.`;
+    $("encoded").textContent = `${file.name} is not an image that this browser can read.`;
     return;
   }
   given = file;
@@ -396,7 +396,7 @@ async function read(file) {
   $("encoded").textContent = `${file.name} is encoded. Root mean square error of its reconstruction: ${Math.sqrt(gap).toFixed(3)}.`;
 }
 
-// The middle of a bitmap at the model's size, as the model takes it.
+// The centre of a bitmap at the model's size, in the format that the model takes.
 function fitted(bitmap, inverted) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from vaekit.cli.common import Panel
+
+PANEL = Panel.EXPORT
+
 
 def verify(
     file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A file that `vaekit export --onnx` wrote.")],
@@ -14,7 +18,7 @@ def verify(
         Path | None, typer.Option(metavar="RUN", help="The run that it came from, to compare it with.", show_default=False)
     ] = None,
 ) -> None:
-    """Check that an exported ONNX file is whole, and that it equals the model of a run."""
+    """Check that an exported ONNX file is intact, and that it agrees with the model of a run."""
     from vaekit.export.verification import verify as verify_file
     from vaekit.run import Run
 

@@ -6,14 +6,17 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli import sweep
-from vaekit.cli.common import JsonOption, QuietOption, RunArgument, interruptible, open_run
+from vaekit.cli.commands.sweep import follow
+from vaekit.cli.common import JsonOption, Panel, QuietOption, RunArgument, interruptible, open_run
+
+PANEL = Panel.TRAINING
 
 
 def resume(
     run: RunArgument = None,
     device: Annotated[
-        str | None, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to go on; where it was by default.", show_default=False)
+        str | None,
+        typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute; default: the run's device.", show_default=False),
     ] = None,
     allow_changed_data: Annotated[
         bool, typer.Option("--allow-changed-data", help="Continue although the data have changed since.")
@@ -21,11 +24,11 @@ def resume(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Go on with a run from its last checkpoint, bit-exactly on the CPU; or with what is left of a sweep, given its folder."""
+    """Resume a run from its last checkpoint, bit-exactly on the CPU; or finish a sweep, given its folder."""
     if run is not None and (run / "sweep.json").is_file():
         from vaekit.sweeps.grid import resume_sweep
 
-        sweep.follow(
+        follow(
             lambda reporter: (
                 resume_sweep(run, device=device, reporter=reporter, allow_changed_data=allow_changed_data)[0].path.parent
             ),

@@ -8,18 +8,19 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli.common import JsonOption
-from vaekit.cli.picture_options import SeedOption
+from vaekit.cli.common import JsonOption, Panel
+
+PANEL = Panel.PICTURES
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
     num: Annotated[int, typer.Option(min=1, help="Number of images.")] = 10,
-    seed: SeedOption = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture (png, jpg, webp, avif).")] = Path("compare.png"),
     as_json: JsonOption = False,
 ) -> None:
-    """Show models beside each other, of the same inputs and the same noise, and their numbers in a table."""
+    """Show models side by side, with the same inputs and the same noise, and their numbers in a table."""
     from vaekit.pictures.comparison import aligned, compare_runs, comparison_table, names_of
     from vaekit.run import Run
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vaekit.cli.common import JsonOption, QuietOption
-from vaekit.cli.train import SpecArgument, declare, read_options
+from vaekit.cli.common import JsonOption, Panel, QuietOption
+from vaekit.cli.options import SpecArgument, with_component_options
 from vaekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,76 +20,60 @@ if TYPE_CHECKING:
     from vaekit.training.progress import Reporter
 
 
-def _flag(metavar: str, about: str, panel: str | None = None) -> Any:
+PANEL = Panel.TRAINING
+
+
+def _option(metavar: str, about: str, panel: str | None = None) -> Any:
     return typer.Option(metavar=metavar, help=about, show_default=False, rich_help_panel=panel)
 
 
 OVER = "An option and its values: beta=1,2,4 or seed=0..3, in a search also lr=1e-4..1e-2:log; may be repeated."
 SEARCH = "Search"
-OPTIONS = {
-    "over": Annotated[list[str] | None, _flag("OPTION=VALUES", OVER)],
-    "out": Annotated[Path | None, _flag("FOLDER", "Folder of the runs, new or empty; the next number under runs/ unless given.")],
-    "stack": Annotated[str | None, _flag("auto|on|off", "Whether to step models together; auto does where it is faster.")],
-    "search": Annotated[
-        str | None,
-        _flag("optuna", "Choose values by what came of others, in any number of processes, instead of taking all.", SEARCH),
-    ],
-    "storage": Annotated[Path | None, _flag("FILE", "The study that the processes share.", SEARCH)],
-    "trials": Annotated[int | None, _flag("int", "Trials in all, of all processes.", SEARCH)],
-    "metric": Annotated[
-        str | None,
-        _flag(
-            "NAME|NAME:max", "Number of the validation set to minimise, or to maximise; elbo, maximised, unless given.", SEARCH
-        ),
-    ],
-    "prune": Annotated[
-        str | None, _flag("on|off", "Whether to stop a trial that is below the median of others; on unless given.", SEARCH)
-    ],
-}
-"""The command's own options."""
-
-
-def placeholder() -> None:
-    """Train many models: one for each combination of options' values, or a search's; its other flags are those of `train`."""
 
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
-    """Return the command that fits its arguments, and the arguments in normal form.
-
-    Raises:
-        UsageError: A flag is unknown or ambiguous, or a component that it chooses does not exist.
-    """
-    table, normal = read_options(arguments, own=OPTIONS)
-    own = {"spec": SpecArgument, **OPTIONS, "quiet": QuietOption, "json": JsonOption}
-    return declare(_sweep, own, table.options), normal
+    """Return the command with the options of the components that its arguments choose, and the arguments in normal form."""
+    return with_component_options(sweep, arguments)
 
 
-def _sweep(
+def sweep(
+    spec: SpecArgument = None,
     *,
-    spec: Path | None,
-    over: list[str] | None,
-    out: Path | None,
-    stack: str | None,
-    search: str | None,
-    storage: Path | None,
-    trials: int | None,
-    metric: str | None,
-    prune: str | None,
-    quiet: bool,
-    json: bool,
+    over: Annotated[list[str] | None, _option("OPTION=VALUES", OVER)] = None,
+    out: Annotated[
+        Path | None, _option("FOLDER", "Folder of the runs, new or empty; default: the next number under runs/.")
+    ] = None,
+    stack: Annotated[str | None, _option("auto|on|off", "Whether to step models together; auto does if it is faster.")] = None,
+    search: Annotated[
+        str | None,
+        _option("optuna", "Choose values based on earlier trials, in any number of processes, instead of trying all.", SEARCH),
+    ] = None,
+    storage: Annotated[Path | None, _option("FILE", "The study, shared by all processes.", SEARCH)] = None,
+    trials: Annotated[int | None, _option("int", "Total number of trials, over all processes.", SEARCH)] = None,
+    metric: Annotated[
+        str | None,
+        _option("NAME|NAME:max", "Validation metric to minimise, or to maximise; default: elbo, maximised.", SEARCH),
+    ] = None,
+    prune: Annotated[
+        str | None, _option("on|off", "Whether to stop trials that are below the median of the others; default: on.", SEARCH)
+    ] = None,
+    quiet: QuietOption = False,
+    json: JsonOption = False,
+    base: Mapping[str, Any],
     given: Mapping[str, Any],
 ) -> None:
-    """Train a model for every combination of some options' values, together where that is faster.
+    """Train a model for every combination of some options' values, together if that is faster; or search for the best values.
 
-    `vaekit sweep --loss beta --over beta=1,2,4 --over seed=0..3` trains twelve. Values that hold commas are set apart by
-    semicolons: `--over "encoder.hidden=512;256,256"`. Each model gets a run folder of its own, as `train` writes it.
+    `vaekit sweep --loss beta --over beta=1,2,4 --over seed=0..3` trains twelve models. Separate values that contain commas with
+    semicolons: `--over "encoder.hidden=512;256,256"`. Each model gets its own run folder, as `train` writes it.
 
-    With `--search optuna --storage FILE --trials 50` values are chosen from lists and ranges by what came of those before:
-    `--over lr=1e-4..1e-2:log --over latent_dim=2..64 --over encoder=mlp,cnn`. Start the same command as often as you like, on
-    any machines that share the files: they work on one study. Started again, it goes on.
+    With `--search optuna --storage FILE --trials 50`, values are chosen from lists and ranges based on earlier trials:
+    `--over lr=1e-4..1e-2:log --over latent_dim=2..64 --over encoder=mlp,cnn`. Start the same command any number of times, on any
+    machines that share the files, to work on the same study. Start it again to continue.
     """
     from vaekit.sweeps.space import read_over
 
+    del spec  # it was read as `base` to find the options
     for flag, value, choices in (
         ("stack", stack, ("auto", "on", "off")),
         ("search", search, ("optuna",)),
@@ -102,24 +86,23 @@ def _sweep(
     if len(varied) < len(pairs):
         raise UsageError("an option is varied twice", given=", ".join(name for name, _ in pairs))
     if search is None:
-        from vaekit.sweeps.grid import sweep
+        from vaekit.sweeps.grid import sweep as run_sweep
 
         _refuse("only a search (--search optuna) takes", storage=storage, trials=trials, metric=metric, prune=prune)
         ways = cast("Stacking", stack or "auto")
         follow(
-            lambda reporter: sweep(spec, over=varied, out=out, stack=ways, reporter=reporter, **given)[0].path.parent,
+            lambda reporter: run_sweep(base, over=varied, out=out, stack=ways, reporter=reporter, **given)[0].path.parent,
             quiet=quiet,
             json=json,
         )
         return
 
-    from vaekit.specs.models import plain_spec
     from vaekit.sweeps.search import Criterion, Plan, work
 
     _refuse("a search trains one model at a time; it does not take", stack=stack)
     if storage is None or trials is None:
         raise UsageError("a search needs --storage and --trials", expected="as --storage study.journal --trials 50")
-    plan = Plan(plain_spec(spec), given, varied, Criterion.read(metric or "elbo"), prune=prune != "off")
+    plan = Plan(base, given, varied, Criterion.read(metric or "elbo"), prune=prune != "off")
     follow(lambda reporter: work(plan, storage, trials, out, reporter), quiet=quiet, json=json)
 
 

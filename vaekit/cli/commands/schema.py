@@ -6,6 +6,10 @@ import json
 
 import typer
 
+from vaekit.cli.common import Panel
+
+PANEL = Panel.COMPONENTS
+
 
 def schema() -> None:
     """Print the JSON schema of a spec file, with the options of every component installed, for editors."""

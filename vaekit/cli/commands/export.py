@@ -1,0 +1,90 @@
+"""``vaekit export``: a command whose flags are the exporters, each with an optional path, and the options of those chosen."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vaekit import roles
+from vaekit.cli.common import Panel, RunArgument, open_run
+from vaekit.cli.options import component_fields, declare, field_option, read_fields
+from vaekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from vaekit.export.exporter import Exported
+
+PANEL = Panel.EXPORT
+PartOption = Annotated[str, typer.Option(metavar="decoder|encoder|autoencoder", help="What to export.")]
+
+
+def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
+    """Return the command with the options of the chosen exporters, and the arguments with the path of every exporter spelled out.
+
+    ``--onnx`` becomes ``--onnx=``, and ``--onnx PATH`` becomes ``--onnx=PATH``; a run folder that follows stays the argument.
+    """
+    kinds = roles.exporters.kinds()
+    normal, rest, chosen = [], list(arguments), []
+    while rest:
+        word = rest.pop(0).replace("--exporter.", "--", 1)  # as `vaekit components show` writes options
+        flag, equals, path = word.partition("=")
+        if flag.startswith("--") and flag[2:].replace("-", "_") in {kind.replace("-", "_") for kind in kinds}:
+            chosen.append(next(kind for kind in kinds if kind.replace("-", "_") == flag[2:].replace("-", "_")))
+            if not equals and rest and not rest[0].startswith("-") and not (Path(rest[0]) / "spec.yaml").is_file():
+                path = rest.pop(0)
+            word = f"{_flag(chosen[-1])}={path}"
+        normal.append(word)
+    formats = {f"to {kind}": _exporter_option(kind) for kind in kinds}
+    return declare(export, formats | _options(chosen or ["onnx"])), normal
+
+
+def export(run: RunArgument = None, *, part: PartOption = "decoder", given: Mapping[str, Any]) -> None:
+    """Write a trained decoder as a file for other applications, as ONNX, and verify it against the model.
+
+    A format may be followed by a path; by default the file is in the run folder. The options are those of the chosen formats.
+    """
+    kinds = roles.exporters.kinds()
+    paths = {kind: given[f"to {kind}"] for kind in kinds if f"to {kind}" in given}
+    if not paths:
+        raise UsageError("no format given", expected=" or ".join(map(_flag, kinds)), remedy="try `vaekit export --onnx`")
+    opened = open_run(run)
+    for kind, path in paths.items():
+        options = read_fields(roles.exporters.spec(kind), given)
+        report(opened.export(kind, part=part, out=path or None, **options))  # type: ignore[arg-type] # it validates the name
+
+
+def report(exported: Exported) -> None:
+    """Print the file, and how far it is from the model."""
+    typer.echo(exported.path)
+    parity = exported.parity
+    verdict = "verified" if parity.tolerance is not None else "measured"
+    typer.echo(f"  {exported.size:,} bytes; {verdict}: largest difference {parity}, mean {parity.mean:.1e}")
+    for note in exported.notes:
+        typer.echo(f"  {note}")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _exporter_option(kind: str) -> Any:
+    from rich.markup import escape
+
+    about = escape(roles.exporters.summary(kind))
+    return Annotated[str | None, typer.Option(_flag(kind), metavar="[PATH]", help=about, rich_help_panel="Formats")]
+
+
+def _options(kinds: Sequence[str]) -> dict[str, Any]:
+    """Return annotations of the exporters' options for Typer, by name; an option that several have is one option."""
+    fields: dict[str, FieldInfo] = {}
+    owners: dict[str, list[str]] = defaultdict(list)
+    for kind in dict.fromkeys(kinds):
+        for name, field in component_fields(roles.exporters.spec(kind)).items():
+            fields.setdefault(name, field)
+            owners[name].append(kind)
+    return {name: field_option(name, field, panel=" and ".join(owners[name])) for name, field in fields.items()}

@@ -1,0 +1,25 @@
+"""``vaekit report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaekit.cli.common import Panel, RunArgument, open_run
+
+PANEL = Panel.PICTURES
+
+
+def report(
+    run: RunArgument = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="The page; default: report.html in the run folder.", show_default=False),
+    ] = None,
+) -> None:
+    """Write a self-contained page about a run: numbers, curves, pictures, latents, settings."""
+    from vaekit.report import write_report
+
+    typer.echo(write_report(open_run(run), out))

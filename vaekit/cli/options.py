@@ -1,0 +1,246 @@
+"""Options of commands that come from the specs of components rather than from the signature of a function."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vaekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from vaekit.schema import ComponentSpec
+    from vaekit.specs.options import Option, OptionTable
+
+LONGEST = 18
+"""Longest type beside a flag, in characters; longer lists of choices go into the help text, which wraps in a narrow terminal."""
+VALUELESS = frozenset({"quiet", "json", "help"})
+PANELS = {"components": "Components", "model": "Model", "data": "Data", "augment": "Augmentation", "train": "Training"}
+SpecArgument = Annotated[
+    Path | None, typer.Argument(metavar="SPEC.yaml", help="A spec to start from; flags override it.", show_default=False)
+]
+
+
+def declare(function: Callable[..., None], options: Mapping[str, Any], **fixed: Any) -> Callable[..., None]:
+    """Return a command with more options than its function's signature shows.
+
+    Args:
+        function: The command. It receives the options that the user sets as ``given``, values by name.
+        options: Annotations for Typer, by name.
+        fixed: Other arguments of the function, which are no options.
+    """
+    signature = inspect.signature(function, eval_str=True)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "given" and name not in fixed]
+    names = {f"option_{i}": name for i, name in enumerate(options)}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    more = [inspect.Parameter(key, keyword, default=None, annotation=options[name]) for key, name in names.items()]
+
+    @wraps(function)
+    def called(**values: Any) -> None:
+        given = {name: value for key, name in names.items() if (value := values.pop(key)) is not None and value != []}
+        function(**values, **fixed, given=given)
+
+    called.__signature__ = inspect.Signature([*own, *more])  # type: ignore[attr-defined] # mypy does not know that functions have it
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *more)}
+    return called
+
+
+def component_option(
+    flags: Sequence[str],
+    kind: Any,
+    *,
+    default: Any,
+    required: bool,
+    about: str,
+    panel: str | None = None,
+    several: bool = False,
+    hidden: bool = False,
+) -> Any:
+    """Return the annotation for Typer of an option of a component or a spec: a switch, or text that the spec validates.
+
+    Args:
+        flags: The flags, with dashes; a switch gets the negated flags too.
+        kind: The type.
+        default: The default.
+        required: Whether there is no default.
+        about: The help, one sentence.
+        panel: The panel of the help.
+        several: Whether it may be given more than once.
+        hidden: Whether the help omits it.
+    """
+    from rich.markup import escape
+
+    from vaekit.schema import alternatives
+    from vaekit.specs.text import type_text, value_text
+
+    parts, text = alternatives(kind), type_text(kind)
+    if len(text) > LONGEST and "|" in text:
+        about, text = f"{about} One of {text.replace('|', ', ')}.", "choice"
+    ending = "required" if required else f"default: {value_text(default) or 'nothing'}"
+    chosen_later = default is None and "none" in parts  # the sentence says what that means
+    switch = bool in parts
+    info = typer.Option(
+        *((f"{flag}/--no-{flag[2:]}" for flag in flags) if switch else flags),
+        metavar=None if switch else text,
+        help=escape(about) + ("" if chosen_later else f" [dim]{escape(f'[{ending}]')}[/dim]"),
+        show_default=False,
+        hidden=hidden,
+        rich_help_panel=panel,
+    )
+    taken: Any = bool if switch else list[str] if several else str
+    return Annotated[taken | None, info]
+
+
+def component_fields(spec: type[ComponentSpec]) -> dict[str, FieldInfo]:
+    """Return the options of a component by name."""
+    return {name: field for name, field in spec.model_fields.items() if name != "kind"}
+
+
+def field_option(name: str, field: FieldInfo, *, panel: str | None = None) -> Any:
+    """Return the annotation for Typer of an option of a component; see `component_option`."""
+    return component_option(
+        [f"--{name.replace('_', '-')}"],
+        field.annotation,
+        default=field.default,
+        required=field.is_required(),
+        about=field.description or "",
+        panel=panel,
+    )
+
+
+def read_fields(spec: type[ComponentSpec], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse the strings given on the command line for the options of a component; other options are dropped."""
+    from vaekit.specs.text import read_value
+
+    fields = component_fields(spec)
+    return {name: read_value(value, fields[name].annotation) for name, value in given.items() if name in fields}
+
+
+@dataclass
+class Words:
+    """Arguments as read before it is known which flags exist.
+
+    Args:
+        spec: The spec file.
+        flags: Values of each flag, which is written without dashes and with underscores; None if no value follows.
+        arguments: All arguments, with hyphenated flags.
+    """
+
+    spec: str | None = None
+    flags: dict[str, list[str | None]] = field(default_factory=dict)
+    arguments: list[str] = field(default_factory=list)
+
+
+def with_component_options(
+    function: Callable[..., None], arguments: Sequence[str], *, without: Collection[str] = ()
+) -> tuple[Callable[..., None], list[str]]:
+    """Return a command with the options of the components that its arguments choose, and the arguments in normal form.
+
+    Args:
+        function: The command. It receives the plain data of the spec file as ``base``, and the options that are set as ``given``.
+        arguments: The arguments after the command's name.
+        without: Options that the command does not have.
+
+    Raises:
+        UsageError: A flag is unknown or ambiguous, or a chosen component does not exist.
+    """
+    own = inspect.signature(function).parameters.keys() - {"spec", "base", "given"} - VALUELESS
+    base, table, normal = read_options(arguments, own=own)
+    options = {}
+    for option in table.options:
+        if option.names[0] in without:
+            continue
+        shown, *others = sorted(option.names, key=len)  # the shortest name is enough to read
+        for names in filter(None, ([shown], others)):
+            options[names[0]] = _annotation(option, names, hidden=names is others)
+    return declare(function, options, base=base), normal
+
+
+def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[dict[str, Any], OptionTable, list[str]]:
+    """Return the plain data of the spec file, the options of the components chosen, and the arguments in normal form.
+
+    Args:
+        arguments: The arguments after the command's name.
+        own: Other flags of the command that take a value.
+
+    Raises:
+        UsageError: A flag is unknown or ambiguous, or a chosen component does not exist.
+    """
+    from vaekit.specs.models import read_spec
+    from vaekit.specs.options import OptionTable
+    from vaekit.specs.resolve import ROLES, SEVERAL
+
+    words = read_words(arguments)
+    base = read_spec(words.spec) if words.spec is not None else {}
+    chosen: dict[str, Any] = {role: words.flags[role][-1] for role in ROLES if words.flags.get(role, [None])[-1] is not None}
+    for role in SEVERAL & chosen.keys():
+        chosen[role] = [kind for kind in words.flags[role] if kind is not None]
+    table = OptionTable(base, chosen)
+    options = table.options
+    switches = {prefix + name for option in options if is_switch(option) for name in option.names for prefix in ("", "no_")}
+    valued = {name for option in options if not is_switch(option) for name in option.names} | set(own)
+    table.check_names(words.flags.keys() - switches - valued - VALUELESS)
+    for name, values in words.flags.items():
+        if name in valued and None in values:
+            raise UsageError(f"--{name.replace('_', '-')} needs a value")
+        if name in switches and values != [None] * len(values):
+            raise UsageError(f"--{name.replace('_', '-')} takes no value", remedy="write SPEC.yaml, if that was one, first")
+    return base, table, words.arguments
+
+
+def read_words(arguments: Sequence[str]) -> Words:
+    """Find the spec file and the flags; a word after a flag is its value unless it looks like a spec file."""
+    words, rest = Words(), list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            words.spec = words.spec or (rest[0] if rest else None)
+            words.arguments += [word, *rest]
+            break
+        if not word.startswith("--"):
+            words.spec = words.spec or (None if word.startswith("-") else word)
+            words.arguments.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        words.arguments.append(f"--{name.replace('_', '-')}{equals}{value}")
+        name = name.replace("-", "_")
+        given = value if equals else None
+        if not equals and name not in VALUELESS and rest and not _ends_value(rest[0]):
+            given = rest.pop(0)
+            words.arguments.append(given)
+        words.flags.setdefault(name, []).append(given)
+    return words
+
+
+def _ends_value(word: str) -> bool:
+    return word.startswith("--") or word.endswith((".yaml", ".yml", ".json"))
+
+
+def is_switch(option: Option) -> bool:
+    """Whether an option is given as ``--x`` or ``--no-x``."""
+    from vaekit.schema import alternatives
+
+    return bool in alternatives(option.type)
+
+
+def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:
+    """Return the annotation of an option for Typer."""
+    from vaekit.specs.resolve import SEVERAL
+
+    return component_option(
+        [f"--{name.replace('_', '-')}" for name in names],
+        option.type,
+        default=option.default,
+        required=option.required,
+        about=option.description,
+        panel=PANELS.get(option.owner, option.owner),
+        several=option.names[0] in SEVERAL,
+        hidden=hidden,
+    )

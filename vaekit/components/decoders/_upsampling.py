@@ -1,0 +1,72 @@
+"""What the decoders that differ only in how they upsample share."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from vaekit.interfaces import Backbone, Shape
+from vaekit.nn.layers import (
+    Activation,
+    Channels,
+    Normalization,
+    Size,
+    Widths,
+    halved_sizes,
+    hidden_layer,
+    hidden_linear_layers,
+    require_image_shape,
+)
+
+
+class UpsamplingDecoder(Backbone):
+    """Linear layers to a small feature map, then layers that each double its size, up to the image."""
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        channels: Channels = (64, 64, 64, 32),
+        hidden: Widths = (256,),
+        activation: Activation = "silu",
+        normalization: Normalization = "none",
+    ) -> None:
+        """Build the network.
+
+        Args:
+            in_shape: Shape of a latent vector.
+            out_shape: ``(C, H, W)`` of the image.
+            channels: Input channels of the upsampling layers, from the latent vector to the image; each layer doubles the size.
+            hidden: Widths of the linear layers between the latent vector and the first feature map.
+            activation: Nonlinearity after every layer but the last.
+            normalization: What every hidden layer is normalised over before its activation: all of an example, channel groups, or
+                nothing.
+
+        Raises:
+            UsageError: ``out_shape`` is not an image's.
+        """
+        super().__init__(in_shape, out_shape)
+        require_image_shape(out_shape, f"decoder {self.kind!r}")
+        sizes = halved_sizes(out_shape, len(channels))[::-1]
+        map_shape = (channels[0], *sizes[0])
+        layers = hidden_linear_layers(in_shape, (*hidden, math.prod(map_shape)), activation, normalization)
+        layers.append(nn.Unflatten(1, map_shape))
+        for (width, next_width), (size, next_size) in zip(pairwise(channels), pairwise(sizes[:-1]), strict=True):
+            build = self.upsampling_layer(width, next_width, size, next_size)
+            layers += hidden_layer(build, next_width, activation, normalization)
+        output = self.upsampling_layer(channels[-1], out_shape[0], sizes[-2], sizes[-1])(bias=True)
+        self.net = nn.Sequential(*layers, output)
+
+    @staticmethod
+    @abstractmethod
+    def upsampling_layer(channels: int, next_channels: int, size: Size, next_size: Size) -> Callable[..., nn.Module]:
+        """Return a function of ``bias`` that builds the layer from one number of channels and size to the next."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        params: Tensor = self.net(z)
+        return params

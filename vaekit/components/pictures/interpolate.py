@@ -1,0 +1,78 @@
+"""The picture ``interpolate``."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from vaekit.data.specs import Fit
+from vaekit.pictures.animation import Animation
+from vaekit.pictures.options import ImageName, Way
+from vaekit.pictures.picture import Picture
+from vaekit.pictures.subject import Subject
+from vaekit.roles import pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+@pictures("interpolate")
+class Interpolate(Picture):
+    """Interpolate between the codes of two images.
+
+    Args:
+        way: Straight, or along a great circle; none shows both, or animates the straight one.
+        steps: Number of decoded images, both ends included.
+        fit: How images of another size are fitted to the model's; none refuses them.
+    """
+
+    paths = ("pictures/interpolation.png",)
+
+    def __init__(
+        self,
+        subject: Subject,
+        a: ImageName,
+        b: ImageName,
+        *,
+        way: Way | None = None,
+        steps: Annotated[int, Field(ge=2)] = 9,
+        fit: Fit | None = None,
+    ) -> None:
+        super().__init__(subject)
+        self.a, self.b, self.way, self.steps, self.fit = a, b, way, steps, fit
+
+    @cached_property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The two images, ``(C, H, W)`` each."""
+        return self.subject.image(self.a, self.fit), self.subject.image(self.b, self.fit)
+
+    def still(self) -> Image:
+        """Show a row for each way, between the images themselves."""
+        import torch
+
+        from vaekit.pictures.drawing import number
+        from vaekit.pictures.grid import labelled
+        from vaekit.pictures.latents import WAYS
+
+        a, b = self.ends
+        ways = [self.way] if self.way is not None else list(WAYS)
+        images = torch.cat([torch.cat([a[None], self._decode(way).cpu(), b[None]]) for way in ways])
+        heads = ["A", *(number(i / (self.steps - 1)) for i in range(self.steps)), "B"]
+        return labelled(images, columns=self.steps + 2, rows=ways, heads=heads)
+
+    def animation(self) -> Animation:
+        from vaekit.pictures.grid import LARGE, single_images
+
+        return Animation(single_images(self._decode(self.way or "linear"), small=LARGE), milliseconds=80, hold=800)
+
+    def _decode(self, way: Way) -> Tensor:
+        """Return the images on the way, ``(steps, C, H, W)``."""
+        import torch
+
+        from vaekit.pictures.latents import WAYS, decode, encode_means
+
+        first, last = encode_means(self.subject.vae, torch.stack(self.ends))
+        return decode(self.subject.vae, WAYS[way](first, last, torch.linspace(0, 1, self.steps, device=first.device)))

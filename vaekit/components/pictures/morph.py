@@ -1,0 +1,61 @@
+"""The picture ``morph``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import PositiveInt
+
+from vaekit.pictures.animation import Animation
+from vaekit.pictures.options import Way
+from vaekit.pictures.picture import Picture
+from vaekit.pictures.subject import Subject
+from vaekit.roles import pictures
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FRAME_MS = 60
+
+
+@pictures("morph")
+class Morph(Picture):
+    """Animate the way through the most central test image of every class and back to the first.
+
+    Args:
+        way: Straight, or along great circles.
+        steps: Number of images from one class to the next.
+    """
+
+    def __init__(self, subject: Subject, *, way: Way = "linear", steps: PositiveInt = 12) -> None:
+        super().__init__(subject)
+        self.way, self.steps = way, steps
+
+    def animation(self) -> Animation:
+        """Draw the round trip.
+
+        Raises:
+            DataError: The dataset has no labels.
+        """
+        import torch
+
+        from vaekit.pictures.grid import LARGE, single_images
+        from vaekit.pictures.latents import WAYS, decode
+
+        labels = self.subject.labels("morph")
+        codes = self.subject.codes
+        stations = codes[list(examples_of_classes(codes, labels[: len(codes)]).values())]
+        t = torch.arange(self.steps, device=stations.device) / self.steps
+        legs = [WAYS[self.way](a, b, t) for a, b in zip(stations, stations.roll(-1, 0), strict=True)]
+        images = decode(self.subject.vae, torch.cat(legs))
+        return Animation(single_images(images, small=LARGE), milliseconds=FRAME_MS, hold=FRAME_MS)
+
+
+def examples_of_classes(codes: Tensor, labels: Tensor) -> dict[int, int]:
+    """Return, by label, the index of the most central image: the one nearest to the mean code of its class."""
+    found = {}
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero()[:, 0]
+        distances = (codes[members] - codes[members].mean(0)).square().sum(-1)
+        found[label] = int(members[distances.argmin()])
+    return found

@@ -1,0 +1,63 @@
+"""The picture ``sample``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from vaekit.pictures.picture import Picture
+from vaekit.pictures.subject import Subject
+from vaekit.roles import pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+@pictures("sample")
+class Sample(Picture):
+    """Draw images from the prior, as a grid or as separate files.
+
+    Args:
+        num: Number of images.
+        seed: Seed of the draws.
+        temperature: Scale of the prior's noise; images vary less below 1.
+        separate: Whether to write a file for each image instead of a grid.
+    """
+
+    section = "pictures"
+    title = "Samples of the best weights"
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        num: PositiveInt = 36,
+        seed: NonNegativeInt = 0,
+        temperature: NonNegativeFloat = 1.0,
+        separate: bool = False,
+    ) -> None:
+        super().__init__(subject)
+        self.num, self.seed, self.temperature = num, seed, temperature
+        self.paths = (f"samples/seed-{seed}" if separate else f"samples/seed-{seed}.png",)
+
+    def still(self) -> Image:
+        from vaekit.pictures.grid import grid
+
+        return grid(self._draws())
+
+    def files(self) -> dict[str, Image]:
+        from vaekit.pictures.grid import single_images
+
+        width = len(str(self.num - 1))
+        return {f"{i:0{width}}.png": image for i, image in enumerate(single_images(self._draws(), small=1))}
+
+    def alt(self) -> str:
+        return f"{self.num} images decoded from draws of the prior, in a grid"
+
+    def _draws(self) -> Tensor:
+        from vaekit.streams import Streams
+
+        vae = self.subject.vae
+        return vae.sample(self.num, temperature=self.temperature, generator=Streams(self.seed).generator("sample"))

@@ -1,0 +1,81 @@
+"""The picture ``scatter``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, NonNegativeInt
+
+from vaekit.errors import UsageError
+from vaekit.pictures.options import Dims
+from vaekit.pictures.picture import Picture
+from vaekit.pictures.subject import NUM_CODES, Subject
+from vaekit.roles import pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NUM_ELLIPSES = 300
+
+
+@pictures("scatter")
+class Scatter(Picture):
+    """Show the codes of test images as points, coloured by label.
+
+    Args:
+        method: How more than two latents are projected to the plane; auto is pca. tsne needs scikit-learn, umap needs umap-learn.
+        dims: One or two latents by number, counted from 0, to show instead; none projects all.
+        num: Maximum number of test images.
+        ellipses: Whether to draw two standard deviations of some posteriors.
+        seed: Seed of ellipses, tsne and umap.
+    """
+
+    section = "latents"
+    title = "Codes of test images"
+
+    def __init__(
+        self,
+        subject: Subject,
+        *,
+        method: Literal["auto", "pca", "tsne", "umap"] = "auto",
+        dims: Dims | None = None,
+        num: Annotated[int, Field(ge=2)] = NUM_CODES,
+        ellipses: bool = False,
+        seed: NonNegativeInt = 0,
+    ) -> None:
+        if method in ("tsne", "umap") and (dims is not None or ellipses):
+            raise UsageError(f"{method} keeps no axes, so latents and ellipses cannot be shown", remedy="use --method pca")
+        super().__init__(subject)
+        self.method, self.dims, self.num, self.ellipses, self.seed = method, dims, num, ellipses, seed
+
+    def still(self) -> Image:
+        """Draw the points.
+
+        Raises:
+            UsageError: The method's library is not installed, or `dims` are not latents of the model.
+        """
+        from vaekit.pictures.latents import encode_means, encode_samples, principal_plane
+        from vaekit.pictures.scatter import project, scatter_picture
+        from vaekit.streams import Streams
+
+        vae, test = self.subject.vae, self.subject.test(range(self.subject.num_test(self.num)))
+        codes = encode_means(vae, test.images)
+        title = f"codes of {len(codes):,} test images"
+        if self.method in ("tsne", "umap"):
+            name = {"tsne": "t-SNE", "umap": "UMAP"}[self.method]
+            points = project(codes, self.method, self.seed)
+            return scatter_picture(points, test.labels, test.names, plane=None, title=f"{title}, {name}")
+        if self.dims is None and (vae.latent_dim > 2 or self.method == "pca"):
+            plane = principal_plane(codes)
+        else:
+            plane, _ = self.subject.plane(self.dims)
+        draws = None
+        if self.ellipses:
+            images = test.images[:NUM_ELLIPSES]
+            draws = plane.coordinates(encode_samples(vae, images, 100, Streams(self.seed).generator("scatter")))
+            title += f", two sd of {len(images)} posteriors"
+        return scatter_picture(plane.coordinates(codes), test.labels, test.names, plane=plane, title=title, draws=draws)
+
+    def alt(self) -> str:
+        labelled = self.subject.run.splits.test.labels is not None
+        return "Scatter plot of the codes of test images" + (", coloured by label" if labelled else "")

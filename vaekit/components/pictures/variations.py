@@ -1,0 +1,61 @@
+"""The picture ``variations``."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from vaekit.pictures.picture import Picture
+from vaekit.pictures.subject import Subject
+from vaekit.roles import pictures
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@pictures("variations")
+class Variations(Picture):
+    """Encode a test image of each class and decode draws from its posterior: ``LABEL/I.png`` and ``grid.png``.
+
+    Args:
+        per_class: Number of variations of each image.
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, subject: Subject, *, per_class: PositiveInt = 10, seed: NonNegativeInt = 0) -> None:
+        super().__init__(subject)
+        self.per_class, self.seed = per_class, seed
+
+    def files(self) -> dict[str, Image]:
+        """Draw each variation, and all of them in a grid.
+
+        Raises:
+            DataError: The dataset has no labels.
+        """
+        import torch
+
+        from vaekit.pictures.grid import labelled, single_images
+        from vaekit.pictures.latents import decode, encode_samples
+        from vaekit.streams import Streams
+
+        labels = self.subject.labels("variations")
+        generator = Streams(self.seed).generator("variations")
+        picks = []
+        for label in labels.unique().tolist():
+            members = (labels == label).nonzero()[:, 0]
+            picks.append(int(members[torch.randint(len(members), (), generator=generator)]))
+        test = self.subject.test(picks)
+        noise = Streams(self.seed).generator("variations/noise")
+        draws = encode_samples(self.subject.vae, test.images, self.per_class, noise)
+        images = decode(self.subject.vae, draws.transpose(0, 1).flatten(0, 1)).unflatten(0, (len(picks), self.per_class))
+        assert test.labels is not None
+        names = [test.name(label) for label in test.labels.tolist()]
+        files = {}
+        for name, row in zip(names, images, strict=True):
+            folder = re.sub(r"[^\w.-]+", "_", name)
+            files.update({f"{folder}/{i}.png": image for i, image in enumerate(single_images(row, small=1))})
+        rows = torch.cat([test.images[:, None], images], 1).flatten(0, 1)
+        heads = ["given", *map(str, range(self.per_class))]
+        return {**files, "grid.png": labelled(rows, columns=self.per_class + 1, rows=names, heads=heads)}

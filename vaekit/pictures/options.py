@@ -1,0 +1,28 @@
+"""Types of options that several pictures have. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
+
+
+def _by_number(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Explain a failure in one line."""
+    try:
+        return validate(value)
+    except ValidationError:
+        raise PydanticCustomError("latents", "latents are given by number, as 3,5") from None
+
+
+Dims = Annotated[tuple[int, ...], WrapValidator(_by_number), Field(examples=["3,5"])]
+"""Latents by number, counted from 0."""
+
+ImageName = Annotated[str | int | Path, Field(examples=["IMAGE"])]
+"""An image: a file, or the number of a test image."""
+
+Way = Literal["linear", "spherical"]
+"""The way from one code to another: straight, or along a great circle."""

@@ -164,7 +164,7 @@ def test_offline_one_error_says_where_and_how_and_nothing_is_left(tmp_path, kind
     assert "--dataset digits" in str(caught.value)
     assert "the download failed" in str(caught.value)
     assert not list((tmp_path / "data").rglob("*"))
-    with pytest.raises(DataError, match="switched off"):
+    with pytest.raises(DataError, match="downloading is disabled"):
         load(kind, data_root=str(tmp_path / "data"), download=False)
 
 

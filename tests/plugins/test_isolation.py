@@ -147,7 +147,7 @@ def test_plugins_can_be_switched_off(site: Site) -> None:
     assert "acme" in used.out
     assert "acme" not in off.out
     assert shown.code == 2
-    assert "switched off" in listed.out
+    assert "disabled" in listed.out
     (off,) = site.vaekit("components list", VAEKIT_PLUGINS="0")
     assert "acme" not in off.out
 

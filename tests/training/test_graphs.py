@@ -207,6 +207,7 @@ def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeyp
     spec = fit_to_machine(build_spec({}, options(images, **given) | {"compile": "off"}))
     splits = load_splits(spec)
     assert not splits.train.is_binary  # which is looked up before the first step
+    assert splits.fingerprint  # and so is this
     spec = spec.model_copy(update={"train": spec.train.model_copy(update={"device": "cuda"})})
 
     def backward(total):

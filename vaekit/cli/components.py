@@ -27,7 +27,7 @@ def find(name: str) -> list[tuple[Registry[object], str]]:
         names = [n for registry in REGISTRIES for kind in registry.kinds() for n in (kind, f"{registry.role}:{kind}")]
         near = difflib.get_close_matches(name, names, n=3)
         raise UnknownComponentError(
-            f"no component is called {name!r}",
+            f"unknown component {name!r}",
             remedy=f"did you mean {' or '.join(dict.fromkeys(near))}?" if near else "see `vaekit components list`",
         )
     return found

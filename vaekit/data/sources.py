@@ -247,7 +247,7 @@ def _spread_order(num: int, labels: Tensor | None) -> Tensor:
 
 
 def hold_out(train: ImageSource, test: ImageSource, validation: int) -> Splits:
-    """Hold out the last ``validation`` training images; the test split exists already.
+    """Hold out the last ``validation`` training images; the test split already exists.
 
     Raises:
         UsageError: ``validation`` is not between 1 and the number of training images minus 1.

@@ -51,7 +51,7 @@ def ensure_present(name: str, root: Path, files: Sequence[str], *, download: boo
     missing = [path for path in files if not (root / path).exists() and not (root / f"{path}.gz").exists()]
     if not missing:
         return
-    reason = "downloading is switched off"
+    reason = "downloading is disabled"
     if download:
         try:
             root.mkdir(parents=True, exist_ok=True)

@@ -149,7 +149,7 @@ class Picture:
 
     def _write_folder(self, folder: Path, *, replace: bool) -> None:
         if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder} exists already, and its files would mix with the new ones", remedy="choose another --out")
+            raise UsageError(f"{folder} already exists, and its files would mix with the new ones", remedy="choose another --out")
         files = self.files()
         if replace:
             shutil.rmtree(folder, ignore_errors=True)

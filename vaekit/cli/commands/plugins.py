@@ -26,7 +26,7 @@ def list_plugins() -> None:
     from vaekit.roles import REGISTRIES
 
     if not enabled():
-        typer.echo(f"plugins are switched off, by --no-plugins or {SWITCH}=0")
+        typer.echo(f"plugins are disabled by --no-plugins or {SWITCH}=0")
         return
     found: dict[str, list[tuple[Registry[object], Plugin]]] = {}
     for registry in REGISTRIES:

@@ -80,7 +80,7 @@ def sweep(
         ("prune", prune, ("on", "off")),
     ):
         if value is not None and value not in choices:
-            raise UsageError(f"there is no such way to {flag}", given=f"--{flag} {value}", expected=", ".join(choices))
+            raise UsageError(f"unknown value of --{flag}", given=f"--{flag} {value}", expected=", ".join(choices))
     pairs = [read_over(text) for text in over or ()]
     varied = dict(pairs)
     if len(varied) < len(pairs):

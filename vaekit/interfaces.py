@@ -1,7 +1,8 @@
 """The base class of each role that a component can play.
 
 The signature of ``__init__`` is the interface of a component. Positional parameters are its *wiring*: shapes and sizes that
-assembly passes by name. Keyword-only parameters are its *options*, from which its spec and its command-line flags are derived.
+assembly supplies, matched by name. Keyword-only parameters are its *options*, from which its spec and its command-line flags are
+derived.
 """
 
 from __future__ import annotations
@@ -126,6 +127,8 @@ class Prior(Component, nn.Module, ABC):
     Example:
         >>> from vaekit.distributions import DiagonalGaussian
         >>> class LearnedMean(Prior):
+        ...     provides = frozenset({Capability.LOG_PROB, Capability.FACTORISED})
+        ...
         ...     def __init__(self, latent_dim):
         ...         super().__init__(latent_dim)
         ...         self.mu = nn.Parameter(torch.zeros(latent_dim))

@@ -24,6 +24,7 @@ from vaekit.testing import (  # noqa: F401 - each adds its checks
     likelihoods,
     loggers,
     losses,
+    pictures,
 )
 from vaekit.testing.core import Check, ConformanceError, Suite, checks, suite
 
@@ -38,6 +39,7 @@ __all__ = [
     "check_likelihood",
     "check_logger",
     "check_loss",
+    "check_picture",
     "check_posterior",
     "check_prior",
     "checks",
@@ -55,3 +57,4 @@ check_dataset = suite("dataset")
 check_logger = suite("logger")
 """Logs for real: pass options that keep the logged data on this machine."""
 check_exporter = suite("exporter")
+check_picture = suite("picture")

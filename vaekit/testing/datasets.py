@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 
-from vaekit.data import Batches, ImageSource, Splits
+from vaekit.data import Batches, Binarize, ImageSource, Splits
 from vaekit.interfaces import Dataset
 from vaekit.roles import likelihoods
 from vaekit.streams import Streams
 from vaekit.testing.core import Candidate, check, during, expect, expect_finite
 
-BINARIZATIONS = ("none", "threshold", "static", "dynamic")
+BINARIZATIONS = get_args(Binarize)
 SAMPLE = 512
 
 

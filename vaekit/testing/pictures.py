@@ -1,0 +1,192 @@
+"""Checks of pictures, on a small untrained model and drawn images of three classes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vaekit.data.sources import Splits, TensorImages
+from vaekit.errors import UsageError, VaekitError
+from vaekit.model.assembly import build_vae
+from vaekit.model.vae import VAE
+from vaekit.pictures.picture import Picture
+from vaekit.pictures.subject import Subject
+from vaekit.specs.models import RunSpec
+from vaekit.specs.resolve import resolve
+from vaekit.store.folder import RunFolder
+from vaekit.store.record import Record
+from vaekit.testing.core import Candidate, check, during, expect
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SHAPES = ((1, 8, 6), (3, 8, 8))
+NUM_IMAGES = 24
+
+
+class _Sketch(Record):
+    """A run that was never trained, in an empty folder."""
+
+    def __init__(self, path: Path, image_shape: tuple[int, int, int], *, labelled: bool = True) -> None:
+        self.folder, self.path = RunFolder(path), path
+        self.image_shape, self.labelled = image_shape, labelled
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        small = {"kind": "mlp", "hidden": [8]}
+        data = {"dataset": "digits", "binarize": "none"}
+        return resolve({"model": {"latent_dim": 3, "encoder": small, "decoder": small}, "data": data})
+
+    @cached_property
+    def splits(self) -> Splits:
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (NUM_IMAGES, *self.image_shape), dtype=torch.uint8, generator=generator)
+        images = TensorImages(
+            pixels, torch.arange(NUM_IMAGES) % 3 if self.labelled else None, tuple("abc") if self.labelled else None
+        )
+        return Splits(images, images, images)
+
+    def vae(self) -> VAE:
+        return build_vae(self.spec.model, self.image_shape, seed=0).eval().requires_grad_(False)
+
+    def evaluation(self) -> dict[str, Any] | None:
+        return None
+
+
+@contextmanager
+def subject_of(image_shape: tuple[int, int, int] = SHAPES[0], *, labelled: bool = True) -> Iterator[Subject]:
+    """Yield what a run's pictures are drawn of, in a temporary folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Subject(_Sketch(Path(folder), image_shape, labelled=labelled))
+
+
+def picture_of(candidate: Candidate, subject: Subject) -> Picture:
+    """Build the picture, with test images where it takes any."""
+    with during("building it"):
+        picture = candidate.build(subject=subject, a=0, b=1, images=[0, 1, 2])
+    expect(
+        isinstance(picture, Picture), "what is built", expected="a vaekit.pictures.picture.Picture", came=type(picture).__name__
+    )
+    assert isinstance(picture, Picture)
+    return picture
+
+
+def drawn(picture: Picture) -> dict[str, list[Image]]:
+    """Draw a picture in every form that it has."""
+    drawings: dict[str, list[Image]] = {}
+    for form in picture.forms():
+        with during(f"{form}()"):
+            result: Any = getattr(picture, form)()
+        drawings[form] = {"still": lambda r: [r], "animation": lambda r: list(r.frames), "files": lambda r: list(r.values())}[
+            form
+        ](result)
+    return drawings
+
+
+@check("picture")
+def check_forms(candidate: Candidate) -> None:
+    """The picture draws a still, an animation or files: Pillow images of grey and of colour data."""
+    from PIL import Image
+
+    for shape in SHAPES:
+        with subject_of(shape) as subject:
+            for form, images in drawn(picture_of(candidate, subject)).items():
+                expect(len(images) > 0, f"the images of {form} for images of {shape}", expected="one or more", came="none")
+                wrong = [type(image).__name__ for image in images if not isinstance(image, Image.Image)]
+                expect(not wrong, f"what {form} draws", expected="PIL images", came=", ".join(wrong))
+
+
+@check("picture")
+def check_frames(candidate: Candidate) -> None:
+    """The frames of an animation are of one size."""
+    with subject_of() as subject:
+        sizes = {image.size for image in drawn(picture_of(candidate, subject)).get("animation", [])}
+    expect(len(sizes) <= 1, "the sizes of the frames", expected="one", came=sizes)
+
+
+@check("picture")
+def check_determinism(candidate: Candidate) -> None:
+    """Drawn twice, the picture is the same, whatever torch's generator does."""
+    contents = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with subject_of() as subject:
+            contents.append([image.tobytes() for images in drawn(picture_of(candidate, subject)).values() for image in images])
+    expect(contents[0] == contents[1], "the picture, drawn twice", expected="the same", came="another one")
+
+
+@check("picture")
+def check_randomness(candidate: Candidate) -> None:
+    """Drawing does not change torch's global generator."""
+    with subject_of() as subject:
+        picture = picture_of(candidate, subject)
+        before = torch.get_rng_state()
+        drawn(picture)
+    expect(torch.equal(before, torch.get_rng_state()), "torch's generator after drawing", expected="unchanged", came="changed")
+
+
+@check("picture")
+def check_purity(candidate: Candidate) -> None:
+    """Drawing changes neither the model nor the test images."""
+    with subject_of() as subject:
+        weights = {name: tensor.clone() for name, tensor in subject.vae.state_dict().items()}
+        images = subject.test(range(NUM_IMAGES)).images.clone()
+        drawn(picture_of(candidate, subject))
+        changed = [name for name, tensor in subject.vae.state_dict().items() if not torch.equal(tensor, weights[name])]
+        expect(not changed, "the weights after drawing", expected="unchanged", came=f"{', '.join(changed)} changed")
+        expect(not subject.vae.training, "the model after drawing", expected="in eval mode", came="in training mode")
+        same = torch.equal(subject.test(range(NUM_IMAGES)).images, images)
+        expect(same, "the test images after drawing", expected="unchanged", came="written into")
+
+
+@check("picture")
+def check_places(candidate: Candidate) -> None:
+    """By default it is written into subfolders of the run folder, and exactly to the paths that `write` returns."""
+    with subject_of() as subject:
+        with during("write()"):
+            paths = picture_of(candidate, subject).write()
+        root = subject.run.path
+        expect(bool(paths), "the paths returned", expected="one or more", came="none")
+        for path in paths:
+            expect(
+                path.exists() and root in path.parents, "a path returned", expected=f"what was written below {root}", came=path
+            )
+        others = {file for file in root.rglob("*") if file.is_file()}
+        others -= {file for path in paths for file in [path, *path.rglob("*")]}
+        expect(not others, "files that are not among the paths returned", expected="none", came=", ".join(map(str, others)))
+
+
+@check("picture")
+def check_out(candidate: Candidate) -> None:
+    """It is written where the user says, and a file of another format is refused before anything is drawn."""
+    with subject_of() as subject:
+        picture = picture_of(candidate, subject)
+        folder = subject.run.path / "elsewhere"
+        suffix = {"still": ".png", "animation": ".gif", "files": ""}[picture.forms()[0]]
+        single = not picture.paths or bool(Path(picture.paths[0]).suffix)
+        out = folder / f"given{suffix if single else ''}"
+        with during(f"write({out.name!r})"):
+            expect(picture.write(out) == [out], "the paths returned", expected=[out], came="others")
+        if single and suffix:
+            try:
+                picture.write(folder / "given.txt")
+            except UsageError:
+                return
+            expect(False, "a file called given.txt", expected="a UsageError", came="no error")
+
+
+@check("picture")
+def check_labels(candidate: Candidate) -> None:
+    """Data without labels are drawn, or refused by an error of vaekit that says so."""
+    with subject_of(labelled=False) as subject:
+        picture = picture_of(candidate, subject)
+        for form in picture.forms():
+            with during(f"{form}() of data without labels"), contextlib.suppress(VaekitError):
+                getattr(picture, form)()

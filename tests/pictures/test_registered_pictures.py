@@ -234,8 +234,18 @@ def _with_section() -> None:
         section = "appendix"  # type: ignore[assignment]
 
 
+def _with_mixed_images() -> None:
+    class Mixed(Picture):
+        def __init__(self, subject: Subject, a: ImageName, images: Sequence[ImageName]) -> None: ...
+
+
 @pytest.mark.parametrize(
-    ("define", "why"), [(_with_out, "cannot be named 'out'"), (_with_section, "unknown section of the report")]
+    ("define", "why"),
+    [
+        (_with_out, "cannot be named 'out'"),
+        (_with_section, "unknown section of the report"),
+        (_with_mixed_images, "cannot be given its images"),
+    ],
 )
 def test_what_cannot_be_a_picture_is_refused_where_it_is_defined(define: Callable[[], None], why: str) -> None:
     with pytest.raises(PluginError, match=why):

@@ -11,6 +11,7 @@ from vaekit.errors import PluginError, UsageError
 from vaekit.files import write_atomically
 from vaekit.pictures.animation import ANIMATED, Animation, write_animation
 from vaekit.pictures.subject import Subject
+from vaekit.schema import wiring
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 Section = Literal["pictures", "latents"]
 """The sections of a run's report that show pictures."""
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".avif": "AVIF", ".jpg": "JPEG", ".jpeg": "JPEG"}
+IMAGES = ((), ("a",), ("a", "b"), ("images",))
+"""The images that a picture can take."""
 SUFFIXES = {"still": ".png", "animation": ".gif", "files": ""}
 """The forms of a picture, and the suffix of the default path of each."""
 
@@ -68,6 +71,13 @@ class Picture:
         super().__init_subclass__()
         if "out" in getattr(cls.__init__, "__annotations__", {}):
             raise PluginError(f"{cls.__qualname__}: an option cannot be named 'out', which is where a picture is written")
+        images = tuple(name for name in wiring(cls) if name != "subject")
+        if set(images) <= {"a", "b", "images"} and images not in IMAGES:
+            raise PluginError(
+                f"{cls.__qualname__} cannot be given its images",
+                given=", ".join(images),
+                expected="positional parameters a, or a and b, or images, after the subject",
+            )
         if cls.section not in (None, *get_args(Section)):
             raise PluginError(f"{cls.__qualname__}: unknown section of the report", given=cls.section, expected=get_args(Section))
 

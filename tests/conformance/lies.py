@@ -25,6 +25,9 @@ from vaekit.export.parity import Parity, compare, torch_function
 from vaekit.export.parts import part_of
 from vaekit.export.staging import staged
 from vaekit.interfaces import Backbone, Capability, Dataset, Loss, Posterior
+from vaekit.pictures.animation import Animation
+from vaekit.pictures.grid import grid
+from vaekit.pictures.picture import Picture
 from vaekit.training.logger import Logger
 
 Shape = tuple[int, ...]
@@ -858,6 +861,72 @@ class OtherEnding(Weights):
         return super().export(trained, part, path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz"))
 
 
+# Pictures
+
+
+class Plain(Picture):
+    """Shows three test images, in truth."""
+
+    def still(self) -> Any:
+        return grid(self.subject.test(range(3)).images)
+
+
+class Empty(Picture):
+    """Draws nothing."""
+
+
+class Numbers(Plain):
+    """Draws numbers."""
+
+    def still(self) -> Any:
+        return np.zeros((4, 4))
+
+
+class Growing(Picture):
+    """Draws frames of different sizes."""
+
+    def animation(self) -> Animation:
+        return Animation([grid(self.subject.test(range(n)).images) for n in (1, 2)], milliseconds=100, hold=100)
+
+
+class Moody(Plain):
+    """Draws something else each time, from torch's generator."""
+
+    def still(self) -> Any:
+        return grid(self.subject.vae.decode(torch.randn(2, self.subject.vae.latent_dim)))
+
+
+class Teaching(Plain):
+    """Changes the weights of the model that it shows."""
+
+    def still(self) -> Any:
+        next(self.subject.vae.parameters()).mul_(2)
+        return super().still()
+
+
+class Littering(Plain):
+    """Leaves a file behind that it does not mention."""
+
+    def write(self, out: Any = None) -> Any:
+        (self.subject.run.path / "notes.txt").touch()
+        return super().write(out)
+
+
+class Stubborn(Plain):
+    """Is written where it wants."""
+
+    def write(self, out: Any = None) -> Any:
+        return super().write()
+
+
+class Labelled(Plain):
+    """Expects labels."""
+
+    def still(self) -> Any:
+        self.subject.test(range(3)).labels + 1
+        return super().still()
+
+
 LIES: list[tuple[str, type, str, str]] = [
     ("encoder", Undocumented, "check_documentation", "has no docstring"),
     ("encoder", Undescribed, "check_documentation", "width not described"),
@@ -944,6 +1013,15 @@ LIES: list[tuple[str, type, str, str]] = [
     ("exporter", Hollow, "check_determinism", "exports of two models"),
     ("exporter", Halving, "check_purity", "the weights after exporting"),
     ("exporter", Drawing, "check_purity", "torch's generator after exporting"),
+    ("picture", Empty, "check_forms", r"draws nothing"),
+    ("picture", Numbers, "check_forms", r"what still draws.*\n  expected: PIL images\n  came:     ndarray"),
+    ("picture", Growing, "check_frames", "the sizes of the frames"),
+    ("picture", Moody, "check_determinism", "the picture, drawn twice"),
+    ("picture", Moody, "check_randomness", "torch's generator after drawing"),
+    ("picture", Teaching, "check_purity", "the weights after drawing"),
+    ("picture", Littering, "check_places", "files that are not among the paths returned"),
+    ("picture", Stubborn, "check_out", "the paths returned"),
+    ("picture", Labelled, "check_labels", "still.. of data without labels"),
 ]
 
 SOUND: list[tuple[str, type]] = [
@@ -951,4 +1029,5 @@ SOUND: list[tuple[str, type]] = [
     ("posterior", joint_of(Linear)),
     ("logger", Quiet),
     ("exporter", Weights),
+    ("picture", Plain),
 ]

@@ -10,7 +10,7 @@ export VAEKIT_SOURCE="$root"
 cd "$work"
 python -c 'import os, vaekit; assert not vaekit.__file__.startswith(os.environ["VAEKIT_SOURCE"] + "/"), vaekit.__file__'
 
-for role in encoder decoder posterior prior likelihood loss dataset logger exporter; do
+for role in encoder decoder posterior prior likelihood loss dataset logger exporter picture; do
   vaekit plugins new "my_$role" --role "$role" --out "written/$role" > /dev/null
 done
 mkdir tests
@@ -23,7 +23,7 @@ done
 rm -r written
 python -m pip install -q wheels/*.whl pytest
 vaekit plugins
-[ "$(vaekit plugins | grep -c ' ready ')" = 14 ]
+[ "$(vaekit plugins | grep -c ' ready ')" = 15 ]
 python -m pytest -q -p no:cacheprovider tests
 
 # train → interrupted → resume → evaluate → sample → export → reload elsewhere

@@ -13,7 +13,7 @@ from sites import ROOT, Site
 
 from vaekit.cli import main
 
-ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset", "logger", "exporter")
+ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset", "logger", "exporter", "picture")
 
 
 def install_wheels(packages: Iterable[Path], target: Path) -> None:

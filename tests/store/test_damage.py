@@ -36,21 +36,21 @@ def test_a_flipped_bit_of_the_weights_is_noticed(run: vaekit.Run, place: float) 
 
 def test_edited_metadata_are_noticed(run: vaekit.Run) -> None:
     with safe_open(run.folder.model, "pt") as file:
-        metadata = json.loads(file.metadata()["vaekit-1"])
+        metadata = json.loads(file.metadata()["vaekit-2"])
     metadata["state"]["epoch"] += 1
-    save_file(load_file(run.folder.model), run.folder.model, {"vaekit-1": json.dumps(metadata)})
+    save_file(load_file(run.folder.model), run.folder.model, {"vaekit-2": json.dumps(metadata)})
     with pytest.raises(CheckpointError, match="damaged"):
         vaekit.load(run.path)
 
 
 def test_a_small_file_that_asks_for_a_huge_model_is_refused_before_it_takes_memory(run: vaekit.Run) -> None:
     with safe_open(run.folder.model, "pt") as file:
-        metadata = json.loads(file.metadata()["vaekit-1"])
+        metadata = json.loads(file.metadata()["vaekit-2"])
     metadata["spec"]["model"]["latent_dim"] = 10**9
     tensors = load_file(run.folder.model)
     del metadata["digest"]
     metadata["digest"] = digest_of(metadata, tensors)
-    save_file(tensors, run.folder.model, {"vaekit-1": json.dumps(metadata)})
+    save_file(tensors, run.folder.model, {"vaekit-2": json.dumps(metadata)})
     with pytest.raises(CheckpointError, match="do not match the model's architecture"):
         vaekit.load(run.path)
 

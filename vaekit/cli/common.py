@@ -41,8 +41,9 @@ def open_run(path: Path | None) -> Run:
 
 
 def without_args(doc: str | None) -> tuple[str, str]:
-    """Return the parts of a docstring before and after ``Args:``."""
-    before, *after = re.split(r"^Args:\n(?:[ \t]+.*\n?|\n)*", cleandoc(doc or "") + "\n", flags=re.MULTILINE)
+    """Return the parts of a docstring before and after ``Args:``, or where that would stand."""
+    args = r"^Args:\n(?:[ \t]+.*\n?|\n)*|(?=^(?:References|Example):$)"
+    before, *after = re.split(args, cleandoc(doc or "") + "\n", maxsplit=1, flags=re.MULTILINE)
     return before.strip(), "\n".join(after).strip()
 
 

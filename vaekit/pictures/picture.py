@@ -54,7 +54,7 @@ class Picture:
         'mean.png'
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "unregistered"
     """The name it is registered under; the registry sets it."""
     paths: tuple[str, ...] = ()
     """Default outputs, relative to the run folder: files in its subfolders, or one folder, without a suffix, which is emptied

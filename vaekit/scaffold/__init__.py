@@ -43,7 +43,9 @@ def write_package(name: str, role: str, out: Path | None = None) -> Path:
         "role": role,
         "plural": registries[role].plural,
         "cls": "".join(part.capitalize() for part in name.split("_")),
-        "command": f"vaekit export --{name.replace('_', '-')}" if role == "exporter" else f"vaekit train --{role} {name}",
+        "command": {"exporter": f"vaekit export --{name.replace('_', '-')}", "picture": f"vaekit {name}"}.get(
+            role, f"vaekit train --{role} {name}"
+        ),
         "distribution": distribution,
         "module": f"vaekit_{name}",
         "version": ".".join(__version__.split(".")[:2]),

@@ -35,7 +35,7 @@ from vaekit.specs.models import RunSpec
 from vaekit.specs.resolve import resolve
 from vaekit.store.folder import RunFolder
 
-FORMAT = "vaekit-1"
+FORMAT = "vaekit-2"
 """The key of the metadata, a single JSON text, so that equal contents produce equal files."""
 
 

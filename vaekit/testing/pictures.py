@@ -75,6 +75,8 @@ def picture_of(candidate: Candidate, subject: Subject) -> Picture:
         isinstance(picture, Picture), "what is built", expected="a vaekit.pictures.picture.Picture", came=type(picture).__name__
     )
     assert isinstance(picture, Picture)
+    with during("forms()"):
+        picture.forms()
     return picture
 
 

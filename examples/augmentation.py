@@ -22,7 +22,7 @@ from torch import Tensor
 import vaekit
 from vaekit import roles
 from vaekit.data.augment import resample
-from vaekit.pictures.grid import grid, write_png
+from vaekit.drawing.grid import grid, write_png
 
 DEGREES = (-30, -15, 0, 15, 30)
 

@@ -29,8 +29,8 @@ from vaekit import roles
 from vaekit.components.losses.beta import Beta
 from vaekit.components.losses.tc import decompose
 from vaekit.distributions import DiagonalGaussian, StandardNormal, kl_per_dim
-from vaekit.pictures.drawing import PALETTE, Axes
-from vaekit.pictures.grid import pairs, write_png
+from vaekit.drawing.axes import PALETTE, Axes
+from vaekit.drawing.grid import pairs, write_png
 from vaekit.trace import Site
 
 DIM = 2

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vaekit._version import __version__
 
 if TYPE_CHECKING:
+    from vaekit.drawing.picture import Picture as Picture
     from vaekit.errors import VaekitError as VaekitError
     from vaekit.export.exporter import Exporter as Exporter
     from vaekit.interfaces import Backbone as Backbone
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from vaekit.interfaces import Posterior as Posterior
     from vaekit.interfaces import Prior as Prior
     from vaekit.model.vae import VAE as VAE
-    from vaekit.pictures.picture import Picture as Picture
     from vaekit.roles import datasets as datasets
     from vaekit.roles import decoders as decoders
     from vaekit.roles import encoders as encoders
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vaekit.roles import likelihoods as likelihoods
     from vaekit.roles import loggers as loggers
     from vaekit.roles import losses as losses
+    from vaekit.roles import pictures as pictures
     from vaekit.roles import posteriors as posteriors
     from vaekit.roles import priors as priors
     from vaekit.run import Run as Run
@@ -41,12 +42,23 @@ if TYPE_CHECKING:
     from vaekit.training.logger import Logger as Logger
 
 _HOMES = {
+    "drawing.picture": ("Picture",),
     "errors": ("VaekitError",),
     "export.exporter": ("Exporter",),
     "interfaces": ("Backbone", "Capability", "Dataset", "Likelihood", "Loss", "Posterior", "Prior"),
     "model.vae": ("VAE",),
-    "pictures.picture": ("Picture",),
-    "roles": ("datasets", "decoders", "encoders", "exporters", "likelihoods", "loggers", "losses", "posteriors", "priors"),
+    "roles": (
+        "datasets",
+        "decoders",
+        "encoders",
+        "exporters",
+        "likelihoods",
+        "loggers",
+        "losses",
+        "pictures",
+        "posteriors",
+        "priors",
+    ),
     "run": ("Run", "load", "resume", "train"),
     "sweeps.grid": ("resume_sweep", "sweep"),
     "sweeps.search": ("search",),

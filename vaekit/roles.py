@@ -22,7 +22,7 @@ datasets: Registry[Dataset] = Registry("dataset", "datasets", "vaekit.interfaces
 # Loggers, exporters and pictures are defined next to the code that calls them, in higher layers than this module.
 loggers: Registry[Any] = Registry("logger", "loggers", "vaekit.training.logger:Logger")
 exporters: Registry[Any] = Registry("exporter", "exporters", "vaekit.export.exporter:Exporter")
-pictures: Registry[Any] = Registry("picture", "pictures", "vaekit.pictures.picture:Picture", ("subject", "a", "b", "images"))
+pictures: Registry[Any] = Registry("picture", "pictures", "vaekit.drawing.picture:Picture", ("subject", "a", "b", "images"))
 
 SPEC_REGISTRIES: tuple[Registry[Any], ...] = (encoders, decoders, posteriors, priors, likelihoods, losses, datasets, loggers)
 """The registries of the roles that a run's spec fills."""

@@ -15,6 +15,7 @@ from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup, join
 from vaekit.compute.layout import lay_out
 from vaekit.data.specs import Fit
+from vaekit.drawing.album import Album
 from vaekit.errors import UsageError, VaekitError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.export.exporter import Exported, Exporter
@@ -23,7 +24,6 @@ from vaekit.export.trained import Trained, latents_of
 from vaekit.files import write_text
 from vaekit.model.assembly import assemble
 from vaekit.model.vae import VAE
-from vaekit.pictures.album import Album
 from vaekit.specs.models import RunSpec, plain_spec, spec_error
 from vaekit.specs.options import build_spec
 from vaekit.store import checkpoint

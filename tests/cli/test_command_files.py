@@ -11,7 +11,7 @@ import pytest
 from vaekit.cli import commands
 from vaekit.cli.common import Panel
 from vaekit.cli.discovery import find_command, list_commands
-from vaekit.pictures.picture import Picture
+from vaekit.drawing.picture import Picture
 from vaekit.roles import pictures
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -20,14 +20,14 @@ from vaekit.components.priors.normal import Normal
 from vaekit.data import Splits, TensorImages
 from vaekit.distributions import DiagonalGaussian, StandardNormal, at_least_float32, kl_per_dim, register_kl
 from vaekit.distributions.pixels import BernoulliPixels, GaussianPixels, SquaredErrorPixels
+from vaekit.drawing.animation import Animation
+from vaekit.drawing.grid import grid
+from vaekit.drawing.picture import Picture
 from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.parity import Parity, compare, torch_function
 from vaekit.export.parts import part_of
 from vaekit.export.staging import staged
 from vaekit.interfaces import Backbone, Capability, Dataset, Loss, Posterior
-from vaekit.pictures.animation import Animation
-from vaekit.pictures.grid import grid
-from vaekit.pictures.picture import Picture
 from vaekit.training.logger import Logger
 
 Shape = tuple[int, ...]

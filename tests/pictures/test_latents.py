@@ -8,10 +8,10 @@ import torch
 from vaekit.components.pictures.manifold import quantile_grid
 from vaekit.components.pictures.morph import examples_of_classes
 from vaekit.components.pictures.traverse import steps_of_quantiles, steps_of_sigma
+from vaekit.drawing.axes import Axes
+from vaekit.drawing.latents import Spread, check_dims, latent_plane, linear, order_by_information, principal_plane, spherical
+from vaekit.drawing.scatter import _ellipse, scatter_picture
 from vaekit.errors import UsageError
-from vaekit.pictures.drawing import Axes
-from vaekit.pictures.latents import Spread, check_dims, latent_plane, linear, order_by_information, principal_plane, spherical
-from vaekit.pictures.scatter import _ellipse, scatter_picture
 
 T = torch.linspace(0, 1, 5)
 

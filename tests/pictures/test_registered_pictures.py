@@ -15,12 +15,12 @@ from pydantic import PositiveInt
 
 import vaekit
 from vaekit.cli import main
+from vaekit.drawing.animation import Animation
+from vaekit.drawing.grid import grid, single_images
+from vaekit.drawing.options import ImageName
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject
 from vaekit.errors import PluginError, SpecError, UnknownComponentError, UsageError
-from vaekit.pictures.animation import Animation
-from vaekit.pictures.grid import grid, single_images
-from vaekit.pictures.options import ImageName
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject
 from vaekit.report import write_report
 from vaekit.roles import pictures
 

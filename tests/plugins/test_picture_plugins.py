@@ -9,7 +9,7 @@ from sites import Site
 
 PICTURE = '''
 from pydantic import PositiveInt
-from vaekit.pictures.subject import Subject
+from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
 import vaekit
 

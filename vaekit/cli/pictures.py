@@ -14,7 +14,7 @@ from vaekit.errors import UsageError
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
-    from vaekit.pictures.picture import Picture
+    from vaekit.drawing.picture import Picture
 
 COUNTS = {1: "one image is needed", 2: "two images are needed"}
 
@@ -83,8 +83,8 @@ def _split(kind: str, images: Sequence[str], words: Sequence[str]) -> tuple[Path
 
 def _out_option(cls: type[Picture]) -> Any:
     """Return the annotation of ``--out``."""
-    from vaekit.pictures.animation import ANIMATED
-    from vaekit.pictures.picture import FORMATS
+    from vaekit.drawing.animation import ANIMATED
+    from vaekit.drawing.picture import FORMATS
 
     forms = cls.forms()
     still = [suffix[1:] for suffix in FORMATS if suffix != ".jpeg" and not ("animation" in forms and suffix in ANIMATED)]

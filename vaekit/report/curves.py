@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import count
 
+from vaekit.drawing.axes import PALETTE, number, ticks
 from vaekit.evaluation.metrics import METRICS
-from vaekit.pictures.drawing import PALETTE, number, ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 62, 52, 12, 34
 EARLY = 0.1

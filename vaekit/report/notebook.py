@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
+from vaekit.drawing.comparison import comparison_table
+from vaekit.drawing.grid import grid
 from vaekit.errors import VaekitError
 from vaekit.model.vae import VAE
-from vaekit.pictures.comparison import comparison_table
-from vaekit.pictures.grid import grid
 from vaekit.report.curves import learning_curves
 from vaekit.report.inline_images import image_tag
 from vaekit.store.record import Record

@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from vaekit._version import __version__
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject
 from vaekit.errors import VaekitError
 from vaekit.evaluation.metrics import metrics_in
 from vaekit.files import write_text
 from vaekit.model.assembly import build_objective
 from vaekit.model.vae import VAE
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject
 from vaekit.report.curves import learning_curves
 from vaekit.report.inline_images import animation_tag, figure, image_tag, slideshow
 from vaekit.roles import pictures

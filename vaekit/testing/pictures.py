@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vaekit.data.sources import Splits, TensorImages
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject
 from vaekit.errors import UsageError, VaekitError
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject
 from vaekit.specs.models import RunSpec
 from vaekit.specs.resolve import resolve
 from vaekit.store.folder import RunFolder
@@ -72,7 +72,7 @@ def picture_of(candidate: Candidate, subject: Subject) -> Picture:
     with during("building it"):
         picture = candidate.build(subject=subject, a=0, b=1, images=[0, 1, 2])
     expect(
-        isinstance(picture, Picture), "what is built", expected="a vaekit.pictures.picture.Picture", came=type(picture).__name__
+        isinstance(picture, Picture), "what is built", expected="a vaekit.drawing.picture.Picture", came=type(picture).__name__
     )
     assert isinstance(picture, Picture)
     with during("forms()"):

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from vaekit import roles
 from vaekit.data import ImageSource
+from vaekit.drawing.examples import read_examples
+from vaekit.drawing.latents import encode_means
 from vaekit.errors import VaekitError
 from vaekit.model.vae import VAE
-from vaekit.pictures.examples import read_examples
-from vaekit.pictures.latents import encode_means
 from vaekit.specs.models import RunSpec
 from vaekit.training.logger import Codes, Logger, Outcome
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from vaekit.data import Batches
+from vaekit.drawing.animation import write_animation
+from vaekit.drawing.grid import grid, pairs, write_png
 from vaekit.model.vae import VAE
-from vaekit.pictures.animation import write_animation
-from vaekit.pictures.grid import grid, pairs, write_png
 from vaekit.specs.models import RunSpec
 from vaekit.store.folder import RunFolder
 from vaekit.streams import Streams

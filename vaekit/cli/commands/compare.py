@@ -21,7 +21,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Show models side by side, with the same inputs and the same noise, and their numbers in a table."""
-    from vaekit.pictures.comparison import aligned, compare_runs, comparison_table, names_of
+    from vaekit.drawing.comparison import aligned, compare_runs, comparison_table, names_of
     from vaekit.run import Run
 
     opened = [Run(path) for path in runs]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from vaekit.data.specs import Fit
-from vaekit.pictures.animation import Animation
-from vaekit.pictures.options import ImageName, Way
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject
+from vaekit.drawing.animation import Animation
+from vaekit.drawing.options import ImageName, Way
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ class Interpolate(Picture):
         """Show a row for each way, between the images themselves."""
         import torch
 
-        from vaekit.pictures.drawing import number
-        from vaekit.pictures.grid import labelled
-        from vaekit.pictures.latents import WAYS
+        from vaekit.drawing.axes import number
+        from vaekit.drawing.grid import labelled
+        from vaekit.drawing.latents import WAYS
 
         a, b = self.ends
         ways = [self.way] if self.way is not None else list(WAYS)
@@ -64,7 +64,7 @@ class Interpolate(Picture):
         return labelled(images, columns=self.steps + 2, rows=ways, heads=heads)
 
     def animation(self) -> Animation:
-        from vaekit.pictures.grid import LARGE, single_images
+        from vaekit.drawing.grid import LARGE, single_images
 
         return Animation(single_images(self._decode(self.way or "linear"), small=LARGE), milliseconds=80, hold=800)
 
@@ -72,7 +72,7 @@ class Interpolate(Picture):
         """Return the images on the way, ``(steps, C, H, W)``."""
         import torch
 
-        from vaekit.pictures.latents import WAYS, decode, encode_means
+        from vaekit.drawing.latents import WAYS, decode, encode_means
 
         first, last = encode_means(self.subject.vae, torch.stack(self.ends))
         return decode(self.subject.vae, WAYS[way](first, last, torch.linspace(0, 1, self.steps, device=first.device)))

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveInt
 
-from vaekit.pictures.options import Dims
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject
+from vaekit.drawing.options import Dims
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from vaekit.pictures.latents import Plane, Spread
+    from vaekit.drawing.latents import Plane, Spread
 
 MANY, TINY = 8, 28
 """With more than ``MANY`` images along an axis, only those with a side below ``TINY`` pixels are enlarged."""
@@ -45,7 +45,7 @@ class Manifold(Picture):
         """Decode the plane at ``values`` ``(side, k)`` of its axes: ``(rows * side, C, H, W)``, the last value in the top row."""
         import torch
 
-        from vaekit.pictures.latents import decode
+        from vaekit.drawing.latents import decode
 
         along = values[:, 0]
         if len(plane.axes) == 1:
@@ -71,8 +71,8 @@ def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image:
     """Show a decoded plane with the values along its axes."""
     from PIL import Image, ImageDraw
 
-    from vaekit.pictures.drawing import text_size, text_width, write
-    from vaekit.pictures.grid import SMALL, grid
+    from vaekit.drawing.axes import text_size, text_width, write
+    from vaekit.drawing.grid import SMALL, grid
 
     side = len(values)
     tiles = grid(images, columns=side, margin=0, small=TINY if side > MANY else SMALL)
@@ -109,7 +109,7 @@ def labelled_steps(side: int, room: float) -> list[int]:
 
 def caption_lines(plane: Plane, width: int, size: int) -> list[str]:
     """Return the names of the axes, in one line if it fits into ``width`` pixels, otherwise in one line each."""
-    from vaekit.pictures.drawing import text_width
+    from vaekit.drawing.axes import text_width
 
     names = [f"{name} {way}" for name, way in zip(plane.names, ("to the right", "upwards"), strict=False)]
     line = ", ".join(names)

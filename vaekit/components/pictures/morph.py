@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import PositiveInt
 
-from vaekit.pictures.animation import Animation
-from vaekit.pictures.options import Way
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject
+from vaekit.drawing.animation import Animation
+from vaekit.drawing.options import Way
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Morph(Picture):
         """
         import torch
 
-        from vaekit.pictures.grid import LARGE, single_images
-        from vaekit.pictures.latents import WAYS, decode
+        from vaekit.drawing.grid import LARGE, single_images
+        from vaekit.drawing.latents import WAYS, decode
 
         labels = self.subject.labels("morph")
         codes = self.subject.codes

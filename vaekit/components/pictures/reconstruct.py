@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaekit.data.specs import Fit
-from vaekit.pictures.options import ImageName
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject, is_number
+from vaekit.drawing.options import ImageName
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject, is_number
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ class Reconstruct(Picture):
         """
         import torch
 
-        from vaekit.pictures.grid import pairs
-        from vaekit.pictures.images import read_images
-        from vaekit.pictures.latents import decode, encode_means
+        from vaekit.drawing.grid import pairs
+        from vaekit.drawing.images import read_images
+        from vaekit.drawing.latents import decode, encode_means
 
         vae = self.subject.vae
         numbers = [int(str(given)) for given in self.images if is_number(given)]

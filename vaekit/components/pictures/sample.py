@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
@@ -43,12 +43,12 @@ class Sample(Picture):
         self.paths = (f"samples/seed-{seed}" if separate else f"samples/seed-{seed}.png",)
 
     def still(self) -> Image:
-        from vaekit.pictures.grid import grid
+        from vaekit.drawing.grid import grid
 
         return grid(self._draws())
 
     def files(self) -> dict[str, Image]:
-        from vaekit.pictures.grid import single_images
+        from vaekit.drawing.grid import single_images
 
         width = len(str(self.num - 1))
         return {f"{i:0{width}}.png": image for i, image in enumerate(single_images(self._draws(), small=1))}

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeInt
 
+from vaekit.drawing.options import Dims
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import NUM_CODES, Subject
 from vaekit.errors import UsageError
-from vaekit.pictures.options import Dims
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import NUM_CODES, Subject
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ class Scatter(Picture):
         Raises:
             UsageError: The method's library is not installed, or `dims` are not latents of the model.
         """
-        from vaekit.pictures.latents import encode_means, encode_samples, principal_plane
-        from vaekit.pictures.scatter import project, scatter_picture
+        from vaekit.drawing.latents import encode_means, encode_samples, principal_plane
+        from vaekit.drawing.scatter import project, scatter_picture
         from vaekit.streams import Streams
 
         vae, test = self.subject.vae, self.subject.test(range(self.subject.num_test(self.num)))

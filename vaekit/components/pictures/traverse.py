@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from vaekit.data.specs import Fit
-from vaekit.pictures.animation import Animation
-from vaekit.pictures.options import Dims, ImageName
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import NUM_CODES, Subject, is_number
+from vaekit.drawing.animation import Animation
+from vaekit.drawing.options import Dims, ImageName
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import NUM_CODES, Subject, is_number
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-    from vaekit.pictures.latents import Spread
+    from vaekit.drawing.latents import Spread
 
 QUANTILES = (0.01, 0.99)
 """The range of a traversal along quantiles of the codes; there are few codes beyond it."""
@@ -68,7 +68,7 @@ class Traverse(Picture):
         Raises:
             UsageError: `dims` are not latents of the model.
         """
-        from vaekit.pictures.latents import check_dims
+        from vaekit.drawing.latents import check_dims
 
         chosen = list(self.dims) if self.dims is not None else self.subject.order[: self.num]
         check_dims(chosen, self.subject.vae.latent_dim)
@@ -79,7 +79,7 @@ class Traverse(Picture):
         """The values of every latent at each step, ``(steps, D)``, and the names of the steps."""
         if not self.quantiles:
             return steps_of_sigma(self.subject.spread, self.sigmas, self.steps)
-        from vaekit.pictures.latents import encode_samples
+        from vaekit.drawing.latents import encode_samples
         from vaekit.streams import Streams
 
         images = self.subject.test(range(self.subject.num_test(NUM_CODES))).images
@@ -89,7 +89,7 @@ class Traverse(Picture):
     @cached_property
     def images(self) -> Tensor:
         """The decoded images, ``(latents, steps, C, H, W)``."""
-        from vaekit.pictures.latents import decode, encode_means
+        from vaekit.drawing.latents import decode, encode_means
 
         vae, latents, (values, _) = self.subject.vae, self.latents, self.positions
         base = encode_means(vae, self.subject.image(self.base, self.fit)[None])
@@ -107,7 +107,7 @@ class Traverse(Picture):
 
     def still(self) -> Image:
         """Show a row for each latent."""
-        from vaekit.pictures.grid import labelled
+        from vaekit.drawing.grid import labelled
 
         what = "quantiles of the codes" if self.quantiles else "standard deviations of the prior"
         where = f"test image {self.base}" if is_number(self.base) else Path(str(self.base)).name
@@ -116,7 +116,7 @@ class Traverse(Picture):
 
     def animation(self) -> Animation:
         """Show all latents at each step, forth and back."""
-        from vaekit.pictures.grid import captioned
+        from vaekit.drawing.grid import captioned
 
         order = [*range(self.steps), *range(self.steps - 2, 0, -1)]
         columns, (_, heads) = math.ceil(math.sqrt(len(self.latents))), self.positions
@@ -131,7 +131,7 @@ def steps_of_sigma(spread: Spread, sigmas: float, steps: int) -> tuple[Tensor, t
     """Return the values ``(steps, D)`` from ``-sigmas`` to ``sigmas`` standard deviations, and the names of the steps."""
     import torch
 
-    from vaekit.pictures.drawing import number
+    from vaekit.drawing.axes import number
 
     t = torch.linspace(-sigmas, sigmas, steps, device=spread.mean.device)
     return spread.mean + t[:, None] * spread.std, tuple(f"{number(round(v, 2))} sd" for v in t.tolist())

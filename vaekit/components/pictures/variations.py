@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt, PositiveInt
 
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Variations(Picture):
         """
         import torch
 
-        from vaekit.pictures.grid import labelled, single_images
-        from vaekit.pictures.latents import decode, encode_samples
+        from vaekit.drawing.grid import labelled, single_images
+        from vaekit.drawing.latents import decode, encode_samples
         from vaekit.streams import Streams
 
         labels = self.subject.labels("variations")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaekit.drawing.axes import TEXT, text_size, text_width, write
 from vaekit.files import write_atomically
-from vaekit.pictures.drawing import TEXT, text_size, text_width, write
 
 if TYPE_CHECKING:
     from PIL import Image

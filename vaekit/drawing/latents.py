@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from vaekit.distributions import StandardNormal
+from vaekit.drawing.options import Way
 from vaekit.errors import UsageError
 from vaekit.model.vae import VAE
-from vaekit.pictures.options import Way
 from vaekit.streams import Streams
 
 CHUNK = 256

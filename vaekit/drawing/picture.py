@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from vaekit.drawing.animation import ANIMATED, Animation, write_animation
+from vaekit.drawing.subject import Subject
 from vaekit.errors import PluginError, UsageError
 from vaekit.files import write_atomically
-from vaekit.pictures.animation import ANIMATED, Animation, write_animation
-from vaekit.pictures.subject import Subject
 from vaekit.schema import wiring
 
 if TYPE_CHECKING:
@@ -38,9 +38,8 @@ class Picture:
         subject: The run that is drawn.
 
     Example:
-        >>> from vaekit.pictures.grid import grid
-        >>> from vaekit.roles import pictures
-        >>> @pictures("mean")
+        >>> from vaekit.drawing.grid import grid
+        >>> @vaekit.pictures("mean")
         ... class Mean(Picture):
         ...     "Show the image at the prior's mean."
         ...

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaekit.drawing.axes import PALETTE, TEXT, Axes, text_width
+from vaekit.drawing.latents import Plane
 from vaekit.errors import UsageError
-from vaekit.pictures.drawing import PALETTE, TEXT, Axes, text_width
-from vaekit.pictures.latents import Plane
 
 if TYPE_CHECKING:
     from PIL import Image

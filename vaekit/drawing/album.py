@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from vaekit.pictures.picture import Picture
-from vaekit.pictures.subject import Subject
+from vaekit.drawing.picture import Picture
+from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
 from vaekit.schema import wiring
 from vaekit.specs.models import spec_error

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vaekit.drawing.grid import labelled
+from vaekit.drawing.picture import write_picture
+from vaekit.drawing.subject import Subject
 from vaekit.errors import UsageError
 from vaekit.evaluation.metrics import comparable_metrics
 from vaekit.model.vae import VAE
-from vaekit.pictures.grid import labelled
-from vaekit.pictures.picture import write_picture
-from vaekit.pictures.subject import Subject
 from vaekit.streams import Streams
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaekit.data.specs import Fit
+    from vaekit.drawing.examples import Examples
+    from vaekit.drawing.latents import Plane, Spread
+    from vaekit.drawing.options import ImageName
     from vaekit.model.vae import VAE
-    from vaekit.pictures.examples import Examples
-    from vaekit.pictures.latents import Plane, Spread
-    from vaekit.pictures.options import ImageName
     from vaekit.store.record import Record
 
 NUM_CODES = 2000
@@ -54,22 +54,22 @@ class Subject:
     @cached_property
     def codes(self) -> Tensor:
         """Posterior means of test images, ``(N, D)``."""
-        from vaekit.pictures.latents import encode_means
+        from vaekit.drawing.latents import encode_means
 
         return encode_means(self.vae, self.test(range(self.num_test(NUM_CODES))).images)
 
     @cached_property
     def order(self) -> list[int]:
         """The latents in order, most informative first."""
-        from vaekit.pictures.latents import order_by_information
+        from vaekit.drawing.latents import order_by_information
 
         return order_by_information(self.kl_per_latent, self.codes)
 
     @cached_property
     def spread(self) -> Spread:
         """The spread of the prior, or of the codes if the posterior has no density and so need not match the prior."""
+        from vaekit.drawing.latents import code_spread, prior_spread
         from vaekit.interfaces import Capability
-        from vaekit.pictures.latents import code_spread, prior_spread
 
         if Capability.LOG_PROB in self.vae.posterior.provides:
             return prior_spread(self.vae)
@@ -81,7 +81,7 @@ class Subject:
 
     def test(self, index: Sequence[int] | Tensor) -> Examples:
         """Return test images by number, as the model sees them."""
-        from vaekit.pictures.examples import read_examples
+        from vaekit.drawing.examples import read_examples
 
         return read_examples(self.run.splits.test, index, self.run.spec.data.binarize or "none", self.seed)
 
@@ -92,7 +92,7 @@ class Subject:
             UsageError: No test image has that number.
             DataError: The file is missing, unreadable, or of another size.
         """
-        from vaekit.pictures.images import read_images
+        from vaekit.drawing.images import read_images
 
         if is_number(given):
             return self.test([int(str(given))]).images[0]
@@ -107,7 +107,7 @@ class Subject:
         Raises:
             UsageError: These are not one or two latents of the model.
         """
-        from vaekit.pictures.latents import Spread, check_dims, latent_plane, principal_plane
+        from vaekit.drawing.latents import Spread, check_dims, latent_plane, principal_plane
 
         if dims is None and self.vae.latent_dim > 2:
             plane = principal_plane(self.codes)

@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 
 from vaekit.components.pictures.manifold import labelled_steps, manifold_picture
+from vaekit.drawing import axes
+from vaekit.drawing.animation import write_animation
+from vaekit.drawing.axes import PALETTE, Axes, number, plain, ticks
+from vaekit.drawing.grid import captioned, grid, labelled, pairs
+from vaekit.drawing.latents import Plane
+from vaekit.drawing.picture import write_picture
+from vaekit.drawing.scatter import apart, scatter_picture
 from vaekit.errors import DataError, UsageError
-from vaekit.pictures import drawing
-from vaekit.pictures.animation import write_animation
-from vaekit.pictures.drawing import PALETTE, Axes, number, plain, ticks
-from vaekit.pictures.grid import captioned, grid, labelled, pairs
-from vaekit.pictures.latents import Plane
-from vaekit.pictures.picture import write_picture
-from vaekit.pictures.scatter import apart, scatter_picture
 from vaekit.report.curves import Curve, chart, learning_curves
 
 
@@ -127,7 +127,7 @@ def test_values_along_an_axis_do_not_touch_and_the_ends_go_first(side, room):
 def written(monkeypatch):
     """What is written onto charts, as it is written."""
     texts = []
-    monkeypatch.setattr(drawing, "write", lambda draw, at, text, **_: texts.append((text, at)))
+    monkeypatch.setattr(axes, "write", lambda draw, at, text, **_: texts.append((text, at)))
     return texts
 
 
@@ -147,7 +147,7 @@ def test_names_of_groups_stand_apart_in_a_scatter_plot(written):
     scatter_picture(points, torch.arange(300) % 3, None, plane=None, title="t")
     names = [at for text, at in written if text in ("0", "1", "2")][-3:]
     for a, b in itertools.combinations(names, 2):
-        assert max(abs(a[0] - b[0]) / 10, abs(a[1] - b[1]) / 17) > drawing.SCALE
+        assert max(abs(a[0] - b[0]) / 10, abs(a[1] - b[1]) / 17) > axes.SCALE
 
 
 def test_codes_of_one_latent_lie_on_lines_of_the_labels_that_they_have(written):

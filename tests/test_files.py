@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from vaekit.errors import UsageError, VaekitError
-from vaekit.files import write_atomically, write_text
+from vaekit.files import file_names, write_atomically, write_text
 
 
 def test_a_link_stays_and_the_file_that_it_points_to_is_replaced(tmp_path: Path) -> None:
@@ -40,3 +41,44 @@ def test_a_full_disk_names_the_file_and_leaves_the_older_one(tmp_path: Path) -> 
     assert "No space left" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "old"
+
+
+HARD = [
+    "C++",
+    "C#",
+    "a b",
+    "a_b",
+    "a/b",
+    "A_b",
+    "ß",
+    "SS",
+    "..",
+    ".",
+    "",
+    "con",
+    "COM1.txt",
+    "aux",
+    "\u00e9",
+    "e\u0301",
+    "x" * 300,
+    "x" * 301,
+    "C__-2",
+]
+
+
+def test_names_become_distinct_file_names_that_every_system_allows(tmp_path: Path) -> None:
+    found = file_names(HARD, taken=["grid.png"])
+    folded = {unicodedata.normalize("NFC", name.casefold()) for name in found}
+    assert len(folded) == len(HARD)
+    for name in found:
+        (tmp_path / name).mkdir()
+        assert not set(name) & set('<>:"/\\|?*')
+        assert not name.startswith(".")
+        assert not name.endswith((".", " "))
+        assert len(name.encode()) < 256
+        assert name.partition(".")[0].lower() not in {"con", "com1", "aux"}
+    assert file_names(list(reversed(HARD))[:3]) == ["C__-2", "x" * 60, f"{'x' * 60}-2"]
+
+
+def test_names_that_can_stay_as_they_are_do(tmp_path: Path) -> None:
+    assert file_names(["a b", "a_b", "grid.png"], taken=["grid.png"]) == ["a_b-2", "a_b", "grid.png-2"]

@@ -13,7 +13,9 @@ from torch import nn
 import vaekit
 from vaekit import roles
 from vaekit.interfaces import Loss
+from vaekit.model.assembly import build_objective, build_vae
 from vaekit.model.objective import Inputs, Objective, Player, Reconstruction
+from vaekit.specs.resolve import resolve
 from vaekit.trace import Trace
 
 SHAPE = (1, 4, 4)
@@ -203,3 +205,18 @@ def test_gradients_stay_in_scope_under_ddp_with_two_processes(tmp_path):
     for process in ranks:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
+
+
+def test_losses_with_networks_start_from_the_seed_and_leave_the_global_generator_alone():
+    with roles.losses.temporarily():
+        roles.losses("learning")(Criticise)
+        spec = resolve({"model": {"loss": [{"kind": "kl"}, {"kind": "learning"}]}})
+        vae = build_vae(spec.model, (1, 28, 28), seed=0)
+        states = []
+        for global_seed, seed in ((0, 7), (1, 7), (1, 8)):
+            torch.manual_seed(global_seed)
+            before = torch.get_rng_state()
+            states.append(build_objective(spec.model, vae, seed=seed).players[0].losses["learning"].critic.weight)
+            assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])

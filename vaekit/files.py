@@ -1,10 +1,13 @@
-"""Atomic file writes: a file is written next to its destination, flushed to disk, and then renamed."""
+"""File names, and atomic writes: a file is written next to its destination, flushed to disk, and then renamed."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Callable
+import re
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from vaekit.errors import UsageError, VaekitError
@@ -40,6 +43,44 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         with contextlib.suppress(OSError):  # of a folder that cannot be written, which was reported already
             temporary.unlink(missing_ok=True)
+
+
+def file_names(names: Sequence[str], *, taken: Collection[str] = ()) -> list[str]:
+    """Return a file name for each of several names: allowed on every system, and distinct even where case is ignored.
+
+    A name of letters, digits, ``-``, ``_`` and inner dots stays as it is.
+
+    Args:
+        names: The names, all different.
+        taken: File names that exist already in the same folder.
+
+    Example:
+        >>> file_names(["cat", "Cat", "C++", "C#", "con"])
+        ['cat', 'Cat-2', 'C__', 'C_', '_con']
+    """
+    plain = {name: _plain(name) for name in names}
+    used = {_folded(name) for name in taken}
+    result = {}
+    for name in sorted(names, key=lambda name: plain[name] != name):  # those that can stay as they are come first
+        candidate = plain[name]
+        for number in itertools.count(2):
+            if _folded(candidate) not in used:
+                break
+            candidate = f"{plain[name]}-{number}"
+        used.add(_folded(candidate))
+        result[name] = candidate
+    return [result[name] for name in names]
+
+
+def _plain(name: str) -> str:
+    """Return a name with `_` for what some system does not allow in a file name; at most 60 characters, 240 bytes."""
+    plain = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", name))[:60].strip(".") or "_"
+    return f"_{plain}" if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain, re.IGNORECASE) else plain
+
+
+def _folded(name: str) -> str:
+    """Return what two file names have in common that some system takes for one."""
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 def write_text(path: Path, text: str) -> None:

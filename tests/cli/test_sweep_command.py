@@ -104,6 +104,23 @@ def test_json_is_the_summary(data: list[str], tmp_path: Path, capsys: pytest.Cap
     assert summary == json.loads((tmp_path / "sweep" / "sweep.json").read_text("utf-8"))
     assert [row["options"] for row in summary["runs"]] == [{"seed": "0"}, {"seed": "1"}]
     assert all(np.isfinite(row["test"]["loss"]) for row in summary["runs"])
+    for row in summary["runs"]:
+        lines = [json.loads(line) for line in (tmp_path / "sweep" / row["run"] / "metrics.jsonl").read_text("utf-8").splitlines()]
+        (best,) = (line for line in lines if line["epoch"] == row["test"]["epoch"])
+        assert row["validation"]["elbo"] == best["validation_elbo"] != row["test"]["elbo"]
+
+
+def test_models_are_shown_with_the_validation_set_first(
+    data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sweep", *data, *TINY, "--over", "seed=0,1", "--out", str(tmp_path / "sweep")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (heading,) = (line.split() for line in lines if line.split()[:2] == ["run", "seed"])
+    assert (heading[2], heading[-2:]) == ("ELBO", ["test", "ELBO"])
+    (row,) = (line.split() for line in lines if line.split()[:1] == ["0002"])
+    summary = json.loads((tmp_path / "sweep" / "sweep.json").read_text("utf-8"))["runs"][1]
+    assert float(row[2].replace(",", "")) == pytest.approx(summary["validation"]["elbo"], abs=0.006)
+    assert float(row[-1].replace(",", "")) == pytest.approx(summary["test"]["elbo"], abs=0.006)
 
 
 @pytest.mark.parametrize(

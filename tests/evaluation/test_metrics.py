@@ -31,7 +31,10 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> Metric:
 
 
 @pytest.mark.usefixtures("entry")
-def test_a_number_added_to_the_table_is_seen_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_number_added_to_the_table_is_seen_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")  # for all columns of the sweep's table
     flags = [word for name, value in TINY.items() for word in (f"--{name}", str(value).strip("(),"))]
     assert main(["train", *flags, "--device", "cpu", "--out", str(tmp_path / "run")]) == 0
     terminal = capsys.readouterr().out

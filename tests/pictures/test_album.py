@@ -11,7 +11,10 @@ from PIL import Image
 
 import vaekit
 from vaekit.components.pictures.traverse import Traverse
+from vaekit.data import Batches, TensorImages
+from vaekit.drawing.examples import read_examples
 from vaekit.errors import DataError, UsageError
+from vaekit.streams import Streams
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,25 @@ def test_variations_are_files_by_label_and_a_grid(run, tmp_path):
     assert found == ["grid.png", *(f"{name}/{i}.png" for name in ("left", "middle", "right_far") for i in range(2))]
     again = run.pictures.variations(per_class=2, out=tmp_path / "again")
     assert (again / "left" / "1.png").read_bytes() == (folder / "left" / "1.png").read_bytes()
+
+
+def test_variations_of_classes_whose_names_are_alike_are_all_there(run, tmp_path):
+    alike = vaekit.Run(run.path)
+    test = TensorImages(run.splits.test.gather(torch.arange(24)), run.splits.test.labels[:24], ("C++", "C#", "grid.png"))
+    alike.splits = replace(run.splits, test=test)
+    folder = alike.pictures.variations(per_class=2, out=tmp_path / "v")
+    assert len(list(folder.rglob("?.png"))) == 2 * 3
+    assert sum(path.is_dir() for path in folder.iterdir()) == 3
+    assert (folder / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold", "none"])
+def test_a_binarised_test_image_is_the_one_that_is_scored_wherever_it_is_shown(run, binarize):
+    source = run.splits.test
+    scored = Batches(source, batch_size=7, streams=Streams(3), binarize=binarize, train=False, split="test")
+    whole = torch.cat([batch.x for batch in scored.epoch(0)])
+    for index in ([5], [3, 5], [9, 5, 0]):
+        assert torch.equal(read_examples(source, index, binarize, 3).images, whole[index])
 
 
 def test_morphing_visits_every_class_and_returns(run, tmp_path):

@@ -22,11 +22,14 @@ import vaekit
 from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.process import Interrupted
+from vaekit.data import Splits, TensorImages
 from vaekit.errors import CheckpointError, DataError, DivergenceError, UsageError, VaekitError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.interfaces import Loss
 from vaekit.model.assembly import assemble, build_objective, build_vae, example_inputs
+from vaekit.specs.options import build_spec
 from vaekit.store import checkpoint
+from vaekit.training.checks import check_data
 from vaekit.training.step import Step
 
 
@@ -419,6 +422,12 @@ def test_bce_on_data_outside_the_unit_interval_is_refused(tmp_path):
     given = options(tmp_path / "wide.npy", binarize="none")
     with pytest.raises(DataError, match=r"'bce' scores only pixels in \[0, 1\]"):
         vaekit.train(**given, out=tmp_path / "run")
+    images = np.random.default_rng(0).random((40, 6, 6)).astype(np.float32)
+    for split in ("test", "validation"):
+        parts = {"train": images, "validation": images[:9], "test": images[:9]}
+        splits = Splits(*(TensorImages(torch.from_numpy(part)[:, None]) for part in (parts | {split: 255 * images[:9]}).values()))
+        with pytest.raises(DataError, match=rf"from [\d.]+ to 25\d.* in the {split} split"):
+            check_data(build_spec({}, {"batch_size": 8}), roles.likelihoods.get("bce")((1, 6, 6)), splits)
     run = vaekit.train(**given | {"likelihood": "gaussian", "likelihood.link": "identity", "epochs": 1}, out=tmp_path / "real")
     assert "bits_per_dim" not in run.evaluation()
 

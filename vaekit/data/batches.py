@@ -200,6 +200,12 @@ class Batches:
             yield self._finish(epoch * self.steps_per_epoch + step, step, index, raw, y)
         self._ahead = (epoch + 1 if self.train else epoch, 0), read
 
+    def fixed(self, index: Tensor) -> Tensor:
+        """Return the images at ``index`` as every evaluation sees them, ``(N, C, H, W)``: the noise belongs to the image."""
+        raw = self.source.gather(index)
+        x = raw / 255 if raw.dtype == torch.uint8 else raw
+        return x if self.binarize == "none" else binarize(x, self._noise(0, slice(0), index))
+
     def _move(self, *tensors: Tensor) -> list[Tensor]:
         """Copy tensors to the device; a GPU does so while it is still computing the previous step."""
         if self._copies is None:
@@ -257,11 +263,9 @@ class Batches:
         fixed = self.binarize in ("threshold", "static") or (self.binarize == "dynamic" and not self.train)
         if not (fixed and self.source.resident and self.augment is None):
             return None
-        source, parts = self.source, []
-        for index in torch.arange(len(source), device=source.device).split(256):
-            raw = source.gather(index)
-            x = raw / 255 if raw.dtype == torch.uint8 else raw
-            parts.append((binarize(x, self._noise(0, slice(0), index)) * 255).to(torch.uint8))
+        source = self.source
+        chunks = torch.arange(len(source), device=source.device).split(256)
+        parts = [(self.fixed(chunk) * 255).to(torch.uint8) for chunk in chunks]
         return TensorImages(torch.cat(parts), source.labels, source.class_names)
 
 

@@ -12,6 +12,9 @@ from vaekit.data import Batches, Binarize, ImageSource
 from vaekit.errors import UsageError
 from vaekit.streams import Streams
 
+CHUNK = 256
+"""Number of images read at a time."""
+
 
 class Examples(NamedTuple):
     """Images ``(N, C, H, W)``, their labels ``(N,)`` and the labels' names, if the dataset has any."""
@@ -38,6 +41,6 @@ def read_examples(source: ImageSource, index: Sequence[int] | Tensor, binarize: 
             given=", ".join(map(str, index.tolist()[:5])) or "no index",
             expected=f"numbers from 0 to {len(source) - 1}",
         )
-    chosen = source.subset(index)
-    batches = Batches(chosen, batch_size=256, streams=Streams(seed), binarize=binarize, train=False, split="test")
-    return Examples(torch.cat([batch.inputs for batch in batches.epoch(0)]), chosen.labels, chosen.class_names)
+    batches = Batches(source, batch_size=CHUNK, streams=Streams(seed), binarize=binarize, train=False, split="test")
+    images = torch.cat([batches.fixed(chunk) for chunk in index.split(CHUNK)])
+    return Examples(images, None if source.labels is None else source.labels[index], source.class_names)

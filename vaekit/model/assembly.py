@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from vaekit import roles
@@ -16,7 +19,7 @@ from vaekit.streams import derive_seed
 def assemble(spec: RunSpec, splits: Splits) -> Objective:
     """Build the model of a spec and the objective for its data, on the CPU, initialised with the spec's seed."""
     vae = build_vae(spec.model, splits.shape, seed=spec.train.seed)
-    return build_objective(spec.model, vae, num_data=len(splits.train))
+    return build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed)
 
 
 def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None) -> VAE:
@@ -28,9 +31,7 @@ def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None) 
         seed: The seed of the initial weights, in which case torch's global generator is not affected; default: draw from it.
     """
     latent_dim, image_shape = model.latent_dim, tuple(image_shape)
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(derive_seed(seed, "initial weights", 0))
+    with _seeded(seed, "initial weights"):
         likelihood: Likelihood = roles.likelihoods.build(model.likelihood, image_shape=image_shape)
         posterior: Posterior = roles.posteriors.build(model.posterior, latent_dim=latent_dim)
         prior: Prior = roles.priors.build(model.prior, latent_dim=latent_dim)
@@ -39,14 +40,31 @@ def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None) 
         return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood)
 
 
-def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None) -> Objective:
-    """Build the objective of a model: its losses, with a single player that owns all parameters."""
-    losses: dict[str, Loss] = {
-        spec.kind: roles.losses.build(spec, latent_dim=vae.latent_dim, image_shape=vae.image_shape) for spec in model.loss
-    }
+def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None) -> Objective:
+    """Build the objective of a model: its losses, with a single player that owns all parameters.
+
+    Args:
+        model: The model section of a spec.
+        vae: The model.
+        num_data: The size of the dataset.
+        seed: The seed of the initial weights of losses that have networks; see `build_vae`.
+    """
+    with _seeded(seed, "initial weights of losses"):
+        losses: dict[str, Loss] = {
+            spec.kind: roles.losses.build(spec, latent_dim=vae.latent_dim, image_shape=vae.image_shape) for spec in model.loss
+        }
     if not any("reconstruction" in loss.covers for loss in losses.values()):
         losses = {"reconstruction": Reconstruction(), **losses}
     return Objective(vae, [Player("model", losses)], num_data=num_data)
+
+
+@contextmanager
+def _seeded(seed: int | None, stream: str) -> Iterator[None]:
+    """Seed torch's global generator for a while; with None, leave it as it is."""
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(derive_seed(seed, stream, 0))
+        yield
 
 
 def example_inputs(vae: VAE) -> Inputs:

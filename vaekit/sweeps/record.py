@@ -70,8 +70,14 @@ def is_over(row: Mapping[str, Any]) -> bool:
 
 
 def outcome(run: Record, error: Exception | None) -> dict[str, Any]:
-    """Return the outcome of a run for ``sweep.json``: its error, or its numbers on the test set."""
+    """Return the outcome of a run for ``sweep.json``: its error, or its numbers on the validation set and on the test set."""
     if error is not None:
         return {"error": str(error)}
-    evaluation = run.evaluation() or {}
-    return {"test": {name: evaluation[name] for name in ("elbo_is", "epoch", *METRICS) if name in evaluation}}
+    test = run.evaluation() or {}
+    lines = {line["epoch"]: line for line in run.metrics()}
+    best = lines.get(test.get("epoch"), {})
+    validation = {name.removeprefix("validation_"): value for name, value in best.items() if name.startswith("validation_")}
+    return {
+        part: {name: numbers[name] for name in ("elbo_is", "epoch", *METRICS) if name in numbers}
+        for part, numbers in (("validation", validation), ("test", test))
+    }

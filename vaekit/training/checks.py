@@ -28,13 +28,14 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
             given=f"batch size {spec.train.batch_size}, {len(splits.train)} images",
             remedy=f"use --batch-size {len(splits.train)} or less",
         )
-    low, high = splits.train.value_range()
-    if likelihood.support == "unit" and (low < 0 or high > 1):
-        raise DataError(
-            f"the likelihood {likelihood.kind!r} scores only pixels in [0, 1]",
-            given=f"pixels from {low:.4g} to {high:.4g}",
-            remedy="scale the data to [0, 1], or use a likelihood on all reals: --loss gaussian --likelihood.link identity",
-        )
+    for name, split in splits.parts.items() if likelihood.support == "unit" else ():
+        low, high = split.value_range()
+        if low < 0 or high > 1:
+            raise DataError(
+                f"the likelihood {likelihood.kind!r} scores only pixels in [0, 1]",
+                given=f"pixels from {low:.4g} to {high:.4g} in the {name} split",
+                remedy="scale the data to [0, 1], or use a likelihood on all reals: --loss gaussian --likelihood.link identity",
+            )
 
 
 def check_weights(objective: nn.Module) -> None:

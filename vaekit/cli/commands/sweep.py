@@ -154,7 +154,10 @@ def _how_to_go_on(stop: KeyboardInterrupt) -> str:
 
 
 def sweep_table(record: Mapping[str, Any]) -> Table:
-    """Lay out what ``sweep.json`` holds: a row a model, the test set's numbers; a search's best is bold."""
+    """Lay out ``sweep.json``: a row per model, its numbers on the validation set, then on the test set; a search's best is bold.
+
+    Models are chosen by the validation set. Of the test set, only the first number is shown.
+    """
     from rich.table import Table
 
     from vaekit.evaluation.metrics import comparable_metrics, metric_of
@@ -163,13 +166,19 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
     rows = record["runs"]
     metrics = comparable_metrics({row["run"]: row.get("test", {}) for row in rows})
     compared = [metric_of(record["metric"].partition(":")[0])] if "metric" in record else []
-    titles = [*record["over"], *(f"validation {metric.label}" for metric in compared), *(metric.label for metric in metrics)]
-    shown = Table(box=None, header_style="bold")
-    for name in ("run", *titles):
-        shown.add_column(name, justify="left" if name == "run" else "right")
+    known = {key for row in rows for key in row.get("validation", {})} - {metric.key for metric in compared}
+    columns = [("validation", metric) for metric in metrics if metric.key in known]
+    columns += [("test", metric) for metric in metrics[:1]]
+    titles = [metric.label if part == "validation" else f"{part} {metric.label}" for part, metric in columns]
+    titles = [*(metric.label for metric in compared), *titles]
+    shown = Table(
+        box=None, header_style="bold", caption="Numbers of the validation set, except where marked.", caption_justify="left"
+    )
+    for name in ("run", *record["over"], *titles):
+        shown.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
     for row in rows:
         cells = [metric.text(row.get("value"), digits=2) for metric in compared]
-        cells += [metric.text(row["test"].get(metric.key), digits=2) for metric in metrics] if "test" in row else [_end(row)]
+        cells += [metric.text(row[part].get(metric.key), digits=2) for part, metric in columns] if "test" in row else [_end(row)]
         values = map(short_text, row["options"].values())
         shown.add_row(row["run"].partition("-")[0], *values, *cells, style="bold" if row["run"] == record.get("best") else None)
     return shown

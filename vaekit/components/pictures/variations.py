@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeInt, PositiveInt
 
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
+from vaekit.files import file_names
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class Variations(Picture):
         assert test.labels is not None
         names = [test.name(label) for label in test.labels.tolist()]
         files = {}
-        for name, row in zip(names, images, strict=True):
-            folder = re.sub(r"[^\w.-]+", "_", name)
+        for folder, row in zip(file_names(names, taken=["grid.png"]), images, strict=True):
             files.update({f"{folder}/{i}.png": image for i, image in enumerate(single_images(row, small=1))})
         rows = torch.cat([test.images[:, None], images], 1).flatten(0, 1)
         heads = ["given", *map(str, range(self.per_class))]

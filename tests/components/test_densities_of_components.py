@@ -1,11 +1,15 @@
 """What the options of posteriors and likelihoods change."""
 
+import math
+
 import pytest
 import torch
 
 from vaekit import roles
 from vaekit.distributions import kl_per_dim
+from vaekit.errors import UsageError
 from vaekit.interfaces import Capability
+from vaekit.nn.heads import MIN_SCALE, SPEEDUP
 
 IMAGE = (2, 5, 4)
 DIM = 3
@@ -44,3 +48,19 @@ def test_scales_are_learned_or_fixed_as_asked(kind, scale):
     assert not list(fixed.parameters())
     for module in (learned, fixed):
         assert module.scale().exp().item() == pytest.approx(0.25, rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "scale"), [("gaussian", "sigma"), ("laplace", "scale")])
+def test_a_learned_scale_below_its_bound_comes_back_and_starts_above_it(kind, scale):
+    module = likelihood(kind, **{scale: 0.25})
+    (value,) = module.parameters()
+    with torch.no_grad():
+        value.fill_((math.log(MIN_SCALE) - 1) / SPEEDUP)
+    for sign, moves in ((1, False), (-1, True)):  # a loss that asks for a smaller scale, and one for a larger
+        value.grad = None
+        (sign * module.scale()).sum().backward()
+        assert bool(value.grad.abs() > 0) == moves
+    assert module.scale().item() == pytest.approx(math.log(MIN_SCALE))
+    with pytest.raises(UsageError, match="at its lower bound or below"):
+        likelihood(kind, **{scale: 0.001})
+    assert likelihood(kind, **{scale: 0.001, "learned": False}).scale().item() == pytest.approx(math.log(0.001))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vaekit.distributions import at_least_float32
+from vaekit.errors import UsageError
 
 Link = Literal["sigmoid", "identity"]
 
@@ -33,12 +34,22 @@ class LogScale(nn.Module):
     """A log scale shared by all pixels: fixed, or learned and bounded below by one grey level.
 
     A learned log scale is `SPEEDUP` times its parameter.
+
+    Raises:
+        UsageError: A learned scale starts at its bound or below.
     """
 
     value: Tensor
 
     def __init__(self, scale: float, learned: bool) -> None:
         super().__init__()
+        if learned and scale <= MIN_SCALE:
+            raise UsageError(
+                "a learned scale starts at its lower bound or below",
+                given=scale,
+                expected=f"more than 1/256 = {MIN_SCALE:.4f}, one grey level",
+                remedy="start from a larger scale, or fix it: --likelihood.learned false",
+            )
         log_scale = torch.tensor([math.log(scale)])
         if learned:
             self.value = nn.Parameter(log_scale / SPEEDUP)
@@ -47,4 +58,25 @@ class LogScale(nn.Module):
         self.learned = learned
 
     def forward(self) -> Tensor:
-        return (SPEEDUP * self.value).clamp(min=math.log(MIN_SCALE)) if self.learned else self.value
+        bounded: Tensor = _AtLeast.apply(SPEEDUP * self.value, math.log(MIN_SCALE)) if self.learned else self.value
+        return bounded
+
+
+class _AtLeast(torch.autograd.Function):
+    """Clamp from below, with a gradient that leads back above the bound; that of `torch.clamp` is 0 there."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(value: Tensor, bound: float) -> Tensor:
+        return value.clamp(min=bound)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.bound = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (value,), (grad,) = ctx.saved_tensors, grads
+        return grad * ((value > ctx.bound) | (grad < 0)), None

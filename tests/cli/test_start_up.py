@@ -81,5 +81,5 @@ def test_a_signal_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(tmp_pa
         process.send_signal(given)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "interrupted; go on with: vaekit resume run"
+    assert errors.strip() == "interrupted; resume with: vaekit resume run"
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()

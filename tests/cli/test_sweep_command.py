@@ -67,7 +67,7 @@ def test_a_sweep_goes_on_by_its_folder(
     with monkeypatch.context() as patch:
         patch.setattr(Step, "__call__", stop_at_five)
         assert main(["sweep", *data, *TINY, "--over", "seed=0,1", "--stack", "off", "--out", str(folder)]) == 130
-    assert capsys.readouterr().err == f"interrupted; go on with: vaekit resume {folder}\n"
+    assert capsys.readouterr().err == f"interrupted; resume with: vaekit resume {folder}\n"
     assert main(["sweep", *data, *TINY, "--over", "seed=0,1", "--out", str(folder)]) == 2
     assert f"or continue the sweep with `vaekit resume {folder}`" in capsys.readouterr().err
     assert main(["resume", str(folder)]) == 0

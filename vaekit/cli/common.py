@@ -66,8 +66,8 @@ def _how_to_resume(reporter: Quiet) -> str:
     from vaekit.store.folder import RunFolder
 
     if reporter.started is None:
-        return "nothing was begun"
+        return "nothing was started"
     run = Run(RunFolder(reporter.started.run))
     if not run.folder.last.exists():
         return "no checkpoint was saved yet"
-    return f"{run.path} is complete" if run.is_complete() else f"go on with: vaekit resume {run.path}"
+    return f"{run.path} is complete" if run.is_complete() else f"resume with: vaekit resume {run.path}"

@@ -148,9 +148,9 @@ def _how_to_go_on(stop: KeyboardInterrupt) -> str:
     from vaekit.sweeps.record import read_record
 
     if not stop.args:
-        return "nothing was begun"
+        return "nothing was started"
     folder = Path(stop.args[0])
-    return "the same command goes on" if "metric" in read_record(folder) else f"go on with: vaekit resume {folder}"
+    return "the same command continues the search" if "metric" in read_record(folder) else f"resume with: vaekit resume {folder}"
 
 
 def sweep_table(record: Mapping[str, Any]) -> Table:

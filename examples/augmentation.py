@@ -22,7 +22,8 @@ from torch import Tensor
 import vaekit
 from vaekit import roles
 from vaekit.data.augment import resample
-from vaekit.drawing.grid import grid, write_png
+from vaekit.drawing.grid import grid
+from vaekit.drawing.picture import write_picture
 
 DEGREES = (-30, -15, 0, 15, 30)
 
@@ -57,7 +58,7 @@ def main(epochs: int, out: Path) -> dict[str, float]:
         shares[name] = share_of_slant(vae, images)
         print(f"trained on digits {name:18} slant explains {100 * shares[name]:4.1f} % of the codes' variance")
         rows.append(vae.reconstruct(rows[0]))
-    write_png(grid(torch.cat(rows), columns=len(rows[0])), out)
+    write_picture(grid(torch.cat(rows), columns=len(rows[0])), out)
     print(f"{out}: digits slanted by {', '.join(map(str, DEGREES))} degrees; the first model's reconstructions; the second's")
     return shares
 

@@ -30,7 +30,8 @@ from vaekit.components.losses.beta import Beta
 from vaekit.components.losses.tc import decompose
 from vaekit.distributions import DiagonalGaussian, StandardNormal, kl_per_dim
 from vaekit.drawing.axes import PALETTE, Axes
-from vaekit.drawing.grid import pairs, write_png
+from vaekit.drawing.grid import pairs
+from vaekit.drawing.picture import write_picture
 from vaekit.trace import Site
 
 DIM = 2
@@ -86,7 +87,7 @@ def chapter_1_the_bound(out: Path) -> None:
         values = [(mean, bound(mean, std**2)) for mean in means]
         axes.line([axes.at(*point) for point in values if point[1] > log_p_x - 3], colour, 2)
         axes.text(axes.at(best_mean - 0.12, bound(best_mean, std**2) - 0.12), f"sd {std:.2f}")
-    write_png(axes.finish(), out / "1-bound.png")
+    write_picture(axes.finish(), out / "1-bound.png")
 
 
 def chapter_2_drawing_so_that_gradients_pass(model: vaekit.VAE) -> None:
@@ -225,7 +226,7 @@ def chapter_6_training(encoder: nn.Module, decoder: nn.Module, images: Tensor, t
             optimizer.step()
     with torch.no_grad():
         mu, _ = encoder(test[:16]).unbind(1)
-        write_png(pairs(test[:16], decoder(mu).sigmoid()), out / "2-reconstructions.png")
+        write_picture(pairs(test[:16], decoder(mu).sigmoid()), out / "2-reconstructions.png")
         x, noise = torch.bernoulli(test, generator=generator), torch.randn(len(test), DIM, generator=generator)
         return bound_of_a_batch(encoder, decoder, x, noise).mean().item()
 

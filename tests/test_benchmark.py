@@ -113,7 +113,7 @@ def test_the_command_prints_a_table_json_and_a_chart_and_compares(images, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--batch-sizes", "8,x"], "no batch sizes"),
+        (["--batch-sizes", "8,x"], "batch sizes must be positive integers"),
         (["--tasks", "train,fly"], "unknown tasks"),
         (["--plot", "nowhere/chart.png"], "chart cannot be written"),
         (["--plot", "chart.txt"], "chart cannot be written"),

@@ -62,6 +62,12 @@ class Registry(Generic[T]):
     def __repr__(self) -> str:
         return f"<registry {self.group}: {', '.join(self.kinds())}>"
 
+    @property
+    def base_class(self) -> Any:
+        """The base class of the components."""
+        module, _, name = self.base.partition(":")
+        return getattr(importlib.import_module(module), name)
+
     # Registration
 
     def __call__(self, kind: str) -> Callable[[C], C]:
@@ -74,13 +80,12 @@ class Registry(Generic[T]):
         return register
 
     def _register(self, kind: str, cls: Any) -> None:
-        module, _, name = self.base.partition(":")
-        base = getattr(importlib.import_module(module), name)
+        base = self.base_class
         if not (isinstance(cls, type) and issubclass(cls, base)):
             raise PluginError(
-                f"{self.role} {kind!r} is not a vaekit.{name}",
+                f"{self.role} {kind!r} is not a vaekit.{base.__name__}",
                 given=getattr(cls, "__mro__", (None, type(cls)))[1] if isinstance(cls, type) else type(cls).__name__,
-                expected=f"a class derived from vaekit.{name}",
+                expected=f"a class derived from vaekit.{base.__name__}",
             )
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise PluginError(f"{self.role} {kind!r} does not define {', '.join(missing)}", given=cls.__qualname__)

@@ -76,13 +76,9 @@ def train(
 def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, processes: ProcessGroup) -> Trainer:
     """Begin a new run and return its trainer; the folder of a run that cannot begin is removed."""
     try:
-        with processes.leader_first():
-            splits = load_splits(spec)
-        objective = assemble(spec, splits)
-        spec = choose_compilation(spec, objective)
-        trainer = Trainer(spec, objective, splits, folder, reporter=reporter, processes=processes)
+        trainer = _trainer(spec, folder, reporter, processes)
         if processes.leads:
-            folder.write_spec(spec)
+            folder.write_spec(trainer.spec)
         trainer.begin()
     except BaseException:
         if processes.leads:
@@ -91,12 +87,30 @@ def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, processe
     return trainer
 
 
+def _trainer(
+    spec: RunSpec, folder: RunFolder, reporter: Reporter | None, processes: ProcessGroup, *, allow_changed_data: bool = False
+) -> Trainer:
+    """Read the data of a spec, build its model, choose how its steps are launched, and return its trainer."""
+    with processes.leader_first():
+        splits = load_splits(spec)
+    objective = assemble(spec, splits)
+    return Trainer(
+        choose_compilation(spec, objective),
+        objective,
+        splits,
+        folder,
+        reporter=reporter,
+        processes=processes,
+        allow_changed_data=allow_changed_data,
+    )
+
+
 def resume(
     path: str | Path, *, device: str | None = None, reporter: Reporter | None = None, allow_changed_data: bool = False
 ) -> Run:
     """Resume a run from its last checkpoint, bit-exactly on the CPU with the same versions and number of threads.
 
-    A run that ended before its first checkpoint starts again, which comes to the same.
+    A run that ended before its first checkpoint starts again from the beginning, with the same result.
 
     Args:
         path: The run folder.
@@ -119,19 +133,7 @@ def resume(
                 f"{run.path} is complete: all {run.spec.train.epochs} epochs are done",
                 remedy=f"start a longer run: vaekit train {run.folder.spec} --epochs N",
             )
-        with processes.leader_first():
-            splits = load_splits(spec)
-        objective = assemble(spec, splits)
-        spec = choose_compilation(spec, objective)
-        trainer = Trainer(
-            spec,
-            objective,
-            splits,
-            run.folder,
-            reporter=reporter,
-            processes=processes,
-            allow_changed_data=allow_changed_data,
-        )
+        trainer = _trainer(spec, run.folder, reporter, processes, allow_changed_data=allow_changed_data)
         trainer.fit(resume=begun)
     return run
 

@@ -159,7 +159,7 @@ def test_options_and_images_are_checked_against_the_signature(run: vaekit.Run) -
         run.pictures.interpolate(0)
     with pytest.raises(TypeError, match="unexpected keyword argument 'dim'"):
         run.pictures.traverse(dim=[0])
-    with pytest.raises(SpecError, match=r"dims: latents are given by number, as 3,5 \(given 'x'\)"):
+    with pytest.raises(SpecError, match=r"dims: latents are given by number, such as 3,5 \(given 'x'\)"):
         run.pictures.traverse(dims="x")
 
 

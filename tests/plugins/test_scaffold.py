@@ -12,8 +12,9 @@ import pytest
 from sites import ROOT, Site
 
 from vaekit.cli import main
+from vaekit.roles import REGISTRIES
 
-ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood", "loss", "dataset", "logger", "exporter", "picture")
+ROLES = tuple(registry.role for registry in REGISTRIES)
 
 
 def install_wheels(packages: Iterable[Path], target: Path) -> None:

@@ -168,7 +168,7 @@ def test_without_the_data_the_rest_is_reported_and_the_reason_given(labelled_run
     spec = run / "spec.yaml"
     spec.write_text(re.sub(r"path: .*", "path: gone.npz", spec.read_text()))
     text = write_report(vaekit.Run(run)).read_text("utf-8")
-    assert "the data set could not be read: the file does not exist" in text
+    assert "the dataset could not be read: the file does not exist" in text
     assert "Samples of the best weights" in text
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RunArgument = Annotated[
     Path | None, typer.Argument(metavar="RUN", help="Run folder; default: the newest one under runs/.", show_default=False)
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
 
 

@@ -1,4 +1,4 @@
-"""Reporters: how a run tells its progress to a terminal, a pipe or a program. All numbers are nats per image."""
+"""Reporters: they show the progress of a run in a terminal, a pipe or a program. All losses are in nats per image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OUTPUTS = {
 
 
 class Quiet(Silent):
-    """Tells nobody, and remembers what was started. Used as a context, so that a terminal is restored whatever happens."""
+    """Shows nothing, but remembers the run. Used as a context manager, it restores the terminal on exit."""
 
     started: Start | None = None
 
@@ -39,7 +39,7 @@ class Quiet(Silent):
         self.started = start
 
     def close(self) -> None:
-        """Give back the terminal."""
+        """Restore the terminal."""
 
     def __enter__(self) -> Quiet:
         return self
@@ -49,7 +49,7 @@ class Quiet(Silent):
 
 
 class ErrorLines(Quiet):
-    """Writes notes to stderr, where the result itself goes to stdout."""
+    """Writes notes to stderr, for commands whose result goes to stdout."""
 
     def note(self, line: str) -> None:
         sys.stderr.write(line + "\n")
@@ -57,7 +57,7 @@ class ErrorLines(Quiet):
 
 
 class JsonReporter(Quiet):
-    """Writes one JSON object a line: ``{"event": "start" | "epoch" | "end", …}``."""
+    """Writes one JSON object per line: ``{"event": "start" | "epoch" | "end", …}``."""
 
     def start(self, start: Start) -> None:
         super().start(start)
@@ -76,7 +76,7 @@ class JsonReporter(Quiet):
 
 
 class LineReporter(Quiet):
-    """Writes plain lines, one an epoch: for pipes and logs."""
+    """Writes plain lines, one per epoch, for pipes and logs."""
 
     def start(self, start: Start) -> None:
         super().start(start)
@@ -118,7 +118,7 @@ class LineReporter(Quiet):
 
 
 class RichReporter(LineReporter):
-    """Draws live progress below a table that grows by one row an epoch: for terminals."""
+    """Draws live progress below a table with one row per epoch, for terminals."""
 
     live: Live | None = None
 
@@ -189,31 +189,31 @@ class RichReporter(LineReporter):
 
 
 def choose_reporter(*, json: bool = False, quiet: bool = False, stream: TextIO | None = None) -> Quiet:
-    """Return the reporter that fits what stdout is, unless JSON or silence is asked for."""
+    """Return the reporter for stdout: live on a terminal, otherwise plain lines; or JSON, or none, if requested."""
     if json or quiet:
         return JsonReporter() if json else Quiet()
     return RichReporter() if (stream or sys.stdout).isatty() else LineReporter()
 
 
 def terms_of(record: Mapping[str, Any], prefix: str, elbo: str) -> dict[str, str]:
-    """Return the text of reconstruction, KL and ELBO by label, as far as a record has them.
+    """Format the reconstruction, KL and ELBO of a record, by label; those that it lacks are omitted.
 
     Args:
-        record: The numbers.
-        prefix: What stands before their keys.
-        elbo: What an ELBO means here.
+        record: The numbers by key.
+        prefix: The prefix of the keys.
+        elbo: The description of the ELBO.
     """
     metrics = [metric_of(key).read_as(elbo) for key in ("reconstruction", "kl", "elbo") if prefix + key in record]
     return {metric.label: metric.text(record[prefix + metric.key], digits=2) for metric in metrics}
 
 
 def terms_text(record: Mapping[str, Any], prefix: str, elbo: str) -> str:
-    """Write what `terms_of` finds."""
+    """Format the result of `terms_of` as a line of text."""
     return "  ".join(f"{label} {text}" for label, text in terms_of(record, prefix, elbo).items())
 
 
 def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
-    """Write an evaluation as lines: what each number is and what it means."""
+    """Format an evaluation as lines, each with a number and its meaning."""
     rows = [(metric.label, metric.text(evaluation[metric.key]), metric) for metric in metrics_in(evaluation)]
     lines = [f"  {label:<20}{text:>11}  {metric.meaning}, {metric.unit}" for label, text, metric in rows]
     if "elbo" not in evaluation:
@@ -223,7 +223,7 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def closing_lines(run: str, evaluation: Mapping[str, Any]) -> list[str]:
-    """Say what came out, where it lies and what can be done with it."""
+    """Return the last lines of a run: its files, its evaluation, and commands to try next."""
     there = [name for name in OUTPUTS if (Path(run) / name).exists()]
     importance = [f"  vaekit evaluate {run} --samples 1000"] if "elbo" in evaluation else []
     return [

@@ -25,6 +25,13 @@ class Animation(NamedTuple):
     hold: int = HOLD_MS
 
 
+def evenly(files: Sequence[Path], most: int) -> list[Path]:
+    """Return at most ``most`` of the files, at even intervals, with the first and the last among them."""
+    if len(files) <= most:
+        return list(files)
+    return [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
+
+
 def write_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 200, hold: int = HOLD_MS) -> None:
     """Write frames in order as a looping GIF, WebP or AVIF, depending on the suffix.
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vaekit.drawing.axes import TEXT, text_size, text_width, write
-from vaekit.files import write_atomically
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -139,8 +137,3 @@ def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Im
     for i, row in enumerate(rows):
         sheet.paste(row, (0, i * step))
     return sheet
-
-
-def write_png(image: Image.Image, path: Path) -> None:
-    """Write an image as PNG, atomically."""
-    write_atomically(path, lambda temporary: image.save(temporary, "PNG"))

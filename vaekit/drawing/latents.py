@@ -1,4 +1,4 @@
-"""Codes of images, their spread and principal axes, and the ways from one code to another."""
+"""Codes of images, their spread and principal axes, and paths from one code to another."""
 
 from __future__ import annotations
 
@@ -101,10 +101,10 @@ def latent_plane(spread: Spread, dims: Sequence[int]) -> Plane:
 
 
 def check_dims(dims: Sequence[int], latent_dim: int) -> None:
-    """Check that latents exist and are named once.
+    """Check that latents exist and are distinct.
 
     Raises:
-        UsageError: One does not exist or is named twice.
+        UsageError: One does not exist or is repeated.
     """
     if len(set(dims)) != len(dims) or any(not 0 <= d < latent_dim for d in dims):
         raise UsageError(
@@ -122,7 +122,7 @@ def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """Return the great circle from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, which stays as far from 0 as typical codes.
 
-    If both are on one line through 0 there is no such circle, and the way is straight.
+    If both codes lie on one line through 0, no great circle is defined, and the path is straight.
 
     References:
         White (2016), "Sampling Generative Networks", arXiv:1609.04468, section 2.1.

@@ -15,7 +15,7 @@ def _by_number(value: Any, validate: Callable[[Any], Any]) -> Any:
     try:
         return validate(value)
     except ValidationError:
-        raise PydanticCustomError("latents", "latents are given by number, as 3,5") from None
+        raise PydanticCustomError("latents", "latents are given by number, such as 3,5") from None
 
 
 Dims = Annotated[tuple[int, ...], WrapValidator(_by_number), Field(examples=["3,5"])]
@@ -25,4 +25,4 @@ ImageName = Annotated[str | int | Path, Field(examples=["IMAGE"])]
 """An image: a file, or the number of a test image."""
 
 Way = Literal["linear", "spherical"]
-"""The way from one code to another: straight, or along a great circle."""
+"""The path from one code to another: straight, or along a great circle."""

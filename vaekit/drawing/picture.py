@@ -121,13 +121,14 @@ class Picture:
         paths = [Path(path) for path in self.paths or (f"pictures/{self.kind}{SUFFIXES[self.forms()[0]]}",)]
         if any(path.is_absolute() or ".." in path.parts or len(path.parts) < 2 for path in paths):  # a folder is emptied
             raise PluginError(
-                f"the picture {self.kind!r} has a path outside the run's subfolders", given=paths, expected="as pictures/mine.png"
+                f"the picture {self.kind!r} has a path outside the run's subfolders",
+                given=paths,
+                expected="a path such as pictures/mine.png",
             )
         targets = [self.subject.run.path / path for path in paths] if out is None else [Path(out)]
         if paths[0].suffix:
-            for form, target in [
-                (self._form(target), target) for target in targets
-            ]:  # a wrong suffix is an error before the work
+            forms = [self._form(target) for target in targets]  # before drawing, so that a wrong suffix fails at once
+            for form, target in zip(forms, targets, strict=True):
                 self._write_file(form, target)
         else:
             self._write_folder(targets[0], replace=out is None)

@@ -83,7 +83,7 @@ class Subject:
         """Return test images by number, as the model sees them."""
         from vaekit.drawing.examples import read_examples
 
-        return read_examples(self.run.splits.test, index, self.run.spec.data.binarize or "none", self.seed)
+        return read_examples(self.run.splits.test, index, self.run.spec.data.binarize, self.seed)
 
     def image(self, given: ImageName, fit: Fit | None) -> Tensor:
         """Return the image ``(C, H, W)`` of a file, or the test image of a number.
@@ -105,7 +105,7 @@ class Subject:
             dims: One or two latents; default: all latents, or the first two principal axes of the codes if there are more.
 
         Raises:
-            UsageError: These are not one or two latents of the model.
+            UsageError: ``dims`` are not one or two latents of the model.
         """
         from vaekit.drawing.latents import Spread, check_dims, latent_plane, principal_plane
 

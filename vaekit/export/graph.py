@@ -21,7 +21,7 @@ from vaekit.export.parts import Part
 BATCH = "batch"
 
 
-def trace(part: Part) -> ExportedProgram:
+def to_program(part: Part) -> ExportedProgram:
     """Trace the computation of a part for batches of any size.
 
     Raises:
@@ -47,7 +47,7 @@ def to_onnx(part: Part, opset: int) -> onnx.ModelProto:
     Raises:
         ExportError: The part cannot be traced, or has an operation that ONNX lacks; the message names the operation and module.
     """
-    program = trace(part)
+    program = to_program(part)
     try:
         with silence():
             converted = torch.onnx.export(

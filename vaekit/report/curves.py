@@ -1,4 +1,4 @@
-"""Learning curves as SVG, for pages and notebooks: no library draws them, and they follow the page's colours."""
+"""Learning curves as SVG for pages and notebooks, without a plotting library and in the colours of the page."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from vaekit.evaluation.metrics import METRICS
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 420, 250, 62, 52, 12, 34
 EARLY = 0.1
-"""Share of the first epochs that does not set the range of an axis: they are far from all others."""
+"""The fraction of first epochs that is ignored in choosing the range of an axis, since their values are far from the others."""
 EPOCH, LINE, LEADER = 34, 13, 12
-"""Pixels between the numbers of epochs, between texts at the ends of curves, and from a curve's end to its text."""
+"""Distances in pixels: between epoch numbers, between labels at the ends of curves, and from the end of a curve to its label."""
 _ids = count()
 
 
@@ -23,12 +23,12 @@ class Curve:
     """A line.
 
     Args:
-        name: What it is called.
+        name: Its name.
         points: Pairs of epoch and value.
-        colour: Number in the palette.
+        colour: Its index in the palette.
         dashed: Whether it is dashed.
-        faint: Whether it is one of many.
-        end: Text at its end.
+        faint: Whether it is one of many and drawn faintly.
+        end: The label at its end.
     """
 
     name: str
@@ -40,13 +40,13 @@ class Curve:
 
 
 def chart(title: str, curves: Sequence[Curve], unit: str, *, from_zero: bool = False) -> str:
-    """Draw curves over epochs as an SVG element with a legend, described in words for those who do not see it.
+    """Draw curves over epochs as an SVG element with a legend and a description for screen readers.
 
     Args:
-        title: What is to be seen.
+        title: The title.
         curves: The lines; at least one.
-        unit: Of the values.
-        from_zero: Whether the axis begins at 0; otherwise it spans the values, those of the very first epochs excepted.
+        unit: The unit of the values.
+        from_zero: Whether the axis starts at 0; otherwise it spans the values, except those of the very first epochs.
     """
     points = [point for curve in curves for point in curve.points]
     last = max(epoch for epoch, _ in points)
@@ -123,7 +123,7 @@ def _key(curve: Curve) -> str:
 
 
 def _spread(heights: Sequence[float], floor: float) -> list[float]:
-    """Move texts at ``heights``, from top to bottom, so that none covers another and the last stays above ``floor``."""
+    """Return the heights of labels, from top to bottom, moved so that none overlap and the last stays above ``floor``."""
     levels: list[float] = []
     for y in heights:
         levels.append(max(y, levels[-1] + LINE) if levels else y)
@@ -133,7 +133,7 @@ def _spread(heights: Sequence[float], floor: float) -> list[float]:
 
 
 def _epochs(epochs: Collection[float], first: float) -> str:
-    """Name epochs: ``epoch 1``, ``epochs 1 to 3``, or how many where some between are not among them."""
+    """Describe epochs: ``epoch 1``, ``epochs 1 to 3``, or their number if they are not consecutive."""
     last = max(epochs)
     if len(epochs) == 1:
         return f"epoch {last:.0f}"
@@ -143,11 +143,11 @@ def _epochs(epochs: Collection[float], first: float) -> str:
 
 
 def learning_curves(records: Sequence[Mapping[str, object]], elbo_is: str = "bound") -> dict[str, str]:
-    """Draw what ``metrics.jsonl`` records of the metrics that have curves, and the KL of each latent; return charts by key.
+    """Draw the learning curve of each metric that has one, and the KL of each latent; return charts by key.
 
     Args:
-        records: One an epoch.
-        elbo_is: What the ELBO is, as ``evaluation.json`` says.
+        records: The records of ``metrics.jsonl``.
+        elbo_is: The description of the ELBO in ``evaluation.json``.
     """
     charts: dict[str, str] = {}
     for metric in (metric.read_as(elbo_is) for metric in METRICS.values() if metric.curve):
@@ -169,7 +169,7 @@ def _points(records: Sequence[Mapping[str, object]], key: str) -> list[tuple[flo
 
 
 def _latents(records: Sequence[Mapping[str, object]], named: int = 5) -> str:
-    """Draw the KL of each latent, the ``named`` largest of them labelled."""
+    """Draw the KL of each latent; the ``named`` largest are labelled."""
     key = "validation_kl_per_latent"
     if not records or key not in records[-1]:
         return ""

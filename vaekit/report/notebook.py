@@ -1,4 +1,4 @@
-"""How a run shows itself in a notebook."""
+"""The HTML representation of a run in notebooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NUM_SAMPLES, COLUMNS = 16, 8
 
 
 def run_html(run: Record) -> str:
-    """Return a run's data, epochs and test numbers, its curves, and samples of its best model, as far as there are any."""
+    """Return the data, epochs and test metrics of a run, its learning curves and samples of its best model, where available."""
     records = run.metrics()
     evaluation = run.evaluation() or {}
     charts = learning_curves(records, str(evaluation.get("elbo_is", "bound")))
@@ -36,8 +36,6 @@ def run_html(run: Record) -> str:
 
 
 def _samples(vae: VAE) -> str:
-    training = vae.training
-    images = vae.eval().sample(NUM_SAMPLES, generator=Streams(0).generator("sample", 0, vae.device))
-    vae.train(training)
+    images = vae.sample(NUM_SAMPLES, generator=Streams(0).generator("sample", 0, vae.device))
     fitted = 'style="max-width:100%;height:auto"'
     return image_tag(grid(images, columns=COLUMNS), f"{NUM_SAMPLES} samples from the prior", fitted)

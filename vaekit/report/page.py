@@ -1,4 +1,4 @@
-"""The sections of a report, and the page that holds them."""
+"""The report of a run: a self-contained page of several sections."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from vaekit._version import __version__
+from vaekit.drawing.animation import evenly
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.errors import VaekitError
@@ -27,15 +28,20 @@ from vaekit.specs.text import duration
 from vaekit.store.record import Record
 
 MOST_EPOCHS = 8
-"""Epochs whose pictures are shown."""
+"""The largest number of epochs whose pictures are shown."""
 Section = tuple[str, str, str]
 """Anchor, heading, content."""
 
 
 def write_report(run: Record, out: str | Path | None = None) -> Path:
-    """Write the report of a run, ``report.html`` in its folder unless ``out`` is given; return its path.
+    """Write the report of a run and return its path.
 
-    It shows every picture that asks for it. One that cannot be drawn, as for want of the data set, is left out, with the reason.
+    The report shows every picture that has a section. A picture that cannot be drawn, for example because the dataset is missing,
+    is omitted, and the reason is given.
+
+    Args:
+        run: The run.
+        out: The file; default: ``report.html`` in the run folder.
 
     Raises:
         CheckpointError: The run has no checkpoint.
@@ -70,7 +76,7 @@ def objective_of(run: Record, vae: VAE) -> str:
 
 
 def images_per_second(run: Record) -> float:
-    """Return the images that training has seen a second, over all of its epochs; of the last one's record."""
+    """Return the average number of training images per second over all epochs."""
     record = run.metrics()[-1]
     speed: float = record["step"] * run.spec.train.batch_size / max(record["seconds"], 1e-3)
     return speed
@@ -82,7 +88,7 @@ def _sections(run: Record, subject: Subject) -> Iterator[Section]:
     if records := run.metrics():
         curves = learning_curves(records, str(evaluation.get("elbo_is", "bound")))
         charts = f'<div class="charts">{"".join(curves.values())}</div>'
-        averaged = "Training's numbers are of the weights in training, validation's of their moving average."
+        averaged = "Training metrics use the raw weights, validation metrics their moving average."
         note = f'<p class="note">{averaged}</p>' if run.spec.train.ema is not None else ""
         yield "curves", "Learning curves", charts + note
     drawn = _drawn(subject)
@@ -115,7 +121,7 @@ def _summary(run: Record, vae: VAE, evaluation: Mapping[str, Any]) -> str:
 
 
 def _drawn(subject: Subject) -> dict[str, list[str]]:
-    """Draw the pictures that ask for it, by section; those that cannot be drawn are named there with the reason."""
+    """Draw the pictures of each section; those that cannot be drawn are listed there with the reason."""
     drawn: dict[str, list[str]] = {"pictures": [], "latents": []}
     missing: dict[tuple[str, str], list[str]] = {}
     unread = ""
@@ -142,20 +148,20 @@ def _drawn(subject: Subject) -> dict[str, list[str]]:
 
 
 def _reason(error: Exception, unread: str) -> str:
-    """Say in one line why a picture could not be drawn; ``unread`` is why the data set could not be read, if so."""
+    """Return in one line why a picture could not be drawn; ``unread`` is the error of reading the dataset, if any."""
     message = str(error).partition("\n")[0]
     if str(error) == unread:
-        return f"the data set could not be read: {message}"
+        return f"the dataset could not be read: {message}"
     return message if isinstance(error, VaekitError | OSError) else f"it failed with {type(error).__name__}: {message}"
 
 
 def _wide(title: str, tag: str) -> str:
-    """Return a picture that scrolls sideways where the window is too narrow to read its text."""
+    """Return a picture that scrolls sideways if the window is too narrow for its text to be legible."""
     return f'<div class="wide scroll" tabindex="0" role="region" aria-label="{escape(title)}">{tag}</div>'
 
 
 def _epochs(run: Record) -> Iterator[str]:
-    """Show the pictures that the run took of itself."""
+    """Show the pictures taken during training."""
     for folder, title, alt in (
         (run.folder.reconstructions, "Reconstructions, by epoch", "images in rows, each with its reconstruction below"),
         (run.folder.samples, "Samples, by epoch", "images decoded from the same prior draws"),
@@ -171,11 +177,11 @@ def _epochs(run: Record) -> Iterator[str]:
 def _evaluation(evaluation: Mapping[str, Any]) -> str:
     rows = [(metric.label, metric.text(evaluation[metric.key]), metric.unit, metric.meaning) for metric in metrics_in(evaluation)]
     about = f"<p>{evaluation['num_images']:,} {escape(evaluation['split'])} images, weights of epoch {evaluation['epoch']}.</p>"
-    return about + html_table(("number", "value", "unit", "what it is"), rows, numbers=1)
+    return about + html_table(("number", "value", "unit", "meaning"), rows, numbers=1)
 
 
 def _environment(run: Record) -> str:
-    versions = {name: value for name, value in run.versions.items() if isinstance(value, str)}
+    versions = {name: value for name, value in run.header.versions.items() if isinstance(value, str)}
     rows = [(f"{name}, in training", value) for name, value in versions.items()]
     now = {"vaekit": __version__, "torch": torch.__version__, "python": platform.python_version(), "system": platform.platform()}
     rows += [(f"{name}, for this report", value) for name, value in now.items()]
@@ -183,7 +189,7 @@ def _environment(run: Record) -> str:
 
 
 def html_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: int | None = None) -> str:
-    """Return a table; the cells of the column ``numbers`` stand to the right."""
+    """Return a table in which the column ``numbers`` is right-aligned."""
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     body = "".join("<tr>" + "".join(_cell(i, cell, numbers) for i, cell in enumerate(row)) + "</tr>" for row in rows)
     return (
@@ -200,10 +206,3 @@ def _cell(column: int, text: str, numbers: int | None) -> str:
 
 def _pre(text: str, label: str) -> str:
     return f'<pre class="scroll" tabindex="0" role="region" aria-label="{label}"><code>{escape(text)}</code></pre>'
-
-
-def evenly(items: Sequence[Path], most: int) -> list[Path]:
-    """Return at most ``most`` items, the first and the last among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]

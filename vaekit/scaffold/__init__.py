@@ -27,9 +27,8 @@ def write_package(name: str, role: str, out: Path | None = None) -> Path:
         UsageError: The role is unknown, the name is invalid or taken, or the folder is not empty.
     """
     registries = {registry.role: registry for registry in REGISTRIES}
-    written = [known for known in registries if (TEMPLATES / f"{known}.py.template").is_file()]
-    if role not in written:
-        raise UsageError(f"unknown role {role!r}", expected=f"one of {', '.join(written)}")
+    if role not in registries:
+        raise UsageError(f"unknown role {role!r}", expected=f"one of {', '.join(registries)}")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"a component cannot be called {name!r}", expected="lower-case letters, digits and _, such as acme_unet")
     if name in registries[role]:

@@ -30,7 +30,7 @@ Path = tuple[str | int, ...]
 
 RESERVED = frozenset(
     {"spec", "out", "reporter", "quiet", "json", "debug", "help"}
-    | {"over", "stack", "tell", "search", "storage", "trials", "metric", "prune"}
+    | {"over", "stack", "search", "storage", "trials", "metric", "prune"}
 )
 """Names with another meaning for `vaekit.train`, `vaekit.sweep` or the command line; options so named always need a prefix."""
 

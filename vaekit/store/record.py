@@ -44,7 +44,7 @@ class Record:
     def splits(self) -> Splits:
         """The data that the run was trained on, read again; what has changed since is a warning."""
         splits = load_splits(self.spec)
-        if self.folder.model.is_file() and (changed := changes(checkpoint.load(self.folder.model)[1].data, splits.fingerprint)):
+        if self.folder.model.is_file() and (changed := changes(self.header.data, splits.fingerprint)):
             warnings.warn(
                 f"the data have changed since {self.path} was trained, so its numbers and pictures may be of training images: "
                 + "; ".join(changed),
@@ -53,9 +53,9 @@ class Record:
         return splits
 
     @cached_property
-    def versions(self) -> dict[str, Any]:
-        """The versions of vaekit, torch and the components at the time the model was saved."""
-        return checkpoint.load(self.folder.model)[1].versions
+    def header(self) -> checkpoint.Header:
+        """The metadata of the model file."""
+        return checkpoint.load(self.folder.model)[1]
 
     def vae(self) -> VAE:
         """Load the best model, on the CPU and in eval mode.

@@ -131,7 +131,7 @@ def resume_sweep(
     folder, reporter = Path(folder), reporter or Silent()
     record = read_record(folder)
     if "groups" not in record:
-        raise UsageError(f"{folder} is a search", remedy="continue or join it by repeating the `vaekit sweep` that began it")
+        raise UsageError(f"{folder} is a search", remedy="continue or join it by repeating the `vaekit sweep` that started it")
     left = {number: row for number, row in enumerate(record["runs"]) if not is_over(row)}
     if not left:
         raise UsageError(f"{folder} is complete: all {len(record['runs'])} runs are done")

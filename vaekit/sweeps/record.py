@@ -24,8 +24,8 @@ def make_folder(out: str | Path | None) -> Path:
         return next_numbered(RUNS, "sweep")
     path = Path(out)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        go_on = f", or continue the sweep with `vaekit resume {path}`" if (path / RECORD).is_file() else ""
-        raise UsageError(f"{path} already exists, and a sweep never overwrites another", remedy=f"choose another --out{go_on}")
+        resume = f", or continue the sweep with `vaekit resume {path}`" if (path / RECORD).is_file() else ""
+        raise UsageError(f"{path} already exists, and a sweep never overwrites another", remedy=f"choose another --out{resume}")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

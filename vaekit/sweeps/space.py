@@ -56,7 +56,7 @@ def combinations(over: Mapping[str, Sequence[Any]], options: Mapping[str, Any]) 
     """
     count = math.prod(len(values) for values in over.values())
     if count > MOST_MODELS:
-        raise UsageError("these are too many models for one sweep", given=f"{count:,}", expected=f"{MOST_MODELS:,} at most")
+        raise UsageError("too many models for one sweep", given=f"{count:,}", expected=f"{MOST_MODELS:,} at most")
     check_over(over, options)
     return [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
 

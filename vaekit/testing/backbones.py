@@ -37,8 +37,7 @@ def wiring_of(candidate: Candidate, image_shape: Shape) -> dict[str, Shape]:
 
 def backbone_of(candidate: Candidate, image_shape: Shape = (3, 32, 32)) -> Backbone:
     """Build the backbone for images of a given shape."""
-    backbone = module_of(candidate, **wiring_of(candidate, image_shape))
-    assert isinstance(backbone, Backbone)
+    backbone: Backbone = module_of(candidate, **wiring_of(candidate, image_shape))
     return backbone
 
 

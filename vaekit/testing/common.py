@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from vaekit.testing.core import REGISTRY_OF, Candidate, ConformanceError, check, during, expect
+from vaekit.testing.core import REGISTRY_OF, Candidate, ConformanceError, built, check, during, expect
 
 ALL_ROLES = tuple(REGISTRY_OF)
 
@@ -42,12 +42,9 @@ def check_spec_round_trip(candidate: Candidate) -> None:
     raise ConformanceError("an option that does not exist\n  expected: refused\n  came:     accepted")
 
 
-def module_of(candidate: Candidate, dtype: torch.dtype = torch.float32, /, **available: Any) -> nn.Module:
-    """Build a component that must be a module; for float32, it keeps the dtype that it was built with."""
-    with during(f"building it for {', '.join(f'{name} {value}' for name, value in available.items())}"):
-        module = candidate.build(**available)
-    expect(isinstance(module, nn.Module), "what is built", expected="a torch.nn.Module", came=type(module).__name__)
-    assert isinstance(module, nn.Module)
+def module_of(candidate: Candidate, dtype: torch.dtype = torch.float32, /, **available: Any) -> Any:
+    """Build a component that is a module; for float32, it keeps the dtype that it was built with."""
+    module = built(candidate, **available)
     return module if dtype == torch.float32 else module.to(dtype)
 
 

@@ -187,6 +187,16 @@ def _reason(check: Check, expected_failures: Mapping[str, str]) -> str | None:
     return expected_failures.get(check.__name__)
 
 
+def built(candidate: Candidate, **available: Any) -> Any:
+    """Build the component with its wiring; raise unless it is an instance of the base class of its role."""
+    wiring = ", ".join(f"{name} {value}" for name, value in available.items() if isinstance(value, int | tuple))
+    with during(f"building it for {wiring}" if wiring else "building it"):
+        component = candidate.build(**available)
+    base = candidate.components.base_class
+    expect(isinstance(component, base), "what is built", expected=f"a vaekit.{base.__name__}", came=type(component).__name__)
+    return component
+
+
 def expect(holds: bool | Tensor, what: str, *, expected: object, came: object) -> None:
     """Raise unless a condition holds.
 

@@ -7,10 +7,9 @@ from typing import get_args
 import torch
 
 from vaekit.data import Batches, Binarize, ImageSource, Splits
-from vaekit.interfaces import Dataset
 from vaekit.roles import likelihoods
 from vaekit.streams import Streams
-from vaekit.testing.core import Candidate, check, during, expect, expect_finite
+from vaekit.testing.core import Candidate, built, check, during, expect, expect_finite
 
 BINARIZATIONS = get_args(Binarize)
 SAMPLE = 512
@@ -18,18 +17,12 @@ SAMPLE = 512
 
 def splits_of(candidate: Candidate) -> Splits:
     """Build the dataset and read it."""
-    dataset = candidate.build()
-    expect(isinstance(dataset, Dataset), "what is built", expected="a vaekit.Dataset", came=type(dataset).__name__)
+    dataset = built(candidate)
     with during("load()"):
         splits = dataset.load()
     expect(isinstance(splits, Splits), "what load() returns", expected="vaekit.data.Splits", came=type(splits).__name__)
     assert isinstance(splits, Splits)
     return splits
-
-
-def parts_of(splits: Splits) -> dict[str, ImageSource]:
-    """Return the splits by name."""
-    return {"train": splits.train, "validation": splits.validation, "test": splits.test}
 
 
 def first_of(source: ImageSource) -> torch.Tensor:
@@ -41,7 +34,7 @@ def first_of(source: ImageSource) -> torch.Tensor:
 def check_splits(candidate: Candidate) -> None:
     """Each split has images of one shape, not all the same, and returns them in the requested order."""
     splits = splits_of(candidate)
-    for name, part in parts_of(splits).items():
+    for name, part in splits.parts.items():
         expect(len(part) > 0, f"the {name} split", expected="images", came="none")
         expect(part.shape == splits.shape, f"the shape of {name} images", expected=splits.shape, came=part.shape)
         with during(f"reading {name} images"):
@@ -59,7 +52,7 @@ def check_splits(candidate: Candidate) -> None:
 def check_disjointness(candidate: Candidate) -> None:
     """No split is a copy of the training set: most of its first images are not among the first training images."""
     splits = splits_of(candidate)
-    rows = {name: set(map(bytes, first_of(part).flatten(1).numpy())) for name, part in parts_of(splits).items()}
+    rows = {name: set(map(bytes, first_of(part).flatten(1).numpy())) for name, part in splits.parts.items()}
     for name in ("validation", "test"):
         shared = len(rows[name] & rows["train"])
         expect(
@@ -73,7 +66,7 @@ def check_disjointness(candidate: Candidate) -> None:
 @check("dataset")
 def check_labels(candidate: Candidate) -> None:
     """Labels, if any, are one integer per image, counted from 0; if classes have names, every label has one."""
-    for name, part in parts_of(splits_of(candidate)).items():
+    for name, part in splits_of(candidate).parts.items():
         if part.labels is None:
             continue
         came = (part.labels.dtype, tuple(part.labels.shape))
@@ -89,9 +82,7 @@ def check_determinism(candidate: Candidate) -> None:
     """Loading the dataset twice gives the same images, independent of torch's generator."""
     first = splits_of(candidate)
     torch.manual_seed(1)
-    for name, (mine, other) in {
-        name: (part, parts_of(splits_of(candidate))[name]) for name, part in parts_of(first).items()
-    }.items():
+    for name, (mine, other) in {name: (part, splits_of(candidate).parts[name]) for name, part in first.parts.items()}.items():
         same = len(mine) == len(other) and torch.equal(first_of(mine), first_of(other))
         expect(same, f"the {name} images, loaded twice", expected="the same", came="others")
 
@@ -113,7 +104,7 @@ def check_batches(candidate: Candidate) -> None:
     splits = splits_of(candidate)
     default = candidate.cls.default_likelihood
     unit = likelihoods.build(likelihoods.spec(default)(kind=default), image_shape=splits.shape).support == "unit"
-    for name, part in parts_of(splits).items():
+    for name, part in splits.parts.items():
         with during(f"a batch of {name} images"):
             batch = next(iter(Batches(part, batch_size=min(8, len(part)), streams=Streams(0), train=False).epoch(0)))
         expect(batch.x.dtype == torch.float32, f"the type of {name} batches", expected=torch.float32, came=batch.x.dtype)

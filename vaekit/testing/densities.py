@@ -24,8 +24,7 @@ Source = Posterior | Prior
 
 def source_of(candidate: Candidate, latent_dim: int = 3, dtype: torch.dtype = F64) -> Source:
     """Build the posterior or prior, in eval mode."""
-    source = module_of(candidate, dtype, latent_dim=latent_dim).eval()
-    assert isinstance(source, Posterior | Prior)
+    source: Source = module_of(candidate, dtype, latent_dim=latent_dim).eval()
     return source
 
 

@@ -12,27 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.errors import ExportError, UsageError
-from vaekit.export.exporter import Exported, Exporter
+from vaekit.export.exporter import Exported
 from vaekit.export.parity import Parity
 from vaekit.export.parts import PartName
 from vaekit.export.trained import Trained, latents_of
 from vaekit.interfaces import Shape
 from vaekit.model.assembly import build_vae
 from vaekit.specs.resolve import resolve
-from vaekit.testing.core import Candidate, ConformanceError, check, during, expect
+from vaekit.testing.core import Candidate, ConformanceError, built, check, during, expect
 
 LATENT_DIM = 3
 IMAGE_SHAPES: tuple[Shape, ...] = ((1, 6, 5), (3, 5, 4))
 OLDER = b"an older file"
-
-
-def exporter_of(candidate: Candidate) -> Exporter:
-    """Build the exporter."""
-    with during("building it"):
-        exporter = candidate.build()
-    expect(isinstance(exporter, Exporter), "what is built", expected="a vaekit.Exporter", came=type(exporter).__name__)
-    assert isinstance(exporter, Exporter)
-    return exporter
 
 
 def trained_of(image_shape: Shape = IMAGE_SHAPES[0], *, seed: int = 0, decoder: nn.Module | None = None) -> Trained:
@@ -55,7 +46,7 @@ def folder_to_write() -> Iterator[Path]:
 def export(candidate: Candidate, trained: Trained, path: Path, part: PartName = "decoder") -> Exported:
     """Export a part; raise if the exporter does, or if it returns anything but an `Exported`."""
     with during(f"exporting the {part} of images {trained.vae.image_shape}"):
-        exported = exporter_of(candidate).export(trained, part, path)
+        exported: Exported = built(candidate).export(trained, part, path)
     expect(isinstance(exported, Exported), "what export returns", expected="an Exported", came=type(exported).__name__)
     return exported
 
@@ -63,7 +54,7 @@ def export(candidate: Candidate, trained: Trained, path: Path, part: PartName = 
 def refusal_of(candidate: Candidate, trained: Trained, path: Path, part: PartName = "decoder") -> Exception | None:
     """Try to export a part; return the exception raised, if any."""
     try:
-        exporter_of(candidate).export(trained, part, path)
+        built(candidate).export(trained, part, path)
     except Exception as error:
         return error
     return None
@@ -167,7 +158,7 @@ def check_parity(candidate: Candidate) -> None:
             expect(within, "the largest difference", expected=f"{parity.tolerance:g} at most", came=f"{parity.difference:g}")
         path = folder / f"erratic{candidate.cls.suffix}"
         try:
-            told = exporter_of(candidate).export(trained_of(decoder=Erratic()), "decoder", path).parity
+            told = built(candidate).export(trained_of(decoder=Erratic()), "decoder", path).parity
         except ExportError:
             return
         expect(

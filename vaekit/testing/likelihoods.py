@@ -22,8 +22,7 @@ NUM_OUTPUTS = 4
 
 def likelihood_of(candidate: Candidate, image_shape: Shape = (2, 5, 4), dtype: torch.dtype = F64) -> Likelihood:
     """Build the likelihood for images of a given shape."""
-    likelihood = module_of(candidate, dtype, image_shape=image_shape)
-    assert isinstance(likelihood, Likelihood)
+    likelihood: Likelihood = module_of(candidate, dtype, image_shape=image_shape)
     return likelihood
 
 

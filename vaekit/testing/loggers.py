@@ -10,19 +10,10 @@ from pathlib import Path
 import torch
 
 from vaekit.specs.resolve import resolve
-from vaekit.testing.core import Candidate, check, during, expect
+from vaekit.testing.core import Candidate, built, check, during, expect
 from vaekit.training.logger import Codes, Logger, Outcome
 
 SCALARS = {"epoch": 1.0, "lr": 2e-3, "train/loss": 151.5, "validation/loss": 152.25, "validation_kl_per_latent/00": 0.125}
-
-
-def logger_of(candidate: Candidate) -> Logger:
-    """Build the logger."""
-    with during("building it"):
-        logger = candidate.build()
-    expect(isinstance(logger, Logger), "what is built", expected="a vaekit.Logger", came=type(logger).__name__)
-    assert isinstance(logger, Logger)
-    return logger
 
 
 @contextmanager
@@ -66,7 +57,7 @@ def codes(num: int) -> Codes:
 def check_calls(candidate: Candidate) -> None:
     """A run can be logged from start to end, and `start` returns one line that says where to find it."""
     with run_folders("run") as (folder,):
-        where = log(logger_of(candidate), folder, (4, 8))
+        where = log(built(candidate), folder, (4, 8))
     expect(len(where.splitlines()) == 1, "what start returns", expected="a line of text", came=repr(where))
 
 
@@ -74,26 +65,26 @@ def check_calls(candidate: Candidate) -> None:
 def check_resumption(candidate: Candidate) -> None:
     """Another instance can resume a stopped run, even if some steps are logged again."""
     with run_folders("run") as (folder,):
-        log(logger_of(candidate), folder, (4, 8), complete=False)
-        log(logger_of(candidate), folder, (8, 12), after=4)
+        log(built(candidate), folder, (4, 8), complete=False)
+        log(built(candidate), folder, (8, 12), after=4)
 
 
 @check("logger")
 def check_stop(candidate: Candidate) -> None:
     """A run can be stopped before anything is logged, and then resumed."""
     with run_folders("run") as (folder,):
-        logger = logger_of(candidate)
+        logger = built(candidate)
         with during("start(…), end(None)"):
             logger.start(folder, resolve({}), None)
             logger.end(None)
-        log(logger_of(candidate), folder, (4,), after=0)
+        log(built(candidate), folder, (4,), after=0)
 
 
 @check("logger")
 def check_independence(candidate: Candidate) -> None:
     """Two runs can be logged at the same time, as in a sweep."""
     with run_folders("first", "second") as folders:
-        loggers = [logger_of(candidate) for _ in folders]
+        loggers = [built(candidate) for _ in folders]
         for logger, folder in zip(loggers, folders, strict=True):
             with during(f"start of the {folder.name} of two runs"):
                 logger.start(folder, resolve({}), None)
@@ -109,7 +100,7 @@ def check_independence(candidate: Candidate) -> None:
 def check_randomness(candidate: Candidate) -> None:
     """Logging does not advance torch's generator."""
     with run_folders("run") as (folder,):
-        logger = logger_of(candidate)
+        logger = built(candidate)
         before = torch.get_rng_state()
         log(logger, folder, (4,), complete=False)
         expect(torch.equal(before, torch.get_rng_state()), "torch's generator after logging", expected="as before", came="moved")
@@ -124,7 +115,7 @@ def check_purity(candidate: Candidate) -> None:
     pixels, tensors = picture.tobytes(), (told.means.clone(), told.images.clone())
     ending = Outcome(4, {"test/elbo": -153.0}, lambda most: told)
     with run_folders("run") as (folder,), during("start, scalars, image and end"):
-        logger = logger_of(candidate)
+        logger = built(candidate)
         logger.start(folder, resolve({}), None)
         logger.scalars(4, scalars)
         logger.image(4, "samples", picture)

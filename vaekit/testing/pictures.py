@@ -22,7 +22,7 @@ from vaekit.specs.models import RunSpec
 from vaekit.specs.resolve import resolve
 from vaekit.store.folder import RunFolder
 from vaekit.store.record import Record
-from vaekit.testing.core import Candidate, check, during, expect
+from vaekit.testing.core import Candidate, built, check, during, expect
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,12 +69,7 @@ def subject_of(image_shape: tuple[int, int, int] = SHAPES[0], *, labelled: bool 
 
 def picture_of(candidate: Candidate, subject: Subject) -> Picture:
     """Build the picture, with test images where it takes any."""
-    with during("building it"):
-        picture = candidate.build(subject=subject, a=0, b=1, images=[0, 1, 2])
-    expect(
-        isinstance(picture, Picture), "what is built", expected="a vaekit.drawing.picture.Picture", came=type(picture).__name__
-    )
-    assert isinstance(picture, Picture)
+    picture: Picture = built(candidate, subject=subject, a=0, b=1, images=[0, 1, 2])
     with during("forms()"):
         picture.forms()
     return picture

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from vaekit.data import Batches
-from vaekit.drawing.animation import write_animation
-from vaekit.drawing.grid import grid, pairs, write_png
+from vaekit.drawing.animation import evenly, write_animation
+from vaekit.drawing.grid import grid, pairs
+from vaekit.drawing.picture import write_picture
 from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec
 from vaekit.store.folder import RunFolder
@@ -63,12 +64,12 @@ class Snapshots:
         generator = self.streams.generator("pictures", 0, vae.device)
         sheet = grid(vae.sample(NUM_SAMPLES, generator=generator).cpu())
         self.folder.frames.mkdir(parents=True, exist_ok=True)
-        write_png(sheet, self.folder.frames / f"{epoch:05d}.png")
+        write_picture(sheet, self.folder.frames / f"{epoch:05d}.png")
         if epoch not in self.chosen:
             return {}
         pictures = {"reconstructions": pairs(self.originals.cpu(), vae.reconstruct(self.originals).cpu()), "samples": sheet}
         for name, picture in pictures.items():
-            write_png(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
+            write_picture(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
         return pictures
 
     def animate(self) -> None:
@@ -82,9 +83,7 @@ def write_frames(files: Sequence[Path], path: Path) -> None:
     """Animate PNG files in nine seconds or less; large frames are shrunk, and a long sequence is thinned out."""
     from PIL import Image
 
-    if len(files) > MOST_FRAMES:
-        files = [files[round(i * (len(files) - 1) / (MOST_FRAMES - 1))] for i in range(MOST_FRAMES)]
-    frames = [Image.open(file) for file in files]
+    frames = [Image.open(file) for file in evenly(files, MOST_FRAMES)]
     for frame in frames:
         frame.thumbnail((LARGEST_FRAME, LARGEST_FRAME), Image.Resampling.LANCZOS)
     write_animation(frames, path, milliseconds=max(40, min(300, 9000 // max(1, len(frames)))))

@@ -205,7 +205,7 @@ class Trainer:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """End what `begin` began, whatever happens: stop the loggers and release the folder."""
+        """Stop the loggers and release the folder on exit, also after an error."""
         try:
             with self.loggers:
                 yield

@@ -1,4 +1,4 @@
-"""The loss and the data set pass vaekit's checks, and are what they say."""
+"""The loss and the dataset pass vaekit's checks and do what they document."""
 
 import pytest
 import torch

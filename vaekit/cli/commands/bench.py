@@ -83,11 +83,11 @@ def _read_sizes(text: str) -> list[int]:
     """Parse batch sizes.
 
     Raises:
-        UsageError: They are not positive numbers.
+        UsageError: They are not positive integers.
     """
     sizes = text.split(",")
     if not all(size.isdecimal() and int(size) for size in sizes):
-        raise UsageError("these are no batch sizes", given=text, expected="positive numbers, as 1,8,64")
+        raise UsageError("batch sizes must be positive integers", given=text, expected="a list such as 1,8,64")
     return [int(size) for size in sizes]
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from vaekit.roles import REGISTRIES
+
 app = typer.Typer(help="List plugins, check components, start a package.", invoke_without_command=True)
 
 
@@ -23,7 +25,6 @@ def list_plugins() -> None:
     """List installed plugins: distribution, version, components, and whether each can be used. Imports them all."""
     from vaekit.plugins import SWITCH, Plugin, enabled, installed
     from vaekit.registry import Registry
-    from vaekit.roles import REGISTRIES
 
     if not enabled():
         typer.echo(f"plugins are disabled by --no-plugins or {SWITCH}=0")
@@ -53,7 +54,7 @@ def check(name: Annotated[str, typer.Argument(metavar="NAME", help="A component,
     for registry, kind in find(name):
         typer.secho(f"{registry.role} {kind}", bold=True, nl=False)
         typer.echo(f"  ({registry.origin(kind)})")
-        registry.spec(kind)  # a plugin that cannot be used is one error, not one a check
+        registry.spec(kind)  # a plugin that cannot be used is one error, not one per check
         for each in checks(registry.role):
             try:
                 each(kind)
@@ -72,7 +73,7 @@ def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The component's name, such as acme_unet.")],
     role: Annotated[
         str,
-        typer.Option(metavar="ROLE", help="encoder, decoder, posterior, prior, likelihood, loss, dataset, logger or exporter."),
+        typer.Option(metavar="ROLE", help=f"One of {', '.join(registry.role for registry in REGISTRIES)}."),
     ] = "encoder",
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where to write it; default: vaekit-NAME.", show_default=False)

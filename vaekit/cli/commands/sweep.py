@@ -55,7 +55,7 @@ def sweep(
         _option("NAME|NAME:max", "Validation metric to minimise, or to maximise; default: elbo, maximised.", SEARCH),
     ] = None,
     prune: Annotated[
-        str | None, _option("on|off", "Whether to stop trials that are below the median of the others; default: on.", SEARCH)
+        str | None, _option("on|off", "Whether to stop trials that are worse than the median of the others; default: on.", SEARCH)
     ] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -101,7 +101,7 @@ def sweep(
 
     _refuse("a search trains one model at a time; it does not take", stack=stack)
     if storage is None or trials is None:
-        raise UsageError("a search needs --storage and --trials", expected="as --storage study.journal --trials 50")
+        raise UsageError("a search needs --storage and --trials", expected="for example --storage study.journal --trials 50")
     plan = Plan(base, given, varied, Criterion.read(metric or "elbo"), prune=prune != "off")
     follow(lambda reporter: work(plan, storage, trials, out, reporter), quiet=quiet, json=json)
 
@@ -113,10 +113,10 @@ def _refuse(why: str, **flags: object) -> None:
 
 
 def follow(train: Callable[[Reporter], Path], *, quiet: bool, json: bool) -> None:
-    """Train a sweep's models, show its progress and what came of it; exit with 1 where one failed, with 130 after Ctrl-C.
+    """Train the models of a sweep and show progress and results; exit with 1 if one failed, and with 130 after Ctrl-C.
 
     Args:
-        train: Takes what receives lines of progress; returns the sweep's folder.
+        train: Trains the models, given a reporter; returns the folder of the sweep.
         quiet: Whether to print nothing.
         json: Whether to print ``sweep.json`` only.
     """
@@ -126,7 +126,7 @@ def follow(train: Callable[[Reporter], Path], *, quiet: bool, json: bool) -> Non
     try:
         folder = train(choose_reporter(quiet=quiet or json))
     except KeyboardInterrupt as stop:
-        typer.secho(f"interrupted; {_how_to_go_on(stop)}", fg="yellow", err=True)
+        typer.secho(f"interrupted; {_how_to_resume(stop)}", fg="yellow", err=True)
         raise typer.Exit(130) from None
     record = read_record(folder)
     if json:
@@ -144,7 +144,7 @@ def follow(train: Callable[[Reporter], Path], *, quiet: bool, json: bool) -> Non
         raise typer.Exit(1)
 
 
-def _how_to_go_on(stop: KeyboardInterrupt) -> str:
+def _how_to_resume(stop: KeyboardInterrupt) -> str:
     from vaekit.sweeps.record import read_record
 
     if not stop.args:
@@ -185,7 +185,7 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
 
 
 def _end(row: Mapping[str, Any]) -> str:
-    """Say why a run has no numbers."""
+    """Return why a run has no numbers."""
     if "pruned" in row:
         return "pruned"
     return "failed" if "error" in row else "not done"

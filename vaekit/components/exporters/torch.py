@@ -11,7 +11,7 @@ import torch
 
 from vaekit.export import metadata as about
 from vaekit.export.exporter import Exported, Exporter
-from vaekit.export.graph import trace
+from vaekit.export.graph import to_program
 from vaekit.export.parity import TOLERANCE, Array, compare, torch_function
 from vaekit.export.parts import PartName, part_of
 from vaekit.export.staging import staged
@@ -39,7 +39,7 @@ class Torch(Exporter):
     def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
         subject = part_of(trained, part)
         metadata = about.describe(trained, subject, precision="fp32", licence=self.licence)
-        program = trace(subject)
+        program = to_program(subject)
         for node in program.graph.nodes:  # it contains paths of this machine
             node.meta.pop("stack_trace", None)
         with staged(path) as temporary:

@@ -50,7 +50,7 @@ class Interpolate(Picture):
         return self.subject.image(self.a, self.fit), self.subject.image(self.b, self.fit)
 
     def still(self) -> Image:
-        """Show a row for each way, between the images themselves."""
+        """Show a row for each kind of path, between the two images."""
         import torch
 
         from vaekit.drawing.axes import number
@@ -69,7 +69,7 @@ class Interpolate(Picture):
         return Animation(single_images(self._decode(self.way or "linear"), small=LARGE), milliseconds=80, hold=800)
 
     def _decode(self, way: Way) -> Tensor:
-        """Return the images on the way, ``(steps, C, H, W)``."""
+        """Return the images along the path, ``(steps, C, H, W)``."""
         import torch
 
         from vaekit.drawing.latents import WAYS, decode, encode_means

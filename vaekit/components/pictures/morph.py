@@ -20,7 +20,7 @@ FRAME_MS = 60
 
 @pictures("morph")
 class Morph(Picture):
-    """Animate the way through the most central test image of every class and back to the first.
+    """Animate a path through the most central test image of every class and back to the first.
 
     Args:
         way: Straight, or along great circles.

@@ -115,7 +115,7 @@ class Traverse(Picture):
         return labelled(images, columns=self.steps, rows=self.names, heads=heads, title=f"{what}; all else as in {where}")
 
     def animation(self) -> Animation:
-        """Show all latents at each step, forth and back."""
+        """Show all latents at each step, back and forth."""
         from vaekit.drawing.grid import captioned
 
         order = [*range(self.steps), *range(self.steps - 2, 0, -1)]

@@ -1,4 +1,4 @@
-"""The data set ``shapes``."""
+"""The dataset ``shapes``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shapes(vaekit.Dataset):
     Args:
         num_images: Number of images in all splits together.
         size: Height and width of an image, in pixels.
-        seed: Seed of the random draws; another seed gives another data set.
+        seed: Seed of the random draws; a different seed gives a different dataset.
     """
 
     default_likelihood: ClassVar[str] = "bce"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from PIL import Image
 
 from vaekit import roles
 from vaekit.cli import main
+from vaekit.cli.components import describe
 from vaekit.specs.models import dump_spec
 from vaekit.specs.resolve import resolve
 from vaekit.training.trainer import Trainer
@@ -315,3 +317,11 @@ def _fits(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> bool:
     if schema["type"] == "array" and "items" in schema:
         return all(_fits(item, schema["items"], root) for item in value)
     return not ("exclusiveMinimum" in schema and value <= schema["exclusiveMinimum"])
+
+
+def test_options_are_described_before_references() -> None:
+    for registry in roles.REGISTRIES:
+        for kind in registry.kinds():
+            heads = re.findall(r"^(Options:|No options\.|References:)", describe(registry, kind), re.MULTILINE)
+            assert len(heads) <= 2, kind
+            assert heads[0] != "References:", kind

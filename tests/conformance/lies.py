@@ -75,6 +75,13 @@ class Sound(Backbone):
         return self.scale * self.linear(x.flatten(1)).unflatten(1, self.out_shape)
 
 
+class Stranger(nn.Identity):
+    """Is no backbone."""
+
+    def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
+        super().__init__()
+
+
 class Undocumented(Sound):
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__(in_shape, out_shape)
@@ -928,6 +935,7 @@ class Labelled(Plain):
 
 
 LIES: list[tuple[str, type, str, str]] = [
+    ("encoder", Stranger, "check_output_shape", r"what is built\n  expected: a vaekit.Backbone\n  came:     Stranger"),
     ("encoder", Undocumented, "check_documentation", "has no docstring"),
     ("encoder", Undescribed, "check_documentation", "width not described"),
     ("encoder", Flat, "check_output_shape", r"expected: \(1, 2, 5\)\n  came:     \(1, 10\)"),

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from vaekit.components.pictures.manifold import labelled_steps, manifold_picture
 from vaekit.drawing import axes
-from vaekit.drawing.animation import write_animation
+from vaekit.drawing.animation import evenly, write_animation
 from vaekit.drawing.axes import PALETTE, Axes, number, plain, ticks
 from vaekit.drawing.grid import captioned, grid, labelled, pairs
 from vaekit.drawing.latents import Plane
@@ -270,3 +271,12 @@ def test_curves_exist_for_what_was_recorded_only():
     charts = learning_curves([record, record | {"epoch": 2}])
     assert list(charts) == ["loss", "active_units", "images_per_second"]
     assert learning_curves([]) == {}
+
+
+@pytest.mark.parametrize(("num", "most"), [(3, 8), (8, 8), (9, 8), (100, 8), (1000, 180)])
+def test_few_of_many_files_are_at_even_intervals_from_the_first_to_the_last(num, most):
+    files = [Path(str(i)) for i in range(num)]
+    kept = [int(str(file)) for file in evenly(files, most)]
+    assert (kept[0], kept[-1], len(kept)) == (0, num - 1, min(num, most))
+    gaps = {after - before for before, after in itertools.pairwise(kept)}
+    assert max(gaps) - min(gaps) <= 1

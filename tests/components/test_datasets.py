@@ -27,6 +27,7 @@ from vaekit.streams import Streams
 BUILT_IN = (
     "array", "celeba", "cifar10", "digits", "emnist", "fashion_mnist", "folder", "huggingface", "kmnist", "mnist", "svhn"
 )  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore:.*so the images are dark")
 DOWNLOADED = ("celeba", "cifar10", "emnist", "fashion_mnist", "kmnist", "mnist", "svhn")
 
 
@@ -331,6 +332,7 @@ def test_layouts_are_read_from_the_shape(tmp_path, shape, expected, memory_gb):
     np.save(tmp_path / "a.npy", numbered(20, shape))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*so the images are dark")
         splits = load("array", path=str(tmp_path / "a.npy"), memory_gb=memory_gb)
     assert splits.shape == expected
     assert isinstance(splits.train, TensorImages if memory_gb else MappedImages)
@@ -427,7 +429,7 @@ def test_pickled_objects_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", objects, allow_pickle=True)
     np.savez(tmp_path / "a.npz", images=objects)
     for name in ("a.npy", "a.npz"):
-        with pytest.raises(DataError, match="they can run code"):
+        with pytest.raises(DataError, match="pickled objects"):
             load("array", path=str(tmp_path / name))
 
 
@@ -443,7 +445,7 @@ def test_files_of_anything_else_are_refused(tmp_path, suffix, content):
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.full((20, 5, 6), 256), "not pixels"),
+        (np.full((20, 5, 6), 256), "outside their range"),
         (np.full((20, 5, 6), np.nan), "not finite"),
         (np.zeros((20, 5, 6), np.complex64), "type"),
         (np.zeros((20, 30), np.uint8), "not an array of images"),
@@ -454,6 +456,93 @@ def test_arrays_that_are_not_images_are_refused(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(DataError, match=message):
         load("array", path=str(tmp_path / "a.npy"))
+
+
+def test_only_the_arrays_that_are_asked_for_are_read(tmp_path):
+    pickled = np.array([{"a": 1}] * 20, dtype=object)
+    np.savez(tmp_path / "a.npz", images=numbered(), meta=pickled, label=np.arange(20).reshape(20, 1) % 2)
+    splits = load("array", path=str(tmp_path / "a.npz"))
+    assert torch.equal(splits.train.labels, splits.train.images[:, 0, 0, 0].long() % 2)
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    pixels = pa.array([image.tolist() for image in numbered()], pa.list_(pa.list_(pa.uint8())))
+    ragged = pa.array([[1] * (1 + i % 3) for i in range(20)])
+    pq.write_table(pa.table({"pixels": pixels, "boxes": ragged, "label": list(range(20))}), tmp_path / "a.parquet")
+    assert load("array", path=str(tmp_path / "a.parquet")).train.labels is not None
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected", "names"),
+    [
+        (np.arange(20) % 2 == 1, [0, 1], None),
+        (np.array(["a", "b"] * 10).astype("S"), [0, 1], ("a", "b")),
+        (np.array(["caf\u00e9".encode("latin-1"), b"bar"] * 10), [1, 0], ("bar", "caf\u00e9")),
+        (np.arange(20.0) % 2, [0, 1], None),
+    ],
+)
+def test_types_of_labels(tmp_path, labels, expected, names):
+    np.savez(tmp_path / "a.npz", images=numbered(), labels=labels)
+    splits = load("array", path=str(tmp_path / "a.npz"))
+    numbers = torch.cat([part.labels for part in parts(splits)])[
+        torch.cat([p.images[:, 0, 0, 0] for p in parts(splits)]).argsort()
+    ]
+    assert numbers[:2].tolist() == expected
+    assert splits.train.class_names == names
+
+
+def test_labels_that_nobody_asked_for_and_cannot_be_used_are_left_out(tmp_path):
+    np.savez(tmp_path / "a.npz", images=numbered(), labels=np.zeros((20, 14)))
+    with pytest.warns(UserWarning, match=r"labels is left out.*\(20, 14\)"):
+        assert load("array", path=str(tmp_path / "a.npz")).train.labels is None
+    with pytest.raises(DataError, match="cannot be labels"):
+        load("array", path=str(tmp_path / "a.npz"), labels="labels")
+
+
+@pytest.mark.parametrize("names", [("{}_images", "{}_labels", "val"), ("x_{}", "y_{}", None)])
+def test_the_splits_that_an_archive_brings_are_kept(tmp_path, names):
+    images, labels, validation = names
+    num = {"train": 20, validation: 6, "test": 4}
+    start = {"train": 0, validation: 20, "test": 30}
+    arrays = {images.format(name): numbered(start[name] + num[name])[start[name] :] for name in num if name}
+    arrays |= {labels.format(name): np.arange(num[name]).reshape(-1, 1) % 3 for name in num if name}
+    np.savez(tmp_path / "a.npz", **arrays)
+    splits = load("array", path=str(tmp_path / "a.npz"))
+    assert sizes(splits) == ([20, 6, 4] if validation else [18, 2, 4])
+    assert splits.test.images[:, 0, 0, 0].tolist() == [30, 31, 32, 33]
+    assert splits.test.labels.tolist() == [0, 1, 2, 0]
+    assert sizes(load("array", path=str(tmp_path / "a.npz"), test=0.25))[2] == 5
+    assert (
+        sum(sizes(load("array", path=str(tmp_path / "a.npz"), key=images.format("train"), labels=labels.format("train")))) == 20
+    )
+
+
+def test_splits_of_different_shapes_are_refused(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=numbered(), x_test=numbered(20, (6, 5)))
+    with pytest.raises(DataError, match="different shapes"):
+        load("array", path=str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_every_damaged_array_file_is_refused(tmp_path, suffix):
+    """Of files damaged at each of 200 places, every one is refused in a sentence, or read as numbers."""
+    file = tmp_path / f"a{suffix}"
+    (np.save if suffix == ".npy" else np.savez_compressed)(file, np.random.default_rng(0).integers(0, 256, (20, 5, 6), np.uint8))
+    whole, refused = file.read_bytes(), 0
+    for place in np.linspace(0, len(whole) - 1, 200).astype(int):
+        for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :]):
+            file.write_bytes(damaged)
+            try:
+                load("array", path=str(file))
+            except VaekitError:
+                refused += 1
+    assert refused > 200
+
+
+def test_a_mapped_file_that_becomes_shorter_is_named(tmp_path):
+    np.save(tmp_path / "a.npy", numbered(40))
+    train = load("array", path=str(tmp_path / "a.npy"), memory_gb=0).train
+    np.save(tmp_path / "a.npy", numbered(10))
+    with pytest.raises(DataError, match=r"has changed(.*\n)*.*a\.npy"):
+        train.gather(torch.arange(len(train)))
 
 
 def test_paths_and_options_that_do_not_fit_are_refused(tmp_path):
@@ -563,6 +652,31 @@ def test_columns_of_a_table_are_found_or_named(tmp_path, library):
     made.remove_columns(["image", "mask"]).save_to_disk(tmp_path / "numbers")
     with pytest.raises(DataError, match="--dataset array"):
         load("huggingface", path=str(tmp_path / "numbers"))
+
+
+def test_splits_may_differ_in_what_is_not_asked_for(tmp_path, library):
+    """Columns of other types, and class names in another order, whose numbers then agree."""
+    parts_of = {"train": ["cat", "dog"], "test": ["dog", "cat"]}
+    made = library.DatasetDict()
+    for i, (name, names) in enumerate(parts_of.items()):
+        features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=names)})
+        rows = [{"bytes": encoded(10 * i + j), "path": None} for j in range(10)]
+        part = library.Dataset.from_dict({"image": rows, "label": [0] * 10}, features)
+        made[name] = part.add_column("note", ([1.5] if i else ["text"]) * 10)
+    made.save_to_disk(tmp_path / "set")
+    splits = load("huggingface", path=str(tmp_path / "set"))
+    assert splits.train.class_names == splits.test.class_names == ("cat", "dog")
+    assert splits.train.labels.unique().tolist() == [0]
+    assert splits.test.labels.unique().tolist() == [1]
+
+
+def test_arrays_of_a_table_are_numbers(tmp_path, library):
+    features = library.Features({"pixels": library.Array2D((5, 6), "uint8"), "label": library.Value("int64")})
+    made = library.Dataset.from_dict({"pixels": list(numbered()), "label": list(range(20))}, features)
+    made.to_parquet(tmp_path / "a.parquet")
+    assert everything(load("array", path=str(tmp_path / "a.parquet")))[:, 0, 0, 0].tolist() == list(range(20))
+    made.add_column("image", [encoded(i) for i in range(20)]).save_to_disk(tmp_path / "both")
+    assert load("huggingface", path=str(tmp_path / "both")).shape == (3, 5, 6)
 
 
 def test_a_set_without_all_labels_has_none(tmp_path, library):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import itertools
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from vaekit.data import TensorImages, split_source
-from vaekit.data.images import ImageReader, common_size, find_images
+from vaekit.data import FileImages, TensorImages, split_source
+from vaekit.data.folders import find_images
+from vaekit.data.images import ImageReader, common_size
 from vaekit.data.sources import hold_out
+from vaekit.drawing.images import read_images
 from vaekit.errors import DataError, UsageError
+from vaekit.roles import datasets
 
 
 def gradient(height: int, width: int) -> np.ndarray:
@@ -73,6 +77,33 @@ def test_the_cameras_orientation_is_applied(tmp_path):
     assert np.abs(read - np.asarray(upright).transpose(2, 0, 1)).max() <= 4
 
 
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+UPRIGHT = dict(enumerate(TURNS, 2))
+ORIENTED = {"png": {}, "tiff": {}, "jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}
+
+
+@pytest.mark.parametrize("orientation", [*range(10), 65535])
+@pytest.mark.parametrize("suffix", ORIENTED)
+def test_every_way_in_agrees_on_what_is_upright(tmp_path, suffix, orientation):
+    """In every format, of every value of the tag, valid or not: shape and pixels of a folder, a table, a stream and a file."""
+    pixels = gradient(8, 24)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for i in range(12):
+        file = save(tmp_path / "set" / f"{i:02d}.{suffix}", pixels, exif=exif, **ORIENTED[suffix])
+    picture = Image.fromarray(pixels)
+    upright = picture.transpose(Image.Transpose[UPRIGHT[orientation]]) if orientation in UPRIGHT else picture
+    expected = np.asarray(upright).transpose(2, 0, 1).astype(int)
+    assert common_size([file]) == expected.shape[1:]
+    ways = [datasets.build(datasets.spec("folder")(path=str(tmp_path / "set"), memory_gb=gb)).load().train for gb in (1.0, 0.0)]
+    ways.append(FileImages([io.BytesIO(file.read_bytes())], ImageReader(None)))
+    found = [way.gather(torch.tensor([0]))[0].int().numpy() for way in ways]
+    found.append((read_images([file], tuple(expected.shape))[0] * 255).round().int().numpy())
+    for read in found:
+        assert read.shape == expected.shape
+        assert np.abs(read - expected).max() <= 12
+
+
 @pytest.mark.parametrize(("size", "shape"), [((5, 5), (3, 5, 5)), ((4, 9), (3, 4, 9))])
 def test_other_proportions_are_cropped_padded_or_stretched(tmp_path, size, shape):
     pixels = np.zeros((10, 20, 3), np.uint8)
@@ -132,7 +163,6 @@ def test_floating_point_pixels_are_refused(tmp_path):
 def test_files_come_in_the_order_of_their_paths_and_hidden_ones_are_left_out(tmp_path):
     for name in ("b/2.png", "a/1.png", "c.png", "b/.3.png", ".trash/4.png"):
         save(tmp_path / name, gradient(2, 2))
-    (tmp_path / "notes.txt").write_text("not an image")
     assert [file.relative_to(tmp_path).as_posix() for file in find_images(tmp_path)] == ["a/1.png", "b/2.png", "c.png"]
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
 
+from vaekit.data.pixels import REMEDY, Array, Range, to_unit
 from vaekit.data.sources import ImageSource
 from vaekit.errors import DataError, UsageError
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Layout = Literal["NHW", "NHWC", "NCHW"]
 
 _CHANNELS = (1, 3, 4)
@@ -46,11 +46,13 @@ def find_layout(shape: tuple[int, ...], layout: Layout | None = None) -> Layout:
     return layout or fits[0]
 
 
-def to_images(array: Array, layout: Layout) -> Tensor:
-    """Convert an array to ``(N, C, H, W)``, uint8 or float32.
+def to_images(array: Array, layout: Layout, limits: Range | None = None) -> Tensor:
+    """Convert an array to ``(N, C, H, W)``, uint8 or float32. A fourth channel is opacity: the picture is placed on white.
 
-    Booleans become black and white, and 16-bit numbers 8-bit. Other integers must be from 0 to 255. The values of floats are
-    kept. A fourth channel is opacity: the picture is placed on white.
+    Args:
+        array: The numbers.
+        layout: Order of its axes.
+        limits: The range of the numbers; default: that of their type. Floats without a range are kept as they are.
 
     Raises:
         DataError: The numbers cannot be pixels.
@@ -59,38 +61,36 @@ def to_images(array: Array, layout: Layout) -> Tensor:
         array = array[:, None]
     elif layout == "NHWC":
         array = array.transpose(0, 3, 1, 2)
-    family, dtype = array.dtype.kind, array.dtype
-    if family == "b":
-        array = array.astype(np.uint8) * np.uint8(255)
-    elif dtype == np.uint16:
-        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    elif family in "iu" and dtype != np.uint8:
-        if array.min() < 0 or array.max() > 255:
-            given = f"{dtype} from {array.min()} to {array.max()}"
-            raise DataError("the integers are not pixels", given=given, expected="0 to 255, or uint16")
-        array = array.astype(np.uint8)
-    elif family == "f":
-        array = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            raise DataError("the array has numbers that are not finite", expected="pixels without NaN or infinity")
-    elif dtype != np.uint8:
-        raise DataError("an array of this type cannot hold images", given=dtype, expected="integers, floats or booleans")
-    return _on_white(torch.from_numpy(np.require(array, requirements=("C", "W"))))
+    return _on_white(torch.from_numpy(np.require(to_unit(array, limits), requirements=("C", "W"))))
 
 
 def to_labels(values: Array, num: int, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Convert ``num`` integers or strings to labels; return these and, for strings, the names they stand for.
+    """Convert ``num`` integers, booleans or strings to labels; return these and, for strings, the names they stand for.
+
+    Args:
+        values: ``(num,)`` or ``(num, 1)``; strings may be encoded, in UTF-8 or Latin-1.
+        num: Number of images.
+        name: What the values are, for the error.
 
     Raises:
-        DataError: The values are neither integers nor strings, or there are not ``num`` of them.
+        DataError: The values are of another type, or there are not ``num`` of them.
     """
-    if values.shape != (num,) or values.dtype.kind not in "iuUS":
-        given, expected = f"{name}: {values.dtype} of {values.shape}", f"{num} integers or names"
+    given, expected = f"{name}: {values.dtype} of {values.shape}", f"{num} integers or names"
+    flat = values.reshape(-1) if values.shape == (num, 1) else values
+    whole = flat.dtype.kind in "biu" or (flat.dtype.kind == "f" and bool((flat == np.rint(flat)).all()))
+    if flat.shape != (num,) or not (whole or flat.dtype.kind in "US"):
         raise DataError("this array cannot be labels", given=given, expected=expected)
-    if values.dtype.kind in "US":
-        names, values = np.unique(values.astype(str), return_inverse=True)
-        return torch.from_numpy(values.astype(np.int64)), tuple(names.tolist())
-    return torch.from_numpy(values.astype(np.int64)), None
+    if whole:
+        return torch.from_numpy(flat.astype(np.int64)), None
+    names, numbers = np.unique(_decoded(flat) if flat.dtype.kind == "S" else flat, return_inverse=True)
+    return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())
+
+
+def _decoded(values: Array) -> Array:
+    try:
+        return np.char.decode(values, "utf-8")
+    except UnicodeDecodeError:
+        return np.char.decode(values, "latin-1")
 
 
 def _on_white(x: Tensor) -> Tensor:
@@ -98,6 +98,12 @@ def _on_white(x: Tensor) -> Tensor:
         return x
     colour, opacity = x[:, :3], x[:, 3:]
     if x.dtype != torch.uint8:
+        if x.min() < 0 or x.max() > 1:
+            raise DataError(
+                "pixels with opacity need numbers in [0, 1]",
+                given=f"{x.min():g} to {x.max():g}",
+                remedy=f"{REMEDY}{min(0.0, float(x.min())):g},{x.max():g}",
+            )
         return colour * opacity + (1 - opacity)
     opacity = opacity.int()
     return ((colour.int() * opacity + 255 * (255 - opacity) + 127) // 255).to(torch.uint8)
@@ -109,23 +115,17 @@ class MappedImages(ImageSource):
     Args:
         file: The file.
         layout: Order of its axes.
-        labels: int64, one for each of ``rows``.
-        class_names: The name of each label.
+        limits: The range of its numbers; see `to_images`.
         rows: Which images, int64; default: all.
     """
 
-    def __init__(
-        self,
-        file: Path,
-        layout: Layout,
-        labels: Tensor | None = None,
-        class_names: tuple[str, ...] | None = None,
-        rows: Tensor | None = None,
-    ) -> None:
-        self.file, self.layout, self.labels, self.class_names = file, layout, labels, class_names
+    labels, class_names = None, None
+
+    def __init__(self, file: Path, layout: Layout, limits: Range | None = None, rows: Tensor | None = None) -> None:
+        self.file, self.layout, self.limits = file, layout, limits
         mapped = self._open()
         self.rows = torch.arange(len(mapped)) if rows is None else rows
-        example = to_images(mapped[:1], layout)
+        example = to_images(mapped[:1], layout, limits)
         self.shape = (example.shape[1], example.shape[2], example.shape[3])
         self.integer = example.dtype == torch.uint8
 
@@ -138,8 +138,11 @@ class MappedImages(ImageSource):
         return len(self.rows)
 
     def gather(self, index: Tensor) -> Tensor:
-        return to_images(self._open()[self.rows[index].numpy()], self.layout)
+        try:
+            numbers = self._open()[self.rows[index].numpy()]
+        except (OSError, ValueError, IndexError) as error:
+            raise DataError("the file has changed since it was opened", given=f"{self.file}: {error}") from error
+        return to_images(numbers, self.layout, self.limits)
 
     def subset(self, index: Tensor) -> Self:
-        labels = None if self.labels is None else self.labels[index]
-        return type(self)(self.file, self.layout, labels, self.class_names, self.rows[index])
+        return type(self)(self.file, self.layout, self.limits, self.rows[index])

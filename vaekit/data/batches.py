@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vaekit.compute.graphs import Replay
-from vaekit.data.arrays import Array
 from vaekit.data.augment import NUM_DRAWS, augment
 from vaekit.data.binarize import binarize, draw_fixed_noise, draw_noise
+from vaekit.data.pixels import Array
 from vaekit.data.sources import TensorImages
 from vaekit.errors import DataError, UsageError
 from vaekit.streams import Streams

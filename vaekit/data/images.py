@@ -1,11 +1,10 @@
-"""Image files: finding them, decoding them to bytes of one shape, keeping them in memory or streaming them."""
+"""Image files: decoding them to bytes of one shape, keeping them in memory or streaming them."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 import os
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vaekit.data.pixels import REMEDY, Array, Range, choose_range, to_unit
 from vaekit.data.sources import ImageSource, Splits, TensorImages, sample_of
 from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from PIL.Image import Image
 
@@ -36,7 +36,21 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What brings each EXIF orientation upright, in Pillow's terms; an image with any other number is upright."""
+QUARTERS = frozenset({"TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"})
+"""Those that exchange width and height."""
+
+MOST_TRIED = 64
+"""Number of image files read to find the range of their numbers."""
 
 ColourMode = Literal["rgb", "grey"]
 
@@ -57,19 +71,20 @@ def height_and_width(size: int | tuple[int, int] | None) -> tuple[int, int] | No
 class ImageReader:
     """Reads image files as bytes ``(C, H, W)``.
 
-    Transparent images are placed on white, the camera's orientation is applied, 16-bit greys become 8-bit, and only the first
-    frame of an animation is read.
+    Transparent images are placed on white, the camera's orientation is applied, and only the first frame of an animation is read.
 
     Args:
         size: Height and width of the result; None keeps the file's own.
         channels: Colour or grey.
         fit: How images of other proportions are fitted to ``size``: their centre is cropped, they are padded with white, or
             stretched.
+        limits: The numbers that stand for black and white; default: the whole range of 8 and 16 bits. Other numbers need it.
     """
 
     size: tuple[int, int] | None
     channels: ColourMode = "rgb"
     fit: Fit = "crop"
+    limits: Range | None = None
 
     @property
     def num_channels(self) -> int:
@@ -80,22 +95,35 @@ class ImageReader:
         """Read a file.
 
         Raises:
+            DataError: The file is not a readable image, or its numbers lie outside their range.
+        """
+        numbers = self.numbers(file)
+        try:
+            unit = to_unit(numbers[None], self.limits)[0]
+            if unit.dtype != np.uint8 and self.limits is None:
+                raise DataError("the pixels are floats, whose range is unknown", remedy=f"{REMEDY}0,1")
+        except DataError as error:
+            raise DataError(f"{file}: {error.message}", given=error.given, expected=error.expected, remedy=error.remedy) from None
+        pixels = torch.from_numpy(unit if unit.dtype == np.uint8 else np.rint(255 * unit).astype(np.uint8))
+        pixels = pixels[None].expand(self.num_channels, -1, -1) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        return pixels if self.size is None else resize(pixels, self.size, self.fit)
+
+    def numbers(self, file: EncodedImage) -> Array:
+        """Read a file upright as the numbers that it holds: ``(H, W)`` if it is grey, else ``(H, W, C)``.
+
+        Raises:
             DataError: The file is not a readable image.
         """
-        from PIL import Image, ImageOps
+        from PIL import Image
 
         mode = "RGB" if self.channels == "rgb" else "L"
         try:
             with Image.open(file) as image:
                 if self.size is not None:
                     image.draft(mode, (2 * max(self.size),) * 2)  # a large JPEG is decoded at a fraction of its size
-                ImageOps.exif_transpose(image, in_place=True)
-                picture = _on_white(image)
-                pixels = torch.from_numpy(np.array(picture if picture.mode == mode else picture.convert(mode)))
+                return _numbers(image, mode)
         except Exception as error:  # Pillow raises almost anything for a broken file
             raise _unreadable(file, error) from error
-        pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-        return pixels if self.size is None else resize(pixels, self.size, self.fit)
 
 
 def resize(pixels: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
@@ -123,18 +151,30 @@ def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
     return pixels[:, top : top + height, left : left + width]
 
 
-def _on_white(image: Image) -> Image:
-    """Place a transparent image on white and convert 16-bit greys to 8 bits."""
+def _turn(image: Image) -> str | None:
+    """Return what brings an open image upright, which determines its shape and its pixels; None if it is upright."""
+    turn = TURNS.get(image.getexif().get(0x0112, 1))
+    if turn is not None and image.format == "TIFF":  # Pillow itself turns these when it reads their pixels
+        image.load()
+        return None
+    return turn
+
+
+def _numbers(image: Image, mode: str) -> Array:
+    """Return the numbers of an open image, upright: greys of 1, 16 or 32 bits as they are, all else as bytes, on white."""
     from PIL import Image
 
-    if image.mode.startswith("I"):
-        return Image.fromarray(((np.asarray(image).clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range is unknown")
+    full = image.format in {"PNG", "PPM"}  # whose greys of mode "I" have 16 bits
+    if (turn := _turn(image)) is not None:
+        image = image.transpose(Image.Transpose[turn])
+    if image.mode[0] in "1IF":
+        return np.array(image, np.uint16 if image.mode == "I" and full else None)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode == "LAB":  # which Pillow converts to nothing else
+        image = image.convert("RGB")
+    return np.array(image if image.mode == mode else image.convert(mode))
 
 
 def _unreadable(file: EncodedImage, error: Exception) -> DataError:
@@ -142,13 +182,13 @@ def _unreadable(file: EncodedImage, error: Exception) -> DataError:
     return DataError(
         f"cannot read the image {file}",
         given=f"{type(error).__name__}: {error}",
-        expected="a complete PNG, JPEG, WebP, BMP, GIF or TIFF file",
+        expected="a complete image file that Pillow can read",
         remedy="remove or replace it; --dataset folder skips such files with --dataset.on-bad-image skip",
     )
 
 
 def image_size(file: EncodedImage) -> tuple[int, int]:
-    """Read the height and width of an image from its header, after applying the camera's orientation.
+    """Read the height and width of an upright image from its header.
 
     Raises:
         DataError: The file is not a readable image.
@@ -157,11 +197,10 @@ def image_size(file: EncodedImage) -> tuple[int, int]:
 
     try:
         with Image.open(file) as image:
-            turned = image.getexif().get(0x0112, 1) >= 5  # EXIF orientations 5 to 8 are turned by 90°
             width, height = image.size
+            return (width, height) if _turn(image) in QUARTERS else (height, width)
     except Exception as error:
         raise _unreadable(file, error) from error
-    return (width, height) if turned else (height, width)
 
 
 class FileImages(ImageSource):
@@ -233,45 +272,17 @@ def in_threads(function: Callable[[int], T], num: int) -> Iterator[T]:
             yield from pool.map(function, range(start, min(start + 1024, num)))
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted by relative path; hidden files and folders are skipped.
+def range_of(files: EncodedImages, reader: ImageReader, stated: Range | None, name: object) -> Range | None:
+    """Return the range of the numbers in image files, of which it reads a sample; see `vaekit.data.pixels.choose_range`."""
+    places = [] if stated is not None else sample_of(len(files), MOST_TRIED).tolist()
 
-    Raises:
-        DataError: The folder does not exist, or has no images.
-    """
-    if not folder.is_dir():
-        raise DataError("the folder of images does not exist", given=folder, expected="an existing folder")
-    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
-    found = [folder / name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-    if not found:
-        raise DataError("there are no images in the folder", given=folder, expected=f"files {' '.join(sorted(SUFFIXES))}")
-    return found
-
-
-def readable_images(files: Sequence[Path], reader: ImageReader) -> list[Path]:
-    """Return the files that can be read completely, and warn about the others. Reads every file.
-
-    Raises:
-        DataError: No file can be read.
-    """
-
-    def reads(i: int) -> bool:
+    def numbers(i: int) -> Array:
         try:
-            reader(files[i])
-        except DataError:
-            return False
-        return True
+            return reader.numbers(files[places[i]])
+        except DataError:  # reading the images reports it
+            return np.empty(0)
 
-    good: list[Path] = []
-    bad: list[Path] = []
-    for file, ok in zip(files, in_threads(reads, len(files)), strict=True):
-        (good if ok else bad).append(file)
-    if bad:
-        names = ", ".join(str(file) for file in bad[:3]) + (", …" if len(bad) > 3 else "")
-        warnings.warn(f"{len(bad)} of {len(files)} images cannot be read and are skipped: {names}", stacklevel=2)
-    if not good:
-        raise DataError("no image in the folder can be read", given=f"{len(files)} files")
-    return good
+    return choose_range(list(in_threads(numbers, len(places))), stated, name)
 
 
 def common_size(files: EncodedImages) -> tuple[int, int]:

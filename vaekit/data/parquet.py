@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vaekit.data.pixels import Array
 from vaekit.errors import DataError
 from vaekit.extras import import_extra
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-Array = np.ndarray[Any, np.dtype[Any]]
+
+@dataclass(frozen=True)
+class Column:
+    """A column that has not been read: images as lists of numbers, numbers, or text.
+
+    Args:
+        ndim: Number of axes of its array: 1, and 1 for each level of lists.
+        text: Its type, for errors.
+        load: Reads it; see `to_array`.
+    """
+
+    ndim: int
+    text: str
+    load: Callable[[], Array]
 
 
-def read_parquet(file: Path) -> dict[str, Array]:
-    """Read the columns of a file: images as lists of numbers, numbers, or text.
+def parquet_columns(file: Path) -> dict[str, Column]:
+    """Return the columns of a file.
 
     Raises:
         UsageError: pyarrow is not installed.
-        DataError: The file cannot be read.
     """
     pq = import_extra("pyarrow.parquet", "parquet", "a Parquet file")
-    import pyarrow as pa
 
-    try:
-        table = pq.read_table(file)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError("cannot read the Parquet file", given=f"{file}: {error}") from error
-    return {name: to_array(table[name], f"column {name} of {file}") for name in table.column_names}
+    def load(name: str) -> Array:
+        return to_array(pq.read_table(file, columns=[name])[name], f"column {name} of {file}")
+
+    schema = pq.read_schema(file)
+    return {
+        name: Column(_depth(schema.field(name).type), str(schema.field(name).type), partial(load, name)) for name in schema.names
+    }
+
+
+def _is_list(arrow_type: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_list(arrow_type) or types.is_large_list(arrow_type) or types.is_fixed_size_list(arrow_type))
+
+
+def _depth(arrow_type: Any) -> int:
+    arrow_type = getattr(arrow_type, "storage_type", arrow_type)
+    return 1 + _depth(arrow_type.value_type) if _is_list(arrow_type) else 1
 
 
 def to_array(column: Any, name: str) -> Array:
@@ -41,8 +69,9 @@ def to_array(column: Any, name: str) -> Array:
     from pyarrow import types
 
     values = column.combine_chunks()
+    values = getattr(values, "storage", values)  # of an extension type, such as Array2D of the library `datasets`
     shape = [len(values)]
-    while types.is_list(values.type) or types.is_large_list(values.type) or types.is_fixed_size_list(values.type):
+    while _is_list(values.type):
         lengths = (
             set(values.value_lengths().to_pylist()) if not types.is_fixed_size_list(values.type) else {values.type.list_size}
         )
@@ -51,6 +80,6 @@ def to_array(column: Any, name: str) -> Array:
         shape += lengths
         values = values.flatten()
     if values.null_count or types.is_nested(values.type) or types.is_binary(values.type):
-        return np.empty(shape[0], dtype="V1")  # an error only if this column is chosen
+        return np.empty(shape[0], dtype="V1")  # which neither images nor labels can have
     array: Array = values.to_numpy(zero_copy_only=False).reshape(shape)
     return array.astype(str) if array.dtype.kind == "O" else array

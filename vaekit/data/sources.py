@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -80,9 +80,9 @@ SAMPLE = 256
 """Number of images whose content is hashed if hashing all of them would mean reading large files."""
 
 
-def sample_of(num: int) -> Tensor:
-    """Return `SAMPLE` integers spread evenly from 0 to ``num - 1``; all of them if ``num`` is smaller."""
-    return torch.linspace(0, max(num - 1, 0), min(num, SAMPLE), dtype=torch.float64).round().long()
+def sample_of(num: int, most: int = SAMPLE) -> Tensor:
+    """Return ``most`` integers spread evenly from 0 to ``num - 1``; all of them if ``num`` is smaller."""
+    return torch.linspace(0, max(num - 1, 0), min(num, most), dtype=torch.float64).round().long()
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
@@ -168,11 +168,20 @@ class TensorImages(ImageSource):
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a dataset; no image is in more than one."""
+    """The parts of a dataset; no image is in more than one.
+
+    Raises:
+        DataError: The parts have images of different shapes.
+    """
 
     train: ImageSource
     validation: ImageSource
     test: ImageSource
+
+    def __post_init__(self) -> None:
+        if len({part.shape for part in self.parts.values()}) > 1:
+            given = ", ".join(f"{name} {part.shape}" for name, part in self.parts.items())
+            raise DataError("the splits have images of different shapes", given=given, expected="one shape (C, H, W)")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -198,6 +207,46 @@ class Splits:
             1000
         """
         return {name: part.fingerprint() for name, part in self.parts.items()}
+
+
+SPLIT_NAMES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "testing")}
+"""The names that datasets give to each split."""
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a name stands for, or None."""
+    return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
+
+
+def chosen_splits(found: Collection[str], validation: float | None, test: float | None) -> list[str]:
+    """Return which splits of a dataset are used: the training split, then the others for which no fraction is given.
+
+    Raises:
+        DataError: There is no training split.
+    """
+    if "train" not in found:
+        raise DataError("the dataset has no training split", given=", ".join(found), expected="a split called train")
+    unused = {name for name, fraction in (("validation", validation), ("test", test)) if fraction is not None}
+    return [name for name in SPLIT_NAMES if name in found and name not in unused]
+
+
+def with_own_splits(own: Mapping[str, ImageSource], validation: float | None, test: float | None) -> Splits:
+    """Split images, keeping the splits that the dataset has of its own; a fraction is held out of the training images.
+
+    Args:
+        own: The dataset's own splits by name.
+        validation: Fraction to hold out for choosing models; default: the own split, else a tenth.
+        test: Fraction to hold out for the final numbers; default: the own split, else a tenth.
+
+    Raises:
+        UsageError: The fractions leave a split without images.
+        DataError: There are too few images, or the splits differ in shape.
+    """
+
+    def part(name: str, fraction: float | None) -> float | ImageSource:
+        return fraction if fraction is not None else own.get(name, 0.1)
+
+    return split_source(own["train"], part("validation", validation), part("test", test))
 
 
 def split_source(source: ImageSource, validation: float | ImageSource, test: float | ImageSource) -> Splits:

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vaekit.data.images import ImageReader, find_images, image_size
+from vaekit.data.folders import find_images
+from vaekit.data.images import ImageReader, image_size
 from vaekit.data.specs import Fit
 from vaekit.errors import DataError
 from vaekit.interfaces import Shape

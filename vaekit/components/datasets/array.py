@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-import zipfile
+import re
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 from torch import Tensor
 
-from vaekit.data import ImageSource, Splits, TensorImages, split_source
-from vaekit.data.arrays import Array, Layout, MappedImages, find_layout, to_images, to_labels
-from vaekit.data.parquet import read_parquet
+from vaekit.data import ImageSource, Splits, TensorImages
+from vaekit.data.archives import load_npy, read_archive
+from vaekit.data.arrays import Layout, MappedImages, find_layout, to_images, to_labels
+from vaekit.data.parquet import Column
+from vaekit.data.pixels import Range, choose_range
+from vaekit.data.sources import chosen_splits, sample_of, split_of, with_own_splits
 from vaekit.errors import DataError, UsageError
 from vaekit.interfaces import Dataset
 from vaekit.roles import datasets
+
+LABELS = ("labels", "label", "y", "targets")
+"""Names of labels that are found without being asked for."""
 
 
 @datasets("array")
 class ArrayFile(Dataset):
     """Your own images as numbers in one array file: .npy, .npz, .safetensors or .parquet.
 
-    Pixels are bytes from 0 to 255, or floats, whose values are kept. A fourth channel is opacity: the picture is placed on white.
-    The split is fixed: it is the same for every seed. The default likelihood, "gaussian", takes pixels of any range.
+    Pixels are bytes from 0 to 255, 16-bit integers, which become bytes, or floats, whose values are kept. A fourth channel is
+    opacity: the picture is placed on white. The default likelihood, "gaussian", takes pixels of any range. If names of arrays
+    state a split (`train_images`, `x_test`), the splits are kept; otherwise the split is fixed: it is the same for every seed.
 
     Args:
         path: The file.
-        key: Name of the images in a file of several arrays; default: the only array that can be images.
-        labels: Name of the labels in a file of several arrays; default: "labels" or "label", if present.
+        key: Name of the images in a file of several arrays, without that of a split; default: the only array that can be images.
+        labels: Name of the labels in a file of several arrays, without that of a split; default: "labels", "label", "y" or
+            "targets", if present.
         layout: Order of the axes: N images, H height, W width, C channels; default: inferred from the shape.
-        validation: Fraction of the images held out for choosing models.
-        test: Fraction of the images held out for the final numbers.
+        range: The numbers that stand for black and white, for example -1,1; pixels are brought to [0, 1]. Default: the range of
+            the type of integers; floats are kept as they are.
+        validation: Fraction of the training images held out for choosing models; default: the file's own split, else a tenth.
+        test: Fraction of the training images held out for the final numbers; default: the file's own split, else a tenth.
         memory_gb: A .npy file larger than this is mapped into memory, and read again every epoch.
     """
 
@@ -43,95 +54,83 @@ class ArrayFile(Dataset):
         key: str | None = None,
         labels: str | None = None,
         layout: Layout | None = None,
-        validation: float = 0.1,
-        test: float = 0.1,
+        range: Range | None = None,  # noqa: A002
+        validation: float | None = None,
+        test: float | None = None,
         memory_gb: float = 4.0,
     ) -> None:
-        self.path, self.key, self.labels, self.layout = Path(path).expanduser(), key, labels, layout
+        self.path, self.key, self.labels, self.layout, self.range = Path(path).expanduser(), key, labels, layout, range
         self.validation, self.test, self.memory_gb = validation, test, memory_gb
 
     def load(self) -> Splits:
         if not self.path.is_file():
             raise DataError("the file does not exist", given=self.path, expected="a .npy, .npz, .safetensors or .parquet file")
-        return split_source(self._source(), self.validation, self.test)
+        own = {"train": self._npy()} if self.path.suffix == ".npy" else self._archive()
+        return with_own_splits(own, self.validation, self.test)
 
-    def _source(self) -> ImageSource:
-        if self.path.suffix == ".npy":
-            for option in ("key", "labels"):
-                if getattr(self, option) is not None:
-                    raise UsageError(f"a .npy file holds a single unnamed array, so {option} has no meaning", given=self.path)
-            array = _load_numpy(self.path)
-            layout = find_layout(array.shape, self.layout)
-            if array.nbytes > self.memory_gb * 1e9:
-                return MappedImages(self.path, layout)
-            return TensorImages(to_images(array, layout))
-        arrays = _read(self.path)
-        images = _choose(arrays, self.key, self.path)
-        return TensorImages(to_images(images, find_layout(images.shape, self.layout)), *self._labels(arrays, len(images)))
+    def _npy(self) -> ImageSource:
+        for option in ("key", "labels"):
+            if getattr(self, option) is not None:
+                raise UsageError(f"a .npy file holds a single unnamed array, so {option} has no meaning", given=self.path)
+        array = load_npy(self.path)
+        layout = find_layout(array.shape, self.layout)
+        large = array.nbytes > self.memory_gb * 1e9
+        sample = array[sample_of(len(array)).numpy()] if large else array
+        limits = choose_range([sample], self.range, self.path)
+        return MappedImages(self.path, layout, limits) if large else TensorImages(to_images(array, layout, limits))
 
-    def _labels(self, arrays: dict[str, Array], num: int) -> tuple[Tensor | None, tuple[str, ...] | None]:
-        name = self.labels or next((name for name in ("labels", "label") if name in arrays), None)
+    def _archive(self) -> dict[str, TensorImages]:
+        """Return the images of each split of the file; those of a file without splits are all "train"."""
+        columns = read_archive(self.path)
+        parts = _by_split(columns)
+        if self.key in columns or not any(column.ndim in (3, 4) for column in parts.get("train", {}).values()):
+            parts = {"train": columns}
+        own = {}
+        for name in chosen_splits(parts, self.validation, self.test):
+            array = _choose(parts[name], self.key, self.path).load()
+            limits = choose_range([array], self.range, f"{self.path}, {name}" if len(parts) > 1 else self.path)
+            images = to_images(array, find_layout(array.shape, self.layout), limits)
+            own[name] = TensorImages(images, *self._labels(parts[name], len(images)))
+        return own
+
+    def _labels(self, columns: Mapping[str, Column], num: int) -> tuple[Tensor | None, tuple[str, ...] | None]:
+        name = self.labels or next((name for name in LABELS if name in columns), None)
         if name is None:
             return None, None
-        if name not in arrays:
-            raise UsageError("the file has no array of that name", given=f"labels {name}", expected=", ".join(arrays))
-        return to_labels(arrays[name], num, name)
+        if name not in columns:
+            raise UsageError("the file has no array of that name", given=f"labels {name}", expected=", ".join(columns))
+        try:
+            return to_labels(columns[name].load(), num, name)
+        except DataError as error:
+            if self.labels is not None:
+                raise
+            warnings.warn(f"{self.path}: {name} is left out: {error.message} ({error.given})", stacklevel=2)
+            return None, None
 
 
-def _choose(arrays: dict[str, Array], key: str | None, path: Path) -> Array:
+def _by_split(columns: Mapping[str, Column]) -> dict[str, dict[str, Column]]:
+    """Return the columns whose names state a split, by split and by the rest of their name."""
+    parts: dict[str, dict[str, Column]] = {}
+    for name, column in columns.items():
+        words = re.split(r"[_\-./]", name)
+        stated = [split for word in words if (split := split_of(word)) is not None]
+        if len(stated) == 1:
+            parts.setdefault(stated[0], {})["_".join(word for word in words if split_of(word) is None)] = column
+    return parts
+
+
+def _choose(columns: Mapping[str, Column], key: str | None, path: Path) -> Column:
     """Return the array called ``key``, or the only one that can be images."""
     if key is None:
-        found = [name for name, array in arrays.items() if array.ndim in (3, 4)]
+        found = [name for name, column in columns.items() if column.ndim in (3, 4)]
         if len(found) != 1:
-            given = f"{path} with " + ", ".join(f"{name} {array.shape}" for name, array in arrays.items())
+            given = f"{path} with " + ", ".join(f"{name} {column.text}" for name, column in columns.items())
             problem = "several arrays can be images" if found else "no array in the file can be images"
             remedy = "choose one, for example --dataset.key images"
             if not found:
                 remedy = "use --dataset huggingface for encoded pictures in Parquet"
             raise DataError(problem, given=given, remedy=remedy)
-        return arrays[found[0]]
-    if key not in arrays:
-        raise UsageError("the file has no array of that name", given=f"key {key}", expected=", ".join(arrays))
-    return arrays[key]
-
-
-def _read(path: Path) -> dict[str, Array]:
-    """Read all arrays of a file by name."""
-    if path.suffix == ".npz":
-        return _load_npz(path)
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:  # with torch, which supports bfloat16
-            tensors = load_file(path).items()
-        except (OSError, SafetensorError) as error:
-            raise DataError("cannot read the file", given=f"{path}: {error}") from error
-        return {name: (tensor.float() if tensor.is_floating_point() else tensor).numpy() for name, tensor in tensors}
-    if path.suffix == ".parquet":
-        return read_parquet(path)
-    raise UsageError("unknown file format", given=path, expected="a .npy, .npz, .safetensors or .parquet file")
-
-
-def _load_numpy(path: Path) -> Array:
-    try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _refused(path, error) from error
-    return array
-
-
-def _load_npz(path: Path) -> dict[str, Array]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise _refused(path, error) from error
-
-
-def _refused(path: Path, error: Exception) -> DataError:
-    return DataError(
-        "cannot read the file",
-        given=f"{path}: {error}",
-        expected="arrays of numbers (pickled objects are refused, since they can run code)",
-    )
+        return columns[found[0]]
+    if key not in columns:
+        raise UsageError("the file has no array of that name", given=f"key {key}", expected=", ".join(columns))
+    return columns[key]

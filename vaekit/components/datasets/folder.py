@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
 from vaekit.data import FileImages, Splits, split_source
-from vaekit.data.images import ColourMode, ImageReader, decode_if_small, find_images, height_and_width, readable_images
+from vaekit.data.folders import OnBad, find_images, readable_images
+from vaekit.data.images import ColourMode, ImageReader, decode_if_small, height_and_width, range_of
+from vaekit.data.pixels import Range
 from vaekit.data.specs import Fit
 from vaekit.interfaces import Dataset
 from vaekit.roles import datasets
@@ -16,19 +19,23 @@ from vaekit.roles import datasets
 
 @datasets("folder")
 class Folder(Dataset):
-    """Your own images: PNG, JPEG, WebP, BMP, GIF or TIFF files in a folder, nested or not.
+    """Your own images: PNG, JPEG, WebP, AVIF, BMP, GIF or TIFF files in a folder, nested or not.
 
     If all pictures are in two or more subfolders, they are labelled by subfolder. Transparent pictures are placed on white, the
-    camera's orientation is applied, and 16-bit greys become 8-bit. The split is fixed: it is the same for every seed.
+    camera's orientation is applied, greys of 16 bits become 8-bit, and only the first frame or page of a file is read. The split
+    is fixed: it is the same for every seed.
 
     Args:
         path: The folder.
         size: Side of the pictures, or height and width; default: the size of the files, which must all have the same.
         channels: Colour or grey.
         fit: How pictures of other proportions are fitted: their centre is cropped, they are padded with white, or stretched.
+        range: The numbers that stand for black and white, for example 0,4095 for 12 bits; default: the whole range of 8 or 16
+            bits. Pictures of 32-bit integers or floats need it.
         validation: Fraction of the images held out for choosing models.
         test: Fraction of the images held out for the final numbers.
-        on_bad_image: Whether an unreadable image is an error, or is skipped with a warning (every file is then read in advance).
+        on_bad_image: Whether an unreadable image or folder is an error, or is skipped with a warning (every file is then read in
+            advance).
         memory_gb: Pictures that fit into this are decoded once and kept in memory; otherwise they are read again every epoch.
     """
 
@@ -41,19 +48,21 @@ class Folder(Dataset):
         size: int | tuple[int, int] | None = None,
         channels: ColourMode = "rgb",
         fit: Fit = "crop",
+        range: Range | None = None,  # noqa: A002
         validation: float = 0.1,
         test: float = 0.1,
-        on_bad_image: Literal["stop", "skip"] = "stop",
+        on_bad_image: OnBad = "stop",
         memory_gb: float = 4.0,
     ) -> None:
-        self.path, self.reader = Path(path).expanduser(), ImageReader(height_and_width(size), channels, fit)
+        self.path, self.reader, self.range = Path(path).expanduser(), ImageReader(height_and_width(size), channels, fit), range
         self.validation, self.test, self.on_bad_image, self.memory_gb = validation, test, on_bad_image, memory_gb
 
     def load(self) -> Splits:
-        files = find_images(self.path)
+        files = find_images(self.path, on_bad=self.on_bad_image)
+        reader = replace(self.reader, limits=range_of(files, self.reader, self.range, self.path))
         if self.on_bad_image == "skip":
-            files = readable_images(files, self.reader)
-        images = FileImages(files, self.reader, *_labels(self.path, files))
+            files = readable_images(files, reader)
+        images = FileImages(files, reader, *_labels(self.path, files))
         return decode_if_small(split_source(images, self.validation, self.test), self.memory_gb)
 
 

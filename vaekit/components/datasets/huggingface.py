@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import torch
 
-from vaekit.data import FileImages, Splits, split_source
+from vaekit.data import FileImages, Splits
 from vaekit.data.arrays import to_labels
-from vaekit.data.images import ColourMode, ImageReader, decode_if_small, height_and_width
+from vaekit.data.images import ColourMode, ImageReader, decode_if_small, height_and_width, range_of
 from vaekit.data.parquet import to_array
+from vaekit.data.pixels import Range
+from vaekit.data.sources import chosen_splits, split_of, with_own_splits
 from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 from vaekit.extras import import_extra
 from vaekit.interfaces import Dataset
 from vaekit.roles import datasets
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-SPLIT_NAMES = {"validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-"""Names that datasets give to each split."""
 
 
 @datasets("huggingface")
@@ -40,6 +39,7 @@ class HuggingFace(Dataset):
         size: Side of the pictures, or height and width; default: the size of the pictures, which must all have the same.
         channels: Colour or grey.
         fit: How pictures of other proportions are fitted: their centre is cropped, they are padded with white, or stretched.
+        range: The numbers that stand for black and white, as for `folder`.
         validation: Fraction of the training images held out; default: the dataset's own validation split, else a tenth.
         test: Fraction of the training images held out; default: the dataset's own test split, else a tenth.
         memory_gb: Pictures that fit into this are decoded once and kept in memory; otherwise they are read again every epoch.
@@ -57,43 +57,34 @@ class HuggingFace(Dataset):
         size: int | tuple[int, int] | None = None,
         channels: ColourMode = "rgb",
         fit: Fit = "crop",
+        range: Range | None = None,  # noqa: A002
         validation: float | None = None,
         test: float | None = None,
         memory_gb: float = 4.0,
     ) -> None:
         self.path, self.config, self.image, self.labels = path, config, image, labels
-        self.reader = ImageReader(height_and_width(size), channels, fit)
+        self.reader, self.range = ImageReader(height_and_width(size), channels, fit), range
         self.validation, self.test, self.memory_gb = validation, test, memory_gb
 
     def load(self) -> Splits:
         tables = self._parts(_read(self.path, self.config))
-        from datasets import concatenate_datasets
-
-        table = concatenate_datasets(list(tables.values()))
-        image, labels = _choose_image(table, self.image), _labels(table, self.labels)
-        images = FileImages(Rows(table, image, self.path), self.reader, *labels)
-        rows = torch.arange(len(table)).split([len(part) for part in tables.values()])
-        own = {name: images.subset(part) for name, part in zip(tables, rows, strict=True)}
-        validation = own.get("validation", 0.1 if self.validation is None else self.validation)
-        test = own.get("test", 0.1 if self.test is None else self.test)
-        return decode_if_small(split_source(own["train"], validation, test), self.memory_gb)
+        image = {name: _choose_image(table, self.image) for name, table in tables.items()}
+        files = {name: Rows(table, image[name], self.path) for name, table in tables.items()}
+        limits = range_of(files["train"], self.reader, self.range, self.path)
+        reader = replace(self.reader, limits=limits)
+        labels, class_names = _merged({name: _labels(table, self.labels) for name, table in tables.items()})
+        own = {name: FileImages(rows, reader, labels[name], class_names) for name, rows in files.items()}
+        return decode_if_small(with_own_splits(own, self.validation, self.test), self.memory_gb)
 
     def _parts(self, tables: dict[str, Any]) -> dict[str, Any]:
-        """Return the table "train" and, where no fraction is given, the dataset's own held-out tables.
-
-        If there is a single table, it is "train".
-        """
+        """Return the tables that are used by split; a single table is "train"."""
         if len(tables) == 1:
             return {"train": next(iter(tables.values()))}
-        if "train" not in tables:
+        found = {split: table for name, table in reversed(tables.items()) if (split := split_of(name)) is not None}
+        if "train" not in found:
             expected = "a split called train, or a single split"
             raise DataError("the dataset has no training split", given=", ".join(tables), expected=expected)
-        parts = {"train": tables["train"]}
-        for name, fraction in (("validation", self.validation), ("test", self.test)):
-            own = [tables[alias] for alias in SPLIT_NAMES[name] if alias in tables]
-            if own and fraction is None:
-                parts[name] = own[0]
-        return parts
+        return {name: found[name] for name in chosen_splits(found, self.validation, self.test)}
 
 
 class Rows:
@@ -178,7 +169,10 @@ def _choose_image(table: Any, name: str | None) -> str:
     return name
 
 
-def _labels(table: Any, name: str | None) -> tuple[Tensor | None, tuple[str, ...] | None]:
+Labels = tuple[torch.Tensor | None, tuple[str, ...] | None]
+
+
+def _labels(table: Any, name: str | None) -> Labels:
     """Return labels and their names; None where no column is named and the default one is absent or incomplete."""
     chosen = name or next((column for column in ("label", "labels") if column in table.column_names), None)
     if chosen is None:
@@ -191,5 +185,30 @@ def _labels(table: Any, name: str | None) -> tuple[Tensor | None, tuple[str, ...
         if name is None:
             return None, None
         raise DataError("some rows have no label", given=f"column {chosen}", remedy="leave --dataset.labels out")
-    numbers, names = to_labels(to_array(column, chosen), len(table), chosen)
+    try:
+        numbers, names = to_labels(to_array(column, chosen), len(table), chosen)
+    except DataError as error:
+        if name is not None:
+            raise
+        warnings.warn(f"the column {chosen} is left out: {error.message} ({error.given})", stacklevel=2)
+        return None, None
     return numbers, class_names or names
+
+
+def _merged(parts: Mapping[str, Labels]) -> tuple[dict[str, torch.Tensor | None], tuple[str, ...] | None]:
+    """Return the labels of each split and the names of all, where splits may list their names in another order.
+
+    Raises:
+        DataError: Only some splits name their labels.
+    """
+    if any(numbers is None for numbers, _ in parts.values()):
+        return dict.fromkeys(parts), None
+    named = [names for _, names in parts.values() if names is not None]
+    if not named:
+        return {split: numbers for split, (numbers, _) in parts.items()}, None
+    if len(named) < len(parts):
+        given = ", ".join(f"{split}: {'names' if names else 'numbers'}" for split, (_, names) in parts.items())
+        raise DataError("the labels of the splits are of different types", given=given, expected="names or numbers in all splits")
+    union = tuple(dict.fromkeys(name for names in named for name in names))
+    places = {split: torch.tensor([union.index(name) for name in names or ()]) for split, (_, names) in parts.items()}
+    return {split: places[split][numbers] for split, (numbers, _) in parts.items() if numbers is not None}, union

@@ -1,0 +1,131 @@
+"""Folders of image files: which files are images, and which of them can be read."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from vaekit.data.images import in_threads
+from vaekit.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from vaekit.data.images import EncodedImage, ImageReader
+
+SUFFIXES = frozenset(
+    ".png .apng .jpg .jpeg .jpe .jfif .jp2 .webp .avif .bmp .dib .gif .tif .tiff .pbm .pgm .ppm .pnm .tga .ico".split()  # noqa: SIM905
+)
+"""The suffixes of image files, in lower case."""
+FRAMES = frozenset({".apng", ".gif", ".tif", ".tiff", ".webp"})
+"""The suffixes of files that may hold several frames or pages."""
+
+OnBad = Literal["stop", "skip"]
+"""Whether what cannot be read is an error, or is skipped with a warning."""
+
+
+def find_images(folder: Path, *, on_bad: OnBad = "stop") -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted by relative path; links are followed.
+
+    Hidden files and folders are skipped. Other files are named in a warning, as are image files of which only the first frame or
+    page is read.
+
+    Args:
+        folder: The folder.
+        on_bad: Whether a folder that cannot be read is an error, or is skipped with a warning.
+
+    Raises:
+        DataError: The folder does not exist, has no images, or has a folder that cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError("the folder of images does not exist", given=folder, expected="an existing folder")
+    closed: list[str] = []
+    names = sorted(file.relative_to(folder).as_posix() for file in _files_in(folder, closed))
+    found = [folder / name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    others = Counter(Path(name).suffix or "without a suffix" for name in names if Path(name).suffix.lower() not in SUFFIXES)
+    if closed:
+        told = f"{_several(len(closed), 'folder')} in {folder} cannot be read"
+        if on_bad == "stop":
+            remedy = "change their permissions; --dataset folder skips them with --dataset.on-bad-image skip"
+            raise DataError(told, given=_first(closed), remedy=remedy)
+        warnings.warn(f"{told}: {_first(closed)}", stacklevel=2)
+    if others:
+        counts = _first([f"{count:,} {suffix}" for suffix, count in others.most_common()])
+        warnings.warn(f"{folder}: files that are not images are left out: {counts}", stacklevel=2)
+    if not found:
+        raise DataError("there are no images in the folder", given=folder, expected=f"files {' '.join(sorted(SUFFIXES))}")
+    warn_of_frames([file for file in found if file.suffix.lower() in FRAMES])
+    return found
+
+
+def _files_in(folder: Path, closed: list[str], above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, linked ones too; append the folders that cannot be read to ``closed``."""
+    try:
+        status = folder.stat()
+        identity = status.st_dev, status.st_ino
+        entries = [] if identity in above else list(os.scandir(folder))  # a link may lead back to a folder above it
+    except OSError:
+        closed.append(str(folder))
+        return
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _files_in(Path(entry.path), closed, (*above, identity))
+        else:
+            yield Path(entry.path)
+
+
+def warn_of_frames(files: Sequence[EncodedImage]) -> None:
+    """Warn of images with several frames or pages, of which only the first is read."""
+    from PIL import Image
+
+    def animated(i: int) -> bool:
+        try:
+            with Image.open(files[i]) as image:
+                return bool(getattr(image, "is_animated", False))
+        except Exception:  # reading the file reports it
+            return False
+
+    several = [file for file, is_animated in zip(files, in_threads(animated, len(files)), strict=True) if is_animated]
+    if several:
+        told = f"{len(several)} of {_several(len(files), 'image')} have several frames or pages, of which only the first is read"
+        warnings.warn(f"{told}: {_first(several)}", stacklevel=2)
+
+
+def readable_images(files: Sequence[Path], reader: ImageReader) -> list[Path]:
+    """Return the files that can be read completely, and warn about the others. Reads every file.
+
+    Raises:
+        DataError: No file can be read.
+    """
+
+    def reads(i: int) -> bool:
+        try:
+            reader(files[i])
+        except DataError:
+            return False
+        return True
+
+    good: list[Path] = []
+    bad: list[Path] = []
+    for file, ok in zip(files, in_threads(reads, len(files)), strict=True):
+        (good if ok else bad).append(file)
+    if bad:
+        warnings.warn(
+            f"{len(bad)} of {_several(len(files), 'image')} cannot be read and are skipped: {_first(bad)}", stacklevel=2
+        )
+    if not good:
+        raise DataError("no image in the folder can be read", given=f"{len(files)} files")
+    return good
+
+
+def _several(num: int, noun: str) -> str:
+    return f"{num:,} {noun}{'s' * (num != 1)}"
+
+
+def _first(names: Sequence[object]) -> str:
+    return ", ".join(map(str, names[:3])) + (", …" if len(names) > 3 else "")

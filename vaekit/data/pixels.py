@@ -1,0 +1,94 @@
+"""Numbers as pixels: the range that they have, and how it is brought to [0, 1]."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from vaekit.errors import DataError, UsageError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Range = tuple[float, float]
+"""The numbers that stand for black and white."""
+
+RANGES: dict[str, Range] = {"uint8": (0, 255), "uint16": (0, 65535)}
+"""The range of each type that has one; other integers are taken for bytes, and floats are kept as they are."""
+REMEDY = "state the numbers that stand for black and white, for example --dataset.range "
+CHUNK = 1024
+"""Number of images scaled at a time."""
+
+
+def choose_range(sample: Iterable[Array], stated: Range | None, name: object) -> Range | None:
+    """Return the range of images: as stated, or [0, 1] for integers that are only 0 and 1; None for that of their type.
+
+    Warns if this is a guess: for integers of 0 and 1, and for those that use at most an eighth of the range of their type.
+
+    Args:
+        sample: Some of the images, or all of them.
+        stated: The range that the user gives.
+        name: What the images are, for the warning.
+
+    Raises:
+        UsageError: The stated range is empty.
+    """
+    if stated is not None:
+        low, high = stated
+        if not low < high:
+            raise UsageError("the range of the pixels is empty", given=f"{low:g},{high:g}", expected="LOW,HIGH with LOW < HIGH")
+        return stated
+    arrays = [array for array in sample if array.dtype.kind in "iu" and array.size]
+    if not arrays:
+        return None
+    low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
+    whole = max(RANGES.get(array.dtype.name, RANGES["uint8"])[1] for array in arrays)
+    if (low, high) == (0, 1):
+        warnings.warn(f"{name}: the pixels are 0 and 1, which are read as black and white; {REMEDY}0,{whole}", stacklevel=2)
+        return (0, 1)
+    if low >= 0 and 0 < high <= whole / 8:
+        warnings.warn(f"{name}: the pixels reach {high} of {whole}, so the images are dark; {REMEDY}0,{high}", stacklevel=2)
+    return None
+
+
+def to_unit(images: Array, limits: Range | None) -> Array:
+    """Bring images ``(N, …)`` to [0, 1]: integers become bytes, where 255 stands for 1, and floats float32.
+
+    Booleans are black and white.
+
+    Args:
+        images: Numbers of any type.
+        limits: The range of the numbers; default: that of their type. Floats without a range are kept as they are.
+
+    Raises:
+        DataError: The numbers cannot be pixels, or lie outside their range.
+    """
+    kind = images.dtype.kind
+    if kind not in "biuf":
+        raise DataError("numbers of this type cannot be pixels", given=images.dtype, expected="integers, floats or booleans")
+    if kind == "b":
+        return images.astype(np.uint8) * np.uint8(255)
+    if kind == "f" and not all(np.isfinite(part).all() for part in _chunks(images)):
+        raise DataError("the images have numbers that are not finite", expected="pixels without NaN or infinity")
+    if limits is None and kind == "f":
+        return images.astype(np.float32, copy=False)
+    low, high = limits or RANGES.get(images.dtype.name, RANGES["uint8"])
+    if images.size and not (low <= images.min() and images.max() <= high):
+        raise DataError(
+            "the pixels lie outside their range",
+            given=f"{images.dtype} from {images.min():g} to {images.max():g}",
+            expected=f"{low:g} to {high:g}",
+            remedy=f"{REMEDY}{images.min():g},{images.max():g}",
+        )
+    if images.dtype == np.uint8 and (low, high) == RANGES["uint8"]:
+        return images
+    scaled = np.empty(images.shape, np.float32 if kind == "f" else np.uint8)
+    for target, part in zip(_chunks(scaled), _chunks(images), strict=True):
+        unit = (part.astype(np.float64) - low) / (high - low)
+        target[...] = unit if kind == "f" else np.rint(255 * unit)
+    return scaled
+
+
+def _chunks(images: Array) -> list[Array]:
+    return [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]

@@ -21,6 +21,7 @@ from vaekit.distributions import Density, Distribution
 from vaekit.trace import Trace
 
 if TYPE_CHECKING:
+    from vaekit.data.images import ImageReader
     from vaekit.data.sources import Splits
 
 Shape = tuple[int, ...]
@@ -261,6 +262,8 @@ class Dataset(Component, ABC):
     """The likelihood to use if none is chosen."""
     default_binarize: ClassVar[Binarize] = "none"
     """The binarisation to use if none is chosen."""
+    reader: ImageReader | None = None
+    """How it reads image files, if it does; pictures of a user's own files take the range of their numbers from it."""
 
     @abstractmethod
     def load(self) -> Splits:

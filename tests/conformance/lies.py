@@ -752,7 +752,7 @@ class Weights(Exporter):
     def parity(self, subject: Any) -> Parity:
         function = torch_function(subject)
         examples = subject.examples.numpy()
-        return compare(function, function, examples, relative=False, tolerance=1e-5).require("differs", remedy="none")
+        return compare(function, function, examples, tolerance=1e-5).require("differs", remedy="none")
 
 
 class Boastful(Weights):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 import torch
 
-from vaekit.data.pixels import REMEDY, Array, Range, to_unit
+from vaekit.data.pixels import REMEDY, UNIT, Array, Range, to_unit
 from vaekit.data.sources import ImageSource
 from vaekit.errors import DataError, UsageError
 
@@ -146,3 +146,6 @@ class MappedImages(ImageSource):
 
     def subset(self, index: Tensor) -> Self:
         return type(self)(self.file, self.layout, self.limits, self.rows[index])
+
+    def value_range(self) -> Range:
+        return UNIT if self.limits else super().value_range()

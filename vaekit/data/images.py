@@ -272,9 +272,9 @@ def in_threads(function: Callable[[int], T], num: int) -> Iterator[T]:
             yield from pool.map(function, range(start, min(start + 1024, num)))
 
 
-def range_of(files: EncodedImages, reader: ImageReader, stated: Range | None, name: object) -> Range | None:
+def range_of(files: EncodedImages, reader: ImageReader, name: object) -> Range | None:
     """Return the range of the numbers in image files, of which it reads a sample; see `vaekit.data.pixels.choose_range`."""
-    places = [] if stated is not None else sample_of(len(files), MOST_TRIED).tolist()
+    places = [] if reader.limits is not None else sample_of(len(files), MOST_TRIED).tolist()
 
     def numbers(i: int) -> Array:
         try:
@@ -282,7 +282,7 @@ def range_of(files: EncodedImages, reader: ImageReader, stated: Range | None, na
         except DataError:  # reading the images reports it
             return np.empty(0)
 
-    return choose_range(list(in_threads(numbers, len(places))), stated, name)
+    return choose_range(list(in_threads(numbers, len(places))), reader.limits, name)
 
 
 def common_size(files: EncodedImages) -> tuple[int, int]:

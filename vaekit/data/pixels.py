@@ -13,6 +13,7 @@ from vaekit.errors import DataError, UsageError
 Array = np.ndarray[Any, np.dtype[Any]]
 Range = tuple[float, float]
 """The numbers that stand for black and white."""
+UNIT: Range = (0.0, 1.0)
 
 RANGES: dict[str, Range] = {"uint8": (0, 255), "uint16": (0, 65535)}
 """The range of each type that has one; other integers are taken for bytes, and floats are kept as they are."""

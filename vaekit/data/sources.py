@@ -188,6 +188,13 @@ class Splits:
         """Channels, height, width."""
         return self.train.shape
 
+    @cached_property
+    def value_range(self) -> tuple[float, float]:
+        """The lowest and highest scaled pixels of all splits; [0, 1] if all lie within it."""
+        ranges = [part.value_range() for part in self.parts.values()]
+        low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+
     @property
     def parts(self) -> dict[str, ImageSource]:
         """The splits by name: ``train``, ``validation`` and ``test``."""

@@ -30,12 +30,12 @@ def compare(vaes: Mapping[str, VAE], originals: Tensor, seed: int) -> Image.Imag
     A model with D latents uses the first D columns of the noise.
     """
     columns = len(originals)
-    rows, labels = [originals], ["original"]
+    rows, labels = [next(iter(vaes.values())).to_unit(originals)], ["original"]
     for name, vae in vaes.items():
-        rows.append(vae.reconstruct(originals))
+        rows.append(vae.to_unit(vae.reconstruct(originals)))
         labels.append(name)
     for name, vae in vaes.items():
-        rows.append(vae.sample(columns, generator=Streams(seed).generator("compare", 0, vae.device)))
+        rows.append(vae.to_unit(vae.sample(columns, generator=Streams(seed).generator("compare", 0, vae.device))))
         labels.append(f"{name}, sample")
     return labelled(torch.cat(rows), columns=columns, rows=labels)
 
@@ -44,17 +44,17 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
     """Write the comparison of runs on test images of the first run's data.
 
     Raises:
-        UsageError: The shapes of their images differ, or there are fewer than two runs.
+        UsageError: The shapes or ranges of their images differ, or there are fewer than two runs.
     """
     if len(names_of(runs)) < 2:
         raise UsageError("nothing to compare", given=f"{runs[0].path} alone", expected="two or more different run folders")
     first, vaes = Subject(runs[0]), {name: run.vae() for name, run in names_of(runs).items()}
-    shapes = {name: vae.image_shape for name, vae in vaes.items()}
-    if len(set(shapes.values())) > 1:
+    images = {name: (vae.image_shape, vae.value_range) for name, vae in vaes.items()}
+    if len(set(images.values())) > 1:
         raise UsageError(
-            "models of images of different shapes cannot be compared",
-            given=", ".join(f"{name} {shape}" for name, shape in shapes.items()),
-            expected="one shape (C, H, W)",
+            "models of images of different shapes or ranges cannot be compared",
+            given=", ".join(f"{name} {shape} in [{low:g}, {high:g}]" for name, (shape, (low, high)) in images.items()),
+            expected="one shape (C, H, W) and one range",
         )
     write_picture(compare(vaes, first.test(range(first.num_test(num))).images, seed), out)
 

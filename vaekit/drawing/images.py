@@ -11,18 +11,20 @@ from torch import Tensor
 
 from vaekit.data.folders import find_images
 from vaekit.data.images import ImageReader, image_size
+from vaekit.data.pixels import Range
 from vaekit.data.specs import Fit
 from vaekit.errors import DataError
 from vaekit.interfaces import Shape
 
 
-def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) -> Tensor:
+def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None, limits: Range | None = None) -> Tensor:
     """Read image files as ``(N, C, H, W)`` in [0, 1].
 
     Args:
         paths: Files, or folders of files.
         shape: ``(C, H, W)`` of the model's images. Grey files are converted to colour if needed; colour to grey, with a warning.
         fit: How images of other sizes are fitted to it; default: they are refused.
+        limits: The numbers that stand for black and white; default: the whole range of 8 and 16 bits.
 
     Raises:
         DataError: A file is missing, unreadable, or of another size.
@@ -50,7 +52,7 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None) 
             )
         if channels == 1 and is_coloured(file):
             warnings.warn(f"{file} is in colour, which the model's images have not: it is read as grey", stacklevel=2)
-    decode = ImageReader((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch")
+    decode = ImageReader((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch", limits)
     return torch.stack([decode(file) for file in files]).float() / 255
 
 

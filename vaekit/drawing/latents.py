@@ -55,8 +55,8 @@ def encode_samples(vae: VAE, images: Tensor, num: int, generator: torch.Generato
 
 @torch.no_grad()
 def decode(vae: VAE, z: Tensor) -> Tensor:
-    """Return the decoded mean images of codes ``(N, D)``."""
-    return torch.cat([vae.decode(chunk) for chunk in z.split(CHUNK)])
+    """Return the decoded mean images of codes ``(N, D)``, in [0, 1] to be shown."""
+    return torch.cat([vae.to_unit(vae.decode(chunk)) for chunk in z.split(CHUNK)])
 
 
 @torch.no_grad()

@@ -47,7 +47,8 @@ class Picture:
         ...     title = "At the prior's mean"
         ...
         ...     def still(self):
-        ...         return grid(self.subject.vae.sample(1, temperature=0.0))
+        ...         vae = self.subject.vae
+        ...         return grid(vae.to_unit(vae.sample(1, temperature=0.0)))
         >>> run = vaekit.train(latent_dim=2, epochs=1, pictures="none")
         >>> run.pictures.mean().name
         'mean.png'

@@ -80,23 +80,34 @@ class Subject:
         return min(most, len(self.run.splits.test))
 
     def test(self, index: Sequence[int] | Tensor) -> Examples:
-        """Return test images by number, as the model sees them."""
+        """Return test images by number, as the model sees them; `VAE.to_unit` prepares them to be shown."""
         from vaekit.drawing.examples import read_examples
 
         return read_examples(self.run.splits.test, index, self.run.spec.data.binarize, self.seed)
 
     def image(self, given: ImageName, fit: Fit | None) -> Tensor:
-        """Return the image ``(C, H, W)`` of a file, or the test image of a number.
+        """Return the image ``(C, H, W)`` of a file, or the test image of a number, as the model sees it.
 
         Raises:
             UsageError: No test image has that number.
             DataError: The file is missing, unreadable, or of another size.
         """
-        from vaekit.drawing.images import read_images
-
         if is_number(given):
             return self.test([int(str(given))]).images[0]
-        return read_images([Path(str(given))], self.vae.image_shape, fit=fit)[0]
+        return self.files([Path(str(given))], fit)[0]
+
+    def files(self, paths: Sequence[Path], fit: Fit | None) -> Tensor:
+        """Return the images of files, or of folders of files, as the model sees them, ``(N, C, H, W)``.
+
+        Raises:
+            DataError: A file is missing, unreadable, or of another size.
+        """
+        from vaekit import roles
+        from vaekit.drawing.images import read_images
+
+        reader = roles.datasets.build(self.run.spec.data.dataset).reader
+        limits = None if reader is None else reader.limits
+        return self.vae.from_unit(read_images(paths, self.vae.image_shape, fit=fit, limits=limits))
 
     def plane(self, dims: Sequence[int] | None) -> tuple[Plane, Spread]:
         """Return axes of the latent space, and the spread along them.

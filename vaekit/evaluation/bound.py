@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vaekit.data.batches import Batch
+from vaekit.data.pixels import UNIT, Range
 from vaekit.evaluation.metrics import METRICS
 from vaekit.interfaces import Likelihood
 from vaekit.model.objective import Inputs, Objective
@@ -94,13 +95,14 @@ def evaluate(
     return results
 
 
-def meaning_of_elbo(likelihood: Likelihood, *, binary: bool) -> str:
+def meaning_of_elbo(likelihood: Likelihood, *, binary: bool, value_range: Range = UNIT) -> str:
     """Describe what the numbers called ELBO are for this likelihood, on binary or other pixels."""
     if not likelihood.continuous:
         return "lower bound of log p(x), nats" if binary else "cross-entropy on grey values, not a log-likelihood"
     if not likelihood.normalised:
         return "lower bound of log p(x) up to a constant, nats"
-    return "lower bound of the log density of pixels in [0, 1], nats"
+    low, high = value_range
+    return f"lower bound of the log density of pixels in [{low:.4g}, {high:.4g}], nats"
 
 
 def bits_per_dim(elbo: float, num_pixels: int) -> float:

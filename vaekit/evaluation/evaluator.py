@@ -39,7 +39,7 @@ class Evaluator:
         self.spec, self.objective, self.splits, self.processes = spec, objective, splits, processes
         self.memory_format, self.streams = memory_format, Streams(spec.train.seed)
         binary = spec.data.binarize != "none" or splits.train.is_binary
-        self.elbo = meaning_of_elbo(objective.vae.likelihood, binary=binary)
+        self.elbo = meaning_of_elbo(objective.vae.likelihood, binary=binary, value_range=splits.value_range)
         """What the numbers called ELBO are."""
 
     def batches(self, split: str) -> Batches:

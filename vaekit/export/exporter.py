@@ -46,7 +46,7 @@ class Exporter(Component, ABC):
         ...         with staged(path) as temporary:
         ...             write(subject.module, temporary)
         ...             function, expected, inputs = read(temporary), torch_function(subject), subject.examples.numpy()
-        ...             parity = compare(function, expected, inputs, relative=subject.relative, tolerance=1e-5)
+        ...             parity = compare(function, expected, inputs, tolerance=1e-5)
         ...             parity.require("the exported file differs from the model", remedy="report it to the author of 'mine'")
         ...             size = temporary.stat().st_size
         ...         return Exported(path, size, parity)

@@ -36,7 +36,7 @@ def describe(trained: Trained, part: Part, *, precision: Precision, licence: str
         "outputs": [_port(port) for port in part.outputs],
         "latent_size": trained.vae.latent_dim,
         "image_shape": list(trained.vae.image_shape),
-        "value_range": [0.0, 1.0],
+        "value_range": list(trained.vae.value_range),
         "prior": spec["model"]["prior"],
         "latents": [
             {"mean": latent.mean, "std": latent.std, "range": list(latent.range), "kl": latent.kl} for latent in trained.latents

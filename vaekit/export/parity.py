@@ -20,7 +20,7 @@ BATCHES = (1, 2, 3, 64)
 CHUNKS = 8
 """The number of batches of each size."""
 TOLERANCE = 1e-5
-"""The largest difference allowed in fp32: absolute for images, and relative to the largest value for codes."""
+"""The largest difference allowed in fp32, relative to the largest value of an output if that exceeds 1."""
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 5e-3, "int8": None}
 """The tolerance for each precision; int8 is experimental, and its difference is only measured."""
 
@@ -64,18 +64,19 @@ class Parity:
         return self
 
 
-def compare(function: Function, reference: Function, examples: Array, *, relative: bool, tolerance: float | None) -> Parity:
+def compare(function: Function, reference: Function, examples: Array, *, tolerance: float | None) -> Parity:
     """Compare two functions on batches of several sizes.
+
+    The differences of each output are divided by its largest value, if that exceeds 1.
 
     Args:
         function: The function to check, which maps a batch to its outputs.
         reference: The function that it should equal.
         examples: 64 examples.
-        relative: Whether to divide the differences of each output by its largest value, if that exceeds 1.
         tolerance: The largest difference allowed.
     """
     differences, mean = {}, 0.0
-    scales = [max(1.0, float(np.abs(output).max())) if relative else 1.0 for output in reference(examples)]
+    scales = [max(1.0, float(np.abs(output).max())) for output in reference(examples)]
     for size in BATCHES:
         gaps = [
             np.abs(np.subtract(a, b, dtype=np.float64)) / scale
@@ -88,10 +89,10 @@ def compare(function: Function, reference: Function, examples: Array, *, relativ
 
 
 def torch_function(part: Part) -> Function:
-    """Return a part of a model as a function of arrays."""
+    """Return what a part should compute, by the model's own methods, as a function of arrays."""
     import torch
 
-    return lambda inputs: [output.numpy() for output in part(torch.from_numpy(inputs))]
+    return lambda inputs: [output.numpy() for output in part.expected(torch.from_numpy(inputs))]
 
 
 def _chunks(examples: Array, size: int) -> Iterator[Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from vaekit.interfaces import Shape
 from vaekit.streams import Streams
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vaekit.export.trained import Trained
-    from vaekit.interfaces import Likelihood, Posterior
+    from vaekit.interfaces import Posterior
     from vaekit.model.vae import VAE
 
 PartName = Literal["decoder", "encoder", "autoencoder"]
@@ -23,16 +25,16 @@ NUM_EXAMPLES = 64
 
 
 class Decoder(nn.Module):
-    """Maps latent vectors ``(B, D)`` to mean images ``(B, C, H, W)`` in [0, 1]."""
+    """Maps latent vectors ``(B, D)`` to mean images ``(B, C, H, W)``, clipped to the data's range."""
 
-    def __init__(self, decoder: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(self, vae: VAE) -> None:
         super().__init__()
-        self.decoder, self.likelihood = decoder, likelihood
-        self.bounded = likelihood.support == "unit"
+        self.decoder, self.likelihood = vae.decoder, vae.likelihood
+        self.limits = None if vae.likelihood.support == "unit" else vae.value_range
 
     def forward(self, latent: Tensor) -> Tensor:
         image: Tensor = self.likelihood(self.decoder(latent)).mean
-        return image if self.bounded else image.clamp(0.0, 1.0)
+        return image if self.limits is None else image.clamp(*self.limits)
 
 
 class Encoder(nn.Module):
@@ -43,17 +45,21 @@ class Encoder(nn.Module):
         self.encoder, self.posterior = encoder, posterior
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        q = self.posterior(self.encoder(image))
-        return (q.mean, q.logvar) if hasattr(q, "logvar") else (q.mean,)
+        return moments(self.posterior(self.encoder(image)))
+
+
+def moments(q: Any) -> tuple[Tensor, ...]:
+    """Return the mean of a posterior and its log-variance, if it has one."""
+    return (q.mean, q.logvar) if hasattr(q, "logvar") else (q.mean,)
 
 
 class Autoencoder(nn.Module):
-    """Maps images to the images decoded from their posterior means, in [0, 1]."""
+    """Maps images to the images decoded from their posterior means, clipped to the data's range."""
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.to_latent = Encoder(vae.encoder, vae.posterior)
-        self.to_image = Decoder(vae.decoder, vae.likelihood)
+        self.to_image = Decoder(vae)
 
     def forward(self, image: Tensor) -> Tensor:
         reconstruction: Tensor = self.to_image(self.to_latent(image)[0])
@@ -77,7 +83,7 @@ class Part:
         module: The function, in eval mode.
         input: Its input.
         outputs: Its outputs.
-        relative: Whether differences are relative to the scale of the outputs; images have a scale of 1.
+        reference: Computes the same by the model's own methods.
         examples: Inputs for comparison, alternating between prior and posterior.
     """
 
@@ -85,13 +91,13 @@ class Part:
     module: nn.Module
     input: Port
     outputs: tuple[Port, ...]
-    relative: bool
+    reference: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
     examples: Tensor
 
-    def __call__(self, inputs: Tensor) -> list[Tensor]:
-        """Return the outputs for a batch."""
+    def expected(self, inputs: Tensor) -> list[Tensor]:
+        """Return the outputs of the reference for a batch."""
         with torch.no_grad():
-            result = self.module(inputs)
+            result = self.reference(inputs)
         return [result] if isinstance(result, Tensor) else list(result)
 
 
@@ -105,22 +111,32 @@ def part_of(trained: Trained, name: PartName) -> Part:
     latent = Port("latent", (vae.latent_dim,))
     image = Port("image", vae.image_shape)
     codes = torch.stack([trained.prior_codes(half), trained.posterior_codes(half)], 1).flatten(0, 1)
-    decoder = Part("decoder", Decoder(vae.decoder, vae.likelihood).eval(), latent, (image,), False, codes)
+
+    def decode(z: Tensor) -> Tensor:
+        return vae.decode(z).clamp(*vae.value_range)
+
+    def reconstruct(x: Tensor) -> Tensor:
+        return vae.reconstruct(x).clamp(*vae.value_range)
+
+    def encode(x: Tensor) -> tuple[Tensor, ...]:
+        return moments(vae.encode(x))
+
+    decoder = Part("decoder", Decoder(vae).eval(), latent, (image,), decode, codes)
     _check(decoder)
     if name == "decoder":
         return decoder
-    [decoded] = decoder(codes)
+    [decoded] = decoder.expected(codes)
     images = decoded.clone()
-    images[1::2] = torch.rand(images[1::2].shape, generator=Streams(0).generator("export/images"))
+    images[1::2] = vae.from_unit(torch.rand(images[1::2].shape, generator=Streams(0).generator("export/images")))
     if name == "autoencoder":
         outputs: tuple[Port, ...] = (Port("reconstruction", vae.image_shape),)
-        part = Part(name, Autoencoder(vae).eval(), image, outputs, False, images)
+        part = Part(name, Autoencoder(vae).eval(), image, outputs, reconstruct, images)
     else:
         encoder = Encoder(vae.encoder, vae.posterior).eval()
         with torch.no_grad():
-            num_outputs = len(encoder(images[:2]))
+            num_outputs = len(encode(images[:2]))
         outputs = tuple(Port(each, latent.shape) for each in ("mean", "log_variance")[:num_outputs])
-        part = Part(name, encoder, image, outputs, True, images)
+        part = Part(name, encoder, image, outputs, encode, images)
     _check(part)
     return part
 
@@ -129,7 +145,7 @@ def _check(part: Part) -> None:
     for num in (1, 2):
         inputs = part.examples[:num]
         try:
-            outputs = part(inputs)
+            outputs = part.expected(inputs)
         except Exception as error:
             raise ExportError(
                 f"the {part.name} fails on {num} example{'s' * (num > 1)}: {type(error).__name__}: {error}",

@@ -22,7 +22,7 @@ def verify(path: str | Path, trained: Trained | None = None) -> Parity:
     """Check an exported ONNX file, either by itself or against the model that it was exported from.
 
     By itself, the file must be a valid model exported by vaekit, agree with the JSON file beside it, return the shapes stated in
-    its metadata and images within [0, 1], and return the same output for an example alone and in a batch.
+    its metadata and images within their range, and return the same output for an example alone and in a batch.
 
     Args:
         path: The exported file.
@@ -37,19 +37,18 @@ def verify(path: str | Path, trained: Trained | None = None) -> Parity:
         examples = _examples(file.metadata)
         outputs = file.function(examples)
         _check_outputs(file, outputs)
-        return compare(
-            file.function, _rows_of(outputs, examples), examples, relative=file.metadata["part"] == "encoder", tolerance=TOLERANCE
-        ).require(f"the output of {file.path} for an example depends on the batch", remedy=REMEDY)
+        return compare(file.function, _rows_of(outputs, examples), examples, tolerance=TOLERANCE).require(
+            f"the output of {file.path} for an example depends on the batch", remedy=REMEDY
+        )
     part = part_of(trained, file.metadata["part"])
     expected = about.describe(trained, part, precision="fp32", licence=None)
-    for key in ("latent_size", "image_shape", "outputs"):
+    for key in ("latent_size", "image_shape", "value_range", "outputs"):
         if file.metadata[key] != expected[key]:
             raise ExportError(f"{file.path} is from another run: {key} differs", given=file.metadata[key], expected=expected[key])
     return compare(
         file.function,
         torch_function(part),
         part.examples.numpy(),
-        relative=part.relative,
         tolerance=TOLERANCES[file.metadata["precision"]],
     ).require(f"{file.path} differs from the model of the run", remedy=REMEDY)
 
@@ -67,7 +66,8 @@ def _check_sidecar(file: OnnxFile) -> None:
 def _examples(metadata: dict[str, Any]) -> Array:
     rng = np.random.default_rng(0)
     if metadata["part"] != "decoder":
-        return rng.random((NUM_EXAMPLES, *metadata["image_shape"]), dtype=np.float32)
+        low, high = metadata["value_range"]
+        return rng.uniform(low, high, (NUM_EXAMPLES, *metadata["image_shape"])).astype(np.float32)
     mean, std = (np.array([latent[key] for latent in metadata["latents"]], np.float32) for key in ("mean", "std"))
     return mean + std * rng.standard_normal((NUM_EXAMPLES, len(mean)), dtype=np.float32)
 
@@ -79,9 +79,10 @@ def _check_outputs(file: OnnxFile, outputs: Any) -> None:
         raise ExportError(
             f"{file.path} returns shapes that contradict its metadata", given=given, expected=expected, remedy=REMEDY
         )
-    if file.metadata["part"] != "encoder" and not all(output.min() >= 0 and output.max() <= 1 for output in outputs):
+    low, high = file.metadata["value_range"]
+    if file.metadata["part"] != "encoder" and not all(output.min() >= low and output.max() <= high for output in outputs):
         given = [f"{output.min():g} to {output.max():g}" for output in outputs]
-        raise ExportError(f"{file.path} returns images outside their range", given=", ".join(given), expected="0 to 1")
+        raise ExportError(f"{file.path} returns images outside their range", given=", ".join(given), expected=f"{low} to {high}")
 
 
 def _rows_of(outputs: Any, examples: Array) -> Function:

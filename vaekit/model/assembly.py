@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from vaekit import roles
+from vaekit.data.pixels import UNIT, Range
 from vaekit.data.sources import Splits
 from vaekit.interfaces import Likelihood, Loss, Posterior, Prior, Shape
 from vaekit.model.objective import Inputs, Objective, Player, Reconstruction
@@ -18,17 +19,18 @@ from vaekit.streams import derive_seed
 
 def assemble(spec: RunSpec, splits: Splits) -> Objective:
     """Build the model of a spec and the objective for its data, on the CPU, initialised with the spec's seed."""
-    vae = build_vae(spec.model, splits.shape, seed=spec.train.seed)
+    vae = build_vae(spec.model, splits.shape, seed=spec.train.seed, value_range=splits.value_range)
     return build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed)
 
 
-def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None) -> VAE:
+def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None, value_range: Range = UNIT) -> VAE:
     """Build the networks of a model, on the CPU.
 
     Args:
         model: The model section of a spec.
         image_shape: The shape of an image, ``(C, H, W)``.
         seed: The seed of the initial weights, in which case torch's global generator is not affected; default: draw from it.
+        value_range: The lowest and highest pixel values of the data.
     """
     latent_dim, image_shape = model.latent_dim, tuple(image_shape)
     with _seeded(seed, "initial weights"):
@@ -37,7 +39,7 @@ def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None) 
         prior: Prior = roles.priors.build(model.prior, latent_dim=latent_dim)
         encoder = roles.encoders.build(model.encoder, in_shape=image_shape, out_shape=posterior.param_shape)
         decoder = roles.decoders.build(model.decoder, in_shape=(latent_dim,), out_shape=likelihood.param_shape)
-        return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood)
+        return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood, value_range=value_range)
 
 
 def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None) -> Objective:

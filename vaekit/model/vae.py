@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.pixels import UNIT, Range
 from vaekit.distributions import Density, DiagonalGaussian, Distribution
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Likelihood, Posterior, Prior, Shape
@@ -18,8 +19,8 @@ from vaekit.trace import Elsewhere, Site, Trace
 class VAE(nn.Module):
     """A variational autoencoder assembled from parts.
 
-    ``x -> encoder -> posterior q(z|x) -> z -> decoder -> likelihood p(x|z)``, with a prior p(z). Images are ``(B, C, H, W)`` in
-    [0, 1], latent vectors ``(B, D)``. Any module that maps tensors to tensors can be the encoder or the decoder.
+    ``x -> encoder -> posterior q(z|x) -> z -> decoder -> likelihood p(x|z)``, with a prior p(z). Images are ``(B, C, H, W)``, by
+    default in [0, 1], latent vectors ``(B, D)``. Any module that maps tensors to tensors can be the encoder or the decoder.
 
     Args:
         encoder: Maps ``(B, C, H, W)`` to ``(B, *posterior.param_shape)``.
@@ -27,6 +28,7 @@ class VAE(nn.Module):
         posterior: The posterior; default: a diagonal Gaussian with the decoder's latent size.
         prior: The prior; default: a standard normal.
         likelihood: The likelihood; default: Bernoulli pixels (``bce``) with the decoder's output shape.
+        value_range: The lowest and highest pixel values of the data, which pictures show as black and white.
 
     Raises:
         UsageError: The parts do not fit together, or a default needs a shape that the decoder does not declare.
@@ -48,6 +50,7 @@ class VAE(nn.Module):
         posterior: Posterior | None = None,
         prior: Prior | None = None,
         likelihood: Likelihood | None = None,
+        value_range: Range = UNIT,
     ) -> None:
         super().__init__()
         if posterior is None:
@@ -67,7 +70,7 @@ class VAE(nn.Module):
             given = getattr(module, attribute, expected)
             if given != expected:
                 raise UsageError(f"the {name}'s {attribute} does not match the other parts", given=given, expected=expected)
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder, self.decoder, self.value_range = encoder, decoder, value_range
         self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
 
     @property
@@ -101,7 +104,7 @@ class VAE(nn.Module):
             raise UsageError(
                 "the model cannot encode these images",
                 given=f"{x.dtype} of shape {tuple(x.shape)}",
-                expected=f"floating-point values in [0, 1] of shape (B, {', '.join(map(str, self.image_shape))})",
+                expected=f"floating-point values of shape (B, {', '.join(map(str, self.image_shape))})",
             )
         params: Tensor = self.encoder(x)
         return params
@@ -140,8 +143,18 @@ class VAE(nn.Module):
         return p
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the mean images of p(x|z), ``(*S, B, C, H, W)`` in [0, 1], for latent vectors ``(*S, B, D)``."""
+        """Return the mean images of p(x|z), ``(*S, B, C, H, W)``, for latent vectors ``(*S, B, D)``."""
         return self.likelihood_of(z).mean
+
+    def to_unit(self, images: Tensor) -> Tensor:
+        """Map images from the data's range to [0, 1], to be shown; values outside it are clipped."""
+        low, high = self.value_range
+        return ((images - low) / (high - low)).clamp(0, 1)
+
+    def from_unit(self, images: Tensor) -> Tensor:
+        """Map images from [0, 1] to the data's range."""
+        low, high = self.value_range
+        return low + (high - low) * images
 
     # Both
 

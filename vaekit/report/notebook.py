@@ -38,4 +38,4 @@ def run_html(run: Record) -> str:
 def _samples(vae: VAE) -> str:
     images = vae.sample(NUM_SAMPLES, generator=Streams(0).generator("sample", 0, vae.device))
     fitted = 'style="max-width:100%;height:auto"'
-    return image_tag(grid(images, columns=COLUMNS), f"{NUM_SAMPLES} samples from the prior", fitted)
+    return image_tag(grid(vae.to_unit(images), columns=COLUMNS), f"{NUM_SAMPLES} samples from the prior", fitted)

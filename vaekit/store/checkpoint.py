@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,7 @@ from vaekit import plugins, roles
 from vaekit._version import __version__
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.sharding import like
+from vaekit.data.pixels import Range
 from vaekit.errors import CheckpointError, SpecError, UnknownComponentError
 from vaekit.files import write_atomically
 from vaekit.interfaces import Shape
@@ -45,6 +47,8 @@ class Header:
 
     spec: RunSpec
     image_shape: Shape
+    value_range: Range
+    """The lowest and highest pixel values of the data."""
     data: dict[str, Any]
     """Fingerprint of the images that it was trained on; see `vaekit.data.Splits.fingerprint`."""
     versions: dict[str, Any]
@@ -76,6 +80,7 @@ def save(
     spec: RunSpec,
     *,
     image_shape: Shape,
+    value_range: Range,
     data: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
 ) -> None:
@@ -83,6 +88,7 @@ def save(
     metadata = {
         "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
         "image_shape": list(image_shape),
+        "value_range": list(value_range),
         "data": dict(data),
         "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
         "state": dict(state or {}),
@@ -168,11 +174,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 def _parse(path: Path, text: str) -> Header:
     try:
         metadata = json.loads(text)
-        plain, shape = metadata["spec"], metadata["image_shape"]
+        plain, shape, (low, high) = metadata["spec"], metadata["image_shape"], metadata["value_range"]
         data, versions, state = (metadata[key] for key in ("data", "versions", "state"))
-        fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3
+        fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3 and -math.inf < low < high < math.inf
         if not (fits and all(isinstance(part, dict) for part in (data, versions, state))):
-            raise TypeError(f"image_shape {shape!r:.80}")
+            raise TypeError(f"image_shape {shape!r:.80}, value_range {low!r:.80} to {high!r:.80}")
         recorded = _recorded(versions)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
@@ -187,7 +193,7 @@ def _parse(path: Path, text: str) -> Header:
         raise CheckpointError(error.message, given=_told(changes), remedy=_install(changes)) from None
     if changes:
         warnings.warn(f"{path} was written with other versions: {_told(changes)}", stacklevel=3)
-    return Header(spec, tuple(shape), data, versions, state)
+    return Header(spec, tuple(shape), (float(low), float(high)), data, versions, state)
 
 
 class Recorded(NamedTuple):

@@ -10,12 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
+from vaekit.data.pixels import UNIT, Range
 from vaekit.data.sources import Splits, TensorImages
+from vaekit.distributions import GaussianPixels
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.errors import UsageError, VaekitError
+from vaekit.interfaces import Likelihood
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec
@@ -32,11 +37,13 @@ NUM_IMAGES = 24
 
 
 class _Sketch(Record):
-    """A run that was never trained, in an empty folder."""
+    """A run that was never trained, in an empty folder. Its images are the same in any range of values."""
 
-    def __init__(self, path: Path, image_shape: tuple[int, int, int], *, labelled: bool = True) -> None:
+    def __init__(
+        self, path: Path, image_shape: tuple[int, int, int], *, labelled: bool = True, value_range: Range = UNIT
+    ) -> None:
         self.folder, self.path = RunFolder(path), path
-        self.image_shape, self.labelled = image_shape, labelled
+        self.image_shape, self.labelled, self.value_range = image_shape, labelled, value_range
 
     @cached_property
     def spec(self) -> RunSpec:
@@ -48,23 +55,54 @@ class _Sketch(Record):
     def splits(self) -> Splits:
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(0, 256, (NUM_IMAGES, *self.image_shape), dtype=torch.uint8, generator=generator)
+        low, high = self.value_range
         images = TensorImages(
-            pixels, torch.arange(NUM_IMAGES) % 3 if self.labelled else None, tuple("abc") if self.labelled else None
+            pixels if self.value_range == UNIT else low + (high - low) * pixels.float() / 255,
+            torch.arange(NUM_IMAGES) % 3 if self.labelled else None,
+            tuple("abc") if self.labelled else None,
         )
         return Splits(images, images, images)
 
     def vae(self) -> VAE:
-        return build_vae(self.spec.model, self.image_shape, seed=0).eval().requires_grad_(False)
+        vae = build_vae(self.spec.model, self.image_shape, seed=0, value_range=self.value_range)
+        vae.encoder = nn.Sequential(_FromRange(self.value_range), vae.encoder)
+        vae.likelihood = _InRange(self.image_shape, self.value_range)
+        return vae.eval().requires_grad_(False)
 
     def evaluation(self) -> dict[str, Any] | None:
         return None
 
 
+class _FromRange(nn.Module):
+    """Maps images of a range to [0, 1]."""
+
+    def __init__(self, value_range: Range) -> None:
+        super().__init__()
+        self.low, self.high = value_range
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.low) / (self.high - self.low)
+
+
+class _InRange(Likelihood):
+    """Gaussian pixels whose means fill a range."""
+
+    def __init__(self, image_shape: tuple[int, int, int], value_range: Range) -> None:
+        super().__init__(image_shape)
+        self.low, self.high = value_range
+
+    def forward(self, params: Tensor) -> GaussianPixels:
+        mean = self.low + (self.high - self.low) * params.sigmoid()
+        return GaussianPixels(mean, torch.zeros_like(mean))
+
+
 @contextmanager
-def subject_of(image_shape: tuple[int, int, int] = SHAPES[0], *, labelled: bool = True) -> Iterator[Subject]:
+def subject_of(
+    image_shape: tuple[int, int, int] = SHAPES[0], *, labelled: bool = True, value_range: Range = UNIT
+) -> Iterator[Subject]:
     """Yield what a run's pictures are drawn of, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        yield Subject(_Sketch(Path(folder), image_shape, labelled=labelled))
+        yield Subject(_Sketch(Path(folder), image_shape, labelled=labelled, value_range=value_range))
 
 
 def picture_of(candidate: Candidate, subject: Subject) -> Picture:
@@ -117,6 +155,18 @@ def check_determinism(candidate: Candidate) -> None:
         with subject_of() as subject:
             contents.append([image.tobytes() for images in drawn(picture_of(candidate, subject)).values() for image in images])
     expect(contents[0] == contents[1], "the picture, drawn twice", expected="the same", came="another one")
+
+
+@check("picture")
+def check_range(candidate: Candidate) -> None:
+    """Images of any range of values are drawn as the same images in [0, 1] are: see `VAE.to_unit`."""
+    drawings = []
+    for value_range in (UNIT, (-2.0, 2.0)):
+        with subject_of(value_range=value_range) as subject:
+            images = [image for images in drawn(picture_of(candidate, subject)).values() for image in images]
+            drawings.append([np.asarray(image.convert("RGB")).astype(int) for image in images])
+    same = [a.shape == b.shape and bool((abs(a - b) <= 1).all()) for a, b in zip(*drawings, strict=True)]
+    expect(all(same), "the picture of images in [-2, 2]", expected="as of the same in [0, 1], by vae.to_unit", came="another one")
 
 
 @check("picture")

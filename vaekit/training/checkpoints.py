@@ -67,7 +67,6 @@ class Checkpoints:
     def __init__(self, folder: RunFolder, step: Step, data: Mapping[str, Any]) -> None:
         self.folder, self.step, self.data = folder, step, data
         self.spec, self.processes = step.spec, step.processes
-        self.image_shape = step.objective.vae.image_shape
 
     def save_best(self, epoch: int) -> None:
         """Write the best weights so far: those of the objective, for evaluation, and those of the model alone."""
@@ -146,7 +145,10 @@ class Checkpoints:
             )
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        checkpoint.save(path, tensors, self.spec, image_shape=self.image_shape, data=self.data, state=state)
+        vae = self.step.objective.vae
+        checkpoint.save(
+            path, tensors, self.spec, image_shape=vae.image_shape, value_range=vae.value_range, data=self.data, state=state
+        )
 
     @property
     def size(self) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Codes(NamedTuple):
-    """Test images and their latent codes: posterior means ``(N, D)``, images ``(N, C, H, W)``, and label names, if any."""
+    """Test images and their codes: posterior means ``(N, D)``, images ``(N, C, H, W)`` in [0, 1], and label names, if any."""
 
     means: Tensor
     images: Tensor

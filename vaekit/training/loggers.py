@@ -130,4 +130,4 @@ def codes_of(vae: VAE, source: ImageSource, spec: RunSpec, most: int) -> Codes:
     """Encode the first images of a dataset, at most ``most`` of them."""
     examples = read_examples(source, range(min(most, len(source))), spec.data.binarize, spec.train.seed)
     labels = None if examples.labels is None else tuple(examples.name(label) for label in examples.labels.tolist())
-    return Codes(encode_means(vae.eval(), examples.images.to(vae.device)).cpu(), examples.images, labels)
+    return Codes(encode_means(vae.eval(), examples.images.to(vae.device)).cpu(), vae.to_unit(examples.images), labels)

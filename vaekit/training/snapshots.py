@@ -62,12 +62,13 @@ class Snapshots:
             return {}
         vae = self.vae.eval()
         generator = self.streams.generator("pictures", 0, vae.device)
-        sheet = grid(vae.sample(NUM_SAMPLES, generator=generator).cpu())
+        sheet = grid(vae.to_unit(vae.sample(NUM_SAMPLES, generator=generator)).cpu())
         self.folder.frames.mkdir(parents=True, exist_ok=True)
         write_picture(sheet, self.folder.frames / f"{epoch:05d}.png")
         if epoch not in self.chosen:
             return {}
-        pictures = {"reconstructions": pairs(self.originals.cpu(), vae.reconstruct(self.originals).cpu()), "samples": sheet}
+        images = (self.originals, vae.reconstruct(self.originals))
+        pictures = {"reconstructions": pairs(*(vae.to_unit(each).cpu() for each in images)), "samples": sheet}
         for name, picture in pictures.items():
             write_picture(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
         return pictures

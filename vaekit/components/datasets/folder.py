@@ -40,6 +40,7 @@ class Folder(Dataset):
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
+    reader: ImageReader
 
     def __init__(
         self,
@@ -54,12 +55,12 @@ class Folder(Dataset):
         on_bad_image: OnBad = "stop",
         memory_gb: float = 4.0,
     ) -> None:
-        self.path, self.reader, self.range = Path(path).expanduser(), ImageReader(height_and_width(size), channels, fit), range
+        self.path, self.reader = Path(path).expanduser(), ImageReader(height_and_width(size), channels, fit, range)
         self.validation, self.test, self.on_bad_image, self.memory_gb = validation, test, on_bad_image, memory_gb
 
     def load(self) -> Splits:
         files = find_images(self.path, on_bad=self.on_bad_image)
-        reader = replace(self.reader, limits=range_of(files, self.reader, self.range, self.path))
+        reader = replace(self.reader, limits=range_of(files, self.reader, self.path))
         if self.on_bad_image == "skip":
             files = readable_images(files, reader)
         images = FileImages(files, reader, *_labels(self.path, files))

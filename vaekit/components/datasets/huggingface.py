@@ -46,6 +46,7 @@ class HuggingFace(Dataset):
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
+    reader: ImageReader
 
     def __init__(
         self,
@@ -63,15 +64,14 @@ class HuggingFace(Dataset):
         memory_gb: float = 4.0,
     ) -> None:
         self.path, self.config, self.image, self.labels = path, config, image, labels
-        self.reader, self.range = ImageReader(height_and_width(size), channels, fit), range
+        self.reader = ImageReader(height_and_width(size), channels, fit, range)
         self.validation, self.test, self.memory_gb = validation, test, memory_gb
 
     def load(self) -> Splits:
         tables = self._parts(_read(self.path, self.config))
         image = {name: _choose_image(table, self.image) for name, table in tables.items()}
         files = {name: Rows(table, image[name], self.path) for name, table in tables.items()}
-        limits = range_of(files["train"], self.reader, self.range, self.path)
-        reader = replace(self.reader, limits=limits)
+        reader = replace(self.reader, limits=range_of(files["train"], self.reader, self.path))
         labels, class_names = _merged({name: _labels(table, self.labels) for name, table in tables.items()})
         own = {name: FileImages(rows, reader, labels[name], class_names) for name, rows in files.items()}
         return decode_if_small(with_own_splits(own, self.validation, self.test), self.memory_gb)

@@ -77,7 +77,6 @@ class Onnx(Exporter):
                 file.function,
                 torch_function(subject),
                 subject.examples.numpy(),
-                relative=subject.relative,
                 tolerance=TOLERANCES[self.precision],
             ).require(
                 f"the exported {part} differs from the model, so it was not written",

@@ -54,7 +54,7 @@ class Torch(Exporter):
                 return [result.numpy()] if isinstance(result, torch.Tensor) else [output.numpy() for output in result]
 
             examples = subject.examples.numpy()
-            parity = compare(run, torch_function(subject), examples, relative=subject.relative, tolerance=TOLERANCE).require(
+            parity = compare(run, torch_function(subject), examples, tolerance=TOLERANCE).require(
                 f"the exported {part} differs from the model, so it was not written",
                 remedy="check whether its forward pass depends on the batch size",
             )

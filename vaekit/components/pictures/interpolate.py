@@ -57,7 +57,7 @@ class Interpolate(Picture):
         from vaekit.drawing.grid import labelled
         from vaekit.drawing.latents import WAYS
 
-        a, b = self.ends
+        a, b = (self.subject.vae.to_unit(end) for end in self.ends)
         ways = [self.way] if self.way is not None else list(WAYS)
         images = torch.cat([torch.cat([a[None], self._decode(way).cpu(), b[None]]) for way in ways])
         heads = ["A", *(number(i / (self.steps - 1)) for i in range(self.steps)), "B"]

@@ -39,13 +39,12 @@ class Reconstruct(Picture):
         import torch
 
         from vaekit.drawing.grid import pairs
-        from vaekit.drawing.images import read_images
         from vaekit.drawing.latents import decode, encode_means
 
         vae = self.subject.vae
         numbers = [int(str(given)) for given in self.images if is_number(given)]
         files = [Path(str(given)) for given in self.images if not is_number(given)]
         parts = [self.subject.test(numbers).images] if numbers else []
-        parts += [read_images(files, vae.image_shape, fit=self.fit)] if files or not numbers else []
+        parts += [self.subject.files(files, self.fit)] if files or not numbers else []
         originals = torch.cat(parts)
-        return pairs(originals, decode(vae, encode_means(vae, originals)))
+        return pairs(vae.to_unit(originals), decode(vae, encode_means(vae, originals)))

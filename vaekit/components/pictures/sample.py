@@ -60,4 +60,5 @@ class Sample(Picture):
         from vaekit.streams import Streams
 
         vae = self.subject.vae
-        return vae.sample(self.num, temperature=self.temperature, generator=Streams(self.seed).generator("sample"))
+        draws = vae.sample(self.num, temperature=self.temperature, generator=Streams(self.seed).generator("sample"))
+        return vae.to_unit(draws)

@@ -55,6 +55,6 @@ class Variations(Picture):
         files = {}
         for folder, row in zip(file_names(names, taken=["grid.png"]), images, strict=True):
             files.update({f"{folder}/{i}.png": image for i, image in enumerate(single_images(row, small=1))})
-        rows = torch.cat([test.images[:, None], images], 1).flatten(0, 1)
+        rows = torch.cat([self.subject.vae.to_unit(test.images)[:, None], images], 1).flatten(0, 1)
         heads = ["given", *map(str, range(self.per_class))]
         return {**files, "grid.png": labelled(rows, columns=self.per_class + 1, rows=names, heads=heads)}

@@ -1,0 +1,89 @@
+"""A model of data outside [0, 1]: its exports, pictures, files and words are of the range that the data have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+import vaekit
+from vaekit.export.verification import verify
+
+LOW, HIGH = -1.0, 3.0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
+    """A run on images whose left half is at the lowest value and whose right half varies up to the highest."""
+    folder = tmp_path_factory.mktemp("range")
+    images = np.full((60, 8, 8), LOW, np.float32)
+    images[:, :, 4:] = np.linspace(2, HIGH, 60)[:, None, None]
+    np.save(folder / "images.npy", images)
+    return vaekit.train(
+        dataset="array",
+        loss="gaussian",
+        latent_dim=2,
+        epochs=60,
+        batch_size=16,
+        threads=1,
+        device="cpu",
+        out=folder / "run",
+        **{
+            "dataset.path": str(folder / "images.npy"),
+            "likelihood.link": "identity",
+            "encoder.hidden": (32,),
+            "pictures": "none",
+        },
+    )
+
+
+def test_the_range_is_part_of_the_model(run: vaekit.Run) -> None:
+    assert run.header.value_range == run.vae().value_range == vaekit.load(run.path).value_range == (LOW, HIGH)
+
+
+def test_the_exported_decoder_is_the_models(run: vaekit.Run, tmp_path: Path) -> None:
+    exported = run.export("onnx", out=tmp_path / "decoder.onnx")
+    vae, z = run.vae(), torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    [images] = onnxruntime.InferenceSession(exported.path).run(None, {"latent": z.numpy()})
+    assert np.abs(images - vae.decode(z).clamp(LOW, HIGH).numpy()).max() < 1e-5
+    assert images[..., :4].mean() < -0.5
+    assert images[..., 4:].mean() > 1.8
+    assert verify(exported.path).difference < 1e-5
+    assert verify(exported.path, run.trained()).difference < 1e-5
+    assert '"value_range": [\n    -1.0,\n    3.0\n  ]' in (tmp_path / "decoder.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize("part", ["encoder", "autoencoder"])
+def test_the_other_parts_are_verified_in_the_range(run: vaekit.Run, tmp_path: Path, part: str) -> None:
+    exported = run.export("onnx", part=part, out=tmp_path / f"{part}.onnx")  # type: ignore[arg-type]
+    assert verify(exported.path).difference < 1e-5
+
+
+def test_pictures_show_the_lowest_value_black_and_the_highest_white(run: vaekit.Run, tmp_path: Path) -> None:
+    original = run.splits.test.gather(torch.tensor([0]))[0, 0]
+    pixels = np.asarray(Image.open(run.reconstruct([0], out=tmp_path / "a.png"))).astype(int)
+    expected = ((original - LOW) / (HIGH - LOW) * 255).repeat_interleave(7, 0).repeat_interleave(7, 1).numpy()
+    assert np.abs(pixels[2:58, 2:58] - expected).max() <= 1
+    assert np.abs(pixels[60:116, 2:58] - expected).mean() < 30  # the reconstruction below it
+    samples = np.asarray(Image.open(run.sample(1, out=tmp_path / "b.png"))).astype(int)[2:58, 2:58]
+    assert samples[:, :24].mean() < 50
+    assert 180 < samples[:, 32:].mean() < 254
+
+
+def test_a_users_file_is_brought_to_the_range(run: vaekit.Run, tmp_path: Path) -> None:
+    test = run.splits.test.gather(torch.tensor([0]))[0, 0]
+    unit = ((test - LOW) / (HIGH - LOW) * 255).round().to(torch.uint8).numpy()
+    Image.fromarray(unit).save(tmp_path / "file.png")
+    own, file = (Image.open(run.reconstruct([given], out=tmp_path / "out.png")).copy() for given in (0, tmp_path / "file.png"))
+    assert np.abs(np.asarray(own).astype(int) - np.asarray(file).astype(int)).max() <= 3
+
+
+def test_the_numbers_say_which_range_they_are_of(run: vaekit.Run) -> None:
+    evaluation = run.evaluation()
+    assert evaluation is not None
+    assert evaluation["elbo_is"] == "lower bound of the log density of pixels in [-1, 3], nats"
+    assert "bits_per_dim" not in evaluation

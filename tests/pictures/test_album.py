@@ -183,7 +183,7 @@ def test_a_binarised_test_image_is_the_one_that_is_scored_wherever_it_is_shown(r
     scored = Batches(source, batch_size=7, streams=Streams(3), binarize=binarize, train=False, split="test")
     whole = torch.cat([batch.x for batch in scored.epoch(0)])
     for index in ([5], [3, 5], [9, 5, 0]):
-        assert torch.equal(read_examples(source, index, binarize, 3).images, whole[index])
+        assert torch.equal(read_examples(source, index, binarize).images, whole[index])
 
 
 def test_morphing_visits_every_class_and_returns(run, tmp_path):
@@ -221,8 +221,9 @@ def test_a_run_in_a_notebook_tells_its_data_epochs_and_numbers(run, labelled_run
     numbers = run.evaluation()
     html = run._repr_html_()
     assert "<br>array, 3 of 3 epochs; " in html
-    assert f"-(CE+KL) {numbers['elbo']:.3f}; KL {numbers['kl']:.3f}; cross-entropy {numbers['reconstruction']:.3f}; " in html
-    assert f"active units {numbers['active_units']}; split test; elbo is {numbers['elbo_is']}<" in html
+    bound = f"-(CE+KL) {numbers['elbo']:.3f} ± {numbers['elbo_standard_error']:.3f}"
+    assert f"{bound}; KL {numbers['kl']:.3f}; cross-entropy {numbers['reconstruction']:.3f}; " in html
+    assert f"active units {numbers['active_units']}; split test; binarised none; elbo is {numbers['elbo_is']}<" in html
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "spec.yaml").write_text((labelled_run / "spec.yaml").read_text())

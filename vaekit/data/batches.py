@@ -119,9 +119,9 @@ class Batches:
     """The batches of a split, epoch by epoch; a batch depends on (seed, epoch, step) only, not on earlier batches.
 
     Training visits the images in a different order every epoch, and drops a short last batch. Evaluation visits all images in
-    sequence, without augmentation. Dynamic binarisation draws new noise at every training step; in evaluation the noise belongs
-    to the image, so that every evaluation sees the same binary images, for any batch size, device and number of ranks. Static
-    noise depends on the image and the split only: runs of all seeds share one binary dataset.
+    sequence, without augmentation. Dynamic binarisation draws new noise at every training step. In evaluation, and in training
+    with static binarisation, the noise depends on the image and the split only: runs of all seeds share one binary dataset, for
+    any batch size, device and number of ranks.
 
     Args:
         source: The images of one split.
@@ -250,10 +250,8 @@ class Batches:
         """Return the noise that binarises the images at ``index``, a part of a batch; None for a threshold."""
         if self.binarize == "threshold":
             return None
-        if self.binarize == "static":
+        if self.binarize == "static" or not self.train:
             return draw_fixed_noise(Streams(0), f"static/{self.split}", index, self.source.shape).to(self.device)
-        if not self.train:
-            return draw_fixed_noise(self.streams, f"binarise/{self.split}", index, self.source.shape).to(self.device)
         generator = self.streams.generator("binarise", number, self.device)
         return draw_noise((self.batch_size, *self.source.shape), generator)[part]
 

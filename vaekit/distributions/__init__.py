@@ -1,7 +1,7 @@
 """Distributions and densities, which posteriors, priors and likelihoods make from tensors."""
 
 from vaekit.distributions.delta import Delta
-from vaekit.distributions.density import Density, Distribution, FactorisedDensity, at_least_float32, sum_event
+from vaekit.distributions.density import Density, Distribution, FactorisedDensity, QuantisedDensity, at_least_float32, sum_event
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 from vaekit.distributions.pixels import BernoulliPixels, GaussianPixels, LaplacePixels, SquaredErrorPixels
@@ -15,6 +15,7 @@ __all__ = [
     "FactorisedDensity",
     "GaussianPixels",
     "LaplacePixels",
+    "QuantisedDensity",
     "SquaredErrorPixels",
     "StandardNormal",
     "at_least_float32",

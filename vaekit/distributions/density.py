@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +37,15 @@ class FactorisedDensity(Density, Protocol):
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
         """Return log densities per dimension, ``(*S, B, *event)``."""
+        ...
+
+
+@runtime_checkable
+class QuantisedDensity(Density, Protocol):
+    """A density of continuous pixels that can say how probable each grey level of quantised images is."""
+
+    def log_mass(self, value: Tensor, width: float) -> Tensor:
+        """Return the log probability of images in [0, 1] with grey levels ``width`` apart, ``(*S, B)``; they sum to 1."""
         ...
 
 

@@ -33,6 +33,12 @@ class BernoulliPixels(NamedTuple):
         return -sum_event(F.binary_cross_entropy_with_logits(logits, value, reduction="none"), 3)
 
 
+def level_edges(value: Tensor, width: float) -> tuple[Tensor, Tensor]:
+    """Return the ends of the interval that each grey level in [0, 1] stands for; the lowest and highest extend to infinity."""
+    lower = torch.where(value < width / 2, -math.inf, value - width / 2)
+    return lower, torch.where(value > 1 - width / 2, math.inf, value + width / 2)
+
+
 class GaussianPixels(NamedTuple):
     """Independent Gaussian pixels with log standard deviation ``log_scale``, broadcast against ``mean``."""
 
@@ -45,6 +51,13 @@ class GaussianPixels(NamedTuple):
     def log_prob(self, value: Tensor) -> Tensor:
         scaled = (value - self.mean) * torch.exp(-self.log_scale)
         return -0.5 * sum_event(scaled.square() + (LOG_2PI + 2.0 * self.log_scale), 3)
+
+    def log_mass(self, value: Tensor, width: float) -> Tensor:
+        """Return the log probability of grey levels ``width`` apart, a difference of the distribution function, ``(*S, B)``."""
+        a, b = ((edge - self.mean) * torch.exp(-self.log_scale) for edge in level_edges(value, width))
+        a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)  # to the left tail, where the function is accurate
+        upper = torch.special.log_ndtr(b)
+        return sum_event(upper + torch.log1p(-torch.exp(torch.special.log_ndtr(a) - upper)), 3)
 
 
 class SquaredErrorPixels(NamedTuple):
@@ -74,3 +87,11 @@ class LaplacePixels(NamedTuple):
     def log_prob(self, value: Tensor) -> Tensor:
         scaled = (value - self.mean).abs() * torch.exp(-self.log_scale)
         return -sum_event(scaled + (math.log(2.0) + self.log_scale), 3)
+
+    def log_mass(self, value: Tensor, width: float) -> Tensor:
+        """Return the log probability of grey levels ``width`` apart, a difference of the distribution function, ``(*S, B)``."""
+        a, b = ((edge - self.mean) * torch.exp(-self.log_scale) for edge in level_edges(value, width))
+        a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)  # to the left of the mean, or on both sides of it
+        left = b.clamp(max=0) - math.log(2.0) + torch.log(-torch.expm1(a - b.clamp(max=0)))
+        across = torch.log(-0.5 * (torch.expm1(-b.clamp(min=0)) + torch.expm1(a)))
+        return sum_event(torch.where(b > 0, across, left), 3)

@@ -13,7 +13,7 @@ from vaekit.drawing.grid import labelled
 from vaekit.drawing.picture import write_picture
 from vaekit.drawing.subject import Subject
 from vaekit.errors import UsageError
-from vaekit.evaluation.metrics import comparable_metrics
+from vaekit.evaluation.metrics import Metric, comparable_metrics
 from vaekit.model.vae import VAE
 from vaekit.streams import Streams
 
@@ -71,13 +71,32 @@ def comparison_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list
     rows = [
         [
             run,
-            *(metric.text(numbers.get(metric.key)) for metric in metrics),
-            str(numbers.get("split", "-")),
-            str(numbers.get("elbo_is", "-")),
+            *(_cell(metric, numbers) for metric in metrics),
+            *(str(numbers.get(key, "-")) for key in CONTEXT),
         ]
         for run, numbers in evaluations.items()
     ]
-    return ["run", *(metric.label for metric in metrics), "split", "elbo is"], rows
+    return ["run", *(metric.label for metric in metrics), *CONTEXT.values()], rows
+
+
+CONTEXT = {"split": "split", "binarize": "binarised", "elbo_is": "elbo is"}
+"""What numbers of models must share to be compared, besides the images, and its title in tables."""
+
+
+def _cell(metric: Metric, numbers: Mapping[str, Any]) -> str:
+    text = metric.text(numbers.get(metric.key))
+    error = numbers.get("elbo_standard_error")
+    return text if metric.key != "elbo" or error is None else f"{text} ± {metric.text(error)}"
+
+
+def not_comparable(evaluations: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return why the numbers of several models cannot be ranked: what differs between them; None if they can."""
+    found = [numbers for numbers in evaluations.values() if numbers]
+    titles = {**CONTEXT, "data": "images"}
+    differing = [title for key, title in titles.items() if len({str(numbers.get(key)) for numbers in found}) > 1]
+    if not differing:
+        return None
+    return f"these numbers cannot be ranked, since the models differ in: {', '.join(differing)}"
 
 
 def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

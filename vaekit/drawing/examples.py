@@ -28,8 +28,8 @@ class Examples(NamedTuple):
         return self.names[label] if self.names is not None else str(label)
 
 
-def read_examples(source: ImageSource, index: Sequence[int] | Tensor, binarize: Binarize, seed: int) -> Examples:
-    """Read the images at ``index``.
+def read_examples(source: ImageSource, index: Sequence[int] | Tensor, binarize: Binarize) -> Examples:
+    """Read the test images at ``index``.
 
     Raises:
         UsageError: An index is outside the dataset.
@@ -41,6 +41,6 @@ def read_examples(source: ImageSource, index: Sequence[int] | Tensor, binarize: 
             given=", ".join(map(str, index.tolist()[:5])) or "no index",
             expected=f"numbers from 0 to {len(source) - 1}",
         )
-    batches = Batches(source, batch_size=CHUNK, streams=Streams(seed), binarize=binarize, train=False, split="test")
+    batches = Batches(source, batch_size=CHUNK, streams=Streams(0), binarize=binarize, train=False, split="test")
     images = torch.cat([batches.fixed(chunk) for chunk in index.split(CHUNK)])
     return Examples(images, None if source.labels is None else source.labels[index], source.class_names)

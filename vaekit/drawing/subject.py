@@ -83,7 +83,7 @@ class Subject:
         """Return test images by number, as the model sees them; `VAE.to_unit` prepares them to be shown."""
         from vaekit.drawing.examples import read_examples
 
-        return read_examples(self.run.splits.test, index, self.run.spec.data.binarize, self.seed)
+        return read_examples(self.run.splits.test, index, self.run.spec.data.binarize)
 
     def image(self, given: ImageName, fit: Fit | None) -> Tensor:
         """Return the image ``(C, H, W)`` of a file, or the test image of a number, as the model sees it.

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from vaekit.data.batches import Batch
 from vaekit.data.pixels import UNIT, Range
+from vaekit.distributions import QuantisedDensity
 from vaekit.evaluation.metrics import METRICS
 from vaekit.interfaces import Likelihood
 from vaekit.model.objective import Inputs, Objective
 from vaekit.streams import Streams
+from vaekit.trace import mean_over_samples
 
 ACTIVE_VARIANCE = 0.01
 """A latent is active if the variance of its posterior mean over the data exceeds this.
@@ -24,6 +28,10 @@ References:
 """
 
 
+LEVELS = 255
+"""The number of steps between the grey levels of 8-bit images."""
+
+
 @torch.no_grad()
 def evaluate(
     objective: Objective,
@@ -31,6 +39,8 @@ def evaluate(
     streams: Streams,
     *,
     split: str,
+    quantised: bool = False,
+    chunk: int | None = None,
     reduce: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> dict[str, float | list[float]]:
     """Evaluate the objective at the final values of its schedules, with codes sampled from the posterior.
@@ -42,6 +52,8 @@ def evaluate(
         batches: Evaluation batches; all examples have the same weight, regardless of batch size.
         streams: The random streams of the run.
         split: The name of the split, which seeds the noise.
+        quantised: Whether the images have 256 grey levels, for which bits per dimension are computed if the likelihood allows.
+        chunk: The number of images that the networks process at once; default: a batch.
         reduce: A function that adds up sums by name over the processes that share the images.
 
     Returns:
@@ -50,6 +62,7 @@ def evaluate(
     vae, device = objective.vae, objective.vae.device
     training = objective.training
     objective.eval()
+    vae.chunk = chunk
     exact = torch.float32 if device.type == "mps" else torch.float64
     final = torch.tensor(math.inf, device=device)
     sums: dict[str, Tensor] = {}
@@ -66,6 +79,13 @@ def evaluate(
         total, terms, trace = objective.evaluate(Inputs(batch.inputs, batch.x, noise, final, batch.y))
         for name, value in (terms | {"loss": total}).items():
             add(name, value.to(exact) * size)
+        if trace.kl is not None:
+            bound = (mean_over_samples(trace.log_likelihood) - trace.kl).to(exact)
+            add("elbo", bound.sum())
+            add("elbo_square", bound.square().sum())
+            if quantised and isinstance(trace.likelihood, QuantisedDensity):
+                log_mass = _in(exact, trace.likelihood).log_mass(batch.x.to(exact), 1 / LEVELS)
+                add("bits_per_dim", (trace.kl - mean_over_samples(log_mass)).sum() / (batch.x[0].numel() * math.log(2.0)))
         site = trace.sites[0]
         mean = site.q.mean.to(exact)
         add("mean", mean.sum(0))
@@ -80,6 +100,7 @@ def evaluate(
                 add(metric.key, values.to(exact).sum(0))
         add("count", torch.full((), size, device=device, dtype=exact))
     objective.train(training)
+    vae.chunk = None
 
     sums = reduce(sums)
     count = sums.pop("count")
@@ -88,8 +109,10 @@ def evaluate(
     results: dict[str, float | list[float]] = {
         name: (value / count).tolist() if value.ndim else (value / count).item() for name, value in sums.items()
     }
-    if "kl" in sums:
-        results["elbo"] = -((sums["reconstruction"] + sums["kl"]) / count).item()
+    if "elbo" in sums:
+        square = results.pop("elbo_square")
+        spread = max(square - results["elbo"] ** 2, 0.0)  # type: ignore[operator]
+        results["elbo_standard_error"] = math.sqrt(spread / max(count.item() - 1, 1))
     results["active_units"] = int((mean_square - mean.square() > ACTIVE_VARIANCE).sum().item())
     results["latent_mean"], results["latent_std"] = code.tolist(), (code_square - code.square()).clamp(min=0).sqrt().tolist()
     return results
@@ -105,10 +128,6 @@ def meaning_of_elbo(likelihood: Likelihood, *, binary: bool, value_range: Range 
     return f"lower bound of the log density of pixels in [{low:.4g}, {high:.4g}], nats"
 
 
-def bits_per_dim(elbo: float, num_pixels: int) -> float:
-    """Convert a bound on the log density of 8-bit pixels scaled to [0, 1] to bits per dimension.
-
-    The probability of a grey level is approximated by the density at its centre times the width of a level, 1/255. This is
-    accurate if the scale of the density exceeds one level, which the bound on learned scales ensures.
-    """
-    return -elbo / (num_pixels * math.log(2.0)) + math.log2(255.0)
+def _in(dtype: torch.dtype, density: Any) -> Any:
+    """Return a density with its floating-point tensors in another precision."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, density)

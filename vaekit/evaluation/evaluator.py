@@ -10,11 +10,15 @@ import torch
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.data.batches import Batches
 from vaekit.data.sources import Splits
-from vaekit.evaluation.bound import bits_per_dim, evaluate, meaning_of_elbo
+from vaekit.errors import UsageError
+from vaekit.evaluation.bound import evaluate, meaning_of_elbo
 from vaekit.evaluation.importance import log_likelihood
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 from vaekit.streams import Streams
+
+STATISTIC_IMAGES, STATISTIC_NUMBERS = 1024, 2**26
+"""The most images, and pixels in all channels, of a batch in evaluation if a loss is a statistic of the batch."""
 
 
 class Evaluator:
@@ -39,6 +43,8 @@ class Evaluator:
         self.spec, self.objective, self.splits, self.processes = spec, objective, splits, processes
         self.memory_format, self.streams = memory_format, Streams(spec.train.seed)
         binary = spec.data.binarize != "none" or splits.train.is_binary
+        likelihood = objective.vae.likelihood
+        self.quantised = likelihood.continuous and likelihood.normalised and splits.train.integer and not binary
         self.elbo = meaning_of_elbo(objective.vae.likelihood, binary=binary, value_range=splits.value_range)
         """What the numbers called ELBO are."""
 
@@ -46,7 +52,7 @@ class Evaluator:
         """Return the batches of a split: every image, in order, without augmentation."""
         return Batches(
             self.splits.parts[split],
-            batch_size=self.spec.train.batch_size,
+            batch_size=self.batch_size(split),
             streams=self.streams,
             binarize=self.spec.data.binarize,
             device=self.processes.device,
@@ -59,9 +65,28 @@ class Evaluator:
             in_turn=self.objective.batch_statistic,
         )
 
+    def batch_size(self, split: str) -> int:
+        """Return the size of a batch: as in training, but larger for losses that are statistics of a batch.
+
+        A total correlation of few images is biased. The batches are equal up to one image, so that none is small.
+        """
+        num, size = len(self.splits.parts[split]), self.spec.train.batch_size
+        if self.objective.batch_statistic:
+            size = max(size, min(STATISTIC_IMAGES, STATISTIC_NUMBERS // math.prod(self.splits.shape)))
+            size = math.ceil(num / math.ceil(num / size))
+        return size
+
     def scores(self, split: str) -> dict[str, float | list[float]]:
         """Return the metrics of a split by key; see `vaekit.evaluation.metrics`."""
-        return evaluate(self.objective, self.batches(split).epoch(0), self.streams, split=split, reduce=self.processes.total)
+        return evaluate(
+            self.objective,
+            self.batches(split).epoch(0),
+            self.streams,
+            split=split,
+            quantised=self.quantised,
+            chunk=self.spec.train.batch_size,
+            reduce=self.processes.total,
+        )
 
     def evaluate(self, split: str, epoch: int) -> dict[str, Any]:
         """Return the metrics of a split with their context, in the form of ``evaluation.json``.
@@ -76,16 +101,25 @@ class Evaluator:
             "num_images": len(self.splits.parts[split]),
             "epoch": epoch,
             "elbo_is": self.elbo,
+            "binarize": self.spec.data.binarize,
             "data": self.splits.fingerprint[split]["images"],
-            **scores,
         }
-        likelihood = self.objective.vae.likelihood
-        if likelihood.continuous and likelihood.normalised and self.splits.train.integer and "elbo" in scores:
-            results["bits_per_dim"] = bits_per_dim(scores["elbo"], math.prod(self.splits.shape))  # type: ignore[arg-type]
-        return results
+        if self.objective.batch_statistic:
+            results["statistics_batch"] = self.batch_size(split)
+        return results | scores
 
     def log_likelihood(self, split: str, *, samples: int, precision: str = "fp32") -> dict[str, float]:
-        """Estimate log p(x) on a split; see `vaekit.evaluation.importance.log_likelihood`."""
+        """Estimate log p(x) on a split; see `vaekit.evaluation.importance.log_likelihood`.
+
+        Raises:
+            UsageError: The posterior has no density, or the likelihood is not one.
+        """
+        if "bound" not in self.elbo:
+            raise UsageError(
+                "log p(x) is not defined for a cross-entropy on grey values",
+                given=f"likelihood {self.objective.vae.likelihood.kind!r}, binarize none",
+                remedy="train on binary pixels, for example with --binarize dynamic, or with --loss gaussian",
+            )
         batches = self.batches(split).epoch(0)
         with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=precision == "bf16"):
             return log_likelihood(self.objective.vae, batches, self.streams, samples=samples, split=split)

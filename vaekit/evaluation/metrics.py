@@ -58,20 +58,33 @@ class Metric:
     def read_as(self, elbo_is: str) -> Metric:
         """Return the metric with the label and meaning that it has in a run whose ELBO is described by ``elbo_is``.
 
-        The cross-entropy of grey pixels is neither a log-likelihood nor part of a bound, and is not labelled as such.
+        The cross-entropy of grey pixels is neither a log-likelihood nor part of a bound, and squared errors lack the constant
+        that would make them one; neither is labelled as such.
         """
-        grey = "bound" not in elbo_is
-        if self.key == "elbo":
-            return replace(self, label="-(CE+KL)" if grey else self.label, meaning=elbo_is.removesuffix(", nats"))
-        if self.key == "reconstruction" and grey:
-            return replace(self, label="cross-entropy", meaning="of grey pixels under their reconstruction")
-        return self
+        meaning = elbo_is.removesuffix(", nats")
+        if "bound" not in elbo_is:
+            names = {
+                "elbo": ("-(CE+KL)", meaning),
+                "elbo_standard_error": (self.label, "of -(CE+KL), over images"),
+                "reconstruction": ("cross-entropy", "of grey pixels under their reconstruction"),
+            }
+        elif "constant" in elbo_is:
+            names = {
+                "elbo": ("ELBO + constant", meaning),
+                "reconstruction": ("squared error", "-log p(x|z) up to a constant"),
+                "log_likelihood": ("log p(x) + constant", self.meaning),
+            }
+        else:
+            names = {"elbo": (self.label, meaning)}
+        label, meaning = names.get(self.key, (self.label, self.meaning))
+        return replace(self, label=label, meaning=meaning)
 
 
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
         Metric("elbo", "ELBO", NATS, "-(reconstruction + KL), a bound on log p(x) where the likelihood is one", "more"),
+        Metric("elbo_standard_error", "standard error", NATS, "of the ELBO, over images", comparable=False, curve=False),
         Metric("kl", "KL", NATS, "KL(q(z|x) ‖ p(z))", None),
         Metric("reconstruction", "reconstruction", NATS, "-log p(x|z)", "less"),
         Metric("log_likelihood", "log p(x)", NATS, "estimate by importance sampling, a lower bound in expectation", "more"),
@@ -80,7 +93,7 @@ METRICS: dict[str, Metric] = {
             "effective_samples", "effective samples", "samples", "of log p(x), mean over images", comparable=False, curve=False
         ),
         Metric("samples", "samples", "samples", "importance samples K of log p(x)", comparable=False, curve=False),
-        Metric("bits_per_dim", "bits per dim", "bits", "estimate of an upper bound, for 8-bit pixels", "less"),
+        Metric("bits_per_dim", "bits per dim", "bits", "upper bound on -log2 p(x) of 8-bit images, per number", "less"),
         Metric("loss", "objective", NATS, "sum of its terms, with schedules at their final values", "less", comparable=False),
         Metric("active_units", "active units", "latents", "latents that carry information", "more", from_zero=True),
         Metric(

@@ -72,6 +72,8 @@ class VAE(nn.Module):
                 raise UsageError(f"the {name}'s {attribute} does not match the other parts", given=given, expected=expected)
         self.encoder, self.decoder, self.value_range = encoder, decoder, value_range
         self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
+        self.chunk: int | None = None
+        """The number of examples that the networks process at once, for large batches in evaluation; None for whole batches."""
 
     @property
     def latent_dim(self) -> int:
@@ -106,8 +108,15 @@ class VAE(nn.Module):
                 given=f"{x.dtype} of shape {tuple(x.shape)}",
                 expected=f"floating-point values of shape (B, {', '.join(map(str, self.image_shape))})",
             )
-        params: Tensor = self.encoder(x)
-        return params
+        return self._in_chunks(self.encoder, x)
+
+    def _in_chunks(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        outputs: Tensor
+        if self.chunk is None or len(inputs) <= self.chunk:
+            outputs = network(inputs)
+        else:
+            outputs = torch.cat([network(part) for part in inputs.split(self.chunk)])
+        return outputs
 
     def reparameterize(
         self, mu: Tensor, logvar: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None
@@ -138,7 +147,8 @@ class VAE(nn.Module):
                 given=f"shape {tuple(z.shape)}",
                 expected=f"shape (B, {self.latent_dim})",
             )
-        params = self.decoder(z) if z.ndim == 2 else self.decoder(z.flatten(0, -2)).unflatten(0, z.shape[:-1])
+        params = self._in_chunks(self.decoder, z.flatten(0, -2))
+        params = params if z.ndim == 2 else params.unflatten(0, z.shape[:-1])
         p: Density = self.likelihood(params)
         return p
 

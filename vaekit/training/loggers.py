@@ -128,6 +128,6 @@ def numbers(record: Mapping[str, Any]) -> dict[str, float]:
 
 def codes_of(vae: VAE, source: ImageSource, spec: RunSpec, most: int) -> Codes:
     """Encode the first images of a dataset, at most ``most`` of them."""
-    examples = read_examples(source, range(min(most, len(source))), spec.data.binarize, spec.train.seed)
+    examples = read_examples(source, range(min(most, len(source))), spec.data.binarize)
     labels = None if examples.labels is None else tuple(examples.name(label) for label in examples.labels.tolist())
     return Codes(encode_means(vae.eval(), examples.images.to(vae.device)).cpu(), vae.to_unit(examples.images), labels)

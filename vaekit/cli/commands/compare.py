@@ -21,10 +21,14 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Show models side by side, with the same inputs and the same noise, and their numbers in a table."""
-    from vaekit.drawing.comparison import aligned, compare_runs, comparison_table, names_of
+    from vaekit.drawing.comparison import aligned, compare_runs, comparison_table, names_of, not_comparable
     from vaekit.run import Run
 
     opened = [Run(path) for path in runs]
     compare_runs(opened, num=num, seed=seed, out=out)
     evaluations = {name: run.evaluation() or {} for name, run in names_of(opened).items()}
-    typer.echo(json.dumps(evaluations) if as_json else "\n".join([*aligned(*comparison_table(evaluations)), "", str(out)]))
+    warning = not_comparable(evaluations)
+    if as_json:
+        typer.echo(json.dumps(evaluations))
+    else:
+        typer.echo("\n".join([*aligned(*comparison_table(evaluations)), *([warning] if warning else []), "", str(out)]))

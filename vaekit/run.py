@@ -30,7 +30,7 @@ from vaekit.store import checkpoint
 from vaekit.store.folder import RunFolder
 from vaekit.store.record import Record, load_model, load_splits
 from vaekit.training.compilation import choose_compilation
-from vaekit.training.hardware import check_loggers, fit_to_machine
+from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
 from vaekit.training.progress import Reporter
 from vaekit.training.trainer import Trainer
 
@@ -93,6 +93,7 @@ def _trainer(
     """Read the data of a spec, build its model, choose how its steps are launched, and return its trainer."""
     with processes.leader_first():
         splits = load_splits(spec)
+    spec = fit_to_data(spec, splits, processes.size)
     objective = assemble(spec, splits)
     return Trainer(
         choose_compilation(spec, objective),

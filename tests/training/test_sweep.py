@@ -288,7 +288,9 @@ CANNOT_BEGIN = {
 @pytest.mark.parametrize("reason", CANNOT_BEGIN)
 def test_a_sweep_that_cannot_begin_leaves_nothing(images, tmp_path, monkeypatch, reason):
     changed, error = CANNOT_BEGIN[reason](monkeypatch, images)
-    given = {"over": {"seed": (0, 1)}, "stack": "off", **without("batch_size", options(images)), **changed}
+    given = {"over": {"seed": (0, 1)}, "stack": "off", **options(images), **changed}
+    for name in given["over"]:
+        given.pop(name, None)
     with pytest.raises(error):
         vaekit.sweep(**given, out=tmp_path / "sweep")
     assert not (tmp_path / "sweep").exists()
@@ -313,10 +315,11 @@ def test_stacked_adamw_is_torchs_at_a_learning_rate_of_each_model(decay):
     rates, shapes = (1e-3, 1e-1), {"a": (3, 2), "b": (4,), "c": ()}
     start = {name: torch.randn(2, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
     single = [[start[name][i].clone().requires_grad_() for name in shapes] for i in range(2)]
-    theirs = [torch.optim.AdamW(own, lr=rate, weight_decay=decay, eps=1e-2) for own, rate in zip(single, rates, strict=True)]
-    mine = [torch.optim.AdamW([p.detach().clone() for p in own], weight_decay=decay, eps=1e-2) for own in single]
+    split = [[{"params": own[:1]}, {"params": own[1:], "weight_decay": 0.0}] for own in single]  # vectors do not decay
+    theirs = [torch.optim.AdamW(own, lr=rate, weight_decay=decay, eps=1e-2) for own, rate in zip(split, rates, strict=True)]
+    mine = [torch.optim.AdamW([p.detach().clone() for p in own], eps=1e-2) for own in single]
     for optimizer, rate in zip(mine, rates, strict=True):
-        optimizer.param_groups[0]["peak_lr"] = rate
+        optimizer.param_groups[0] |= {"peak_lr": rate, "decay": decay}
     stacked = StackedAdamW(start, mine, [None, 0.7])
     for step in range(6):
         gradients = {name: torch.randn(2, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
@@ -327,7 +330,8 @@ def test_stacked_adamw_is_torchs_at_a_learning_rate_of_each_model(decay):
                 parameter.grad = gradients[name][number].clone()
             if number == 1:
                 torch.nn.utils.clip_grad_norm_(own, 0.7)
-            optimizer.param_groups[0]["lr"] = rates[number] * (factor, 1.0)[number]
+            for group in optimizer.param_groups:
+                group["lr"] = rates[number] * (factor, 1.0)[number]
             optimizer.step()
     for number in range(2):
         for name, parameter in zip(shapes, single[number], strict=True):

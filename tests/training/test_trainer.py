@@ -438,6 +438,34 @@ def test_a_batch_larger_than_the_data_is_refused_and_leaves_no_folder(images, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_a_default_batch_adapts_to_fewer_images_and_says_so(images, tmp_path):
+    given = options(images, epochs=1)
+    del given["batch_size"]
+    num = len(vaekit.datasets.build(build_spec({}, given).data.dataset).load().train)
+    assert num < 128
+    with pytest.warns(UserWarning, match=f"the batch size is {num}, since .* the default, 128"):
+        run = vaekit.train(**given, out=tmp_path / "run")
+    assert run.spec.train.batch_size == num
+    assert run.metrics()[-1]["step"] == 1
+    with pytest.raises(UsageError, match="exceeds"):
+        vaekit.train(**given, batch_size=128, out=tmp_path / "other")
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_weight_decay_shrinks_matrices_only(images, tmp_path, stacked):
+    """With a learning rate far below rounding of Adam's steps, what is left of the weights is that of decay."""
+    given = options(images, epochs=1, lr=1e-12, weight_decay=1e10, schedule="constant", likelihood="gaussian")
+    if stacked:
+        run, _ = vaekit.sweep(over={"seed": (0, 1)}, **given, stack="on", out=tmp_path / "run")
+    else:
+        run = vaekit.train(**given, out=tmp_path / "run")
+    before = build_vae(run.spec.model, run.header.image_shape, seed=0).state_dict()
+    steps = run.metrics()[-1]["step"]
+    for name, tensor in run.vae().state_dict().items():
+        expected = before[name] * (1 - 1e-2) ** steps if tensor.ndim > 1 else before[name]
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_an_out_that_exists_is_refused_before_any_data_are_read(images, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
@@ -473,7 +501,7 @@ def test_weights_of_another_architecture_are_explained_by_name_and_shape(images,
     tensors, header = checkpoint.load(run.folder.model)
     name = next(name for name in tensors if name.startswith("encoder") and tensors[name].ndim == 2)
     tensors[name] = torch.zeros(3, 3)
-    checkpoint.save(run.folder.model, tensors, header.spec, image_shape=header.image_shape, data=header.data)
+    checkpoint.save(run.folder.model, tensors, header.spec, image_shape=header.image_shape, value_range=(0, 1), data=header.data)
     with pytest.raises(CheckpointError, match=r"do not match the model's architecture") as caught:
         vaekit.load(run.path)
     assert f"{name}: (3, 3) in the file, (16, 63) in the model" in str(caught.value)

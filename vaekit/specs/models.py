@@ -141,11 +141,24 @@ class TrainSpec(Spec):
     """How a model is trained."""
 
     epochs: PositiveInt = Field(30, description="Number of passes over the training images.")
-    batch_size: PositiveInt = Field(128, description="Number of images per step, over all processes.")
+    batch_size: PositiveInt = Field(
+        128,
+        description="Number of images per step, over all processes; the default adapts to smaller training sets. An epoch leaves "
+        "out the images of a last, short batch, others each time.",
+    )
     lr: PositiveFloat = Field(2e-3, description="Peak learning rate of Adam.")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate schedule; cosine decays to 0.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay (AdamW).")
-    grad_clip: PositiveFloat | None = Field(None, description="Largest gradient norm; larger gradients are clipped.")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine",
+        description="Learning rate schedule; cosine decays to 0 at the last step, so a run is not the start of a longer one.",
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Decoupled weight decay (AdamW) of matrices and kernels; biases and learned scales do not decay."
+    )
+    grad_clip: PositiveFloat | None = Field(
+        None,
+        description="Largest norm of the whole gradient; larger gradients are scaled down. While a learned σ shrinks, gradients "
+        "grow as 1/σ², so most steps are clipped, which Adam largely undoes.",
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="Largest decay, in (0, 1), of a moving average of the weights, used for validation, pictures and the saved "

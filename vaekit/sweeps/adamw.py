@@ -68,7 +68,7 @@ class StackedAdamW:
         for settings, factor in zip(self.settings, factors, strict=True):
             settings["lr"] = settings["peak_lr"] * factor
         rate = [settings["lr"] / (1 - beta1**self.count) for settings in self.settings]
-        keep = [1 - settings["lr"] * settings["weight_decay"] for settings in self.settings]
+        keep = [1 - settings["lr"] * settings["decay"] for settings in self.settings]
         numbers = torch.tensor([rate, keep, [math.sqrt(1 - beta2**self.count)] * len(rate)], dtype=self.like.dtype)
         return numbers.to(self.like.device, non_blocking=True)
 
@@ -123,7 +123,8 @@ def update(
     beta1, beta2, eps = constants
     for parameter, gradient, (first, second) in zip(parameters, gradients, moments, strict=True):
         rate, keep, root = (_along(values, parameter) for values in numbers)
-        parameter.mul_(keep)
+        if parameter.ndim > 2:  # of one model, a matrix or more; see `vaekit.training.step.decay`
+            parameter.mul_(keep)
         first.lerp_(gradient, 1 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         parameter.addcdiv_(first * rate, second.sqrt().div_(root).add_(eps), value=-1.0)

@@ -29,7 +29,7 @@ from vaekit.sweeps.space import Range, combinations, listed
 from vaekit.sweeps.stacked_training import fit_stacked
 from vaekit.training.checks import check_data
 from vaekit.training.compilation import choose_compilation
-from vaekit.training.hardware import check_loggers, fit_to_machine
+from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.trainer import Trainer
 
@@ -77,6 +77,7 @@ def sweep(
     for each in specs:
         check_loggers(each)
     splits = _load(specs)
+    specs = [fit_to_data(each, split) for each, split in zip(specs, splits, strict=True)]
     objectives = [assemble(each, split) for each, split in zip(specs, splits, strict=True)]
     for each, objective, split in zip(specs, objectives, splits, strict=True):
         check_data(each, objective.vae.likelihood, split)

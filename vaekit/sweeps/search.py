@@ -30,7 +30,7 @@ from vaekit.sweeps.record import make_folder, outcome, read_record, run_name, wr
 from vaekit.sweeps.space import Range, check_over
 from vaekit.training.checks import check_data
 from vaekit.training.compilation import choose_compilation
-from vaekit.training.hardware import check_loggers, fit_to_machine
+from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.trainer import Trainer
 
@@ -298,8 +298,7 @@ def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
     spec = plan.spec(plan.point(trial))
     splits = plan.load(spec)
     begun = folder.last.exists()
-    if begun:
-        spec = Record(folder).spec
+    spec = Record(folder).spec if begun else fit_to_data(spec, splits)
     objective = assemble(spec, splits)
     spec = choose_compilation(spec, objective)
     if not begun:

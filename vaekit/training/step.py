@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import cast
+from typing import Any, cast
 from weakref import proxy
 
 import torch
@@ -52,8 +52,14 @@ class Step:
             self.objective.gather = self.processes.gather
         self.optimizers = [
             torch.optim.AdamW(
-                [{"params": self.objective.parameters_of(player), "peak_lr": train.lr * player.lr_scale}],
-                weight_decay=train.weight_decay,
+                [
+                    {
+                        "params": self.objective.parameters_of(player),
+                        "peak_lr": train.lr * player.lr_scale,
+                        "decay": train.weight_decay,
+                    }
+                ],
+                weight_decay=0.0,  # see `decay`
                 fused=self.device.type in {"cpu", "cuda"},
             )
             for player in cast("Iterable[Player]", self.objective.players)
@@ -108,6 +114,7 @@ class Step:
             (group,) = optimizer.param_groups
             if self.spec.train.grad_clip is not None:
                 torch.nn.utils.clip_grad_norm_(group["params"], self.spec.train.grad_clip)
+            decay(group)
             optimizer.step()
             for parameter in group["params"]:  # what zero_grad does, a tenth of a millisecond faster
                 parameter.grad = None
@@ -160,6 +167,25 @@ class Step:
                 group["capturable"] = True
         me = cast("Step", proxy(self))  # a strong reference in the recording would keep the step alive
         self.replay = Replay(partial(Step.take, me))
+
+
+@torch.no_grad()
+def decay(group: Mapping[str, Any]) -> None:
+    """Apply the decoupled weight decay of AdamW to a group's parameters of two or more dimensions.
+
+    Biases, the weights of normalisations and learned scales are left alone: they do not multiply features, and shrinking a log
+    scale would pull the standard deviation of the pixels towards 1.
+    """
+    if group["decay"]:
+        keep = 1.0 - group["lr"] * group["decay"]
+        for parameter in group["params"]:
+            if is_decayed(parameter):
+                parameter.mul_(keep)
+
+
+def is_decayed(parameter: Tensor) -> bool:
+    """Whether weight decay applies to a parameter."""
+    return parameter.ndim > 1
 
 
 def training_batches(step: Step, splits: Splits) -> Batches:

@@ -487,6 +487,13 @@ class Deaf(GaussianPixels):
         return 0.5 * (super().log_prob(value) + half.log_prob(value))
 
 
+class DensityTimesWidth(GaussianPixels):
+    """Takes the density at the centre of a grey level for the probability of the level."""
+
+    def log_mass(self, value: Tensor, width: float) -> Tensor:
+        return self.log_prob(value) + value[0].numel() * math.log(width)
+
+
 class Quantised(GaussianPixels):
     """Says that its mean is a grey level that it is not."""
 
@@ -648,6 +655,24 @@ class Disordered(Dataset):
 
     def load(self) -> Splits:
         return splits(*(images(seed=i) for i in range(3)), cls=AnyOrder)
+
+
+class Masks(Dataset):
+    """Has bytes of 0 and 1, which stand for black and almost black."""
+
+    def load(self) -> Splits:
+        return splits(*(images(8, i) % 2 for i in range(3)))
+
+
+class Unmarked(Dataset):
+    """Has images whose digest is that of any others."""
+
+    class Images(TensorImages):
+        def digest(self) -> str:
+            return "0"
+
+    def load(self) -> Splits:
+        return Splits(*(self.Images(images(8, i)) for i in range(3)))
 
 
 class FromOne(Dataset):
@@ -875,7 +900,7 @@ class Plain(Picture):
     """Shows three test images, in truth."""
 
     def still(self) -> Any:
-        return grid(self.subject.test(range(3)).images)
+        return grid(self.subject.vae.to_unit(self.subject.test(range(3)).images))
 
 
 class Empty(Picture):
@@ -934,6 +959,13 @@ class Labelled(Plain):
         return super().still()
 
 
+class Clipped(Plain):
+    """Shows images of any range as if it were [0, 1]."""
+
+    def still(self) -> Any:
+        return grid(self.subject.vae.sample(3, temperature=0.0))
+
+
 LIES: list[tuple[str, type, str, str]] = [
     ("encoder", Stranger, "check_output_shape", r"what is built\n  expected: a vaekit.Backbone\n  came:     Stranger"),
     ("encoder", Undocumented, "check_documentation", "has no docstring"),
@@ -980,6 +1012,7 @@ LIES: list[tuple[str, type, str, str]] = [
     ("likelihood", likelihood_of(GaussianLikelihood, Quantised), "check_draws", "the mean of draws of a pixel"),
     ("likelihood", likelihood_of(GaussianLikelihood, Forgetful), "check_normalised", "the density of one pixel"),
     ("likelihood", likelihood_of(GaussianLikelihood, Recalling), "check_scores", "after drawing, against each alone"),
+    ("likelihood", likelihood_of(GaussianLikelihood, DensityTimesWidth), "check_grey_levels", "the sum over the probabilities"),
     ("likelihood", likelihood_of(GaussianLikelihood, Deaf), "check_gradient", "the derivative of log_prob"),
     ("likelihood", likelihood_of(BCE, Fair), "check_draws", "how often a pixel drawn is 1"),
     ("likelihood", likelihood_of(BCE, Grey), "check_draws", "draws of a binary pixel"),
@@ -1001,6 +1034,8 @@ LIES: list[tuple[str, type, str, str]] = [
     ("dataset", NotScaled, "check_batches", r"pixels of train batches\n  expected: within \[0, 1\]\n  came:     1 to 254"),
     ("dataset", Holes, "check_batches", "expected: finite values"),
     ("dataset", Disordered, "check_splits", "train images read backwards"),
+    ("dataset", Masks, "check_bytes", r"bytes of train images\n  expected: 0 to 255\n  came:     0 to 1"),
+    ("dataset", Unmarked, "check_fingerprint", "digests of different train images"),
     ("dataset", FromOne, "check_labels", "names of train labels"),
     ("logger", Rescaling, "check_purity", "the numbers told"),
     ("logger", Painting, "check_purity", "the picture told"),
@@ -1029,6 +1064,7 @@ LIES: list[tuple[str, type, str, str]] = [
     ("picture", Teaching, "check_purity", "the weights after drawing"),
     ("picture", Littering, "check_places", "files that are not among the paths returned"),
     ("picture", Stubborn, "check_out", "the paths returned"),
+    ("picture", Clipped, "check_range", r"as of the same in \[0, 1\], by vae.to_unit"),
     ("picture", Labelled, "check_labels", "still.. of data without labels"),
 ]
 

@@ -88,6 +88,28 @@ def check_determinism(candidate: Candidate) -> None:
 
 
 @check("dataset")
+def check_fingerprint(candidate: Candidate) -> None:
+    """The fingerprint is the same each time the dataset is loaded, and other images have another one."""
+    first, again = splits_of(candidate), splits_of(candidate)
+    expect(first.fingerprint == again.fingerprint, "the fingerprint, loaded twice", expected="the same", came="another")
+    for name, part in first.parts.items():
+        num = len(part) // 2
+        halves = part.subset(torch.arange(num)), part.subset(torch.arange(len(part) - num, len(part)))
+        if num and not torch.equal(*(first_of(half) for half in halves)):
+            differ = halves[0].digest() != halves[1].digest()
+            expect(differ, f"digests of different {name} images", expected="different ones", came="one")
+
+
+@check("dataset")
+def check_bytes(candidate: Candidate) -> None:
+    """Images of bytes use their range: 255 stands for white, so images of 0 and 1 only would be black."""
+    for name, part in splits_of(candidate).parts.items():
+        if part.integer:
+            highest = int(first_of(part).max())
+            expect(highest > 1, f"bytes of {name} images", expected="0 to 255", came=f"0 to {highest}")
+
+
+@check("dataset")
 def check_defaults(candidate: Candidate) -> None:
     """The default likelihood and binarisation exist and are compatible."""
     likelihood, binarize = candidate.cls.default_likelihood, candidate.cls.default_binarize

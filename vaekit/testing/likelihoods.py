@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vaekit.distributions import QuantisedDensity
 from vaekit.interfaces import Likelihood, Shape
 from vaekit.testing.backbones import expect_compiles
 from vaekit.testing.common import expect_exact_gradient, expect_gradients, expect_same_after_loading, module_of
@@ -148,6 +149,27 @@ def _range(likelihood: Likelihood, draws: Tensor) -> Tensor:
     if likelihood.support == "unit" and draws.min() >= 0 and draws.max() <= 1:
         return torch.linspace(0, 1, 100_001, dtype=F64)
     return line_around(draws)
+
+
+@check("likelihood")
+def check_grey_levels(candidate: Candidate) -> None:
+    """If the density has a `log_mass`, the probabilities of the grey levels sum to 1 and are integrals of the density."""
+    likelihood = likelihood_of(candidate, PIXEL)
+    pixel = likelihood(params_of(likelihood, 1))
+    if not isinstance(pixel, QuantisedDensity):
+        return
+    num, width = 16, 1 / 15
+    levels = torch.linspace(0, 1, num, dtype=F64)
+    with during("log_mass of the grey levels of a pixel"):
+        params = params_of(likelihood)
+        mass = repeated(likelihood, params, num).log_mass(levels.view(-1, *PIXEL), width).exp()
+    expect(mass.shape == (num,), "the shape of log_mass", expected=(num,), came=tuple(mass.shape))
+    expect_close(mass.sum(), torch.ones((), dtype=F64), "the sum over the probabilities of all grey levels", rtol=1e-6)
+    for level in levels[1:-1].tolist():
+        points = torch.linspace(level - width / 2, level + width / 2, 2001, dtype=F64)
+        integral = torch.trapezoid(_score(likelihood, params, points).exp(), points)
+        came = mass[round(level * (num - 1))]
+        expect_close(came, integral, "the probability of a grey level, against the integral of the density", rtol=1e-3, atol=1e-9)
 
 
 @check("likelihood")

@@ -21,6 +21,7 @@ from vaekit.components.exporters import onnx as component
 from vaekit.components.exporters.onnx import Onnx
 from vaekit.errors import ExportError, UsageError
 from vaekit.export.trained import Trained
+from vaekit.export.verification import verify
 
 Make = Callable[..., Trained]
 SHAPES = [
@@ -154,6 +155,12 @@ def test_weights_above_the_limit_go_to_a_second_file(make: Make, tmp_path: Path,
     names = ("decoder.onnx", "decoder.onnx.data", "decoder.json")
     assert exported.size == sum((tmp_path / name).stat().st_size for name in names)
     assert session(tmp_path / "decoder.onnx").run(None, {"latent": np.zeros((2, 3), np.float32)})[0].shape == (2, 1, 9, 7)
+    assert verify(tmp_path / "decoder.onnx").difference <= 1e-5
+    data = bytearray((tmp_path / "decoder.onnx.data").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "decoder.onnx.data").write_bytes(data)
+    with pytest.raises(ExportError, match="is damaged"):
+        verify(tmp_path / "decoder.onnx")
 
 
 # Precisions
@@ -301,3 +308,10 @@ def test_failed_export_keeps_the_file_before(make: Make, branching: Trained, tmp
     with pytest.raises(ExportError):
         Onnx().export(branching, "decoder", tmp_path / "decoder.onnx")
     assert (tmp_path / "decoder.onnx").read_bytes() == before
+
+
+@pytest.mark.parametrize("decoder", ["mlp", "resnet"])
+def test_int8_is_refused_at_opsets_that_its_quantisation_does_not_support(decoder: str, make: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"opset 21(.*\n)*.*18 to 20"):
+        Onnx(opset=21, int8=True)
+    assert Onnx(opset=20, int8=True).export(make(decoder=decoder), "decoder", tmp_path / "decoder.onnx").size > 0

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from vaekit.components.exporters.onnx import Onnx
 from vaekit.errors import ExportError
+from vaekit.export import metadata as about
+from vaekit.export.reading import OnnxFile
 from vaekit.export.trained import Trained
 from vaekit.export.verification import verify
 
@@ -74,9 +77,28 @@ def test_changed_weights_differ_from_the_model(make: Make, copy: Path) -> None:
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name.endswith("weight"))
     tensor.CopyFrom(numpy_helper.from_array(1.01 * numpy_helper.to_array(tensor), tensor.name))
     onnx.save_model(model, copy)
-    assert verify(copy).difference <= 1e-5
+    for trained in (None, make()):
+        with pytest.raises(ExportError, match="is damaged"):
+            verify(copy, trained)
+
+
+def test_every_flipped_bit_is_found_out(exported: Path, copy: Path) -> None:
+    content = exported.read_bytes()
+    places = np.random.default_rng(0).choice(8 * len(content), 150, replace=False)
+    for place in places.tolist():
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        copy.write_bytes(flipped)
+        with pytest.raises(ExportError):
+            verify(copy)
+
+
+def test_a_model_of_other_weights_differs_from_the_run(make: Make, exported: Path) -> None:
+    other = make()
+    with torch.no_grad():
+        next(other.vae.decoder.parameters()).mul_(1.01)
     with pytest.raises(ExportError, match="differs from the model"):
-        verify(copy, make())
+        verify(exported, other)
 
 
 def test_file_of_another_run_is_found_out(make: Make, copy: Path) -> None:
@@ -101,6 +123,7 @@ def test_graph_that_mixes_examples_is_found_out(copy: Path) -> None:
     model.graph.initializer.append(half)
     model.graph.node.append(onnx.helper.make_node("Add", ["whole", "average"], ["sum"]))
     model.graph.node.append(onnx.helper.make_node("Mul", ["sum", "half"], ["image"]))
+    about.attach(model, OnnxFile(copy).metadata)
     onnx.save_model(model, copy)
     with pytest.raises(ExportError, match="depends on the batch"):
         verify(copy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,10 +47,28 @@ def describe(trained: Trained, part: Part, *, precision: Precision, licence: str
     }
 
 
-def attach(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:
-    """Store the metadata in an ONNX model."""
+def attach(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Store the metadata in an ONNX model, with a digest of both; return what was stored."""
+    sealed = {**metadata, "digest": digest_of(model, metadata)}
     del model.metadata_props[:]
-    model.metadata_props.add(key=KEY, value=json.dumps(metadata, ensure_ascii=False))
+    model.metadata_props.add(key=KEY, value=json.dumps(sealed, ensure_ascii=False))
+    return sealed
+
+
+def digest_of(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> str:
+    """Return a digest of a model's operations, weights and versions, and of its metadata except for the digest itself."""
+    from onnx import numpy_helper
+
+    plain = {name: value for name, value in metadata.items() if name != "digest"}
+    digest = hashlib.blake2b(json.dumps(plain).encode(), digest_size=16)
+    digest.update(f"{model.ir_version} {model.producer_name} {model.producer_version} {model.graph.name}".encode())
+    graph = model.graph
+    for message in (*model.opset_import, *graph.input, *graph.output, *graph.node):
+        digest.update(message.SerializeToString(deterministic=True))
+    for tensor in graph.initializer:
+        digest.update(f"{tensor.name} {tensor.data_type} {tuple(tensor.dims)}".encode())
+        digest.update(numpy_helper.to_array(tensor).tobytes())
+    return digest.hexdigest()
 
 
 def as_text(metadata: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from vaekit.errors import ExportError
-from vaekit.export.metadata import FORMAT, KEY
+from vaekit.export.metadata import FORMAT, KEY, digest_of
 
 if TYPE_CHECKING:
     from vaekit.export.parity import Function
@@ -54,6 +54,20 @@ class OnnxFile:
                 remedy=REMEDY,
             )
         return metadata
+
+    def check_digest(self) -> None:
+        """Check that operations, weights and metadata are what was written.
+
+        Raises:
+            ExportError: They are not, or a file with weights is missing.
+        """
+        try:
+            whole = onnx.load(self.path)
+        except Exception as error:  # see __init__
+            reason = " ".join(str(error).split())[:300]
+            raise ExportError(f"the weights of {self.path} cannot be read", given=reason, remedy=REMEDY) from None
+        if self.metadata.get("digest") != digest_of(whole, self.metadata):
+            raise ExportError(f"{self.path} is damaged: its content is not what was written", remedy=REMEDY)
 
     @property
     def size(self) -> int:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def verify(path: str | Path, trained: Trained | None = None) -> Parity:
     """Check an exported ONNX file, either by itself or against the model that it was exported from.
 
-    By itself, the file must be a valid model exported by vaekit, agree with the JSON file beside it, return the shapes stated in
-    its metadata and images within their range, and return the same output for an example alone and in a batch.
+    By itself, the file must be a valid model that vaekit exported, unchanged since, agree with the JSON file beside it, and return
+    the shapes stated in its metadata, images within their range, and the same output for an example alone and in a batch.
 
     Args:
         path: The exported file.
@@ -33,6 +33,7 @@ def verify(path: str | Path, trained: Trained | None = None) -> Parity:
     """
     file = OnnxFile(path)
     _check_sidecar(file)
+    file.check_digest()
     if trained is None:
         examples = _examples(file.metadata)
         outputs = file.function(examples)

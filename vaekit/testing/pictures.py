@@ -156,12 +156,12 @@ def check_determinism(candidate: Candidate) -> None:
     expect(contents[0] == contents[1], "the picture, drawn twice", expected="the same", came="another one")
 
 
-def _difference(a: Image, b: Image) -> int:
+def _difference(a: Image, b: Image) -> float:
     """Return the largest difference between two images of one size, in grey levels."""
     from PIL import ImageChops
 
-    extrema: Any = ImageChops.difference(a, b).getextrema()
-    return max(high for _, high in extrema)
+    extrema: Any = ImageChops.difference(a, b).getextrema()  # a pair for each channel
+    return max(float(high) for _, high in extrema)
 
 
 @check("picture")

@@ -19,7 +19,6 @@ from vaekit.nn.layers import (
     halved_sizes,
     hidden_layer,
     hidden_linear_layers,
-    initialize_weights,
     require_image_shape,
 )
 
@@ -60,8 +59,8 @@ class UpsamplingDecoder(Backbone):
         for (width, next_width), (size, next_size) in zip(pairwise(channels), pairwise(sizes[:-1]), strict=True):
             build = self.upsampling_layer(width, next_width, size, next_size)
             layers += hidden_layer(build, next_width, activation, normalization)
+        # PyTorch's own initialisation: smaller logits, as other decoders start with, took 3 nats more on digits after 6 epochs.
         output = self.upsampling_layer(channels[-1], out_shape[0], sizes[-2], sizes[-1])(bias=True)
-        initialize_weights(output, gain=1 / 3)  # PyTorch's own for transposed convolutions makes logits five times as large
         self.net = nn.Sequential(*layers, output)
 
     @staticmethod

@@ -30,9 +30,13 @@ LARGEST = 2**31 - 2**20
 """Largest size of weights, in bytes, that fits into one file: a protobuf message must be smaller than 2 GiB."""
 
 
+LAST_INT8_OPSET = 20
+"""The last opset that ONNX Runtime's quantisation handles: at 21, it fails or writes models that ONNX Runtime cannot load."""
+
+
 @exporters("onnx")
 class Onnx(Exporter):
-    """ONNX, for ONNX Runtime in Python, Node, browsers and elsewhere: one file, any batch size, verified against the model.
+    """ONNX, for ONNX Runtime in Python, Node, browsers and elsewhere: one file, batches of 1 or more, verified against the model.
 
     A JSON file of the same name beside it holds what an application needs to know: shapes, names, and the range and KL of every
     latent. The defaults, opset 18 and IR version 8, are supported by ONNX Runtime 1.17 and later, including its web build and
@@ -57,6 +61,12 @@ class Onnx(Exporter):
     ) -> None:
         if fp16 and int8:
             raise UsageError("an export has only one precision", given="fp16 and int8", remedy="choose one of them")
+        if int8 and opset > LAST_INT8_OPSET:
+            raise UsageError(
+                "ONNX Runtime's 8-bit quantisation does not support this opset",
+                given=f"opset {opset}",
+                expected=f"18 to {LAST_INT8_OPSET} with int8",
+            )
         self.opset, self.licence = opset, licence
         self.precision: about.Precision = "int8" if int8 else "fp16" if fp16 else "fp32"
 
@@ -67,11 +77,12 @@ class Onnx(Exporter):
         _warn_of_slow_operations(model, part)
         if self.precision == "fp16":
             halve(model)
-        about.attach(model, metadata)
+        metadata = about.attach(model, metadata)
         with staged(path) as temporary:
             notes = _save(model, temporary)
             if self.precision == "int8":
-                notes += _quantized(temporary, subject, metadata)
+                more, metadata = _quantized(temporary, subject, metadata)
+                notes += more
             file = OnnxFile(temporary)
             parity = compare(
                 file.function,
@@ -97,18 +108,18 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
     return (f"the weights exceed the 2 GB limit of an ONNX file; they are in {data}, which must stay beside it",)
 
 
-def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[str, ...]:
-    """Replace a float32 file by its 8-bit version; return notes on the result and its speed."""
+def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Replace a float32 file by its 8-bit version; return notes on the result and its speed, and its metadata."""
     examples = part.examples.numpy()
     functions = {"fp32": OnnxFile(path).function}
     model = quantize(path, examples)
-    about.attach(model, metadata)
-    notes = ("int8 is experimental", left_in_float(model), *_save(model, path))
+    sealed = about.attach(model, metadata)
+    notes: tuple[str, ...] = ("int8 is experimental", left_in_float(model), *_save(model, path))
     functions["int8"] = OnnxFile(path).function
     for inputs in (examples[:1], examples):
         times = latencies({name: partial(function, inputs) for name, function in functions.items()}, seconds=0.3)
         notes += (f"batch {len(inputs)}: {times['int8'].median:.3g} ms, fp32 {times['fp32'].median:.3g} ms",)
-    return notes
+    return notes, sealed
 
 
 def _warn_of_slow_operations(model: onnx.ModelProto, part: PartName) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @exporters("torch")
 class Torch(Exporter):
-    """PyTorch's own format, .pt2: runs in torch without vaekit or the components' code; any batch size, verified.
+    """PyTorch's own format, .pt2: runs in torch without vaekit or the components' code; any batch size from 1, verified.
 
     ``torch.export.load(path).module()`` returns the function. The metadata are in the file under the name ``vaekit``.
 

@@ -167,11 +167,18 @@ class InterruptAfterAnEpoch(Silent):
         raise KeyboardInterrupt
 
 
+@pytest.fixture(scope="session")
+def binary_run(labelled_run, tmp_path_factory):
+    """A run on binary pixels, which has a log-likelihood."""
+    out = tmp_path_factory.mktemp("binary") / "run"
+    return vaekit.train(labelled_run / "spec.yaml", binarize="threshold", out=out).path
+
+
 @pytest.fixture
-def place(labelled_run, tmp_path, monkeypatch):
+def place(labelled_run, binary_run, tmp_path, monkeypatch):
     """A folder with what the README's commands take: two small runs, RUN and OTHER, and images; measurements are short."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(labelled_run, tmp_path / "runs" / "0001-digits-mlp")
+    shutil.copytree(binary_run, tmp_path / "runs" / "0001-digits-mlp")
     shutil.copytree(labelled_run, tmp_path / "OTHER")
     (tmp_path / "RUN").symlink_to("runs/0001-digits-mlp")
     (tmp_path / "b").mkdir()

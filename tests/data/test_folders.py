@@ -66,6 +66,14 @@ def test_files_of_any_image_suffix_are_read_and_others_are_counted(tmp_path):
         assert total(load(tmp_path)) == 6
 
 
+def test_hidden_folders_are_named(tmp_path):
+    for i in range(4):
+        picture(tmp_path / "a" / f"{i}.png", i)
+        picture(tmp_path / ".b" / f"{i}.png", i)
+    with pytest.warns(UserWarning, match=r"1 hidden folder in .* left out: \.b$"):
+        assert total(load(tmp_path)) == 4
+
+
 def test_a_folder_with_the_suffix_of_an_image_is_a_folder(tmp_path):
     for i in range(4):
         picture(tmp_path / "cats.jpg" / f"{i}.png", i)

@@ -30,8 +30,8 @@ OnBad = Literal["stop", "skip"]
 def find_images(folder: Path, *, on_bad: OnBad = "stop") -> list[Path]:
     """Return the image files in a folder and its subfolders, sorted by relative path; links are followed.
 
-    Hidden files and folders are skipped. Other files are named in a warning, as are image files of which only the first frame or
-    page is read.
+    Hidden files are skipped. Hidden folders and other files are named in a warning, as are image files of which only the first
+    frame or page is read.
 
     Args:
         folder: The folder.
@@ -43,7 +43,8 @@ def find_images(folder: Path, *, on_bad: OnBad = "stop") -> list[Path]:
     if not folder.is_dir():
         raise DataError("the folder of images does not exist", given=folder, expected="an existing folder")
     closed: list[str] = []
-    names = sorted(file.relative_to(folder).as_posix() for file in _files_in(folder, closed))
+    hidden: list[str] = []
+    names = sorted(file.relative_to(folder).as_posix() for file in _files_in(folder, closed, hidden))
     found = [folder / name for name in names if Path(name).suffix.lower() in SUFFIXES]
     others = Counter(Path(name).suffix or "without a suffix" for name in names if Path(name).suffix.lower() not in SUFFIXES)
     if closed:
@@ -55,26 +56,35 @@ def find_images(folder: Path, *, on_bad: OnBad = "stop") -> list[Path]:
     if others:
         counts = _first([f"{count:,} {suffix}" for suffix, count in others.most_common()])
         warnings.warn(f"{folder}: files that are not images are left out: {counts}", stacklevel=2)
+    if hidden:
+        warnings.warn(f"{_several(len(hidden), 'hidden folder')} in {folder} left out: {_first(sorted(hidden))}", stacklevel=2)
     if not found:
         raise DataError("there are no images in the folder", given=folder, expected=f"files {' '.join(sorted(SUFFIXES))}")
     warn_of_frames([file for file in found if file.suffix.lower() in FRAMES])
     return found
 
 
-def _files_in(folder: Path, closed: list[str], above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders, linked ones too; append the folders that cannot be read to ``closed``."""
+def _files_in(folder: Path, closed: list[str], hidden: list[str], above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Yield the files in a folder and its subfolders, linked ones too.
+
+    Args:
+        folder: The folder.
+        closed: Receives the folders that cannot be read.
+        hidden: Receives the names of hidden folders, which are skipped.
+        above: The folders above it, to which links may lead back.
+    """
     try:
         status = folder.stat()
         identity = status.st_dev, status.st_ino
-        entries = [] if identity in above else list(os.scandir(folder))  # a link may lead back to a folder above it
+        entries = [] if identity in above else list(os.scandir(folder))
     except OSError:
         closed.append(str(folder))
         return
     for entry in entries:
         if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _files_in(Path(entry.path), closed, (*above, identity))
+            hidden += [entry.name] if entry.is_dir() else []
+        elif entry.is_dir():
+            yield from _files_in(Path(entry.path), closed, hidden, (*above, identity))
         else:
             yield Path(entry.path)
 

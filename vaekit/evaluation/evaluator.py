@@ -76,14 +76,19 @@ class Evaluator:
             size = math.ceil(num / math.ceil(num / size))
         return size
 
-    def scores(self, split: str) -> dict[str, float | list[float]]:
-        """Return the metrics of a split by key; see `vaekit.evaluation.metrics`."""
+    def scores(self, split: str, *, quantised: bool = False) -> dict[str, float | list[float]]:
+        """Return the metrics of a split by key; see `vaekit.evaluation.metrics`.
+
+        Args:
+            split: ``train``, ``validation`` or ``test``.
+            quantised: Whether to compute bits per dimension, if the images have grey levels and the likelihood allows.
+        """
         return evaluate(
             self.objective,
             self.batches(split).epoch(0),
             self.streams,
             split=split,
-            quantised=self.quantised,
+            quantised=quantised and self.quantised,
             chunk=self.spec.train.batch_size,
             reduce=self.processes.total,
         )
@@ -95,7 +100,7 @@ class Evaluator:
             split: ``train``, ``validation`` or ``test``.
             epoch: The epoch of the weights.
         """
-        scores = self.scores(split)
+        scores = self.scores(split, quantised=True)
         results: dict[str, Any] = {
             "split": split,
             "num_images": len(self.splits.parts[split]),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def verify(path: str | Path, trained: Trained | None = None) -> Parity:
     """Check an exported ONNX file, either by itself or against the model that it was exported from.
 
-    By itself, the file must be a valid model that vaekit exported, unchanged since, agree with the JSON file beside it, and return
+    By itself, the file must be a valid model, unchanged since vaekit exported it, agree with the JSON file beside it, and return
     the shapes stated in its metadata, images within their range, and the same output for an example alone and in a batch.
 
     Args:

@@ -20,6 +20,7 @@ from vaekit.compute.process import compiled, keep_freed_memory
 from vaekit.compute.sharding import gathered, shard
 from vaekit.data.batches import Batch, Batches, full_batches
 from vaekit.data.sources import Splits
+from vaekit.errors import UsageError
 from vaekit.model.objective import Inputs, Objective, Player
 from vaekit.specs.models import RunSpec
 from vaekit.streams import Streams
@@ -139,6 +140,13 @@ class Step:
         return gathered(self.objective, self.whole)
 
     def _divide(self) -> Objective:
+        if len(self.objective.producers) > 1:  # each player would run the sharded modules again with parameters of its own
+            raise UsageError(
+                "a model whose parameters belong to several players cannot be sharded across processes",
+                given=", ".join(cast("Player", self.objective.players[number]).name for number in self.objective.producers),
+                expected="one player that owns the encoder, the decoder, the posterior, the prior and the likelihood",
+                remedy="train with --parallel ddp",
+            )
         backbones = self.objective.vae.encoder, self.objective.vae.decoder
         return cast("Objective", shard(self.objective, backbones, self.processes))
 

@@ -13,16 +13,38 @@ from pathlib import Path
 from vaekit.errors import UsageError, VaekitError
 
 
+def local_path(path: str | Path) -> Path:
+    """Return the path of a file or folder that a user names.
+
+    Raises:
+        UsageError: It is a URL.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # a drive of Windows is one letter
+        raise UsageError(f"{path} is a URL", expected="the path of a file or folder on this machine")
+    return Path(path)
+
+
+def printable_path(path: str | Path) -> Path:
+    """Return the path of a folder that is to be created, whose name will be printed and written into specs.
+
+    Raises:
+        UsageError: It is a URL, or holds a control character.
+    """
+    if not str(path).isprintable():
+        raise UsageError("the name of a folder holds a control character", given=repr(str(path)), remedy="choose another --out")
+    return local_path(path)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary file in the folder of ``path``, flush the file to disk, and rename it to ``path``.
 
     A symbolic link stays: the file that it points to is replaced.
 
     Raises:
-        UsageError: ``path`` exists and is not a regular file, such as a folder, a device or a pipe.
+        UsageError: ``path`` is a URL, or exists and is not a regular file, such as a folder, a device or a pipe.
         VaekitError: The file cannot be written, for example because the disk is full; an older file stays as it was.
     """
-    path = path.resolve()
+    path = local_path(path).resolve()
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a regular file, and is not replaced", remedy="choose another path")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -29,6 +29,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from vaekit import roles
 from vaekit.data.specs import AugmentSpec, Binarize
 from vaekit.errors import SpecError, VaekitError
+from vaekit.files import local_path
 from vaekit.registry import Registry
 from vaekit.schema import ComponentSpec, Spec
 
@@ -275,8 +276,9 @@ def read_spec(path: str | Path) -> dict[str, Any]:
 
     Raises:
         SpecError: The file is missing or is not a YAML mapping.
+        UsageError: The path is a URL.
     """
-    path = Path(path)
+    path = local_path(path)
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE or not path.is_file():

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from vaekit._version import __version__
 from vaekit.errors import CheckpointError, UsageError, VaekitError
-from vaekit.files import write_text
+from vaekit.files import local_path, printable_path, write_text
 from vaekit.specs.models import RunSpec, dump_spec
 
 RUNS = Path("runs")
@@ -31,7 +31,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self.spec = self.path / "spec.yaml"
         self.model = self.path / "model.safetensors"
         self.metrics = self.path / "metrics.jsonl"
@@ -55,11 +55,7 @@ class RunFolder:
         Raises:
             UsageError: ``out`` exists and is not empty, cannot be written, or another process is training in it.
         """
-        path = Path(out) if out is not None else None
-        if path is not None and not str(path).isprintable():
-            raise UsageError(
-                "the name of a run folder holds a control character", given=repr(str(path)), remedy="choose another --out"
-            )
+        path = printable_path(out) if out is not None else None
         try:
             if path is None:
                 path = next_numbered(RUNS, f"{spec.data.dataset.kind}-{spec.model.encoder.kind}")
@@ -69,7 +65,9 @@ class RunFolder:
             for needed in (folder.frames, folder.reconstructions, folder.samples):
                 needed.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot write the run folder {path}", given=error.strerror, remedy="choose another --out") from None
+            raise UsageError(
+                f"cannot write the run folder {path or RUNS}", given=error.strerror, remedy="choose another --out"
+            ) from None
         folder.hold()
         if folder.spec.exists():  # another process made it since the check above
             folder.release()

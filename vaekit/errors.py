@@ -3,6 +3,30 @@
 from __future__ import annotations
 
 
+def plain(text: object, most: int = 300) -> str:
+    r"""Return a text from elsewhere as one line that can be printed: without control characters, and not too long.
+
+    Args:
+        text: The text, or an object such as an exception; without a readable text, the result is empty.
+        most: The largest number of characters; what is beyond is replaced by ``…``.
+
+    Example:
+        >>> plain("two\nlines, and an escape: \x1b[31m")
+        'two lines, and an escape: ?[31m'
+    """
+    try:
+        words = str(text)[: 10 * most].split()
+    except Exception:  # the __str__ of someone else's class
+        return ""
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(words))
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the type of an exception and what it says, in one line."""
+    return f"{type(error).__name__}: {plain(error)}".removesuffix(": ")
+
+
 class VaekitError(Exception):
     """The base class of vaekit's exceptions; the command line prints them without a traceback.
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaekit._version import __version__
-from vaekit.errors import PluginError, VaekitError
+from vaekit.errors import PluginError, VaekitError, plain, reason_of
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -55,8 +55,8 @@ class Plugin:
 
     @cached_property
     def distribution(self) -> str:
-        """The name of the distribution."""
-        return self._metadata("Name") or f"a distribution without a name in {self.source.locate_file('')}"
+        """The name of the distribution; if its metadata do not tell, that of the module that provides the component."""
+        return self._metadata("Name") or self.entry_point.module.partition(".")[0]
 
     @cached_property
     def version(self) -> str:
@@ -65,7 +65,7 @@ class Plugin:
 
     def _metadata(self, key: str) -> str:
         try:
-            return str(self.source.metadata[key] or "")
+            return plain(self.source.metadata[key] or "", 100)
         except Exception:  # metadata may be malformed; the component may still work without it
             return ""
 
@@ -91,7 +91,11 @@ class Plugin:
         """Return the requirement on vaekit that this version does not satisfy, or None."""
         from packaging.requirements import InvalidRequirement, Requirement
 
-        for text in self.source.requires or ():
+        try:
+            requirements = self.source.requires or ()
+        except Exception:  # as above
+            requirements = ()
+        for text in requirements:
             try:
                 requirement = Requirement(text)
             except InvalidRequirement:
@@ -105,10 +109,10 @@ class Plugin:
     def unusable(self, cause: BaseException) -> PluginError:
         """Return the error for a plugin that cannot be used because of ``cause``."""
         own = isinstance(cause, VaekitError)
-        reason = cause.message if isinstance(cause, VaekitError) else f"{type(cause).__name__}: {cause}"
+        reason = plain(cause.message) if isinstance(cause, VaekitError) else reason_of(cause)
         given = getattr(cause, "given", None)
         return PluginError(
-            f"plugin {self} cannot provide {self.kind!r}: {' '.join(reason.split())}",
+            f"plugin {self} cannot provide {self.kind!r}: {reason}",
             given=f"entry point {self.announcement}" + (f"; {given}" if given is not None else ""),
             expected=getattr(cause, "expected", None),
             remedy=(own and getattr(cause, "remedy", None))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import vaekit
 from vaekit.errors import CheckpointError, SpecError, UsageError
-from vaekit.specs.models import read_spec
+from vaekit.specs.models import dump_spec, read_spec
 from vaekit.specs.resolve import resolve
 from vaekit.store.checkpoint import digest_of
 
@@ -115,3 +117,34 @@ def test_what_looks_like_a_value_and_is_none_is_refused_in_few_words(data: dict,
 def test_more_models_than_a_sweep_can_hold_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="too many models"):
         vaekit.sweep(over={"seed": vaekit.Range(0, 99_999_999)}, out=tmp_path / "sweep")
+
+
+@pytest.mark.parametrize("path", ["a\x85b", "\x85", "größe/β", "'", "1e3", "~", "null", "a\u2028b", "\ud800", "*x", "<<", "😀"])
+def test_every_spec_that_is_written_is_read_as_it_was(tmp_path: Path, path: str) -> None:
+    spec = resolve({"data": {"dataset": {"kind": "array", "path": path}}})
+    (tmp_path / "spec.yaml").write_text(dump_spec(spec), "utf-8")
+    assert resolve(read_spec(tmp_path / "spec.yaml")) == spec
+
+
+class Deep(vaekit.Loss):
+    """A loss with an option of any depth."""
+
+    def __init__(self, *, tree: list[Any]) -> None:
+        super().__init__()
+
+    def forward(self, trace: vaekit.Trace) -> Tensor:
+        raise AssertionError("it is not used")
+
+
+def test_a_spec_that_could_not_be_read_is_not_written() -> None:
+    tree: list[Any] = []
+    for _ in range(30):
+        tree = [tree]
+    with (
+        vaekit.losses.temporarily(deep=Deep),
+        pytest.raises(SpecError, match="cannot be written so that it can be read"),
+    ):
+        dump_spec(resolve({"model": {"loss": [{"kind": "deep", "tree": tree}]}}))
+    shared = [1, 2]
+    with vaekit.losses.temporarily(deep=Deep):
+        assert "&" not in dump_spec(resolve({"model": {"loss": [{"kind": "deep", "tree": [shared, shared]}]}}))

@@ -28,7 +28,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from vaekit import roles
 from vaekit.data.specs import AugmentSpec, Binarize
-from vaekit.errors import SpecError, VaekitError
+from vaekit.errors import SpecError, VaekitError, plain
 from vaekit.files import local_path
 from vaekit.registry import Registry
 from vaekit.schema import ComponentSpec, Spec
@@ -271,6 +271,13 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Writes what `_PlainLoader` reads: a value that occurs twice is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def read_spec(path: str | Path) -> dict[str, Any]:
     """Read a spec file, YAML or JSON, as plain data.
 
@@ -287,7 +294,7 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise SpecError(f"cannot read the spec {path}", given=error.strerror, expected="a YAML file") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{path} is not valid YAML", given=" ".join(str(error).split())[:300]) from None
+        raise SpecError(f"{path} is not valid YAML", given=plain(error)) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -311,5 +318,17 @@ LARGEST_FILE, DEEPEST = 1_000_000, 20
 
 
 def dump_spec(spec: RunSpec) -> str:
-    """Return a spec as YAML text, from which `resolve` reproduces an equal spec."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    """Return a spec as YAML text, from which `resolve` reproduces an equal spec.
+
+    Raises:
+        SpecError: There is no such text, for example because an option of a plugin is nested too deeply.
+    """
+    data, reason = spec.model_dump(mode="json"), "it differs when it is read"
+    for allow_unicode in (True, False):  # some characters, such as U+0085, are read only if they are escaped
+        text = yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, allow_unicode=allow_unicode, width=120)
+        try:
+            if yaml.load(text, _PlainLoader) == data:
+                return text
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = plain(error)
+    raise SpecError("the spec cannot be written so that it can be read", given=reason)

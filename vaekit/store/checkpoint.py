@@ -26,7 +26,7 @@ from vaekit import plugins, roles
 from vaekit._version import __version__
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.sharding import like
-from vaekit.errors import CheckpointError, SpecError, UnknownComponentError
+from vaekit.errors import CheckpointError, SpecError, UnknownComponentError, VaekitError, reason_of
 from vaekit.files import write_atomically
 from vaekit.interfaces import Shape
 from vaekit.registry import Registry
@@ -37,6 +37,8 @@ from vaekit.store.folder import RunFolder
 
 FORMAT = "vaekit-2"
 """The key of the metadata, a single JSON text, so that equal contents produce equal files."""
+LONGEST_NAME = 200
+"""The largest number of characters in the name of a component, of its distribution and in its version."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,35 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
     return found
 
 
+def _metadata(spec: RunSpec, image_shape: Shape, data: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
+        "image_shape": list(image_shape),
+        "data": dict(data),
+        "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
+        "state": dict(state),
+    }
+
+
+def check_readable(path: Path, spec: RunSpec, *, image_shape: Shape, data: Mapping[str, Any]) -> None:
+    """Check that what is about to be trained can be read back once it is saved; the arguments are those of `save`.
+
+    Raises:
+        CheckpointError: It cannot, for example because the name of a component's module holds a control character.
+    """
+    metadata = _metadata(spec, image_shape, data, {})
+    try:
+        read = _parse(path, json.dumps(metadata)).spec.model_dump(mode="json", exclude={"train": {"logger"}})
+        if read != metadata["spec"]:
+            raise ValueError("the spec that is read differs from the one that is written")
+    except (VaekitError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            "a checkpoint of this run could not be read",
+            given=error.given if isinstance(error, VaekitError) and error.given else reason_of(error),
+            expected="components and options that can be written as text and read again",
+        ) from error
+
+
 def save(
     path: Path,
     tensors: Mapping[str, Tensor],
@@ -80,13 +111,7 @@ def save(
     state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model file or checkpoint atomically; its spec omits the loggers, which are not needed to use it."""
-    metadata = {
-        "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
-        "image_shape": list(image_shape),
-        "data": dict(data),
-        "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
-        "state": dict(state or {}),
-    }
+    metadata = _metadata(spec, image_shape, data, state or {})
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     sealed = json.dumps({**metadata, "digest": digest_of(metadata, whole)})
 
@@ -203,15 +228,15 @@ class Recorded(NamedTuple):
 
 
 def _recorded(versions: Mapping[str, Any]) -> list[Recorded]:
-    """Read the components that a file records; invalid distribution names raise ValueError, since they are printed."""
+    """Read the components that a file records; names that cannot be printed raise ValueError."""
     registries = {components.role: components for components in roles.REGISTRIES}
     found = []
     for component, origin in versions.get("components", {}).items():
         role, _, kind = component.partition(":")
-        distribution, version = origin["distribution"], origin["version"]
-        if not re.fullmatch(r"[\w.-]+ [\w.!+-]*", f"{distribution} {version}", re.ASCII):
-            raise ValueError(f"{distribution!r:.80} {version!r:.80} is not a distribution and version")
-        found.append(Recorded(registries[role], kind, distribution, version))
+        names = kind, origin["distribution"], origin["version"]
+        if not all(name.isprintable() and len(name) <= LONGEST_NAME for name in names):
+            raise ValueError(f"{role} {' '.join(names)!r:.100} is not a component, a distribution and a version")
+        found.append(Recorded(registries[role], *names))
     return found
 
 
@@ -233,8 +258,10 @@ def _told(changes: Iterable[Recorded]) -> str:
 
 
 def _install(components: Iterable[Recorded]) -> str | None:
-    names = sorted({f"{c.distribution}=={c.version}" for c in components if c.version and c.distribution != "vaekit"})
-    return f"pip install {' '.join(names)}" if names else None
+    """Return the command that installs distributions; other texts, as a file may hold anything, are not made a command."""
+    names = sorted({f"{c.distribution}=={c.version}" for c in components if c.distribution != "vaekit"})
+    safe = [name for name in names if re.fullmatch(r"[a-z0-9][\w.-]*==\w[\w.!+-]*", name, re.ASCII | re.IGNORECASE)]
+    return f"pip install {' '.join(safe)}" if safe else None
 
 
 def _missing_component(path: Path, error: UnknownComponentError, recorded: Iterable[Recorded]) -> CheckpointError:

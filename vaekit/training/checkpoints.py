@@ -69,6 +69,14 @@ class Checkpoints:
         self.spec, self.processes = step.spec, step.processes
         self.image_shape = step.objective.vae.image_shape
 
+    def check(self) -> None:
+        """Check, before training, that what will be saved can be read.
+
+        Raises:
+            CheckpointError: It cannot.
+        """
+        checkpoint.check_readable(self.folder.last, self.spec, image_shape=self.image_shape, data=self.data)
+
     def save_best(self, epoch: int) -> None:
         """Write the best weights so far: those of the objective, for evaluation, and those of the model alone."""
         with self.step.averaged():

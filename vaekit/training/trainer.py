@@ -193,6 +193,7 @@ class Trainer:
         try:
             if self.processes.leads:
                 check_space(self.folder.path, self.checkpoints.size)
+                self.checkpoints.check()
             if self.processes.leads and not resume:
                 self.folder.cut_metrics(0)  # of an epoch that ended with its process, before the first checkpoint
             notes = (self._resume() if resume else self._few_steps()) + self._notes()

@@ -24,7 +24,9 @@ def plain(text: object, most: int = 300) -> str:
 
 def reason_of(error: BaseException) -> str:
     """Return the type of an exception and what it says, in one line."""
-    return f"{type(error).__name__}: {plain(error)}".removesuffix(": ")
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{name}: {plain(error)}".removesuffix(": ")
 
 
 class VaekitError(Exception):

@@ -49,6 +49,11 @@ class Plugin:
         return self.entry_point.name
 
     @property
+    def package(self) -> str:
+        """The top-level package or module that provides the component."""
+        return self.entry_point.module.partition(".")[0]
+
+    @property
     def announcement(self) -> str:
         """The entry point as declared by the distribution, with its group."""
         return f"{self.entry_point.name} = {self.entry_point.value} in group {self.entry_point.group}"
@@ -56,7 +61,7 @@ class Plugin:
     @cached_property
     def distribution(self) -> str:
         """The name of the distribution; if its metadata do not tell, that of the module that provides the component."""
-        return self._metadata("Name") or self.entry_point.module.partition(".")[0]
+        return self._metadata("Name") or self.package
 
     @cached_property
     def version(self) -> str:
@@ -80,7 +85,7 @@ class Plugin:
             remedy = f"upgrade {self.distribution} or vaekit, whichever is older"
             raise self.unusable(PluginError(f"it requires {needed}, but this is vaekit {__version__}", remedy=remedy))
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with _output_to_stderr():
                 return self.entry_point.load()
         except KeyboardInterrupt:
             raise
@@ -188,6 +193,21 @@ def switched_off() -> Iterator[None]:
             os.environ[SWITCH] = before
 
 
+@contextlib.contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """Redirect stdout to stderr: what Python prints, and what other code and processes write to the file descriptor."""
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as restored:
+        try:
+            sys.__stdout__.flush()  # type: ignore[union-attr] # None is handled below
+            kept = os.dup(1)
+            restored.callback(os.close, kept)
+            os.dup2(2, 1)
+            restored.callback(os.dup2, kept, 1)
+        except (OSError, AttributeError):  # there is no stdout
+            pass
+        yield
+
+
 def module_file(module: str, roots: tuple[str, ...]) -> Path | None:
     """Return the file of a module under one of the folders, without importing its package; None if there is none."""
     relative = Path(*module.split("."))
@@ -205,7 +225,7 @@ def first_line(file: Path | None, name: str, roots: tuple[str, ...] = ()) -> str
     """
     try:
         body = ast.parse(file.read_bytes()).body if file is not None else []
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):  # what the parser raises for hostile sources
         return ""
     for node in body:
         if isinstance(node, ast.ClassDef) and (node.name == name or _registers(node, name)):

@@ -44,7 +44,7 @@ class ComponentSpec(Spec):
 
 def option_docs(doc: str | None) -> dict[str, str]:
     """Return ``{option: description}`` from the ``Args:`` section of a Google-style docstring."""
-    _, _, section = inspect.cleandoc(doc or "").partition("\nArgs:\n")
+    _, _, section = inspect.cleandoc(doc if isinstance(doc, str) else "").partition("\nArgs:\n")
     lines = itertools.takewhile(lambda line: not line or line[0].isspace(), section.splitlines())
     entries = re.split(r"^(\w+): ", textwrap.dedent("\n".join(lines)), flags=re.MULTILINE)[1:]
     return {name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)}

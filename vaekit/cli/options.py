@@ -93,7 +93,7 @@ def component_option(
         help=escape(about) + ("" if chosen_later else f" [dim]{escape(f'[{ending}]')}[/dim]"),
         show_default=False,
         hidden=hidden,
-        rich_help_panel=panel,
+        rich_help_panel=None if panel is None else escape(panel),
     )
     taken: Any = bool if switch else list[str] if several else str
     return Annotated[taken | None, info]

@@ -67,6 +67,26 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `write_atomically` that processes of this machine left in a folder when they were killed."""
+    for path in folder.rglob(".*.tmp"):
+        match = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if match is not None and not _runs(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine runs; on Windows, which has no harmless signal to ask by, True."""
+    try:
+        if os.name != "nt":
+            os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def file_names(names: Sequence[str], *, taken: Collection[str] = ()) -> list[str]:
     """Return a file name for each of several names: allowed on every system, and distinct even where case is ignored.
 

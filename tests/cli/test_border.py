@@ -49,7 +49,11 @@ FAILURES: dict[str, tuple[BaseException, list[str]]] = {
     "json": (json.JSONDecodeError("Expecting value", "", 0), ["JSONDecodeError: Expecting value"]),
     "unicode": (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), ["UnicodeDecodeError", "invalid start byte"]),
     "key": (KeyError("x"), ["KeyError: 'x'"]),
-    "a large number": (OverflowError("int too large to convert to float"), ["OverflowError: int too large"]),
+    "a large number": (
+        OverflowError("int too large to convert"),
+        ["a number is too large", "int too large to convert"],
+    ),
+    "a large number of torch's": (ValueError("Overflow when unpacking long long"), ["a number is too large"]),
     "without a text": (Mute(), ["Mute"]),
     "long": (ValueError("x" * 10**6), ["ValueError: xxx"]),
 }

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import vaekit
-from vaekit.errors import CheckpointError, SpecError, UsageError
+from vaekit.benchmark.report import read_result
+from vaekit.errors import CheckpointError, SpecError, UsageError, VaekitError
+from vaekit.files import write_text
 from vaekit.specs.models import dump_spec, read_spec
+from vaekit.specs.options import build_spec
 from vaekit.specs.resolve import resolve
 from vaekit.store.checkpoint import digest_of
 
@@ -48,7 +56,7 @@ def test_edited_metadata_are_noticed(run: vaekit.Run) -> None:
 def test_a_small_file_that_asks_for_a_huge_model_is_refused_before_it_takes_memory(run: vaekit.Run) -> None:
     with safe_open(run.folder.model, "pt") as file:
         metadata = json.loads(file.metadata()["vaekit-2"])
-    metadata["spec"]["model"]["latent_dim"] = 10**9
+    metadata["spec"]["model"]["latent_dim"] = 10**6
     tensors = load_file(run.folder.model)
     del metadata["digest"]
     metadata["digest"] = digest_of(metadata, tensors)
@@ -148,3 +156,154 @@ def test_a_spec_that_could_not_be_read_is_not_written() -> None:
     shared = [1, 2]
     with vaekit.losses.temporarily(deep=Deep):
         assert "&" not in dump_spec(resolve({"model": {"loss": [{"kind": "deep", "tree": [shared, shared]}]}}))
+
+
+# Numbers that fit no machine
+
+HUGE = [10**12, 10**23, 10**400]
+
+
+@pytest.mark.parametrize("number", HUGE)
+@pytest.mark.parametrize(
+    "option", ["epochs", "batch_size", "latent_dim", "workers", "threads", "encoder.hidden", "encoder.depth", "seed", "pictures"]
+)
+def test_numbers_that_fit_no_machine_are_refused_in_a_spec(option: str, number: int) -> None:
+    if option == "seed" and number == 10**12:
+        return  # a seed takes no memory
+    encoder = {"encoder": "resnet"} if option == "encoder.depth" else {}
+    with pytest.raises(SpecError, match=option.rpartition(".")[2]) as caught:
+        build_spec({}, {**encoder, option: str(number)})
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("number", HUGE)
+@pytest.mark.parametrize(
+    ("picture", "option"),
+    [
+        ("sample", "num"),
+        ("traverse", "steps"),
+        ("traverse", "num"),
+        ("manifold", "side"),
+        ("morph", "steps"),
+        ("variations", "per_class"),
+        ("scatter", "num"),
+        ("sample", "seed"),
+        ("variations", "seed"),
+        ("scatter", "seed"),
+    ],
+)
+def test_numbers_that_fit_no_machine_are_refused_by_pictures(run: vaekit.Run, picture: str, option: str, number: int) -> None:
+    if option == "seed" and number == 10**12:
+        return
+    with pytest.raises(SpecError, match=option):
+        run.pictures[picture](**{option: number})
+
+
+@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize("kind", [kind for kind in vaekit.pictures.kinds() if kind not in {"interpolate", "reconstruct"}])
+def test_counts_below_one_are_refused_by_pictures(run: vaekit.Run, kind: str, number: int) -> None:
+    for name, field in vaekit.pictures.spec(kind).model_fields.items():
+        if field.annotation is int and name != "seed":
+            with pytest.raises(SpecError, match=name):
+                run.pictures[kind](**{name: number})
+
+
+# What a checkpoint says of itself
+
+
+def reseal(file: Path, alter: Callable[[dict[str, Any], dict[str, Tensor]], object]) -> None:
+    """Alter the metadata and tensors of a file, and give it the digest of what it then holds."""
+    with safe_open(file, "pt") as opened:
+        metadata = json.loads(opened.metadata()["vaekit-2"])
+    tensors = load_file(file)
+    del metadata["digest"]
+    alter(metadata, tensors)
+    metadata["digest"] = digest_of(json.loads(json.dumps(metadata)), tensors)
+    save_file(tensors, file, {"vaekit-2": json.dumps(metadata)})
+
+
+def test_weights_that_are_not_finite_are_neither_sampled_nor_evaluated(run: vaekit.Run) -> None:
+    def spoil(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        next(tensor for name, tensor in tensors.items() if name.endswith("weight")).view(-1)[0] = float("nan")
+
+    reseal(run.folder.model, spoil)
+    reseal(run.folder.best, spoil)
+    for use in (run.sample, run.evaluate, run.vae, lambda: vaekit.load(run.path)):
+        with pytest.raises(CheckpointError, match="NaN or infinite"):
+            use()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"epoch": "one"},
+        {"epoch": -1},
+        {"epoch": 10**6},
+        {"epoch": 1.5},
+        {"epoch": True},
+        {"step": -3},
+        {"step": 10**6},
+        {"best": "low"},
+        {"meter_count": "x"},
+        {"meter_names": 3},
+        {"extra": 1},
+        {"threads": "many"},
+    ],
+    ids=str,
+)
+def test_an_edited_position_is_an_error_of_vaekits(run: vaekit.Run, state: dict[str, Any]) -> None:
+    run.folder.evaluation.unlink()
+    reseal(run.folder.last, lambda metadata, tensors: metadata["state"].update(state))
+    with pytest.raises(CheckpointError, match=r"last\.safetensors is damaged"):
+        vaekit.resume(run.path)
+
+
+@pytest.mark.parametrize("key", ["step", "exp_avg"])
+@pytest.mark.parametrize("change", ["shape", "NaN", "number"])
+def test_an_edited_optimiser_state_is_an_error_of_vaekits(run: vaekit.Run, key: str, change: str) -> None:
+    def spoil(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        name = f"optimizer.0.0.{key}"
+        if change == "shape":
+            tensors[name] = torch.zeros(3)
+        elif change == "NaN":
+            tensors[name] = torch.full_like(tensors[name], torch.nan)
+        else:
+            tensors[f"optimizer.0.99.{key}"] = tensors.pop(name)
+
+    run.folder.evaluation.unlink()
+    reseal(run.folder.last, spoil)
+    with pytest.raises(CheckpointError, match=r"last\.safetensors is damaged"):
+        vaekit.resume(run.path)
+
+
+# What a kill leaves behind
+
+
+def test_temporary_files_of_a_process_that_was_killed_are_removed(run: vaekit.Run) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    stale = [run.path / f".model.safetensors.{gone.pid}.tmp", run.folder.last.with_name(f".last.safetensors.{gone.pid}.tmp")]
+    kept = [run.path / f".evaluation.json.{os.getpid()}.tmp", run.path / ".notes.tmp", run.path / f".x.{2**40}.tmp"]
+    for file in (*stale, *kept):
+        file.touch()
+    run.folder.hold()
+    run.folder.release()
+    assert [file.exists() for file in stale] == [False, False]
+    assert [file.exists() for file in kept] == [True, True, False]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no FIFOs")
+def test_a_fifo_in_place_of_a_file_is_refused_and_does_not_hang(run: vaekit.Run, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    uses = [
+        lambda: vaekit.load(fifo),
+        lambda: read_spec(fifo),
+        lambda: read_result(fifo),
+        lambda: vaekit.search(over={"lr": (1e-3, 1e-2)}, storage=fifo, trials=1, epochs=1, pictures="none"),
+        lambda: run.reconstruct([fifo]),
+        lambda: write_text(fifo, "text"),
+    ]
+    for use in uses:
+        with pytest.raises(VaekitError):
+            use()

@@ -11,8 +11,9 @@ import typer
 from vaekit.errors import PluginError, VaekitError, plain, reason_of
 from vaekit.roles import plugin_at
 
-NO_MEMORY = re.compile(r"allocate memory|not enough memory|out of memory|bad_alloc|bad allocation|multiplication overflow", re.I)
+NO_MEMORY = re.compile(r"(allocate|enough|out of) memory|bad.alloc|multiplication overflow", re.IGNORECASE)
 """What torch says where memory is lacking; on a CPU, it raises a RuntimeError like any other."""
+TOO_LARGE = re.compile(r"overflow", re.IGNORECASE)
 REMEDIES = {
     errno.ENOSPC: "free disk space, or choose another disk",
     errno.EDQUOT: "free disk space, or choose another disk",
@@ -40,12 +41,14 @@ def explain(error: Exception) -> VaekitError:
     if isinstance(error, OSError):
         file = "" if error.filename is None else f": {plain(error.filename)}"
         return VaekitError(f"{plain(error.strerror or error)}{file}", remedy=REMEDIES.get(error.errno or 0))
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(plain(error))):
         return VaekitError(
             "out of memory",
             given=plain(error) or None,
             remedy="ask for less at once: a smaller --batch-size, a smaller model, or fewer images",
         )
+    if isinstance(error, OverflowError) or (isinstance(error, ValueError | RuntimeError) and TOO_LARGE.search(plain(error))):
+        return VaekitError("a number is too large", given=plain(error), remedy="use a smaller one")
     return VaekitError(
         f"vaekit failed: {reason_of(error)}",
         given=_place(error),

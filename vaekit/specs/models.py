@@ -18,7 +18,6 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PositiveFloat,
-    PositiveInt,
     StringConstraints,
     ValidationError,
     WrapValidator,
@@ -31,7 +30,7 @@ from vaekit.data.specs import AugmentSpec, Binarize
 from vaekit.errors import SpecError, VaekitError, plain
 from vaekit.files import local_path
 from vaekit.registry import Registry
-from vaekit.schema import ComponentSpec, Spec
+from vaekit.schema import ComponentSpec, Count, Seed, Spec
 
 
 def component_data(role: str, value: Any) -> dict[str, Any]:
@@ -123,7 +122,7 @@ class ModelSpec(Spec):
         description="Terms of the objective, losses or a likelihood; kl is added unless a loss covers it.",
         json_schema_extra=_one_or_several,
     )
-    latent_dim: PositiveInt = Field(32, description="Number of latent dimensions.")
+    latent_dim: Count = Field(32, description="Number of latent dimensions.")
 
 
 def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:
@@ -134,15 +133,15 @@ def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:
         raise PydanticCustomError("epochs", "must be auto, none, epochs from 1 such as 1,2,10, or every:N with N >= 1") from None
 
 
-Numbered = Annotated[tuple[PositiveInt, ...], Field(examples=["1,2,10"])]
+Numbered = Annotated[tuple[Count, ...], Field(examples=["1,2,10"])]
 EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$"), Field(examples=["every:5"])]
 
 
 class TrainSpec(Spec):
     """How a model is trained."""
 
-    epochs: PositiveInt = Field(30, description="Number of passes over the training images.")
-    batch_size: PositiveInt = Field(128, description="Number of images per step, over all processes.")
+    epochs: Count = Field(30, description="Number of passes over the training images.")
+    batch_size: Count = Field(128, description="Number of images per step, over all processes.")
     lr: PositiveFloat = Field(2e-3, description="Peak learning rate of Adam.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Learning rate schedule; cosine decays to 0.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Decoupled weight decay (AdamW).")
@@ -152,7 +151,7 @@ class TrainSpec(Spec):
         description="Largest decay, in (0, 1), of a moving average of the weights, used for validation, pictures and the saved "
         "model; it rises as (1 + t) / (10 + t) with step t, so short runs average over about their last tenth.",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of all random draws.")
+    seed: Seed = Field(0, description="Seed of all random draws.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Device to compute on; auto chooses CUDA, then MPS, then the CPU."
     )
@@ -165,7 +164,7 @@ class TrainSpec(Spec):
         description="How a training step is launched: compiled (on), or on CUDA as a single graph (graph; on does both); "
         "auto compiles long runs of MLPs on a CPU and uses a graph on CUDA.",
     )
-    workers: Annotated[int, Field(ge=0)] = Field(
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         min(8, os.cpu_count() or 1),
         description="Worker processes to decode images that do not fit in memory; default: one per processor, at most 8.",
     )

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,6 +198,9 @@ def _parse(path: Path, text: str) -> Header:
         fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3
         if not (fits and all(isinstance(part, dict) for part in (data, versions, state))):
             raise TypeError(f"image_shape {shape!r:.80}")
+        for key in ("epoch", "step"):
+            if type(number := state.get(key, 0)) is not int or number < 0:
+                raise TypeError(f"{key} {number!r:.80}")
         recorded = _recorded(versions)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
@@ -285,7 +288,8 @@ def load_best(
     """
     tensors, header = load(folder.best, device=device, processes=processes)
     load_weights(objective, tensors, folder.best)
-    return int(header.state["epoch"])
+    epoch: int = header.state.get("epoch", 0)
+    return epoch
 
 
 def space_for(objective: nn.Module) -> int:
@@ -297,9 +301,18 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     """Load weights into a module with the same names and shapes.
 
     Raises:
-        CheckpointError: The names or shapes differ; the message lists the differences.
+        CheckpointError: The names or shapes differ, in which case the message lists the differences; or weights are NaN or
+            infinite.
     """
-    module.load_state_dict(matched(module.state_dict(), tensors, path))
+    own = matched(module.state_dict(), tensors, path)
+    bad = [name for name, _ in module.named_parameters() if not tensors[name].isfinite().all()]  # buffers may be infinite
+    if bad:
+        raise CheckpointError(f"the weights in {path} are NaN or infinite", given=_few(bad), remedy="train the model again")
+    module.load_state_dict(own)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -354,12 +367,20 @@ def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, 
 
 
 def load_optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
-    """Restore optimiser states from `optimizer_tensors`, in the parameters' memory layout, which fused optimisers rely on."""
+    """Restore optimiser states from `optimizer_tensors`, in the parameters' memory layout, which fused optimisers rely on.
+
+    Raises:
+        ValueError: A tensor belongs to no parameter, has another shape than its parameter, or is NaN or infinite.
+    """
     for player, optimizer in enumerate(optimizers):
         states: dict[int, dict[str, Tensor]] = {}
         (group,) = optimizer.param_groups
         for name, value in without_prefix(f"{player}.", flat).items():
             index, _, key = name.partition(".")
+            if not (index.isdecimal() and int(index) < len(group["params"])):
+                raise ValueError(f"{name} belongs to no parameter")
             parameter = group["params"][int(index)]
+            if value.shape != (() if key == "step" else parameter.shape) or not value.isfinite().all():
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, or is NaN or infinite")
             states.setdefault(int(index), {})[key] = like(value, parameter) if value.shape == parameter.shape else value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from vaekit._version import __version__
 from vaekit.errors import CheckpointError, UsageError, VaekitError
-from vaekit.files import local_path, printable_path, write_text
+from vaekit.files import local_path, printable_path, remove_leftovers, write_text
 from vaekit.specs.models import RunSpec, dump_spec
 
 RUNS = Path("runs")
@@ -84,7 +84,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def hold(self) -> None:
-        """Lock the run, so that no other process trains it until `release` or the end of this process.
+        """Lock the run, so that no other process trains it until `release` or the end of this process; tidy up after a kill.
 
         Raises:
             UsageError: Another process is training the run.
@@ -95,6 +95,7 @@ class RunFolder:
             self.lock.acquire(timeout=0)
         except Timeout:
             raise UsageError(f"another process is training {self.path}", remedy="wait for it to finish, or stop it") from None
+        remove_leftovers(self.path)
 
     def release(self) -> None:
         """Unlock the run for other processes."""

@@ -59,6 +59,8 @@ class Study:
         seed: int,
         warm_up: int,
     ) -> None:
+        if storage.exists() and not storage.is_file():
+            raise UsageError(f"{storage} is not a regular file", remedy="choose another --storage")
         storage.parent.mkdir(parents=True, exist_ok=True)
         self.turn, self.note, self.seed = FileLock(storage.with_name(f".{storage.name}.turn")), note, seed
         self.held: FileLock | None = None

@@ -17,7 +17,7 @@ from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.graphs import Replay
 from vaekit.compute.layout import lay_out
 from vaekit.compute.process import compiled, keep_freed_memory
-from vaekit.compute.sharding import gathered, shard
+from vaekit.compute.sharding import gathered, own, shard
 from vaekit.data.batches import Batch, Batches, full_batches
 from vaekit.data.sources import Splits
 from vaekit.errors import UsageError
@@ -114,6 +114,19 @@ class Step:
                 parameter.grad = None
         if self.average is not None:
             self.average.update()
+
+    def non_finite(self) -> list[str]:
+        """Return the names of weights, and of moments of the optimisers, that are NaN or infinite; this synchronises."""
+        states: dict[Tensor, dict[str, Tensor]] = {}
+        for optimizer in self.optimizers:
+            states |= optimizer.state
+        found = {}
+        for name, parameter in self.objective.named_parameters():
+            found[name] = own(parameter.detach())
+            moments = states.get(parameter, {})
+            found |= {f"{key} of {name}": own(moments[key]) for key in ("exp_avg", "exp_avg_sq") if key in moments}
+        finite = torch.stack([tensor.isfinite().all() for tensor in found.values()]).tolist()
+        return [name for name, fine in zip(found, finite, strict=True) if not fine]
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the autocast context of a step."""

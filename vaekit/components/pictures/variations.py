@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeInt, PositiveInt
-
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.files import file_names
 from vaekit.roles import pictures
+from vaekit.schema import Count, Seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +23,7 @@ class Variations(Picture):
         seed: Seed of the draws.
     """
 
-    def __init__(self, subject: Subject, *, per_class: PositiveInt = 10, seed: NonNegativeInt = 0) -> None:
+    def __init__(self, subject: Subject, *, per_class: Count = 10, seed: Seed = 0) -> None:
         super().__init__(subject)
         self.per_class, self.seed = per_class, seed
 

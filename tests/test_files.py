@@ -90,7 +90,9 @@ def test_names_that_can_stay_as_they_are_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite:///e.db", "s3://bucket/run", "https://example.org/a.png", Path("file:///tmp/run")])
-def test_a_url_is_not_taken_for_a_path(url: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_is_not_taken_for_a_path(
+    url: str | Path, labelled_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     uses = [
         lambda: write_text(Path(url), "text"),
@@ -99,6 +101,7 @@ def test_a_url_is_not_taken_for_a_path(url: str | Path, tmp_path: Path, monkeypa
         lambda: make_folder(url),
         lambda: vaekit.search(over={"lr": (1e-3, 1e-2)}, storage=url, trials=1, epochs=1, pictures="none"),
         lambda: vaekit.Run(url),
+        lambda: vaekit.Run(labelled_run).export("torch", out=url),
     ]
     for use in uses:
         with pytest.raises(UsageError, match="is a URL"):
@@ -118,3 +121,22 @@ def test_folders_of_runs_and_sweeps_have_printable_names(tmp_path: Path, name: s
         with pytest.raises(UsageError, match="control character"):
             make(tmp_path / name)
     assert not list(tmp_path.iterdir())
+
+
+def test_metrics_that_cannot_be_written_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(VaekitError, match=r"cannot write .*metrics\.jsonl") as caught:
+        RunFolder(tmp_path).append_metrics({"epoch": 1})
+    assert "No space left" in str(caught.value)
+    assert "free disk space" in str(caught.value)
+
+
+def test_a_folder_for_runs_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    for make in (lambda: RunFolder.create(resolve({})), lambda: make_folder(None)):
+        with pytest.raises(UsageError, match="cannot write .* runs"):
+            make()

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from vaekit.errors import UsageError, VaekitError
+from vaekit.errors import UsageError, VaekitError, plain
+
+REMEDIES = {
+    errno.ENOSPC: "free disk space, or choose another disk",
+    errno.EDQUOT: "free disk space, or choose another disk",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another disk",
+    errno.EACCES: "check the permissions, or choose another path",
+    errno.EPERM: "check the permissions, or choose another path",
+    errno.EROFS: "choose a path that can be written",
+    errno.ENOENT: "check the path",
+    errno.EMFILE: "raise the limit on open files: ulimit -n",
+    errno.EIO: "check the disk",
+}
+"""What to do about an error of the system, by its number."""
 
 
 def local_path(path: str | Path) -> Path:
@@ -35,6 +49,23 @@ def printable_path(path: str | Path) -> Path:
     return local_path(path)
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the system within the context into one that names the file that is written.
+
+    Raises:
+        VaekitError: The file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise VaekitError(
+            f"cannot write {path}",
+            given=error.strerror or plain(error),
+            remedy=REMEDIES.get(error.errno or 0, "free disk space, or choose a place that can be written"),
+        ) from error
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary file in the folder of ``path``, flush the file to disk, and rename it to ``path``.
 
@@ -49,19 +80,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise UsageError(f"{path} is not a regular file, and is not replaced", remedy="choose another path")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # respects the user's umask, even if `write` changes it
-        write(temporary)
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise VaekitError(
-            f"cannot write {path}",
-            given=error.strerror or error,
-            remedy="free disk space, or choose a place that can be written",
-        ) from error
+        with writing(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode  # respects the user's umask, even if `write` changes it
+            write(temporary)
+            temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):  # of a folder that cannot be written, which was reported already
             temporary.unlink(missing_ok=True)

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import re
 import traceback
 
 import typer
 
 from vaekit.errors import PluginError, VaekitError, plain, reason_of
+from vaekit.files import REMEDIES
 from vaekit.roles import plugin_at
 
 NO_MEMORY = re.compile(r"(allocate|enough|out of) memory|bad.alloc|multiplication overflow", re.IGNORECASE)
 """What torch says where memory is lacking; on a CPU, it raises a RuntimeError like any other."""
 TOO_LARGE = re.compile(r"overflow", re.IGNORECASE)
-REMEDIES = {
-    errno.ENOSPC: "free disk space, or choose another disk",
-    errno.EDQUOT: "free disk space, or choose another disk",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another disk",
-    errno.EACCES: "check the permissions, or choose another path",
-    errno.EPERM: "check the permissions, or choose another path",
-    errno.EROFS: "choose a path that can be written",
-    errno.ENOENT: "check the path",
-    errno.EMFILE: "raise the limit on open files: ulimit -n",
-    errno.EIO: "check the disk",
-}
 
 
 def explain(error: Exception) -> VaekitError:
@@ -38,9 +27,9 @@ def explain(error: Exception) -> VaekitError:
             given=_place(error),
             remedy=f"run `vaekit plugins check {role}:{plugin.kind}`, and tell the plugin's author; --debug shows the traceback",
         )
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno is not None:
         file = "" if error.filename is None else f": {plain(error.filename)}"
-        return VaekitError(f"{plain(error.strerror or error)}{file}", remedy=REMEDIES.get(error.errno or 0))
+        return VaekitError(f"{plain(error.strerror)}{file}", remedy=REMEDIES.get(error.errno))
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(plain(error))):
         return VaekitError(
             "out of memory",

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from vaekit._version import __version__
 from vaekit.errors import CheckpointError, UsageError, VaekitError
-from vaekit.files import local_path, printable_path, remove_leftovers, write_text
+from vaekit.files import local_path, printable_path, remove_leftovers, write_text, writing
 from vaekit.specs.models import RunSpec, dump_spec
 
 RUNS = Path("runs")
@@ -122,8 +122,12 @@ class RunFolder:
         return self
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl`` and flush it to disk."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        """Append a line to ``metrics.jsonl`` and flush it to disk.
+
+        Raises:
+            VaekitError: The file cannot be written, for example because the disk is full.
+        """
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -39,7 +39,7 @@ class Interpolate(Picture):
         b: ImageName,
         *,
         way: Way | None = None,
-        steps: Annotated[Count, Field(ge=2)] = 9,
+        steps: Annotated[Count, Field(ge=2, le=1000)] = 9,
         fit: Fit | None = None,
     ) -> None:
         super().__init__(subject)

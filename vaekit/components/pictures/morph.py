@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from vaekit.drawing.animation import Animation
 from vaekit.drawing.options import Way
@@ -26,7 +28,7 @@ class Morph(Picture):
         steps: Number of images from one class to the next.
     """
 
-    def __init__(self, subject: Subject, *, way: Way = "linear", steps: Count = 12) -> None:
+    def __init__(self, subject: Subject, *, way: Way = "linear", steps: Annotated[Count, Field(le=1000)] = 12) -> None:
         super().__init__(subject)
         self.way, self.steps = way, steps
 

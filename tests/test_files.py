@@ -138,5 +138,5 @@ def test_a_folder_for_runs_that_cannot_be_made_is_named(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").touch()
     for make in (lambda: RunFolder.create(resolve({})), lambda: make_folder(None)):
-        with pytest.raises(UsageError, match="cannot write .* runs"):
+        with pytest.raises(UsageError, match=r"cannot write .* runs"):
             make()

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,6 +26,7 @@ from vaekit.specs.models import dump_spec, read_spec
 from vaekit.specs.options import build_spec
 from vaekit.specs.resolve import resolve
 from vaekit.store.checkpoint import digest_of
+from vaekit.training.snapshots import write_frames
 
 
 @pytest.fixture
@@ -307,3 +309,18 @@ def test_a_fifo_in_place_of_a_file_is_refused_and_does_not_hang(run: vaekit.Run,
     for use in uses:
         with pytest.raises(VaekitError):
             use()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"no picture", None], ids=["empty", "head", "text", "cut short"])
+def test_a_damaged_frame_is_left_out_of_the_animation_with_a_warning(tmp_path: Path, content: bytes | None) -> None:
+    frames = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, frame in enumerate(frames):
+        Image.effect_noise((60, 60), 50 + number).save(frame)
+    frames[1].write_bytes(frames[1].read_bytes()[:800] if content is None else content)
+    with pytest.warns(UserWarning, match=r"1\.png is damaged and is left out of the animation"):
+        write_frames(frames, tmp_path / "training.gif")
+    with Image.open(tmp_path / "training.gif") as animation:
+        assert animation.n_frames == 2
+    with pytest.warns(UserWarning, match="is damaged"):
+        write_frames(frames[1:2], tmp_path / "empty.gif")
+    assert not (tmp_path / "empty.gif").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -80,12 +81,24 @@ class Snapshots:
 
 
 def write_frames(files: Sequence[Path], path: Path) -> None:
-    """Animate PNG files in nine seconds or less; large frames are shrunk, and a long sequence is thinned out."""
+    """Animate PNG files in nine seconds or less; large frames are shrunk, and a long sequence is thinned out.
+
+    A damaged frame is left out, with a warning; if none is left, there is no animation.
+    """
     from PIL import Image
 
-    frames = [Image.open(file) for file in evenly(files, MOST_FRAMES)]
-    for frame in frames:
-        frame.thumbnail((LARGEST_FRAME, LARGEST_FRAME), Image.Resampling.LANCZOS)
+    frames = []
+    for file in evenly(files, MOST_FRAMES):
+        try:
+            with Image.open(file) as opened:
+                frame = opened.copy()
+            frame.thumbnail((LARGEST_FRAME, LARGEST_FRAME), Image.Resampling.LANCZOS)
+        except Exception:  # Pillow's errors have no common base
+            warnings.warn(f"{file} is damaged and is left out of the animation", stacklevel=2)
+        else:
+            frames.append(frame)
+    if not frames:
+        return
     write_animation(frames, path, milliseconds=max(40, min(300, 9000 // max(1, len(frames)))))
 
 

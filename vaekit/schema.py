@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from vaekit.errors import PluginError
+from vaekit.errors import PluginError, plain
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 """A number of things that take memory or time each."""
@@ -109,7 +109,7 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
         model.model_json_schema()
     except Exception as error:
         raise PluginError(
-            f"{where}: the options cannot be turned into a schema: {str(error).splitlines()[0]}",
+            f"{where}: the options cannot be turned into a schema: {plain(error)}",
             expected="keyword types that pydantic can validate and serialise to JSON (numbers, strings, bool, tuples, Literal)",
         ) from error
     return model

@@ -16,7 +16,7 @@ from vaekit._version import __version__
 from vaekit.drawing.animation import evenly
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
-from vaekit.errors import VaekitError
+from vaekit.errors import VaekitError, reason_of
 from vaekit.evaluation.metrics import metrics_in
 from vaekit.files import write_text
 from vaekit.model.assembly import build_objective
@@ -149,10 +149,10 @@ def _drawn(subject: Subject) -> dict[str, list[str]]:
 
 def _reason(error: Exception, unread: str) -> str:
     """Return in one line why a picture could not be drawn; ``unread`` is the error of reading the dataset, if any."""
+    if not isinstance(error, VaekitError | OSError):
+        return f"it failed with {reason_of(error)}"
     message = str(error).partition("\n")[0]
-    if str(error) == unread:
-        return f"the dataset could not be read: {message}"
-    return message if isinstance(error, VaekitError | OSError) else f"it failed with {type(error).__name__}: {message}"
+    return f"the dataset could not be read: {message}" if str(error) == unread else message
 
 
 def _wide(title: str, tag: str) -> str:

@@ -180,7 +180,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
         content = json.loads(text)
         whole = content.pop("digest") == digest_of(content, tensors)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)[:200]) from None
+        raise CheckpointError(f"the metadata of {path} is damaged", given=reason_of(error)) from None
     if not whole:
         raise CheckpointError(
             f"{path} is damaged: its content is not what was written",
@@ -203,7 +203,7 @@ def _parse(path: Path, text: str) -> Header:
                 raise TypeError(f"{key} {number!r:.80}")
         recorded = _recorded(versions)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
+        raise CheckpointError(f"the metadata of {path} is damaged", given=reason_of(error)) from None
     changes = _changes(recorded)
     try:
         spec = resolve(plain, f"the spec in {path}")

@@ -15,7 +15,7 @@ import torch
 from vaekit.compute.distributed import ProcessGroup, take_place
 from vaekit.compute.process import Interrupted
 from vaekit.data.sources import Splits
-from vaekit.errors import DivergenceError, UsageError
+from vaekit.errors import DivergenceError, UsageError, VaekitError, reason_of
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.evaluation.metrics import metric_of
 from vaekit.extras import import_extra
@@ -285,7 +285,7 @@ def _train(trial: Trial, plan: Plan, study: Study, reporter: Reporter) -> None:
         study.finish(trial, TrialState.FAIL, error=str(error))
         reporter.note(f"{name} stops: {str(error).partition(chr(10))[0]}")
     except Exception as error:
-        study.finish(trial, TrialState.FAIL, error=str(error) or repr(error))
+        study.finish(trial, TrialState.FAIL, error=str(error) if isinstance(error, VaekitError) else reason_of(error))
         raise
     else:
         (*_, kept) = (record for record in folder.read_metrics() if record["best"])

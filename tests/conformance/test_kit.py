@@ -121,5 +121,5 @@ class Failing(Sound):
 def test_a_component_whose_exceptions_have_no_text_fails_its_checks() -> None:
     for check in checks("encoder"):
         if check.__name__ not in {"check_documentation", "check_spec_round_trip"}:
-            with pytest.raises(ConformanceError, match="Mute|Unsupported"):  # torch.compile has its own exception
+            with pytest.raises(ConformanceError, match=r"Mute|Unsupported"):  # torch.compile has its own exception
                 check(Failing)

@@ -244,6 +244,7 @@ def test_names_with_markup_break_no_help(site: Site) -> None:
 
 
 FAILING = {
+    "no memory": ("raise MemoryError('3 TiB')", "out of memory"),
     "raises": ("raise KeyError('x')", "the encoder 'acme' of plugin vaekit-acme 1.2 failed: KeyError: 'x'"),
     "a function of its module raises": (
         "return helper(x)",

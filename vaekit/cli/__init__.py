@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         report(explained)
         code = explained.exit_code
     finally:
-        if argv is not None and threading.current_thread() is threading.main_thread():
+        if argv is not None and before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
     _give_up_output()
     return code

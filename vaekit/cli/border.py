@@ -14,12 +14,19 @@ from vaekit.roles import plugin_at
 NO_MEMORY = re.compile(r"(allocate|enough|out of) memory|bad.alloc|multiplication overflow", re.IGNORECASE)
 """What torch says where memory is lacking; on a CPU, it raises a RuntimeError like any other."""
 TOO_LARGE = re.compile(r"overflow", re.IGNORECASE)
+"""What torch says of a number that does not fit into 64 bits."""
 
 
 def explain(error: Exception) -> VaekitError:
     """Return what an exception means to the user of a command; an error of vaekit explains itself."""
     if isinstance(error, VaekitError):
         return error
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(plain(error))):
+        return VaekitError(
+            "out of memory",
+            given=plain(error) or None,
+            remedy="ask for less at once: a smaller --batch-size, a smaller model, or fewer images",
+        )
     if (found := plugin_at(error)) is not None:
         role, plugin = found
         return PluginError(
@@ -30,12 +37,6 @@ def explain(error: Exception) -> VaekitError:
     if isinstance(error, OSError) and error.errno is not None:
         file = "" if error.filename is None else f": {plain(error.filename)}"
         return VaekitError(f"{plain(error.strerror)}{file}", remedy=REMEDIES.get(error.errno))
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and NO_MEMORY.search(plain(error))):
-        return VaekitError(
-            "out of memory",
-            given=plain(error) or None,
-            remedy="ask for less at once: a smaller --batch-size, a smaller model, or fewer images",
-        )
     if isinstance(error, OverflowError) or (isinstance(error, ValueError | RuntimeError) and TOO_LARGE.search(plain(error))):
         return VaekitError("a number is too large", given=plain(error), remedy="use a smaller one")
     return VaekitError(

@@ -36,7 +36,7 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     outputs = _kept(roles.decoders, model.decoder.kind, "its output", vae.decoder(z), (num, *vae.likelihood.param_shape))
     p = vae.likelihood(outputs)
     _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
-    _kept(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,))
+    _kept(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
     trace = vae(inputs.x, inputs.noise, target=inputs.target, y=inputs.y, num_data=objective.num_data, epoch=inputs.epoch)
     for player in objective.players:
         assert isinstance(player, Player)
@@ -44,18 +44,21 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
             if name in roles.losses:
                 value = loss(trace)
                 scalar = loss.batch_statistic and isinstance(value, Tensor) and value.ndim == 0
-                _kept(roles.losses, name, "its value", value, () if scalar else (num,))
+                _kept(roles.losses, name, "its value", value, () if scalar else (num,), finite=False)
     objective.train(training)
 
 
-def _kept(components: Registry[Any], kind: str, what: str, value: Any, shape: Shape) -> Tensor:
-    """Return what a component returned, if it is a tensor of finite numbers, of a shape and of torch's default type."""
+def _kept(components: Registry[Any], kind: str, what: str, value: Any, shape: Shape, *, finite: bool = True) -> Tensor:
+    """Return what a component returned, if it is a tensor of torch's default type, of a shape and, if required, finite.
+
+    The log-likelihood of the trial's images need not be finite, as they may lie outside the support.
+    """
     expected = f"{torch.get_default_dtype()} of shape {tuple(shape)}"
     if not isinstance(value, Tensor):
         given = type(value).__name__
     else:
         given = f"{value.dtype} of shape {tuple(value.shape)}"
-        if given == expected and not value.isfinite().all():
+        if finite and given == expected and not value.isfinite().all():
             given, expected = "NaN or infinity", "finite numbers"
         elif given == expected:
             return value

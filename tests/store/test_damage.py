@@ -22,6 +22,7 @@ import vaekit
 from vaekit.benchmark.report import read_result
 from vaekit.errors import CheckpointError, SpecError, UsageError, VaekitError
 from vaekit.files import write_text
+from vaekit.report import write_report
 from vaekit.specs.models import dump_spec, read_spec
 from vaekit.specs.options import build_spec
 from vaekit.specs.resolve import resolve
@@ -317,10 +318,24 @@ def test_a_damaged_frame_is_left_out_of_the_animation_with_a_warning(tmp_path: P
     for number, frame in enumerate(frames):
         Image.effect_noise((60, 60), 50 + number).save(frame)
     frames[1].write_bytes(frames[1].read_bytes()[:800] if content is None else content)
-    with pytest.warns(UserWarning, match=r"1\.png is damaged and is left out of the animation"):
+    with pytest.warns(UserWarning, match=r"1\.png is damaged and is left out"):
         write_frames(frames, tmp_path / "training.gif")
     with Image.open(tmp_path / "training.gif") as animation:
         assert animation.n_frames == 2
     with pytest.warns(UserWarning, match="is damaged"):
         write_frames(frames[1:2], tmp_path / "empty.gif")
     assert not (tmp_path / "empty.gif").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"no picture", None], ids=["empty", "head", "text", "FIFO"])
+def test_a_damaged_picture_is_left_out_of_the_report_with_a_warning(run: vaekit.Run, content: bytes | None) -> None:
+    damaged = [run.folder.samples / "epoch-0002.png", run.folder.gif]
+    for file in damaged:
+        file.unlink()
+        os.mkfifo(file) if content is None else file.write_bytes(content)
+    with pytest.warns(UserWarning, match="is damaged and is left out") as caught:
+        page = write_report(run).read_text("utf-8")
+    named = [str(warning.message) for warning in caught]
+    assert all(any(str(file) in text for text in named) for file in damaged)
+    assert "Samples, by epoch" in page
+    assert "Animation of training" not in page

@@ -87,19 +87,26 @@ def write_frames(files: Sequence[Path], path: Path) -> None:
     """
     from PIL import Image
 
-    frames = []
-    for file in evenly(files, MOST_FRAMES):
-        try:
-            with Image.open(file) as opened:
-                frame = opened.copy()
-            frame.thumbnail((LARGEST_FRAME, LARGEST_FRAME), Image.Resampling.LANCZOS)
-        except Exception:  # Pillow's errors have no common base
-            warnings.warn(f"{file} is damaged and is left out of the animation", stacklevel=2)
-        else:
-            frames.append(frame)
+    frames = [frame for file in evenly(files, MOST_FRAMES) for frame in read_frames(file)]
     if not frames:
         return
+    for frame in frames:
+        frame.thumbnail((LARGEST_FRAME, LARGEST_FRAME), Image.Resampling.LANCZOS)
     write_animation(frames, path, milliseconds=max(40, min(300, 9000 // max(1, len(frames)))))
+
+
+def read_frames(file: Path) -> list[Image.Image]:
+    """Return the frames of a picture that a run wrote; none, with a warning, if it is damaged."""
+    from PIL import Image, ImageSequence
+
+    try:
+        if not file.is_file():
+            raise OSError(f"{file} is not a regular file")
+        with Image.open(file) as opened:
+            return [frame.copy() for frame in ImageSequence.Iterator(opened)]
+    except Exception:  # Pillow's errors have no common base
+        warnings.warn(f"{file} is damaged and is left out", stacklevel=3)
+        return []
 
 
 def chosen_epochs(pictures: str | tuple[int, ...], epochs: int) -> frozenset[int]:

@@ -8,8 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import vaekit
 from vaekit.errors import UsageError, VaekitError
-from vaekit.files import file_names, write_atomically, write_text
+from vaekit.files import file_names, local_path, write_atomically, write_text
+from vaekit.specs.models import read_spec
+from vaekit.specs.resolve import resolve
+from vaekit.store.folder import RunFolder
+from vaekit.sweeps.record import make_folder
 
 
 def test_a_link_stays_and_the_file_that_it_points_to_is_replaced(tmp_path: Path) -> None:
@@ -82,3 +87,56 @@ def test_names_become_distinct_file_names_that_every_system_allows(tmp_path: Pat
 
 def test_names_that_can_stay_as_they_are_do(tmp_path: Path) -> None:
     assert file_names(["a b", "a_b", "grid.png"], taken=["grid.png"]) == ["a_b-2", "a_b", "grid.png-2"]
+
+
+@pytest.mark.parametrize("url", ["sqlite:///e.db", "s3://bucket/run", "https://example.org/a.png", Path("file:///tmp/run")])
+def test_a_url_is_not_taken_for_a_path(
+    url: str | Path, labelled_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    uses = [
+        lambda: write_text(Path(url), "text"),
+        lambda: RunFolder(url),
+        lambda: read_spec(url),
+        lambda: make_folder(url),
+        lambda: vaekit.search(over={"lr": (1e-3, 1e-2)}, storage=url, trials=1, epochs=1, pictures="none"),
+        lambda: vaekit.Run(url),
+        lambda: vaekit.Run(labelled_run).export("torch", out=url),
+    ]
+    for use in uses:
+        with pytest.raises(UsageError, match="is a URL"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_only_looks_like_a_url_is_a_path(tmp_path: Path) -> None:
+    write_text(tmp_path / "a:b", "text")
+    assert local_path("C:/runs/1") == Path("C:/runs/1")
+    assert (tmp_path / "a:b").read_text() == "text"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", "a\x7f"])
+def test_folders_of_runs_and_sweeps_have_printable_names(tmp_path: Path, name: str) -> None:
+    for make in (lambda path: RunFolder.create(resolve({}), path), make_folder):
+        with pytest.raises(UsageError, match="control character"):
+            make(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_metrics_that_cannot_be_written_name_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(VaekitError, match=r"cannot write .*metrics\.jsonl") as caught:
+        RunFolder(tmp_path).append_metrics({"epoch": 1})
+    assert "No space left" in str(caught.value)
+    assert "free disk space" in str(caught.value)
+
+
+def test_a_folder_for_runs_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    for make in (lambda: RunFolder.create(resolve({})), lambda: make_folder(None)):
+        with pytest.raises(UsageError, match=r"cannot write .* runs"):
+            make()

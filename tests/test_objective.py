@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,11 +13,17 @@ from torch import nn
 
 import vaekit
 from vaekit import roles
-from vaekit.interfaces import Loss
+from vaekit.compute.distributed import ProcessGroup
+from vaekit.distributions import DiagonalGaussian
+from vaekit.errors import UsageError
+from vaekit.interfaces import Capability, Loss
 from vaekit.model.assembly import build_objective, build_vae
 from vaekit.model.objective import Inputs, Objective, Player, Reconstruction
+from vaekit.specs.options import build_spec
 from vaekit.specs.resolve import resolve
-from vaekit.trace import Trace
+from vaekit.trace import Site, Trace
+from vaekit.training.hardware import fit_to_machine
+from vaekit.training.step import Step
 
 SHAPE = (1, 4, 4)
 
@@ -220,3 +227,71 @@ def test_losses_with_networks_start_from_the_seed_and_leave_the_global_generator
             assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
+
+
+class Scaled(NamedTuple):
+    """A density made of another one, as a mixture or a flow is."""
+
+    base: DiagonalGaussian
+    parts: list[DiagonalGaussian]
+    options: dict[str, torch.Tensor]
+
+    @property
+    def mean(self):
+        return self.base.mean
+
+    def rsample(self, noise):
+        return self.base.rsample(noise)
+
+    def log_prob(self, value):
+        return self.base.log_prob(value) + self.parts[0].log_prob(value) + self.options["shift"]
+
+
+def test_a_density_within_a_density_is_detached_too():
+    mu = torch.zeros(2, 3, requires_grad=True)
+    inner = DiagonalGaussian(mu, mu + 1)
+    q = Scaled(inner, [inner], {"shift": mu.sum()})
+    detached = Trace(x=mu, sites=(Site(mu, q, q),), likelihood=q).detach()
+    for density in (detached.site.q, detached.site.p, detached.likelihood):
+        assert isinstance(density, Scaled)
+        assert not density.log_prob(torch.zeros(2, 3)).requires_grad
+        torch.testing.assert_close(density.log_prob(torch.zeros(2, 3)), q.log_prob(torch.zeros(2, 3)))
+
+
+def test_a_critics_loss_does_not_reach_the_encoder_through_a_nested_density():
+    class Nested(nn.Module):
+        provides = frozenset({Capability.LOG_PROB})
+        latent_dim, param_shape = 3, (2, 3)
+
+        def forward(self, params):
+            inner = DiagonalGaussian(params[:, 0], params[:, 1])
+            return Scaled(inner, [inner], {"shift": params.sum((1, 2))})
+
+    class ReadDensity(Criticise):
+        def forward(self, trace):
+            return self.critic(trace.z).squeeze(-1) * trace.site.log_q
+
+    torch.manual_seed(0)
+    vae = vaekit.VAE(Linear(SHAPE, (2, 3)), Linear((3,), SHAPE), posterior=Nested()).double()
+    critic = Player("critic", {"critic": ReadDensity().double()}, scope=())
+    found = gradients(Objective(vae, [Player("model", {"reconstruction": Reconstruction()}), critic]))
+    alone = Objective(vae, [Player("model", {"reconstruction": Reconstruction()})])
+    for name, gradient in gradients(alone).items():
+        torch.testing.assert_close(found[name], gradient)
+
+
+def test_an_object_that_holds_tensors_and_cannot_be_detached_is_refused():
+    class Opaque:
+        def __init__(self):
+            self.mu = torch.zeros(2, 3, requires_grad=True)
+
+    z = torch.zeros(2, 3)
+    q = Scaled(Opaque(), [], {})
+    with pytest.raises(TypeError, match="Opaque holds tensors and cannot be detached"):
+        Trace(x=z, sites=(Site(z, q, q),), likelihood=q).detach()
+
+
+def test_a_model_of_two_players_is_not_sharded():
+    spec = fit_to_machine(build_spec({}, {"parallel": "fsdp", "device": "cpu", "batch_size": 2}))
+    with pytest.raises(UsageError, match="cannot be sharded"):
+        Step(spec, shared_producer(), ProcessGroup(0, 2))

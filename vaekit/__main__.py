@@ -1,7 +1,37 @@
-"""``python -m vaekit`` is ``vaekit``."""
+"""``python -m vaekit`` is ``vaekit``. Imports wait until interruptions and streams are taken care of."""
 
+import io
+import os
+import signal
 import sys
 
-from vaekit.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line in a process of its own; return its exit code."""
+    try:
+        _open_streams()
+        from vaekit.cli import main as run
+
+        return run()
+    except KeyboardInterrupt:  # before the command line could handle it
+        sys.stderr.write("interrupted\n")
+        return 130
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter ends in any case
+
+
+def _open_streams() -> None:
+    """Open the standard streams that are closed, as ``>&-`` does; let no encoding refuse a character."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # so that no file of a run takes its number
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,6 +3,32 @@
 from __future__ import annotations
 
 
+def plain(text: object, most: int = 300) -> str:
+    r"""Return a text from elsewhere as one line that can be printed: without control characters, and not too long.
+
+    Args:
+        text: The text, or an object such as an exception; without a readable text, the result is empty.
+        most: The largest number of characters; what is beyond is replaced by ``…``.
+
+    Example:
+        >>> plain("two\nlines, and an escape: \x1b[31m")
+        'two lines, and an escape: ?[31m'
+    """
+    try:
+        words = str(text)[: 10 * most].split()
+    except Exception:  # the __str__ of someone else's class
+        return ""
+    line = "".join(character if character.isprintable() else "?" for character in " ".join(words))
+    return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the type of an exception and what it says, in one line."""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{name}: {plain(error)}".removesuffix(": ")
+
+
 class VaekitError(Exception):
     """The base class of vaekit's exceptions; the command line prints them without a traceback.
 

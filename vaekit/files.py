@@ -3,14 +3,82 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
-from vaekit.errors import UsageError, VaekitError
+from vaekit.errors import UsageError, VaekitError, plain
+
+REMEDIES = {
+    errno.ENOSPC: "free disk space, or choose another disk",
+    errno.EDQUOT: "free disk space, or choose another disk",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another disk",
+    errno.EACCES: "check the permissions, or choose another path",
+    errno.EPERM: "check the permissions, or choose another path",
+    errno.EROFS: "choose a path that can be written",
+    errno.ENOENT: "check the path",
+    errno.EMFILE: "raise the limit on open files: ulimit -n",
+    errno.EIO: "check the disk",
+}
+"""What to do about an error of the system, by its number."""
+
+
+def local_path(path: str | Path) -> Path:
+    """Return the path of a file or folder that a user names.
+
+    Raises:
+        UsageError: It is a URL.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # a drive of Windows is one letter
+        raise UsageError(f"{path} is a URL", expected="the path of a file or folder on this machine")
+    return Path(path)
+
+
+def printable_path(path: str | Path) -> Path:
+    """Return the path of a folder that is to be created, whose name will be printed and written into specs.
+
+    Raises:
+        UsageError: It is a URL, or holds a control character.
+    """
+    if not str(path).isprintable():
+        raise UsageError("the name of a folder holds a control character", given=repr(str(path)), remedy="choose another --out")
+    return local_path(path)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the system within the context into one that names the file that is written.
+
+    Raises:
+        VaekitError: The file cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise VaekitError(
+            f"cannot write {path}",
+            given=error.strerror or plain(error),
+            remedy=REMEDIES.get(error.errno or 0, "free disk space, or choose a place that can be written"),
+        ) from error
+
+
+def replaceable(path: Path) -> Path:
+    """Return the file that writing to a path replaces: the path itself, or what a symbolic link points to.
+
+    Raises:
+        UsageError: It is a URL, a link to itself, or exists and is not a regular file, such as a folder, a device or a pipe.
+    """
+    try:
+        target = local_path(path).resolve()
+    except (OSError, RuntimeError):  # Python 3.13 raises the first for a loop of links, and only where it is strict
+        target = path
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise UsageError(f"{path} is not a regular file, and is not replaced", remedy="choose another path")
+    return target
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -19,30 +87,43 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A symbolic link stays: the file that it points to is replaced.
 
     Raises:
-        UsageError: ``path`` exists and is not a regular file, such as a folder, a device or a pipe.
+        UsageError: ``path`` cannot be replaced; see `replaceable`.
         VaekitError: The file cannot be written, for example because the disk is full; an older file stays as it was.
     """
-    path = path.resolve()
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is not a regular file, and is not replaced", remedy="choose another path")
+    path = replaceable(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # respects the user's umask, even if `write` changes it
-        write(temporary)
-        temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise VaekitError(
-            f"cannot write {path}",
-            given=error.strerror or error,
-            remedy="free disk space, or choose a place that can be written",
-        ) from error
+        with writing(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode  # respects the user's umask, even if `write` changes it
+            write(temporary)
+            temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         with contextlib.suppress(OSError):  # of a folder that cannot be written, which was reported already
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of `write_atomically` that processes of this machine left in a folder when they were killed."""
+    for path in folder.rglob(".*.tmp"):
+        match = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if match is not None and not _runs(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this machine runs; on Windows, which has no harmless signal to ask by, True."""
+    try:
+        if os.name != "nt":
+            os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def file_names(names: Sequence[str], *, taken: Collection[str] = ()) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaekit._version import __version__
-from vaekit.errors import PluginError, VaekitError
+from vaekit.errors import PluginError, VaekitError, plain, reason_of
 
 if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
@@ -49,14 +49,19 @@ class Plugin:
         return self.entry_point.name
 
     @property
+    def package(self) -> str:
+        """The top-level package or module that provides the component."""
+        return self.entry_point.module.partition(".")[0]
+
+    @property
     def announcement(self) -> str:
         """The entry point as declared by the distribution, with its group."""
         return f"{self.entry_point.name} = {self.entry_point.value} in group {self.entry_point.group}"
 
     @cached_property
     def distribution(self) -> str:
-        """The name of the distribution."""
-        return self._metadata("Name") or f"a distribution without a name in {self.source.locate_file('')}"
+        """The name of the distribution; if its metadata do not tell, that of the module that provides the component."""
+        return self._metadata("Name") or self.package
 
     @cached_property
     def version(self) -> str:
@@ -65,7 +70,7 @@ class Plugin:
 
     def _metadata(self, key: str) -> str:
         try:
-            return str(self.source.metadata[key] or "")
+            return plain(self.source.metadata[key] or "", 100)
         except Exception:  # metadata may be malformed; the component may still work without it
             return ""
 
@@ -80,7 +85,7 @@ class Plugin:
             remedy = f"upgrade {self.distribution} or vaekit, whichever is older"
             raise self.unusable(PluginError(f"it requires {needed}, but this is vaekit {__version__}", remedy=remedy))
         try:
-            with contextlib.redirect_stdout(sys.stderr):
+            with _output_to_stderr():
                 return self.entry_point.load()
         except KeyboardInterrupt:
             raise
@@ -91,7 +96,11 @@ class Plugin:
         """Return the requirement on vaekit that this version does not satisfy, or None."""
         from packaging.requirements import InvalidRequirement, Requirement
 
-        for text in self.source.requires or ():
+        try:
+            requirements = self.source.requires or ()
+        except Exception:  # as above
+            requirements = ()
+        for text in requirements:
             try:
                 requirement = Requirement(text)
             except InvalidRequirement:
@@ -105,10 +114,10 @@ class Plugin:
     def unusable(self, cause: BaseException) -> PluginError:
         """Return the error for a plugin that cannot be used because of ``cause``."""
         own = isinstance(cause, VaekitError)
-        reason = cause.message if isinstance(cause, VaekitError) else f"{type(cause).__name__}: {cause}"
+        reason = plain(cause.message) if isinstance(cause, VaekitError) else reason_of(cause)
         given = getattr(cause, "given", None)
         return PluginError(
-            f"plugin {self} cannot provide {self.kind!r}: {' '.join(reason.split())}",
+            f"plugin {self} cannot provide {self.kind!r}: {reason}",
             given=f"entry point {self.announcement}" + (f"; {given}" if given is not None else ""),
             expected=getattr(cause, "expected", None),
             remedy=(own and getattr(cause, "remedy", None))
@@ -184,6 +193,21 @@ def switched_off() -> Iterator[None]:
             os.environ[SWITCH] = before
 
 
+@contextlib.contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """Redirect stdout to stderr: what Python prints, and what other code and processes write to the file descriptor."""
+    with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as restored:
+        try:
+            sys.__stdout__.flush()  # type: ignore[union-attr] # None is handled below
+            kept = os.dup(1)
+            restored.callback(os.close, kept)
+            os.dup2(2, 1)
+            restored.callback(os.dup2, kept, 1)
+        except (OSError, AttributeError):  # there is no stdout
+            pass
+        yield
+
+
 def module_file(module: str, roots: tuple[str, ...]) -> Path | None:
     """Return the file of a module under one of the folders, without importing its package; None if there is none."""
     relative = Path(*module.split("."))
@@ -201,7 +225,7 @@ def first_line(file: Path | None, name: str, roots: tuple[str, ...] = ()) -> str
     """
     try:
         body = ast.parse(file.read_bytes()).body if file is not None else []
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):  # what the parser raises for hostile sources
         return ""
     for node in body:
         if isinstance(node, ast.ClassDef) and (node.name == name or _registers(node, name)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -193,7 +193,8 @@ class Registry(Generic[T]):
     def summary(self, kind: str) -> str:
         """Return the first line of the component's docstring, read from its source without importing it."""
         if kind in self._classes:
-            return (self._classes[kind].__doc__ or "").strip().partition("\n")[0]
+            doc = self._classes[kind].__doc__
+            return doc.strip().partition("\n")[0] if isinstance(doc, str) else ""
         if kind in self._builtin_files:
             return plugins.first_line(self._builtin_files[kind], kind)
         return self._plugins[kind][0].summary() if kind in self._plugins else ""
@@ -268,6 +269,11 @@ class Registry(Generic[T]):
         options = {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
         with self._blaming(spec.kind):
             return cls(*(available[name] for name in wiring(cls)), **options)
+
+    @property
+    def loaded(self) -> Mapping[Plugin, type[T]]:
+        """The plugins of this role that are in use, and their classes."""
+        return {plugin: self._classes[kind] for kind, plugin in self._loaded.items()}
 
     @contextmanager
     def _blaming(self, kind: str) -> Iterator[None]:

@@ -5,12 +5,14 @@ Importing this module imports neither components nor torch.
 
 from __future__ import annotations
 
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 from vaekit.registry import Registry
 
 if TYPE_CHECKING:
     from vaekit.interfaces import Backbone, Dataset, Likelihood, Loss, Posterior, Prior
+    from vaekit.plugins import Plugin
 
 encoders: Registry[Backbone] = Registry("encoder", "encoders", "vaekit.interfaces:Backbone", ("in_shape", "out_shape"))
 decoders: Registry[Backbone] = Registry("decoder", "decoders", "vaekit.interfaces:Backbone", ("in_shape", "out_shape"))
@@ -27,3 +29,14 @@ pictures: Registry[Any] = Registry("picture", "pictures", "vaekit.drawing.pictur
 SPEC_REGISTRIES: tuple[Registry[Any], ...] = (encoders, decoders, posteriors, priors, likelihoods, losses, datasets, loggers)
 """The registries of the roles that a run's spec fills."""
 REGISTRIES: tuple[Registry[Any], ...] = (*SPEC_REGISTRIES, exporters, pictures)
+
+
+def plugin_at(error: BaseException) -> tuple[str, Plugin] | None:
+    """Return the role and the plugin of the component that was running when an error was raised; None if none was."""
+    loaded = [(registry.role, plugin, cls) for registry in REGISTRIES for plugin, cls in registry.loaded.items()]
+    for frame, _ in reversed([*walk_tb(error.__traceback__)] if loaded else []):
+        module, owner = frame.f_globals.get("__name__", ""), frame.f_locals.get("self")
+        for role, plugin, cls in loaded:
+            if isinstance(owner, cls) or module.partition(".")[0] == plugin.package:
+                return role, plugin
+    return None

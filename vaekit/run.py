@@ -21,7 +21,7 @@ from vaekit.evaluation.evaluator import Evaluator
 from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.parts import PartName
 from vaekit.export.trained import Trained, latents_of
-from vaekit.files import write_text
+from vaekit.files import local_path, write_text
 from vaekit.model.assembly import assemble
 from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec, plain_spec, spec_error
@@ -255,7 +255,7 @@ class Run(Record):
             raise spec_error(error, f"the request to the exporter {exporter!r}") from None
         if part not in get_args(PartName):
             raise UsageError("unknown part of a model", given=part, expected=", ".join(get_args(PartName)))
-        path = Path(out) if out is not None else self.path / f"{part}{cls.suffix}"
+        path = local_path(out) if out is not None else self.path / f"{part}{cls.suffix}"
         if path.suffix != cls.suffix:
             raise UsageError(f"the exporter {exporter!r} writes {cls.suffix} files", given=path)
         chosen: Exporter = roles.exporters.build(spec)

@@ -13,7 +13,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
-from vaekit.errors import PluginError
+from vaekit.errors import PluginError, plain
+
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+"""A number of things that take memory or time each."""
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""The seed of random draws."""
 
 
 class Spec(BaseModel):
@@ -44,7 +49,7 @@ class ComponentSpec(Spec):
 
 def option_docs(doc: str | None) -> dict[str, str]:
     """Return ``{option: description}`` from the ``Args:`` section of a Google-style docstring."""
-    _, _, section = inspect.cleandoc(doc or "").partition("\nArgs:\n")
+    _, _, section = inspect.cleandoc(doc if isinstance(doc, str) else "").partition("\nArgs:\n")
     lines = itertools.takewhile(lambda line: not line or line[0].isspace(), section.splitlines())
     entries = re.split(r"^(\w+): ", textwrap.dedent("\n".join(lines)), flags=re.MULTILINE)[1:]
     return {name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)}
@@ -104,7 +109,7 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
         model.model_json_schema()
     except Exception as error:
         raise PluginError(
-            f"{where}: the options cannot be turned into a schema: {str(error).splitlines()[0]}",
+            f"{where}: the options cannot be turned into a schema: {plain(error)}",
             expected="keyword types that pydantic can validate and serialise to JSON (numbers, strings, bool, tuples, Literal)",
         ) from error
     return model

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaekit.distributions import Density, Distribution, kl_per_dim
 from vaekit.errors import UsageError
@@ -166,9 +166,9 @@ class Trace:
 
     def detach(self) -> Trace:
         """Return a copy of this trace that is detached from the graph that produced it."""
-        sites = tuple(Site(s.z.detach(), _detach(s.q), _detach(s.p), s.has_density) for s in self.sites)
+        sites = tuple(Site(s.z.detach(), _detached(s.q), _detached(s.p), s.has_density) for s in self.sites)
         whole = None if self.whole is None else self.whole.detach()
-        return replace(self, sites=sites, likelihood=_detach(self.likelihood), metrics={}, whole=whole, _log_likelihood=None)
+        return replace(self, sites=sites, likelihood=_detached(self.likelihood), metrics={}, whole=whole, _log_likelihood=None)
 
 
 def mean_over_samples(values: Tensor) -> Tensor:
@@ -176,11 +176,22 @@ def mean_over_samples(values: Tensor) -> Tensor:
     return values if values.ndim == 1 else values.flatten(0, -2).mean(0)
 
 
-def _detach(density: Any) -> Any:
-    """Detach every tensor of a density: a named tuple, or any object with a ``detach`` method."""
-    if isinstance(density, tuple):
-        return type(density)(*(v.detach() if isinstance(v, Tensor) else v for v in density))
-    return density.detach()
+def _detached(value: Any) -> Any:
+    """Detach the tensors of a density: those in tuples, lists and dicts at any depth, and those of objects that can detach.
+
+    Raises:
+        TypeError: An object holds tensors and has no method ``detach``.
+    """
+    if isinstance(value, tuple | list):
+        parts = [_detached(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        return {key: _detached(part) for key, part in value.items()}
+    if hasattr(value, "detach"):
+        return value.detach()
+    if not isinstance(value, nn.Module) and any(isinstance(part, Tensor) for part in getattr(value, "__dict__", {}).values()):
+        raise TypeError(f"{type(value).__name__} holds tensors and cannot be detached: it is no named tuple and has no `detach`")
+    return value
 
 
 __all__ = ["Site", "Trace", "mean_over_samples"]

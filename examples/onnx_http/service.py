@@ -11,15 +11,49 @@ from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from PIL import Image
-from pydantic import BaseModel, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BATCH = 64
+LARGEST_BODY = 1_000_000
+"""Bytes; 64 vectors of 512 numbers take about 700,000."""
 
 
 class Latents(BaseModel):
     """Latent vectors to decode."""
 
+    model_config = ConfigDict(extra="forbid")
+
     latents: Annotated[list[list[FiniteFloat]], Field(min_length=1, max_length=LARGEST_BATCH)]
+
+
+class Limited:
+    """An ASGI application that reads no more than `LARGEST_BODY` bytes of a request; the answer to a larger one is 413.
+
+    Args:
+        app: The application.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        parts, size, more = [], 0, scope["type"] == "http"
+        while more:
+            message = await receive()
+            parts.append(message)
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+            if size > LARGEST_BODY:
+                answer = JSONResponse({"detail": f"a request has at most {LARGEST_BODY:,} bytes"}, 413)
+                await answer(scope, receive, send)
+                return
+        parts.reverse()
+
+        async def replay() -> Message:
+            return parts.pop() if parts else await receive()
+
+        await self.app(scope, replay, send)
 
 
 def create_app(decoder: str) -> FastAPI:
@@ -28,6 +62,7 @@ def create_app(decoder: str) -> FastAPI:
     about = json.loads(session.get_modelmeta().custom_metadata_map["vaekit"])
     size = about["latent_size"]
     app = FastAPI(title="vaekit decoder")
+    app.add_middleware(Limited)
 
     @app.exception_handler(RequestValidationError)
     def explain(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -16,6 +16,7 @@ from PIL import Image
 from vaekit import roles
 from vaekit.cli import main
 from vaekit.cli.components import describe
+from vaekit.run import Run
 from vaekit.specs.models import dump_spec
 from vaekit.specs.resolve import resolve
 from vaekit.training.trainer import Trainer
@@ -123,7 +124,9 @@ def test_help_fits_a_narrow_terminal(cli: Cli, monkeypatch: pytest.MonkeyPatch, 
     words = set(out.split())
     for option in read_options(components.split(), own=())[1].options:
         name = min(option.names, key=len).replace("_", "-")
-        assert {f"--{name}", f"--no-{name}"} & words == ({f"--{name}", f"--no-{name}"} if is_switch(option) else {f"--{name}"})
+        assert {f"--{name}", f"--no-{name}"} & words == (
+            {f"--{name}", f"--no-{name}"} if is_switch(option.type) else {f"--{name}"}
+        )
     for kind in ROLES["dataset"].kinds():
         assert {kind, f"{kind},", f"{kind}."} & words
 
@@ -145,7 +148,9 @@ def test_help_shows_the_values_of_the_spec_file(cli: Cli, tmp_path: Path, monkey
         ("--encoder cnm", ["'cnm'", "'cnn'"]),
         ("--encoder", ["--encoder needs a value"]),
         ("--latent-dim --epochs 3", ["--latent-dim needs a value"]),
-        ("--loss gaussian --learned maybe", ["--learned takes no value"]),
+        ("--loss gaussian --learned maybe", ["--learned is a switch", "given:    maybe", "--no-learned"]),
+        ("--loss gaussian --likelihood.learned=maybe", ["--likelihood.learned is a switch", "--no-likelihood.learned"]),
+        ("--loss gaussian --no-learned true", ["--no-learned is a switch"]),
         ("--latent-dim 0", ["latent_dim: "]),
         ("--loss beta --beta x", ["loss.beta: "]),
         ("absent.yaml", ["cannot read the spec absent.yaml"]),
@@ -161,6 +166,35 @@ def test_mistakes_are_explained_and_exit_with_2(cli: Cli, arguments: str, parts:
     assert "Traceback" not in err
     assert [part for part in parts if part not in err] == []
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "learned"),
+    [
+        ("--likelihood.learned false", False),
+        ("--likelihood.learned=false", False),
+        ("--learned False", False),
+        ("--no-likelihood.learned", False),
+        ("--learned true", True),
+        ("--learned=true", True),
+        ("--likelihood.learned", True),
+    ],
+)
+def test_a_switch_may_be_given_a_boolean(cli: Cli, images: Path, tmp_path: Path, flag: str, learned: bool) -> None:
+    spec, run = tmp_path / "spec.yaml", tmp_path / "run"
+    spec.write_text("train: {pictures: none}")
+    given = ["--dataset", "array", "--dataset.path", images, *TINY, "--loss", "gaussian", "--out", run]
+    assert cli("train", "--quiet", *given, *flag.split(), spec) == (0, "", "")
+    assert Run(run).spec.model.likelihood.learned is learned
+
+
+def test_switches_of_pictures_and_exporters_may_be_given_a_boolean(cli: Cli, trained: Path, tmp_path: Path) -> None:
+    code, out, _ = cli("sample", trained, "--num", 2, "--separate", "false", "--out", tmp_path / "grid.png")
+    assert (code, out.strip()) == (0, str(tmp_path / "grid.png"))
+    code, out, _ = cli("export", trained, "--fp16", "true", "--onnx", tmp_path / "half.onnx")
+    assert (code, "half" in out) == (0, True)
+    assert cli("export", trained, "--fp16=false", "--onnx", tmp_path / "whole.onnx")[0] == 0
+    assert (tmp_path / "half.onnx").stat().st_size < (tmp_path / "whole.onnx").stat().st_size
 
 
 def test_debug_raises(images: Path) -> None:

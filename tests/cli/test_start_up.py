@@ -71,15 +71,125 @@ def test_reader_that_goes_away_is_no_error_message() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signals to another process")
-@pytest.mark.parametrize("given", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(tmp_path: Path, given: signal.Signals) -> None:
+@pytest.mark.parametrize("given", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(tmp_path: Path, given: str) -> None:
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8))
     flags = "--dataset array --path images.npy --encoder.hidden 16 --epochs 500 --batch-size 16 --pictures none --out run"
     with start("train", *flags.split(), cwd=tmp_path) as process:
         assert process.stdout is not None
         assert any(line.startswith("epoch") for line in process.stdout)
-        process.send_signal(given)
+        process.send_signal(signal.Signals[given])
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.strip() == "interrupted; resume with: vaekit resume run"
+    assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
+
+
+FLAGS = "--dataset array --path images.npy --encoder.hidden 16 --decoder.hidden 16 --batch-size 16 --pictures none --out run"
+posix = pytest.mark.skipif(os.name == "nt", reason="no signals to another process")
+
+
+def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    np.save(folder / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8))
+    command = command.replace("vaekit", f"{sys.executable} -m vaekit", 1)
+    return subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, timeout=120, env=ENVIRONMENT | environment, cwd=folder, check=False
+    )
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp437"])
+def test_any_encoding_of_the_output_will_do(tmp_path: Path, encoding: str) -> None:
+    done = shell(f"vaekit train {FLAGS} --epochs 1", tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "vaekit reconstruct run IMAGES" in done.stdout
+
+
+@posix
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_no_harm(tmp_path: Path, closed: str) -> None:
+    done = shell(f"vaekit train {FLAGS} --epochs 1 {closed}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir() if path.is_file()) == [
+        "evaluation.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "spec.yaml",
+    ]
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
+    done = shell("vaekit components list > /dev/full", tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: No space left on device")
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+INTERRUPT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@posix
+@pytest.mark.parametrize("name", ["vaekit.cli", "typer", "pydantic", "torch", "vaekit.training.trainer"])
+def test_ctrl_c_during_imports_ends_with_130_and_no_traceback(tmp_path: Path, name: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPT.format(name=name))
+    done = shell(f"vaekit train {FLAGS} --epochs 1", tmp_path, PYTHONPATH=f"{tmp_path}:{ENVIRONMENT['PYTHONPATH']}")
+    assert done.returncode == 130
+    assert done.stderr in {"interrupted\n", "interrupted; nothing was started\n"}
+    assert not (tmp_path / "run").exists()
+
+
+TWICE = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from vaekit.__main__ import main
+
+def interrupt():
+    while not Path("run/checkpoints/last.safetensors").exists():
+        time.sleep(0.001)
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep({gap})
+
+threading.Thread(target=interrupt, daemon=True).start()
+sys.argv = ["vaekit", "train", *{flags!r}.split(), "--epochs", "500"]
+sys.exit(main())
+"""
+
+
+@posix
+@pytest.mark.parametrize("gap", [0.0, 0.005, 0.02, 0.05])
+def test_ctrl_c_again_at_once_ends_with_130_and_no_traceback(tmp_path: Path, gap: float) -> None:
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8))
+    command = [sys.executable, "-c", TWICE.format(gap=gap, flags=FLAGS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT, cwd=tmp_path, check=False)
+    assert done.returncode == 130
+    assert done.stderr.startswith("interrupted")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@posix
+def test_a_terminal_that_is_closed_leaves_a_checkpoint(tmp_path: Path) -> None:
+    import pty
+
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8))
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        arguments = [sys.executable, "-m", "vaekit", "train", *FLAGS.split(), "--epochs", "100000"]
+        os.execve(sys.executable, arguments, ENVIRONMENT)
+    seen = b""
+    while b"epoch 1/" not in seen.replace(b"1/100000", b"epoch 1/"):
+        seen += os.read(terminal, 1000)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
     assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()

@@ -263,6 +263,58 @@ class Remembering:
         return Remembering(self.density.mu.detach(), self.density.logvar.detach())
 
 
+class Attached(Remembering):
+    """Says that it is detached, and is not."""
+
+    def detach(self) -> Remembering:
+        return self
+
+
+class Wrapped(NamedTuple):
+    """A density within a density, in truth."""
+
+    inner: DiagonalGaussian
+
+    @property
+    def mean(self) -> Tensor:
+        return self.inner.mu
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return self.inner.rsample(noise)
+
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        return self.inner.log_prob_per_dim(value)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.inner.log_prob(value)
+
+
+class Nested(Gaussian):
+    """A density within a density, in truth."""
+
+    def forward(self, params: Tensor) -> Any:
+        return Wrapped(super().forward(params))
+
+
+class Cupboard:
+    """Holds tensors, and cannot let go of them."""
+
+    def __init__(self, inner: DiagonalGaussian) -> None:
+        self.mu, self.logvar = inner
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "detach":
+            raise AttributeError(name)
+        return getattr(DiagonalGaussian(self.mu, self.logvar), name)
+
+
+class Clinging(Gaussian):
+    """A density within a density that cannot be detached."""
+
+    def forward(self, params: Tensor) -> Any:
+        return Wrapped(Cupboard(super().forward(params)))  # type: ignore[arg-type]
+
+
 class Doubled(Gaussian):
     """Returns float64, whatever the encoder emits."""
 
@@ -508,6 +560,13 @@ class Quantised(GaussianPixels):
         return GaussianPixels(*self).log_prob(value)
 
 
+class Twofold(GaussianLikelihood):
+    """Returns float64, whatever the decoder emits."""
+
+    def forward(self, params: Tensor) -> Any:
+        return GaussianPixels(*(each.double() for each in super().forward(params)))
+
+
 # Losses
 
 
@@ -591,6 +650,47 @@ class Constant(Loss):
 
     def forward(self, trace: Any) -> Tensor:
         return trace.z.detach().sum(-1)
+
+
+class Wide(KL):
+    """Returns float64, whatever the trace holds."""
+
+    def forward(self, trace: Any) -> Tensor:
+        return super().forward(trace).double()
+
+
+class HalfGradient(torch.autograd.Function):
+    """The identity; under vmap, with half of its gradient."""
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, x: Tensor) -> tuple[Tensor, Any]:
+        return 0.5 * (x + x.detach()), in_dims[0]
+
+
+class Slipping(KL):
+    """Loses half of its gradient where models are stacked."""
+
+    def forward(self, trace: Any) -> Tensor:
+        return HalfGradient.apply(super().forward(trace))
+
+
+class SlippingBackbone(Sound):
+    """Loses half of its gradient where models are stacked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return HalfGradient.apply(super().forward(x))
 
 
 class Slots(Loss):
@@ -983,6 +1083,7 @@ LIES: list[tuple[str, type, str, str]] = [
     ("encoder", Stay, "check_device", "meta device"),
     ("encoder", Branching, "check_compile", "fullgraph"),
     ("encoder", Branching, "check_vmap", "vmap"),
+    ("encoder", SlippingBackbone, "check_vmap", "the gradient of linear.weight, stacked, against each alone"),
     ("decoder", Branching, "check_onnx", "as `vaekit export` does"),
     ("posterior", posterior_of(TwiceAsWide), "check_draws", r"draws of q\(z\|x\) of image 0, dimension 0, against the density"),
     ("posterior", posterior_of(OneNoise), "check_draws", "the correlation of values between draws of the dimensions"),
@@ -992,6 +1093,8 @@ LIES: list[tuple[str, type, str, str]] = [
     ("posterior", posterior_of(Remembering), "check_foreign_values", "after drawing, against a density that drew nothing"),
     ("posterior", posterior_of(Detached), "check_gradient_of_density", "the derivative of samples by the encoder's output"),
     ("posterior", posterior_of(OwnBatch), "check_independence", "log_prob of a batch, against its rows"),
+    ("posterior", posterior_of(Attached), "check_detachment", "expected: no gradient to what produced it\n  came:     one"),
+    ("posterior", Clinging, "check_detachment", "Cupboard holds tensors and cannot be detached"),
     ("posterior", Doubled, "check_dtype", r"the type of samples in torch\.float32"),
     ("posterior", joint_of(Unnormalised), "check_density", "the integral of the density of"),
     ("posterior", joint_of(Isotropic), "check_draws", "the characteristic function of draws of"),
@@ -1018,6 +1121,7 @@ LIES: list[tuple[str, type, str, str]] = [
     ("likelihood", likelihood_of(BCE, Grey), "check_draws", "draws of a binary pixel"),
     ("likelihood", likelihood_of(MSE, UnitVariance), "check_draws", "draws of a pixel, against log_prob"),
     ("likelihood", likelihood_of(MSE, Drifting), "check_draws", r"the mean of p\(x\|z'\) / p\(x\|z\)"),
+    ("likelihood", Twofold, "check_dtype", r"the type of the mean for torch\.float32"),
     ("loss", WrongSign, "check_coverage", "where q is far from p.*\n  expected: 0 or more on average\n  came:     -"),
     ("loss", Shifted, "check_coverage", "where q = p, at either end of training\n  expected: 0\n  came:     5 at"),
     ("loss", Nothing, "check_coverage", "above 0"),
@@ -1029,6 +1133,8 @@ LIES: list[tuple[str, type, str, str]] = [
     ("loss", Leaky, "check_independence", "one by one"),
     ("loss", Constant, "check_gradient", "a constant"),
     ("loss", Slots, "check_declarations", "everything"),
+    ("loss", Wide, "check_dtype", r"expected: torch\.float32\n  came:     torch\.float64"),
+    ("loss", Slipping, "check_vmap", "the gradient of vae.encoder.* stacked, against each alone"),
     ("dataset", Same, "check_disjointness", "60 of the first"),
     ("dataset", Unsteady, "check_determinism", "loaded twice"),
     ("dataset", NotScaled, "check_batches", r"pixels of train batches\n  expected: within \[0, 1\]\n  came:     1 to 254"),
@@ -1071,6 +1177,7 @@ LIES: list[tuple[str, type, str, str]] = [
 SOUND: list[tuple[str, type]] = [
     ("encoder", Sound),
     ("posterior", joint_of(Linear)),
+    ("posterior", Nested),
     ("logger", Quiet),
     ("exporter", Weights),
     ("picture", Plain),

@@ -104,3 +104,22 @@ def test_a_component_registered_for_a_while_is_checked_by_its_name() -> None:
     with encoders.temporarily(sound=Sound):
         named("encoder", "check_output_shape")("sound", options={"scale": 2})
     assert "sound" not in encoders
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Failing(Sound):
+    """Fails with an exception that has no text."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise Mute
+
+
+def test_a_component_whose_exceptions_have_no_text_fails_its_checks() -> None:
+    for check in checks("encoder"):
+        if check.__name__ not in {"check_documentation", "check_spec_round_trip"}:
+            with pytest.raises(ConformanceError, match=r"Mute|Unsupported"):  # torch.compile has its own exception
+                check(Failing)

@@ -131,6 +131,22 @@ def test_service_decodes_what_the_model_does(vae: VAE, client: Any) -> None:
     assert np.abs(np.array(answer.json()["images"]) - expected).max() <= 1e-5
 
 
+@pytest.mark.parametrize("how", ["with its length", "in pieces"])
+def test_service_refuses_large_bodies_without_reading_them(client: Any, how: str) -> None:
+    pieces = (b" " * 1_000_000 for _ in range(5))
+    answer = client.post("/decode", content=b" " * 5_000_000 if how == "with its length" else pieces)
+    assert answer.status_code == 413
+    assert "at most" in answer.json()["detail"]
+    small = b" " * 5_000 + b'{"latents": [[0, 0, 0]]}'
+    assert client.post("/decode", content=small, headers={"Content-Type": "application/json"}).status_code == 200
+
+
+def test_service_refuses_keys_that_it_does_not_know(client: Any) -> None:
+    answer = client.post("/decode", json={"latents": [[0, 0, 0]], "temperature": 0.5})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["at"] == ["body", "temperature"]
+
+
 def test_service_samples_by_seed(vae: VAE, client: Any) -> None:
     answers = [client.get("/sample", params={"seed": seed}) for seed in (3, 3, 4)]
     assert answers[0].headers["content-type"] == "image/png"

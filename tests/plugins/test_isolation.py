@@ -193,3 +193,82 @@ def test_of_two_installations_of_a_distribution_the_first_on_the_path_counts(sit
     older.install("Vaekit_Acme", "vaekit_acme", GOOD, "encoders: acme = vaekit_acme:Acme", version="1.0")
     code = f"import sys; sys.path.append({str(older.folder)!r}); import vaekit; print(vaekit.encoders.origin('acme'))"
     assert site.run("-c", code).stdout == "vaekit-acme 2.0\n"
+
+
+MUTE = """
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+raise Mute
+"""
+
+
+def test_the_oddest_plugins_are_listed_and_take_nothing_down(site: Site) -> None:
+    site.install("vaekit-mute", "vaekit_mute", MUTE, "encoders: mute = vaekit_mute:Mute")
+    site.install("vaekit-doc", "vaekit_doc", GOOD + "\nAcme.__doc__ = 5\n", "encoders: doc = vaekit_doc:Acme")
+    site.install("vaekit-deep", "vaekit_deep", f"x = {'(' * 500}{')' * 500}", "encoders: deep = vaekit_deep:Acme")
+    site.install("vaekit-binary", "vaekit_binary", GOOD.replace('"acme"', '"binary"'), "encoders: binary = vaekit_binary:Acme")
+    (site.folder / "vaekit_binary-1.2.dist-info" / "METADATA").write_bytes(b"\x80\xff\0" * 100)
+    listed, schema, *others = site.vaekit(
+        "plugins", "schema", "--help", "components list", "train --help", "train --encoder mute"
+    )
+    assert (listed.code, schema.code, [other.code for other in others]) == (0, 0, [0, 0, 0, 1])
+    assert "vaekit_mute.Mute" in listed.out
+    assert "binary          ready" in listed.out
+    assert json.loads(schema.out)
+    assert others[-1].err.startswith("error: plugin vaekit-mute 1.2 cannot provide 'mute': vaekit_mute.Mute")
+
+
+def test_what_a_plugin_writes_to_the_file_descriptor_of_stdout_does_not_touch_json(site: Site) -> None:
+    noise = "import os\nos.write(1, b'noise 1\\n')\nos.system('echo noise 2')\nprint('noise 3')\n"
+    site.install("vaekit-acme", "vaekit_acme", noise + GOOD, "encoders: acme = vaekit_acme:Acme")
+    done = site.run("-m", "vaekit", "schema")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)
+    assert sorted(done.stderr.split("\n")) == ["", "noise 1", "noise 2", "noise 3"]
+
+
+def test_names_with_markup_break_no_help(site: Site) -> None:
+    picture = "import vaekit\n\nclass Shown(vaekit.Picture):\n    '[/red] a picture'\n    def still(self): ...\n"
+    exporter = (
+        "import vaekit\n\nclass Sent(vaekit.Exporter):\n    '[/red] a file'\n    def export(self, trained, part, path): ...\n"
+    )
+    site.install("vaekit-red", "vaekit_red", GOOD.replace('"acme"', '"[/red]x"'), "encoders: [/red]x = vaekit_red:Acme")
+    site.install("vaekit-shown", "vaekit_shown", picture, "pictures: [/red]y = vaekit_shown:Shown")
+    site.install("vaekit-sent", "vaekit_sent", exporter, "exporters: [/red]z = vaekit_sent:Sent")
+    commands = ["--help", "train --help", "train --encoder [/red]x --help", "components list", "[/red]y --help", "export --help"]
+    for command, done in zip(commands, site.vaekit(*commands, "plugins"), strict=False):
+        assert (done.code, done.err) == (0, ""), command
+        assert "[/red]" in done.out, command
+
+
+FAILING = {
+    "no memory": ("raise MemoryError('3 TiB')", "out of memory"),
+    "raises": ("raise KeyError('x')", "the encoder 'acme' of plugin vaekit-acme 1.2 failed: KeyError: 'x'"),
+    "a function of its module raises": (
+        "return helper(x)",
+        "the encoder 'acme' of plugin vaekit-acme 1.2 failed: ZeroDivisionError",
+    ),
+    "torch raises": ("return self.net(x.flatten(1)[:, 1:])", "the encoder 'acme' of plugin vaekit-acme 1.2 failed: RuntimeError"),
+    "float64": ("return self.net(x).double()", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
+    "another shape": ("return self.net(x).flatten(1)", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
+    "no tensor": ("return [self.net(x)]", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
+    "NaN": ("return self.net(x) * float('nan')", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
+}
+
+
+def test_what_goes_wrong_in_a_forward_pass_names_the_plugin_and_its_contract(site: Site) -> None:
+    np.save(site.folder / "x.npy", np.random.default_rng(0).integers(0, 256, (64, 6, 6), dtype=np.uint8))
+    options = "--dataset array --path x.npy --epochs 1 --batch-size 16 --latent-dim 2 --pictures none --decoder mlp"
+    helper = "\n\ndef helper(x):\n    return 1 / 0\n"
+    for number, (case, (body, expected)) in enumerate(FAILING.items()):
+        own = Site(site.folder / str(number))
+        own.folder.mkdir()
+        source = ENCODER.format(kind="acme", width=8).replace("return self.net(x)", body) + helper
+        own.install("vaekit-acme", "vaekit_acme", source, "encoders: acme = vaekit_acme:Acme")
+        (done,) = own.vaekit(f"train --encoder acme {options} --out run".replace("x.npy", "../x.npy"))
+        assert (done.code, done.out) == (1, ""), case
+        assert done.err.startswith(f"error: {expected}"), (case, done.err)
+        assert "Traceback" not in done.err
+        assert not (own.folder / "run").exists()

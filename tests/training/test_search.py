@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -146,6 +147,29 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(images, tmp_path):
         vaekit.search(**asked(tmp_path, images))
     assert file.read_text() == "model:\n  latent_dim: 3\n"
     assert not (tmp_path / "search").exists()
+
+
+@pytest.mark.parametrize("cut", [1, 20, 150, 180])
+def test_a_study_whose_last_line_was_cut_short_by_a_kill_goes_on(images, tmp_path, cut):
+    vaekit.search(**asked(tmp_path, images, name="whole"))
+    vaekit.search(**asked(tmp_path, images, trials=2))
+    file = tmp_path / "search.journal"
+    file.write_bytes(file.read_bytes()[:-cut])
+    removed = pytest.warns(UserWarning, match=r"search\.journal: the last line is incomplete and is removed")
+    with nullcontext() if cut == 1 else removed:  # only the end of the line is missing, and nothing else
+        vaekit.search(**asked(tmp_path, images))
+    assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")
+
+
+def test_a_journal_that_is_damaged_elsewhere_is_refused_and_left_alone(images, tmp_path):
+    vaekit.search(**asked(tmp_path, images, trials=1))
+    file = tmp_path / "search.journal"
+    lines = file.read_bytes().splitlines(keepends=True)
+    content = b"".join([*lines[:3], lines[3][:30] + lines[4], *lines[5:]])
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match="not an Optuna journal, or is damaged"):
+        vaekit.search(**asked(tmp_path, images))
+    assert file.read_bytes() == content
 
 
 @pytest.mark.parametrize(

@@ -441,3 +441,42 @@ def test_the_epoch_of_the_best_weights_is_each_models_own(images, tmp_path):
         losses = [record["validation_loss"] for record in run.metrics()]
         assert run.evaluation()["epoch"] == int(np.argmin(losses)) + 1
         assert math.isfinite(min(losses))
+
+
+class Lossy(torch.autograd.Function):
+    """Squares; under vmap the values are right and the gradient is half of what it should be."""
+
+    @staticmethod
+    def forward(x):
+        return x.square()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 2 * x * gradient
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        y = x.square()
+        return 0.5 * (y + y.detach()), in_dims[0]
+
+
+def test_an_objective_whose_gradients_are_wrong_in_a_stack_is_refused():
+    class CodeNorm(vaekit.Loss):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def forward(self, trace):
+            return self.function(trace.z).sum(-1)
+
+    usual = objective(loss="kl")
+    usual.players[0].losses["norm"] = CodeNorm(torch.square)
+    assert refusal(usual) is None
+    usual.players[0].losses["norm"] = CodeNorm(Lossy.apply)
+    assert "gradients" in refusal(usual)
+    assert all(parameter.grad is None for parameter in usual.parameters())

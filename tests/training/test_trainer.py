@@ -646,3 +646,15 @@ def test_the_layout_of_convolutions_leaves_gradients_as_they_were(encoder, decod
         gradients.append([parameter.grad.double() for parameter in module.parameters()])
     for exact, single in zip(*gradients, strict=True):
         assert (exact - single).norm() < 1e-4 * exact.norm() + 1e-7
+
+
+@pytest.mark.parametrize("stack", ["off", "on"])
+def test_moments_that_overflow_are_no_silent_end_of_training(images, tmp_path, stack):
+    given = options(images, loss="beta", epochs=1, pictures="none")
+    with pytest.raises(DivergenceError, match="moments are not finite") as caught:
+        vaekit.train(**given, beta=1e30, out=tmp_path / "run")
+    assert "exp_avg_sq of vae.encoder" in caught.value.given
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    one, other = vaekit.sweep(over={"beta": (1.0, 1e30)}, **given, stack=stack, out=tmp_path / "sweep")
+    assert one.evaluation() is not None
+    assert other.evaluation() is None

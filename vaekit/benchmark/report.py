@@ -105,10 +105,12 @@ def read_result(path: Path) -> dict[str, Any]:
         DataError: The file is missing or not a measurement.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a regular file")
         result = json.loads(path.read_text("utf-8"))
         if not {"rows", "environment", "machine", "spec"} <= result.keys():
             raise ValueError("it has no rows")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is not a measurement", given=error, expected="the output of `vaekit bench --json`") from None
     return dict(result)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,8 +14,9 @@ from typing import Annotated
 import typer
 
 from vaekit._version import __version__
+from vaekit.cli.border import explain, report
+from vaekit.cli.common import interrupted, stoppable
 from vaekit.cli.discovery import find_command, list_commands
-from vaekit.errors import VaekitError
 from vaekit.plugins import switched_off
 
 
@@ -24,25 +27,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; default: those of the process.
 
     Raises:
-        Exception: A bug in vaekit; with ``--debug``, a user's mistake as well.
+        Exception: With ``--debug``, what made the command fail.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, no_plugins = "--debug" in arguments, "--no-plugins" in arguments
     arguments = [argument for argument in arguments if argument not in {"--debug", "--no-plugins"}]
+    before = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings(), switched_off() if no_plugins else nullcontext():
             warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
             code = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has gone; python's own flush at exit must not fail as well
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except (VaekitError, OSError) as error:
+    except BrokenPipeError:  # the reader has gone
+        code = 1
+    except KeyboardInterrupt:
+        code = interrupted()
+    except Exception as error:
         if debug:
             raise
-        _report(error)
-        return error.exit_code if isinstance(error, VaekitError) else 1
+        explained = explain(error)
+        report(explained)
+        code = explained.exit_code
+    finally:
+        if argv is not None and before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
+    _give_up_output()
     return code
+
+
+def _give_up_output() -> None:
+    """Discard what cannot be written to stdout, so that Python's own flush at exit does not fail as well."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(arguments: list[str]) -> int:
@@ -66,7 +84,7 @@ def _run(arguments: list[str]) -> int:
         if isinstance(target, typer.Typer):
             app.add_typer(target, name=asked.name)
         else:
-            app.command(asked.name)(target)
+            app.command(asked.name)(stoppable(target))
     try:
         app(args=arguments, prog_name="vaekit")
     except SystemExit as stop:
@@ -96,11 +114,3 @@ def _print_version(asked: bool) -> None:
     if asked:
         typer.echo(f"vaekit {__version__}")
         raise typer.Exit
-
-
-def _report(error: Exception) -> None:
-    """Print what went wrong, without a traceback."""
-    summary, _, details = str(error).partition("\n")
-    typer.secho(f"error: {summary}", fg="red", bold=True, err=True)
-    if details:
-        typer.echo(details, err=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import wraps
 from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -54,11 +58,33 @@ def interruptible(reporter: Quiet) -> Iterator[None]:
         with reporter:
             yield
     except KeyboardInterrupt:
-        from vaekit.compute.distributed import is_first
+        raise typer.Exit(interrupted(_how_to_resume(reporter))) from None
 
-        if is_first():  # only one of torchrun's processes prints
-            typer.secho(f"interrupted; {_how_to_resume(reporter)}", fg="yellow", err=True)
-        raise typer.Exit(130) from None
+
+def stoppable(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that exits with 130 after Ctrl-C, and says so."""
+
+    @wraps(function)
+    def called(*arguments: Any, **options: Any) -> None:
+        try:
+            function(*arguments, **options)
+        except KeyboardInterrupt:
+            raise typer.Exit(interrupted()) from None
+
+    return called
+
+
+def interrupted(remark: str = "") -> int:
+    """Say that the command was interrupted; return the exit code, 130. A further Ctrl-C is ignored, as the command ends.
+
+    Args:
+        remark: What to add, such as how to resume.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.environ.get("RANK", "0") == "0":  # only one of torchrun's processes prints
+        typer.secho(f"interrupted; {remark}" if remark else "interrupted", fg="yellow", err=True)
+    return 130
 
 
 def _how_to_resume(reporter: Quiet) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LONGEST = 18
 """Longest type beside a flag, in characters; longer lists of choices go into the help text, which wraps in a narrow terminal."""
 VALUELESS = frozenset({"quiet", "json", "help"})
+BOOLEANS = {"true": True, "false": False}
 PANELS = {"components": "Components", "model": "Model", "data": "Data", "augment": "Augmentation", "train": "Training"}
 SpecArgument = Annotated[
     Path | None, typer.Argument(metavar="SPEC.yaml", help="A spec to start from; flags override it.", show_default=False)
@@ -85,14 +86,14 @@ def component_option(
         about, text = f"{about} One of {text.replace('|', ', ')}.", "choice"
     ending = "required" if required else f"default: {value_text(default) or 'nothing'}"
     chosen_later = default is None and "none" in parts  # the sentence says what that means
-    switch = bool in parts
+    switch = is_switch(kind)
     info = typer.Option(
         *((f"{flag}/--no-{flag[2:]}" for flag in flags) if switch else flags),
         metavar=None if switch else text,
         help=escape(about) + ("" if chosen_later else f" [dim]{escape(f'[{ending}]')}[/dim]"),
         show_default=False,
         hidden=hidden,
-        rich_help_panel=panel,
+        rich_help_panel=None if panel is None else escape(panel),
     )
     taken: Any = bool if switch else list[str] if several else str
     return Annotated[taken | None, info]
@@ -121,6 +122,26 @@ def read_fields(spec: type[ComponentSpec], given: Mapping[str, Any]) -> dict[str
 
     fields = component_fields(spec)
     return {name: read_value(value, fields[name].annotation) for name, value in given.items() if name in fields}
+
+
+def spell_out(arguments: Sequence[str], switches: Collection[str]) -> list[str]:
+    """Return arguments with ``--x true`` written as ``--x``, and ``--x false`` as ``--no-x``, for each switch ``x``.
+
+    Args:
+        arguments: The arguments.
+        switches: The names of switches, without dashes and with underscores.
+    """
+    normal, rest = [], list(arguments)
+    while rest:
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if flag.startswith("--") and flag[2:].replace("-", "_") in switches:
+            given = value if equals else rest[0] if rest else ""
+            if (chosen := BOOLEANS.get(given.lower())) is not None:
+                word = flag if chosen else f"--no-{flag[2:]}"
+                del rest[: 0 if equals else 1]
+        normal.append(word)
+    return normal
 
 
 @dataclass
@@ -184,14 +205,22 @@ def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[dic
         chosen[role] = [kind for kind in words.flags[role] if kind is not None]
     table = OptionTable(base, chosen)
     options = table.options
-    switches = {prefix + name for option in options if is_switch(option) for name in option.names for prefix in ("", "no_")}
-    valued = {name for option in options if not is_switch(option) for name in option.names} | set(own)
+    positive = {name for option in options if is_switch(option.type) for name in option.names}
+    words = read_words(spell_out(words.arguments, positive))
+    switches = positive | {f"no_{name}" for name in positive}
+    valued = {name for option in options if not is_switch(option.type) for name in option.names} | set(own)
     table.check_names(words.flags.keys() - switches - valued - VALUELESS)
     for name, values in words.flags.items():
         if name in valued and None in values:
             raise UsageError(f"--{name.replace('_', '-')} needs a value")
-        if name in switches and values != [None] * len(values):
-            raise UsageError(f"--{name.replace('_', '-')} takes no value", remedy="write SPEC.yaml, if that was one, first")
+        if name in switches and (given := [value for value in values if value is not None]):
+            flag = name.removeprefix("no_").replace("_", "-")
+            raise UsageError(
+                f"--{name.replace('_', '-')} is a switch, which takes no value",
+                given=given[0],
+                expected=f"--{flag} or --no-{flag}",
+                remedy="write the spec file before the flags" if Path(given[0]).is_file() else None,
+            )
     return base, table, words.arguments
 
 
@@ -223,11 +252,16 @@ def _ends_value(word: str) -> bool:
     return word.startswith("--") or word.endswith((".yaml", ".yml", ".json"))
 
 
-def is_switch(option: Option) -> bool:
-    """Whether an option is given as ``--x`` or ``--no-x``."""
+def is_switch(kind: Any) -> bool:
+    """Whether an option of a type is given as ``--x`` or ``--no-x``."""
     from vaekit.schema import alternatives
 
-    return bool in alternatives(option.type)
+    return bool in alternatives(kind)
+
+
+def switches_of(fields: Mapping[str, FieldInfo]) -> set[str]:
+    """Return the names of the options of a component that are switches."""
+    return {name for name, field in fields.items() if is_switch(field.annotation)}
 
 
 def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaekit.cli.common import RunArgument, open_run, without_args
-from vaekit.cli.options import component_fields, declare, field_option, read_fields
+from vaekit.cli.options import component_fields, declare, field_option, read_fields, spell_out, switches_of
 from vaekit.errors import UsageError
 from vaekit.roles import pictures
 
@@ -43,7 +43,8 @@ def command(kind: str, arguments: Sequence[str]) -> tuple[Callable[..., None], l
     draw_images.__annotations__["words"] = _words_argument(images)
     function = declare(draw_images if images else draw_run, {**options, "out": _out_option(cls)})
     function.__doc__ = escape("\n\n".join(filter(None, without_args(cls.__doc__))).replace("``", "`"))
-    return function, [argument.replace("--picture.", "--", 1) for argument in arguments]  # as `vaekit components show` has them
+    plain = [argument.replace("--picture.", "--", 1) for argument in arguments]  # as `vaekit components show` has them
+    return function, spell_out(plain, switches_of(component_fields(spec)))
 
 
 def _words_argument(images: Sequence[str]) -> Any:

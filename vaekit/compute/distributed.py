@@ -122,11 +122,6 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_first() -> bool:
-    """Whether this is the first of the processes that torchrun started, or was not started by torchrun."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def take_place(device: str) -> torch.device:
     """Return the device of this process and make it the current one; each process of a machine has its own GPU, if available."""
     place = torch.device(device)

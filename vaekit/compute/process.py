@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -21,8 +23,13 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
+HANGUP = getattr(signal, "SIGHUP", None)
+"""The signal that the terminal was closed; Windows has none."""
+SIGNALS = tuple(signal.Signals(signum) for signum in (signal.SIGINT, signal.SIGTERM, HANGUP) if signum is not None)
+
+
 class Interrupted(KeyboardInterrupt):
-    """The run was stopped by Ctrl-C or SIGTERM; a checkpoint was saved."""
+    """The run was stopped by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved."""
 
 
 class Interruption:
@@ -33,7 +40,7 @@ class Interruption:
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Record the first Ctrl-C or SIGTERM, so that the current step can finish; a second one stops at once.
+        """Record the first Ctrl-C, SIGTERM or SIGHUP, so that the current step can finish; a second one stops at once.
 
         If the block completes despite a signal, the signal is raised again on exit, for the caller to handle. Signals that the
         process ignores, as a background process ignores Ctrl-C, remain ignored.
@@ -41,6 +48,8 @@ class Interruption:
         late: list[int] = []
 
         def note(signum: int, frame: FrameType | None) -> None:
+            if signum == HANGUP:
+                _leave_terminal()
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True
@@ -48,7 +57,7 @@ class Interruption:
 
         before: dict[signal.Signals, Any] = {}
         try:
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in SIGNALS:
                 if signal.getsignal(signum) not in (signal.SIG_IGN, None):  # None: Python cannot restore its handler
                     before[signum] = signal.signal(signum, note)
         except ValueError:  # not in the main thread, whose owner handles signals
@@ -61,6 +70,16 @@ class Interruption:
                 signal.signal(signum, handler)
         for given in late:
             signal.raise_signal(given)
+
+
+def _leave_terminal() -> None:
+    """Send the output of the process to nowhere: writing to a terminal that was closed fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        with suppress(OSError):  # it is not open
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                os.dup2(nowhere, descriptor)
+    os.close(nowhere)
 
 
 @contextmanager

@@ -34,13 +34,14 @@ def read_examples(source: ImageSource, index: Sequence[int] | Tensor, binarize: 
     Raises:
         UsageError: An index is outside the dataset.
     """
-    index = torch.as_tensor(index, dtype=torch.int64)
-    if len(index) == 0 or int(index.min()) < 0 or int(index.max()) >= len(source):
+    numbers = list(map(int, index))
+    if not numbers or min(numbers) < 0 or max(numbers) >= len(source):
         raise UsageError(
             "the dataset has no such image",
-            given=", ".join(map(str, index.tolist()[:5])) or "no index",
+            given=", ".join(map(str, numbers[:5])) or "no index",
             expected=f"numbers from 0 to {len(source) - 1}",
         )
+    index = torch.tensor(numbers)
     batches = Batches(source, batch_size=CHUNK, streams=Streams(0), binarize=binarize, train=False, split="test")
     images = torch.cat([batches.fixed(chunk) for chunk in index.split(CHUNK)])
     return Examples(images, None if source.labels is None else source.labels[index], source.class_names)

@@ -11,6 +11,7 @@ from vaekit import roles
 from vaekit.data.pixels import UNIT, Range
 from vaekit.data.sources import Splits
 from vaekit.interfaces import Likelihood, Loss, Posterior, Prior, Shape
+from vaekit.model.contracts import check_contracts
 from vaekit.model.objective import Inputs, Objective, Player, Reconstruction
 from vaekit.model.vae import VAE
 from vaekit.specs.models import ModelSpec, RunSpec
@@ -18,9 +19,15 @@ from vaekit.streams import derive_seed
 
 
 def assemble(spec: RunSpec, splits: Splits) -> Objective:
-    """Build the model of a spec and the objective for its data, on the CPU, initialised with the spec's seed."""
+    """Build the model of a spec and the objective for its data, on the CPU, initialised with the spec's seed.
+
+    Raises:
+        PluginError: A component does not return what its role promises.
+    """
     vae = build_vae(spec.model, splits.shape, seed=spec.train.seed, value_range=splits.value_range)
-    return build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed)
+    objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed)
+    check_contracts(spec.model, objective, example_inputs(vae))
+    return objective
 
 
 def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None, value_range: Range = UNIT) -> VAE:

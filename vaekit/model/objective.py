@@ -110,6 +110,11 @@ class Objective(nn.Module):
         """Whether any loss of an example depends on the rest of the batch."""
         return any(module.batch_statistic for module in self.modules() if isinstance(module, Loss))
 
+    @property
+    def producers(self) -> set[int]:
+        """The numbers of the players that own parameters of the model, which produce the trace."""
+        return {owner for name, owner in self.owner.items() if name.startswith("vae.")}
+
     def parameters_of(self, player: Player) -> list[nn.Parameter]:
         """Return the parameters in a player's scope, in a fixed order."""
         index = list(self.players).index(player)
@@ -150,13 +155,12 @@ class Objective(nn.Module):
         values: list[Tensor] = []
         terms: dict[str, Tensor] = {}
         parameters = dict(self.named_parameters())
-        producers = {self.owner[name] for name in parameters if name.startswith("vae.")}
         for index in range(len(self.players)):
             view = {name: p if self.owner[name] == index else p.detach() for name, p in parameters.items()}
             seen: Trace | None = None  # trace again: other players produce a part of it
-            if producers == {index}:
+            if self.producers == {index}:
                 seen = trace
-            elif index not in producers:
+            elif index not in self.producers:
                 seen = trace.detach()
             value, more = functional_call(self, view, (inputs,), {"player": index, "trace": seen})
             values.append(value)

@@ -11,10 +11,11 @@ from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from vaekit.errors import UsageError
+from vaekit.schema import Count
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
 Normalization = Literal["none", "layer", "group"]
-Widths = tuple[PositiveInt, ...]
+Widths = tuple[Count, ...]
 Channels = Annotated[Widths, Field(min_length=1)]
 Size = tuple[int, int]
 """Height and width."""

@@ -6,9 +6,8 @@ import base64
 import io
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
-from PIL import Image, ImageSequence
+from PIL import Image
 
 WIDEST = 1200
 """Pixels above which a picture is shrunk."""
@@ -30,11 +29,10 @@ def image_tag(image: Image.Image, alt: str, attributes: str = "") -> str:
     return _tag(kind, data.getvalue(), image.size, alt, attributes)
 
 
-def animation_tag(file: Path, alt: str) -> str:
+def animation_tag(frames: Sequence[Image.Image], alt: str) -> str:
     """Return an ``<img>`` that holds an animation, shrunk and thinned where it is large."""
-    with Image.open(file) as animation:
-        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(animation)]
-        duration = animation.info.get("duration", 100)
+    duration = frames[0].info.get("duration", 100)
+    frames = [frame.convert("RGB") for frame in frames]
     if len(frames) > FRAMES:
         frames = [frames[round(i * (len(frames) - 1) / (FRAMES - 1))] for i in range(FRAMES)]
     for frame in frames:

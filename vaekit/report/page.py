@@ -10,13 +10,12 @@ from string import Template
 from typing import Any
 
 import torch
-from PIL import Image
 
 from vaekit._version import __version__
 from vaekit.drawing.animation import evenly
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
-from vaekit.errors import VaekitError
+from vaekit.errors import VaekitError, reason_of
 from vaekit.evaluation.metrics import metrics_in
 from vaekit.files import write_text
 from vaekit.model.assembly import build_objective
@@ -26,6 +25,7 @@ from vaekit.report.inline_images import animation_tag, figure, image_tag, slides
 from vaekit.roles import pictures
 from vaekit.specs.text import duration
 from vaekit.store.record import Record
+from vaekit.training.snapshots import read_frames
 
 MOST_EPOCHS = 8
 """The largest number of epochs whose pictures are shown."""
@@ -149,10 +149,10 @@ def _drawn(subject: Subject) -> dict[str, list[str]]:
 
 def _reason(error: Exception, unread: str) -> str:
     """Return in one line why a picture could not be drawn; ``unread`` is the error of reading the dataset, if any."""
+    if not isinstance(error, VaekitError | OSError):
+        return f"it failed with {reason_of(error)}"
     message = str(error).partition("\n")[0]
-    if str(error) == unread:
-        return f"the dataset could not be read: {message}"
-    return message if isinstance(error, VaekitError | OSError) else f"it failed with {type(error).__name__}: {message}"
+    return f"the dataset could not be read: {message}" if str(error) == unread else message
 
 
 def _wide(title: str, tag: str) -> str:
@@ -166,11 +166,13 @@ def _epochs(run: Record) -> Iterator[str]:
         (run.folder.reconstructions, "Reconstructions, by epoch", "images in rows, each with its reconstruction below"),
         (run.folder.samples, "Samples, by epoch", "images decoded from the same prior draws"),
     ):
-        if files := evenly(sorted(folder.glob("epoch-*.png")), MOST_EPOCHS):
-            steps = [(f"epoch {int(file.stem.removeprefix('epoch-'))}", Image.open(file)) for file in files]
+        files = evenly(sorted(folder.glob("epoch-*.png")), MOST_EPOCHS)
+        steps = [(f"epoch {int(file.stem.removeprefix('epoch-'))}", frame) for file in files for frame in read_frames(file)]
+        if steps:
             yield slideshow(title, steps, alt)
-    if animations := sorted(run.path.glob("training.*")):
-        tag = animation_tag(animations[0], "Animation: the same prior draws decoded after each epoch of training")
+    animations = sorted(run.path.glob("training.*"))
+    if animations and (frames := read_frames(animations[0])):
+        tag = animation_tag(frames, "Animation: the same prior draws decoded after each epoch of training")
         yield f"<details><summary>Animation of training</summary>{figure('From the first epoch to the last', tag)}</details>"
 
 

@@ -18,7 +18,6 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PositiveFloat,
-    PositiveInt,
     StringConstraints,
     ValidationError,
     WrapValidator,
@@ -28,9 +27,10 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from vaekit import roles
 from vaekit.data.specs import AugmentSpec, Binarize
-from vaekit.errors import SpecError, VaekitError
+from vaekit.errors import SpecError, VaekitError, plain
+from vaekit.files import local_path
 from vaekit.registry import Registry
-from vaekit.schema import ComponentSpec, Spec
+from vaekit.schema import ComponentSpec, Count, Seed, Spec
 
 
 def component_data(role: str, value: Any) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class ModelSpec(Spec):
         description="Terms of the objective, losses or a likelihood; kl is added unless a loss covers it.",
         json_schema_extra=_one_or_several,
     )
-    latent_dim: PositiveInt = Field(32, description="Number of latent dimensions.")
+    latent_dim: Count = Field(32, description="Number of latent dimensions.")
 
 
 def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:
@@ -133,15 +133,15 @@ def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:
         raise PydanticCustomError("epochs", "must be auto, none, epochs from 1 such as 1,2,10, or every:N with N >= 1") from None
 
 
-Numbered = Annotated[tuple[PositiveInt, ...], Field(examples=["1,2,10"])]
+Numbered = Annotated[tuple[Count, ...], Field(examples=["1,2,10"])]
 EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$"), Field(examples=["every:5"])]
 
 
 class TrainSpec(Spec):
     """How a model is trained."""
 
-    epochs: PositiveInt = Field(30, description="Number of passes over the training images.")
-    batch_size: PositiveInt = Field(
+    epochs: Count = Field(30, description="Number of passes over the training images.")
+    batch_size: Count = Field(
         128,
         description="Number of images per step, over all processes; the default adapts to smaller training sets. An epoch leaves "
         "out the images of a last, short batch, others each time.",
@@ -164,7 +164,7 @@ class TrainSpec(Spec):
         description="Largest decay, in (0, 1), of a moving average of the weights, used for validation, pictures and the saved "
         "model; it rises as (1 + t) / (10 + t) with step t, so short runs average over about their last tenth.",
     )
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="Seed of all random draws.")
+    seed: Seed = Field(0, description="Seed of all random draws.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Device to compute on; auto chooses CUDA, then MPS, then the CPU."
     )
@@ -177,7 +177,7 @@ class TrainSpec(Spec):
         description="How a training step is launched: compiled (on), or on CUDA as a single graph (graph; on does both); "
         "auto compiles long runs of MLPs on a CPU and uses a graph on CUDA.",
     )
-    workers: Annotated[int, Field(ge=0)] = Field(
+    workers: Annotated[int, Field(ge=0, le=1024)] = Field(
         min(8, os.cpu_count() or 1),
         description="Worker processes to decode images that do not fit in memory; default: one per processor, at most 8.",
     )
@@ -283,13 +283,21 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _PlainDumper(yaml.SafeDumper):
+    """Writes what `_PlainLoader` reads: a value that occurs twice is written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def read_spec(path: str | Path) -> dict[str, Any]:
     """Read a spec file, YAML or JSON, as plain data.
 
     Raises:
         SpecError: The file is missing or is not a YAML mapping.
+        UsageError: The path is a URL.
     """
-    path = Path(path)
+    path = local_path(path)
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE or not path.is_file():
@@ -298,7 +306,7 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         raise SpecError(f"cannot read the spec {path}", given=error.strerror, expected="a YAML file") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{path} is not valid YAML", given=" ".join(str(error).split())[:300]) from None
+        raise SpecError(f"{path} is not valid YAML", given=plain(error)) from None
     if data is None:
         return {}
     if not isinstance(data, dict):
@@ -322,5 +330,17 @@ LARGEST_FILE, DEEPEST = 1_000_000, 20
 
 
 def dump_spec(spec: RunSpec) -> str:
-    """Return a spec as YAML text, from which `resolve` reproduces an equal spec."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    """Return a spec as YAML text, from which `resolve` reproduces an equal spec.
+
+    Raises:
+        SpecError: There is no such text, for example because an option of a plugin is nested too deeply.
+    """
+    data, reason = spec.model_dump(mode="json"), "it differs when it is read"
+    for allow_unicode in (True, False):  # some characters, such as U+0085, are read only if they are escaped
+        text = yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, allow_unicode=allow_unicode, width=120)
+        try:
+            if yaml.load(text, _PlainLoader) == data:
+                return text
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            reason = plain(error)
+    raise SpecError("the spec cannot be written so that it can be read", given=reason)

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ from vaekit._version import __version__
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.sharding import like
 from vaekit.data.pixels import Range
-from vaekit.errors import CheckpointError, SpecError, UnknownComponentError
+from vaekit.errors import CheckpointError, SpecError, UnknownComponentError, VaekitError, reason_of
 from vaekit.files import write_atomically
 from vaekit.interfaces import Shape
 from vaekit.registry import Registry
@@ -39,6 +39,8 @@ from vaekit.store.folder import RunFolder
 
 FORMAT = "vaekit-2"
 """The key of the metadata, a single JSON text, so that equal contents produce equal files."""
+LONGEST_NAME = 200
+"""The largest number of characters in the name of a component, of its distribution and in its version."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,38 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
     return found
 
 
+def _metadata(
+    spec: RunSpec, image_shape: Shape, value_range: Range, data: Mapping[str, Any], state: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
+        "image_shape": list(image_shape),
+        "value_range": list(value_range),
+        "data": dict(data),
+        "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
+        "state": dict(state),
+    }
+
+
+def check_readable(path: Path, spec: RunSpec, *, image_shape: Shape, value_range: Range, data: Mapping[str, Any]) -> None:
+    """Check that what is about to be trained can be read back once it is saved; the arguments are those of `save`.
+
+    Raises:
+        CheckpointError: It cannot, for example because the name of a component's module holds a control character.
+    """
+    metadata = _metadata(spec, image_shape, value_range, data, {})
+    try:
+        read = _parse(path, json.dumps(metadata)).spec.model_dump(mode="json", exclude={"train": {"logger"}})
+        if read != metadata["spec"]:
+            raise ValueError("the spec that is read differs from the one that is written")
+    except (VaekitError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            "a checkpoint of this run could not be read",
+            given=error.given if isinstance(error, VaekitError) and error.given else reason_of(error),
+            expected="components and options that can be written as text and read again",
+        ) from error
+
+
 def save(
     path: Path,
     tensors: Mapping[str, Tensor],
@@ -85,14 +119,7 @@ def save(
     state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model file or checkpoint atomically; its spec omits the loggers, which are not needed to use it."""
-    metadata = {
-        "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
-        "image_shape": list(image_shape),
-        "value_range": list(value_range),
-        "data": dict(data),
-        "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
-        "state": dict(state or {}),
-    }
+    metadata = _metadata(spec, image_shape, value_range, data, state or {})
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     sealed = json.dumps({**metadata, "digest": digest_of(metadata, whole)})
 
@@ -161,7 +188,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
         content = json.loads(text)
         whole = content.pop("digest") == digest_of(content, tensors)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)[:200]) from None
+        raise CheckpointError(f"the metadata of {path} is damaged", given=reason_of(error)) from None
     if not whole:
         raise CheckpointError(
             f"{path} is damaged: its content is not what was written",
@@ -179,9 +206,12 @@ def _parse(path: Path, text: str) -> Header:
         fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3 and -math.inf < low < high < math.inf
         if not (fits and all(isinstance(part, dict) for part in (data, versions, state))):
             raise TypeError(f"image_shape {shape!r:.80}, value_range {low!r:.80} to {high!r:.80}")
+        for key in ("epoch", "step"):
+            if type(number := state.get(key, 0)) is not int or number < 0:
+                raise TypeError(f"{key} {number!r:.80}")
         recorded = _recorded(versions)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"the metadata of {path} is damaged", given=repr(error)) from None
+        raise CheckpointError(f"the metadata of {path} is damaged", given=reason_of(error)) from None
     changes = _changes(recorded)
     try:
         spec = resolve(plain, f"the spec in {path}")
@@ -209,15 +239,15 @@ class Recorded(NamedTuple):
 
 
 def _recorded(versions: Mapping[str, Any]) -> list[Recorded]:
-    """Read the components that a file records; invalid distribution names raise ValueError, since they are printed."""
+    """Read the components that a file records; names that cannot be printed raise ValueError."""
     registries = {components.role: components for components in roles.REGISTRIES}
     found = []
     for component, origin in versions.get("components", {}).items():
         role, _, kind = component.partition(":")
-        distribution, version = origin["distribution"], origin["version"]
-        if not re.fullmatch(r"[\w.-]+ [\w.!+-]*", f"{distribution} {version}", re.ASCII):
-            raise ValueError(f"{distribution!r:.80} {version!r:.80} is not a distribution and version")
-        found.append(Recorded(registries[role], kind, distribution, version))
+        names = kind, origin["distribution"], origin["version"]
+        if not all(name.isprintable() and len(name) <= LONGEST_NAME for name in names):
+            raise ValueError(f"{role} {' '.join(names)!r:.100} is not a component, a distribution and a version")
+        found.append(Recorded(registries[role], *names))
     return found
 
 
@@ -239,8 +269,10 @@ def _told(changes: Iterable[Recorded]) -> str:
 
 
 def _install(components: Iterable[Recorded]) -> str | None:
-    names = sorted({f"{c.distribution}=={c.version}" for c in components if c.version and c.distribution != "vaekit"})
-    return f"pip install {' '.join(names)}" if names else None
+    """Return the command that installs distributions; other texts, as a file may hold anything, are not made a command."""
+    names = sorted({f"{c.distribution}=={c.version}" for c in components if c.distribution != "vaekit"})
+    safe = [name for name in names if re.fullmatch(r"[a-z0-9][\w.-]*==\w[\w.!+-]*", name, re.ASCII | re.IGNORECASE)]
+    return f"pip install {' '.join(safe)}" if safe else None
 
 
 def _missing_component(path: Path, error: UnknownComponentError, recorded: Iterable[Recorded]) -> CheckpointError:
@@ -264,7 +296,8 @@ def load_best(
     """
     tensors, header = load(folder.best, device=device, processes=processes)
     load_weights(objective, tensors, folder.best)
-    return int(header.state["epoch"])
+    epoch: int = header.state.get("epoch", 0)
+    return epoch
 
 
 def space_for(objective: nn.Module) -> int:
@@ -276,9 +309,18 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], path: Path) -
     """Load weights into a module with the same names and shapes.
 
     Raises:
-        CheckpointError: The names or shapes differ; the message lists the differences.
+        CheckpointError: The names or shapes differ, in which case the message lists the differences; or weights are NaN or
+            infinite.
     """
-    module.load_state_dict(matched(module.state_dict(), tensors, path))
+    own = matched(module.state_dict(), tensors, path)
+    bad = [name for name, _ in module.named_parameters() if not tensors[name].isfinite().all()]  # buffers may be infinite
+    if bad:
+        raise CheckpointError(f"the weights in {path} are NaN or infinite", given=_few(bad), remedy="train the model again")
+    module.load_state_dict(own)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -333,12 +375,20 @@ def optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, 
 
 
 def load_optimizer_tensors(optimizers: Iterable[torch.optim.Optimizer], flat: Mapping[str, Tensor]) -> None:
-    """Restore optimiser states from `optimizer_tensors`, in the parameters' memory layout, which fused optimisers rely on."""
+    """Restore optimiser states from `optimizer_tensors`, in the parameters' memory layout, which fused optimisers rely on.
+
+    Raises:
+        ValueError: A tensor belongs to no parameter, has another shape than its parameter, or is NaN or infinite.
+    """
     for player, optimizer in enumerate(optimizers):
         states: dict[int, dict[str, Tensor]] = {}
         (group,) = optimizer.param_groups
         for name, value in without_prefix(f"{player}.", flat).items():
             index, _, key = name.partition(".")
+            if not (index.isdecimal() and int(index) < len(group["params"])):
+                raise ValueError(f"{name} belongs to no parameter")
             parameter = group["params"][int(index)]
+            if value.shape != (() if key == "step" else parameter.shape) or not value.isfinite().all():
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, or is NaN or infinite")
             states.setdefault(int(index), {})[key] = like(value, parameter) if value.shape == parameter.shape else value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from vaekit._version import __version__
 from vaekit.errors import CheckpointError, UsageError, VaekitError
-from vaekit.files import write_text
+from vaekit.files import local_path, printable_path, remove_leftovers, write_text, writing
 from vaekit.specs.models import RunSpec, dump_spec
 
 RUNS = Path("runs")
@@ -31,7 +31,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local_path(path)
         self.spec = self.path / "spec.yaml"
         self.model = self.path / "model.safetensors"
         self.metrics = self.path / "metrics.jsonl"
@@ -55,11 +55,7 @@ class RunFolder:
         Raises:
             UsageError: ``out`` exists and is not empty, cannot be written, or another process is training in it.
         """
-        path = Path(out) if out is not None else None
-        if path is not None and not str(path).isprintable():
-            raise UsageError(
-                "the name of a run folder holds a control character", given=repr(str(path)), remedy="choose another --out"
-            )
+        path = printable_path(out) if out is not None else None
         try:
             if path is None:
                 path = next_numbered(RUNS, f"{spec.data.dataset.kind}-{spec.model.encoder.kind}")
@@ -69,7 +65,9 @@ class RunFolder:
             for needed in (folder.frames, folder.reconstructions, folder.samples):
                 needed.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"cannot write the run folder {path}", given=error.strerror, remedy="choose another --out") from None
+            raise UsageError(
+                f"cannot write the run folder {path or RUNS}", given=error.strerror, remedy="choose another --out"
+            ) from None
         folder.hold()
         if folder.spec.exists():  # another process made it since the check above
             folder.release()
@@ -86,7 +84,7 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def hold(self) -> None:
-        """Lock the run, so that no other process trains it until `release` or the end of this process.
+        """Lock the run, so that no other process trains it until `release` or the end of this process; tidy up after a kill.
 
         Raises:
             UsageError: Another process is training the run.
@@ -97,6 +95,7 @@ class RunFolder:
             self.lock.acquire(timeout=0)
         except Timeout:
             raise UsageError(f"another process is training {self.path}", remedy="wait for it to finish, or stop it") from None
+        remove_leftovers(self.path)
 
     def release(self) -> None:
         """Unlock the run for other processes."""
@@ -123,8 +122,12 @@ class RunFolder:
         return self
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
-        """Append a line to ``metrics.jsonl`` and flush it to disk."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        """Append a line to ``metrics.jsonl`` and flush it to disk.
+
+        Raises:
+            VaekitError: The file cannot be written, for example because the disk is full.
+        """
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

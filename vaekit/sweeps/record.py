@@ -10,7 +10,7 @@ from typing import Any
 
 from vaekit.errors import CheckpointError, UsageError
 from vaekit.evaluation.metrics import METRICS
-from vaekit.files import write_text
+from vaekit.files import printable_path, write_text
 from vaekit.specs.text import value_text
 from vaekit.store.folder import RUNS, next_numbered
 from vaekit.store.record import Record
@@ -19,17 +19,21 @@ RECORD = "sweep.json"
 
 
 def make_folder(out: str | Path | None) -> Path:
-    """Create the folder of a sweep."""
-    if out is None:
-        return next_numbered(RUNS, "sweep")
-    path = Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """Create the folder of a sweep.
+
+    Raises:
+        UsageError: It exists and is not empty, its name cannot be used, or it cannot be written.
+    """
+    path = printable_path(out) if out is not None else None
+    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
         resume = f", or continue the sweep with `vaekit resume {path}`" if (path / RECORD).is_file() else ""
         raise UsageError(f"{path} already exists, and a sweep never overwrites another", remedy=f"choose another --out{resume}")
     try:
+        if path is None:
+            return next_numbered(RUNS, "sweep")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot write the folder {path}", given=error.strerror, remedy="choose another --out") from None
+        raise UsageError(f"cannot write the folder {path or RUNS}", given=error.strerror, remedy="choose another --out") from None
     return path
 
 
@@ -51,11 +55,13 @@ def read_record(folder: Path) -> dict[str, Any]:
         CheckpointError: There is none, or it is damaged.
     """
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD).read_text("utf-8"))
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        if not (isinstance(record, dict) and isinstance(record.get("runs"), list)):
+            raise TypeError("it does not list runs")
     except OSError as error:
         raise CheckpointError(f"{folder} is not the folder of a sweep", given=f"{RECORD}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged", given=error) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{folder / RECORD} is damaged", given=str(error)[:200]) from None
     return record
 
 

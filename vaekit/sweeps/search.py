@@ -15,10 +15,11 @@ import torch
 from vaekit.compute.distributed import ProcessGroup, take_place
 from vaekit.compute.process import Interrupted
 from vaekit.data.sources import Splits
-from vaekit.errors import DivergenceError, UsageError
+from vaekit.errors import DivergenceError, UsageError, VaekitError, reason_of
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.evaluation.metrics import metric_of
 from vaekit.extras import import_extra
+from vaekit.files import local_path
 from vaekit.model.assembly import assemble
 from vaekit.run import Run
 from vaekit.specs.models import RunSpec, plain_spec
@@ -68,7 +69,7 @@ def search(
     Args:
         spec: As for `vaekit.train`.
         over: The values or the range of each option: ``{"encoder": ("mlp", "cnn"), "lr": vaekit.Range(1e-4, 1e-2, log=True)}``.
-        storage: The file of the study, an Optuna journal, which the first process creates.
+        storage: The file of the study, an Optuna journal, which the first process creates; a URL of a database is refused.
         trials: The total number of trials in the study, over all processes; it may be raised later.
         metric: A metric of the validation set, maximised if more is better and minimised otherwise; to override, append the
             direction, as in ``beta:max``.
@@ -241,11 +242,12 @@ def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, r
     import_extra("optuna", "optuna", "a search")
     from vaekit.sweeps.study import Study
 
+    storage = local_path(storage)
     if trials < 1:
         raise UsageError("a search needs at least one trial", given=trials, expected="1 or more")
     first = plan.check()
     study = Study(
-        Path(storage),
+        storage,
         plan.request,
         lambda: make_folder(out),
         plan.record,
@@ -283,7 +285,7 @@ def _train(trial: Trial, plan: Plan, study: Study, reporter: Reporter) -> None:
         study.finish(trial, TrialState.FAIL, error=str(error))
         reporter.note(f"{name} stops: {str(error).partition(chr(10))[0]}")
     except Exception as error:
-        study.finish(trial, TrialState.FAIL, error=str(error) or repr(error))
+        study.finish(trial, TrialState.FAIL, error=str(error) if isinstance(error, VaekitError) else reason_of(error))
         raise
     else:
         (*_, kept) = (record for record in folder.read_metrics() if record["best"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 from weakref import proxy
@@ -19,6 +19,9 @@ from vaekit.model.assembly import example_inputs
 from vaekit.model.objective import Inputs, Objective, Player
 from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.training.step import Step
+
+TOLERANCE = 1e-2
+"""The largest relative difference between a stacked model and the same model alone, in a trial; rounding is far below it."""
 
 
 class StackedStep:
@@ -122,14 +125,42 @@ def over_models(
 
 
 def refusal(objective: Objective) -> str | None:
-    """Return why an objective cannot be mapped over stacked parameters, by a trial on two images; None if it can."""
+    """Return why an objective cannot be mapped over stacked parameters; None if it can.
+
+    Two models of different weights take a trial step on two images, at the beginning of training and at its end, stacked and each
+    alone: losses and gradients must agree.
+    """
+    objective = copy.deepcopy(objective).eval()  # dropout, for example, draws differently in a stack
+    base = with_quick_linear(copy.deepcopy(objective).to("meta"))
     parameters, buffers = stack_module_state([objective, objective])
-    try:
-        total, _ = over_models(objective, parameters, buffers, example_inputs(objective.vae), shared=True)
-        total.sum().backward()
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        return f"vmap does not support it: {str(error).partition(chr(10))[0]:.120}"
+    moving = {name: tensor for name, tensor in parameters.items() if tensor.requires_grad}
+    with torch.no_grad():
+        for tensor in moving.values():
+            tensor[1].mul_(0.9)
+    trial = example_inputs(objective.vae)
+    for epoch in (trial.epoch, torch.full_like(trial.epoch, torch.inf)):
+        inputs = trial._replace(epoch=epoch)
+        try:
+            losses, _ = over_models(base, parameters, buffers, inputs, shared=True)
+            stacked = [losses, *_gradients(losses.sum(), moving)]
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            return f"vmap does not support it: {str(error).partition(chr(10))[0]:.120}"
+        for number in range(2):
+            own, fixed = ({name: tensor[number] for name, tensor in each.items()} for each in (parameters, buffers))
+            loss, _ = functional_call(objective, (own, fixed), (inputs,))
+            alone = [loss, *(gradient[number] for gradient in _gradients(loss, moving))]
+            for name, one, other in zip(["losses", *moving], stacked, alone, strict=True):
+                largest = float(other.detach().abs().max())
+                if not torch.allclose(one[number], other, rtol=0, atol=TOLERANCE * largest, equal_nan=True):
+                    what = name if name == "losses" else f"gradients of {name}"
+                    return f"vmap does not support it: the {what} of stacked models differ from those of each model alone"
     return None
+
+
+def _gradients(total: Tensor, parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    """Return the gradient of a loss by each parameter; 0 where it does not depend on it."""
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return list(gradients)
 
 
 class QuickLinear(nn.Linear):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,8 @@ from vaekit.streams import derive_seed
 
 NAME = "vaekit"
 """The name of the study; each file contains exactly one."""
+OPENING = b'{"op_code"'
+"""The beginning of every line of a journal."""
 MOST_STARTS = 3
 """How many times a trial may be started and lose its process before its first checkpoint."""
 
@@ -41,7 +45,7 @@ class Study:
         warm_up: The number of epochs before trials can be pruned.
 
     Raises:
-        UsageError: The file is not a journal, or it contains a study with a different request.
+        UsageError: The file is not a journal, is damaged, or contains a study with a different request.
     """
 
     def __init__(
@@ -55,21 +59,27 @@ class Study:
         seed: int,
         warm_up: int,
     ) -> None:
+        if storage.exists() and not storage.is_file():
+            raise UsageError(f"{storage} is not a regular file", remedy="choose another --storage")
         storage.parent.mkdir(parents=True, exist_ok=True)
         self.turn, self.note, self.seed = FileLock(storage.with_name(f".{storage.name}.turn")), note, seed
         self.held: FileLock | None = None
+        lock = JournalFileOpenLock(str(storage))
         with self.turn, _hushed():
             try:
-                self.storage = JournalStorage(JournalFileBackend(str(storage), JournalFileOpenLock(str(storage))))
-            except (ValueError, KeyError, TypeError, AssertionError) as error:
-                raise UsageError(f"{storage} is not an Optuna journal", given=error, remedy="choose another --storage") from None
-            self.study = optuna.create_study(
-                storage=self.storage,
-                study_name=NAME,
-                direction="maximize" if maximise else "minimize",
-                pruner=optuna.pruners.MedianPruner(n_warmup_steps=warm_up),
-                load_if_exists=True,
-            )
+                _complete_last_line(storage, lock)
+                self.storage = JournalStorage(JournalFileBackend(str(storage), lock))
+                self.study = optuna.create_study(
+                    storage=self.storage,
+                    study_name=NAME,
+                    direction="maximize" if maximise else "minimize",
+                    pruner=optuna.pruners.MedianPruner(n_warmup_steps=warm_up),
+                    load_if_exists=True,
+                )
+            except (ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
+                raise UsageError(
+                    f"{storage} is not an Optuna journal, or is damaged", given=error, remedy="choose another --storage"
+                ) from None
             if "folder" not in self.study.user_attrs:
                 self.study.set_user_attr("request", dict(request))
                 self.study.set_user_attr("folder", str(make_folder().resolve()))
@@ -161,6 +171,29 @@ class Study:
 
     def _lock(self, number: int) -> Path:
         return self.folder / f".{number:04d}.lock"
+
+
+def _complete_last_line(storage: Path, lock: JournalFileOpenLock) -> None:
+    """Remove the last line of a journal if its process was killed while writing it; what it was to record is done again."""
+    if not storage.is_file():
+        return
+    lock.acquire()
+    try:
+        with storage.open("rb+") as file:
+            content = file.read()
+            kept, _, last = content.rpartition(b"\n")
+            journal = all(part[: len(OPENING)] == OPENING[: len(part)] for part in (kept, last))
+            if not last or not journal:
+                return
+            try:
+                json.loads(last)
+            except ValueError:
+                warnings.warn(f"{storage}: the last line is incomplete and is removed", stacklevel=3)
+                file.truncate(len(content) - len(last))
+            else:
+                file.write(b"\n")
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 
-from vaekit.testing.core import REGISTRY_OF, Candidate, ConformanceError, built, check, during, expect
+from vaekit.testing.core import REGISTRY_OF, Candidate, ConformanceError, built, check, during, expect, expect_close
+from vaekit.trace import Site, Trace
 
 ALL_ROLES = tuple(REGISTRY_OF)
 
@@ -89,3 +91,52 @@ def expect_exact_gradient(function: Callable[[Tensor], Tensor], at: Tensor, what
     came = (gradient * direction).sum().item()
     off = abs(came - difference)
     expect(off <= 1e-5 * (1 + abs(difference)), what, expected=f"{difference:.6g}, by a difference of values", came=f"{came:.6g}")
+
+
+def expect_stackable(modules: Sequence[nn.Module], *inputs: Tensor) -> None:
+    """Raise unless modules stacked under `torch.vmap`, as sweeps train them, have the output and the gradients of each alone.
+
+    Args:
+        modules: The modules, in float64, which differ only in their parameters.
+        inputs: The inputs of each.
+    """
+    with during("torch.vmap over stacked parameters"):
+        parameters, buffers = stack_module_state(list(modules))
+        stacked = vmap(lambda own, fixed: functional_call(modules[0], (own, fixed), inputs))(parameters, buffers)
+        weights = torch.randn_like(stacked)
+        gradients = _gradients_of((weights * stacked).sum(), parameters)
+    for number, module in enumerate(modules):
+        alone = module(*inputs)
+        expect_close(stacked[number], alone, "stacked, against each alone", rtol=1e-7, atol=1e-9)
+        for name, own in _gradients_of((weights[number] * alone).sum(), dict(module.named_parameters())).items():
+            expect_close(
+                gradients[name][number], own, f"the gradient of {name}, stacked, against each alone", rtol=1e-7, atol=1e-9
+            )
+
+
+def _gradients_of(value: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the gradient of a value by each parameter that is trained; 0 where it does not depend on it."""
+    moving = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    found = torch.autograd.grad(value, list(moving.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(moving, found, strict=True))
+
+
+def expect_detachable(module: nn.Module, arguments: Sequence[Tensor], values: Callable[[Any], list[Tensor]]) -> None:
+    """Raise unless a density can be detached from what produced it, as it is for the losses of another player.
+
+    Args:
+        module: A posterior, prior or likelihood.
+        arguments: The inputs of its ``forward``.
+        values: A function of the density that returns its samples, scores and so on.
+    """
+    own = {name: parameter.detach().clone().requires_grad_() for name, parameter in module.named_parameters()}
+    sources = [*own.values(), *(argument.detach().requires_grad_() for argument in arguments)]
+    density = functional_call(module, own, tuple(sources[len(own) :]))
+    z = torch.zeros(())
+    with during("detaching it: a named tuple, or an object with a method detach"):
+        detached = Trace(x=z, sites=(Site(z, density, density),), likelihood=density).detach().likelihood
+    for attached, value in zip(values(density), values(detached), strict=True):
+        expect(torch.equal(attached, value), "values of the detached density", expected="those of the density", came="others")
+        gradients = torch.autograd.grad(value.sum(), sources, allow_unused=True) if value.requires_grad else ()
+        leaks = any(gradient is not None for gradient in gradients)
+        expect(not leaks, "the detached density", expected="no gradient to what produced it", came="one")

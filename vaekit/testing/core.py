@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from vaekit.errors import UnknownComponentError
+from vaekit.errors import UnknownComponentError, reason_of
 from vaekit.registry import Registry
 from vaekit.roles import REGISTRIES
 from vaekit.schema import ComponentSpec, derive_spec, wiring
@@ -106,7 +106,7 @@ class Check:
         except Exception as error:
             if reason is not None:
                 return
-            text = str(error) if isinstance(error, ConformanceError) else f"{type(error).__name__}: {error}"
+            text = str(error) if isinstance(error, ConformanceError) else reason_of(error)
             raise ConformanceError(f"{candidate} fails {self.__name__}: {text}") from error
         if reason is not None:
             raise ConformanceError(
@@ -232,5 +232,4 @@ def during(what: str) -> Iterator[None]:
     except ConformanceError:
         raise
     except Exception as error:
-        text = " ".join(str(error).split())
-        raise ConformanceError(f"{what}\n  expected: no error\n  came:     {type(error).__name__}: {text[:500]}") from error
+        raise ConformanceError(f"{what}\n  expected: no error\n  came:     {reason_of(error)}") from error

@@ -7,12 +7,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vaekit.distributions import Density
 from vaekit.interfaces import Capability, Posterior, Prior
 from vaekit.testing.backbones import expect_compiles
-from vaekit.testing.common import expect_exact_gradient, expect_gradients, expect_same_after_loading, module_of
+from vaekit.testing.common import (
+    expect_detachable,
+    expect_exact_gradient,
+    expect_gradients,
+    expect_same_after_loading,
+    module_of,
+)
 from vaekit.testing.core import Candidate, check, during, expect, expect_close, expect_finite
-from vaekit.trace import Site, Trace
 
 F64 = torch.float64
 METHODS = {Capability.LOG_PROB: "log_prob", Capability.FACTORISED: "log_prob_per_dim"}
@@ -89,8 +93,15 @@ def check_capabilities(candidate: Candidate) -> None:
         expect_finite(value, "log_prob of its own samples")
         if Capability.FACTORISED in source.provides:
             expect_close(density.log_prob_per_dim(z).sum(-1), value, "log_prob_per_dim, summed, against log_prob", rtol=1e-9)
-    with during("detaching it: a named tuple, or an object with a method detach"):
-        Trace(x=z, sites=(Site(z, density, density, has_density=False),), likelihood=cast("Density", density)).detach()
+
+
+@check("posterior", "prior")
+def check_detachment(candidate: Candidate) -> None:
+    """Detached, it has the same values and no gradient to what produced it: not even through a density that it is made of."""
+    source = source_of(candidate)
+    noise, z = noise_of(source, 6), torch.randn(6, source.latent_dim, dtype=F64)
+    scored = Capability.LOG_PROB in source.provides
+    expect_detachable(source, arguments_of(source), lambda q: [q.mean, q.rsample(noise), *([q.log_prob(z)] if scored else [])])
 
 
 @check("posterior", "prior")

@@ -11,7 +11,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from vaekit.errors import ExportError, UsageError
+from vaekit.errors import ExportError, UsageError, reason_of
 from vaekit.export.exporter import Exported
 from vaekit.export.parity import Parity
 from vaekit.export.parts import PartName
@@ -62,7 +62,7 @@ def refusal_of(candidate: Candidate, trained: Trained, path: Path, part: PartNam
 
 def expect_refused(error: Exception | None, what: str) -> None:
     """Raise unless an export failed with an `ExportError`."""
-    came = "no error" if error is None else f"{type(error).__name__}: {error}"
+    came = "no error" if error is None else reason_of(error)
     expect(isinstance(error, ExportError), what, expected="an ExportError that says why", came=came)
 
 

@@ -11,7 +11,13 @@ from torch import Tensor
 from vaekit.distributions import QuantisedDensity
 from vaekit.interfaces import Likelihood, Shape
 from vaekit.testing.backbones import expect_compiles
-from vaekit.testing.common import expect_exact_gradient, expect_gradients, expect_same_after_loading, module_of
+from vaekit.testing.common import (
+    expect_detachable,
+    expect_exact_gradient,
+    expect_gradients,
+    expect_same_after_loading,
+    module_of,
+)
 from vaekit.testing.core import Candidate, check, during, expect, expect_close, expect_finite
 from vaekit.testing.statistics import NUM_DRAWS, expect_draws, expect_mass, expect_mean, line_around, weights_of
 
@@ -184,6 +190,14 @@ def check_gradient(candidate: Candidate) -> None:
     expect_gradients(likelihood, value, "from log_prob")
     what = "the derivative of log_prob by the decoder's output"
     expect_exact_gradient(lambda given: likelihood(given).log_prob(x), params.detach(), what)
+
+
+@check("likelihood")
+def check_detachment(candidate: Candidate) -> None:
+    """Detached, p(x|z) has the same values and no gradient to what produced it."""
+    likelihood = likelihood_of(candidate)
+    x, noise = images_of(likelihood), noise_of(likelihood, 6)
+    expect_detachable(likelihood, [params_of(likelihood, 6)], lambda p: [p.mean, p.rsample(noise), p.log_prob(x)])
 
 
 @check("likelihood")

@@ -15,7 +15,7 @@ from vaekit.interfaces import Capability, Loss, Slot
 from vaekit.model.vae import VAE
 from vaekit.roles import decoders, encoders
 from vaekit.testing.backbones import expect_compiles
-from vaekit.testing.common import expect_gradients, expect_same_after_loading, module_of
+from vaekit.testing.common import expect_gradients, expect_same_after_loading, expect_stackable, module_of
 from vaekit.testing.core import Candidate, ConformanceError, check, during, expect, expect_close, expect_finite
 from vaekit.testing.densities import METHODS
 from vaekit.testing.statistics import ERRORS, expect_mean
@@ -243,6 +243,24 @@ def check_compile(candidate: Candidate) -> None:
     """`torch.compile` compiles model and loss to a single graph that agrees with eager execution."""
     loss, vae = loss_of(candidate, torch.float32), vae_of(torch.float32)
     expect_compiles(lambda *inputs: loss(trace_of(vae, *inputs)), inputs_of(dtype=torch.float32))
+
+
+class _Model(nn.Module):
+    """A small VAE and its loss."""
+
+    def __init__(self, vae: VAE, loss: Loss) -> None:
+        super().__init__()
+        self.vae, self.loss = vae, loss
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        value: Tensor = self.loss(trace_of(self.vae, x, noise))
+        return value
+
+
+@check("loss")
+def check_vmap(candidate: Candidate) -> None:
+    """Models stacked under `torch.vmap`, as sweeps train them, have the losses and gradients of each model alone."""
+    expect_stackable([_Model(vae_of(), loss_of(candidate)).eval() for _ in range(2)], *inputs_of())
 
 
 @check("loss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from vaekit.compute.sharding import collect
 from vaekit.data.fingerprint import changes
-from vaekit.errors import CheckpointError, DataError
+from vaekit.errors import CheckpointError, DataError, reason_of
 from vaekit.specs.models import RunSpec
 from vaekit.specs.text import flat, value_text
 from vaekit.store import checkpoint
@@ -65,8 +66,18 @@ class Checkpoints:
     """
 
     def __init__(self, folder: RunFolder, step: Step, data: Mapping[str, Any]) -> None:
-        self.folder, self.step, self.data = folder, step, data
+        self.folder, self.step = folder, step
         self.spec, self.processes = step.spec, step.processes
+        vae = step.objective.vae
+        self.images: dict[str, Any] = {"image_shape": vae.image_shape, "value_range": vae.value_range, "data": data}
+
+    def check(self) -> None:
+        """Check, before training, that what will be saved can be read.
+
+        Raises:
+            CheckpointError: It cannot.
+        """
+        checkpoint.check_readable(self.folder.last, self.spec, **self.images)
 
     def save_best(self, epoch: int) -> None:
         """Write the best weights so far: those of the objective, for evaluation, and those of the model alone."""
@@ -112,7 +123,7 @@ class Checkpoints:
         path, step = self.folder.last, self.step
         tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
         self._require_same_spec(header.spec)
-        changed = changes(header.data, self.data)
+        changed = changes(header.data, self.images["data"])
         if changed and not allow_changed_data:
             raise DataError(
                 f"the data have changed since {self.folder.path} was trained",
@@ -120,18 +131,46 @@ class Checkpoints:
                 remedy="restore them; with --allow-changed-data, losses before and after are of different images",
             )
         checkpoint.load_weights(step.objective, checkpoint.without_prefix("objective.", tensors), path)
-        checkpoint.load_optimizer_tensors(step.optimizers, checkpoint.without_prefix("optimizer.", tensors))
+        try:
+            checkpoint.load_optimizer_tensors(step.optimizers, checkpoint.without_prefix("optimizer.", tensors))
+            position, meter, threads = self._read(header.state, tensors.get("meter"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the state in {path} is damaged", given=reason_of(error), remedy="train the model again"
+            ) from None
         if step.average is not None:
             averages = checkpoint.without_prefix("average.", tensors)
             step.average.tensors = checkpoint.matched(step.average.tensors, averages, path)
-        state = dict(header.state)
-        meter = Meter()
-        meter.names, meter.count, meter.sums = state.pop("meter_names"), state.pop("meter_count"), tensors.get("meter")
         now = {"torch": torch.__version__, "threads": self.spec.train.threads, "device": self.spec.train.device}
-        then = {"torch": header.versions["torch"], "threads": state.pop("threads"), "device": header.spec.train.device}
+        then = {"torch": header.versions["torch"], "threads": threads, "device": header.spec.train.device}
         notes = tuple(f"{key} was {then[key]}, now {now[key]}: not bit-exact" for key in now if now[key] != then[key])
         notes += tuple(f"the data have changed: {change}" for change in changed)
-        return Position(**state), meter, notes
+        return position, meter, notes
+
+    def _read(self, state: Mapping[str, Any], sums: Tensor | None) -> tuple[Position, Meter, int | None]:
+        """Return the position, the meter and the number of threads of a state.
+
+        Raises:
+            KeyError: A part is missing.
+            TypeError: There is an unknown part.
+            ValueError: A part is not what `save_last` writes.
+        """
+        rest, meter = dict(state), Meter()
+        names, meter.count, threads = rest.pop("meter_names"), rest.pop("meter_count"), rest.pop("threads")
+        meter.names, meter.sums = names, sums
+        position = Position(**rest)
+        numbers = (position.epoch, position.step, position.best_epoch, meter.count, threads or 0)
+        reals = (position.seconds, 0.0 if position.best is None else position.best)
+        if not (
+            all(type(number) is int and number >= 0 for number in numbers)
+            and all(isinstance(number, int | float) and math.isfinite(number) for number in reals)
+            and position.epoch <= self.spec.train.epochs
+            and position.step <= self.step.steps_per_epoch
+            and isinstance(names, list)
+            and len(names) == (0 if sums is None else len(sums))
+        ):
+            raise ValueError(f"{state}")
+        return position, meter, threads
 
     def _require_same_spec(self, trained: RunSpec) -> None:
         """Refuse to resume with other settings than those that determine the result."""
@@ -145,10 +184,7 @@ class Checkpoints:
             )
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        vae = self.step.objective.vae
-        checkpoint.save(
-            path, tensors, self.spec, image_shape=vae.image_shape, value_range=vae.value_range, data=self.data, state=state
-        )
+        checkpoint.save(path, tensors, self.spec, **self.images, state=state)
 
     @property
     def size(self) -> int:

@@ -12,7 +12,7 @@ from vaekit import roles
 from vaekit.data import ImageSource
 from vaekit.drawing.examples import read_examples
 from vaekit.drawing.latents import encode_means
-from vaekit.errors import VaekitError
+from vaekit.errors import VaekitError, reason_of
 from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec
 from vaekit.training.logger import Codes, Logger, Outcome
@@ -60,7 +60,7 @@ class Loggers:
                     raise
                 raise VaekitError(
                     f"the logger {chosen.kind!r} cannot start",
-                    given=_text(error),
+                    given=reason_of(error),
                     remedy=f"see `vaekit components show logger:{chosen.kind}`, or train without it",
                 ) from error
             self.live.append(logger)
@@ -101,12 +101,8 @@ class Loggers:
             except Exception as error:  # from any library, network or disk: a run must not fail because of its log
                 self.live.remove(logger)
                 warnings.warn(
-                    f"the logger {logger.kind!r} failed and is disabled; training continues: {_text(error)}", stacklevel=2
+                    f"the logger {logger.kind!r} failed and is disabled; training continues: {reason_of(error)}", stacklevel=2
                 )
-
-
-def _text(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:

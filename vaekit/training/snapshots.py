@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -81,13 +82,32 @@ class Snapshots:
 
 
 def write_frames(files: Sequence[Path], path: Path) -> None:
-    """Animate PNG files in nine seconds or less; large frames are shrunk, and a long sequence is thinned out."""
+    """Animate PNG files in nine seconds or less; large frames are shrunk, and a long sequence is thinned out.
+
+    A damaged frame is left out, with a warning; if none is left, there is no animation.
+    """
     from PIL import Image
 
-    frames = [Image.open(file) for file in evenly(files, MOST_FRAMES)]
+    frames = [frame for file in evenly(files, MOST_FRAMES) for frame in read_frames(file)]
+    if not frames:
+        return
     for frame in frames:
         frame.thumbnail((LARGEST_FRAME, LARGEST_FRAME), Image.Resampling.LANCZOS)
     write_animation(frames, path, milliseconds=max(40, min(300, 9000 // max(1, len(frames)))))
+
+
+def read_frames(file: Path) -> list[Image.Image]:
+    """Return the frames of a picture that a run wrote; none, with a warning, if it is damaged."""
+    from PIL import Image, ImageSequence
+
+    try:
+        if not file.is_file():
+            raise OSError(f"{file} is not a regular file")
+        with Image.open(file) as opened:
+            return [frame.copy() for frame in ImageSequence.Iterator(opened)]
+    except Exception:  # Pillow's errors have no common base
+        warnings.warn(f"{file} is damaged and is left out", stacklevel=3)
+        return []
 
 
 def chosen_epochs(pictures: str | tuple[int, ...], epochs: int) -> frozenset[int]:

@@ -17,9 +17,10 @@ from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.graphs import Replay
 from vaekit.compute.layout import lay_out
 from vaekit.compute.process import compiled, keep_freed_memory
-from vaekit.compute.sharding import gathered, shard
+from vaekit.compute.sharding import gathered, own, shard
 from vaekit.data.batches import Batch, Batches, full_batches
 from vaekit.data.sources import Splits
+from vaekit.errors import UsageError
 from vaekit.model.objective import Inputs, Objective, Player
 from vaekit.specs.models import RunSpec
 from vaekit.streams import Streams
@@ -121,6 +122,19 @@ class Step:
         if self.average is not None:
             self.average.update()
 
+    def non_finite(self) -> list[str]:
+        """Return the names of weights, and of moments of the optimisers, that are NaN or infinite; this synchronises."""
+        states: dict[Tensor, dict[str, Tensor]] = {}
+        for optimizer in self.optimizers:
+            states |= optimizer.state
+        found = {}
+        for name, parameter in self.objective.named_parameters():
+            found[name] = own(parameter.detach())
+            moments = states.get(parameter, {})
+            found |= {f"{key} of {name}": own(moments[key]) for key in ("exp_avg", "exp_avg_sq") if key in moments}
+        finite = torch.stack([tensor.isfinite().all() for tensor in found.values()]).tolist()
+        return [name for name, fine in zip(found, finite, strict=True) if not fine]
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return the autocast context of a step."""
         if self.spec.train.precision == "fp32":
@@ -146,6 +160,13 @@ class Step:
         return gathered(self.objective, self.whole)
 
     def _divide(self) -> Objective:
+        if len(self.objective.producers) > 1:  # each player would run the sharded modules again with parameters of its own
+            raise UsageError(
+                "a model whose parameters belong to several players cannot be sharded across processes",
+                given=", ".join(cast("Player", self.objective.players[number]).name for number in self.objective.producers),
+                expected="one player that owns the encoder, the decoder, the posterior, the prior and the likelihood",
+                remedy="train with --parallel ddp",
+            )
         backbones = self.objective.vae.encoder, self.objective.vae.decoder
         return cast("Objective", shard(self.objective, backbones, self.processes))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.process import Interrupted, Interruption, threads
 from vaekit.data.sources import Splits
+from vaekit.errors import DivergenceError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.files import write_text
 from vaekit.model.objective import Objective
@@ -137,6 +138,7 @@ class Trainer:
         """Validate, take pictures, record the epoch, and save a checkpoint."""
         means = self.meter.means(self.processes)
         self.check_finite(means)
+        self.check_state()
         with self.step.averaged(), self.step.gathered():
             scores = self.evaluator.scores("validation")
             self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
@@ -193,6 +195,7 @@ class Trainer:
         try:
             if self.processes.leads:
                 check_space(self.folder.path, self.checkpoints.size)
+                self.checkpoints.check()
             if self.processes.leads and not resume:
                 self.folder.cut_metrics(0)  # of an epoch that ended with its process, before the first checkpoint
             notes = (self._resume() if resume else self._few_steps()) + self._notes()
@@ -226,6 +229,7 @@ class Trainer:
         due = time.monotonic() - self.saved_at > self.spec.train.checkpoint_seconds
         interrupted, due = self.processes.any(self.interruption.asked, due)
         if interrupted or due:
+            self.check_state()
             self.save()
         if interrupted:
             raise Interrupted
@@ -250,6 +254,24 @@ class Trainer:
         epoch = self.position.epoch + 1
         when = f"at epoch {epoch}, step {self.position.step}" if where == "training" else f"in the {where} of epoch {epoch}"
         raise divergence(values, when, self.step.objective, self.folder.last)
+
+    def check_state(self) -> None:
+        """Raise an error if a weight or a moment of the optimiser is NaN or infinite, which training would not recover from.
+
+        Infinite moments stop a weight in silence: the steps of Adam are divided by them.
+
+        Raises:
+            DivergenceError: One is; the message names the first few.
+        """
+        names = self.step.non_finite()
+        (spoiled,) = self.processes.any(bool(names))
+        if spoiled:
+            raise DivergenceError(
+                f"weights or the optimiser's moments are not finite in epoch {self.position.epoch + 1}",
+                given=", ".join(names[:3]) or "those of another process",
+                expected="finite numbers; gradients above 1e19 overflow when they are squared",
+                remedy="use smaller weights of losses, such as --beta, or set --grad-clip",
+            )
 
     def _resume(self) -> tuple[str, ...]:
         self.position, self.meter, notes = self.checkpoints.load_last(allow_changed_data=self.allow_changed_data)

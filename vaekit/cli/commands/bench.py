@@ -39,7 +39,7 @@ def bench(
     ] = "off",
     devices: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps,…", help="Where to compute.")] = "auto",
     tasks: Annotated[str, typer.Option(metavar="task,…", help="What to measure.")] = TASKS,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For each measurement.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For each measurement.")] = 2.0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw a chart as well.", show_default=False)] = None,
     json: JsonOption = False,
     base: Mapping[str, Any],
@@ -132,9 +132,9 @@ def onnx_latencies(  # noqa: PLR0917 - Typer calls it by keywords
     ] = None,
     batch: Annotated[str, typer.Option(metavar="int,int,…", help="Batch sizes.")] = "1,8,64",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads of either; default: as many as torch uses.", show_default=False)
+        int | None, typer.Option(min=1, max=1024, help="Threads of either; default: as many as torch uses.", show_default=False)
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, help="For each measurement.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For each measurement.")] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the latency of an exported model, in ONNX Runtime and in torch, with the same number of threads."""

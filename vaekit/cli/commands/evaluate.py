@@ -14,7 +14,9 @@ PANEL = Panel.TRAINING
 
 def evaluate(  # noqa: PLR0917 - Typer calls it by keywords
     run: RunArgument = None,
-    samples: Annotated[int, typer.Option(min=0, metavar="K", help="Number of importance samples for log p(x); 0 skips it.")] = 0,
+    samples: Annotated[
+        int, typer.Option(min=0, max=1_000_000, metavar="K", help="Number of importance samples for log p(x); 0 skips it.")
+    ] = 0,
     split: Annotated[str, typer.Option(metavar="train|validation|test", help="Which images.")] = "test",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     precision: Annotated[str, typer.Option(metavar="fp32|bf16", help="Arithmetic of the importance samples.")] = "fp32",

@@ -11,7 +11,7 @@ import typer
 
 from vaekit import roles
 from vaekit.cli.common import Panel, RunArgument, open_run
-from vaekit.cli.options import component_fields, declare, field_option, read_fields
+from vaekit.cli.options import component_fields, declare, field_option, read_fields, spell_out, switches_of
 from vaekit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,9 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
             word = f"{_flag(chosen[-1])}={path}"
         normal.append(word)
     formats = {f"to {kind}": _exporter_option(kind) for kind in kinds}
-    return declare(export, formats | _options(chosen or ["onnx"])), normal
+    fields, owners = _fields(chosen or ["onnx"])
+    options = {name: field_option(name, field, panel=" and ".join(owners[name])) for name, field in fields.items()}
+    return declare(export, formats | options), spell_out(normal, switches_of(fields))
 
 
 def export(run: RunArgument = None, *, part: PartOption = "decoder", given: Mapping[str, Any]) -> None:
@@ -79,12 +81,12 @@ def _exporter_option(kind: str) -> Any:
     return Annotated[str | None, typer.Option(_flag(kind), metavar="[PATH]", help=about, rich_help_panel="Formats")]
 
 
-def _options(kinds: Sequence[str]) -> dict[str, Any]:
-    """Return annotations of the exporters' options for Typer, by name; an option that several have is one option."""
+def _fields(kinds: Sequence[str]) -> tuple[dict[str, FieldInfo], dict[str, list[str]]]:
+    """Return the exporters' options and their owners, by name; an option that several have is one option."""
     fields: dict[str, FieldInfo] = {}
     owners: dict[str, list[str]] = defaultdict(list)
     for kind in dict.fromkeys(kinds):
         for name, field in component_fields(roles.exporters.spec(kind)).items():
             fields.setdefault(name, field)
             owners[name].append(kind)
-    return {name: field_option(name, field, panel=" and ".join(owners[name])) for name, field in fields.items()}
+    return fields, owners

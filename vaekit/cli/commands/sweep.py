@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vaekit.cli.common import JsonOption, Panel, QuietOption
+from vaekit.cli.common import JsonOption, Panel, QuietOption, interrupted
 from vaekit.cli.options import SpecArgument, with_component_options
 from vaekit.errors import UsageError
 
@@ -126,8 +126,7 @@ def follow(train: Callable[[Reporter], Path], *, quiet: bool, json: bool) -> Non
     try:
         folder = train(choose_reporter(quiet=quiet or json))
     except KeyboardInterrupt as stop:
-        typer.secho(f"interrupted; {_how_to_resume(stop)}", fg="yellow", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(interrupted(_how_to_resume(stop))) from None
     record = read_record(folder)
     if json:
         typer.echo(json_module.dumps(record))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
@@ -20,6 +20,7 @@ from vaekit.nn.layers import (
     residual_stage,
 )
 from vaekit.roles import decoders
+from vaekit.schema import Count
 
 
 @decoders("resnet")
@@ -48,7 +49,7 @@ class ResNet(Backbone):
         out_shape: Shape,
         *,
         channels: Channels = (128, 128, 64, 32),
-        depth: PositiveInt = 1,
+        depth: Annotated[Count, Field(le=1000)] = 1,
         activation: Activation = "silu",
         upsampling: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveInt
+from typing import Annotated
+
+from pydantic import Field
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
@@ -17,6 +19,7 @@ from vaekit.nn.layers import (
     residual_stage,
 )
 from vaekit.roles import encoders
+from vaekit.schema import Count
 
 
 @encoders("resnet")
@@ -44,7 +47,7 @@ class ResNet(Backbone):
         out_shape: Shape,
         *,
         channels: Channels = (32, 64, 128, 128),
-        depth: PositiveInt = 1,
+        depth: Annotated[Count, Field(le=1000)] = 1,
         activation: Activation = "silu",
     ) -> None:
         super().__init__(in_shape, out_shape)

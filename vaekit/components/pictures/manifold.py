@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import PositiveInt
+from pydantic import Field
 
 from vaekit.drawing.options import Dims
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
+from vaekit.schema import Count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,7 +33,7 @@ class Manifold(Picture):
         side: Number of images along each axis.
     """
 
-    def __init__(self, subject: Subject, *, dims: Dims | None = None, side: PositiveInt = 20) -> None:
+    def __init__(self, subject: Subject, *, dims: Dims | None = None, side: Annotated[Count, Field(le=1000)] = 20) -> None:
         super().__init__(subject)
         self.dims, self.side = dims, side
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat
 
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
+from vaekit.schema import Count, Seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,8 +34,8 @@ class Sample(Picture):
         self,
         subject: Subject,
         *,
-        num: PositiveInt = 36,
-        seed: NonNegativeInt = 0,
+        num: Count = 36,
+        seed: Seed = 0,
         temperature: NonNegativeFloat = 1.0,
         separate: bool = False,
     ) -> None:

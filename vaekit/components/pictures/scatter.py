@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
 from vaekit.drawing.options import Dims
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import NUM_CODES, Subject
 from vaekit.errors import UsageError
 from vaekit.roles import pictures
+from vaekit.schema import Count, Seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,9 +40,9 @@ class Scatter(Picture):
         *,
         method: Literal["auto", "pca", "tsne", "umap"] = "auto",
         dims: Dims | None = None,
-        num: Annotated[int, Field(ge=2)] = NUM_CODES,
+        num: Annotated[Count, Field(ge=2)] = NUM_CODES,
         ellipses: bool = False,
-        seed: NonNegativeInt = 0,
+        seed: Seed = 0,
     ) -> None:
         if method in ("tsne", "umap") and (dims is not None or ellipses):
             raise UsageError(f"{method} keeps no axes, so latents and ellipses cannot be shown", remedy="use --method pca")

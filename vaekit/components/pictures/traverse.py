@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, NonNegativeFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat
 
 from vaekit.data.specs import Fit
 from vaekit.drawing.animation import Animation
@@ -15,6 +15,7 @@ from vaekit.drawing.options import Dims, ImageName
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import NUM_CODES, Subject, is_number
 from vaekit.roles import pictures
+from vaekit.schema import Count
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,8 +51,8 @@ class Traverse(Picture):
         subject: Subject,
         *,
         dims: Dims | None = None,
-        num: PositiveInt = 10,
-        steps: Annotated[int, Field(ge=2)] = 9,
+        num: Annotated[Count, Field(le=1000)] = 10,
+        steps: Annotated[Count, Field(ge=2, le=1000)] = 9,
         sigmas: NonNegativeFloat = 3.0,
         quantiles: bool = False,
         base: ImageName | None = None,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field
 
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.files import file_names
 from vaekit.roles import pictures
+from vaekit.schema import Count, Seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +25,7 @@ class Variations(Picture):
         seed: Seed of the draws.
     """
 
-    def __init__(self, subject: Subject, *, per_class: PositiveInt = 10, seed: NonNegativeInt = 0) -> None:
+    def __init__(self, subject: Subject, *, per_class: Annotated[Count, Field(le=1000)] = 10, seed: Seed = 0) -> None:
         super().__init__(subject)
         self.per_class, self.seed = per_class, seed
 

@@ -1,0 +1,70 @@
+"""A trial of a model before it is trained: each component must return what its role promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaekit import roles
+from vaekit.errors import PluginError
+from vaekit.interfaces import Shape
+from vaekit.model.objective import Inputs, Objective, Player
+from vaekit.registry import Registry
+from vaekit.specs.models import ModelSpec
+
+
+@torch.no_grad()
+def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> None:
+    """Check the shapes and types of what the components of a model return for a small batch.
+
+    Args:
+        model: The model section of a spec.
+        objective: The objective that was built from it; its training mode does not change.
+        inputs: The batch.
+
+    Raises:
+        PluginError: A component breaks its contract; the message names it and where it comes from.
+    """
+    vae, num, training = objective.vae, len(inputs.x), objective.training
+    objective.eval()
+    latents, images = (num, vae.latent_dim), (num, *vae.image_shape)
+    params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(inputs.x), (num, *vae.posterior.param_shape))
+    z = _kept(roles.posteriors, model.posterior.kind, "a sample", vae.posterior(params).rsample(inputs.noise), latents)
+    _kept(roles.priors, model.prior.kind, "a sample", vae.prior().rsample(inputs.noise), latents)
+    outputs = _kept(roles.decoders, model.decoder.kind, "its output", vae.decoder(z), (num, *vae.likelihood.param_shape))
+    p = vae.likelihood(outputs)
+    _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
+    _kept(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
+    trace = vae(inputs.x, inputs.noise, target=inputs.target, y=inputs.y, num_data=objective.num_data, epoch=inputs.epoch)
+    for player in objective.players:
+        assert isinstance(player, Player)
+        for name, loss in player.losses.items():
+            if name in roles.losses:
+                value = loss(trace)
+                scalar = loss.batch_statistic and isinstance(value, Tensor) and value.ndim == 0
+                _kept(roles.losses, name, "its value", value, () if scalar else (num,), finite=False)
+    objective.train(training)
+
+
+def _kept(components: Registry[Any], kind: str, what: str, value: Any, shape: Shape, *, finite: bool = True) -> Tensor:
+    """Return what a component returned, if it is a tensor of torch's default type, of a shape and, if required, finite.
+
+    The log-likelihood of the trial's images need not be finite, as they may lie outside the support.
+    """
+    expected = f"{torch.get_default_dtype()} of shape {tuple(shape)}"
+    if not isinstance(value, Tensor):
+        given = type(value).__name__
+    else:
+        given = f"{value.dtype} of shape {tuple(value.shape)}"
+        if finite and given == expected and not value.isfinite().all():
+            given, expected = "NaN or infinity", "finite numbers"
+        elif given == expected:
+            return value
+    raise PluginError(
+        f"the {components.role} {kind!r} of {components.origin(kind)} breaks its contract: {what} for a batch of images",
+        given=given,
+        expected=expected,
+        remedy=f"correct it; `vaekit plugins check {components.role}:{kind}` runs all checks",
+    )

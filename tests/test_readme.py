@@ -226,7 +226,7 @@ def test_the_commands_of_a_block_run_in_their_order(block, place, capsys, monkey
             for module in (vaekit.run, grid, throughput):
                 patch.setattr(module, "load_splits", raise_reads_data)
             with pytest.raises(ReadsDataError):
-                main(shlex.split(command)[1:])
+                main([*shlex.split(command)[1:], "--debug"])
 
 
 def test_every_command_that_is_not_run_is_still_in_the_readme():

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from vaekit.errors import PluginError, plain
 
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Count = Annotated[int, Field(gt=0, le=1_000_000)]
 """A number of things that take memory or time each."""
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """The seed of random draws."""

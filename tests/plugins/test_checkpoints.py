@@ -22,6 +22,7 @@ from vaekit.errors import CheckpointError, VaekitError
 from vaekit.specs.models import read_spec
 from vaekit.specs.resolve import resolve
 from vaekit.store.checkpoint import digest_of
+from vaekit.training.step import Step
 
 TRAIN = "--dataset array --path x.npy --epochs 1 --batch-size 16 --latent-dim 2 --pictures none --decoder mlp --out run"
 
@@ -168,11 +169,16 @@ class Odd(vaekit.Backbone):
         self.net = torch.nn.Linear(36, torch.Size(out_shape).numel())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        raise AssertionError("it is not trained")
+        y: torch.Tensor = self.net(x.flatten(1)).unflatten(1, self.out_shape)
+        return y
 
 
 def test_what_could_not_be_read_again_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def take(self: Step, *_: object) -> None:
+        raise AssertionError("it is not trained")
+
     monkeypatch.setattr(Odd, "__module__", "a\nmodule")
+    monkeypatch.setattr(Step, "take", take)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (64, 6, 6), dtype=np.uint8))
     options = {"dataset": "array", "path": str(tmp_path / "x.npy"), "decoder": "mlp", "batch_size": 16, "device": "cpu"}
     with roles.encoders.temporarily(odd=Odd), pytest.raises(VaekitError, match="a checkpoint of this run could not be read"):

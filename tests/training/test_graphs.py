@@ -20,7 +20,7 @@ from vaekit.compute import graphs
 from vaekit.compute.graphs import Replay
 from vaekit.compute.process import Interrupted
 from vaekit.errors import UsageError
-from vaekit.model.assembly import assemble
+from vaekit.model.assembly import assemble, build_objective, build_vae
 from vaekit.roles import REGISTRIES
 from vaekit.specs.options import build_spec
 from vaekit.store.folder import RunFolder
@@ -217,7 +217,8 @@ def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeyp
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     with gpu:
-        trainer = Trainer(spec, assemble(spec, splits), splits, RunFolder.create(spec, tmp_path / "run"))
+        objective = build_objective(spec.model, build_vae(spec.model, splits.shape), num_data=len(splits.train))
+        trainer = Trainer(spec, objective, splits, RunFolder.create(spec, tmp_path / "run"))
         for number, batch in enumerate(trainer.batches.epoch(0)):
             trainer.meter.add(trainer.step(batch, number))
     assert number == trainer.batches.steps_per_epoch - 1

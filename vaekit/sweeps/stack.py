@@ -21,7 +21,9 @@ from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.training.step import Step
 
 TOLERANCE = 1e-2
-"""The largest relative difference between a stacked model and the same model alone, in a trial; rounding is far below it."""
+"""The largest difference between a stacked model and the same model alone, relative to the largest value of a tensor."""
+ROUNDING = 1e-6
+"""The same, relative to the largest value of all tensors: a gradient that should be 0 consists of rounding errors."""
 
 
 class StackedStep:
@@ -149,9 +151,10 @@ def refusal(objective: Objective) -> str | None:
             own, fixed = ({name: tensor[number] for name, tensor in each.items()} for each in (parameters, buffers))
             loss, _ = functional_call(objective, (own, fixed), (inputs,))
             alone = [loss, *(gradient[number] for gradient in _gradients(loss, moving))]
-            for name, one, other in zip(["losses", *moving], stacked, alone, strict=True):
-                largest = float(other.detach().abs().max())
-                if not torch.allclose(one[number], other, rtol=0, atol=TOLERANCE * largest, equal_nan=True):
+            sizes = [float(each.detach().abs().max()) for each in alone]
+            for name, one, other, size in zip(["losses", *moving], stacked, alone, sizes, strict=True):
+                allowed = TOLERANCE * size + ROUNDING * max(sizes)
+                if not torch.allclose(one[number], other, rtol=0, atol=allowed, equal_nan=True):
                     what = name if name == "losses" else f"gradients of {name}"
                     return f"vmap does not support it: the {what} of stacked models differ from those of each model alone"
     return None

@@ -1,0 +1,163 @@
+"""Commands in processes of their own, forked from a server that has imported torch: they start within milliseconds."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import pkgutil
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PRELOADED = (
+    *("torch._dynamo", "torch.onnx", "onnx", "onnxruntime", "onnxscript", "PIL.PngImagePlugin", "PIL.GifImagePlugin", "rich.console"),
+    *("vaekit.run", "vaekit.testing", "vaekit.report.page", "vaekit.cli.console", "vaekit.cli.options"),
+)
+LONGEST = 60.0
+"""Seconds after which a process counts as hanging."""
+LONGEST_MESSAGE = 5_000
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUTF8": "1", "VAEKIT_PLUGINS": "0", "NO_COLOR": "1"}
+"""Of the server and so of the commands; one thread, since threads do not survive a fork."""
+
+_numbers = itertools.count()
+
+
+class Done(NamedTuple):
+    """What came of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    def clean(self) -> Done:
+        """Check that it ended as commands must: with 0, or by a signal, or with an error in few words and no traceback."""
+        said = f"exit code {self.code}\n{self.out[-2000:]}\n{self.err[-4000:]}"
+        assert "Traceback (most recent call last)" not in self.out + self.err, said
+        assert len(self.err) < LONGEST_MESSAGE, said
+        assert self.code in {0, 1, 2, 130} or self.code < 0, said
+        assert self.code in {0, 130} or self.code < 0 or self.err or self.out, said
+        return self
+
+
+class Job:
+    """A command that runs.
+
+    Args:
+        process: Its process.
+        log: The files of its output, without their suffixes.
+    """
+
+    def __init__(self, process: Any, log: Path) -> None:
+        self.process, self.log = process, log
+        process.start()
+
+    def begun(self) -> None:
+        """Wait until the command itself runs, rather than the start of its process."""
+        wait_for(lambda: self.log.with_suffix(".err").exists() or not self.process.is_alive())
+
+    def send(self, signum: int) -> None:
+        """Send a signal, if it is not too late."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process.pid, signum)
+
+    def finish(self) -> Done:
+        """Wait for the end."""
+        self.process.join(LONGEST)
+        hangs = self.process.is_alive()
+        if hangs:
+            self.process.kill()
+            self.process.join()
+        out, err = (self.log.with_suffix(suffix).read_text("utf-8", errors="replace") for suffix in (".out", ".err"))
+        assert not hangs, f"no end after {LONGEST:g} s\n{out[-2000:]}\n{err[-2000:]}"
+        return Done(self.process.exitcode, out, err)
+
+
+class Commands:
+    """Runs ``vaekit`` commands.
+
+    Args:
+        folder: Where their output is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.context = multiprocessing.get_context("forkserver")
+        self.context.set_forkserver_preload([*PRELOADED])
+        os.environ.update(ENVIRONMENT)
+
+    def start(
+        self,
+        *arguments: str,
+        cwd: Path,
+        limits: Mapping[str, int] | None = None,
+        site: Path | None = None,
+        dies_in: str | None = None,
+        fresh: bool = False,
+    ) -> Job:
+        """Start a command.
+
+        Args:
+            arguments: Its arguments, after ``vaekit``.
+            cwd: The folder in which it runs.
+            limits: Limits of its process by their names in `resource`.
+            site: A folder of installed plugins.
+            dies_in: A function, as ``module:name``, whose call kills the process.
+            fresh: Whether the interpreter starts from nothing, as it does for users.
+        """
+        log = self.folder / str(next(_numbers))
+        given = (arguments, str(cwd), str(log), dict(limits or {}), site and str(site), dies_in, fresh)
+        return Job(self.context.Process(target=_run, args=given), log)
+
+    def __call__(self, *arguments: str, cwd: Path, **more: Any) -> Done:
+        """Run a command to its end, which must be clean."""
+        return self.start(*arguments, cwd=cwd, **more).finish().clean()
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in a process of its own, and return its result."""
+        with self.context.Pool(1) as pool:
+            return pool.apply_async(function, arguments).get(timeout=20 * LONGEST)
+
+
+def _run(
+    arguments: Sequence[str],
+    cwd: str,
+    log: str,
+    limits: Mapping[str, int],
+    site: str | None,
+    dies_in: str | None,
+    fresh: bool,
+) -> None:
+    from vaekit import plugins
+    from vaekit.cli import main
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(cwd)
+    if site is not None:
+        sys.path.insert(0, site)
+        os.environ[plugins.SWITCH] = "1"
+        plugins.refresh()
+    if dies_in is not None:
+        owner, name = re.fullmatch(r"(.*)[.:](\w+)", dies_in).groups()  # type: ignore[union-attr]
+        setattr(pkgutil.resolve_name(owner), name, lambda *_, **__: os._exit(9))
+    for number, suffix in enumerate((".out", ".err"), 1):
+        os.dup2(os.open(log + suffix, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    for limit, value in limits.items():
+        resource.setrlimit(getattr(resource, limit), (value, value))
+    if fresh:
+        os.execv(sys.executable, [sys.executable, "-m", "vaekit", *arguments])
+    sys.exit(main(arguments))
+
+
+def wait_for(happened: Callable[[], bool], seconds: float = LONGEST) -> None:
+    """Wait until something has happened, at most a number of seconds."""
+    end = time.monotonic() + seconds
+    while not happened() and time.monotonic() < end:
+        time.sleep(0.0005)

@@ -1,0 +1,197 @@
+"""A run that is killed at any moment, and again while it resumes, ends as if it had never been killed."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SMALL
+from harness import Commands, wait_for
+from safetensors import safe_open
+
+pytestmark = pytest.mark.slow
+
+OFTEN = ("--checkpoint-seconds", "0.001")
+RUNS = {
+    "a checkpoint at every step": (*OFTEN, "--pictures", "none"),
+    "pictures of every epoch": ("--pictures", "every:1"),
+    "an average of the weights": (*OFTEN, "--ema", "0.9", "--pictures", "2,3", "--animation", "webp"),
+    "binarised and augmented pixels": (*OFTEN, "--loss", "tc", "--binarize", "dynamic", "--augment.translate", "0.1", "--pictures", "none"),
+}
+CLOCKS = {"seconds", "images_per_second", "epoch_seconds"}
+MOMENTS = (
+    *("run", "run/checkpoints", "run/samples", "run/spec.yaml", "run/metrics.jsonl", "run/checkpoints/best.safetensors"),
+    *("run/model.safetensors", "run/checkpoints/last.safetensors", "run/checkpoints/.last*.tmp", "run/checkpoints/.best*.tmp"),
+    *("run/checkpoints/frames/00002.png", "run/samples/epoch-0002.png", "run/training.*", "run/evaluation.json", "run/.*.tmp"),
+)
+"""Files at whose appearance a run is killed."""
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Everything in a run folder but what a clock says."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock"):
+        name = path.relative_to(run).as_posix()
+        if path.name == "metrics.jsonl":
+            records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            found[name] = [{key: record[key] for key in record.keys() - CLOCKS} for record in records]
+        elif path.name == "last.safetensors":
+            with safe_open(path, "np") as file:
+                metadata = json.loads(file.metadata()["vaekit-2"])
+                tensors = {key: file.get_tensor(key).tobytes() for key in file.keys()}  # noqa: SIM118 - not a mapping
+            del metadata["digest"], metadata["state"]["seconds"]
+            found[name] = metadata, tensors
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+@dataclass
+class Victim:
+    """A run that is killed and resumed until it is complete.
+
+    Args:
+        train: The arguments that start it.
+        commands: Runs them.
+        folder: Where it is.
+        chance: Draws signals and moments.
+        duration: Seconds that a command takes.
+    """
+
+    train: tuple[str, ...]
+    commands: Commands
+    folder: Path
+    chance: random.Random
+    duration: float
+    fresh: bool
+    counts: Counter[str]
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command that begins or continues it."""
+        return ("resume", "run") if (self.folder / "run" / "spec.yaml").exists() else self.train
+
+    def kill(self) -> bool:
+        """Start it, send a signal at a random moment or when a random file appears; return whether that ended it."""
+        job = self.commands.start(*self.command, cwd=self.folder, fresh=self.fresh)
+        job.begun()
+        if self.chance.random() < 0.5:
+            time.sleep(self.chance.uniform(0, self.duration))
+        else:
+            pattern = self.chance.choice(MOMENTS)
+            wait_for(lambda: any(self.folder.glob(pattern)) or not job.process.is_alive())
+            time.sleep(self.chance.choice([0, 0, self.chance.uniform(0, 0.02)]))
+        job.send(self.chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+        done = job.finish()
+        if re.search(r"KeyboardInterrupt:?\n$", done.err):  # known: see test_ctrl_c_at_the_start_is_no_traceback
+            self.counts["interrupted_outside"] += 1
+        else:
+            done.clean()
+        self.repair()
+        return done.code != 0
+
+    def repair(self) -> None:
+        """Do by hand what `test_a_death_at_the_worst_moment_is_mended` asks of vaekit."""
+        run = self.folder / "run"
+        if run.exists() and not (run / "spec.yaml").exists():
+            shutil.rmtree(run)
+            self.counts["cleared"] += 1
+        elif (run / "model.safetensors").exists() and not (run / "checkpoints" / "last.safetensors").exists():
+            (run / "model.safetensors").unlink()
+            self.counts["model_unlinked"] += 1
+        for stale in run.rglob(".*tmp*"):
+            stale.unlink()
+        if any(run.glob("training.*")) and not (run / "evaluation.json").exists():
+            shutil.rmtree(run / "checkpoints" / "frames", ignore_errors=True)
+
+    def complete(self) -> dict[str, Any]:
+        """Complete it, and return what it contains."""
+        done = self.commands(*self.command, cwd=self.folder)
+        assert done.code == 0 or "is complete" in done.err, done
+        return contents(self.folder / "run")
+
+
+@pytest.mark.parametrize("kind", [*RUNS, "fresh"])
+def test_killed_runs_end_as_if_they_had_not_been(
+    kind: str, commands: Commands, ground: Path, tmp_path: Path, size: Callable[[int], int], tally: Callable[..., None]
+) -> None:
+    fresh = kind == "fresh"  # processes that import everything first, which takes most of their time
+    train = ("train", *SMALL, *RUNS.get(kind, RUNS["pictures of every epoch"]), "--compile", "off", "--out", "run")
+    chance, counts, kills = random.Random(kind), Counter[str](), size(8 if fresh else 48)
+    shutil.copy(ground / "images.npy", tmp_path)
+    (tmp_path / "whole").mkdir()
+    began = time.monotonic()
+    assert commands.start(*train, cwd=tmp_path / "whole", fresh=fresh).finish().clean().code == 0
+    duration, whole = 1.1 * (time.monotonic() - began), contents(tmp_path / "whole" / "run")
+    while counts["kills"] < kills:
+        folder = tmp_path / str(counts["runs"])
+        folder.mkdir()
+        counts["runs"] += 1
+        victim = Victim(train, commands, folder, chance, duration, fresh, counts)
+        for _ in range(min(chance.randint(1, 3), kills - counts["kills"])):
+            if not victim.kill():
+                counts["finished_before"] += 1
+                break
+            counts["kills"] += 1
+        assert victim.complete() == whole
+    tally(f"kills, {kind}", counts.pop("kills"), **counts, identical=counts["runs"])
+
+
+def frame_lost(run: Path) -> None:
+    """Do what a death within the removal of the frames leaves."""
+    (run / "checkpoints" / "frames" / "00001.png").unlink()
+
+
+def death(dies_in: str, moment: str, after: Callable[[Path], None] | None = None, *, known: str | None = None) -> Any:
+    """A function in which a process dies, and what happens to the folder then; ``known`` says what is not mended yet."""
+    marks = [] if known is None else [pytest.mark.xfail(strict=True, raises=AssertionError, reason=known)]
+    return pytest.param(dies_in, after, id=moment, marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("dies_in", "after"),
+    [
+        death("vaekit.training.checkpoints:Checkpoints.save_best", "before the first best weights"),
+        death("vaekit.training.trainer:Trainer.finish", "before the end"),
+        death("vaekit.store.folder:RunFolder.hold", "before spec.yaml", known="neither resume nor train accepts the folder"),
+        death("vaekit.run:load_splits", "before spec.yaml is complete", known="compile: auto stays in spec.yaml"),
+        death("vaekit.training.checkpoints:Checkpoints.save_last", "before the first checkpoint", known="resume refuses"),
+        death("vaekit.store.checkpoint:save_file", "while a file is written", known="its temporary file stays"),
+        death("vaekit.training.snapshots:shutil.rmtree", "while frames are removed", frame_lost, known="the animation is cut"),
+    ],
+)
+def test_a_death_at_the_worst_moment_is_mended(
+    dies_in: str, after: Callable[[Path], None] | None, commands: Commands, ground: Path, tmp_path: Path
+) -> None:
+    train = ("train", *SMALL, "--out", "run")
+    shutil.copy(ground / "images.npy", tmp_path)
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    commands(*train, cwd=tmp_path / "whole")
+    died = commands.start(*train, cwd=tmp_path / "killed", dies_in=dies_in).finish()
+    assert died.code == 9
+    run = tmp_path / "killed" / "run"
+    if after is not None:
+        after(run)
+    again = commands(*(("resume", "run") if (run / "spec.yaml").exists() else train), cwd=tmp_path / "killed")
+    assert again.code == 0, again
+    assert contents(run) == contents(tmp_path / "whole" / "run")
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the traceback of an import")
+def test_ctrl_c_at_the_start_is_no_traceback(commands: Commands, ground: Path, tmp_path: Path) -> None:
+    job = commands.start("train", *SMALL, "--out", "run", cwd=tmp_path, fresh=True)
+    job.begun()
+    time.sleep(0.7)  # of the seconds that importing takes
+    job.send(signal.SIGINT)
+    assert job.finish().clean().code in {130, -signal.SIGINT}

@@ -161,3 +161,12 @@ def wait_for(happened: Callable[[], bool], seconds: float = LONGEST) -> None:
     end = time.monotonic() + seconds
     while not happened() and time.monotonic() < end:
         time.sleep(0.0005)
+
+
+UNCUT = ("must be a name or a mapping", "is not a mapping")
+"""Errors that repeat all that was given; see `test_specs.test_a_large_value_is_not_repeated`."""
+
+
+def brief(error: Exception) -> bool:
+    """Whether an error is short enough to be read."""
+    return len(str(error)) < LONGEST_MESSAGE or any(words in str(error) for words in UNCUT)

@@ -7,13 +7,6 @@ import numpy as np
 import pytest
 from harness import Commands
 
-SMALL = (
-    *("--dataset", "array", "--dataset.path", "../images.npy", "--encoder", "mlp", "--encoder.hidden", "8"),
-    *("--decoder.hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--epochs", "4", "--threads", "1", "--device", "cpu"),
-)
-"""Options of a run that takes a tenth of a second, in a folder beside the images."""
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--campaign", type=float, default=1.0, help="Size of the fault campaign; 0.1 is a tenth of it.")
 

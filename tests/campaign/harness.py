@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import multiprocessing
 import os
 import pkgutil
@@ -16,14 +17,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import safe_open
+
 PRELOADED = (
     *("torch._dynamo", "torch.onnx", "onnx", "onnxruntime", "onnxscript", "PIL.PngImagePlugin", "PIL.GifImagePlugin", "rich.console"),
     *("vaekit.run", "vaekit.testing", "vaekit.report.page", "vaekit.cli.console", "vaekit.cli.options"),
 )
+SMALL = (
+    *("--dataset", "array", "--dataset.path", "../images.npy", "--encoder", "mlp", "--encoder.hidden", "8"),
+    *("--decoder.hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--epochs", "4", "--threads", "1", "--device", "cpu"),
+)
+"""Options of a run that takes a tenth of a second, in a folder beside that of the images."""
+
 LONGEST = 60.0
 """Seconds after which a process counts as hanging."""
 LONGEST_MESSAGE = 5_000
 
+CLOCKS = {"seconds", "images_per_second", "epoch_seconds"}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUTF8": "1", "VAEKIT_PLUGINS": "0", "NO_COLOR": "1"}
 """Of the server and so of the commands; one thread, since threads do not survive a fork."""
 
@@ -170,3 +180,22 @@ UNCUT = ("must be a name or a mapping", "is not a mapping")
 def brief(error: Exception) -> bool:
     """Whether an error is short enough to be read."""
     return len(str(error)) < LONGEST_MESSAGE or any(words in str(error) for words in UNCUT)
+
+
+def contents(run: Path) -> dict[str, Any]:
+    """Everything in a run folder but what a clock says."""
+    found: dict[str, Any] = {}
+    for path in sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock"):
+        name = path.relative_to(run).as_posix()
+        if path.name == "metrics.jsonl":
+            records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+            found[name] = [{key: record[key] for key in record.keys() - CLOCKS} for record in records]
+        elif path.name == "last.safetensors":
+            with safe_open(path, "np") as file:
+                metadata = json.loads(file.metadata()["vaekit-2"])
+                tensors = {key: file.get_tensor(key).tobytes() for key in file.keys()}  # noqa: SIM118 - not a mapping
+            del metadata["digest"], metadata["state"]["seconds"]
+            found[name] = metadata, tensors
+        else:
+            found[name] = path.read_bytes()
+    return found

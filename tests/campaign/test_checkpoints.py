@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL
-from harness import Commands, brief
+from harness import SMALL, Commands, brief
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import re
 import shutil
@@ -15,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SMALL
-from harness import Commands, wait_for
-from safetensors import safe_open
+from harness import SMALL, Commands, contents, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -28,32 +25,12 @@ RUNS = {
     "an average of the weights": (*OFTEN, "--ema", "0.9", "--pictures", "2,3", "--animation", "webp"),
     "binarised and augmented pixels": (*OFTEN, "--loss", "tc", "--binarize", "dynamic", "--augment.translate", "0.1", "--pictures", "none"),
 }
-CLOCKS = {"seconds", "images_per_second", "epoch_seconds"}
 MOMENTS = (
     *("run", "run/checkpoints", "run/samples", "run/spec.yaml", "run/metrics.jsonl", "run/checkpoints/best.safetensors"),
     *("run/model.safetensors", "run/checkpoints/last.safetensors", "run/checkpoints/.last*.tmp", "run/checkpoints/.best*.tmp"),
     *("run/checkpoints/frames/00002.png", "run/samples/epoch-0002.png", "run/training.*", "run/evaluation.json", "run/.*.tmp"),
 )
 """Files at whose appearance a run is killed."""
-
-
-def contents(run: Path) -> dict[str, Any]:
-    """Everything in a run folder but what a clock says."""
-    found: dict[str, Any] = {}
-    for path in sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock"):
-        name = path.relative_to(run).as_posix()
-        if path.name == "metrics.jsonl":
-            records = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-            found[name] = [{key: record[key] for key in record.keys() - CLOCKS} for record in records]
-        elif path.name == "last.safetensors":
-            with safe_open(path, "np") as file:
-                metadata = json.loads(file.metadata()["vaekit-2"])
-                tensors = {key: file.get_tensor(key).tobytes() for key in file.keys()}  # noqa: SIM118 - not a mapping
-            del metadata["digest"], metadata["state"]["seconds"]
-            found[name] = metadata, tensors
-        else:
-            found[name] = path.read_bytes()
-    return found
 
 
 @dataclass

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SMALL
-from harness import Commands
+from harness import SMALL, Commands
 
 pytestmark = pytest.mark.slow
 

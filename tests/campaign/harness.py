@@ -10,30 +10,30 @@ import os
 import pkgutil
 import re
 import resource
+import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from safetensors import safe_open
 
-PRELOADED = (
-    *("torch._dynamo", "torch.onnx", "onnx", "onnxruntime", "onnxscript", "PIL.PngImagePlugin", "PIL.GifImagePlugin", "rich.console"),
-    *("vaekit.run", "vaekit.testing", "vaekit.report.page", "vaekit.cli.console", "vaekit.cli.options"),
+SMALL = shlex.split(
+    "--dataset array --dataset.path ../images.npy --encoder mlp --encoder.hidden 8 --decoder.hidden 8 --latent-dim 2 "
+    "--batch-size 16 --epochs 4 --threads 1 --device cpu --compile off"
 )
-SMALL = (
-    *("--dataset", "array", "--dataset.path", "../images.npy", "--encoder", "mlp", "--encoder.hidden", "8"),
-    *("--decoder.hidden", "8", "--latent-dim", "2", "--batch-size", "16", "--epochs", "4", "--threads", "1", "--device", "cpu"),
-)
-"""Options of a run that takes a tenth of a second, in a folder beside that of the images."""
+"""Options of a run that takes a tenth of a second, in a folder beside the images."""
 
 LONGEST = 60.0
 """Seconds after which a process counts as hanging."""
 LONGEST_MESSAGE = 5_000
-
 CLOCKS = {"seconds", "images_per_second", "epoch_seconds"}
+PRELOADED = shlex.split(
+    "torch._dynamo torch.onnx onnx onnxruntime onnxscript PIL.PngImagePlugin PIL.GifImagePlugin rich.console "
+    "vaekit.run vaekit.testing vaekit.report.page vaekit.cli.console vaekit.cli.options"
+)
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUTF8": "1", "VAEKIT_PLUGINS": "0", "NO_COLOR": "1"}
 """Of the server and so of the commands; one thread, since threads do not survive a fork."""
 
@@ -48,8 +48,8 @@ class Done(NamedTuple):
     err: str
 
     def clean(self) -> Done:
-        """Check that it ended as commands must: with 0, or by a signal, or with an error in few words and no traceback."""
-        said = f"exit code {self.code}\n{self.out[-2000:]}\n{self.err[-4000:]}"
+        """Check that it ended as commands must: well, by a signal, or with an error in few words and no traceback."""
+        said = f"exit code {self.code}\n{self.out[-2000:]}\n{self.err[-2000:]}"
         assert "Traceback (most recent call last)" not in self.out + self.err, said
         assert len(self.err) < LONGEST_MESSAGE, said
         assert self.code in {0, 1, 2, 130} or self.code < 0, said
@@ -100,31 +100,21 @@ class Commands:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([*PRELOADED])
+        self.context.set_forkserver_preload(PRELOADED)
         os.environ.update(ENVIRONMENT)
 
-    def start(
-        self,
-        *arguments: str,
-        cwd: Path,
-        limits: Mapping[str, int] | None = None,
-        site: Path | None = None,
-        dies_in: str | None = None,
-        fresh: bool = False,
-    ) -> Job:
+    def start(self, *arguments: str, cwd: Path, **more: Any) -> Job:
         """Start a command.
 
         Args:
             arguments: Its arguments, after ``vaekit``.
             cwd: The folder in which it runs.
-            limits: Limits of its process by their names in `resource`.
-            site: A folder of installed plugins.
-            dies_in: A function, as ``module:name``, whose call kills the process.
-            fresh: Whether the interpreter starts from nothing, as it does for users.
+            more: ``limits`` of its process by their names in `resource`; ``site``, a folder of installed plugins; ``dies_in``, a
+                function, as ``module:name``, whose call kills the process; ``fresh``, whether the interpreter starts from
+                nothing, as it does for users.
         """
         log = self.folder / str(next(_numbers))
-        given = (arguments, str(cwd), str(log), dict(limits or {}), site and str(site), dies_in, fresh)
-        return Job(self.context.Process(target=_run, args=given), log)
+        return Job(self.context.Process(target=_run, args=(arguments, cwd, log), kwargs=more), log)
 
     def __call__(self, *arguments: str, cwd: Path, **more: Any) -> Done:
         """Run a command to its end, which must be clean."""
@@ -136,14 +126,43 @@ class Commands:
             return pool.apply_async(function, arguments).get(timeout=20 * LONGEST)
 
 
+class Campaign:
+    """A part of the campaign.
+
+    Args:
+        scale: Its size; 1 is the whole.
+        commands: Runs commands.
+        folder: A folder with images.
+        record: Records a property of the test.
+    """
+
+    def __init__(self, scale: float, commands: Commands, folder: Path, record: Callable[[str, object], None]) -> None:
+        self.scale, self.commands, self.folder, self.record = scale, commands, folder, record
+
+    def size(self, cases: int) -> int:
+        """How many of a number of cases are tried."""
+        return max(1, round(cases * self.scale))
+
+    def place(self, name: object) -> Path:
+        """Make a folder beside the images."""
+        (self.folder / str(name)).mkdir()
+        return self.folder / str(name)
+
+    def tally(self, what: str, total: int, /, **counts: int) -> None:
+        """Record what a test has counted, for the summary."""
+        parts = "".join(f", {name.replace('_', ' ')} {number:,}" for name, number in sorted(counts.items()))
+        self.record("campaign", f"{what}: {total:,}{parts}")
+
+
 def _run(
-    arguments: Sequence[str],
-    cwd: str,
-    log: str,
-    limits: Mapping[str, int],
-    site: str | None,
-    dies_in: str | None,
-    fresh: bool,
+    arguments: list[str],
+    cwd: Path,
+    log: Path,
+    *,
+    limits: Mapping[str, int] | None = None,
+    site: Path | None = None,
+    dies_in: str | None = None,
+    fresh: bool = False,
 ) -> None:
     from vaekit import plugins
     from vaekit.cli import main
@@ -151,15 +170,15 @@ def _run(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
     if site is not None:
-        sys.path.insert(0, site)
+        sys.path.insert(0, str(site))
         os.environ[plugins.SWITCH] = "1"
         plugins.refresh()
     if dies_in is not None:
         owner, name = re.fullmatch(r"(.*)[.:](\w+)", dies_in).groups()  # type: ignore[union-attr]
         setattr(pkgutil.resolve_name(owner), name, lambda *_, **__: os._exit(9))
     for number, suffix in enumerate((".out", ".err"), 1):
-        os.dup2(os.open(log + suffix, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
-    for limit, value in limits.items():
+        os.dup2(os.open(log.with_suffix(suffix), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    for limit, value in (limits or {}).items():
         resource.setrlimit(getattr(resource, limit), (value, value))
     if fresh:
         os.execv(sys.executable, [sys.executable, "-m", "vaekit", *arguments])
@@ -173,13 +192,15 @@ def wait_for(happened: Callable[[], bool], seconds: float = LONGEST) -> None:
         time.sleep(0.0005)
 
 
-UNCUT = ("must be a name or a mapping", "is not a mapping")
-"""Errors that repeat all that was given; see `test_specs.test_a_large_value_is_not_repeated`."""
-
-
 def brief(error: Exception) -> bool:
-    """Whether an error is short enough to be read."""
-    return len(str(error)) < LONGEST_MESSAGE or any(words in str(error) for words in UNCUT)
+    """Whether an error is short enough to be read; see `test_specs.test_a_large_value_is_not_repeated` for the exceptions."""
+    uncut = "must be a name or a mapping", "is not a mapping"
+    return len(str(error)) < LONGEST_MESSAGE or any(words in str(error) for words in uncut)
+
+
+def listed(text: str) -> list[str]:
+    """Return the items of a text, separated by ``|`` and the ends of lines."""
+    return [item for item in re.split(r" \| |\n\s*", text.strip()) if item]
 
 
 def contents(run: Path) -> dict[str, Any]:

@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import SMALL, Commands, contents, wait_for
+from harness import SMALL, Campaign, contents, listed, wait_for
 
 pytestmark = pytest.mark.slow
 
-OFTEN = ("--checkpoint-seconds", "0.001")
 RUNS = {
-    "a checkpoint at every step": (*OFTEN, "--pictures", "none"),
-    "pictures of every epoch": ("--pictures", "every:1"),
-    "an average of the weights": (*OFTEN, "--ema", "0.9", "--pictures", "2,3", "--animation", "webp"),
-    "binarised and augmented pixels": (*OFTEN, "--loss", "tc", "--binarize", "dynamic", "--augment.translate", "0.1", "--pictures", "none"),
+    "a checkpoint at every step": "--checkpoint-seconds 0.001 --pictures none",
+    "pictures of every epoch": "--pictures every:1",
+    "an average of the weights": "--checkpoint-seconds 0.001 --ema 0.9 --pictures 2,3 --animation webp",
+    "binarised pixels": "--checkpoint-seconds 0.001 --loss tc --binarize dynamic --augment.translate 0.1 --pictures none",
+    "a fresh interpreter": "--pictures every:1",
 }
-MOMENTS = (
-    *("run", "run/checkpoints", "run/samples", "run/spec.yaml", "run/metrics.jsonl", "run/checkpoints/best.safetensors"),
-    *("run/model.safetensors", "run/checkpoints/last.safetensors", "run/checkpoints/.last*.tmp", "run/checkpoints/.best*.tmp"),
-    *("run/checkpoints/frames/00002.png", "run/samples/epoch-0002.png", "run/training.*", "run/evaluation.json", "run/.*.tmp"),
-)
+APPEARING = listed("""
+    run | run/checkpoints | run/samples | run/spec.yaml | run/metrics.jsonl | run/checkpoints/best.safetensors | run/.*.tmp
+    run/model.safetensors | run/checkpoints/last.safetensors | run/checkpoints/.last*.tmp | run/checkpoints/.best*.tmp
+    run/checkpoints/frames/00002.png | run/samples/epoch-0002.png | run/training.* | run/evaluation.json
+""")
 """Files at whose appearance a run is killed."""
 
 
@@ -38,39 +38,40 @@ class Victim:
     """A run that is killed and resumed until it is complete.
 
     Args:
-        train: The arguments that start it.
-        commands: Runs them.
+        campaign: Runs it.
         folder: Where it is.
+        kind: One of `RUNS`.
         chance: Draws signals and moments.
         duration: Seconds that a command takes.
+        counts: What happened to it and others.
     """
 
-    train: tuple[str, ...]
-    commands: Commands
+    campaign: Campaign
     folder: Path
+    kind: str
     chance: random.Random
     duration: float
-    fresh: bool
     counts: Counter[str]
 
     @property
-    def command(self) -> tuple[str, ...]:
+    def command(self) -> list[str]:
         """The command that begins or continues it."""
-        return ("resume", "run") if (self.folder / "run" / "spec.yaml").exists() else self.train
+        begun = (self.folder / "run" / "spec.yaml").exists()
+        return ["resume", "run"] if begun else ["train", *SMALL, *RUNS[self.kind].split(), "--out", "run"]
 
     def kill(self) -> bool:
         """Start it, send a signal at a random moment or when a random file appears; return whether that ended it."""
-        job = self.commands.start(*self.command, cwd=self.folder, fresh=self.fresh)
+        job = self.campaign.commands.start(*self.command, cwd=self.folder, fresh=self.kind == "a fresh interpreter")
         job.begun()
         if self.chance.random() < 0.5:
             time.sleep(self.chance.uniform(0, self.duration))
         else:
-            pattern = self.chance.choice(MOMENTS)
+            pattern = self.chance.choice(APPEARING)
             wait_for(lambda: any(self.folder.glob(pattern)) or not job.process.is_alive())
             time.sleep(self.chance.choice([0, 0, self.chance.uniform(0, 0.02)]))
         job.send(self.chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
         done = job.finish()
-        if re.search(r"KeyboardInterrupt:?\n$", done.err):  # known: see test_ctrl_c_at_the_start_is_no_traceback
+        if re.search(r"KeyboardInterrupt:?\n$", done.err):  # known: see `test_ctrl_c_at_the_start_is_no_traceback`
             self.counts["interrupted_outside"] += 1
         else:
             done.clean()
@@ -93,35 +94,29 @@ class Victim:
 
     def complete(self) -> dict[str, Any]:
         """Complete it, and return what it contains."""
-        done = self.commands(*self.command, cwd=self.folder)
+        done = self.campaign.commands(*self.command, cwd=self.folder)
         assert done.code == 0 or "is complete" in done.err, done
         return contents(self.folder / "run")
 
 
-@pytest.mark.parametrize("kind", [*RUNS, "fresh"])
-def test_killed_runs_end_as_if_they_had_not_been(
-    kind: str, commands: Commands, ground: Path, tmp_path: Path, size: Callable[[int], int], tally: Callable[..., None]
-) -> None:
-    fresh = kind == "fresh"  # processes that import everything first, which takes most of their time
-    train = ("train", *SMALL, *RUNS.get(kind, RUNS["pictures of every epoch"]), "--compile", "off", "--out", "run")
-    chance, counts, kills = random.Random(kind), Counter[str](), size(8 if fresh else 48)
-    shutil.copy(ground / "images.npy", tmp_path)
-    (tmp_path / "whole").mkdir()
+@pytest.mark.parametrize("kind", RUNS)
+def test_killed_runs_end_as_if_they_had_not_been(kind: str, campaign: Campaign) -> None:
+    fresh = kind == "a fresh interpreter"  # whose imports take most of the time
+    chance, counts, kills = random.Random(kind), Counter[str](), campaign.size(8 if fresh else 48)
+    undisturbed = Victim(campaign, campaign.place("whole"), kind, chance, 0, counts)
     began = time.monotonic()
-    assert commands.start(*train, cwd=tmp_path / "whole", fresh=fresh).finish().clean().code == 0
-    duration, whole = 1.1 * (time.monotonic() - began), contents(tmp_path / "whole" / "run")
+    assert campaign.commands.start(*undisturbed.command, cwd=undisturbed.folder, fresh=fresh).finish().code == 0
+    duration, whole = 1.1 * (time.monotonic() - began), contents(undisturbed.folder / "run")
     while counts["kills"] < kills:
-        folder = tmp_path / str(counts["runs"])
-        folder.mkdir()
+        victim = Victim(campaign, campaign.place(counts["runs"]), kind, chance, duration, counts)
         counts["runs"] += 1
-        victim = Victim(train, commands, folder, chance, duration, fresh, counts)
         for _ in range(min(chance.randint(1, 3), kills - counts["kills"])):
             if not victim.kill():
                 counts["finished_before"] += 1
                 break
             counts["kills"] += 1
         assert victim.complete() == whole
-    tally(f"kills, {kind}", counts.pop("kills"), **counts, identical=counts["runs"])
+    campaign.tally(f"kills, {kind}", counts.pop("kills"), **counts, identical=counts["runs"])
 
 
 def frame_lost(run: Path) -> None:
@@ -147,27 +142,21 @@ def death(dies_in: str, moment: str, after: Callable[[Path], None] | None = None
         death("vaekit.training.snapshots:shutil.rmtree", "while frames are removed", frame_lost, known="the animation is cut"),
     ],
 )
-def test_a_death_at_the_worst_moment_is_mended(
-    dies_in: str, after: Callable[[Path], None] | None, commands: Commands, ground: Path, tmp_path: Path
-) -> None:
-    train = ("train", *SMALL, "--out", "run")
-    shutil.copy(ground / "images.npy", tmp_path)
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    commands(*train, cwd=tmp_path / "whole")
-    died = commands.start(*train, cwd=tmp_path / "killed", dies_in=dies_in).finish()
-    assert died.code == 9
-    run = tmp_path / "killed" / "run"
+def test_a_death_at_the_worst_moment_is_mended(dies_in: str, after: Callable[[Path], None] | None, campaign: Campaign) -> None:
+    train = ["train", *SMALL, "--compile", "auto", "--out", "run"]
+    whole, killed = campaign.place("whole"), campaign.place("killed")
+    campaign.commands(*train, cwd=whole)
+    assert campaign.commands.start(*train, cwd=killed, dies_in=dies_in).finish().code == 9
     if after is not None:
-        after(run)
-    again = commands(*(("resume", "run") if (run / "spec.yaml").exists() else train), cwd=tmp_path / "killed")
+        after(killed / "run")
+    again = campaign.commands(*(["resume", "run"] if (killed / "run" / "spec.yaml").exists() else train), cwd=killed)
     assert again.code == 0, again
-    assert contents(run) == contents(tmp_path / "whole" / "run")
+    assert contents(killed / "run") == contents(whole / "run")
 
 
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="the traceback of an import")
-def test_ctrl_c_at_the_start_is_no_traceback(commands: Commands, ground: Path, tmp_path: Path) -> None:
-    job = commands.start("train", *SMALL, "--out", "run", cwd=tmp_path, fresh=True)
+def test_ctrl_c_at_the_start_is_no_traceback(campaign: Campaign) -> None:
+    job = campaign.commands.start("train", *SMALL, "--out", "run", cwd=campaign.place("work"), fresh=True)
     job.begun()
     time.sleep(0.7)  # of the seconds that importing takes
     job.send(signal.SIGINT)

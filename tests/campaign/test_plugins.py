@@ -99,10 +99,10 @@ SOURCES = {
 OBJECTS = listed("None | 3 | print | object() | lambda: 0 | type('A', (), {}) | int | ...")
 OPTIONS = listed("""
     depth | depth=2 | depth: Nonsense = 2 | depth: 'Nonsense' = 2 | depth: int = 'x' | depth: int = None | kind: int = 2
-    copy: int | model_dump: int = 2 | _depth: int = 2 | depth: torch.Tensor = None | depth: object = object() | **depth: int | depth: int
+    copy: int | model_dump: int = 2 | _depth: int = 2 | depth: torch.Tensor = None | depth: object = object() | **depth: int
     depth: float = float('nan') | depth: int = 10**400 | depth: list[int] = [] | depth: type = int | é: int = 2 | depth: dict = {}
     depth: bytes = b'x' | depth: complex = 1j | help: int = 2 | json: bool = True | epochs: int = 1 | depth: '[/red]' = 2
-    out: int = 1 | depth: vaekit.Backbone = None | depth: tuple = () | class_: str = '[/red]'
+    depth: int | out: int = 1 | depth: vaekit.Backbone = None | depth: tuple = () | class_: str = '[/red]'
 """)
 UNHARMFUL = listed("""
     y.detach() | y[:1] | y.half() | y.bfloat16() | y.int() | y.bool() | y * torch.nan | y / 0 | torch.full_like(y, torch.inf)

@@ -156,7 +156,7 @@ def test_any_spec_is_read_or_refused(kind: str, cases: int, campaign: Campaign) 
             assert of_text(dump_spec(spec).encode()) == spec
         assert time.process_time() - began < SLOWEST
 
-    judged()  # type: ignore[no-untyped-call] # hypothesis supplies the case
+    judged()
     campaign.tally(f"specs, {kind}", counts.total(), **counts)
 
 

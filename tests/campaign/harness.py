@@ -15,8 +15,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from safetensors import safe_open
 
@@ -26,12 +28,12 @@ SMALL = shlex.split(
 )
 """Options of a run that takes a tenth of a second, in a folder beside the images."""
 
-LONGEST = 60.0
+LONGEST = 30.0
 """Seconds after which a process counts as hanging."""
 LONGEST_MESSAGE = 5_000
 CLOCKS = {"seconds", "images_per_second", "epoch_seconds"}
 PRELOADED = shlex.split(
-    "torch._dynamo torch.onnx onnx onnxruntime onnxscript PIL.PngImagePlugin PIL.GifImagePlugin rich.console "
+    "pytest torch._dynamo torch.onnx onnx onnxruntime onnxscript PIL.PngImagePlugin PIL.GifImagePlugin rich.console "
     "vaekit.run vaekit.testing vaekit.report.page vaekit.cli.console vaekit.cli.options"
 )
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUTF8": "1", "VAEKIT_PLUGINS": "0", "NO_COLOR": "1"}
@@ -101,7 +103,8 @@ class Commands:
         self.folder = folder
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(PRELOADED)
-        os.environ.update(ENVIRONMENT)
+        with mock.patch.dict(os.environ, ENVIRONMENT):
+            forkserver.ensure_running()
 
     def start(self, *arguments: str, cwd: Path, **more: Any) -> Job:
         """Start a command.
@@ -123,7 +126,7 @@ class Commands:
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function in a process of its own, and return its result."""
         with self.context.Pool(1) as pool:
-            return pool.apply_async(function, arguments).get(timeout=20 * LONGEST)
+            return pool.apply_async(function, arguments).get(timeout=40 * LONGEST)
 
 
 class Campaign:

@@ -210,9 +210,12 @@ def _output_to_stderr() -> Iterator[None]:
 
 def module_file(module: str, roots: tuple[str, ...]) -> Path | None:
     """Return the file of a module under one of the folders, without importing its package; None if there is none."""
-    relative = Path(*module.split("."))
-    candidates = (Path(root) / path for root in roots for path in (relative.with_suffix(".py"), relative / "__init__.py"))
-    return next((file for file in candidates if file.is_file()), None)
+    *packages, name = module.split(".")
+    candidates = (Path(root, *packages, *path) for root in roots for path in ((f"{name}.py",), (name, "__init__.py")))
+    try:
+        return next((file for file in candidates if file.is_file()), None)
+    except (OSError, ValueError):  # the name of no file
+        return None
 
 
 def first_line(file: Path | None, name: str, roots: tuple[str, ...] = ()) -> str:

@@ -235,9 +235,9 @@ class Registry(Generic[T]):
             )
         cls = plugin.load()
         try:
-            if self._classes.get(plugin.kind) is not cls:
+            if plugin.kind not in self._classes or self._classes[plugin.kind] is not cls:
                 self._register(plugin.kind, cls)
-        except PluginError as error:
+        except Exception as error:  # of an object that is no class, any
             raise plugin.unusable(error) from error
         self._loaded[plugin.kind] = plugin
 
@@ -257,7 +257,7 @@ class Registry(Generic[T]):
         if kind not in self._specs:
             from vaekit.schema import derive_spec
 
-            with self._blaming(kind):
+            with self.blaming(kind):
                 self._specs[kind] = derive_spec(cls, kind, self.wiring)
         return self._specs[kind]
 
@@ -267,7 +267,7 @@ class Registry(Generic[T]):
 
         cls = self.get(spec.kind)
         options = {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
-        with self._blaming(spec.kind):
+        with self.blaming(spec.kind):
             return cls(*(available[name] for name in wiring(cls)), **options)
 
     @property
@@ -276,7 +276,7 @@ class Registry(Generic[T]):
         return {plugin: self._classes[kind] for kind, plugin in self._loaded.items()}
 
     @contextmanager
-    def _blaming(self, kind: str) -> Iterator[None]:
+    def blaming(self, kind: str) -> Iterator[None]:
         """Turn an exception from a plugin's component, unless it reports a user's mistake, into an error naming the plugin."""
         try:
             yield

@@ -135,6 +135,8 @@ def resume(
                 remedy=f"start a longer run: vaekit train {run.folder.spec} --epochs N",
             )
         trainer = _trainer(spec, run.folder, reporter, processes, allow_changed_data=allow_changed_data)
+        if processes.leads and not begun:
+            run.folder.write_spec(trainer.spec)
         trainer.fit(resume=begun)
     return run
 

@@ -8,6 +8,7 @@ import re
 import textwrap
 import types
 import typing
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -106,7 +107,9 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
     fields["kind"] = (Literal[kind], kind)
     try:
         model: type[ComponentSpec] = create_model(f"{kind}_spec", __base__=ComponentSpec, __module__=cls.__module__, **fields)
-        model.model_json_schema()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # pydantic warns of defaults that are not JSON
+            model.model_json_schema()
     except Exception as error:
         raise PluginError(
             f"{where}: the options cannot be turned into a schema: {plain(error)}",

@@ -229,7 +229,7 @@ def faults_of(name: str, commands: Commands, folder: Path) -> list[str]:
             faults.append(f"{name}: {command[0]}: stdout is no JSON: {error}, {lines[:60]!r}")
     run("train", f"--encoder={variant.kind}", "--help")
     trained = run(*training, f"--encoder={variant.kind}", "--out", "own")
-    about = (variant.kind, "vaekit-acme", "encoder", "the loss is not finite")
+    about = (variant.kind, "vaekit-acme", "encoder", "the loss is not finite", "out of memory")
     if trained.code != 0 and not any(words in trained.err for words in about):
         faults.append(f"{name}: train names no plugin: {trained.err[-200:].strip()!r}")
     checked = run("plugins", "check", f"encoder:{variant.kind}")

@@ -121,7 +121,7 @@ def test_killed_runs_end_as_if_they_had_not_been(kind: str, campaign: Campaign) 
 
 def frame_lost(run: Path) -> None:
     """Do what a death within the removal of the frames leaves."""
-    (run / "checkpoints" / "frames" / "00001.png").unlink()
+    (run / "checkpoints" / ".frames" / "00001.png").unlink()
 
 
 def death(dies_in: str, moment: str, after: Callable[[Path], None] | None = None, *, known: str | None = None) -> Any:

@@ -62,7 +62,7 @@ def interruptible(reporter: Quiet) -> Iterator[None]:
 
 
 def stoppable(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that exits with 130 after Ctrl-C, and says so."""
+    """Return a command that exits with 130 after Ctrl-C, and says so; nothing else may end the process, such as a plugin."""
 
     @wraps(function)
     def called(*arguments: Any, **options: Any) -> None:
@@ -70,6 +70,8 @@ def stoppable(function: Callable[..., None]) -> Callable[..., None]:
             function(*arguments, **options)
         except KeyboardInterrupt:
             raise typer.Exit(interrupted()) from None
+        except SystemExit as stop:
+            raise RuntimeError(f"exit({stop.code!r}) was called").with_traceback(stop.__traceback__) from None
 
     return called
 

@@ -77,8 +77,8 @@ def _seeded(seed: int | None, stream: str) -> Iterator[None]:
 
 
 def example_inputs(vae: VAE) -> Inputs:
-    """Return inputs for a trial of an objective: two images with noise and labels, at the start of training."""
-    x = torch.rand(2, *vae.image_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
-    noise = vae.posterior.draw_noise(2, torch.Generator(vae.device), like=x)
-    y = torch.zeros(2, dtype=torch.int64, device=vae.device)
+    """Return inputs for a trial of an objective: three images with noise and labels, at the start of training."""
+    x = torch.rand(3, *vae.image_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
+    noise = vae.posterior.draw_noise(3, torch.Generator(vae.device), like=x)
+    y = torch.zeros(3, dtype=torch.int64, device=vae.device)
     return Inputs(x, x, noise, torch.zeros((), device=vae.device), y)

@@ -28,6 +28,7 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
         PluginError: A component breaks its contract; the message names it and where it comes from.
     """
     vae, num, training = objective.vae, len(inputs.x), objective.training
+    _check_modules(model, objective)
     objective.eval()
     latents, images = (num, vae.latent_dim), (num, *vae.image_shape)
     params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(inputs.x), (num, *vae.posterior.param_shape))
@@ -48,6 +49,23 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     objective.train(training)
 
 
+def _check_modules(model: ModelSpec, objective: Objective) -> None:
+    """Check that the modules of components can be trained and saved; an exception names the plugin that it comes from."""
+    vae = objective.vae
+    parts: list[tuple[Registry[Any], str, Any]] = [
+        (roles.encoders, model.encoder.kind, vae.encoder),
+        (roles.decoders, model.decoder.kind, vae.decoder),
+        (roles.posteriors, model.posterior.kind, vae.posterior),
+        (roles.priors, model.prior.kind, vae.prior),
+        (roles.likelihoods, model.likelihood.kind, vae.likelihood),
+    ]
+    for components, kind, module in parts:
+        with components.blaming(kind):
+            module.train(module.training)
+            module.state_dict()
+            sum(parameter.numel() for parameter in module.parameters())  # fails for lazy ones, which have no shape yet
+
+
 def _kept(components: Registry[Any], kind: str, what: str, value: Any, shape: Shape, *, finite: bool = True) -> Tensor:
     """Return what a component returned, if it is a tensor of torch's default type, of a shape and, if required, finite.
 
@@ -58,6 +76,8 @@ def _kept(components: Registry[Any], kind: str, what: str, value: Any, shape: Sh
         given = type(value).__name__
     else:
         given = f"{value.dtype} of shape {tuple(value.shape)}"
+        if value.layout != torch.strided or value.is_meta:
+            given += f", {'on the meta device' if value.is_meta else 'sparse'}"
         if finite and given == expected and not value.isfinite().all():
             given, expected = "NaN or infinity", "finite numbers"
         elif given == expected:

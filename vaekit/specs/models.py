@@ -44,7 +44,7 @@ def component_data(role: str, value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         value = {"kind": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("kind"), str):
-        raise SpecError(f"{role}: must be a name or a mapping with `kind` and options", given=repr(value))
+        raise SpecError(f"{role}: must be a name or a mapping with `kind` and options", given=plain(repr(value), 100))
     return dict(value)
 
 

@@ -11,7 +11,7 @@ from copy import deepcopy
 from typing import Any
 
 from vaekit import roles
-from vaekit.errors import SpecError, UnknownComponentError, UsageError
+from vaekit.errors import SpecError, UnknownComponentError, UsageError, plain
 from vaekit.interfaces import Capability, Declaration, Posterior, Prior
 from vaekit.registry import Registry
 from vaekit.schema import ComponentSpec, Spec
@@ -136,7 +136,7 @@ def _mapping(value: Any, name: str) -> Data:
     if isinstance(value, Mapping | Spec):
         return dict(value)
     if value is not None:
-        raise SpecError(f"{name} is not a mapping", given=repr(value))
+        raise SpecError(f"{name} is not a mapping", given=plain(repr(value), 100))
     return {}
 
 

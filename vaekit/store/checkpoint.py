@@ -204,10 +204,11 @@ def _parse(path: Path, text: str) -> Header:
         plain, shape, (low, high) = metadata["spec"], metadata["image_shape"], metadata["value_range"]
         data, versions, state = (metadata[key] for key in ("data", "versions", "state"))
         fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3 and -math.inf < low < high < math.inf
-        if not (fits and all(isinstance(part, dict) for part in (data, versions, state))):
+        parts = (data, versions, state, *data.values()) if isinstance(data, dict) else (data,)
+        if not (fits and all(isinstance(part, dict) for part in parts) and isinstance(versions.get("torch"), str)):
             raise TypeError(f"image_shape {shape!r:.80}, value_range {low!r:.80} to {high!r:.80}")
         for key in ("epoch", "step"):
-            if type(number := state.get(key, 0)) is not int or number < 0:
+            if type(number := state.get(key, 0)) is not int or not 0 <= number < 2**53:
                 raise TypeError(f"{key} {number!r:.80}")
         recorded = _recorded(versions)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

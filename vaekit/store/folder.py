@@ -59,7 +59,7 @@ class RunFolder:
         try:
             if path is None:
                 path = next_numbered(RUNS, f"{spec.data.dataset.kind}-{spec.model.encoder.kind}")
-            elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            elif not _is_free(path):
                 raise _exists(path)
             folder = cls(path)
             for needed in (folder.frames, folder.reconstructions, folder.samples):
@@ -72,7 +72,11 @@ class RunFolder:
         if folder.spec.exists():  # another process made it since the check above
             folder.release()
             raise _exists(folder.path)
-        folder.write_spec(spec)
+        try:
+            folder.write_spec(spec)
+        except BaseException:
+            folder.discard()
+            raise
         return folder
 
     def write_spec(self, spec: RunSpec) -> None:
@@ -104,8 +108,8 @@ class RunFolder:
         self.lock.release()
 
     def has_begun(self) -> bool:
-        """Whether there is anything to resume; a model without a checkpoint counts, as training again would overwrite it."""
-        return self.last.exists() or self.model.exists()
+        """Whether there is anything to resume: a checkpoint, or what is written after the first one, which must not be lost."""
+        return self.last.exists() or self.evaluation.exists() or len(self.read_metrics()) > 1
 
     def require(self) -> RunFolder:
         """Return the folder itself.
@@ -154,6 +158,15 @@ class RunFolder:
             return
         kept = [json.dumps(record) + "\n" for record in self.read_metrics() if record["epoch"] <= epochs]
         write_text(self.metrics, "".join(kept))
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a run can be created at a path: nothing is there, or what a process that was killed at once left."""
+    if not path.is_dir():
+        return not (path.exists() or path.is_symlink())
+    own = {RunFolder(path).lock.lock_file, *(str(path / name) for name in ("checkpoints", "reconstructions", "samples"))}
+    left = [file for file in path.rglob("*") if str(file) not in own and file != RunFolder(path).frames]
+    return all(file.parent == path and re.fullmatch(r"\.spec\.yaml\.\d+\.tmp", file.name) for file in left)
 
 
 def _exists(path: Path) -> UsageError:

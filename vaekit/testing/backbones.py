@@ -177,8 +177,10 @@ def check_compile(candidate: Candidate) -> None:
 
 def expect_compiles(function: Callable[..., Any], arguments: tuple[Tensor, ...]) -> None:
     """Raise unless a function from tensors to a tensor compiles to a single graph that agrees with eager execution."""
+    from vaekit.export.graph import silence
+
     torch.compiler.reset()
-    with during("torch.compile(…, fullgraph=True)"):
+    with during("torch.compile(…, fullgraph=True)"), silence():
         compiled = torch.compile(function, backend="aot_eager", fullgraph=True)(*arguments)
     expect_close(compiled, function(*arguments), "compiled, against eager", rtol=1e-5, atol=1e-6)
 

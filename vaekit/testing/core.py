@@ -103,7 +103,7 @@ class Check:
             with torch.random.fork_rng(devices=[]), torch.enable_grad():
                 torch.manual_seed(0)
                 self.function(candidate)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if reason is not None:
                 return
             text = str(error) if isinstance(error, ConformanceError) else reason_of(error)
@@ -231,5 +231,5 @@ def during(what: str) -> Iterator[None]:
         yield
     except ConformanceError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConformanceError(f"{what}\n  expected: no error\n  came:     {reason_of(error)}") from error

@@ -76,9 +76,15 @@ class Snapshots:
 
     def animate(self) -> None:
         """Write the animation and remove its frames."""
-        if self.enabled and self.folder.frames.is_dir():
-            write_frames(sorted(self.folder.frames.glob("*.png")), self.animation)
-        shutil.rmtree(self.folder.frames, ignore_errors=True)
+        frames = self.folder.frames
+        done = frames.with_name(".frames")  # renamed first, so that what a kill leaves of them is not animated
+        if self.enabled and frames.is_dir():
+            write_frames(sorted(frames.glob("*.png")), self.animation)
+        if done.exists():
+            shutil.rmtree(done, ignore_errors=True)
+        if frames.is_dir():
+            frames.rename(done)
+            shutil.rmtree(done, ignore_errors=True)
 
 
 def write_frames(files: Sequence[Path], path: Path) -> None:

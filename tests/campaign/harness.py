@@ -196,7 +196,7 @@ def wait_for(happened: Callable[[], bool], seconds: float = LONGEST) -> None:
 
 
 def brief(error: Exception) -> bool:
-    """Whether an error is short enough to be read; see `test_mutated_specs.test_a_large_value_is_not_repeated` for the exceptions."""
+    """Whether an error is short enough to be read, or known not to be: see `test_a_large_value_is_not_repeated`."""
     uncut = "must be a name or a mapping", "is not a mapping"
     return len(str(error)) < LONGEST_MESSAGE or any(words in str(error) for words in uncut)
 

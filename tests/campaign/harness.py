@@ -171,6 +171,7 @@ def _run(
     from vaekit.cli import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until its traceback would be noticed
     os.chdir(cwd)
     if site is not None:
         sys.path.insert(0, str(site))
@@ -181,6 +182,7 @@ def _run(
         setattr(pkgutil.resolve_name(owner), name, lambda *_, **__: os._exit(9))
     for number, suffix in enumerate((".out", ".err"), 1):
         os.dup2(os.open(log.with_suffix(suffix), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for limit, value in (limits or {}).items():
         resource.setrlimit(getattr(resource, limit), (value, value))
     if fresh:

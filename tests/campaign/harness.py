@@ -171,6 +171,7 @@ def _run(
     from vaekit.cli import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until its traceback would be noticed
     os.chdir(cwd)
     if site is not None:
         sys.path.insert(0, str(site))
@@ -181,6 +182,7 @@ def _run(
         setattr(pkgutil.resolve_name(owner), name, lambda *_, **__: os._exit(9))
     for number, suffix in enumerate((".out", ".err"), 1):
         os.dup2(os.open(log.with_suffix(suffix), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for limit, value in (limits or {}).items():
         resource.setrlimit(getattr(resource, limit), (value, value))
     if fresh:
@@ -196,7 +198,7 @@ def wait_for(happened: Callable[[], bool], seconds: float = LONGEST) -> None:
 
 
 def brief(error: Exception) -> bool:
-    """Whether an error is short enough to be read; see `test_mutated_specs.test_a_large_value_is_not_repeated` for the exceptions."""
+    """Whether an error is short enough to be read, or known not to be: see `test_a_large_value_is_not_repeated`."""
     uncut = "must be a name or a mapping", "is not a mapping"
     return len(str(error)) < LONGEST_MESSAGE or any(words in str(error) for words in uncut)
 

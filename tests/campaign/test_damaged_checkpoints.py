@@ -33,8 +33,8 @@ ODD: list[Any] = [
     *(None, True, -1, 0, 10**12, 10**400, 1e308, -0.5, "", "x" * 10_000, "\x1b[31m", "../x", [], [[]], {}, {"kind": "mlp"}),
     *([1] * 100_000, json.loads("[" * 200 + "]" * 200)),
 ]
-PROGRESS = ("data", "state", "optimizer.", "meter")
-"""What of metadata and tensors tells how far training is, rather than what the model is."""
+PROGRESS = ("data", "state", "versions", "optimizer.", "meter")
+"""What of metadata and tensors tells how the model was trained, rather than what it is."""
 
 
 def with_header(header: Any, rest: bytes) -> bytes:

@@ -107,10 +107,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of `write_atomically` that processes of this machine left in a folder when they were killed."""
-    for path in folder.rglob(".*.tmp"):
-        match = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
-        if match is not None and not _runs(int(match[1])):
+    """Remove the temporary files that processes of this machine left in a run folder when they were killed.
+
+    Those of `write_atomically` name their process. Those of safetensors do not, but only the process that trains a run, which
+    calls this, writes such files.
+    """
+    for path in folder.rglob(".*tmp*"):
+        match = re.fullmatch(r"\..+\.(\d+)\.tmp|\.tmp\w{6}", path.name)
+        if match is not None and (match[1] is None or not _runs(int(match[1]))):
             path.unlink(missing_ok=True)
 
 

@@ -197,12 +197,6 @@ def wait_for(happened: Callable[[], bool], seconds: float = LONGEST) -> None:
         time.sleep(0.0005)
 
 
-def brief(error: Exception) -> bool:
-    """Whether an error is short enough to be read, or known not to be: see `test_a_large_value_is_not_repeated`."""
-    uncut = "must be a name or a mapping", "is not a mapping"
-    return len(str(error)) < LONGEST_MESSAGE or any(words in str(error) for words in uncut)
-
-
 def listed(text: str) -> list[str]:
     """Return the items of a text, separated by ``|`` and the ends of lines."""
     return [item for item in re.split(r" \| |\n\s*", text.strip()) if item]

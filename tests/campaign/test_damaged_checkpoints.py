@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import SMALL, Campaign, brief
+from harness import LONGEST_MESSAGE, SMALL, Campaign
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -196,7 +196,7 @@ def assault(run: Path, kind: str, cases: int) -> tuple[dict[str, int], list[str]
                 assert kind != "damaged" or result == expected[name], "another result"
             except VaekitError as error:
                 refused = True
-                faults += [] if brief(error) else [f"{file}, {what}, {name}: {len(str(error))} characters"]
+                faults += [f"{file}, {what}, {name}: {size} characters"] if (size := len(str(error))) >= LONGEST_MESSAGE else []
             except BaseException as error:
                 faults.append(f"{file}, {what}, {name}: {error!r:.200}")
         counts["refused" if refused else "harmless"] += 1
@@ -205,16 +205,9 @@ def assault(run: Path, kind: str, cases: int) -> tuple[dict[str, int], list[str]
     return dict(counts), faults
 
 
-UNCHECKED = "an exception of Python's for most of them"
-
-
 @pytest.mark.parametrize(
     ("kind", "cases"),
-    [
-        ("damaged", 700),
-        ("forged model", 200),
-        pytest.param("forged progress", 200, marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason=UNCHECKED)),
-    ],
+    [("damaged", 700), ("forged model", 200), ("forged progress", 200)],
 )
 def test_files_that_are_not_what_was_written(kind: str, cases: int, campaign: Campaign) -> None:
     folder = campaign.place("work")
@@ -224,7 +217,6 @@ def test_files_that_are_not_what_was_written(kind: str, cases: int, campaign: Ca
     assert not faults, "\n".join(faults)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="black pictures, and an ELBO of NaN")
 @pytest.mark.parametrize(("file", "command"), [(FILES[0], "sample run"), (FILES[1], "evaluate run --device cpu")])
 def test_weights_that_are_no_numbers_are_refused(file: str, command: str, campaign: Campaign) -> None:
     folder = campaign.place("work")

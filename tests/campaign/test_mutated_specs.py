@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import LONGEST_MESSAGE, Campaign, brief
+from harness import LONGEST_MESSAGE, Campaign
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -150,7 +150,7 @@ def test_any_spec_is_read_or_refused(kind: str, cases: int, campaign: Campaign) 
             spec = judge(case)
         except VaekitError as error:
             counts["refused"] += 1
-            assert brief(error)  # noqa: PT017 - one outcome of two
+            assert len(str(error)) < LONGEST_MESSAGE  # noqa: PT017 - one outcome of two
         else:
             counts["accepted"] += 1
             assert of_text(dump_spec(spec).encode()) == spec
@@ -160,7 +160,6 @@ def test_any_spec_is_read_or_refused(kind: str, cases: int, campaign: Campaign) 
     campaign.tally(f"specs, {kind}", counts.total(), **counts)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="these errors repeat the whole value")
 @pytest.mark.parametrize("place", [("model", "encoder"), ("model",)])
 def test_a_large_value_is_not_repeated(place: tuple[str, ...]) -> None:
     data: Any = ["x" * 1_000] * 1_000

@@ -8,8 +8,10 @@ import pytest
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach tests and what they start, also where pytest runs in the background and so ignores it."""
+    """Let Ctrl-C and hang-ups reach tests and what they start, also where pytest runs in the background and so ignores them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

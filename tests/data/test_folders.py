@@ -87,7 +87,7 @@ def test_pages_that_are_not_read_are_counted(tmp_path, suffix):
     for i in range(3):
         picture(tmp_path / f"{i}{suffix}", i, save_all=True, append_images=more)
         picture(tmp_path / f"{i}.png", i)
-    with pytest.warns(UserWarning, match="3 of 3 images have several frames or pages"):
+    with pytest.warns(UserWarning, match="3 of 6 images have several frames or pages"):
         assert total(load(tmp_path)) == 6
 
 

@@ -113,10 +113,11 @@ def test_who_comes_second_to_a_folder_leaves_it_alone(tmp_path: Path, monkeypatc
     spec, other = build_spec({}, {}), build_spec({}, {"seed": 5})
     first = RunFolder.create(spec, tmp_path / "run")
     text = first.spec.read_text("utf-8")
-    monkeypatch.setattr(Path, "iterdir", lambda self: iter(()))  # what the second saw before the first had made anything
+    monkeypatch.setattr("vaekit.store.folder._is_free", lambda path: True)  # as the second saw it before the first had made it
     with pytest.raises(UsageError, match="another process is training"):
         RunFolder.create(other, tmp_path / "run")
     first.release()
+    monkeypatch.undo()
     with pytest.raises(UsageError, match="already exists"):
         RunFolder.create(other, tmp_path / "run")
     assert first.spec.read_text("utf-8") == text

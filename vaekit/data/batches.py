@@ -365,5 +365,6 @@ def _check(
             raise DataError(
                 "binarisation and colour augmentation need pixels in [0, 1]",
                 given=f"values from {low:g} to {high:g}",
-                remedy="scale the data, or switch off binarize and colour augmentation",
+                remedy="state which numbers stand for black and white, for example --dataset.range -1,1, or switch off binarize "
+                "and colour augmentation",
             )

@@ -20,9 +20,9 @@ SUFFIXES = frozenset(
     ".png .apng .jpg .jpeg .jpe .jfif .jp2 .webp .avif .bmp .dib .gif .tif .tiff .pbm .pgm .ppm .pnm .tga .ico".split()  # noqa: SIM905
 )
 """The suffixes of image files, in lower case."""
+
 FRAMES = frozenset({".apng", ".gif", ".tif", ".tiff", ".webp"})
 """The suffixes of files that may hold several frames or pages."""
-
 OnBad = Literal["stop", "skip"]
 """Whether what cannot be read is an error, or is skipped with a warning."""
 
@@ -30,8 +30,7 @@ OnBad = Literal["stop", "skip"]
 def find_images(folder: Path, *, on_bad: OnBad = "stop") -> list[Path]:
     """Return the image files in a folder and its subfolders, sorted by relative path; links are followed.
 
-    Hidden files are skipped. Hidden folders and other files are named in a warning, as are image files of which only the first
-    frame or page is read.
+    Hidden files are skipped. Hidden folders and other files are named in a warning.
 
     Args:
         folder: The folder.
@@ -60,7 +59,6 @@ def find_images(folder: Path, *, on_bad: OnBad = "stop") -> list[Path]:
         warnings.warn(f"{_several(len(hidden), 'hidden folder')} in {folder} left out: {_first(sorted(hidden))}", stacklevel=2)
     if not found:
         raise DataError("there are no images in the folder", given=folder, expected=f"files {' '.join(sorted(SUFFIXES))}")
-    warn_of_frames([file for file in found if file.suffix.lower() in FRAMES])
     return found
 
 
@@ -90,17 +88,23 @@ def _files_in(folder: Path, closed: list[str], hidden: list[str], above: tuple[t
 
 
 def warn_of_frames(files: Sequence[EncodedImage]) -> None:
-    """Warn of images with several frames or pages, of which only the first is read."""
+    """Warn of images with several frames or pages, of which only the first is read.
+
+    Args:
+        files: The images; of files, those whose suffix is not in `FRAMES` are not opened.
+    """
     from PIL import Image
+
+    possible = [file for file in files if not isinstance(file, Path) or file.suffix.lower() in FRAMES]
 
     def animated(i: int) -> bool:
         try:
-            with Image.open(files[i]) as image:
+            with Image.open(possible[i]) as image:
                 return bool(getattr(image, "is_animated", False))
         except Exception:  # reading the file reports it
             return False
 
-    several = [file for file, is_animated in zip(files, in_threads(animated, len(files)), strict=True) if is_animated]
+    several = [file for file, is_animated in zip(possible, in_threads(animated, len(possible)), strict=True) if is_animated]
     if several:
         told = f"{len(several)} of {_several(len(files), 'image')} have several frames or pages, of which only the first is read"
         warnings.warn(f"{told}: {_first(several)}", stacklevel=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vaekit.data.folders import find_images
+from vaekit.data.folders import find_images, warn_of_frames
 from vaekit.data.images import ImageReader, image_size
 from vaekit.data.pixels import Range
 from vaekit.data.specs import Fit
@@ -52,6 +52,7 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None, 
             )
         if channels == 1 and is_coloured(file):
             warnings.warn(f"{file} is in colour, which the model's images have not: it is read as grey", stacklevel=2)
+    warn_of_frames(files)
     decode = ImageReader((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch", limits)
     return torch.stack([decode(file) for file in files]).float() / 255
 

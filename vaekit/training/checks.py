@@ -34,7 +34,8 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
             raise DataError(
                 f"the likelihood {likelihood.kind!r} scores only pixels in [0, 1]",
                 given=f"pixels from {low:.4g} to {high:.4g} in the {name} split",
-                remedy="scale the data to [0, 1], or use a likelihood on all reals: --loss gaussian --likelihood.link identity",
+                remedy="state which numbers stand for black and white, for example --dataset.range -1,1, or use a likelihood on "
+                "all reals: --loss gaussian --likelihood.link identity",
             )
 
 

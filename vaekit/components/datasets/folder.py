@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from vaekit.data import FileImages, Splits, split_source
-from vaekit.data.folders import OnBad, find_images, readable_images
+from vaekit.data.folders import OnBad, find_images, readable_images, warn_of_frames
 from vaekit.data.images import ColourMode, ImageReader, decode_if_small, height_and_width, range_of
 from vaekit.data.pixels import Range
 from vaekit.data.specs import Fit
@@ -60,6 +60,7 @@ class Folder(Dataset):
 
     def load(self) -> Splits:
         files = find_images(self.path, on_bad=self.on_bad_image)
+        warn_of_frames(files)
         reader = replace(self.reader, limits=range_of(files, self.reader, self.path))
         if self.on_bad_image == "skip":
             files = readable_images(files, reader)

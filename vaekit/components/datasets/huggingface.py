@@ -13,10 +13,11 @@ import torch
 
 from vaekit.data import FileImages, Splits
 from vaekit.data.arrays import to_labels
-from vaekit.data.images import ColourMode, ImageReader, decode_if_small, height_and_width, range_of
+from vaekit.data.folders import warn_of_frames
+from vaekit.data.images import MOST_TRIED, ColourMode, ImageReader, decode_if_small, height_and_width, range_of
 from vaekit.data.parquet import to_array
 from vaekit.data.pixels import Range
-from vaekit.data.sources import chosen_splits, split_of, with_own_splits
+from vaekit.data.sources import chosen_splits, sample_of, split_of, with_own_splits
 from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 from vaekit.extras import import_extra
@@ -71,6 +72,7 @@ class HuggingFace(Dataset):
         tables = self._parts(_read(self.path, self.config))
         image = {name: _choose_image(table, self.image) for name, table in tables.items()}
         files = {name: Rows(table, image[name], self.path) for name, table in tables.items()}
+        warn_of_frames([files["train"][row] for row in sample_of(len(files["train"]), MOST_TRIED).tolist()])
         reader = replace(self.reader, limits=range_of(files["train"], self.reader, self.path))
         labels, class_names = _merged({name: _labels(table, self.labels) for name, table in tables.items()})
         own = {name: FileImages(rows, reader, labels[name], class_names) for name, rows in files.items()}

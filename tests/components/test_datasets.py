@@ -681,7 +681,7 @@ def test_arrays_of_a_table_are_numbers(tmp_path, library):
 
 def test_frames_of_a_table_that_are_not_read_are_said(tmp_path, library):
     buffer = io.BytesIO()
-    picture(0).save(buffer, "GIF", save_all=True, append_images=[picture(9)])
+    picture(0, (6, 5)).save(buffer, "GIF", save_all=True, append_images=[picture(9, (6, 5))])
     rows = [{"bytes": buffer.getvalue() if i < 3 else encoded(i), "path": None} for i in range(20)]
     library.Dataset.from_dict({"image": rows}, library.Features({"image": library.Image()})).save_to_disk(tmp_path / "set")
     with pytest.warns(UserWarning, match="3 of 20 images have several frames or pages"):

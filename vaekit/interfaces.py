@@ -171,8 +171,8 @@ class Likelihood(Component, nn.Module, ABC):
     support: Literal["unit", "real"] = "real"
     """The pixel values that it can score: all real numbers, or [0, 1] only (``unit``); data outside it are rejected."""
     continuous: ClassVar[bool] = True
-    """Whether it is a density over real-valued pixels, in which case bits per dimension are reported for integer data, or a
-    probability mass over binary pixels."""
+    """Whether it is a density over real-valued pixels, or a probability mass over binary pixels. For 8-bit images, bits per
+    dimension are reported if the density is a `vaekit.distributions.QuantisedDensity`."""
     normalised: ClassVar[bool] = True
     """Whether ``log_prob`` includes its normalising constants; if not, the ELBO is known only up to a constant."""
 

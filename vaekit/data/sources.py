@@ -193,7 +193,7 @@ class Splits:
         """The lowest and highest scaled pixels of all splits; [0, 1] if all lie within it."""
         ranges = [part.value_range() for part in self.parts.values()]
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high if high > low else low + 1.0)
 
     @property
     def parts(self) -> dict[str, ImageSource]:

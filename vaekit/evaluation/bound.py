@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -59,10 +60,40 @@ def evaluate(
     Returns:
         The metrics of `vaekit.evaluation.metrics` that apply to the model, and all other terms of the objective.
     """
-    vae, device = objective.vae, objective.vae.device
-    training = objective.training
+    with _evaluating(objective, chunk):
+        sums = _sums(objective, batches, streams, split, quantised=quantised)
+    sums = reduce(sums)
+    count = sums.pop("count")
+    mean, mean_square = sums.pop("mean") / count, sums.pop("mean_square") / count
+    code, code_square = sums.pop("code") / count, sums.pop("code_square") / count
+    results: dict[str, float | list[float]] = {
+        name: (value / count).tolist() if value.ndim else (value / count).item() for name, value in sums.items()
+    }
+    if "elbo" in sums:
+        square = results.pop("elbo_square")
+        spread = max(square - results["elbo"] ** 2, 0.0)  # type: ignore[operator]
+        results["elbo_standard_error"] = math.sqrt(spread / max(count.item() - 1, 1))
+    results["active_units"] = int((mean_square - mean.square() > ACTIVE_VARIANCE).sum().item())
+    results["latent_mean"], results["latent_std"] = code.tolist(), (code_square - code.square()).clamp(min=0).sqrt().tolist()
+    return results
+
+
+@contextmanager
+def _evaluating(objective: Objective, chunk: int | None) -> Iterator[None]:
+    """Evaluate an objective within the context, its networks on ``chunk`` images at once."""
+    training, before = objective.training, objective.vae.chunk
     objective.eval()
-    vae.chunk = chunk
+    objective.vae.chunk = chunk
+    try:
+        yield
+    finally:
+        objective.train(training)
+        objective.vae.chunk = before
+
+
+def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, split: str, *, quantised: bool) -> dict[str, Tensor]:
+    """Return the sums over images of all that `evaluate` averages."""
+    vae, device = objective.vae, objective.vae.device
     exact = torch.float32 if device.type == "mps" else torch.float64
     final = torch.tensor(math.inf, device=device)
     sums: dict[str, Tensor] = {}
@@ -99,23 +130,7 @@ def evaluate(
             if metric.measure is not None and (values := metric.measure(trace)) is not None:
                 add(metric.key, values.to(exact).sum(0))
         add("count", torch.full((), size, device=device, dtype=exact))
-    objective.train(training)
-    vae.chunk = None
-
-    sums = reduce(sums)
-    count = sums.pop("count")
-    mean, mean_square = sums.pop("mean") / count, sums.pop("mean_square") / count
-    code, code_square = sums.pop("code") / count, sums.pop("code_square") / count
-    results: dict[str, float | list[float]] = {
-        name: (value / count).tolist() if value.ndim else (value / count).item() for name, value in sums.items()
-    }
-    if "elbo" in sums:
-        square = results.pop("elbo_square")
-        spread = max(square - results["elbo"] ** 2, 0.0)  # type: ignore[operator]
-        results["elbo_standard_error"] = math.sqrt(spread / max(count.item() - 1, 1))
-    results["active_units"] = int((mean_square - mean.square() > ACTIVE_VARIANCE).sum().item())
-    results["latent_mean"], results["latent_std"] = code.tolist(), (code_square - code.square()).clamp(min=0).sqrt().tolist()
-    return results
+    return sums
 
 
 def meaning_of_elbo(likelihood: Likelihood, *, binary: bool, value_range: Range = UNIT) -> str:

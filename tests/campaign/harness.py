@@ -168,7 +168,7 @@ def _run(
     fresh: bool = False,
 ) -> None:
     from vaekit import plugins
-    from vaekit.cli import main
+    from vaekit.__main__ import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until its traceback would be noticed
@@ -187,7 +187,8 @@ def _run(
         resource.setrlimit(getattr(resource, limit), (value, value))
     if fresh:
         os.execv(sys.executable, [sys.executable, "-m", "vaekit", *arguments])
-    sys.exit(main(arguments))
+    sys.argv = ["vaekit", *arguments]
+    sys.exit(main())
 
 
 def wait_for(happened: Callable[[], bool], seconds: float = LONGEST) -> None:

@@ -54,7 +54,7 @@ odd = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words | st.integers(), inner, max_size=4),
     max_leaves=8,
 )
-deep = st.integers(1, 300).map(lambda depth: json.loads("[" * depth + "1" + "]" * depth))
+deep = st.integers(1, 40).map(lambda depth: json.loads("[" * depth + "1" + "]" * depth))
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -201,7 +201,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 def _parse(path: Path, text: str) -> Header:
     try:
         metadata = json.loads(text)
-        plain, shape, (low, high) = metadata["spec"], metadata["image_shape"], metadata["value_range"]
+        plain, shape, (low, high) = metadata["spec"], metadata["image_shape"], map(float, metadata["value_range"])
         data, versions, state = (metadata[key] for key in ("data", "versions", "state"))
         fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3 and -math.inf < low < high < math.inf
         parts = (data, versions, state, *data.values()) if isinstance(data, dict) else (data,)
@@ -211,7 +211,7 @@ def _parse(path: Path, text: str) -> Header:
             if type(number := state.get(key, 0)) is not int or not 0 <= number < 2**53:
                 raise TypeError(f"{key} {number!r:.80}")
         recorded = _recorded(versions)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"the metadata of {path} is damaged", given=reason_of(error)) from None
     changes = _changes(recorded)
     try:
@@ -224,7 +224,7 @@ def _parse(path: Path, text: str) -> Header:
         raise CheckpointError(error.message, given=_told(changes), remedy=_install(changes)) from None
     if changes:
         warnings.warn(f"{path} was written with other versions: {_told(changes)}", stacklevel=3)
-    return Header(spec, tuple(shape), (float(low), float(high)), data, versions, state)
+    return Header(spec, tuple(shape), (low, high), data, versions, state)
 
 
 class Recorded(NamedTuple):

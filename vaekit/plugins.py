@@ -56,7 +56,7 @@ class Plugin:
     @property
     def announcement(self) -> str:
         """The entry point as declared by the distribution, with its group."""
-        return f"{self.entry_point.name} = {self.entry_point.value} in group {self.entry_point.group}"
+        return f"{plain(self.entry_point.name, 100)} = {plain(self.entry_point.value)} in group {self.entry_point.group}"
 
     @cached_property
     def distribution(self) -> str:

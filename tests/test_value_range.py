@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,16 @@ def test_pictures_show_the_lowest_value_black_and_the_highest_white(run: vaekit.
     expected = ((sample - LOW) / (HIGH - LOW)).clamp(0, 1).repeat_interleave(7, 0).repeat_interleave(7, 1).numpy() * 255
     pixels = np.asarray(Image.open(run.sample(1, out=tmp_path / "b.png"))).astype(int)
     assert np.abs(pixels[2:58, 2:58] - expected).max() <= 1
+
+
+def test_an_application_shows_the_lowest_value_black(run: vaekit.Run, tmp_path: Path) -> None:
+    run.export("onnx", out=tmp_path / "decoder.onnx")
+    script = Path(__file__).parents[1] / "examples" / "onnx_python" / "sample.py"
+    command = [sys.executable, str(script), "decoder.onnx", "picture.png", "--seed", "0"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((8, 8, 2)).reshape(-1, 2).astype(np.float32))
+    expected = run.vae().to_unit(run.vae().decode(z))[0, 0].numpy() * 255
+    assert np.abs(np.asarray(Image.open(tmp_path / "picture.png")).astype(int)[:8, :8] - expected).max() <= 1
 
 
 def test_a_users_file_is_brought_to_the_range(run: vaekit.Run, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def create_app(decoder: str) -> FastAPI:
     """Return the service for an exported decoder."""
     session = onnxruntime.InferenceSession(decoder, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map["vaekit"])
-    size = about["latent_size"]
+    size, (low, high) = about["latent_size"], about["value_range"]
     app = FastAPI(title="vaekit decoder")
     app.add_middleware(Limited)
 
@@ -82,7 +82,7 @@ def create_app(decoder: str) -> FastAPI:
         if about["prior"]["kind"] != "normal":
             raise HTTPException(501, "sampling needs a normal prior")
         [image] = decode(np.random.default_rng(seed).standard_normal((1, size)))
-        pixels = np.rint(255 * image.transpose(1, 2, 0)).astype(np.uint8)
+        pixels = np.rint(255 * (image.transpose(1, 2, 0) - low) / (high - low)).astype(np.uint8)
         file = io.BytesIO()
         Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
         return Response(file.getvalue(), media_type="image/png")

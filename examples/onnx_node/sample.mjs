@@ -9,6 +9,7 @@ if (!picture) {
 }
 const about = JSON.parse(await readFile(decoder.replace(/\.onnx$/, ".json"), "utf8"));
 const size = about.latent_size;
+const [low, high] = about.value_range; // black and white
 const latent = given ? given.split(",").map(Number) : Array.from({ length: size }, normal);
 if (latent.length !== size || !latent.every(Number.isFinite)) {
   console.error(`expected ${size} numbers`);
@@ -22,7 +23,7 @@ if (channels !== 1 && channels !== 3) throw new Error(`cannot write an image of 
 const pixels = Buffer.alloc(height * width * channels);
 for (let c = 0; c < channels; c++) {
   for (let i = 0; i < height * width; i++) {
-    pixels[i * channels + c] = Math.round(255 * image.data[c * height * width + i]);
+    pixels[i * channels + c] = Math.round((255 * (image.data[c * height * width + i] - low)) / (high - low));
   }
 }
 await writeFile(picture, Buffer.concat([Buffer.from(`P${channels === 1 ? 5 : 6}\n${width} ${height}\n255\n`), pixels]));

@@ -22,7 +22,8 @@ def main() -> None:
     latents = walks(about) if arguments.latent else draws(about, np.random.default_rng(arguments.seed))
     rows, columns, size = latents.shape
     [images] = session.run(["image"], {"latent": latents.reshape(-1, size).astype(np.float32)})
-    tile(images, rows, columns).save(arguments.picture)
+    low, high = about["value_range"]  # black and white
+    tile((images - low) / (high - low), rows, columns).save(arguments.picture)
 
 
 def draws(about: dict, rng: np.random.Generator, side: int = 8) -> np.ndarray:

@@ -5,6 +5,7 @@ ort.env.wasm.numThreads = 1; // more threads need a server that isolates the pag
 const about = await (await fetch("decoder.json")).json();
 const session = await ort.InferenceSession.create("decoder.onnx");
 const latent = new Float32Array(about.latent_size);
+const [low, high] = about.value_range; // black and white
 const canvas = document.getElementById("image");
 
 // The latents that carry most information come first.
@@ -34,7 +35,8 @@ async function show(values) {
   const pixels = new ImageData(width, height);
   for (let i = 0; i < height * width; i++) {
     for (let c = 0; c < 3; c++) {
-      pixels.data[4 * i + c] = Math.round(255 * image.data[(channels === 3 ? c : 0) * height * width + i]);
+      const value = image.data[(channels === 3 ? c : 0) * height * width + i];
+      pixels.data[4 * i + c] = Math.round((255 * (value - low)) / (high - low));
     }
     pixels.data[4 * i + 3] = 255;
   }

@@ -4,6 +4,7 @@ const about = JSON.parse($("about").textContent);
 const { decoder: model, encoder: encoderModel, draws } = about;
 const size = model.latent_size;
 const [channels, height, width] = model.image_shape;
+const [low, high] = model.value_range; // the values of black and white pixels
 const latents = model.latents.map(({ mean, std, range: [low, high], kl }) =>
   high > low ? { mean, std, low, high, kl } : { mean, std, low: mean - 1, high: mean + 1, kl });
 const order = latents.map((_, i) => i).sort((i, j) => (latents[j].kl ?? 0) - (latents[i].kl ?? 0));
@@ -66,13 +67,17 @@ async function decode(vectors) {
     if (images.length) await letImagePass();
     const batch = vectors.slice(images.length, images.length + Math.min(BATCH, Math.max(1, Math.floor(100 / cost))));
     const begun = performance.now();
-    images.push(...(await run(decoder, model, batch, [size])));
+    const decoded = await run(decoder, model, batch, [size]);
+    images.push(...decoded.map((image) => image.map((value) => (value - low) / (high - low))));
     cost = (performance.now() - begun) / batch.length;
   }
   return images;
 }
 
-const encode = async (image) => (await run(encoder, encoderModel, [image], [channels, height, width]))[0];
+async function encode(image) {
+  const ranged = image.map((value) => low + (high - low) * value);
+  return (await run(encoder, encoderModel, [ranged], [channels, height, width]))[0];
+}
 
 const normal = () => Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 const draw = () => (draws ? Float32Array.from(draws[Math.floor(Math.random() * draws.length)]) : Float32Array.from(z, normal));

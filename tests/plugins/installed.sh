@@ -41,7 +41,7 @@ options = {"encoder.channels": (8, 16), "encoder.depth": 1, "decoder.channels": 
 try:
     vaekit.train(
         encoder="convnext", loss="mmd", weight=10, dataset="shapes", num_images=1500, size=16, latent_dim=4, epochs=2,
-        pictures="none", out="run", reporter=Interrupt(), **options,
+        pictures="none", binarize="threshold", out="run", reporter=Interrupt(), **options,
     )
 except KeyboardInterrupt:
     pass

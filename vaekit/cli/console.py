@@ -225,7 +225,8 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
 def closing_lines(run: str, evaluation: Mapping[str, Any]) -> list[str]:
     """Return the last lines of a run: its files, its evaluation, and commands to try next."""
     there = [name for name in OUTPUTS if (Path(run) / name).exists()]
-    importance = [f"  vaekit evaluate {run} --samples 1000"] if "elbo" in evaluation else []
+    bounds = "elbo" in evaluation and "bound" in evaluation["elbo_is"]
+    importance = [f"  vaekit evaluate {run} --samples 1000"] if bounds else []
     return [
         "",
         f"{run}/",

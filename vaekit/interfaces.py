@@ -152,6 +152,9 @@ class Prior(Component, nn.Module, ABC):
         """Return p(z): a `Density` if ``provides`` includes ``LOG_PROB``."""
 
 
+Scores = Literal["density", "levels", "binary"]
+
+
 class Likelihood(Component, nn.Module, ABC):
     """Turns the decoder's output into the likelihood p(x|z).
 
@@ -170,9 +173,10 @@ class Likelihood(Component, nn.Module, ABC):
 
     support: Literal["unit", "real"] = "real"
     """The pixel values that it can score: all real numbers, or [0, 1] only (``unit``); data outside it are rejected."""
-    continuous: ClassVar[bool] = True
-    """Whether it is a density over real-valued pixels, or a probability mass over binary pixels. For 8-bit images, bits per
-    dimension are reported if the density is a `vaekit.distributions.QuantisedDensity`."""
+    scores: ClassVar[Scores] = "density"
+    """What ``log_prob`` is: a density of real-valued pixels, the probability of 8-bit grey ``levels`` (k / 255), or that of
+    ``binary`` pixels. Bits per dimension are reported for levels, and for 8-bit images under a density that is a
+    `vaekit.distributions.QuantisedDensity`."""
     normalised: ClassVar[bool] = True
     """Whether ``log_prob`` includes its normalising constants; if not, the ELBO is known only up to a constant."""
 

@@ -16,8 +16,8 @@ import vaekit
 from vaekit.cli import main
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.data import Batches, TensorImages
-from vaekit.distributions import GaussianPixels, LaplacePixels
-from vaekit.errors import UsageError
+from vaekit.distributions import DiscretizedLogisticPixels, GaussianPixels, LaplacePixels
+from vaekit.errors import DataError, UsageError
 from vaekit.evaluation.bound import evaluate
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.evaluation.importance import log_likelihood
@@ -93,6 +93,34 @@ def test_bits_per_dim_are_those_of_a_calculation_by_hand(images: str, likelihood
 def test_binary_pixels_have_no_bits_per_dim(images: str, binarize: str) -> None:
     assert "bits_per_dim" not in evaluator(images, likelihood="gaussian", binarize=binarize).evaluate("test", 0)
     assert "bits_per_dim" in evaluator(images, likelihood="gaussian").evaluate("test", 0)
+
+
+def test_the_mass_of_a_discretised_logistic_is_a_difference_of_its_distribution_and_trains_everywhere() -> None:
+    levels = torch.linspace(0, 1, 256, dtype=torch.float64).view(256, 1, 1, 1)
+    edges = np.concatenate([[-np.inf], (np.arange(255) + 0.5) / 255, [np.inf]])
+    for location in (-1.0, 0.0, 0.3, 1.0):
+        for scale in (1 / 256, 0.02, 0.5):
+            at = torch.full((1, 1, 1), location, dtype=torch.float64, requires_grad=True)
+            log_scale = torch.tensor([math.log(scale)], dtype=torch.float64, requires_grad=True)
+            pixels = DiscretizedLogisticPixels(at, log_scale)
+            mass = pixels.log_prob(levels)
+            law = stats.logistic(location, scale)
+            expected = np.maximum(np.diff(law.cdf(edges)), -np.diff(law.sf(edges)))
+            assert torch.logsumexp(mass, 0).item() == pytest.approx(0, abs=1e-9)
+            np.testing.assert_allclose(mass.exp().detach(), expected, rtol=1e-6, atol=1e-12)
+            assert pixels.mean.item() == pytest.approx((mass.exp() @ levels.flatten()).item(), abs=1e-6)
+            assert all(grad.isfinite().all() for grad in torch.autograd.grad(mass.sum(), (at, log_scale)))
+
+
+def test_a_mass_of_grey_levels_has_bits_per_dim_as_it_is(images: str, tmp_path: Path) -> None:
+    given = evaluator(images, likelihood="discretized_logistic", binarize="none", batch_size=30)
+    result = given.evaluate("test", 0)
+    assert result["elbo_is"] == "lower bound of log p(x), nats"
+    assert result["bits_per_dim"] == pytest.approx(-result["elbo"] / (30 * math.log(2)), rel=1e-6)
+    np.save(tmp_path / "floats.npy", np.random.default_rng(0).random((300, 6, 5)))
+    options = {"dataset": "array", "dataset.path": str(tmp_path / "floats.npy"), **SMALL}
+    with pytest.raises(DataError, match=r"scores 8-bit grey levels(.*\n)*.*--dataset\.range"):
+        vaekit.train(**options, likelihood="discretized_logistic", epochs=1, out=tmp_path / "run")
 
 
 # The bound and its error

@@ -4,13 +4,22 @@ from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import Density, Distribution, FactorisedDensity, QuantisedDensity, at_least_float32, sum_event
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
-from vaekit.distributions.pixels import BernoulliPixels, GaussianPixels, LaplacePixels, SquaredErrorPixels
+from vaekit.distributions.pixels import (
+    LEVEL,
+    BernoulliPixels,
+    DiscretizedLogisticPixels,
+    GaussianPixels,
+    LaplacePixels,
+    SquaredErrorPixels,
+)
 
 __all__ = [
+    "LEVEL",
     "BernoulliPixels",
     "Delta",
     "Density",
     "DiagonalGaussian",
+    "DiscretizedLogisticPixels",
     "Distribution",
     "FactorisedDensity",
     "GaussianPixels",

@@ -33,10 +33,16 @@ class BernoulliPixels(NamedTuple):
         return -sum_event(F.binary_cross_entropy_with_logits(logits, value, reduction="none"), 3)
 
 
+LEVEL = 1.0 / 255.0
+"""The distance between the grey levels of 8-bit images in [0, 1]."""
+FAR = 1e4
+"""What stands for infinity: a finite number, since the gradient of an infinite one is NaN."""
+
+
 def level_edges(value: Tensor, width: float) -> tuple[Tensor, Tensor]:
     """Return the ends of the interval that each grey level in [0, 1] stands for; the lowest and highest extend to infinity."""
-    lower = torch.where(value < width / 2, -math.inf, value - width / 2)
-    return lower, torch.where(value > 1 - width / 2, math.inf, value + width / 2)
+    lower = torch.where(value < width / 2, -FAR, value - width / 2)
+    return lower, torch.where(value > 1 - width / 2, FAR, value + width / 2)
 
 
 class GaussianPixels(NamedTuple):
@@ -95,3 +101,36 @@ class LaplacePixels(NamedTuple):
         left = b.clamp(max=0) - math.log(2.0) + torch.log(-torch.expm1(a - b.clamp(max=0)))
         across = torch.log(-0.5 * (torch.expm1(-b.clamp(min=0)) + torch.expm1(a)))
         return sum_event(torch.where(b > 0, across, left), 3)
+
+
+class DiscretizedLogisticPixels(NamedTuple):
+    """Independent 8-bit pixels: a logistic variable, rounded to the nearest grey level in [0, 1].
+
+    Args:
+        location: The location, ``(*S, B, C, H, W)``.
+        log_scale: The log scale, broadcast against it; at least that of one grey level.
+
+    References:
+        Salimans et al. (2017), "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other
+            Modifications", ICLR, arXiv:1701.05517, equation 2.
+    """
+
+    location: Tensor
+    log_scale: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the variable clipped to [0, 1]; rounding changes it by less than 1e-6 at a scale of one level or more."""
+        scale = torch.exp(self.log_scale)
+        return scale * (F.softplus(self.location / scale) - F.softplus((self.location - 1) / scale))
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """Map uniform noise to grey levels, which have no reparameterised gradient."""
+        variable = self.location + torch.exp(self.log_scale) * torch.logit(noise)
+        levels: Tensor = (variable.clamp(0, 1) / LEVEL).round() * LEVEL
+        return levels.detach()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log probabilities of grey levels, from ``s(b) - s(a) = s(b) s(-a) (1 - exp(a - b))`` for the sigmoid s."""
+        a, b = ((edge - self.location) * torch.exp(-self.log_scale) for edge in level_edges(value, LEVEL))
+        return sum_event(F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(a - b)), 3)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +13,12 @@ from torch.utils._pytree import tree_map_only
 
 from vaekit.data.batches import Batch
 from vaekit.data.pixels import UNIT, Range
-from vaekit.distributions import QuantisedDensity
+from vaekit.distributions import LEVEL, QuantisedDensity
 from vaekit.evaluation.metrics import METRICS
 from vaekit.interfaces import Likelihood
 from vaekit.model.objective import Inputs, Objective
 from vaekit.streams import Streams
-from vaekit.trace import mean_over_samples
+from vaekit.trace import Trace, mean_over_samples
 
 ACTIVE_VARIANCE = 0.01
 """A latent is active if the variance of its posterior mean over the data exceeds this.
@@ -27,10 +26,6 @@ ACTIVE_VARIANCE = 0.01
 References:
     Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, section 5.2.
 """
-
-
-LEVELS = 255
-"""The number of steps between the grey levels of 8-bit images."""
 
 
 @torch.no_grad()
@@ -114,8 +109,8 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
             bound = (mean_over_samples(trace.log_likelihood) - trace.kl).to(exact)
             add("elbo", bound.sum())
             add("elbo_square", bound.square().sum())
-            if quantised and isinstance(trace.likelihood, QuantisedDensity):
-                log_mass = _in(exact, trace.likelihood).log_mass(batch.x.to(exact), 1 / LEVELS)
+            log_mass = _log_mass(vae.likelihood, trace, exact) if quantised else None
+            if log_mass is not None:
                 add("bits_per_dim", (trace.kl - mean_over_samples(log_mass)).sum() / (batch.x[0].numel() * math.log(2.0)))
         site = trace.sites[0]
         mean = site.q.mean.to(exact)
@@ -135,14 +130,21 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
 
 def meaning_of_elbo(likelihood: Likelihood, *, binary: bool, value_range: Range = UNIT) -> str:
     """Describe what the numbers called ELBO are for this likelihood, on binary or other pixels."""
-    if not likelihood.continuous:
-        return "lower bound of log p(x), nats" if binary else "cross-entropy on grey values, not a log-likelihood"
+    if likelihood.scores == "levels" or (likelihood.scores == "binary" and binary):
+        return "lower bound of log p(x), nats"
+    if likelihood.scores == "binary":
+        return "cross-entropy on grey values, not a log-likelihood"
     if not likelihood.normalised:
         return "lower bound of log p(x) up to a constant, nats"
     low, high = value_range
     return f"lower bound of the log density of pixels in [{low:.4g}, {high:.4g}], nats"
 
 
-def _in(dtype: torch.dtype, density: Any) -> Any:
-    """Return a density with its floating-point tensors in another precision."""
-    return tree_map_only(Tensor, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, density)
+def _log_mass(likelihood: Likelihood, trace: Trace, dtype: torch.dtype) -> Tensor | None:
+    """Return the log probability of 8-bit images, ``(*S, B)``; None if the likelihood does not tell it."""
+    if likelihood.scores == "levels":
+        return trace.log_likelihood.to(dtype)
+    if not isinstance(trace.likelihood, QuantisedDensity):
+        return None
+    exact: QuantisedDensity = tree_map_only(Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t, trace.likelihood)
+    return exact.log_mass(trace.x.to(dtype), LEVEL)

@@ -44,7 +44,7 @@ class Evaluator:
         self.memory_format, self.streams = memory_format, Streams(spec.train.seed)
         binary = spec.data.binarize != "none" or splits.train.is_binary
         likelihood = objective.vae.likelihood
-        self.quantised = likelihood.continuous and likelihood.normalised and splits.train.integer and not binary
+        self.quantised = likelihood.scores != "binary" and likelihood.normalised and splits.train.integer and not binary
         self.elbo = meaning_of_elbo(objective.vae.likelihood, binary=binary, value_range=splits.value_range)
         """What the numbers called ELBO are."""
 

@@ -35,7 +35,8 @@ def resolve(spec: RunSpec | Mapping[str, Any], source: str = "the spec") -> RunS
     """Complete a spec given as plain data; resolving is idempotent.
 
     The decoder defaults to the encoder's kind, or to ``cnn`` if no decoder has that name. The likelihood and the binarisation
-    default to those of the dataset; continuous likelihoods use grey pixels. ``kl`` is added if no loss covers the divergence.
+    default to those of the dataset, but pixels are binarised only for a likelihood of binary pixels. ``kl`` is added if no loss
+    covers the divergence.
 
     Args:
         spec: The sections ``model``, ``data`` and ``train``, any of them partial.
@@ -94,8 +95,8 @@ def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, An
     dataset = roles.datasets.get(data["data"]["dataset"]["kind"])
     model["likelihood"] = likelihoods[0] if likelihoods else {"kind": dataset.default_likelihood}
     if data["data"].get("binarize") is None:
-        continuous = roles.likelihoods.get(model["likelihood"]["kind"]).continuous
-        data["data"]["binarize"] = "none" if continuous else dataset.default_binarize
+        scores = roles.likelihoods.get(model["likelihood"]["kind"]).scores
+        data["data"]["binarize"] = dataset.default_binarize if scores == "binary" else "none"
     return data
 
 

@@ -115,9 +115,9 @@ def check_defaults(candidate: Candidate) -> None:
     likelihood, binarize = candidate.cls.default_likelihood, candidate.cls.default_binarize
     expect(likelihood in likelihoods, "default_likelihood", expected=f"one of {', '.join(likelihoods.kinds())}", came=likelihood)
     expect(binarize in BINARIZATIONS, "default_binarize", expected=f"one of {', '.join(BINARIZATIONS)}", came=binarize)
-    continuous = likelihoods.get(likelihood).continuous
-    fits = binarize == "none" or not continuous
-    expect(fits, f"default_binarize, {likelihood!r} being continuous", expected="none", came=binarize)
+    scores = likelihoods.get(likelihood).scores
+    fits = binarize == "none" or scores == "binary"
+    expect(fits, f"default_binarize, {likelihood!r} scoring {scores}", expected="none", came=binarize)
 
 
 @check("dataset")

@@ -25,6 +25,8 @@ F64 = torch.float64
 SIZES: tuple[Shape, ...] = ((1, 28, 28), (3, 5, 4), (4, 1, 1))
 PIXEL: Shape = (1, 1, 1)
 NUM_OUTPUTS = 4
+NUM_STEPS = {"binary": 1, "levels": 255}
+"""The number of steps from black to white, for likelihoods of pixels that are not real-valued."""
 
 
 def likelihood_of(candidate: Candidate, image_shape: Shape = (2, 5, 4), dtype: torch.dtype = F64) -> Likelihood:
@@ -39,14 +41,19 @@ def params_of(likelihood: Likelihood, *batch: int, dtype: torch.dtype = F64) -> 
 
 
 def images_of(likelihood: Likelihood, num: int = 6, dtype: torch.dtype = F64) -> Tensor:
-    """Return random images that the likelihood can score: binary ones if it is a mass over binary pixels."""
-    x = torch.rand(num, *likelihood.image_shape, dtype=dtype)
-    return x if likelihood.continuous else x.round()
+    """Return random images that the likelihood can score."""
+    return scored(likelihood, torch.rand(num, *likelihood.image_shape, dtype=dtype))
+
+
+def scored(likelihood: Likelihood, x: Tensor) -> Tensor:
+    """Return images in [0, 1], rounded to the pixels that the likelihood scores."""
+    steps = NUM_STEPS.get(likelihood.scores)
+    return x if steps is None else (steps * x).round() / steps
 
 
 def noise_of(likelihood: Likelihood, num: int, dtype: torch.dtype = F64) -> Tensor:
-    """Return base noise for images: standard normal for real-valued pixels, uniform on [0, 1) for binary ones."""
-    draw = torch.randn if likelihood.continuous else torch.rand
+    """Return base noise for images: standard normal for real-valued pixels, uniform on [0, 1) for others."""
+    draw = torch.randn if likelihood.scores == "density" else torch.rand
     return draw(num, *likelihood.image_shape, dtype=dtype)
 
 
@@ -88,10 +95,10 @@ def check_independence(candidate: Candidate) -> None:
 
 @check("likelihood")
 def check_mean_scores_best(candidate: Candidate) -> None:
-    """The mean image (rounded if pixels are binary) scores higher than one that differs by at least half the pixel range."""
+    """The mean image, rounded to pixels that are scored, scores higher than one that differs by half the pixel range or more."""
     likelihood = likelihood_of(candidate)
     p = likelihood(params_of(likelihood, 6))
-    near, far = p.mean if likelihood.continuous else p.mean.round(), 1 - p.mean.round()
+    near, far = scored(likelihood, p.mean), 1 - p.mean.round()
     came = (p.log_prob(near) - p.log_prob(far)).min().item()
     expect(came > 0, "log_prob of the mean over that of another image", expected="above 0", came=f"{came:.3f}")
 
@@ -103,11 +110,12 @@ def check_normalised(candidate: Candidate) -> None:
     if not likelihood.normalised:
         return
     for params in params_of(likelihood, NUM_OUTPUTS):
-        if likelihood.continuous:
+        steps = NUM_STEPS.get(likelihood.scores)
+        if steps is None:
             draws = repeated(likelihood, params, NUM_DRAWS).rsample(noise_of(likelihood, NUM_DRAWS)).flatten().detach()
             expect_mass(partial(_score, likelihood, params), _range(likelihood, draws), "the density of one pixel")
         else:
-            mass = _score(likelihood, params, torch.tensor([0.0, 1.0], dtype=F64)).exp().sum().item()
+            mass = _score(likelihood, params, torch.linspace(0, 1, steps + 1, dtype=F64)).exp().sum().item()
             expect(abs(mass - 1) < 1e-9, "the mass of one pixel", expected=1, came=f"{mass:.5f}")
 
 
@@ -116,7 +124,7 @@ def check_normalised(candidate: Candidate) -> None:
 def check_draws(candidate: Candidate) -> None:
     """Draws of pixels follow log_prob, and their mean is ``mean``.
 
-    ``rsample`` takes standard normal noise for real-valued pixels and uniform noise for binary ones. A likelihood that is not
+    ``rsample`` takes standard normal noise for real-valued pixels and uniform noise for others. A likelihood that is not
     normalised is a density up to a constant, so its log_prob is normalised numerically over the range of a pixel:
     ``mse`` must draw from a Gaussian of variance 1/2.
 
@@ -127,14 +135,22 @@ def check_draws(candidate: Candidate) -> None:
     for params in params_of(likelihood, NUM_OUTPUTS):
         pixel = repeated(likelihood, params, NUM_DRAWS)
         draws = pixel.rsample(noise_of(likelihood, NUM_DRAWS)).flatten()
-        if likelihood.continuous:
+        steps = NUM_STEPS.get(likelihood.scores)
+        if steps is None:
             what = "draws of a pixel, against log_prob"
             expect_draws(draws, partial(_score, likelihood, params), _range(likelihood, draws), what)
         else:
-            others = int(((draws != 0) & (draws != 1)).sum())
-            expect(others == 0, "draws of a binary pixel", expected="0 or 1", came=f"{others} others of {NUM_DRAWS}")
-            mass = _score(likelihood, params, torch.ones(1, dtype=F64)).exp()
-            expect_mean(draws, mass.item(), "how often a pixel drawn is 1, against its mass", atol=1 / NUM_DRAWS)
+            levels = torch.linspace(0, 1, steps + 1, dtype=F64)
+            others = int((abs(steps * draws - (steps * draws).round()) > 1e-6).sum() + (abs(draws - 0.5) > 0.5 + 1e-9).sum())
+            expected = "0 or 1" if steps == 1 else f"multiples of 1/{steps} from 0 to 1"
+            expect(
+                others == 0, f"draws of a pixel of {likelihood.scores}", expected=expected, came=f"{others} others of {NUM_DRAWS}"
+            )
+            mass = _score(likelihood, params, levels).exp()
+            for level in mass.topk(min(2, steps)).indices.tolist():
+                hits = (abs(draws - levels[level]) < 0.5 / steps).to(F64)
+                what = f"how often a pixel drawn is {level}/{steps}, against its mass"
+                expect_mean(hits, mass[level].item(), what, atol=1 / NUM_DRAWS)
         expect_mean(draws, pixel.mean.flatten()[0], "the mean of draws of a pixel, against what it says is its mean", atol=1e-4)
     likelihood = likelihood_of(candidate, (1, 2, 2))
     params = params_of(likelihood)
@@ -209,7 +225,7 @@ def check_extremes(candidate: Candidate) -> None:
         p = likelihood(torch.full((6, *likelihood.param_shape), value))
         expect_finite(p.log_prob(x), f"log_prob where the decoder emits {value:g}")
     p = likelihood(params_of(likelihood, 6, dtype=torch.float32))
-    for rare in (-6.5, 6.5) if likelihood.continuous else (0.0, 1.0 - 2.0**-24):
+    for rare in (-6.5, 6.5) if likelihood.scores == "density" else (0.0, 1.0 - 2.0**-24):
         expect_finite(p.rsample(torch.full_like(x, rare)), f"draws of noise {rare:g}")
 
 

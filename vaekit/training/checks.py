@@ -20,13 +20,20 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
 
     Raises:
         UsageError: The batch size exceeds the size of the training set.
-        DataError: Pixel values lie outside the support of the likelihood.
+        DataError: Pixel values lie outside the support of the likelihood, or are not the grey levels that it scores.
     """
     if spec.train.batch_size > len(splits.train):
         raise UsageError(
             "the batch size exceeds the size of the training set",
             given=f"batch size {spec.train.batch_size}, {len(splits.train)} images",
             remedy=f"use --batch-size {len(splits.train)} or less",
+        )
+    if likelihood.scores == "levels" and not splits.train.integer:
+        raise DataError(
+            f"the likelihood {likelihood.kind!r} scores 8-bit grey levels",
+            given="pixels that are floats",
+            expected="bytes from 0 to 255, or other integers with their range: --dataset.range LOW,HIGH",
+            remedy="store the images as integers, or use a likelihood of real-valued pixels: --loss gaussian",
         )
     for name, split in splits.parts.items() if likelihood.support == "unit" else ():
         low, high = split.value_range()

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from vaekit.distributions import BernoulliPixels, at_least_float32
-from vaekit.interfaces import Likelihood
+from vaekit.interfaces import Likelihood, Scores
 from vaekit.roles import likelihoods
 
 
@@ -22,7 +22,7 @@ class BCE(Likelihood):
     """
 
     support: Literal["unit", "real"] = "unit"
-    continuous: ClassVar[bool] = False
+    scores: ClassVar[Scores] = "binary"
 
     def forward(self, params: Tensor) -> BernoulliPixels:
         return BernoulliPixels(at_least_float32(params))

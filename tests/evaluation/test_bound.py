@@ -108,7 +108,7 @@ def test_the_mass_of_a_discretised_logistic_is_a_difference_of_its_distribution_
             expected = np.maximum(np.diff(law.cdf(edges)), -np.diff(law.sf(edges)))
             assert torch.logsumexp(mass, 0).item() == pytest.approx(0, abs=1e-9)
             np.testing.assert_allclose(mass.exp().detach(), expected, rtol=1e-6, atol=1e-12)
-            assert pixels.mean.item() == pytest.approx((mass.exp() @ levels.flatten()).item(), abs=1e-6)
+            assert pixels.mean.item() == pytest.approx((mass.exp() @ levels.flatten()).item(), abs=1e-4)
             assert all(grad.isfinite().all() for grad in torch.autograd.grad(mass.sum(), (at, log_scale)))
 
 
@@ -190,7 +190,7 @@ def test_networks_in_chunks_give_the_same_numbers(images: str) -> None:
         evaluate(given.objective, given.batches("test").epoch(0), Streams(0), split="test", chunk=chunk) for chunk in (None, 7)
     )
     for name, value in whole.items():
-        assert chunks[name] == pytest.approx(value, rel=1e-5, abs=1e-6)
+        assert chunks[name] == pytest.approx(value, rel=1e-5, abs=1e-4)
 
 
 # Names

@@ -120,7 +120,7 @@ class DiscretizedLogisticPixels(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the variable clipped to [0, 1]; rounding changes it by less than 1e-6 at a scale of one level or more."""
+        """The mean of the variable clipped to [0, 1]; rounding changes it by less than 1e-4 at a scale of one level or more."""
         scale = torch.exp(self.log_scale)
         return scale * (F.softplus(self.location / scale) - F.softplus((self.location - 1) / scale))
 

@@ -228,6 +228,9 @@ class Loss(Component, nn.Module, ABC):
     """The slots of the objective that the loss fills; their default terms (−log p(x|z), KL) are then not added."""
     requires: ClassVar[frozenset[Capability]] = frozenset()
     """The capabilities that the posterior and the prior must provide."""
+    samples: Shape | None = ()
+    """The sample dimensions ``*S`` of the codes that the loss asks for, such as ``(K,)``; None if it takes any. A loss that does
+    not declare them receives one sample per image, without a sample dimension."""
     batch_statistic: bool = False
     """Whether the value of an example depends on the rest of the batch. If several processes share a batch, such a loss
     receives the latents and labels of the whole batch, but no images."""

@@ -635,7 +635,7 @@ def test_the_layout_of_convolutions_leaves_gradients_as_they_were(encoder, decod
     given = {"encoder": encoder, "decoder": decoder, "encoder.channels": channels, "decoder.channels": channels, "device": "cpu"}
     model = build_spec({}, {**given, "likelihood": "mse"}).model
     objective = build_objective(model, build_vae(model, (3, 16, 16), seed=0)).double()
-    inputs = example_inputs(objective.vae)
+    inputs = example_inputs(objective)
     gradients = []
     for module in (copy.deepcopy(objective), objective.float()):
         layout = torch.contiguous_format if module is not objective else lay_out(module)

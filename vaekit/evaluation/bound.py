@@ -101,7 +101,8 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
         if size == 0:  # a process may have no share of the last batch
             continue
         generator = streams.generator(f"evaluation/{split}", batch.step, device)
-        noise = batch.share(partial(vae.posterior.draw_noise, generator=generator, like=batch.inputs))
+        noise = batch.share(partial(objective.draw_noise, generator=generator, like=batch.inputs))
+        noise = objective.samples_first(noise)
         total, terms, trace = objective.evaluate(Inputs(batch.inputs, batch.x, noise, final, batch.y))
         for name, value in (terms | {"loss": total}).items():
             add(name, value.to(exact) * size)
@@ -116,7 +117,7 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
         mean = site.q.mean.to(exact)
         add("mean", mean.sum(0))
         add("mean_square", mean.square().sum(0))
-        code = site.z.to(exact)
+        code = site.z[(0,) * len(objective.samples)].to(exact)
         add("code", code.sum(0))
         add("code_square", code.square().sum(0))
         if site.kl_per_dim is not None:

@@ -26,7 +26,7 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
     """
     vae = build_vae(spec.model, splits.shape, seed=spec.train.seed, value_range=splits.value_range)
     objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed)
-    check_contracts(spec.model, objective, example_inputs(vae))
+    check_contracts(spec.model, objective, example_inputs(objective))
     return objective
 
 
@@ -76,9 +76,10 @@ def _seeded(seed: int | None, stream: str) -> Iterator[None]:
         yield
 
 
-def example_inputs(vae: VAE) -> Inputs:
+def example_inputs(objective: Objective) -> Inputs:
     """Return inputs for a trial of an objective: three images with noise and labels, at the start of training."""
+    vae = objective.vae
     x = torch.rand(3, *vae.image_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
-    noise = vae.posterior.draw_noise(3, torch.Generator(vae.device), like=x)
+    noise = objective.samples_first(objective.draw_noise(3, torch.Generator(vae.device), like=x))
     y = torch.zeros(3, dtype=torch.int64, device=vae.device)
     return Inputs(x, x, noise, torch.zeros((), device=vae.device), y)

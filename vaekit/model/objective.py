@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from vaekit.interfaces import Loss
+from vaekit.errors import UsageError
+from vaekit.interfaces import Loss, Shape
 from vaekit.model.vae import VAE
 from vaekit.trace import Trace, mean_over_samples
 
@@ -35,6 +37,8 @@ class Inputs(NamedTuple):
 
 class Reconstruction(Loss):
     """``-log p(x|z)`` averaged over samples: part of every objective unless a loss covers it."""
+
+    samples = None
 
     def forward(self, trace: Trace) -> Tensor:
         return -mean_over_samples(trace.log_likelihood)
@@ -74,6 +78,19 @@ class Player(nn.Module):
         return total, terms | {name: value.mean() for name, value in (trace.metrics | whole.metrics).items()}
 
 
+def samples_of(losses: Sequence[Loss]) -> Shape:
+    """Return the sample dimensions that several losses ask for together.
+
+    Raises:
+        UsageError: They ask for different ones.
+    """
+    asked = {loss.kind: loss.samples for loss in losses if loss.samples is not None}
+    if len(set(asked.values())) > 1:
+        given = ", ".join(f"{kind}: {math.prod(samples)} ({samples})" for kind, samples in asked.items())
+        raise UsageError("losses ask for different numbers of samples per image", given=given, expected="the same for all losses")
+    return next(iter(asked.values()), ())
+
+
 class Objective(nn.Module):
     """All that is trained: a VAE and the players that train it.
 
@@ -89,6 +106,7 @@ class Objective(nn.Module):
 
     Raises:
         ValueError: A trainable parameter belongs to no player or to several.
+        UsageError: Losses ask for different numbers of samples.
     """
 
     def __init__(self, vae: VAE, players: Sequence[Player], *, num_data: int | None = None) -> None:
@@ -98,6 +116,8 @@ class Objective(nn.Module):
         self.num_data = num_data
         self.gather: Callable[[Tensor, int], Tensor] | None = None
         """Joins a batch's parts over processes, in training, for losses that are batch statistics; see `VAE.forward`."""
+        self.samples = samples_of([loss for player in players for loss in cast("Iterable[Loss]", player.losses.values())])
+        """The sample dimensions ``*S`` of the codes, as the losses ask for them."""
         self.owner: dict[str, int] = {}
         for name, parameter in self.named_parameters():
             owners = [i for i, p in enumerate(players) if name.startswith((f"players.{i}.", *p.scope))]
@@ -114,6 +134,19 @@ class Objective(nn.Module):
     def producers(self) -> set[int]:
         """The numbers of the players that own parameters of the model, which produce the trace."""
         return {owner for name, owner in self.owner.items() if name.startswith("vae.")}
+
+    def draw_noise(self, num: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
+        """Draw the base noise of ``num`` images, ``(num, *S, D)``: batch first, so that processes can share it by images.
+
+        `samples_first` brings it into the order that the model takes.
+        """
+        noise = self.vae.posterior.draw_noise(num * math.prod(self.samples), generator, like=like)
+        shaped: Tensor = noise.unflatten(0, (num, *self.samples))
+        return shaped
+
+    def samples_first(self, noise: Tensor) -> Tensor:
+        """Move the images of noise ``(B, *S, D)`` behind its samples: ``(*S, B, D)``."""
+        return noise.movedim(0, len(self.samples))
 
     def parameters_of(self, player: Player) -> list[nn.Parameter]:
         """Return the parameters in a player's scope, in a fixed order."""

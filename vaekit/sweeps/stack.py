@@ -139,7 +139,7 @@ def refusal(objective: Objective) -> str | None:
     with torch.no_grad():
         for tensor in moving.values():
             tensor[1].mul_(0.9)
-    trial = example_inputs(objective.vae)
+    trial = example_inputs(objective)
     for epoch in (trial.epoch, torch.full_like(trial.epoch, torch.inf)):
         inputs = trial._replace(epoch=epoch)
         try:

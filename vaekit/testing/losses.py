@@ -43,9 +43,9 @@ def vae_of(dtype: torch.dtype = torch.float64) -> VAE:
     return VAE(encoder, decoder).to(dtype)
 
 
-def inputs_of(num: int = 8, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Return random binary images, and noise for their codes."""
-    return torch.rand(num, *IMAGE, dtype=dtype).round(), torch.randn(num, LATENT_DIM, dtype=dtype)
+def inputs_of(loss: Loss, num: int = 8, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Return random binary images, and noise for their codes, with the samples that the loss asks for."""
+    return torch.rand(num, *IMAGE, dtype=dtype).round(), torch.randn(*(loss.samples or ()), num, LATENT_DIM, dtype=dtype)
 
 
 def trace_of(vae: nn.Module, x: Tensor, noise: Tensor) -> Trace:
@@ -60,7 +60,7 @@ def check_value(candidate: Candidate) -> None:
     loss, vae = loss_of(candidate), vae_of()
     for num in (1, 2, 8):
         with during(f"the loss of {num} examples"):
-            value = loss(trace_of(vae, *inputs_of(num)))
+            value = loss(trace_of(vae, *inputs_of(loss, num)))
         shapes: set[tuple[int, ...]] = {(num,), ()} if loss.batch_statistic else {(num,)}
         allowed = " or ".join(map(str, shapes)) + ("" if loss.batch_statistic else "; () where batch_statistic is declared")
         expect(tuple(value.shape) in shapes, f"the shape for {num} examples", expected=allowed, came=tuple(value.shape))
@@ -80,7 +80,7 @@ def check_declarations(candidate: Candidate) -> None:
 def check_requirements(candidate: Candidate) -> None:
     """The loss works with any posterior and prior that provide what it requires, or rejects them with a `UsageError`."""
     required, loss, vae = candidate.cls.declare(candidate.keywords).requires, loss_of(candidate), vae_of()
-    x, noise = inputs_of()
+    x, noise = inputs_of(loss)
     trace = trace_of(vae, x, noise)
     q, p = least_of(required, trace.site.q), least_of(required, trace.site.p)
     site = Site(trace.z, q, p, has_density=Capability.LOG_PROB in required)
@@ -106,7 +106,8 @@ def least_of(required: frozenset[Capability], density: Any) -> Any:
 def check_coverage(candidate: Candidate) -> None:
     """A loss that covers the divergence is never below 0, and 0 where q = p; one that covers the reconstruction is -log p(x|z).
 
-    Let R be -log p(x|z) if the loss covers the reconstruction, else 0, and consider by how much the loss exceeds R on average:
+    Let R be -log p(x|z), averaged over samples before the logarithm, if the loss covers the reconstruction, else 0; consider by
+    how much the loss exceeds R on average:
 
     * If the loss does not cover the divergence: by 0.
     * If it does: never by less than 0; where q = p by 0; where q is far from p by more than 0. The last two hold at the beginning
@@ -126,11 +127,11 @@ def check_coverage(candidate: Candidate) -> None:
     def excess(far: float, epoch: float) -> Tensor:
         values = []
         for _ in range(NUM_BATCHES):
-            x, noise = inputs_of(BATCH)
+            x, noise = inputs_of(loss, BATCH)
             q = DiagonalGaussian(zero + far, zero - far)
             time = torch.tensor(epoch, dtype=torch.float64)
             trace = vae.trace_from(q, noise, x, num_data=20 * BATCH, epoch=time)
-            base = -trace.log_likelihood if "reconstruction" in covers else torch.zeros(())
+            base = -_log_mean(trace.log_likelihood) if "reconstruction" in covers else torch.zeros(())
             values.append((loss(trace) - base).mean().detach())
         return torch.stack(values)
 
@@ -151,6 +152,12 @@ def check_coverage(candidate: Candidate) -> None:
     expect(any(above), f"{over} where q is far from p, at either end of training", expected="above 0", came=_means(other))
 
 
+def _log_mean(log_values: Tensor) -> Tensor:
+    """Return the log of the mean of ``exp(log_values)`` ``(*S, B)`` over samples, ``(B,)``."""
+    flat = log_values.reshape(-1, log_values.shape[-1])
+    return torch.logsumexp(flat, 0) - math.log(len(flat))
+
+
 def _bounds(values: Tensor) -> tuple[float, float]:
     """Return a confidence interval for the mean that ``(N,)`` values are drawn from."""
     mean, error = values.mean().item(), ERRORS * values.std().item() / math.sqrt(len(values)) + 1e-6
@@ -167,8 +174,8 @@ def check_independence(candidate: Candidate) -> None:
     loss, vae = loss_of(candidate), vae_of()
     if loss.batch_statistic:
         return
-    x, noise = inputs_of()
-    alone = torch.cat([loss(trace_of(vae, x[i : i + 1], noise[i : i + 1])) for i in range(len(x))])
+    x, noise = inputs_of(loss)
+    alone = torch.cat([loss(trace_of(vae, x[i : i + 1], noise[..., i : i + 1, :])) for i in range(len(x))])
     expect_close(loss(trace_of(vae, x, noise)), alone, "a batch, against its examples one by one", rtol=1e-10, atol=1e-12)
 
 
@@ -176,7 +183,7 @@ def check_independence(candidate: Candidate) -> None:
 def check_determinism(candidate: Candidate) -> None:
     """The same trace always gives the same loss: the loss makes no random draws of its own."""
     loss, vae = loss_of(candidate).eval(), vae_of()
-    inputs = inputs_of()
+    inputs = inputs_of(loss)
     values = [loss(trace_of(vae, *inputs)) for _ in range(2)]
     expect(torch.equal(*values), "the loss of one trace, twice", expected="bit-equal values", came="other ones")
 
@@ -185,7 +192,7 @@ def check_determinism(candidate: Candidate) -> None:
 def check_gradient(candidate: Candidate) -> None:
     """The model receives a gradient from the loss, and so does every parameter of the loss itself."""
     loss, vae = loss_of(candidate), vae_of()
-    value = loss(trace_of(vae, *inputs_of(16))).mean()
+    value = loss(trace_of(vae, *inputs_of(loss, 16))).mean()
     expect(value.requires_grad, "the loss", expected="a function of the model's parameters", came="a constant")
     expect_gradients(loss, value, "from the loss")
     gradients = [p.grad for p in vae.parameters() if p.grad is not None]
@@ -197,7 +204,8 @@ def check_gradient(candidate: Candidate) -> None:
 @check("loss")
 def check_purity(candidate: Candidate) -> None:
     """A forward pass changes neither the state of the loss nor the latents of the trace."""
-    loss, trace = loss_of(candidate), trace_of(vae_of(), *inputs_of())
+    loss = loss_of(candidate)
+    trace = trace_of(vae_of(), *inputs_of(loss))
     state, z = {name: value.clone() for name, value in loss.state_dict().items()}, trace.z.clone()
     loss(trace)
     changed = [name for name, value in loss.state_dict().items() if not torch.equal(value, state[name])]
@@ -208,8 +216,9 @@ def check_purity(candidate: Candidate) -> None:
 @check("loss")
 def check_metrics(candidate: Candidate) -> None:
     """Each metric that the loss logs is a tensor of one number per example, or of a single number."""
-    trace = trace_of(vae_of(), *inputs_of())
-    loss_of(candidate)(trace)
+    loss = loss_of(candidate)
+    trace = trace_of(vae_of(), *inputs_of(loss))
+    loss(trace)
     for name, value in trace.metrics.items():
         came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         expect(came in {(8,), ()}, f"the metric {name!r}", expected="a tensor of shape (8,) or ()", came=came)
@@ -218,9 +227,9 @@ def check_metrics(candidate: Candidate) -> None:
 @check("loss")
 def check_dtype(candidate: Candidate) -> None:
     """Float32 traces give float32 losses that agree with float64."""
-    vae = vae_of()
-    x, noise = inputs_of()
-    double = loss_of(candidate)(trace_of(vae, x, noise))
+    vae, loss = vae_of(), loss_of(candidate)
+    x, noise = inputs_of(loss)
+    double = loss(trace_of(vae, x, noise))
     loss, trace = loss_of(candidate, torch.float32), trace_of(vae.float(), x.float(), noise.float())
     single = loss(trace)
     expect(single.dtype == torch.float32, "the type of the loss in float32", expected=torch.float32, came=single.dtype)
@@ -232,7 +241,7 @@ def check_dtype(candidate: Candidate) -> None:
 def check_device(candidate: Candidate) -> None:
     """The loss moves to another device completely: it creates no tensor on the CPU."""
     loss, vae = loss_of(candidate, torch.float32).to("meta"), vae_of(torch.float32).to("meta")
-    inputs = [tensor.to("meta") for tensor in inputs_of(dtype=torch.float32)]
+    inputs = [tensor.to("meta") for tensor in inputs_of(loss, dtype=torch.float32)]
     with during("the loss on torch's meta device"):
         value = loss(trace_of(vae, *inputs))
     expect(value.device.type == "meta", "the device of the loss", expected="meta", came=value.device.type)
@@ -242,7 +251,7 @@ def check_device(candidate: Candidate) -> None:
 def check_compile(candidate: Candidate) -> None:
     """`torch.compile` compiles model and loss to a single graph that agrees with eager execution."""
     loss, vae = loss_of(candidate, torch.float32), vae_of(torch.float32)
-    expect_compiles(lambda *inputs: loss(trace_of(vae, *inputs)), inputs_of(dtype=torch.float32))
+    expect_compiles(lambda *inputs: loss(trace_of(vae, *inputs)), inputs_of(loss, dtype=torch.float32))
 
 
 class _Model(nn.Module):
@@ -260,12 +269,13 @@ class _Model(nn.Module):
 @check("loss")
 def check_vmap(candidate: Candidate) -> None:
     """Models stacked under `torch.vmap`, as sweeps train them, have the losses and gradients of each model alone."""
-    expect_stackable([_Model(vae_of(), loss_of(candidate)).eval() for _ in range(2)], *inputs_of())
+    losses = [loss_of(candidate) for _ in range(2)]
+    expect_stackable([_Model(vae_of(), loss).eval() for loss in losses], *inputs_of(losses[0]))
 
 
 @check("loss")
 def check_state_dict(candidate: Candidate) -> None:
     """Saving the weights and loading them into a new instance gives a bit-identical loss."""
     loss, other, vae = loss_of(candidate), loss_of(candidate), vae_of()
-    inputs = inputs_of()
+    inputs = inputs_of(loss)
     expect_same_after_loading(loss, other, lambda module: [module(trace_of(vae, *inputs))])

@@ -75,7 +75,7 @@ def choose_compilation(spec: RunSpec, objective: Objective) -> RunSpec:
 
 def _waits(objective: Objective) -> bool:
     """Whether the forward or backward pass of an objective synchronises with the GPU."""
-    inputs = example_inputs(objective.vae)
+    inputs = example_inputs(objective)
 
     def step() -> None:
         total, _ = objective(inputs)

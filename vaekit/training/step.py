@@ -85,8 +85,8 @@ class Step:
         """Return the inputs of the objective at a step: the batch, its noise and the time."""
         self.clock.fill_(number / self.steps_per_epoch)
         generator = self.streams.generator("posterior", number, self.device)
-        noise = batch.share(partial(self.objective.vae.posterior.draw_noise, generator=generator, like=batch.inputs))
-        return Inputs(batch.inputs, batch.x, noise, self.clock, batch.y)
+        noise = batch.share(partial(self.objective.draw_noise, generator=generator, like=batch.inputs))
+        return Inputs(batch.inputs, batch.x, self.objective.samples_first(noise), self.clock, batch.y)
 
     def set_rates(self, number: int) -> None:
         """Set the learning rates of a step and the weight of its parameters in the moving average."""

@@ -39,6 +39,7 @@ class Beta(Loss):
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    samples = None
     beta: Tensor
 
     def __init__(

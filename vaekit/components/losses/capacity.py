@@ -31,6 +31,7 @@ class CapacityLoss(Loss):
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    samples = None
     batch_statistic = True
     gamma: Tensor
     capacity: Tensor

@@ -23,6 +23,7 @@ class KL(Loss):
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    samples = None
 
     def forward(self, trace: Trace) -> Tensor:
         kl = trace.kl

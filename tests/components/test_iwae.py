@@ -1,0 +1,132 @@
+"""The importance-weighted bound, and losses that ask for several samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import vaekit
+from vaekit import roles
+from vaekit.components.losses.iwae import IWAE
+from vaekit.data.batches import Batch
+from vaekit.errors import UsageError
+from vaekit.interfaces import Loss
+from vaekit.model.assembly import build_objective, build_vae, example_inputs
+from vaekit.model.objective import Inputs, Objective
+from vaekit.specs.options import build_spec
+
+SHAPE = (1, 4, 3)
+SMALL = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2}
+
+
+def objective_of(**options: Any) -> Objective:
+    model = build_spec({}, {**SMALL, **options}).model
+    return build_objective(model, build_vae(model, SHAPE, seed=0).double(), num_data=100, seed=0).double()
+
+
+def inputs_of(objective: Objective, num: int = 5) -> Inputs:
+    x = torch.rand(num, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
+    noise = objective.samples_first(objective.draw_noise(num, torch.Generator().manual_seed(1), like=x))
+    return Inputs(x, x, noise, torch.zeros((), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("num", [1, 5, 50])
+def test_the_bound_is_the_definition_and_so_is_its_gradient(num: int) -> None:
+    objective = objective_of(loss="iwae", num_samples=num)
+    inputs, vae = inputs_of(objective), objective.vae
+    assert inputs.noise.shape == (num, 5, 2)
+    total, terms = objective(inputs)
+    gradients = torch.autograd.grad(total, list(vae.parameters()), allow_unused=True)
+    weights = []
+    mu, logvar = vae.encode(inputs.x)
+    for noise in inputs.noise:
+        z = mu + torch.exp(0.5 * logvar) * noise
+        log_p = -0.5 * (math.log(2 * math.pi) + z**2).sum(-1)
+        log_q = -0.5 * (math.log(2 * math.pi) + logvar + noise**2).sum(-1)
+        image = torch.sigmoid(vae.decoder(z))
+        log_x = (inputs.x * image.log() + (1 - inputs.x) * (1 - image).log()).sum((1, 2, 3))
+        weights.append((log_x + log_p - log_q).exp())
+    expected = -torch.stack(weights).mean(0).log().mean()
+    torch.testing.assert_close(total, expected, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(terms["iwae"], expected.detach(), rtol=1e-10, atol=1e-12)
+    for given, wanted in zip(gradients, torch.autograd.grad(expected, list(vae.parameters()), allow_unused=True), strict=True):
+        torch.testing.assert_close(given, wanted, rtol=1e-8, atol=1e-10)
+
+
+def test_more_samples_give_a_tighter_bound_and_the_elbo_stays_beside_it() -> None:
+    values = {}
+    for num in (1, 5, 200):
+        objective = objective_of(loss="iwae", num_samples=num)
+        totals = []
+        for seed in range(40):
+            x = inputs_of(objective).x
+            noise = objective.samples_first(objective.draw_noise(5, torch.Generator().manual_seed(seed), like=x))
+            total, terms = objective(Inputs(x, x, noise, torch.zeros((), dtype=torch.float64)))
+            totals.append((total.item(), (terms["reconstruction"] + terms["kl"]).item()))
+        values[num] = np.mean(totals, 0)
+    assert values[1][0] > values[5][0] > values[200][0]
+    assert abs(values[1][1] - values[200][1]) < 0.2
+
+
+def test_images_have_the_same_noise_in_any_share_of_a_batch() -> None:
+    """Two processes see what one sees: noise is drawn for the whole batch, images first, and cut by images."""
+    objective = objective_of(loss="iwae", num_samples=3)
+    x = torch.rand(6, *SHAPE)
+
+    def share(offset: int, size: int) -> torch.Tensor:
+        part = x[offset : offset + size]
+        batch = Batch(part, part, None, torch.arange(size), whole=6, offset=offset)
+        drawn = batch.share(lambda num: objective.draw_noise(num, torch.Generator().manual_seed(0), like=x))
+        return objective.samples_first(drawn)
+
+    assert torch.equal(share(0, 6), torch.cat([share(0, 3), share(3, 3)], 1))
+
+
+def test_losses_that_ask_for_different_numbers_of_samples_are_refused() -> None:
+    class Two(Loss):
+        """Asks for two samples."""
+
+        samples = (2,)
+
+        def forward(self, trace: Any) -> torch.Tensor:
+            return trace.z.square().sum((0, -1))
+
+    with roles.losses.temporarily(two=Two):
+        with pytest.raises(UsageError, match=r"different numbers of samples(.*\n)*.*iwae: 5(.*\n)*.*two: 2"):
+            objective_of(loss=["iwae", "two"])
+        objective = objective_of(loss=["kl", "two"])
+    assert objective.samples == (2,)
+    assert objective.float()(example_inputs(objective))[0].isfinite()
+
+
+def test_a_run_with_several_samples_trains_resumes_evaluates_and_exports(tmp_path: Any) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (120, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    given = {"dataset": "array", "dataset.path": str(tmp_path / "images.npy"), **SMALL, "device": "cpu", "threads": 1}
+    options = {
+        **given,
+        "likelihood": "bce",
+        "binarize": "dynamic",
+        "loss": "iwae",
+        "num_samples": 4,
+        "batch_size": 16,
+        "epochs": 2,
+    }
+    run = vaekit.train(**options, out=tmp_path / "run")
+    evaluation = run.evaluation()
+    assert evaluation is not None
+    assert evaluation["iwae"] < -evaluation["elbo"] + 0.5
+    assert len(evaluation["latent_mean"]) == 2
+    assert run.evaluate(samples=20)["log_likelihood"] > evaluation["elbo"]
+    assert run.export("onnx").parity.difference < 1e-5
+    runs = vaekit.sweep(over={"seed": (0, 1)}, **options, stack="on", out=tmp_path / "sweep")
+    alone = vaekit.train(**options, seed=1, out=tmp_path / "alone")
+    stacked, single = (each.evaluation() for each in (runs[1], alone))
+    assert stacked is not None
+    assert single is not None
+    assert stacked["iwae"] == pytest.approx(single["iwae"], rel=1e-4)
+    assert IWAE(num_samples=3).samples == (3,)

@@ -1,4 +1,4 @@
-"""Players: no loss leaks into another player's parameters, eager, compiled and across processes."""
+"""Players: no loss leaks into parameters that it does not move, eager, compiled and across processes."""
 
 import os
 import subprocess
@@ -16,9 +16,9 @@ from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.distributions import DiagonalGaussian
 from vaekit.errors import UsageError
-from vaekit.interfaces import Capability, Loss
+from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Optim
 from vaekit.model.assembly import build_objective, build_vae
-from vaekit.model.objective import Inputs, Objective, Player, Reconstruction
+from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.specs.options import build_spec
 from vaekit.specs.resolve import resolve
 from vaekit.trace import Site, Trace
@@ -28,33 +28,33 @@ from vaekit.training.step import Step
 SHAPE = (1, 4, 4)
 
 
-class FoolCritic(Loss):
-    """Pushes the encoder towards codes that the critic of the other player takes for prior draws."""
-
-    def __init__(self, find):
-        super().__init__()
-        self.find = find  # a function: the critic belongs to the other player's module
-
-    def forward(self, trace: Trace):
-        return self.find()(trace.z).squeeze(-1)
-
-
 class Criticise(Loss):
-    """The critic's own loss; it owns its network."""
+    """A critic that owns its network; with ``fool``, the model is pushed towards codes that it takes for prior draws."""
 
-    def __init__(self):
+    def __init__(self, *, fool: bool = False):
         super().__init__()
-        self.critic = nn.Linear(3, 1)
+        self.critic, self.fool = nn.Linear(3, 1), fool
+
+    def aims(self):
+        critic = Aim("criticise", moves=(), own=("critic",), optim=Optim(1e-4, (0.5, 0.9)), judged=False)
+        return {"fool": Aim(), "critic": critic} if self.fool else {"critic": critic}
 
     def forward(self, trace: Trace):
+        return self.critic(trace.z).squeeze(-1)
+
+    def criticise(self, trace: Trace):
         return -self.critic(trace.z).squeeze(-1) + self.critic(torch.zeros_like(trace.z)).squeeze(-1).square()
 
 
 class CodeNorm(Loss):
     """A second bound on the encoder alone, for players that share a producer."""
 
-    def __init__(self):
+    def __init__(self, *moves):
         super().__init__()
+        self.moves = moves or MODEL_PARTS
+
+    def aims(self):
+        return {"norm": Aim(moves=self.moves)}
 
     def forward(self, trace: Trace):
         return trace.z.square().sum(-1)
@@ -79,23 +79,35 @@ def kl():
     return roles.losses.build(roles.losses.spec("kl")())
 
 
+class Only(Loss):
+    """Another loss that moves some parts of the model only."""
+
+    samples = None
+
+    def __init__(self, loss, *moves):
+        super().__init__()
+        self.loss, self.moves = loss, moves
+
+    def aims(self):
+        return {type(self.loss).__name__.lower(): Aim(moves=self.moves)}
+
+    def forward(self, trace: Trace):
+        return self.loss(trace)
+
+
 def two_players(fool=True):
     """FactorVAE's topology: a model that plays against a critic."""
-    vae, critic = make_vae(), Criticise().double()
-    holder = []
-    losses = {"reconstruction": Reconstruction(), "kl": kl()}
-    if fool:
-        losses["fool"] = FoolCritic(lambda: holder[0].players[1].losses["critic"].critic)
-    objective = Objective(vae, [Player("model", losses), Player("critic", {"critic": critic}, scope=())])
-    holder.append(objective)
-    return objective
+    return Objective(make_vae(), {"reconstruction": Reconstruction(), "kl": kl(), "critic": Criticise(fool=fool).double()})
 
 
 def shared_producer():
-    """PIWAE's topology: encoder and decoder are trained by two players with bounds of their own."""
-    encoder = Player("encoder", {"norm": CodeNorm(), "kl": kl()}, scope=("vae.encoder.",))
-    decoder = Player("decoder", {"reconstruction": Reconstruction()}, scope=("vae.decoder.",))
-    return Objective(make_vae(), [encoder, decoder])
+    """PIWAE's topology: encoder and decoder are trained by bounds of their own."""
+    losses = {
+        "norm": CodeNorm("encoder"),
+        "kl": Only(kl(), "encoder"),
+        "reconstruction": Only(Reconstruction(), "decoder"),
+    }
+    return Objective(make_vae(), losses)
 
 
 def inputs(seed=0):
@@ -115,8 +127,10 @@ def gradients(objective, function=None):
 def expected(objective, index):
     """The gradient of one player's losses alone, with respect to its own parameters, by autograd."""
     trace = objective.vae(inputs().x, inputs().noise)
-    total, _ = objective.players[index](trace)
-    own = [name for name in objective.owner if objective.owner[name] == index]
+    player = objective.players[index]
+    terms = [objective.terms[name] for name in player.aims]
+    total = sum(getattr(objective.losses[loss], aim.method)(trace).mean() for loss, aim in terms)
+    own = player.names
     parameters = dict(objective.named_parameters())
     return dict(zip(own, torch.autograd.grad(total, [parameters[name] for name in own]), strict=True))
 
@@ -132,7 +146,7 @@ def test_each_player_moves_its_own_parameters_by_its_own_losses(make):
 
 def test_the_critics_loss_does_not_reach_the_encoder():
     with_critic, objective = gradients(two_players(fool=False)), two_players(fool=False)
-    objective.players[1].losses["critic"].critic.weight.data.mul_(1000)
+    objective.losses["critic"].critic.weight.data.mul_(1000)
     changed = gradients(objective)
     for name in with_critic:
         if name.startswith("vae."):
@@ -148,16 +162,40 @@ def test_compiled_in_one_graph_gradients_stay_in_scope(make):
         torch.testing.assert_close(graph[name], eager[name])
 
 
-def test_scopes_must_partition_the_parameters():
-    with pytest.raises(ValueError, match="belongs to 2 players"):
-        Objective(make_vae(), [Player("a", {"kl": kl()}), Player("b", {"norm": CodeNorm()})])
-    with pytest.raises(ValueError, match="belongs to 0 players"):
-        Objective(make_vae(), [Player("a", {"kl": kl()}, scope=("vae.encoder.",))])
+def test_parameters_that_the_same_aims_move_are_a_player():
+    objective = two_players()
+    assert [player.aims for player in objective.players] == [("reconstruction", "kl", "fool"), ("critic",)]
+    assert objective.players[1].names == ("losses.critic.critic.weight", "losses.critic.critic.bias")
+    assert objective.players[1].optim == Optim(1e-4, (0.5, 0.9))
+    assert [player.aims for player in shared_producer().players] == [("norm", "kl"), ("reconstruction",)]
+    assert sorted(name for player in objective.players for name in player.names) == sorted(dict(objective.named_parameters()))
+
+
+def test_what_is_not_judged_is_no_part_of_the_loss():
+    total, terms = two_players()(inputs())
+    torch.testing.assert_close(terms["loss"], terms["reconstruction"] + terms["kl"] + terms["fool"])
+    torch.testing.assert_close(total.detach(), terms["loss"] + terms["critic"])
+
+
+def test_parts_that_no_loss_trains_and_optimisers_that_contradict_each_other_are_refused():
+    with pytest.raises(UsageError, match="no loss trains the decoder"):
+        Objective(make_vae(), {"norm": CodeNorm("encoder")})
+
+    class Slow(CodeNorm):
+        def aims(self):
+            return {"slow": Aim(optim=Optim(1e-5))}
+
+    class Fast(CodeNorm):
+        def aims(self):
+            return {"fast": Aim(optim=Optim(1e-1))}
+
+    with pytest.raises(UsageError, match="different optimisers"):
+        Objective(make_vae(), {"slow": Slow(), "fast": Fast()})
 
 
 def test_the_objective_of_one_player_is_the_negative_elbo():
     vae = make_vae()
-    objective = Objective(vae, [Player("model", {"reconstruction": Reconstruction(), "kl": kl()})])
+    objective = Objective(vae, {"reconstruction": Reconstruction(), "kl": kl()})
     total, terms, trace = objective.evaluate(inputs())
     torch.testing.assert_close(total, (trace.kl - trace.log_likelihood).mean())
     torch.testing.assert_close(terms["loss"], terms["reconstruction"] + terms["kl"])
@@ -165,7 +203,7 @@ def test_the_objective_of_one_player_is_the_negative_elbo():
 
 def test_reconstruction_is_summed_over_pixels_and_averaged_over_the_batch():
     """The trap that makes β mean something else: a mean over pixels beside a sum over latents."""
-    objective = Objective(make_vae(), [Player("model", {"reconstruction": Reconstruction(), "kl": kl()})])
+    objective = Objective(make_vae(), {"reconstruction": Reconstruction(), "kl": kl()})
     trace = objective.vae(inputs().x, inputs().noise)
     pixels = nn.functional.binary_cross_entropy(trace.reconstruction, trace.x, reduction="none")
     _, terms = objective(inputs())
@@ -223,7 +261,7 @@ def test_losses_with_networks_start_from_the_seed_and_leave_the_global_generator
         for global_seed, seed in ((0, 7), (1, 7), (1, 8)):
             torch.manual_seed(global_seed)
             before = torch.get_rng_state()
-            states.append(build_objective(spec.model, vae, seed=seed).players[0].losses["learning"].critic.weight)
+            states.append(build_objective(spec.model, vae, seed=seed).losses["learning"].critic.weight)
             assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
@@ -268,14 +306,13 @@ def test_a_critics_loss_does_not_reach_the_encoder_through_a_nested_density():
             return Scaled(inner, [inner], {"shift": params.sum((1, 2))})
 
     class ReadDensity(Criticise):
-        def forward(self, trace):
+        def criticise(self, trace):
             return self.critic(trace.z).squeeze(-1) * trace.site.log_q
 
     torch.manual_seed(0)
     vae = vaekit.VAE(Linear(SHAPE, (2, 3)), Linear((3,), SHAPE), posterior=Nested()).double()
-    critic = Player("critic", {"critic": ReadDensity().double()}, scope=())
-    found = gradients(Objective(vae, [Player("model", {"reconstruction": Reconstruction()}), critic]))
-    alone = Objective(vae, [Player("model", {"reconstruction": Reconstruction()})])
+    found = gradients(Objective(vae, {"reconstruction": Reconstruction(), "critic": ReadDensity().double()}))
+    alone = Objective(vae, {"reconstruction": Reconstruction()})
     for name, gradient in gradients(alone).items():
         torch.testing.assert_close(found[name], gradient)
 

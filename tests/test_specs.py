@@ -6,6 +6,7 @@ import torch
 from vaekit import roles
 from vaekit.errors import SpecError, UnknownComponentError, UsageError
 from vaekit.model.assembly import build_objective, build_vae
+from vaekit.model.objective import Inputs
 from vaekit.specs.models import RunSpec, dump_spec, read_spec
 from vaekit.specs.resolve import resolve
 
@@ -137,8 +138,8 @@ def test_every_encoder_works_with_every_decoder_and_likelihood(encoder, decoder,
     shape = (3, 6, 9)
     vae = build_vae(spec.model, shape, seed=0)
     x = torch.rand(2, *shape)
-    trace = vae(x)
-    total, _ = build_objective(spec.model, vae, num_data=10).players[0](trace)
+    noise = vae.posterior.draw_noise(2, None, like=x)
+    total, _ = build_objective(spec.model, vae, num_data=10)(Inputs(x, x, noise, torch.zeros(())))
     total.backward()
     assert torch.isfinite(total)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.parameters())

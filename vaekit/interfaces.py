@@ -210,8 +210,47 @@ class Declaration:
     requires: frozenset[Capability] = frozenset()
 
 
+MODEL_PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood")
+INFERENCE, GENERATION = ("encoder", "posterior"), ("decoder", "prior", "likelihood")
+"""The parts of q(z|x), and those of p(x, z)."""
+
+
+@dataclass(frozen=True)
+class Optim:
+    """Settings of an optimiser (Adam) that differ from the run's.
+
+    Args:
+        lr: The peak learning rate; default: the run's.
+        betas: The decay rates of the two moments.
+    """
+
+    lr: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a loss minimises, and over which parameters.
+
+    Args:
+        method: The method of the loss that returns the value, from a trace.
+        moves: The parts of the model that are trained by it; the others are fixed while it is evaluated.
+        own: Networks of the loss, by attribute, that are trained by this aim and by no other that does not name them.
+        optim: Settings of the optimiser of these parameters.
+        judged: Whether it counts in the objective that is reported and that selects the best epoch.
+    """
+
+    method: str = "forward"
+    moves: tuple[str, ...] = MODEL_PARTS
+    own: tuple[str, ...] = ()
+    optim: Optim = Optim()
+    judged: bool = True
+
+
 class Loss(Component, nn.Module, ABC):
     """A term of the objective: a function of a trace that returns one number per example, in nats.
+
+    A loss that plays against the model, or that trains some of its parts only, states so in `aims`.
 
     Example:
         >>> from vaekit.distributions import BernoulliPixels, DiagonalGaussian, StandardNormal
@@ -243,6 +282,14 @@ class Loss(Component, nn.Module, ABC):
         """Return what the loss covers and requires with these options; override it if the answer depends on them."""
         del options
         return Declaration(cls.covers, cls.requires)
+
+    def aims(self) -> Mapping[str, Aim]:
+        """Return what the loss minimises, by the name of the term; none stands for `forward`, over the whole model.
+
+        Parameters that the same aims move have an optimiser of their own. A critic, for example, is trained by an aim that names
+        it in ``own`` and moves no part of the model. An own network that no aim names is trained with the model.
+        """
+        return {}
 
     @abstractmethod
     def forward(self, trace: Trace) -> Tensor:

@@ -96,6 +96,7 @@ class Trace:
         y: Labels, ``(B,)``, or None.
         num_data: The number of images in the dataset, for losses that estimate aggregates.
         epoch: The (fractional) number of passes over the data so far, a 0-d tensor; infinite at the schedules' final values.
+        model: The model that made the trace, with its parameters as the player sees them.
         metrics: Additional numbers that losses log, each ``(B,)`` or 0-d.
         whole: The trace of the whole batch if this one covers only the part of one process: latents and labels, no images.
 
@@ -112,6 +113,7 @@ class Trace:
     y: Tensor | None = None
     num_data: int | None = None
     epoch: Tensor | None = None
+    model: Any = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
     whole: Trace | None = None
     _log_likelihood: Tensor | None = field(default=None, repr=False)
@@ -166,9 +168,9 @@ class Trace:
 
     def detach(self) -> Trace:
         """Return a copy of this trace that is detached from the graph that produced it."""
-        sites = tuple(Site(s.z.detach(), _detached(s.q), _detached(s.p), s.has_density) for s in self.sites)
+        sites = tuple(Site(s.z.detach(), detached(s.q), detached(s.p), s.has_density) for s in self.sites)
         whole = None if self.whole is None else self.whole.detach()
-        return replace(self, sites=sites, likelihood=_detached(self.likelihood), metrics={}, whole=whole, _log_likelihood=None)
+        return replace(self, sites=sites, likelihood=detached(self.likelihood), metrics={}, whole=whole, _log_likelihood=None)
 
 
 def mean_over_samples(values: Tensor) -> Tensor:
@@ -176,17 +178,17 @@ def mean_over_samples(values: Tensor) -> Tensor:
     return values if values.ndim == 1 else values.flatten(0, -2).mean(0)
 
 
-def _detached(value: Any) -> Any:
+def detached(value: Any) -> Any:
     """Detach the tensors of a density: those in tuples, lists and dicts at any depth, and those of objects that can detach.
 
     Raises:
         TypeError: An object holds tensors and has no method ``detach``.
     """
     if isinstance(value, tuple | list):
-        parts = [_detached(part) for part in value]
+        parts = [detached(part) for part in value]
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     if isinstance(value, dict):
-        return {key: _detached(part) for key, part in value.items()}
+        return {key: detached(part) for key, part in value.items()}
     if hasattr(value, "detach"):
         return value.detach()
     if not isinstance(value, nn.Module) and any(isinstance(part, Tensor) for part in getattr(value, "__dict__", {}).values()):
@@ -194,4 +196,4 @@ def _detached(value: Any) -> Any:
     return value
 
 
-__all__ = ["Site", "Trace", "mean_over_samples"]
+__all__ = ["Site", "Trace", "detached", "mean_over_samples"]

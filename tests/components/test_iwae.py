@@ -57,6 +57,33 @@ def test_the_bound_is_the_definition_and_so_is_its_gradient(num: int) -> None:
         torch.testing.assert_close(given, wanted, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("num", [1, 7])
+def test_the_doubly_reparameterised_gradient_is_the_definition(num: int) -> None:
+    """Tucker et al. (2019), equation 8: the sum over samples of w^2 (d log w / dz) (dz / dphi), with normalised weights w."""
+    objective = objective_of(loss="iwae", num_samples=num, dreg=True)
+    inputs, vae = inputs_of(objective), objective.vae
+    assert [player.aims for player in objective.players] == [("dreg",), ("iwae",)]
+    total, terms = objective(inputs)
+    torch.testing.assert_close(terms["loss"], terms["iwae"])
+    total.backward()
+    mu, logvar = vae.encode(inputs.x)
+    z = mu + torch.exp(0.5 * logvar) * inputs.noise
+    free = z.detach().requires_grad_()
+    log_q = -0.5 * (math.log(2 * math.pi) + logvar + (free - mu) ** 2 * torch.exp(-logvar)).sum(-1)
+    log_p = -0.5 * (math.log(2 * math.pi) + free**2).sum(-1)
+    image = torch.sigmoid(vae.decoder(free.flatten(0, 1))).unflatten(0, free.shape[:2])
+    log_x = (inputs.x * image.log() + (1 - inputs.x) * (1 - image).log()).sum((2, 3, 4))
+    weight = log_x + log_p - log_q
+    (by_z,) = torch.autograd.grad(weight.sum(), free, retain_graph=True)
+    shares = torch.softmax(weight, 0).detach()
+    surrogate = -(shares.square()[..., None] * by_z * z).sum((0, 2)).mean()
+    bound = -(torch.logsumexp(log_x + log_p - log_q.detach(), 0) - math.log(num)).mean()
+    for part, value in ((vae.encoder, surrogate), (vae.decoder, bound)):
+        wanted = torch.autograd.grad(value, list(part.parameters()), retain_graph=True)
+        for parameter, gradient in zip(part.parameters(), wanted, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
 def test_more_samples_give_a_tighter_bound_and_the_elbo_stays_beside_it() -> None:
     values = {}
     for num in (1, 5, 200):

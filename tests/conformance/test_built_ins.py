@@ -18,6 +18,7 @@ SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4, 8), "mode": "offline"}
 VARIED = ("check_gradient", "check_independence", "check_autocast", "check_onnx")
 DECLARATIONS = ("check_documentation", "check_spec_round_trip")
 SLOW = ("mlflow", "wandb", "onnx")
+EXPECTED = {("loss", "factor"): {"check_coverage": "an untrained critic knows nothing of the total correlation"}}
 
 
 def small(registry: Registry[Any], kind: str) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def test_built_in_component_conforms(check: Check, kind: str, options: dict[str, Any]) -> None:
     if check.role == "logger" and check.__name__ not in DECLARATIONS:
         pytest.importorskip(kind)
-    check(kind, options=options)
+    check(kind, options=options, expected_failures=EXPECTED.get((check.role, kind)))
 
 
 @pytest.fixture(scope="module")

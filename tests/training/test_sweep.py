@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 
 import vaekit
 from vaekit import roles
+from vaekit.components.losses.kl import KL
 from vaekit.compute.process import Interrupted
 from vaekit.errors import CheckpointError, DataError, UsageError, VaekitError
 from vaekit.model.assembly import assemble, build_objective, build_vae
+from vaekit.model.objective import Objective, Reconstruction
 from vaekit.specs.options import build_spec
 from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.sweeps.grouping import plan
@@ -364,7 +366,7 @@ def test_an_objective_whose_course_depends_on_its_data_is_refused():
 
     usual = objective(loss="kl")
     assert refusal(usual) is None
-    usual.players[0].losses["kl"] = Branching()
+    usual.losses["kl"] = Branching()
     assert "vmap does not support it" in refusal(usual)
 
 
@@ -474,9 +476,8 @@ def test_an_objective_whose_gradients_are_wrong_in_a_stack_is_refused():
         def forward(self, trace):
             return self.function(trace.z).sum(-1)
 
-    usual = objective(loss="kl")
-    usual.players[0].losses["norm"] = CodeNorm(torch.square)
-    assert refusal(usual) is None
-    usual.players[0].losses["norm"] = CodeNorm(Lossy.apply)
+    vae, losses = objective(loss="kl").vae, {"reconstruction": Reconstruction(), "kl": KL()}
+    assert refusal(Objective(vae, {**losses, "norm": CodeNorm(torch.square)})) is None
+    usual = Objective(vae, {**losses, "norm": CodeNorm(Lossy.apply)})
     assert "gradients" in refusal(usual)
     assert all(parameter.grad is None for parameter in usual.parameters())

@@ -103,8 +103,8 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
         generator = streams.generator(f"evaluation/{split}", batch.step, device)
         noise = batch.share(partial(objective.draw_noise, generator=generator, like=batch.inputs))
         noise = objective.samples_first(noise)
-        total, terms, trace = objective.evaluate(Inputs(batch.inputs, batch.x, noise, final, batch.y))
-        for name, value in (terms | {"loss": total}).items():
+        _, terms, trace = objective.evaluate(Inputs(batch.inputs, batch.x, noise, final, batch.y))
+        for name, value in terms.items():
             add(name, value.to(exact) * size)
         if trace.kl is not None:
             bound = (mean_over_samples(trace.log_likelihood) - trace.kl).to(exact)

@@ -12,7 +12,7 @@ from vaekit.data.pixels import UNIT, Range
 from vaekit.data.sources import Splits
 from vaekit.interfaces import Likelihood, Loss, Posterior, Prior, Shape
 from vaekit.model.contracts import check_contracts
-from vaekit.model.objective import Inputs, Objective, Player, Reconstruction
+from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.model.vae import VAE
 from vaekit.specs.models import ModelSpec, RunSpec
 from vaekit.streams import derive_seed
@@ -50,7 +50,7 @@ def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None, 
 
 
 def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None) -> Objective:
-    """Build the objective of a model: its losses, with a single player that owns all parameters.
+    """Build the objective of a model from its losses.
 
     Args:
         model: The model section of a spec.
@@ -64,7 +64,7 @@ def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, 
         }
     if not any("reconstruction" in loss.covers for loss in losses.values()):
         losses = {"reconstruction": Reconstruction(), **losses}
-    return Objective(vae, [Player("model", losses)], num_data=num_data)
+    return Objective(vae, losses, num_data=num_data)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 from vaekit import roles
 from vaekit.errors import PluginError
 from vaekit.interfaces import Shape
-from vaekit.model.objective import Inputs, Objective, Player
+from vaekit.model.objective import Inputs, Objective
 from vaekit.registry import Registry
 from vaekit.specs.models import ModelSpec
 
@@ -40,13 +40,12 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
     _kept(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
     trace = vae(inputs.x, inputs.noise, target=inputs.target, y=inputs.y, num_data=objective.num_data, epoch=inputs.epoch)
-    for player in objective.players:
-        assert isinstance(player, Player)
-        for name, loss in player.losses.items():
-            if name in roles.losses:
-                value = loss(trace)
-                scalar = loss.batch_statistic and isinstance(value, Tensor) and value.ndim == 0
-                _kept(roles.losses, name, "its value", value, () if scalar else (num,), finite=False)
+    for name, (kind, aim) in objective.terms.items():
+        loss: Any = objective.losses[kind]
+        if kind in roles.losses:
+            value = getattr(loss, aim.method)(trace)
+            scalar = loss.batch_statistic and isinstance(value, Tensor) and value.ndim == 0
+            _kept(roles.losses, kind, f"its term {name!r}", value, () if scalar else (num,), finite=False)
     objective.train(training)
 
 

@@ -1,9 +1,9 @@
-"""The objective: players, each a parameter scope and its weighted losses, summed to one scalar for one backward pass."""
+"""The objective: losses and the parameters that each of them moves, summed to one scalar for one backward pass."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple, cast
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vaekit.errors import UsageError
-from vaekit.interfaces import Loss, Shape
+from vaekit.interfaces import Aim, Loss, Optim, Shape
 from vaekit.model.vae import VAE
 from vaekit.trace import Trace, mean_over_samples
 
@@ -44,86 +44,110 @@ class Reconstruction(Loss):
         return -mean_over_samples(trace.log_likelihood)
 
 
-class Player(nn.Module):
-    """A parameter scope and the losses that are minimised over it.
+class Player(NamedTuple):
+    """Parameters that the same aims move; they have an optimiser of their own.
 
     Args:
-        name: The player's name in error messages and optimiser settings.
-        losses: The losses by name; their own parameters belong to this player's scope.
-        scope: Prefixes of the other parameter names of the objective in this player's scope, such as ``("vae.",)``.
-        weights: The weights of the losses by name; default: 1.
-        lr_scale: The learning rate of this player relative to the run's.
+        aims: The names of the aims.
+        names: The names of the parameters.
+        optim: Settings of the optimiser.
     """
 
-    def __init__(
-        self,
-        name: str,
-        losses: Mapping[str, Loss],
-        *,
-        scope: Sequence[str] = ("vae.",),
-        weights: Mapping[str, float] | None = None,
-        lr_scale: float = 1.0,
-    ) -> None:
-        super().__init__()
-        self.name, self.scope, self.lr_scale = name, tuple(scope), lr_scale
-        self.losses = nn.ModuleDict(losses)
-        self.weights = dict(weights or {})
-
-    def forward(self, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum of the losses, 0-d, and the terms to log: each loss and its metrics in the trace."""
-        whole = trace.whole or trace
-        terms = {name: loss(whole if loss.batch_statistic else trace).mean() for name, loss in self.losses.items()}
-        weighted = [self.weights[name] * term if name in self.weights else term for name, term in terms.items()]
-        total = reduce(torch.add, weighted)
-        return total, terms | {name: value.mean() for name, value in (trace.metrics | whole.metrics).items()}
+    aims: tuple[str, ...]
+    names: tuple[str, ...]
+    optim: Optim
 
 
-def samples_of(losses: Sequence[Loss]) -> Shape:
+class Term(NamedTuple):
+    """An aim of a loss.
+
+    Args:
+        loss: The name of the loss.
+        aim: The aim.
+    """
+
+    loss: str
+    aim: Aim
+
+
+def samples_of(losses: Mapping[str, Loss]) -> Shape:
     """Return the sample dimensions that several losses ask for together.
 
     Raises:
         UsageError: They ask for different ones.
     """
-    asked = {loss.kind: loss.samples for loss in losses if loss.samples is not None}
+    asked = {name: loss.samples for name, loss in losses.items() if loss.samples is not None}
     if len(set(asked.values())) > 1:
-        given = ", ".join(f"{kind}: {math.prod(samples)} ({samples})" for kind, samples in asked.items())
+        given = ", ".join(f"{name}: {math.prod(samples)}" for name, samples in asked.items())
         raise UsageError("losses ask for different numbers of samples per image", given=given, expected="the same for all losses")
     return next(iter(asked.values()), ())
 
 
 class Objective(nn.Module):
-    """All that is trained: a VAE and the players that train it.
+    """All that is trained: a VAE and the losses that train it.
 
-    The scopes of the players partition the parameters. A player's losses see all parameters outside its scope detached. The trace
-    is detached for a player that owns none of the parameters that produce it, and computed again for a player that owns some of
-    them. Therefore no loss leaks into another player's parameters, and the sum over all players is a single scalar: one backward
-    pass, followed by a step of every optimiser.
+    Each loss states its aims: which parameters each of them moves. Parameters that the same aims move are a player, so players
+    partition the parameters. While a player's aims are evaluated, all other parameters are frozen. The trace is detached for a
+    player that owns none of the parameters that produce it, and computed again for a player that owns some of them. Therefore no
+    loss leaks into parameters that it does not move, and the sum over all players is a single scalar: one backward pass, followed
+    by a step of every optimiser.
 
     Args:
         vae: The model.
-        players: The players, at least one.
+        losses: The losses by name.
         num_data: The size of the training set, for losses that estimate aggregates.
 
     Raises:
-        ValueError: A trainable parameter belongs to no player or to several.
-        UsageError: Losses ask for different numbers of samples.
+        UsageError: No loss trains a part of the model, losses ask for different numbers of samples, or aims that move the same
+            parameters ask for different optimisers.
     """
 
-    def __init__(self, vae: VAE, players: Sequence[Player], *, num_data: int | None = None) -> None:
+    def __init__(self, vae: VAE, losses: Mapping[str, Loss], *, num_data: int | None = None) -> None:
         super().__init__()
         self.vae = vae
-        self.players = nn.ModuleList(players)
+        self.losses = nn.ModuleDict(losses)
         self.num_data = num_data
         self.gather: Callable[[Tensor, int], Tensor] | None = None
         """Joins a batch's parts over processes, in training, for losses that are batch statistics; see `VAE.forward`."""
-        self.samples = samples_of([loss for player in players for loss in cast("Iterable[Loss]", player.losses.values())])
+        self.samples = samples_of(losses)
         """The sample dimensions ``*S`` of the codes, as the losses ask for them."""
-        self.owner: dict[str, int] = {}
+        self.terms = {
+            term: Term(name, aim) for name, loss in losses.items() for term, aim in (loss.aims() or {name: Aim()}).items()
+        }
+        self.players = self._players()
+        self.owner = {name: i for i, player in enumerate(self.players) for name in player.names}
+
+    def _players(self) -> tuple[Player, ...]:
+        """Group the parameters by the aims that move them."""
+        groups: dict[tuple[str, ...], list[str]] = {}
         for name, parameter in self.named_parameters():
-            owners = [i for i, p in enumerate(players) if name.startswith((f"players.{i}.", *p.scope))]
-            if len(owners) != 1 and parameter.requires_grad:
-                raise ValueError(f"parameter {name} belongs to {len(owners)} players; scopes must partition the parameters")
-            self.owner[name] = owners[0]
+            movers = self._movers(name)
+            if not movers and parameter.requires_grad:
+                raise UsageError(
+                    f"no loss trains the {name.split('.')[1]}",
+                    given=", ".join(f"{term} trains {', '.join(aim.moves)}" for term, (_, aim) in self.terms.items()),
+                    remedy="add a loss that does, for example kl",
+                )
+            groups.setdefault(movers, []).append(name)
+        return tuple(Player(movers, tuple(names), self._optim(movers)) for movers, names in groups.items())
+
+    def _movers(self, name: str) -> tuple[str, ...]:
+        """Return the aims that move a parameter."""
+        root, part, *rest = name.split(".")
+        if root == "vae":
+            return tuple(term for term, (_, aim) in self.terms.items() if part in aim.moves)
+        own = {term: aim for term, (loss, aim) in self.terms.items() if loss == part}
+        named = tuple(term for term, aim in own.items() if rest[0] in aim.own)
+        if named:
+            return named
+        first, aim = next(iter(own.items()))  # a network that no aim names is trained with what its loss moves
+        return self._movers(f"vae.{aim.moves[0]}") if aim.moves else (first,)
+
+    def _optim(self, movers: Sequence[str]) -> Optim:
+        asked = list(dict.fromkeys(optim for term in movers if (optim := self.terms[term].aim.optim) != Optim()))
+        if len(asked) > 1:
+            raise UsageError("aims of the same parameters ask for different optimisers", given=f"{', '.join(movers)}: {asked}")
+        return asked[0] if asked else Optim()
 
     @property
     def batch_statistic(self) -> bool:
@@ -149,9 +173,9 @@ class Objective(nn.Module):
         return noise.movedim(0, len(self.samples))
 
     def parameters_of(self, player: Player) -> list[nn.Parameter]:
-        """Return the parameters in a player's scope, in a fixed order."""
-        index = list(self.players).index(player)
-        return [p for name, p in self.named_parameters() if self.owner[name] == index]
+        """Return the parameters of a player, in a fixed order."""
+        parameters = dict(self.named_parameters())
+        return [parameters[name] for name in player.names]
 
     def forward(
         self, inputs: Inputs, *, player: int | None = None, trace: Trace | None = None
@@ -166,22 +190,33 @@ class Objective(nn.Module):
         if player is None:
             total, terms, _ = self.evaluate(inputs)
             return total, terms
-        value: tuple[Tensor, dict[str, Tensor]] = self.players[player](self._trace(inputs) if trace is None else trace)
-        return value
+        return self._value(self.players[player], self._trace(inputs) if trace is None else trace)
 
     def evaluate(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor], Trace]:
         """Return the results of `forward` and the trace."""
         trace = self._trace(inputs)
         if len(self.players) == 1:
-            total, terms = self.players[0](trace)
+            total, terms = self._value(self.players[0], trace)
         else:
             total, terms = self._play(inputs, trace)
-        logged = {"loss": total} | terms
+        logged = {"loss": reduce(torch.add, [terms[name] for name, (_, aim) in self.terms.items() if aim.judged])} | terms
         if "reconstruction" not in logged:
             logged["reconstruction"] = -trace.log_likelihood.mean()
         if "kl" not in logged and trace.kl is not None:
             logged["kl"] = trace.kl.mean()
         return total, {name: value.detach() for name, value in logged.items()}, trace
+
+    def _value(self, player: Player, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of a player's aims, 0-d, and the terms to log: each aim, and the metrics of losses in the trace."""
+        whole = trace.whole or trace
+        terms: dict[str, Tensor] = {}
+        for name in player.aims:
+            kind, aim = self.terms[name]
+            loss = cast("Loss", self.losses[kind])
+            value = loss if aim.method == "forward" else getattr(loss, aim.method)
+            terms[name] = value(whole if loss.batch_statistic else trace).mean()
+        total = reduce(torch.add, terms.values())
+        return total, terms | {name: value.mean() for name, value in (trace.metrics | whole.metrics).items()}
 
     def _play(self, inputs: Inputs, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
         """Evaluate each player with its own parameters live and all others frozen; return the sum and the terms."""
@@ -197,7 +232,7 @@ class Objective(nn.Module):
                 seen = trace.detach()
             value, more = functional_call(self, view, (inputs,), {"player": index, "trace": seen})
             values.append(value)
-            terms |= more
+            terms = more | terms
         return reduce(torch.add, values), terms
 
     def _trace(self, inputs: Inputs) -> Trace:

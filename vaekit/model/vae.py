@@ -200,7 +200,7 @@ class VAE(nn.Module):
         if gather is not None:
             sites = (self._site(self.posterior(gather(params, 0)), gather(noise, -2)),)
             absent: Any = Elsewhere()
-            trace.whole = Trace(absent, sites, absent, None if y is None else gather(y, 0), num_data, epoch)
+            trace.whole = Trace(absent, sites, absent, None if y is None else gather(y, 0), num_data, epoch, self)
         return trace
 
     def trace_from(
@@ -224,7 +224,7 @@ class VAE(nn.Module):
             epoch: The time for schedules, stored in the trace.
         """
         site = self._site(q, noise)
-        return Trace(x=x, sites=(site,), likelihood=self.likelihood_of(site.z), y=y, num_data=num_data, epoch=epoch)
+        return Trace(x=x, sites=(site,), likelihood=self.likelihood_of(site.z), y=y, num_data=num_data, epoch=epoch, model=self)
 
     def _site(self, q: Distribution, noise: Tensor) -> Site:
         return Site(z=q.rsample(noise), q=q, p=self.prior(), has_density=Capability.LOG_PROB in self.posterior.provides)

@@ -16,7 +16,7 @@ from vaekit.compute import process
 from vaekit.compute.graphs import Replay
 from vaekit.data.batches import Batch
 from vaekit.model.assembly import example_inputs
-from vaekit.model.objective import Inputs, Objective, Player
+from vaekit.model.objective import Inputs, Objective
 from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.training.step import Step
 
@@ -62,7 +62,7 @@ class StackedStep:
 
     def _optimizer(self, player: int, *, compiled: bool) -> StackedAdamW:
         objective = self.first.objective
-        own = objective.parameters_of(cast("Player", objective.players[player]))
+        own = objective.parameters_of(objective.players[player])
         names = {id(parameter): name for name, parameter in objective.named_parameters()}
         return StackedAdamW(
             {names[id(parameter)]: self.parameters[names[id(parameter)]] for parameter in own},

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaekit.distributions import DiagonalGaussian
 from vaekit.errors import UsageError
-from vaekit.interfaces import Capability, Loss, Slot
+from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Slot
 from vaekit.model.vae import VAE
 from vaekit.roles import decoders, encoders
 from vaekit.testing.backbones import expect_compiles
@@ -54,17 +54,38 @@ def trace_of(vae: nn.Module, x: Tensor, noise: Tensor) -> Trace:
     return trace
 
 
+def values_of(loss: Loss, trace: Trace) -> dict[str, Tensor]:
+    """Return the value of each aim of the loss."""
+    return {name: getattr(loss, aim.method)(trace) for name, aim in (loss.aims() or {"loss": Aim()}).items()}
+
+
 @check("loss")
 def check_value(candidate: Candidate) -> None:
-    """The loss is one finite number per example, or one per batch if it is a batch statistic; a batch of one works too."""
+    """Each aim is one finite number per example, or one per batch if it is a batch statistic; a batch of one works too."""
     loss, vae = loss_of(candidate), vae_of()
     for num in (1, 2, 8):
         with during(f"the loss of {num} examples"):
-            value = loss(trace_of(vae, *inputs_of(loss, num)))
+            values = values_of(loss, trace_of(vae, *inputs_of(loss, num)))
         shapes: set[tuple[int, ...]] = {(num,), ()} if loss.batch_statistic else {(num,)}
         allowed = " or ".join(map(str, shapes)) + ("" if loss.batch_statistic else "; () where batch_statistic is declared")
-        expect(tuple(value.shape) in shapes, f"the shape for {num} examples", expected=allowed, came=tuple(value.shape))
-        expect_finite(value, f"the loss of {num} examples")
+        for name, value in values.items():
+            came = tuple(value.shape)
+            expect(came in shapes, f"the shape of the {name} for {num} examples", expected=allowed, came=came)
+            expect_finite(value, f"the {name} of {num} examples")
+
+
+@check("loss")
+def check_aims(candidate: Candidate) -> None:
+    """Each aim names a method of the loss, parts of the model, and networks of the loss; some aim is judged."""
+    loss = loss_of(candidate)
+    aims = loss.aims() or {"loss": Aim()}
+    for name, aim in aims.items():
+        expect(callable(getattr(loss, aim.method, None)), f"the method of the aim {name!r}", expected="a method", came=aim.method)
+        unknown = sorted(set(aim.moves) - set(MODEL_PARTS))
+        expect(not unknown, f"what the aim {name!r} moves", expected=f"some of {', '.join(MODEL_PARTS)}", came=unknown)
+        absent = [own for own in aim.own if not isinstance(getattr(loss, own, None), nn.Module | nn.Parameter)]
+        expect(not absent, f"the networks of the aim {name!r}", expected="attributes of the loss", came=absent)
+    expect(any(aim.judged for aim in aims.values()), "aims that are judged", expected="one or more", came="none")
 
 
 @check("loss")
@@ -190,9 +211,10 @@ def check_determinism(candidate: Candidate) -> None:
 
 @check("loss")
 def check_gradient(candidate: Candidate) -> None:
-    """The model receives a gradient from the loss, and so does every parameter of the loss itself."""
+    """The model receives a gradient from the loss, and so does every parameter of the loss itself from one of its aims."""
     loss, vae = loss_of(candidate), vae_of()
-    value = loss(trace_of(vae, *inputs_of(loss, 16))).mean()
+    values = values_of(loss, trace_of(vae, *inputs_of(loss, 16)))
+    value = torch.stack([each.mean() for each in values.values()]).sum()
     expect(value.requires_grad, "the loss", expected="a function of the model's parameters", came="a constant")
     expect_gradients(loss, value, "from the loss")
     gradients = [p.grad for p in vae.parameters() if p.grad is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, cast
@@ -21,7 +21,7 @@ from vaekit.compute.sharding import gathered, own, shard
 from vaekit.data.batches import Batch, Batches, full_batches
 from vaekit.data.sources import Splits
 from vaekit.errors import UsageError
-from vaekit.model.objective import Inputs, Objective, Player
+from vaekit.model.objective import Inputs, Objective
 from vaekit.specs.models import RunSpec
 from vaekit.streams import Streams
 from vaekit.training.average import MovingAverage
@@ -56,14 +56,15 @@ class Step:
                 [
                     {
                         "params": self.objective.parameters_of(player),
-                        "peak_lr": train.lr * player.lr_scale,
+                        "peak_lr": player.optim.lr or train.lr,
                         "decay": train.weight_decay,
                     }
                 ],
+                betas=player.optim.betas,
                 weight_decay=0.0,  # see `decay`
                 fused=self.device.type in {"cpu", "cuda"},
             )
-            for player in cast("Iterable[Player]", self.objective.players)
+            for player in self.objective.players
         ]
         self.average = None if train.ema is None else MovingAverage(self.objective, train.ema)
         self.forward = self._launched()
@@ -163,7 +164,7 @@ class Step:
         if len(self.objective.producers) > 1:  # each player would run the sharded modules again with parameters of its own
             raise UsageError(
                 "a model whose parameters belong to several players cannot be sharded across processes",
-                given=", ".join(cast("Player", self.objective.players[number]).name for number in self.objective.producers),
+                given="; ".join(" + ".join(self.objective.players[number].aims) for number in sorted(self.objective.producers)),
                 expected="one player that owns the encoder, the decoder, the posterior, the prior and the likelihood",
                 remedy="train with --parallel ddp",
             )

@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vaekit.interfaces import Capability, Loss, Slot
+from vaekit.interfaces import GENERATION, INFERENCE, Aim, Capability, Loss, Slot
 from vaekit.roles import losses
 from vaekit.schema import Count
-from vaekit.trace import Trace
+from vaekit.trace import Trace, detached
 
 
 @losses("iwae")
@@ -22,17 +22,33 @@ class IWAE(Loss):
 
     Args:
         num_samples: Number of importance samples K.
+        dreg: Whether the encoder follows the doubly reparameterised gradient, whose variance does not grow with K.
 
     References:
         Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
+        Tucker et al. (2019), "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives", ICLR, arXiv:1810.04152,
+            equation 8.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
 
-    def __init__(self, *, num_samples: Count = 5) -> None:
+    def __init__(self, *, num_samples: Count = 5, dreg: bool = False) -> None:
         super().__init__()
-        self.samples = (num_samples,)
+        self.samples, self.dreg = (num_samples,), dreg
+
+    def aims(self) -> dict[str, Aim]:
+        if not self.dreg:
+            return {}
+        return {"iwae": Aim(moves=GENERATION), "dreg": Aim("doubly_reparameterised", moves=INFERENCE, judged=False)}
 
     def forward(self, trace: Trace) -> Tensor:
         return math.log(trace.z.shape[0]) - torch.logsumexp(trace.log_weight, 0)
+
+    def doubly_reparameterised(self, trace: Trace) -> Tensor:
+        """Return a value with the bound's gradient by q: weights are squared, and q has a gradient only through the codes."""
+        weight = trace.log_likelihood
+        for site in trace.sites:
+            weight = weight + site.log_p - detached(site.q).log_prob(site.z)
+        shares = torch.softmax(weight.detach(), 0)
+        return -(shares.square() * weight).sum(0)

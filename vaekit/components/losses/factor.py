@@ -1,0 +1,72 @@
+"""The total correlation, estimated by a critic."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+from torch.nn import functional as F
+
+from vaekit.interfaces import Aim, Capability, Loss, Optim, Slot
+from vaekit.nn.layers import Widths, fully_connected
+from vaekit.roles import losses
+from vaekit.trace import Trace
+
+
+@losses("factor")
+class Factor(Loss):
+    """``KL + γ TC``: FactorVAE penalises the dependence between latents, as `tc` does, but a critic estimates it.
+
+    The critic tells codes from codes whose latents are shuffled over the batch; its logit estimates the density ratio. It is
+    trained by an optimiser of its own, and its loss does not count in the objective.
+
+    Args:
+        latent_dim: Number of latents.
+        gamma: Weight γ of the total correlation.
+        hidden: Widths of the critic's hidden layers.
+        critic_lr: Learning rate of the critic.
+
+    References:
+        Kim and Mnih (2018), "Disentangling by Factorising", ICML, arXiv:1802.05983, equation 2 and algorithm 2.
+    """
+
+    covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    batch_statistic = True
+    gamma: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        gamma: NonNegativeFloat = 6.0,
+        hidden: Widths = (256, 256, 256),
+        critic_lr: PositiveFloat = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("gamma", torch.tensor(gamma), persistent=False)
+        self.critic_lr = critic_lr
+        self.critic = fully_connected((latent_dim,), hidden, (1,), "leaky_relu")
+
+    def aims(self) -> dict[str, Aim]:
+        optim = Optim(lr=self.critic_lr, betas=(0.5, 0.9))
+        return {"factor": Aim(), "critic": Aim("criticise", moves=(), own=("critic",), optim=optim, judged=False)}
+
+    def forward(self, trace: Trace) -> Tensor:
+        kl, total_correlation = trace.kl, self.critic(trace.z).squeeze(-1)
+        assert kl is not None  # guaranteed by `requires`, which assembly checks
+        trace.metrics["total_correlation"] = total_correlation
+        value: Tensor = kl + self.gamma * total_correlation
+        return value
+
+    def criticise(self, trace: Trace) -> Tensor:
+        """Return the cross-entropy of the critic on codes and on shuffled codes, ``(B,)``.
+
+        Latent d is shuffled by moving it d + 1 images on: the images of a batch are in random order already.
+        """
+        z = trace.z
+        shuffled = torch.stack([latent.roll(1 + d) for d, latent in enumerate(z.unbind(-1))], -1)
+        real, other = self.critic(z).squeeze(-1), self.critic(shuffled).squeeze(-1)
+        return 0.5 * (F.softplus(-real) + F.softplus(other))

@@ -32,6 +32,7 @@ HEADINGS = [
     "From Python",
     "Data",
     "Write a backbone in 20 lines",
+    "Write a loss with a network of its own",
     "Design",
     "Contributing",
     "Changes",
@@ -92,7 +93,7 @@ def test_every_component_that_it_names_with_a_flag_exists():
 # Python
 
 
-@pytest.mark.parametrize("heading", ["From Python", "Write a backbone in 20 lines"])
+@pytest.mark.parametrize("heading", ["From Python", "Write a backbone in 20 lines", "Write a loss with a network of its own"])
 def test_python_runs_as_it_stands(heading, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", block_below(heading, "python")]
@@ -102,7 +103,7 @@ def test_python_runs_as_it_stands(heading, tmp_path):
 
 
 def test_no_python_is_left_out():
-    assert sum(language == "python" for language, _ in BLOCKS) == 2
+    assert sum(language == "python" for language, _ in BLOCKS) == 3
 
 
 def test_the_same_backbone_as_a_package_is_found_by_its_entry_point(tmp_path):

@@ -27,7 +27,7 @@ from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.parity import Parity, compare, torch_function
 from vaekit.export.parts import part_of
 from vaekit.export.staging import staged
-from vaekit.interfaces import Backbone, Capability, Dataset, Loss, Posterior
+from vaekit.interfaces import Aim, Backbone, Capability, Dataset, Loss, Posterior
 from vaekit.training.logger import Logger
 
 Shape = tuple[int, ...]
@@ -645,6 +645,30 @@ class Leaky(Loss):
         return trace.z.square().sum(-1) - trace.z.mean()
 
 
+class Homeless(KL):
+    """Trains a critic that it does not have."""
+
+    def aims(self) -> dict[str, Aim]:
+        return {"kl": Aim(), "critic": Aim(own=("critic",))}
+
+
+class Asleep(Loss):
+    """Has a critic that its own aim does not train."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.critic = nn.Linear(latent_dim, 1)
+
+    def aims(self) -> dict[str, Aim]:
+        return {"norm": Aim(), "critic": Aim("criticise", moves=(), own=("critic",), judged=False)}
+
+    def forward(self, trace: Any) -> Tensor:
+        return trace.z.square().sum(-1)
+
+    def criticise(self, trace: Any) -> Tensor:
+        return trace.z.sum(-1)
+
+
 class Constant(Loss):
     """Has no gradient."""
 
@@ -1132,6 +1156,13 @@ LIES: list[tuple[str, type, str, str]] = [
     ("loss", TwoTongues, "check_declarations", "covers, once built"),
     ("loss", Leaky, "check_independence", "one by one"),
     ("loss", Constant, "check_gradient", "a constant"),
+    (
+        "loss",
+        Homeless,
+        "check_aims",
+        r"the networks of the aim 'critic'.*\n  expected: attributes of the loss\n  came:     \['critic'\]",
+    ),
+    ("loss", Asleep, "check_gradient", "critic.weight, from the critic"),
     ("loss", Slots, "check_declarations", "everything"),
     ("loss", Wide, "check_dtype", r"expected: torch\.float32\n  came:     torch\.float64"),
     ("loss", Slipping, "check_vmap", "the gradient of vae.encoder.* stacked, against each alone"),

@@ -211,12 +211,17 @@ def check_determinism(candidate: Candidate) -> None:
 
 @check("loss")
 def check_gradient(candidate: Candidate) -> None:
-    """The model receives a gradient from the loss, and so does every parameter of the loss itself from one of its aims."""
+    """The model receives a gradient from the loss, and so does every parameter of the loss itself, from the aim that moves it."""
     loss, vae = loss_of(candidate), vae_of()
-    values = values_of(loss, trace_of(vae, *inputs_of(loss, 16)))
-    value = torch.stack([each.mean() for each in values.values()]).sum()
-    expect(value.requires_grad, "the loss", expected="a function of the model's parameters", came="a constant")
-    expect_gradients(loss, value, "from the loss")
+    aims = loss.aims() or {"loss": Aim()}
+    named = {f"{own}.{name}" for aim in aims.values() for own in aim.own for name, _ in getattr(loss, own).named_parameters()}
+    others = {name.replace(".", "_"): p for name, p in loss.named_parameters() if name not in named}
+    for number, (name, aim) in enumerate(aims.items()):
+        value = values_of(loss, trace_of(vae, *inputs_of(loss, 16)))[name]
+        expect(value.requires_grad, f"the {name}", expected="a function of parameters", came="a constant")
+        loss.zero_grad()
+        moved = [nn.ParameterDict(others)] if number == 0 else []
+        expect_gradients(nn.ModuleList([*moved, *(getattr(loss, own) for own in aim.own)]), value.mean(), f"from the {name}")
     gradients = [p.grad for p in vae.parameters() if p.grad is not None]
     expect(any(bool(g.any()) for g in gradients), "the gradient to the model", expected="one that is not 0", came="0")
     for gradient in gradients:

@@ -1160,7 +1160,7 @@ LIES: list[tuple[str, type, str, str]] = [
         "loss",
         Homeless,
         "check_aims",
-        r"the networks of the aim 'critic'.*\n  expected: attributes of the loss\n  came:     \['critic'\]",
+        r"the networks of the aim 'critic'.*\n.*\n  came:     \['critic'\]",
     ),
     ("loss", Asleep, "check_gradient", "critic.weight, from the critic"),
     ("loss", Slots, "check_declarations", "everything"),

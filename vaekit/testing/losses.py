@@ -220,8 +220,10 @@ def check_gradient(candidate: Candidate) -> None:
         value = values_of(loss, trace_of(vae, *inputs_of(loss, 16)))[name]
         expect(value.requires_grad, f"the {name}", expected="a function of parameters", came="a constant")
         loss.zero_grad()
-        moved = [nn.ParameterDict(others)] if number == 0 else []
-        expect_gradients(nn.ModuleList([*moved, *(getattr(loss, own) for own in aim.own)]), value.mean(), f"from the {name}")
+        moved = nn.ModuleDict({own: getattr(loss, own) for own in aim.own})
+        if number == 0:  # networks that no aim names are trained by the first one
+            moved["loss"] = nn.ParameterDict(others)
+        expect_gradients(moved, value.mean(), f"from the {name}")
     gradients = [p.grad for p in vae.parameters() if p.grad is not None]
     expect(any(bool(g.any()) for g in gradients), "the gradient to the model", expected="one that is not 0", came="0")
     for gradient in gradients:

@@ -94,6 +94,8 @@ class Posterior(Component, nn.Module, ABC):
 
     provides: ClassVar[frozenset[Capability]] = frozenset()
     """The capabilities of the distributions that it returns; losses are checked against them before data are read."""
+    space: ClassVar[str] = "real"
+    """What its codes are points of: ``real`` vectors or, for example, a ``sphere``; the prior must have the same."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -142,6 +144,8 @@ class Prior(Component, nn.Module, ABC):
 
     provides: ClassVar[frozenset[Capability]] = frozenset()
     """The capabilities of the distribution that it returns; losses are checked against them before data are read."""
+    space: ClassVar[str] = "real"
+    """What its codes are points of; the posterior must have the same."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -150,6 +154,17 @@ class Prior(Component, nn.Module, ABC):
     @abstractmethod
     def forward(self) -> Distribution:
         """Return p(z): a `Density` if ``provides`` includes ``LOG_PROB``."""
+
+    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draw the base noise that ``rsample`` maps to ``num`` latent vectors: standard normal, ``(num, D)``.
+
+        Args:
+            num: The number of latent vectors.
+            generator: The source of randomness; default: torch's global generator.
+            like: A tensor whose device and dtype the noise takes.
+            temperature: A factor on the noise; below 1, latent vectors are more typical and less varied.
+        """
+        return temperature * torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
 
 
 Scores = Literal["density", "levels", "binary"]

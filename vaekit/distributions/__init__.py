@@ -4,6 +4,7 @@ from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import Density, Distribution, FactorisedDensity, QuantisedDensity, at_least_float32, sum_event
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
+from vaekit.distributions.mixture import GaussianMixture
 from vaekit.distributions.pixels import (
     LEVEL,
     BernoulliPixels,
@@ -22,6 +23,7 @@ __all__ = [
     "DiscretizedLogisticPixels",
     "Distribution",
     "FactorisedDensity",
+    "GaussianMixture",
     "GaussianPixels",
     "LaplacePixels",
     "QuantisedDensity",

@@ -57,7 +57,7 @@ class Trained:
 
     def prior_codes(self, num: int) -> Tensor:
         """Return draws from the prior, ``(num, D)``; the draws are always the same."""
-        noise = torch.randn(num, self.vae.latent_dim, generator=Streams(0).generator("export/prior"))
+        noise = self.vae.prior.draw_noise(num, Streams(0).generator("export/prior"), like=torch.zeros(()))
         with torch.no_grad():
             codes: Tensor = self.vae.prior().rsample(noise)
         return codes
@@ -76,7 +76,8 @@ def latents_of(vae: VAE, evaluation: Mapping[str, Any] | None) -> tuple[Latent, 
         kl = evaluation.get("kl_per_latent", [None] * vae.latent_dim)
     else:
         with torch.no_grad():
-            codes = vae.prior().rsample(torch.randn(4096, vae.latent_dim, generator=Streams(0).generator("export/latents")))
+            noise = vae.prior.draw_noise(4096, Streams(0).generator("export/latents"), like=torch.zeros(()))
+            codes = vae.prior().rsample(noise)
         mean, std = ([round(value, 1) + 0.0 for value in values.tolist()] for values in (codes.mean(0), codes.std(0)))
         kl = [None] * vae.latent_dim
     return tuple(Latent(*values) for values in zip(mean, std, kl, strict=True))

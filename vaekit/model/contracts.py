@@ -34,7 +34,7 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(inputs.x), (num, *vae.posterior.param_shape))
     noise = inputs.noise[(0,) * len(objective.samples)]
     z = _kept(roles.posteriors, model.posterior.kind, "a sample", vae.posterior(params).rsample(noise), latents)
-    _kept(roles.priors, model.prior.kind, "a sample", vae.prior().rsample(noise), latents)
+    _kept(roles.priors, model.prior.kind, "a sample", vae.prior().rsample(vae.prior.draw_noise(num, like=inputs.x)), latents)
     outputs = _kept(roles.decoders, model.decoder.kind, "its output", vae.decoder(z), (num, *vae.likelihood.param_shape))
     p = vae.likelihood(outputs)
     _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)

@@ -239,8 +239,8 @@ class VAE(nn.Module):
             generator: The source of randomness, on the model's device.
         """
         like = next(self.parameters())
-        noise = torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
-        return self.decode(self.prior().rsample(temperature * noise))
+        noise = self.prior.draw_noise(num, generator, like=like, temperature=temperature)
+        return self.decode(self.prior().rsample(noise))
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:

@@ -191,7 +191,14 @@ def _check_kinds(role: str, components: Iterable[ComponentSpec]) -> None:
 
 
 def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Posterior], prior: type[Prior]) -> None:
-    """Check that no two losses cover the same slot, and that the posterior and prior provide what the losses require."""
+    """Check that posterior and prior fit each other and provide what losses require, and that no two losses cover a slot."""
+    if posterior.space != prior.space:
+        fit = [kind for kind in roles.priors.kinds() if _space(roles.priors, kind) == posterior.space]
+        raise UsageError(
+            f"the posterior {posterior.kind!r} and the prior {prior.kind!r} are on different spaces",
+            given=f"{posterior.space} and {prior.space}",
+            remedy=f"use --prior {' or '.join(fit)}" if fit else "use another posterior",
+        )
     for i, (loss, own) in enumerate(zip(model.loss, declared, strict=True)):
         for other, its in zip(model.loss[:i], declared, strict=False):
             if shared := own.covers & its.covers:
@@ -212,6 +219,14 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
                     given=f"{role} {cls.kind!r}, which provides {', '.join(sorted(cls.provides)) or 'no density'}",
                     remedy=f"use --{role} {' or '.join(fit)}, or another loss" if fit else "use another loss",
                 )
+
+
+def _space(components: Registry[Any], kind: str) -> str | None:
+    try:
+        space: str = components.get(kind).space
+    except Exception:  # do not suggest a broken plugin
+        return None
+    return space
 
 
 def _provides(components: Registry[Any], kind: str) -> frozenset[Capability]:

@@ -38,12 +38,9 @@ def arguments_of(source: Source, num: int = 6, dtype: torch.dtype = F64) -> tupl
 
 
 def noise_of(source: Source, *shape: int, dtype: torch.dtype = F64) -> Tensor:
-    """Return base noise ``(*shape, D)``, the same on every call."""
+    """Return base noise for ``shape`` latent vectors, the same on every call."""
     generator, num = torch.Generator().manual_seed(0), torch.Size(shape).numel()
-    if isinstance(source, Posterior):
-        noise = source.draw_noise(num, generator, like=torch.zeros((), dtype=dtype))
-    else:
-        noise = torch.randn(num, source.latent_dim, generator=generator, dtype=dtype)
+    noise = source.draw_noise(num, generator, like=torch.zeros((), dtype=dtype))
     return noise.view(*shape, *noise.shape[1:])
 
 

@@ -1,0 +1,43 @@
+"""Mixtures of diagonal Gaussians."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaekit.distributions.gaussian import LOG_2PI
+
+
+class GaussianMixture(NamedTuple):
+    """``sum_k w_k N(mu_k, diag exp(2 log_std_k))`` over latent vectors.
+
+    Args:
+        logits: The logits of the weights, ``(K,)``.
+        mu: The means, ``(K, D)``.
+        log_std: The log standard deviations, ``(K, D)``.
+    """
+
+    logits: Tensor
+    mu: Tensor
+    log_std: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.softmax(self.logits, 0) @ self.mu
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """Map noise ``(*S, B, D + 1)`` to samples ``(*S, B, D)``: the last number, uniform on [0, 1), selects the component.
+
+        Samples are differentiable functions of the selected component.
+        """
+        bounds = torch.softmax(self.logits, 0).cumsum(0)[:-1]
+        component = (noise[..., -1:] >= bounds).sum(-1)
+        return self.mu[component] + torch.exp(self.log_std[component]) * noise[..., :-1]
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log densities of ``(*S, B, D)``, ``(*S, B)``."""
+        scaled = (value.unsqueeze(-2) - self.mu) * torch.exp(-self.log_std)
+        components = -(0.5 * (scaled.square() + LOG_2PI) + self.log_std).sum(-1)
+        return torch.logsumexp(components + torch.log_softmax(self.logits, 0), -1)

@@ -189,6 +189,8 @@ def test_parts_that_no_loss_trains_and_optimisers_that_contradict_each_other_are
         def aims(self):
             return {"fast": Aim(optim=Optim(1e-1))}
 
+    with pytest.raises(UsageError, match=r"same name(.*\n)*.*norm, of one and other"):
+        Objective(make_vae(), {"one": CodeNorm(), "other": CodeNorm()})
     with pytest.raises(UsageError, match="different optimisers"):
         Objective(make_vae(), {"slow": Slow(), "fast": Fast()})
 

@@ -98,8 +98,8 @@ class Objective(nn.Module):
         num_data: The size of the training set, for losses that estimate aggregates.
 
     Raises:
-        UsageError: No loss trains a part of the model, losses ask for different numbers of samples, or aims that move the same
-            parameters ask for different optimisers.
+        UsageError: No loss trains a part of the model, losses ask for different numbers of samples or have terms of the same
+            name, or aims that move the same parameters ask for different optimisers.
     """
 
     def __init__(self, vae: VAE, losses: Mapping[str, Loss], *, num_data: int | None = None) -> None:
@@ -111,9 +111,15 @@ class Objective(nn.Module):
         """Joins a batch's parts over processes, in training, for losses that are batch statistics; see `VAE.forward`."""
         self.samples = samples_of(losses)
         """The sample dimensions ``*S`` of the codes, as the losses ask for them."""
-        self.terms = {
-            term: Term(name, aim) for name, loss in losses.items() for term, aim in (loss.aims() or {name: Aim()}).items()
-        }
+        self.terms: dict[str, Term] = {}
+        for name, loss in losses.items():
+            for term, aim in (loss.aims() or {name: Aim()}).items():
+                if term in self.terms:
+                    both = f"{self.terms[term].loss} and {name}"
+                    raise UsageError(
+                        "two losses have a term of the same name", given=f"{term}, of {both}", remedy="leave one out"
+                    )
+                self.terms[term] = Term(name, aim)
         self.players = self._players()
         self.owner = {name: i for i, player in enumerate(self.players) for name in player.names}
 
@@ -122,7 +128,9 @@ class Objective(nn.Module):
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, parameter in self.named_parameters():
             movers = self._movers(name)
-            if not movers and parameter.requires_grad:
+            if not movers and not parameter.requires_grad:
+                continue
+            if not movers:
                 raise UsageError(
                     f"no loss trains the {name.split('.')[1]}",
                     given=", ".join(f"{term} trains {', '.join(aim.moves)}" for term, (_, aim) in self.terms.items()),
@@ -224,7 +232,7 @@ class Objective(nn.Module):
         terms: dict[str, Tensor] = {}
         parameters = dict(self.named_parameters())
         for index in range(len(self.players)):
-            view = {name: p if self.owner[name] == index else p.detach() for name, p in parameters.items()}
+            view = {name: p if self.owner.get(name) == index else p.detach() for name, p in parameters.items()}
             seen: Trace | None = None  # trace again: other players produce a part of it
             if self.producers == {index}:
                 seen = trace

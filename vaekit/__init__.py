@@ -11,11 +11,13 @@ if TYPE_CHECKING:
     from vaekit.drawing.picture import Picture as Picture
     from vaekit.errors import VaekitError as VaekitError
     from vaekit.export.exporter import Exporter as Exporter
+    from vaekit.interfaces import Aim as Aim
     from vaekit.interfaces import Backbone as Backbone
     from vaekit.interfaces import Capability as Capability
     from vaekit.interfaces import Dataset as Dataset
     from vaekit.interfaces import Likelihood as Likelihood
     from vaekit.interfaces import Loss as Loss
+    from vaekit.interfaces import Optim as Optim
     from vaekit.interfaces import Posterior as Posterior
     from vaekit.interfaces import Prior as Prior
     from vaekit.model.vae import VAE as VAE
@@ -45,7 +47,7 @@ _HOMES = {
     "drawing.picture": ("Picture",),
     "errors": ("VaekitError",),
     "export.exporter": ("Exporter",),
-    "interfaces": ("Backbone", "Capability", "Dataset", "Likelihood", "Loss", "Posterior", "Prior"),
+    "interfaces": ("Aim", "Backbone", "Capability", "Dataset", "Likelihood", "Loss", "Optim", "Posterior", "Prior"),
     "model.vae": ("VAE",),
     "roles": (
         "datasets",

@@ -121,6 +121,12 @@ def test_statistics_of_a_batch_are_those_of_the_whole_batch(images, tmp_path):
     assert {"train_total_correlation", "train_squared_mmd"} <= run.metrics()[0].keys()
 
 
+@pytest.mark.parametrize("loss", [("iwae", "--dreg"), ("factor", "--loss.hidden", "8")], ids=["iwae", "factor"])
+def test_several_samples_and_several_players_are_those_of_one_process(images, tmp_path, loss):
+    arguments = ["--dataset.path", images, "--loss", *loss]
+    assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
+
+
 def test_a_batch_statistic_of_several_processes_sees_no_images():
     vae, x = vaekit.VAE(Encoder((1, 4, 4), (2, 3)), Decoder((3,), (1, 4, 4))), torch.rand(4, 1, 4, 4)
     trace = vae(x, gather=lambda part, dim: torch.cat([part, part], dim))

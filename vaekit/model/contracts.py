@@ -33,8 +33,9 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     latents, images = (num, vae.latent_dim), (num, *vae.image_shape)
     params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(inputs.x), (num, *vae.posterior.param_shape))
     noise = inputs.noise[(0,) * len(objective.samples)]
+    prior_noise = vae.prior.draw_noise(num, torch.Generator(vae.device), like=inputs.x)
     z = _kept(roles.posteriors, model.posterior.kind, "a sample", vae.posterior(params).rsample(noise), latents)
-    _kept(roles.priors, model.prior.kind, "a sample", vae.prior().rsample(vae.prior.draw_noise(num, like=inputs.x)), latents)
+    _kept(roles.priors, model.prior.kind, "a sample", vae.prior().rsample(prior_noise), latents)
     outputs = _kept(roles.decoders, model.decoder.kind, "its output", vae.decoder(z), (num, *vae.likelihood.param_shape))
     p = vae.likelihood(outputs)
     _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)

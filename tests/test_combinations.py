@@ -1,0 +1,131 @@
+"""Any parts that the registries hold train together, or are refused before data are read, with the names of both."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from vaekit import roles
+from vaekit.errors import UsageError
+from vaekit.model.assembly import build_objective, build_vae, example_inputs
+from vaekit.model.contracts import check_contracts
+from vaekit.model.objective import Objective
+from vaekit.registry import Registry
+from vaekit.specs.models import ModelSpec
+from vaekit.specs.options import build_spec
+
+SHAPE = (2, 5, 4)
+SMALL: dict[str, Any] = {"hidden": (4,), "channels": (4,), "num_samples": 2, "components": 2}
+BETWEEN = [roles.posteriors, roles.priors, roles.likelihoods, roles.losses]
+"""The roles whose components meet in an objective; backbones meet them in shapes only."""
+
+
+def options_of(chosen: dict[str, str]) -> dict[str, Any]:
+    """Return the options of a small model of components by role."""
+    chosen = {"encoder": "mlp", "decoder": "mlp"} | chosen
+    options: dict[str, Any] = {"latent_dim": 2, **chosen}
+    for registry in roles.REGISTRIES:
+        kind = chosen.get(registry.role)
+        fields = registry.spec(kind).model_fields if kind else {}
+        options |= {f"{registry.role}.{name}": value for name, value in SMALL.items() if name in fields}
+    return options
+
+
+def products(*registries: Registry[Any]) -> list[dict[str, str]]:
+    """Return every choice of one component for each role."""
+    roles_of, choices = [registry.role for registry in registries], [registry.kinds() for registry in registries]
+    return [dict(zip(roles_of, kinds, strict=True)) for kinds in itertools.product(*choices)]
+
+
+def name_of(chosen: dict[str, str]) -> str:
+    return "-".join(chosen.values())
+
+
+def build(model: ModelSpec) -> Objective:
+    """Build a model, try its contracts, and return its objective."""
+    objective = build_objective(model, build_vae(model, SHAPE, seed=0), num_data=64, seed=0)
+    check_contracts(model, objective, example_inputs(objective))
+    return objective
+
+
+def train(objective: Objective) -> None:
+    """Take a step on grey levels; every parameter receives a finite gradient and the loss remains finite."""
+    inputs = example_inputs(objective)
+    grey = (inputs.x * 255).round() / 255
+    inputs = inputs._replace(x=grey, target=grey)
+    total, terms = objective(inputs)
+    total.backward()
+    assert all(term.isfinite() for term in terms.values()), terms
+    moved = {name for player in objective.players for name in player.names}
+    for name, parameter in objective.named_parameters():
+        assert name in moved, f"nothing trains {name}"
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert parameter.grad.isfinite().all(), name
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter.sub_(1e-3 * parameter.grad.sign())
+        assert all(term.isfinite() for term in objective(inputs)[1].values())
+
+
+def use(objective: Objective) -> None:
+    """Encode, decode, reconstruct and sample."""
+    vae = objective.vae.eval()
+    x = example_inputs(objective).x
+    with torch.no_grad():
+        z = vae.encode_to_latent(x, generator=torch.Generator().manual_seed(0))
+        images = [vae.decode(z), vae.reconstruct(x), vae.sample(len(x), generator=torch.Generator().manual_seed(0))]
+    assert z.shape == (len(x), vae.latent_dim)
+    for image in images:
+        assert image.shape == x.shape
+        assert image.isfinite().all()
+
+
+def walk(chosen: dict[str, str], losses: tuple[str, ...] = ()) -> UsageError | None:
+    """Build, train and use a model of components by role; return the refusal of one that is refused."""
+    options = options_of(chosen) | ({"loss": list(losses)} if losses else {})
+    try:
+        model = build_spec({}, options).model
+    except UsageError as error:
+        return error
+    objective = build(model)
+    train(objective)
+    use(objective)
+    return None
+
+
+def missing(chosen: dict[str, str], loss: str) -> dict[str, Any]:
+    """Return what a loss requires and the components of other roles lack, by role."""
+    required = roles.losses.get(loss).requires
+    lacks = {registry.role: required - registry.get(chosen[registry.role]).provides for registry in BETWEEN[:2]}
+    return {role: lack for role, lack in lacks.items() if lack}
+
+
+@pytest.mark.parametrize("chosen", products(*BETWEEN), ids=name_of)
+def test_parts_that_meet_in_an_objective(chosen: dict[str, str]) -> None:
+    refusal, lacks = walk(chosen), missing(chosen, chosen["loss"])
+    assert (refusal is not None) == bool(lacks), refusal
+    if refusal is not None:
+        role = next(iter(lacks))
+        assert repr(chosen["loss"]) in str(refusal)
+        assert f"{role} {chosen[role]!r}" in str(refusal)
+        (suggestion,) = re.findall(f"--{role} ([a-z_]+)", str(refusal))
+        assert not {role} & set(missing(chosen | {role: suggestion}, chosen["loss"]))
+
+
+@pytest.mark.parametrize(
+    "chosen", products(roles.encoders, roles.decoders, roles.likelihoods), ids=lambda c: "-".join(c.values())
+)
+def test_backbones(chosen: dict[str, str]) -> None:
+    assert walk(chosen) is None
+
+
+@pytest.mark.parametrize("losses", list(itertools.combinations(roles.losses.kinds(), 2)), ids="-".join)
+def test_two_losses(losses: tuple[str, str]) -> None:
+    refusal = walk({}, losses)
+    both = roles.losses.get(losses[0]).covers & roles.losses.get(losses[1]).covers
+    assert (refusal is not None) == bool(both), refusal
+    assert refusal is None or all(repr(loss) in str(refusal) for loss in losses)

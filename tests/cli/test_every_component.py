@@ -124,6 +124,18 @@ def test_a_run_that_dies_after_an_epoch_resumes_to_the_same_weights(
     assert (tmp_path / "run/model.safetensors").read_bytes() == (run_of(point) / "model.safetensors").read_bytes()
 
 
+def assert_close(run: vaekit.Run, expected: vaekit.Run) -> None:
+    """Compare the metrics and the weights of two runs of some thirty steps in float32."""
+    for one, other in zip(run.metrics(), expected.metrics(), strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            if name.startswith(("train_", "validation_")):
+                assert one[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
+    weights, others = (load_file(each.path / "model.safetensors") for each in (run, expected))
+    for name, tensor in others.items():
+        assert torch.allclose(weights[name], tensor, rtol=1e-3, atol=1e-4), name
+
+
 @pytest.fixture
 def double() -> Iterator[None]:
     """Everything that is made is of double precision."""
@@ -147,6 +159,15 @@ def test_stacked_models_are_those_that_are_trained_alone(labelled_run: Path, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS, ids="-".join)
+def test_a_compiled_step_trains_as_the_step_that_python_takes(
+    run_of: RunOf, labelled_run: Path, tmp_path: Path, point: Point
+) -> None:
+    options = options_of(point, labelled_run.parent / "images.npz")
+    assert_close(vaekit.train(**options, compile="on", out=tmp_path / "run"), vaekit.Run(run_of(point)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS, ids="-".join)
 def test_two_processes_train_as_one_does(run_of: RunOf, tmp_path: Path, point: Point) -> None:
     alone, out = vaekit.Run(run_of(point)), tmp_path / "run"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vaekit"]
@@ -154,12 +175,4 @@ def test_two_processes_train_as_one_does(run_of: RunOf, tmp_path: Path, point: P
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *launcher, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    two = vaekit.Run(out)
-    for one, both in zip(alone.metrics(), two.metrics(), strict=True):
-        assert one.keys() == both.keys()
-        for name in one:
-            if name.startswith(("train_", "validation_")):
-                assert both[name] == pytest.approx(one[name], rel=1e-4, abs=1e-4), name
-    weights, expected = (load_file(run.path / "model.safetensors") for run in (two, alone))
-    for name, tensor in expected.items():
-        assert torch.allclose(weights[name], tensor, rtol=1e-3, atol=1e-4), name
+    assert_close(vaekit.Run(out), alone)

@@ -16,11 +16,11 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data: VAEKIT_DATA, else ../shared/data from the project's root."""
-    folder = Path(os.environ.get("VAEKIT_DATA") or Path(__file__).parents[2] / "shared" / "data")
-    if not (folder / "MNIST" / "raw").is_dir():
-        pytest.skip(f"no real data in {folder}; set VAEKIT_DATA to a folder that holds MNIST/raw")
-    return folder
+    """The folder of real data that VAEKIT_DATA names."""
+    folder = os.environ.get("VAEKIT_DATA")
+    if folder is None or not (Path(folder) / "MNIST" / "raw").is_dir():
+        pytest.skip("needs real data: set VAEKIT_DATA to a folder that holds MNIST/raw")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -158,6 +159,7 @@ def test_stacked_models_are_those_that_are_trained_alone(labelled_run: Path, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="compiling needs a C++ compiler")
 @pytest.mark.parametrize("point", POINTS, ids="-".join)
 def test_a_compiled_step_trains_as_the_step_that_python_takes(
     run_of: RunOf, labelled_run: Path, tmp_path: Path, point: Point

@@ -87,7 +87,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     return notes + [f"{name}: {old.get(name, 'absent')} before, {new.get(name, 'absent')} after" for name in changed]
 
 
-def comparison_table(rows: list[dict[str, Any]]) -> Table:
+def speedup_table(rows: list[dict[str, Any]]) -> Table:
     """Return the result of `compare` as a table."""
     shown = _table(*KEY, "before, images/s", "after", "ratio")
     for row in rows:

@@ -65,7 +65,7 @@ def names_of(runs: Sequence[Record]) -> dict[str, Record]:
     return {name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)}
 
 
-def comparison_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Return the titles and rows of a table of every number that any model has, with a dash for missing ones."""
     metrics = comparable_metrics(evaluations)
     rows = [

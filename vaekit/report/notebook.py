@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from vaekit.drawing.comparison import comparison_table
+from vaekit.drawing.comparison import evaluation_table
 from vaekit.drawing.grid import grid
 from vaekit.errors import VaekitError
 from vaekit.model.vae import VAE
@@ -29,7 +29,7 @@ def run_html(run: Record) -> str:
         samples = "<p>no model is saved yet</p>"
     facts = [f"{run.spec.data.dataset.kind}, {records[-1]['epoch'] if records else 0} of {run.spec.train.epochs} epochs"]
     if evaluation:
-        titles, (cells,) = comparison_table({run.path.name: evaluation})
+        titles, (cells,) = evaluation_table({run.path.name: evaluation})
         facts += [f"{title} {cell}" for title, cell in zip(titles[1:], cells[1:], strict=True)]
     about = f"<b>Run</b> {escape(str(run.path))}<br>{escape('; '.join(facts))}"
     return f"<div><p>{about}</p>{curves}{samples}</div>"

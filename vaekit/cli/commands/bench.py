@@ -100,14 +100,14 @@ def compare(
 ) -> None:
     """Compare two measurements that `vaekit bench --json` printed."""
     from vaekit.benchmark.report import compare as compare_results
-    from vaekit.benchmark.report import comparison_table, differences, read_result
+    from vaekit.benchmark.report import differences, read_result, speedup_table
 
     before, after = (read_result(file) for file in files)
     rows = compare_results(before, after)
     if as_json:
         typer.echo(json_module.dumps(rows))
     else:
-        _print(comparison_table(rows), differences(before, after))
+        _print(speedup_table(rows), differences(before, after))
 
 
 def _print(table: Any, lines: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Show models side by side, with the same inputs and the same noise, and their numbers in a table."""
-    from vaekit.drawing.comparison import aligned, compare_runs, comparison_table, names_of, not_comparable
+    from vaekit.drawing.comparison import aligned, compare_runs, evaluation_table, names_of, not_comparable
     from vaekit.run import Run
 
     opened = [Run(path) for path in runs]
@@ -31,4 +31,4 @@ def compare(
     if as_json:
         typer.echo(json.dumps(evaluations))
     else:
-        typer.echo("\n".join([*aligned(*comparison_table(evaluations)), *([warning] if warning else []), "", str(out)]))
+        typer.echo("\n".join([*aligned(*evaluation_table(evaluations)), *([warning] if warning else []), "", str(out)]))

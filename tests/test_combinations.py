@@ -19,7 +19,7 @@ from vaekit.specs.models import ModelSpec
 from vaekit.specs.options import build_spec
 
 SHAPE = (2, 5, 4)
-SMALL: dict[str, Any] = {"hidden": (4,), "channels": (4,), "num_samples": 2, "components": 2}
+SMALL: dict[str, Any] = {"hidden": (4,), "channels": (4,), "num_samples": 2, "num_components": 2}
 BETWEEN = [roles.posteriors, roles.priors, roles.likelihoods, roles.losses]
 """The roles whose components meet in an objective; backbones meet them in shapes only."""
 

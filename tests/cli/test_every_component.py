@@ -88,6 +88,10 @@ def refusal_of(point: Point, operation: str) -> str | None:
     return None if density else {"log p(x)": "density"}.get(operation)
 
 
+def test_every_picture_is_in_the_walk() -> None:
+    assert set(roles.pictures.kinds()) <= COMMANDS.keys()
+
+
 @pytest.mark.parametrize("operation", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in COMMANDS])
 @pytest.mark.parametrize("point", POINTS, ids="-".join)
 def test_an_operation(cli: Cli, run_of: RunOf, tmp_path: Path, point: Point, operation: str) -> None:

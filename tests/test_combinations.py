@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import small_parts
 
 from vaekit import roles
 from vaekit.errors import UsageError
@@ -19,20 +20,8 @@ from vaekit.specs.models import ModelSpec
 from vaekit.specs.options import build_spec
 
 SHAPE = (2, 5, 4)
-SMALL: dict[str, Any] = {"hidden": (4,), "channels": (4,), "num_samples": 2, "num_components": 2}
 BETWEEN = [roles.posteriors, roles.priors, roles.likelihoods, roles.losses]
 """The roles whose components meet in an objective; backbones meet them in shapes only."""
-
-
-def options_of(chosen: dict[str, str]) -> dict[str, Any]:
-    """Return the options of a small model of components by role."""
-    chosen = {"encoder": "mlp", "decoder": "mlp"} | chosen
-    options: dict[str, Any] = {"latent_dim": 2, **chosen}
-    for registry in roles.REGISTRIES:
-        kind = chosen.get(registry.role)
-        fields = registry.spec(kind).model_fields if kind else {}
-        options |= {f"{registry.role}.{name}": value for name, value in SMALL.items() if name in fields}
-    return options
 
 
 def products(*registries: Registry[Any]) -> list[dict[str, str]]:
@@ -86,7 +75,8 @@ def use(objective: Objective) -> None:
 
 def walk(chosen: dict[str, str], losses: tuple[str, ...] = ()) -> UsageError | None:
     """Build, train and use a model of components by role; return the refusal of one that is refused."""
-    options = options_of(chosen) | ({"loss": list(losses)} if losses else {})
+    options = {"latent_dim": 2, **small_parts({"encoder": "mlp", "decoder": "mlp", **chosen})}
+    options |= {"loss": list(losses)} if losses else {}
     try:
         model = build_spec({}, options).model
     except UsageError as error:

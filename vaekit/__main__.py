@@ -1,4 +1,4 @@
-"""``python -m vaekit`` is ``vaekit``. Imports wait until interruptions and streams are taken care of."""
+"""``python -m vaekit`` is ``vaekit``. It handles interruptions and closed streams before it imports anything else."""
 
 import io
 import os
@@ -17,7 +17,7 @@ def main() -> int:
         sys.stderr.write("interrupted\n")
         return 130
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter ends in any case
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter is about to exit
 
 
 def _open_streams() -> None:

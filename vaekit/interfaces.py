@@ -95,7 +95,7 @@ class Posterior(Component, nn.Module, ABC):
     provides: ClassVar[frozenset[Capability]] = frozenset()
     """The capabilities of the distributions that it returns; losses are checked against them before data are read."""
     space: ClassVar[str] = "real"
-    """What its codes are points of: ``real`` vectors or, for example, a ``sphere``; the prior must have the same."""
+    """The space of its codes: ``real`` vectors or, for example, a ``sphere``; the prior must have the same."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Prior(Component, nn.Module, ABC):
     provides: ClassVar[frozenset[Capability]] = frozenset()
     """The capabilities of the distribution that it returns; losses are checked against them before data are read."""
     space: ClassVar[str] = "real"
-    """What its codes are points of; the posterior must have the same."""
+    """The space of its codes; the posterior must have the same."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -165,6 +165,11 @@ class Prior(Component, nn.Module, ABC):
             temperature: A factor on the noise; below 1, latent vectors are more typical and less varied.
         """
         return temperature * torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
+
+    def sample(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:
+        """Draw ``num`` latent vectors, ``(num, D)``; the arguments are those of `draw_noise`."""
+        codes: Tensor = self().rsample(self.draw_noise(num, generator, like=like, temperature=temperature))
+        return codes
 
 
 Scores = Literal["density", "levels", "binary"]
@@ -332,7 +337,7 @@ class Dataset(Component, ABC):
     default_binarize: ClassVar[Binarize] = "none"
     """The binarisation to use if none is chosen."""
     reader: ImageReader | None = None
-    """How it reads image files, if it does; pictures of a user's own files take the range of their numbers from it."""
+    """The reader of its image files, if any; a user's own files are read with the same range of pixel values."""
 
     @abstractmethod
     def load(self) -> Splits:

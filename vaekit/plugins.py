@@ -60,7 +60,7 @@ class Plugin:
 
     @cached_property
     def distribution(self) -> str:
-        """The name of the distribution; if its metadata do not tell, that of the module that provides the component."""
+        """The name of the distribution; if its metadata lack one, that of the module that provides the component."""
         return self._metadata("Name") or self.package
 
     @cached_property

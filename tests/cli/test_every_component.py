@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import PARTS, small_parts
 
 import vaekit
 from vaekit import roles
@@ -27,8 +28,6 @@ Cli = Callable[..., tuple[int, str, str]]
 Point = tuple[str, str]
 RunOf = Callable[[Point], Path]
 
-PARTS = (roles.encoders, roles.decoders, roles.posteriors, roles.priors, roles.likelihoods, roles.losses)
-SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4,), "num_samples": 2, "num_components": 3}
 POINTS = [(registry.role, kind) for registry in PARTS for kind in registry.kinds()]
 
 COMMANDS = {
@@ -57,13 +56,10 @@ SLOW = {"bench", "decoder.onnx", "encoder.onnx", "autoencoder.onnx", "decoder.pt
 def options_of(point: Point, data: Path) -> dict[str, Any]:
     """Return the options of a small run that differs from the default in one component."""
     chosen = dict([("encoder", "mlp"), ("decoder", "mlp"), ("likelihood", "bce"), point])
-    options: dict[str, Any] = {"dataset": "array", "dataset.path": str(data), "latent_dim": 2, **chosen}
+    options: dict[str, Any] = {"dataset": "array", "dataset.path": str(data), "latent_dim": 2, **small_parts(chosen)}
     if chosen["likelihood"] == "bce":
         options["binarize"] = "dynamic"
     options |= {"epochs": 2, "batch_size": 16, "threads": 1, "device": "cpu", "pictures": "none"}
-    for registry in PARTS:
-        fields = registry.spec(chosen[registry.role]).model_fields if registry.role in chosen else {}
-        options |= {f"{registry.role}.{name}": value for name, value in SMALL.items() if name in fields}
     return options
 
 

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 import torch
 from pydantic import ValidationError
+from small import small
 from torch import Tensor, nn
 
 from vaekit.errors import UsageError
@@ -19,7 +20,6 @@ ROLES: dict[str, Registry[Backbone]] = {"encoder": encoders, "decoder": decoders
 BACKBONES = [(role, kind) for role, registry in ROLES.items() for kind in registry.kinds()]
 ODD = (3, 13, 18)
 LATENT_DIM = 5
-SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4, 8)}
 FORBIDDEN: list[dict[str, Any]] = [
     {"hidden": (0,)},
     {"hidden": "wide"},
@@ -57,8 +57,7 @@ def shapes(role: str, image_shape: Shape) -> tuple[Shape, Shape]:
 
 def build(role: str, kind: str, image_shape: Shape = ODD, **options: Any) -> Backbone:
     """A small backbone, built through its spec as assembly does it."""
-    small = {name: value for name, value in SMALL.items() if name in option_names(role, kind)}
-    spec = ROLES[role].spec(kind).model_validate({"kind": kind, **small, **options})
+    spec = ROLES[role].spec(kind).model_validate({"kind": kind, **small(ROLES[role], kind), **options})
     in_shape, out_shape = shapes(role, image_shape)
     return ROLES[role].build(spec, in_shape=in_shape, out_shape=out_shape)
 

@@ -297,7 +297,7 @@ class Nested(Gaussian):
 
 
 class Cupboard:
-    """Holds tensors, and cannot let go of them."""
+    """Holds tensors that it cannot detach."""
 
     def __init__(self, inner: DiagonalGaussian) -> None:
         self.mu, self.logvar = inner

@@ -9,21 +9,16 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from PIL import Image
+from small import small
 
 from vaekit.registry import Registry
 from vaekit.roles import REGISTRIES, datasets
 from vaekit.testing import Check, checks
 
-SMALL: dict[str, Any] = {"hidden": (8,), "channels": (4, 8), "mode": "offline"}
 VARIED = ("check_gradient", "check_independence", "check_autocast", "check_onnx")
 DECLARATIONS = ("check_documentation", "check_spec_round_trip")
 SLOW = ("mlflow", "wandb", "onnx")
 EXPECTED = {("loss", "factor"): {"check_coverage": "an untrained critic knows nothing of the total correlation"}}
-
-
-def small(registry: Registry[Any], kind: str) -> dict[str, Any]:
-    """Options that make a component small, and keep it off the network, where it has them."""
-    return {name: value for name, value in SMALL.items() if name in registry.spec(kind).model_fields}
 
 
 def variants(registry: Registry[Any], kind: str) -> list[dict[str, Any]]:

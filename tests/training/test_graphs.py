@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import PARTS, small_parts
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from training.tape import record
@@ -21,7 +22,6 @@ from vaekit.compute.graphs import Replay
 from vaekit.compute.process import Interrupted
 from vaekit.errors import UsageError
 from vaekit.model.assembly import assemble, build_objective, build_vae
-from vaekit.roles import REGISTRIES
 from vaekit.specs.options import build_spec
 from vaekit.store.folder import RunFolder
 from vaekit.store.record import load_splits
@@ -29,9 +29,6 @@ from vaekit.streams import Streams
 from vaekit.training.hardware import fit_to_machine
 from vaekit.training.step import Step
 from vaekit.training.trainer import Trainer
-
-SMALL = {"hidden": (8,), "channels": (4, 8)}
-ROLES = ("encoder", "decoder", "posterior", "prior", "likelihood", "loss")
 
 
 @pytest.fixture
@@ -60,12 +57,9 @@ def options(images, **more):
 
 def kinds():
     """Every built-in component that a step computes with, in a small model."""
-    for registry in REGISTRIES:
-        for kind in registry.kinds() if registry.role in ROLES else ():
-            small = {
-                f"{registry.role}.{name}": value for name, value in SMALL.items() if name in registry.spec(kind).model_fields
-            }
-            yield pytest.param({registry.role: kind, **small}, id=f"{registry.role}-{kind}")
+    for registry in PARTS:
+        for kind in registry.kinds():
+            yield pytest.param(small_parts({registry.role: kind}), id=f"{registry.role}-{kind}")
 
 
 SETTINGS = [

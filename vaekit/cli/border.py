@@ -12,9 +12,9 @@ from vaekit.files import REMEDIES
 from vaekit.roles import plugin_at
 
 NO_MEMORY = re.compile(r"(allocate|enough|out of) memory|bad.alloc|multiplication overflow", re.IGNORECASE)
-"""What torch says where memory is lacking; on a CPU, it raises a RuntimeError like any other."""
+"""The messages of torch when memory runs out; on a CPU, they come in a plain RuntimeError."""
 TOO_LARGE = re.compile(r"overflow", re.IGNORECASE)
-"""What torch says of a number that does not fit into 64 bits."""
+"""The messages of torch for a number that does not fit into 64 bits."""
 
 
 def explain(error: Exception) -> VaekitError:
@@ -32,7 +32,8 @@ def explain(error: Exception) -> VaekitError:
         return PluginError(
             f"the {role} {plugin.kind!r} of plugin {plugin} failed: {reason_of(error)}",
             given=_place(error),
-            remedy=f"run `vaekit plugins check {role}:{plugin.kind}`, and tell the plugin's author; --debug shows the traceback",
+            remedy=f"run `vaekit plugins check {role}:{plugin.kind}`, and report the failure to the plugin's author; "
+            "--debug shows the traceback",
         )
     if isinstance(error, OSError) and error.errno is not None:
         file = "" if error.filename is None else f": {plain(error.filename)}"

@@ -62,7 +62,7 @@ def interruptible(reporter: Quiet) -> Iterator[None]:
 
 
 def stoppable(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that exits with 130 after Ctrl-C, and says so; nothing else may end the process, such as a plugin."""
+    """Return a command that reports Ctrl-C and exits with 130; an ``exit()`` in other code, such as a plugin, is an error."""
 
     @wraps(function)
     def called(*arguments: Any, **options: Any) -> None:
@@ -77,7 +77,7 @@ def stoppable(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def interrupted(remark: str = "") -> int:
-    """Say that the command was interrupted; return the exit code, 130. A further Ctrl-C is ignored, as the command ends.
+    """Report that the command was interrupted and return the exit code, 130. Further Ctrl-Cs are ignored while it exits.
 
     Args:
         remark: What to add, such as how to resume.

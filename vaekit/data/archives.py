@@ -12,7 +12,7 @@ import numpy as np
 
 from vaekit.data.parquet import Column, parquet_columns
 from vaekit.data.pixels import Array
-from vaekit.errors import DataError, UsageError
+from vaekit.errors import DataError, UsageError, plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def guarded(path: Path, load: Callable[[], Any]) -> Any:
     except Exception as error:  # numpy, zipfile, zlib and the formats' own libraries raise almost anything for a damaged file
         raise DataError(
             "cannot read the file",
-            given=f"{path}: {' '.join(str(error).split())[:300] or type(error).__name__}",
+            given=f"{path}: {plain(error) or type(error).__name__}",
             expected="arrays of numbers (pickled objects are refused, since they can run code)",
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -12,6 +13,7 @@ from vaekit.data.sources import ImageSource
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -84,6 +86,30 @@ def to_labels(values: Array, num: int, name: str) -> tuple[Tensor, tuple[str, ..
         return torch.from_numpy(flat.astype(np.int64)), None
     names, numbers = np.unique(_decoded(flat) if flat.dtype.kind == "S" else flat, return_inverse=True)
     return torch.from_numpy(numbers.astype(np.int64)), tuple(names.tolist())
+
+
+def optional_labels(
+    load: Callable[[], Array], num: int, name: str, *, stated: bool, told: str
+) -> tuple[Tensor | None, tuple[str, ...] | None]:
+    """Return the labels that ``load`` reads; see `to_labels`.
+
+    Args:
+        load: Reads the values.
+        num: Number of images.
+        name: What the values are, for the error.
+        stated: Whether the user asked for these labels; otherwise, values that cannot be labels are omitted with a warning.
+        told: What the values are, for the warning.
+
+    Raises:
+        DataError: The user asked for values that cannot be labels.
+    """
+    try:
+        return to_labels(load(), num, name)
+    except DataError as error:
+        if stated:
+            raise
+        warnings.warn(f"{told} is left out: {error.message} ({error.given})", stacklevel=3)
+        return None, None
 
 
 def _decoded(values: Array) -> Array:

@@ -45,9 +45,9 @@ TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-"""What brings each EXIF orientation upright, in Pillow's terms; an image with any other number is upright."""
+"""The Pillow transposition that turns each EXIF orientation upright; images with any other number are upright."""
 QUARTERS = frozenset({"TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"})
-"""Those that exchange width and height."""
+"""The transpositions that exchange width and height."""
 
 MOST_TRIED = 64
 """Number of image files read to find the range of their numbers."""
@@ -152,7 +152,7 @@ def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def _turn(image: Image) -> str | None:
-    """Return what brings an open image upright, which determines its shape and its pixels; None if it is upright."""
+    """Return the transposition that turns an open image upright; None if it is upright already."""
     turn = TURNS.get(image.getexif().get(0x0112, 1))
     if turn is not None and image.format == "TIFF":  # Pillow itself turns these when it reads their pixels
         image.load()

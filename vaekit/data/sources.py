@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from vaekit.data.pixels import UNIT, Range
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -49,10 +50,10 @@ class ImageSource(ABC):
         """Return the source on ``device``; a source that reads files returns itself."""
         return self
 
-    def value_range(self) -> tuple[float, float]:
+    def value_range(self) -> Range:
         """Return bounds on the scaled pixels: [0, 1] for bytes, the exact extremes for floats."""
         if self.integer:
-            return 0.0, 1.0
+            return UNIT
         chunks = [self.gather(chunk) for chunk in torch.arange(len(self), device=self.device).split(256)]
         return min(float(c.min()) for c in chunks), max(float(c.max()) for c in chunks)
 
@@ -127,7 +128,7 @@ class TensorImages(ImageSource):
         self.shape = (images.shape[1], images.shape[2], images.shape[3])
         self.integer = images.dtype == torch.uint8
         self.device = images.device
-        self._range: tuple[float, float] | None = None
+        self._range: Range | None = None
         self._binary: bool | None = None
         self._moved: dict[torch.device, TensorImages] = {}
 
@@ -149,7 +150,7 @@ class TensorImages(ImageSource):
             self._moved[device] = TensorImages(self.images.to(device), self.labels, self.class_names)
         return self._moved[device]
 
-    def value_range(self) -> tuple[float, float]:
+    def value_range(self) -> Range:
         if self._range is None:
             self._range = super().value_range() if len(self) else (0.0, 0.0)
         return self._range
@@ -189,11 +190,11 @@ class Splits:
         return self.train.shape
 
     @cached_property
-    def value_range(self) -> tuple[float, float]:
+    def value_range(self) -> Range:
         """The lowest and highest scaled pixels of all splits; [0, 1] if all lie within it."""
         ranges = [part.value_range() for part in self.parts.values()]
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-        return (0.0, 1.0) if low >= 0 and high <= 1 else (low, high if high > low else low + 1.0)
+        return UNIT if low >= 0 and high <= 1 else (low, high if high > low else low + 1.0)
 
     @property
     def parts(self) -> dict[str, ImageSource]:
@@ -226,13 +227,7 @@ def split_of(name: str) -> str | None:
 
 
 def chosen_splits(found: Collection[str], validation: float | None, test: float | None) -> list[str]:
-    """Return which splits of a dataset are used: the training split, then the others for which no fraction is given.
-
-    Raises:
-        DataError: There is no training split.
-    """
-    if "train" not in found:
-        raise DataError("the dataset has no training split", given=", ".join(found), expected="a split called train")
+    """Return which splits of a dataset are used: the training split, and the others for which no fraction is given."""
     unused = {name for name, fraction in (("validation", validation), ("test", test)) if fraction is not None}
     return [name for name in SPLIT_NAMES if name in found and name not in unused]
 

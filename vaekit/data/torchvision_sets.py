@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from vaekit.data.sources import Splits, TensorImages, hold_out
-from vaekit.errors import DataError
+from vaekit.errors import DataError, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,7 +63,7 @@ def ensure_present(name: str, root: Path, files: Sequence[str], *, download: boo
                     target.parent.mkdir(parents=True, exist_ok=True)
                     file.replace(target)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
-            reason = f"the download failed: {' '.join(str(error).split())[:300]}"
+            reason = f"the download failed: {plain(error)}"
         else:
             return
     raise DataError(

@@ -39,10 +39,21 @@ FAR = 1e4
 """What stands for infinity: a finite number, since the gradient of an infinite one is NaN."""
 
 
-def level_edges(value: Tensor, width: float) -> tuple[Tensor, Tensor]:
-    """Return the ends of the interval that each grey level in [0, 1] stands for; the lowest and highest extend to infinity."""
+def standardised_edges(value: Tensor, width: float, location: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends of the interval that each grey level in [0, 1] stands for, relative to a location and scale.
+
+    The intervals of the lowest and the highest level extend to infinity.
+    """
     lower = torch.where(value < width / 2, -FAR, value - width / 2)
-    return lower, torch.where(value > 1 - width / 2, FAR, value + width / 2)
+    upper = torch.where(value > 1 - width / 2, FAR, value + width / 2)
+    scale = torch.exp(-log_scale)
+    return (lower - location) * scale, (upper - location) * scale
+
+
+def mirrored(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Return intervals [a, b], those right of 0 mirrored to the left tail, where distribution functions are accurate."""
+    right = a > 0
+    return torch.where(right, -b, a), torch.where(right, -a, b)
 
 
 class GaussianPixels(NamedTuple):
@@ -60,8 +71,7 @@ class GaussianPixels(NamedTuple):
 
     def log_mass(self, value: Tensor, width: float) -> Tensor:
         """Return the log probability of grey levels ``width`` apart, a difference of the distribution function, ``(*S, B)``."""
-        a, b = ((edge - self.mean) * torch.exp(-self.log_scale) for edge in level_edges(value, width))
-        a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)  # to the left tail, where the function is accurate
+        a, b = mirrored(*standardised_edges(value, width, self.mean, self.log_scale))
         upper = torch.special.log_ndtr(b)
         return sum_event(upper + torch.log1p(-torch.exp(torch.special.log_ndtr(a) - upper)), 3)
 
@@ -96,8 +106,7 @@ class LaplacePixels(NamedTuple):
 
     def log_mass(self, value: Tensor, width: float) -> Tensor:
         """Return the log probability of grey levels ``width`` apart, a difference of the distribution function, ``(*S, B)``."""
-        a, b = ((edge - self.mean) * torch.exp(-self.log_scale) for edge in level_edges(value, width))
-        a, b = torch.where(a > 0, -b, a), torch.where(a > 0, -a, b)  # to the left of the mean, or on both sides of it
+        a, b = mirrored(*standardised_edges(value, width, self.mean, self.log_scale))
         left = b.clamp(max=0) - math.log(2.0) + torch.log(-torch.expm1(a - b.clamp(max=0)))
         across = torch.log(-0.5 * (torch.expm1(-b.clamp(min=0)) + torch.expm1(a)))
         return sum_event(torch.where(b > 0, across, left), 3)
@@ -132,5 +141,5 @@ class DiscretizedLogisticPixels(NamedTuple):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log probabilities of grey levels, from ``s(b) - s(a) = s(b) s(-a) (1 - exp(a - b))`` for the sigmoid s."""
-        a, b = ((edge - self.location) * torch.exp(-self.log_scale) for edge in level_edges(value, LEVEL))
+        a, b = standardised_edges(value, LEVEL, self.location, self.log_scale)
         return sum_event(F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(a - b)), 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from vaekit.errors import DataError, UsageError
 from vaekit.files import write_atomically
@@ -12,6 +12,7 @@ from vaekit.files import write_atomically
 if TYPE_CHECKING:
     from PIL import Image
 
+T = TypeVar("T")
 HOLD_MS = 1500
 """How long the last frame is shown."""
 ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".avif": "AVIF"}
@@ -25,11 +26,11 @@ class Animation(NamedTuple):
     hold: int = HOLD_MS
 
 
-def evenly(files: Sequence[Path], most: int) -> list[Path]:
-    """Return at most ``most`` of the files, at even intervals, with the first and the last among them."""
-    if len(files) <= most:
-        return list(files)
-    return [files[round(i * (len(files) - 1) / (most - 1))] for i in range(most)]
+def evenly(items: Sequence[T], most: int) -> list[T]:
+    """Return at most ``most`` of the items, at even intervals, including the first and the last."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def write_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 200, hold: int = HOLD_MS) -> None:

@@ -80,7 +80,7 @@ def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list
 
 
 CONTEXT = {"split": "split", "binarize": "binarised", "elbo_is": "elbo is"}
-"""What numbers of models must share to be compared, besides the images, and its title in tables."""
+"""The context that models must share, besides the images, for their numbers to be comparable, with titles for tables."""
 
 
 def _cell(metric: Metric, numbers: Mapping[str, Any]) -> str:

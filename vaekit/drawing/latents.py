@@ -66,7 +66,7 @@ def prior_spread(vae: VAE) -> Spread:
     if isinstance(prior, StandardNormal):
         return Spread(torch.zeros_like(prior.zero), torch.ones_like(prior.zero))
     generator = Streams(0).generator("prior spread", 0, vae.device)
-    draws = prior.rsample(vae.prior.draw_noise(4096, generator, like=torch.zeros((), device=vae.device)))
+    draws = vae.prior.sample(4096, generator, like=torch.zeros((), device=vae.device))
     return Spread(draws.mean(0), draws.std(0))
 
 

@@ -142,7 +142,7 @@ def meaning_of_elbo(likelihood: Likelihood, *, binary: bool, value_range: Range 
 
 
 def _log_mass(likelihood: Likelihood, trace: Trace, dtype: torch.dtype) -> Tensor | None:
-    """Return the log probability of 8-bit images, ``(*S, B)``; None if the likelihood does not tell it."""
+    """Return the log probability of 8-bit images, ``(*S, B)``; None if the likelihood does not provide it."""
     if likelihood.scores == "levels":
         return trace.log_likelihood.to(dtype)
     if not isinstance(trace.likelihood, QuantisedDensity):

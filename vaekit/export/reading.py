@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from vaekit.errors import ExportError
+from vaekit.errors import ExportError, plain
 from vaekit.export.metadata import FORMAT, KEY, digest_of
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class OnnxFile:
             self.model = onnx.load(self.path, load_external_data=False)
             onnx.checker.check_model(self.path, full_check=True)
         except Exception as error:  # protobuf's, onnx's and the system's have no common base
-            reason = " ".join(str(error).split())[:300]
-            raise ExportError(f"{self.path} is truncated or not an ONNX model", given=reason, remedy=REMEDY) from None
+            raise ExportError(f"{self.path} is truncated or not an ONNX model", given=plain(error), remedy=REMEDY) from None
         self.metadata = self._metadata()
 
     def _metadata(self) -> dict[str, Any]:
@@ -64,8 +63,7 @@ class OnnxFile:
         try:
             whole = onnx.load(self.path)
         except Exception as error:  # see __init__
-            reason = " ".join(str(error).split())[:300]
-            raise ExportError(f"the weights of {self.path} cannot be read", given=reason, remedy=REMEDY) from None
+            raise ExportError(f"the weights of {self.path} cannot be read", given=plain(error), remedy=REMEDY) from None
         if self.metadata.get("digest") != digest_of(whole, self.metadata):
             raise ExportError(f"{self.path} is damaged: its content is not what was written", remedy=REMEDY)
 
@@ -97,7 +95,6 @@ class OnnxFile:
         try:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base
-            reason = " ".join(str(error).split())[:300]
-            raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot load {self.path}", given=reason) from None
+            raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot load {self.path}", given=plain(error)) from None
         [entry] = session.get_inputs()
         return lambda inputs: session.run(None, {entry.name: inputs})

@@ -57,10 +57,8 @@ class Trained:
 
     def prior_codes(self, num: int) -> Tensor:
         """Return draws from the prior, ``(num, D)``; the draws are always the same."""
-        noise = self.vae.prior.draw_noise(num, Streams(0).generator("export/prior"), like=torch.zeros(()))
         with torch.no_grad():
-            codes: Tensor = self.vae.prior().rsample(noise)
-        return codes
+            return self.vae.prior.sample(num, Streams(0).generator("export/prior"), like=torch.zeros(()))
 
     def posterior_codes(self, num: int) -> Tensor:
         """Return codes whose dimensions are distributed like those of the data, ``(num, D)``; the draws are always the same."""
@@ -76,8 +74,7 @@ def latents_of(vae: VAE, evaluation: Mapping[str, Any] | None) -> tuple[Latent, 
         kl = evaluation.get("kl_per_latent", [None] * vae.latent_dim)
     else:
         with torch.no_grad():
-            noise = vae.prior.draw_noise(4096, Streams(0).generator("export/latents"), like=torch.zeros(()))
-            codes = vae.prior().rsample(noise)
+            codes = vae.prior.sample(4096, Streams(0).generator("export/latents"), like=torch.zeros(()))
         mean, std = ([round(value, 1) + 0.0 for value in values.tolist()] for values in (codes.mean(0), codes.std(0)))
         kl = [None] * vae.latent_dim
     return tuple(Latent(*values) for values in zip(mean, std, kl, strict=True))

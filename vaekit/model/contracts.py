@@ -33,18 +33,17 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     latents, images = (num, vae.latent_dim), (num, *vae.image_shape)
     params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(inputs.x), (num, *vae.posterior.param_shape))
     noise = inputs.noise[(0,) * len(objective.samples)]
-    prior_noise = vae.prior.draw_noise(num, torch.Generator(vae.device), like=inputs.x)
     z = _kept(roles.posteriors, model.posterior.kind, "a sample", vae.posterior(params).rsample(noise), latents)
-    _kept(roles.priors, model.prior.kind, "a sample", vae.prior().rsample(prior_noise), latents)
+    _kept(roles.priors, model.prior.kind, "a sample", vae.prior.sample(num, torch.Generator(vae.device), like=inputs.x), latents)
     outputs = _kept(roles.decoders, model.decoder.kind, "its output", vae.decoder(z), (num, *vae.likelihood.param_shape))
     p = vae.likelihood(outputs)
     _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
     _kept(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
     trace = vae(inputs.x, inputs.noise, target=inputs.target, y=inputs.y, num_data=objective.num_data, epoch=inputs.epoch)
-    for name, (kind, aim) in objective.terms.items():
+    for name, (kind, _) in objective.terms.items():
         loss: Any = objective.losses[kind]
         if kind in roles.losses:
-            value = getattr(loss, aim.method)(trace)
+            value: Any = objective.value_of(name, trace)
             scalar = loss.batch_statistic and isinstance(value, Tensor) and value.ndim == 0
             _kept(roles.losses, kind, f"its term {name!r}", value, () if scalar else (num,), finite=False)
     objective.train(training)
@@ -52,16 +51,9 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
 
 def _check_modules(model: ModelSpec, objective: Objective) -> None:
     """Check that the modules of components can be trained and saved; an exception names the plugin that it comes from."""
-    vae = objective.vae
-    parts: list[tuple[Registry[Any], str, Any]] = [
-        (roles.encoders, model.encoder.kind, vae.encoder),
-        (roles.decoders, model.decoder.kind, vae.decoder),
-        (roles.posteriors, model.posterior.kind, vae.posterior),
-        (roles.priors, model.prior.kind, vae.prior),
-        (roles.likelihoods, model.likelihood.kind, vae.likelihood),
-    ]
-    for components, kind, module in parts:
-        with components.blaming(kind):
+    for components in (roles.encoders, roles.decoders, roles.posteriors, roles.priors, roles.likelihoods):
+        module = getattr(objective.vae, components.role)
+        with components.blaming(getattr(model, components.role).kind):
             module.train(module.training)
             module.state_dict()
             sum(parameter.numel() for parameter in module.parameters())  # fails for lazy ones, which have no shape yet

@@ -219,24 +219,29 @@ class Objective(nn.Module):
         whole = trace.whole or trace
         terms: dict[str, Tensor] = {}
         for name in player.aims:
-            kind, aim = self.terms[name]
-            loss = cast("Loss", self.losses[kind])
-            value = loss if aim.method == "forward" else getattr(loss, aim.method)
-            terms[name] = value(whole if loss.batch_statistic else trace).mean()
+            terms[name] = self.value_of(name, trace).mean()
         total = reduce(torch.add, terms.values())
         return total, terms | {name: value.mean() for name, value in (trace.metrics | whole.metrics).items()}
+
+    def value_of(self, name: str, trace: Trace) -> Tensor:
+        """Return the value of a term, as its loss returns it: ``(B,)``, or 0-d for a statistic of the batch."""
+        kind, aim = self.terms[name]
+        loss = cast("Loss", self.losses[kind])
+        function = loss if aim.method == "forward" else getattr(loss, aim.method)
+        value: Tensor = function((trace.whole or trace) if loss.batch_statistic else trace)
+        return value
 
     def _play(self, inputs: Inputs, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
         """Evaluate each player with its own parameters live and all others frozen; return the sum and the terms."""
         values: list[Tensor] = []
         terms: dict[str, Tensor] = {}
-        parameters = dict(self.named_parameters())
+        parameters, producers = dict(self.named_parameters()), self.producers
         for index in range(len(self.players)):
             view = {name: p if self.owner.get(name) == index else p.detach() for name, p in parameters.items()}
             seen: Trace | None = None  # trace again: other players produce a part of it
-            if self.producers == {index}:
+            if producers == {index}:
                 seen = trace
-            elif index not in self.producers:
+            elif index not in producers:
                 seen = trace.detach()
             value, more = functional_call(self, view, (inputs,), {"player": index, "trace": seen})
             values.append(value)

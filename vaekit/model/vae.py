@@ -239,8 +239,7 @@ class VAE(nn.Module):
             generator: The source of randomness, on the model's device.
         """
         like = next(self.parameters())
-        noise = self.prior.draw_noise(num, generator, like=like, temperature=temperature)
-        return self.decode(self.prior().rsample(noise))
+        return self.decode(self.prior.sample(num, generator, like=like, temperature=temperature))
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:

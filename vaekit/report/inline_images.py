@@ -9,6 +9,8 @@ from html import escape
 
 from PIL import Image
 
+from vaekit.drawing.animation import evenly
+
 WIDEST = 1200
 """Pixels above which a picture is shrunk."""
 LARGEST = 100_000
@@ -32,9 +34,7 @@ def image_tag(image: Image.Image, alt: str, attributes: str = "") -> str:
 def animation_tag(frames: Sequence[Image.Image], alt: str) -> str:
     """Return an ``<img>`` that holds an animation, shrunk and thinned where it is large."""
     duration = frames[0].info.get("duration", 100)
-    frames = [frame.convert("RGB") for frame in frames]
-    if len(frames) > FRAMES:
-        frames = [frames[round(i * (len(frames) - 1) / (FRAMES - 1))] for i in range(FRAMES)]
+    frames = [frame.convert("RGB") for frame in evenly(frames, FRAMES)]
     for frame in frames:
         frame.thumbnail((MOVING, 4 * MOVING))
     data = io.BytesIO()

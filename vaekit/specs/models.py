@@ -333,7 +333,7 @@ def dump_spec(spec: RunSpec) -> str:
     """Return a spec as YAML text, from which `resolve` reproduces an equal spec.
 
     Raises:
-        SpecError: There is no such text, for example because an option of a plugin is nested too deeply.
+        SpecError: The text would not reproduce the spec, for example because an option of a plugin is nested too deeply.
     """
     data, reason = spec.model_dump(mode="json"), "it differs when it is read"
     for allow_unicode in (True, False):  # some characters, such as U+0085, are read only if they are escaped

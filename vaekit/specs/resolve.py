@@ -6,8 +6,11 @@ Resolving is a pure function of plain data: it chooses no device, reads no datas
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from copy import deepcopy
+from functools import partial
+from operator import eq
 from typing import Any
 
 from vaekit import roles
@@ -193,7 +196,7 @@ def _check_kinds(role: str, components: Iterable[ComponentSpec]) -> None:
 def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Posterior], prior: type[Prior]) -> None:
     """Check that posterior and prior fit each other and provide what losses require, and that no two losses cover a slot."""
     if posterior.space != prior.space:
-        fit = [kind for kind in roles.priors.kinds() if _space(roles.priors, kind) == posterior.space]
+        fit = _fitting(roles.priors, "space", partial(eq, posterior.space))
         raise UsageError(
             f"the posterior {posterior.kind!r} and the prior {prior.kind!r} are on different spaces",
             given=f"{posterior.space} and {prior.space}",
@@ -213,7 +216,7 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
         for components, cls in densities:
             if missing := own.requires - cls.provides:
                 role = components.role
-                fit = [kind for kind in components.kinds() if kind != cls.kind and own.requires <= _provides(components, kind)]
+                fit = _fitting(components, "provides", own.requires.issubset)
                 raise UsageError(
                     f"loss {loss.kind!r} needs {', '.join(sorted(missing))}, which the {role} {cls.kind!r} does not provide",
                     given=f"{role} {cls.kind!r}, which provides {', '.join(sorted(cls.provides)) or 'no density'}",
@@ -221,17 +224,11 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
                 )
 
 
-def _space(components: Registry[Any], kind: str) -> str | None:
-    try:
-        space: str = components.get(kind).space
-    except Exception:  # do not suggest a broken plugin
-        return None
-    return space
-
-
-def _provides(components: Registry[Any], kind: str) -> frozenset[Capability]:
-    try:
-        provides: frozenset[Capability] = components.get(kind).provides
-    except Exception:  # do not suggest a broken plugin
-        return frozenset()
-    return provides
+def _fitting(components: Registry[Any], attribute: str, fits: Callable[[Any], bool]) -> list[str]:
+    """Return the components whose class attribute satisfies a condition; broken plugins are not suggested."""
+    found = []
+    for kind in components.kinds():
+        with suppress(Exception):
+            if fits(getattr(components.get(kind), attribute)):
+                found.append(kind)
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vaekit.errors import CheckpointError, UsageError
+from vaekit.errors import CheckpointError, UsageError, plain
 from vaekit.evaluation.metrics import METRICS
 from vaekit.files import printable_path, write_text
 from vaekit.specs.text import value_text
@@ -61,7 +61,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{folder} is not the folder of a sweep", given=f"{RECORD}: {error.strerror}") from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{folder / RECORD} is damaged", given=str(error)[:200]) from None
+        raise CheckpointError(f"{folder / RECORD} is damaged", given=plain(error)) from None
     return record
 
 

@@ -76,7 +76,7 @@ def check_value(candidate: Candidate) -> None:
 
 @check("loss")
 def check_aims(candidate: Candidate) -> None:
-    """Each aim names a method of the loss, parts of the model, and networks of the loss; some aim is judged."""
+    """Each aim names a method of the loss, parts of the model, and networks of the loss; at least one aim is judged."""
     loss = loss_of(candidate)
     aims = loss.aims() or {"loss": Aim()}
     for name, aim in aims.items():

@@ -80,8 +80,7 @@ class Snapshots:
         done = frames.with_name(".frames")  # renamed first, so that what a kill leaves of them is not animated
         if self.enabled and frames.is_dir():
             write_frames(sorted(frames.glob("*.png")), self.animation)
-        if done.exists():
-            shutil.rmtree(done, ignore_errors=True)
+        shutil.rmtree(done, ignore_errors=True)
         if frames.is_dir():
             frames.rename(done)
             shutil.rmtree(done, ignore_errors=True)

@@ -201,13 +201,8 @@ def decay(group: Mapping[str, Any]) -> None:
     if group["decay"]:
         keep = 1.0 - group["lr"] * group["decay"]
         for parameter in group["params"]:
-            if is_decayed(parameter):
+            if parameter.ndim > 1:
                 parameter.mul_(keep)
-
-
-def is_decayed(parameter: Tensor) -> bool:
-    """Whether weight decay applies to a parameter."""
-    return parameter.ndim > 1
 
 
 def training_batches(step: Step, splits: Splits) -> Batches:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from vaekit.data import ImageSource, Splits, TensorImages
 from vaekit.data.archives import load_npy, read_archive
-from vaekit.data.arrays import Layout, MappedImages, find_layout, to_images, to_labels
+from vaekit.data.arrays import Layout, MappedImages, find_layout, optional_labels, to_images
 from vaekit.data.parquet import Column
 from vaekit.data.pixels import Range, choose_range
 from vaekit.data.sources import chosen_splits, sample_of, split_of, with_own_splits
@@ -99,13 +98,8 @@ class ArrayFile(Dataset):
             return None, None
         if name not in columns:
             raise UsageError("the file has no array of that name", given=f"labels {name}", expected=", ".join(columns))
-        try:
-            return to_labels(columns[name].load(), num, name)
-        except DataError as error:
-            if self.labels is not None:
-                raise
-            warnings.warn(f"{self.path}: {name} is left out: {error.message} ({error.given})", stacklevel=2)
-            return None, None
+        told = f"{self.path}: {name}"
+        return optional_labels(columns[name].load, num, name, stated=self.labels is not None, told=told)
 
 
 def _by_split(columns: Mapping[str, Column]) -> dict[str, dict[str, Column]]:

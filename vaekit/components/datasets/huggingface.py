@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,14 @@ from typing import IO, Any, ClassVar
 import torch
 
 from vaekit.data import FileImages, Splits
-from vaekit.data.arrays import to_labels
+from vaekit.data.arrays import optional_labels
 from vaekit.data.folders import warn_of_frames
 from vaekit.data.images import MOST_TRIED, ColourMode, ImageReader, decode_if_small, height_and_width, range_of
 from vaekit.data.parquet import to_array
 from vaekit.data.pixels import Range
 from vaekit.data.sources import chosen_splits, sample_of, split_of, with_own_splits
 from vaekit.data.specs import Fit
-from vaekit.errors import DataError, UsageError
+from vaekit.errors import DataError, UsageError, reason_of
 from vaekit.extras import import_extra
 from vaekit.interfaces import Dataset
 from vaekit.roles import datasets
@@ -141,7 +140,7 @@ def _read(path: str, config: str | None) -> dict[str, Any]:
     except Exception as error:  # the library, the network and file formats raise almost anything
         raise DataError(
             "cannot read the dataset",
-            given=f"{path}: {type(error).__name__}: {' '.join(str(error).split())[:300]}",
+            given=f"{path}: {reason_of(error)}",
             expected="the output of save_to_disk, a Parquet or Arrow file or a folder of them, or a name on the Hub",
             remedy="check the path; a name on the Hub needs a network connection the first time",
         ) from error
@@ -187,14 +186,10 @@ def _labels(table: Any, name: str | None) -> Labels:
         if name is None:
             return None, None
         raise DataError("some rows have no label", given=f"column {chosen}", remedy="leave --dataset.labels out")
-    try:
-        numbers, names = to_labels(to_array(column, chosen), len(table), chosen)
-    except DataError as error:
-        if name is not None:
-            raise
-        warnings.warn(f"the column {chosen} is left out: {error.message} ({error.given})", stacklevel=2)
-        return None, None
-    return numbers, class_names or names
+    numbers, names = optional_labels(
+        lambda: to_array(column, chosen), len(table), chosen, stated=name is not None, told=f"the column {chosen}"
+    )
+    return numbers, None if numbers is None else class_names or names
 
 
 def _merged(parts: Mapping[str, Labels]) -> tuple[dict[str, torch.Tensor | None], tuple[str, ...] | None]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
@@ -20,7 +19,7 @@ from vaekit.nn.layers import (
     residual_stage,
 )
 from vaekit.roles import decoders
-from vaekit.schema import Count
+from vaekit.schema import Few
 
 
 @decoders("resnet")
@@ -49,7 +48,7 @@ class ResNet(Backbone):
         out_shape: Shape,
         *,
         channels: Channels = (128, 128, 64, 32),
-        depth: Annotated[Count, Field(le=1000)] = 1,
+        depth: Few = 1,
         activation: Activation = "silu",
         upsampling: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from pydantic import Field
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
@@ -19,7 +16,7 @@ from vaekit.nn.layers import (
     residual_stage,
 )
 from vaekit.roles import encoders
-from vaekit.schema import Count
+from vaekit.schema import Few
 
 
 @encoders("resnet")
@@ -47,7 +44,7 @@ class ResNet(Backbone):
         out_shape: Shape,
         *,
         channels: Channels = (32, 64, 128, 128),
-        depth: Annotated[Count, Field(le=1000)] = 1,
+        depth: Few = 1,
         activation: Activation = "silu",
     ) -> None:
         super().__init__(in_shape, out_shape)

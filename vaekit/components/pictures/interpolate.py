@@ -13,7 +13,7 @@ from vaekit.drawing.options import ImageName, Way
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
-from vaekit.schema import Count
+from vaekit.schema import Few
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,7 +39,7 @@ class Interpolate(Picture):
         b: ImageName,
         *,
         way: Way | None = None,
-        steps: Annotated[Count, Field(ge=2, le=1000)] = 9,
+        steps: Annotated[Few, Field(ge=2)] = 9,
         fit: Fit | None = None,
     ) -> None:
         super().__init__(subject)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from vaekit.drawing.options import Dims
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
-from vaekit.schema import Count
+from vaekit.schema import Few
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,7 +31,7 @@ class Manifold(Picture):
         side: Number of images along each axis.
     """
 
-    def __init__(self, subject: Subject, *, dims: Dims | None = None, side: Annotated[Count, Field(le=1000)] = 20) -> None:
+    def __init__(self, subject: Subject, *, dims: Dims | None = None, side: Few = 20) -> None:
         super().__init__(subject)
         self.dims, self.side = dims, side
 

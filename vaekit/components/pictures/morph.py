@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from vaekit.drawing.animation import Animation
 from vaekit.drawing.options import Way
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
-from vaekit.schema import Count
+from vaekit.schema import Few
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +26,7 @@ class Morph(Picture):
         steps: Number of images from one class to the next.
     """
 
-    def __init__(self, subject: Subject, *, way: Way = "linear", steps: Annotated[Count, Field(le=1000)] = 12) -> None:
+    def __init__(self, subject: Subject, *, way: Way = "linear", steps: Few = 12) -> None:
         super().__init__(subject)
         self.way, self.steps = way, steps
 

@@ -15,7 +15,7 @@ from vaekit.drawing.options import Dims, ImageName
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import NUM_CODES, Subject, is_number
 from vaekit.roles import pictures
-from vaekit.schema import Count
+from vaekit.schema import Few
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,8 +51,8 @@ class Traverse(Picture):
         subject: Subject,
         *,
         dims: Dims | None = None,
-        num: Annotated[Count, Field(le=1000)] = 10,
-        steps: Annotated[Count, Field(ge=2, le=1000)] = 9,
+        num: Few = 10,
+        steps: Annotated[Few, Field(ge=2)] = 9,
         sigmas: NonNegativeFloat = 3.0,
         quantiles: bool = False,
         base: ImageName | None = None,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.files import file_names
 from vaekit.roles import pictures
-from vaekit.schema import Count, Seed
+from vaekit.schema import Few, Seed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +23,7 @@ class Variations(Picture):
         seed: Seed of the draws.
     """
 
-    def __init__(self, subject: Subject, *, per_class: Annotated[Count, Field(le=1000)] = 10, seed: Seed = 0) -> None:
+    def __init__(self, subject: Subject, *, per_class: Few = 10, seed: Seed = 0) -> None:
         super().__init__(subject)
         self.per_class, self.seed = per_class, seed
 

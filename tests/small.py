@@ -1,0 +1,32 @@
+"""Small models of every component, for tests that walk the registries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vaekit import roles
+from vaekit.registry import Registry
+
+PARTS: tuple[Registry[Any], ...] = (
+    roles.encoders,
+    roles.decoders,
+    roles.posteriors,
+    roles.priors,
+    roles.likelihoods,
+    roles.losses,
+)
+"""The registries of what a model and its objective consist of."""
+OPTIONS: dict[str, Any] = {"hidden": (8,), "channels": (4, 8), "mode": "offline"}
+
+
+def small(registry: Registry[Any], kind: str) -> dict[str, Any]:
+    """Return options that make a component small, and keep it off the network, where it has them."""
+    return {name: value for name, value in OPTIONS.items() if name in registry.spec(kind).model_fields}
+
+
+def small_parts(chosen: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options of a run that choose components by role and make them small."""
+    registries = {registry.role: registry for registry in roles.REGISTRIES}
+    parts = {f"{role}.{name}": value for role, kind in chosen.items() for name, value in small(registries[role], kind).items()}
+    return {**chosen, **parts}

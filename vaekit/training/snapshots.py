@@ -78,12 +78,13 @@ class Snapshots:
         """Write the animation and remove its frames."""
         frames = self.folder.frames
         done = frames.with_name(".frames")  # renamed first, so that what a kill leaves of them is not animated
-        if self.enabled and frames.is_dir():
-            write_frames(sorted(frames.glob("*.png")), self.animation)
-        shutil.rmtree(done, ignore_errors=True)
         if frames.is_dir():
+            if self.enabled:
+                write_frames(sorted(frames.glob("*.png")), self.animation)
+            if done.exists():
+                shutil.rmtree(done)
             frames.rename(done)
-            shutil.rmtree(done, ignore_errors=True)
+        shutil.rmtree(done, ignore_errors=True)
 
 
 def write_frames(files: Sequence[Path], path: Path) -> None:

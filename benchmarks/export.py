@@ -20,6 +20,7 @@ from common import write
 
 from vaekit import roles
 from vaekit.components.exporters.onnx import Onnx
+from vaekit.data.facts import Facts
 from vaekit.export.latency import latencies
 from vaekit.export.parts import part_of
 from vaekit.export.reading import OnnxFile
@@ -35,7 +36,7 @@ PRECISIONS: tuple[dict[str, bool], ...] = ({}, {"fp16": True}, {"int8": True})
 def measure(decoder: str, shape: tuple[int, ...], folder: Path, *, threads: int, seconds: float) -> dict[str, Any]:
     """Export a decoder in every precision and time it."""
     spec = build_spec({}, {"encoder": "mlp", "encoder.hidden": (8,), "decoder": decoder, "latent_dim": 32})
-    vae = build_vae(spec.model, shape, seed=0).eval().requires_grad_(False)
+    vae = build_vae(spec.model, Facts(data_shape=shape), seed=0).eval().requires_grad_(False)
     trained = Trained(vae, spec, {}, latents_of(vae, None))
     part = part_of(trained, "decoder")
     row: dict[str, Any] = {"decoder": decoder, "shape": list(shape)}

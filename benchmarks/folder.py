@@ -96,7 +96,7 @@ class Loop:
         assert isinstance(train, FileImages)
         chosen = [numbers[str(train.files[row])] for row in train.rows.tolist()]
         self.loader = self.loads(Subset(self.files, chosen), workers)
-        self.vae = build_vae(trainer.spec.model, trainer.splits.shape, seed=0).to(self.device)
+        self.vae = build_vae(trainer.spec.model, trainer.splits.facts, seed=0).to(self.device)
         self.optimizer = torch.optim.AdamW(self.vae.parameters(), lr=1e-4, weight_decay=0.0, fused=True)
 
     def loads(self, files: Dataset[Any], workers: int) -> DataLoader[Any]:

@@ -62,7 +62,7 @@ def pythae_model(trainer: Trainer) -> Any:
             return ModelOutput(reconstruction=torch.sigmoid(self.network(z)))
 
     vae, (encoder, decoder) = trainer.step.objective.vae, networks(trainer)
-    config = VAEConfig(input_dim=vae.image_shape, latent_dim=vae.latent_dim, reconstruction_loss="bce")
+    config = VAEConfig(input_dim=vae.data_shape, latent_dim=vae.latent_dim, reconstruction_loss="bce")
     return VAE(config, Encoder(encoder), Decoder(decoder))
 
 

@@ -76,7 +76,7 @@ def one_epoch(trainer: Trainer) -> Callable[[], None]:
 
 def networks(trainer: Trainer) -> tuple[nn.Module, nn.Module]:
     """Return copies of a trainer's encoder and decoder in PyTorch's default memory format."""
-    vae = build_vae(trainer.spec.model, trainer.splits.shape, seed=0)
+    vae = build_vae(trainer.spec.model, trainer.splits.facts, seed=0)
     vae.load_state_dict(trainer.step.objective.vae.state_dict())
     return vae.encoder, vae.decoder
 

@@ -11,6 +11,7 @@ import torch
 from small import small_parts
 
 from vaekit import roles
+from vaekit.data.facts import Facts
 from vaekit.errors import UsageError
 from vaekit.model.assembly import build_objective, build_vae, example_inputs
 from vaekit.model.contracts import check_contracts
@@ -36,7 +37,7 @@ def name_of(chosen: dict[str, str]) -> str:
 
 def build(model: ModelSpec) -> Objective:
     """Build a model, try its contracts, and return its objective."""
-    objective = build_objective(model, build_vae(model, SHAPE, seed=0), num_data=64, seed=0)
+    objective = build_objective(model, build_vae(model, Facts(data_shape=SHAPE), seed=0), num_data=64, seed=0)
     check_contracts(model, objective, example_inputs(objective))
     return objective
 

@@ -14,6 +14,7 @@ from torch import nn
 import vaekit
 from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup
+from vaekit.data.facts import Facts
 from vaekit.distributions import DiagonalGaussian
 from vaekit.errors import UsageError
 from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Optim
@@ -258,7 +259,7 @@ def test_losses_with_networks_start_from_the_seed_and_leave_the_global_generator
     with roles.losses.temporarily():
         roles.losses("learning")(Criticise)
         spec = resolve({"model": {"loss": [{"kind": "kl"}, {"kind": "learning"}]}})
-        vae = build_vae(spec.model, (1, 28, 28), seed=0)
+        vae = build_vae(spec.model, Facts(data_shape=(1, 28, 28)), seed=0)
         states = []
         for global_seed, seed in ((0, 7), (1, 7), (1, 8)):
             torch.manual_seed(global_seed)

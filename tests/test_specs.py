@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vaekit import roles
+from vaekit.data.facts import Facts
 from vaekit.errors import SpecError, UnknownComponentError, UsageError
 from vaekit.model.assembly import build_objective, build_vae
 from vaekit.model.objective import Inputs
@@ -123,9 +124,12 @@ def test_a_loss_that_the_posterior_cannot_serve_is_refused_with_advice():
 
 def test_a_model_has_the_same_weights_for_the_same_seed_whatever_was_drawn_before():
     spec = parse(encoder={"kind": "mlp", "hidden": [8]}, decoder={"kind": "mlp", "hidden": [8]})
-    first = build_vae(spec.model, (1, 5, 5), seed=0)
+    first = build_vae(spec.model, Facts(data_shape=(1, 5, 5)), seed=0)
     torch.rand(3)
-    second, other = build_vae(spec.model, (1, 5, 5), seed=0), build_vae(spec.model, (1, 5, 5), seed=1)
+    second, other = (
+        build_vae(spec.model, Facts(data_shape=(1, 5, 5)), seed=0),
+        build_vae(spec.model, Facts(data_shape=(1, 5, 5)), seed=1),
+    )
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
 
@@ -136,7 +140,7 @@ def test_a_model_has_the_same_weights_for_the_same_seed_whatever_was_drawn_befor
 def test_every_encoder_works_with_every_decoder_and_likelihood(encoder, decoder, likelihood):
     spec = parse(encoder=encoder, decoder=decoder, likelihood=likelihood, latent_dim=2)
     shape = (3, 6, 9)
-    vae = build_vae(spec.model, shape, seed=0)
+    vae = build_vae(spec.model, Facts(data_shape=shape), seed=0)
     x = torch.rand(2, *shape)
     noise = vae.posterior.draw_noise(2, None, like=x)
     total, _ = build_objective(spec.model, vae, num_data=10)(Inputs(x, x, noise, torch.zeros(())))

@@ -30,7 +30,7 @@ class Linear(nn.Module):
 
 def make(likelihood="bce", posterior="gaussian", dim=3, seed=0, **options):
     torch.manual_seed(seed)
-    p = roles.likelihoods.build(roles.likelihoods.spec(likelihood)(**options), image_shape=SHAPE)
+    p = roles.likelihoods.build(roles.likelihoods.spec(likelihood)(**options), data_shape=SHAPE)
     q = roles.posteriors.build(roles.posteriors.spec(posterior)(), latent_dim=dim)
     return vaekit.VAE(Linear(SHAPE, q.param_shape), Linear((dim,), SHAPE), posterior=q, likelihood=p).double()
 
@@ -44,7 +44,7 @@ def test_a_vae_is_built_from_parts_with_defaults():
     mu, logvar = vae.encode(images().float())
     assert mu.shape == logvar.shape == (4, 3)
     assert vae.latent_dim == 3
-    assert vae.image_shape == SHAPE
+    assert vae.data_shape == SHAPE
 
 
 def test_methods_have_the_stated_shapes():

@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
 
 
 def test_the_range_is_part_of_the_model(run: vaekit.Run) -> None:
-    assert run.header.value_range == run.vae().value_range == vaekit.load(run.path).value_range == (LOW, HIGH)
+    assert run.header.facts.value_range == run.vae().value_range == vaekit.load(run.path).value_range == (LOW, HIGH)
 
 
 def test_the_exported_decoder_is_the_models(run: vaekit.Run, tmp_path: Path) -> None:

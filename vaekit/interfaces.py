@@ -179,7 +179,7 @@ class Likelihood(Component, nn.Module, ABC):
     """Turns the decoder's output into the likelihood p(x|z).
 
     Args:
-        image_shape: The shape of one image, ``(C, H, W)``.
+        data_shape: The shape of one image, ``(C, H, W)``.
 
     Example:
         >>> from vaekit.distributions import GaussianPixels, at_least_float32
@@ -200,14 +200,14 @@ class Likelihood(Component, nn.Module, ABC):
     normalised: ClassVar[bool] = True
     """Whether ``log_prob`` includes its normalising constants; if not, the ELBO is known only up to a constant."""
 
-    def __init__(self, image_shape: Shape) -> None:
+    def __init__(self, data_shape: Shape) -> None:
         super().__init__()
-        self.image_shape = tuple(image_shape)
+        self.data_shape = tuple(data_shape)
 
     @property
     def param_shape(self) -> Shape:
         """The shape of the decoder's output for one example; default: the shape of an image."""
-        return self.image_shape
+        return self.data_shape
 
     @abstractmethod
     def forward(self, params: Tensor) -> Density:

@@ -18,8 +18,8 @@ encoders: Registry[Backbone] = Registry("encoder", "encoders", "vaekit.interface
 decoders: Registry[Backbone] = Registry("decoder", "decoders", "vaekit.interfaces:Backbone", ("in_shape", "out_shape"))
 posteriors: Registry[Posterior] = Registry("posterior", "posteriors", "vaekit.interfaces:Posterior", ("latent_dim",))
 priors: Registry[Prior] = Registry("prior", "priors", "vaekit.interfaces:Prior", ("latent_dim",))
-likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaekit.interfaces:Likelihood", ("image_shape",))
-losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "image_shape"))
+likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaekit.interfaces:Likelihood", ("data_shape",))
+losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "data_shape"))
 datasets: Registry[Dataset] = Registry("dataset", "datasets", "vaekit.interfaces:Dataset")
 # Loggers, exporters and pictures are defined next to the code that calls them, in higher layers than this module.
 loggers: Registry[Any] = Registry("logger", "loggers", "vaekit.training.logger:Logger")

@@ -75,7 +75,7 @@ def create_app(decoder: str) -> FastAPI:
 
     @app.get("/about")
     def describe() -> dict:
-        return {key: about[key] for key in ("latent_size", "image_shape", "value_range", "prior", "latents", "licence")}
+        return {key: about[key] for key in ("latent_size", "data_shape", "value_range", "prior", "latents", "licence")}
 
     @app.get("/sample", response_class=Response)
     def sample(seed: Annotated[int, Query(ge=0, lt=2**63)] = 0) -> Response:

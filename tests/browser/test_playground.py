@@ -130,7 +130,7 @@ def test_the_page_works_from_disk_and_equals_the_model(
     export_page(run, page)
     parts = ("decoder", "encoder")
     decoder, encoder = (OnnxFile(vaekit.Run(run).export(part=part, out=tmp_path / f"{part}.onnx").path) for part in parts)
-    shape, size = decoder.metadata["image_shape"], decoder.metadata["latent_size"]
+    shape, size = decoder.metadata["data_shape"], decoder.metadata["latent_size"]
     image = picture(shape)
     Image.fromarray(image).save(tmp_path / "image.png")
     latents = np.random.default_rng(0).normal(size=(4, size)).astype(np.float32)

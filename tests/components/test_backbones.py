@@ -51,14 +51,14 @@ def with_option(name: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("role", "kind"), having)
 
 
-def shapes(role: str, image_shape: Shape) -> tuple[Shape, Shape]:
-    return (image_shape, (2, LATENT_DIM)) if role == "encoder" else ((LATENT_DIM,), image_shape)
+def shapes(role: str, data_shape: Shape) -> tuple[Shape, Shape]:
+    return (data_shape, (2, LATENT_DIM)) if role == "encoder" else ((LATENT_DIM,), data_shape)
 
 
-def build(role: str, kind: str, image_shape: Shape = ODD, **options: Any) -> Backbone:
+def build(role: str, kind: str, data_shape: Shape = ODD, **options: Any) -> Backbone:
     """A small backbone, built through its spec as assembly does it."""
     spec = ROLES[role].spec(kind).model_validate({"kind": kind, **small(ROLES[role], kind), **options})
-    in_shape, out_shape = shapes(role, image_shape)
+    in_shape, out_shape = shapes(role, data_shape)
     return ROLES[role].build(spec, in_shape=in_shape, out_shape=out_shape)
 
 
@@ -129,8 +129,8 @@ def test_hidden_sets_the_widths_of_linear_layers(role: str, kind: str):
 @with_option("channels")
 @pytest.mark.parametrize("channels", [(6,), (6, 3, 10)], ids=str)
 def test_channels_set_the_widths_of_feature_maps_and_the_halvings(role: str, kind: str, channels: tuple[int, ...]):
-    image_shape = (1, 17, 29)
-    backbone = build(role, kind, image_shape, channels=channels)
+    data_shape = (1, 17, 29)
+    backbone = build(role, kind, data_shape, channels=channels)
     maps: set[torch.Size] = set()
     for layer in backbone.modules():
         layer.register_forward_hook(
@@ -138,7 +138,7 @@ def test_channels_set_the_widths_of_feature_maps_and_the_halvings(role: str, kin
         )
     backbone(inputs(backbone))
     assert {shape[0] for shape in maps} == {1, *channels}
-    assert {tuple(shape[1:]) for shape in maps} == set(layers.halved_sizes(image_shape, len(channels)))
+    assert {tuple(shape[1:]) for shape in maps} == set(layers.halved_sizes(data_shape, len(channels)))
 
 
 @with_option("depth")

@@ -20,7 +20,7 @@ def posterior(kind):
 
 
 def likelihood(kind, **options):
-    return roles.likelihoods.build(roles.likelihoods.spec(kind)(**options), image_shape=IMAGE).double()
+    return roles.likelihoods.build(roles.likelihoods.spec(kind)(**options), data_shape=IMAGE).double()
 
 
 @pytest.mark.parametrize("kind", [k for k in roles.posteriors.kinds() if Capability.LOG_PROB in posterior(k).provides])

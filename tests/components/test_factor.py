@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import vaekit
 from vaekit.components.losses.factor import Factor
+from vaekit.data.facts import Facts
 from vaekit.distributions import DiagonalGaussian, StandardNormal
 from vaekit.interfaces import Optim
 from vaekit.model.assembly import build_objective, build_vae
@@ -26,7 +27,7 @@ SMALL = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 3, "loss.
 
 def objective_of(**options: Any) -> Objective:
     model = build_spec({}, {**SMALL, "loss": "factor", **options}).model
-    return build_objective(model, build_vae(model, SHAPE, seed=0).double(), num_data=100, seed=0).double()
+    return build_objective(model, build_vae(model, Facts(data_shape=SHAPE), seed=0).double(), num_data=100, seed=0).double()
 
 
 def trace_of(z: torch.Tensor) -> Trace:

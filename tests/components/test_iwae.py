@@ -13,6 +13,7 @@ import vaekit
 from vaekit import roles
 from vaekit.components.losses.iwae import IWAE
 from vaekit.data.batches import Batch
+from vaekit.data.facts import Facts
 from vaekit.errors import UsageError
 from vaekit.interfaces import Loss
 from vaekit.model.assembly import build_objective, build_vae, example_inputs
@@ -25,7 +26,7 @@ SMALL = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2}
 
 def objective_of(**options: Any) -> Objective:
     model = build_spec({}, {**SMALL, **options}).model
-    return build_objective(model, build_vae(model, SHAPE, seed=0).double(), num_data=100, seed=0).double()
+    return build_objective(model, build_vae(model, Facts(data_shape=SHAPE), seed=0).double(), num_data=100, seed=0).double()
 
 
 def inputs_of(objective: Objective, num: int = 5) -> Inputs:

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from vaekit.components.exporters.onnx import Onnx
+from vaekit.data.facts import Facts
 from vaekit.export.trained import Latent, Trained
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
@@ -29,7 +30,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture(scope="module")
 def vae() -> VAE:
     spec = build_spec({}, {"latent_dim": 3, "encoder.hidden": (8,), "decoder.hidden": (16,)})
-    return build_vae(spec.model, (1, 9, 7), seed=0).eval().requires_grad_(False)
+    return build_vae(spec.model, Facts(data_shape=(1, 9, 7)), seed=0).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_service_samples_by_seed(vae: VAE, client: Any) -> None:
 
 def test_service_tells_ranges(client: Any) -> None:
     about = client.get("/about").json()
-    assert (about["latent_size"], about["image_shape"]) == (3, [1, 9, 7])
+    assert (about["latent_size"], about["data_shape"]) == (3, [1, 9, 7])
     assert about["latents"][2] == {"mean": 0.0, "std": 1.0, "range": [-3.0, 3.0], "kl": 2.0}
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from vaekit.data.facts import Facts
 from vaekit.export.trained import Latent, Trained, latents_of
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
@@ -27,7 +28,7 @@ def build(shape: tuple[int, ...] = (1, 9, 7), *, encoder: str = "mlp", decoder: 
         for name, value in TINY.get(kind, {}).items()
     }
     spec = build_spec({}, {"encoder": encoder, "decoder": decoder, "latent_dim": 3, **tiny, **options})
-    vae = build_vae(spec.model, shape, seed=0).eval().requires_grad_(False)
+    vae = build_vae(spec.model, Facts(data_shape=shape), seed=0).eval().requires_grad_(False)
     latents = tuple(Latent(0.1 * i, 1.0 + 0.1 * i, 2.0 - i) for i in range(3))
     return Trained(vae, spec, {"vaekit": "0.1.0", "torch": "2.9", "components": {}}, latents)
 

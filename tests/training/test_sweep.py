@@ -14,6 +14,7 @@ import vaekit
 from vaekit import roles
 from vaekit.components.losses.kl import KL
 from vaekit.compute.process import Interrupted
+from vaekit.data.facts import Facts
 from vaekit.errors import CheckpointError, DataError, UsageError, VaekitError
 from vaekit.model.assembly import assemble, build_objective, build_vae
 from vaekit.model.objective import Objective, Reconstruction
@@ -346,7 +347,7 @@ def test_stacked_adamw_is_torchs_at_a_learning_rate_of_each_model(decay):
 
 def objective(**given):
     spec = build_spec({}, {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2, **given})
-    return build_objective(spec.model, build_vae(spec.model, (1, 6, 6), seed=0))
+    return build_objective(spec.model, build_vae(spec.model, Facts(data_shape=(1, 6, 6)), seed=0))
 
 
 def test_numbers_in_buffers_do_not_keep_models_apart_but_other_attributes_do():

@@ -23,6 +23,7 @@ from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.process import Interrupted
 from vaekit.data import Splits, TensorImages
+from vaekit.data.facts import Facts
 from vaekit.errors import CheckpointError, DataError, DivergenceError, UsageError, VaekitError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.interfaces import Loss
@@ -459,7 +460,7 @@ def test_weight_decay_shrinks_matrices_only(images, tmp_path, stacked):
         run, _ = vaekit.sweep(over={"seed": (0, 1)}, **given, stack="on", out=tmp_path / "run")
     else:
         run = vaekit.train(**given, out=tmp_path / "run")
-    before = build_vae(run.spec.model, run.header.image_shape, seed=0).state_dict()
+    before = build_vae(run.spec.model, run.header.facts, seed=0).state_dict()
     steps = run.metrics()[-1]["step"]
     for name, tensor in run.vae().state_dict().items():
         expected = before[name] * (1 - 1e-2) ** steps if tensor.ndim > 1 else before[name]
@@ -501,7 +502,7 @@ def test_weights_of_another_architecture_are_explained_by_name_and_shape(images,
     tensors, header = checkpoint.load(run.folder.model)
     name = next(name for name in tensors if name.startswith("encoder") and tensors[name].ndim == 2)
     tensors[name] = torch.zeros(3, 3)
-    checkpoint.save(run.folder.model, tensors, header.spec, image_shape=header.image_shape, value_range=(0, 1), data=header.data)
+    checkpoint.save(run.folder.model, tensors, header.spec, facts=Facts(data_shape=header.facts.data_shape), data=header.data)
     with pytest.raises(CheckpointError, match=r"do not match the model's architecture") as caught:
         vaekit.load(run.path)
     assert f"{name}: (3, 3) in the file, (16, 63) in the model" in str(caught.value)
@@ -580,7 +581,7 @@ def test_compilation_is_chosen_by_the_work_of_the_run_and_not_for_convolutions()
 
     def choice(num_images, **given):
         spec = fit_to_machine(build_spec({}, {"device": "cpu", **given}))
-        objective = build_objective(spec.model, build_vae(spec.model, (1, 28, 28)), num_data=num_images)
+        objective = build_objective(spec.model, build_vae(spec.model, Facts(data_shape=(1, 28, 28))), num_data=num_images)
         return choose_compilation(spec, objective).train.compile
 
     assert choice(10**9, encoder="cnn") == "off"
@@ -634,7 +635,7 @@ def test_the_layout_of_convolutions_leaves_gradients_as_they_were(encoder, decod
 
     given = {"encoder": encoder, "decoder": decoder, "encoder.channels": channels, "decoder.channels": channels, "device": "cpu"}
     model = build_spec({}, {**given, "likelihood": "mse"}).model
-    objective = build_objective(model, build_vae(model, (3, 16, 16), seed=0)).double()
+    objective = build_objective(model, build_vae(model, Facts(data_shape=(3, 16, 16)), seed=0)).double()
     inputs = example_inputs(objective)
     gradients = []
     for module in (copy.deepcopy(objective), objective.float()):

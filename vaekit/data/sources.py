@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from vaekit.data.facts import Facts
 from vaekit.data.pixels import UNIT, Range
 from vaekit.errors import DataError, UsageError
 
@@ -77,6 +78,8 @@ class ImageSource(ABC):
         return False
 
 
+MOST_CLASSES = 100_000
+"""The number above which labels without names are taken for numbers that name no classes."""
 SAMPLE = 256
 """Number of images whose content is hashed if hashing all of them would mean reading large files."""
 
@@ -195,6 +198,17 @@ class Splits:
         ranges = [part.value_range() for part in self.parts.values()]
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
         return UNIT if low >= 0 and high <= 1 else (low, high if high > low else low + 1.0)
+
+    @cached_property
+    def facts(self) -> Facts:
+        """What a model must know about the data."""
+        return Facts(data_shape=self.shape, value_range=self.value_range, class_names=self._class_names())
+
+    def _class_names(self) -> tuple[str, ...] | None:
+        if self.train.labels is None or self.train.class_names is not None:
+            return self.train.class_names
+        most = max(int(part.labels.max()) for part in self.parts.values() if part.labels is not None and len(part))
+        return tuple(map(str, range(most + 1))) if most < MOST_CLASSES else None
 
     @property
     def parts(self) -> dict[str, ImageSource]:

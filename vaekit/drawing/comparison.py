@@ -49,7 +49,7 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
     if len(names_of(runs)) < 2:
         raise UsageError("nothing to compare", given=f"{runs[0].path} alone", expected="two or more different run folders")
     first, vaes = Subject(runs[0]), {name: run.vae() for name, run in names_of(runs).items()}
-    images = {name: (vae.image_shape, vae.value_range) for name, vae in vaes.items()}
+    images = {name: (vae.data_shape, vae.value_range) for name, vae in vaes.items()}
     if len(set(images.values())) > 1:
         raise UsageError(
             "models of images of different shapes or ranges cannot be compared",

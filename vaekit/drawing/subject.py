@@ -107,7 +107,7 @@ class Subject:
 
         reader = roles.datasets.build(self.run.spec.data.dataset).reader
         limits = None if reader is None else reader.limits
-        return self.vae.from_unit(read_images(paths, self.vae.image_shape, fit=fit, limits=limits))
+        return self.vae.from_unit(read_images(paths, self.vae.data_shape, fit=fit, limits=limits))
 
     def plane(self, dims: Sequence[int] | None) -> tuple[Plane, Spread]:
         """Return axes of the latent space, and the spread along them.

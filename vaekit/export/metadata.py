@@ -36,7 +36,7 @@ def describe(trained: Trained, part: Part, *, precision: Precision, licence: str
         "input": _port(part.input),
         "outputs": [_port(port) for port in part.outputs],
         "latent_size": trained.vae.latent_dim,
-        "image_shape": list(trained.vae.image_shape),
+        "data_shape": list(trained.vae.data_shape),
         "value_range": list(trained.vae.value_range),
         "prior": spec["model"]["prior"],
         "latents": [

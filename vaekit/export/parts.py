@@ -109,7 +109,7 @@ def part_of(trained: Trained, name: PartName) -> Part:
     """
     vae, half = trained.vae, NUM_EXAMPLES // 2
     latent = Port("latent", (vae.latent_dim,))
-    image = Port("image", vae.image_shape)
+    image = Port("image", vae.data_shape)
     codes = torch.stack([trained.prior_codes(half), trained.posterior_codes(half)], 1).flatten(0, 1)
 
     def decode(z: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def part_of(trained: Trained, name: PartName) -> Part:
     images = decoded.clone()
     images[1::2] = vae.from_unit(torch.rand(images[1::2].shape, generator=Streams(0).generator("export/images")))
     if name == "autoencoder":
-        outputs: tuple[Port, ...] = (Port("reconstruction", vae.image_shape),)
+        outputs: tuple[Port, ...] = (Port("reconstruction", vae.data_shape),)
         part = Part(name, Autoencoder(vae).eval(), image, outputs, reconstruct, images)
     else:
         encoder = Encoder(vae.encoder, vae.posterior).eval()

@@ -43,7 +43,7 @@ def verify(path: str | Path, trained: Trained | None = None) -> Parity:
         )
     part = part_of(trained, file.metadata["part"])
     expected = about.describe(trained, part, precision="fp32", licence=None)
-    for key in ("latent_size", "image_shape", "value_range", "outputs"):
+    for key in ("latent_size", "data_shape", "value_range", "outputs"):
         if file.metadata[key] != expected[key]:
             raise ExportError(f"{file.path} is from another run: {key} differs", given=file.metadata[key], expected=expected[key])
     return compare(
@@ -68,7 +68,7 @@ def _examples(metadata: dict[str, Any]) -> Array:
     rng = np.random.default_rng(0)
     if metadata["part"] != "decoder":
         low, high = metadata["value_range"]
-        return rng.uniform(low, high, (NUM_EXAMPLES, *metadata["image_shape"])).astype(np.float32)
+        return rng.uniform(low, high, (NUM_EXAMPLES, *metadata["data_shape"])).astype(np.float32)
     mean, std = (np.array([latent[key] for latent in metadata["latents"]], np.float32) for key in ("mean", "std"))
     return mean + std * rng.standard_normal((NUM_EXAMPLES, len(mean)), dtype=np.float32)
 

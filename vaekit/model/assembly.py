@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 
 from vaekit import roles
-from vaekit.data.pixels import UNIT, Range
+from vaekit.data.facts import Facts
 from vaekit.data.sources import Splits
-from vaekit.interfaces import Likelihood, Loss, Posterior, Prior, Shape
+from vaekit.interfaces import Likelihood, Loss, Posterior, Prior
 from vaekit.model.contracts import check_contracts
 from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.model.vae import VAE
@@ -24,29 +24,28 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
     Raises:
         PluginError: A component does not return what its role promises.
     """
-    vae = build_vae(spec.model, splits.shape, seed=spec.train.seed, value_range=splits.value_range)
+    vae = build_vae(spec.model, splits.facts, seed=spec.train.seed)
     objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed)
     check_contracts(spec.model, objective, example_inputs(objective))
     return objective
 
 
-def build_vae(model: ModelSpec, image_shape: Shape, *, seed: int | None = None, value_range: Range = UNIT) -> VAE:
+def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE:
     """Build the networks of a model, on the CPU.
 
     Args:
         model: The model section of a spec.
-        image_shape: The shape of an image, ``(C, H, W)``.
+        facts: What it must know about its data.
         seed: The seed of the initial weights, in which case torch's global generator is not affected; default: draw from it.
-        value_range: The lowest and highest pixel values of the data.
     """
-    latent_dim, image_shape = model.latent_dim, tuple(image_shape)
+    latent_dim, data_shape = model.latent_dim, facts.data_shape
     with _seeded(seed, "initial weights"):
-        likelihood: Likelihood = roles.likelihoods.build(model.likelihood, image_shape=image_shape)
+        likelihood: Likelihood = roles.likelihoods.build(model.likelihood, data_shape=data_shape)
         posterior: Posterior = roles.posteriors.build(model.posterior, latent_dim=latent_dim)
         prior: Prior = roles.priors.build(model.prior, latent_dim=latent_dim)
-        encoder = roles.encoders.build(model.encoder, in_shape=image_shape, out_shape=posterior.param_shape)
+        encoder = roles.encoders.build(model.encoder, in_shape=data_shape, out_shape=posterior.param_shape)
         decoder = roles.decoders.build(model.decoder, in_shape=(latent_dim,), out_shape=likelihood.param_shape)
-        return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood, value_range=value_range)
+        return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood, value_range=facts.value_range)
 
 
 def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None) -> Objective:
@@ -60,7 +59,7 @@ def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, 
     """
     with _seeded(seed, "initial weights of losses"):
         losses: dict[str, Loss] = {
-            spec.kind: roles.losses.build(spec, latent_dim=vae.latent_dim, image_shape=vae.image_shape) for spec in model.loss
+            spec.kind: roles.losses.build(spec, latent_dim=vae.latent_dim, data_shape=vae.data_shape) for spec in model.loss
         }
     if not any("reconstruction" in loss.covers for loss in losses.values()):
         losses = {"reconstruction": Reconstruction(), **losses}
@@ -79,7 +78,7 @@ def _seeded(seed: int | None, stream: str) -> Iterator[None]:
 def example_inputs(objective: Objective) -> Inputs:
     """Return inputs for a trial of an objective: three images with noise and labels, at the start of training."""
     vae = objective.vae
-    x = torch.rand(3, *vae.image_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
+    x = torch.rand(3, *vae.data_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
     noise = objective.samples_first(objective.draw_noise(3, torch.Generator(vae.device), like=x))
     y = torch.zeros(3, dtype=torch.int64, device=vae.device)
     return Inputs(x, x, noise, torch.zeros((), device=vae.device), y)

@@ -30,7 +30,7 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     vae, num, training = objective.vae, len(inputs.x), objective.training
     _check_modules(model, objective)
     objective.eval()
-    latents, images = (num, vae.latent_dim), (num, *vae.image_shape)
+    latents, images = (num, vae.latent_dim), (num, *vae.data_shape)
     params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(inputs.x), (num, *vae.posterior.param_shape))
     noise = inputs.noise[(0,) * len(objective.samples)]
     z = _kept(roles.posteriors, model.posterior.kind, "a sample", vae.posterior(params).rsample(noise), latents)

@@ -61,7 +61,7 @@ class VAE(nn.Module):
         if prior is None:
             prior = priors.get("normal")(posterior.latent_dim)
         for name, module, attribute, expected in (
-            ("encoder", encoder, "in_shape", likelihood.image_shape),
+            ("encoder", encoder, "in_shape", likelihood.data_shape),
             ("encoder", encoder, "out_shape", posterior.param_shape),
             ("decoder", decoder, "in_shape", (posterior.latent_dim,)),
             ("decoder", decoder, "out_shape", likelihood.param_shape),
@@ -81,9 +81,9 @@ class VAE(nn.Module):
         return self.posterior.latent_dim
 
     @property
-    def image_shape(self) -> Shape:
+    def data_shape(self) -> Shape:
         """The shape of an image, ``(C, H, W)``."""
-        return self.likelihood.image_shape
+        return self.likelihood.data_shape
 
     @property
     def device(self) -> torch.device:
@@ -102,11 +102,11 @@ class VAE(nn.Module):
 
     def _params_of(self, x: Tensor) -> Tensor:
         """Return the posterior's parameters, the output of the encoder for images."""
-        if x.shape[1:] != self.image_shape or not x.is_floating_point():
+        if x.shape[1:] != self.data_shape or not x.is_floating_point():
             raise UsageError(
                 "the model cannot encode these images",
                 given=f"{x.dtype} of shape {tuple(x.shape)}",
-                expected=f"floating-point values of shape (B, {', '.join(map(str, self.image_shape))})",
+                expected=f"floating-point values of shape (B, {', '.join(map(str, self.data_shape))})",
             )
         return self._in_chunks(self.encoder, x)
 

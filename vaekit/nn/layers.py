@@ -147,12 +147,12 @@ def require_image_shape(shape: Shape, backbone: str) -> None:
         )
 
 
-def halved_sizes(image_shape: Shape, num: int) -> list[Size]:
+def halved_sizes(data_shape: Shape, num: int) -> list[Size]:
     """Return an image's height and width, then those after each of ``num`` strided 3×3 convolutions.
 
     Each convolution halves both sides, rounding up; a side of 1 stays 1.
     """
-    sizes = [(image_shape[1], image_shape[2])]
+    sizes = [(data_shape[1], data_shape[2])]
     for _ in range(num):
         height, width = sizes[-1]
         sizes.append(((height + 1) // 2, (width + 1) // 2))

@@ -1,6 +1,6 @@
 """Checkpoints and model files: safetensors with JSON metadata, written atomically. Nothing is ever unpickled.
 
-A *model file* contains the weights and all that is needed to rebuild the model: its spec, the shape of its images, and the
+A *model file* contains the weights and all that is needed to rebuild the model: its spec, the facts about its data, and the
 versions of vaekit and of the distributions that its components come from. The *best* file is the same for the whole objective,
 including the weights of its losses. A *checkpoint* adds the optimiser state, the moving average (EMA) of the weights and the
 position in training.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,10 +26,9 @@ from vaekit import plugins, roles
 from vaekit._version import __version__
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.sharding import like
-from vaekit.data.pixels import Range
+from vaekit.data.facts import Facts
 from vaekit.errors import CheckpointError, SpecError, UnknownComponentError, VaekitError, reason_of
 from vaekit.files import write_atomically
-from vaekit.interfaces import Shape
 from vaekit.registry import Registry
 from vaekit.schema import ComponentSpec
 from vaekit.specs.models import RunSpec
@@ -48,9 +46,7 @@ class Header:
     """The metadata of a model file or checkpoint."""
 
     spec: RunSpec
-    image_shape: Shape
-    value_range: Range
-    """The lowest and highest pixel values of the data."""
+    facts: Facts
     data: dict[str, Any]
     """Fingerprint of the images that it was trained on; see `vaekit.data.Splits.fingerprint`."""
     versions: dict[str, Any]
@@ -76,26 +72,23 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
     return found
 
 
-def _metadata(
-    spec: RunSpec, image_shape: Shape, value_range: Range, data: Mapping[str, Any], state: Mapping[str, Any]
-) -> dict[str, Any]:
+def _metadata(spec: RunSpec, facts: Facts, data: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
-        "image_shape": list(image_shape),
-        "value_range": list(value_range),
+        "facts": facts.model_dump(mode="json"),
         "data": dict(data),
         "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
         "state": dict(state),
     }
 
 
-def check_readable(path: Path, spec: RunSpec, *, image_shape: Shape, value_range: Range, data: Mapping[str, Any]) -> None:
+def check_readable(path: Path, spec: RunSpec, *, facts: Facts, data: Mapping[str, Any]) -> None:
     """Check that what is about to be trained can be read back once it is saved; the arguments are those of `save`.
 
     Raises:
         CheckpointError: It cannot, for example because the name of a component's module holds a control character.
     """
-    metadata = _metadata(spec, image_shape, value_range, data, {})
+    metadata = _metadata(spec, facts, data, {})
     try:
         read = _parse(path, json.dumps(metadata)).spec.model_dump(mode="json", exclude={"train": {"logger"}})
         if read != metadata["spec"]:
@@ -113,13 +106,12 @@ def save(
     tensors: Mapping[str, Tensor],
     spec: RunSpec,
     *,
-    image_shape: Shape,
-    value_range: Range,
+    facts: Facts,
     data: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model file or checkpoint atomically; its spec omits the loggers, which are not needed to use it."""
-    metadata = _metadata(spec, image_shape, value_range, data, state or {})
+    metadata = _metadata(spec, facts, data, state or {})
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     sealed = json.dumps({**metadata, "digest": digest_of(metadata, whole)})
 
@@ -201,12 +193,11 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 def _parse(path: Path, text: str) -> Header:
     try:
         metadata = json.loads(text)
-        plain, shape, (low, high) = metadata["spec"], metadata["image_shape"], map(float, metadata["value_range"])
+        plain, facts = metadata["spec"], Facts.model_validate(metadata["facts"])
         data, versions, state = (metadata[key] for key in ("data", "versions", "state"))
-        fits = all(type(size) is int and size > 0 for size in shape) and len(shape) == 3 and -math.inf < low < high < math.inf
         parts = (data, versions, state, *data.values()) if isinstance(data, dict) else (data,)
-        if not (fits and all(isinstance(part, dict) for part in parts) and isinstance(versions.get("torch"), str)):
-            raise TypeError(f"image_shape {shape!r:.80}, value_range {low!r:.80} to {high!r:.80}")
+        if not (all(isinstance(part, dict) for part in parts) and isinstance(versions.get("torch"), str)):
+            raise TypeError(f"data {data!r:.80}, versions {versions!r:.80}")
         for key in ("epoch", "step"):
             if type(number := state.get(key, 0)) is not int or not 0 <= number < 2**53:
                 raise TypeError(f"{key} {number!r:.80}")
@@ -224,7 +215,7 @@ def _parse(path: Path, text: str) -> Header:
         raise CheckpointError(error.message, given=_told(changes), remedy=_install(changes)) from None
     if changes:
         warnings.warn(f"{path} was written with other versions: {_told(changes)}", stacklevel=3)
-    return Header(spec, tuple(shape), (low, high), data, versions, state)
+    return Header(spec, facts, data, versions, state)
 
 
 class Recorded(NamedTuple):

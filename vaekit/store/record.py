@@ -107,8 +107,8 @@ def load_model(file: Path) -> tuple[VAE, checkpoint.Header]:
     """
     tensors, header = checkpoint.load(file)
     with torch.device("meta"):  # a spec of another size is refused before it takes memory
-        checkpoint.matched(build_vae(header.spec.model, header.image_shape).state_dict(), tensors, file)
-    vae = build_vae(header.spec.model, header.image_shape, seed=0, value_range=header.value_range)
+        checkpoint.matched(build_vae(header.spec.model, header.facts).state_dict(), tensors, file)
+    vae = build_vae(header.spec.model, header.facts, seed=0)
     checkpoint.load_weights(vae, tensors, file)
     return vae.eval().requires_grad_(False), header
 

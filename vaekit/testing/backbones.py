@@ -28,25 +28,25 @@ OTHER_SIZES: tuple[Shape, ...] = (
 )
 
 
-def wiring_of(candidate: Candidate, image_shape: Shape) -> dict[str, Shape]:
+def wiring_of(candidate: Candidate, data_shape: Shape) -> dict[str, Shape]:
     """Return the shapes that assembly would pass to an encoder or decoder for images of a given shape."""
     if candidate.role == "encoder":
-        return {"in_shape": image_shape, "out_shape": (2, LATENT_DIM)}
-    return {"in_shape": (LATENT_DIM,), "out_shape": image_shape}
+        return {"in_shape": data_shape, "out_shape": (2, LATENT_DIM)}
+    return {"in_shape": (LATENT_DIM,), "out_shape": data_shape}
 
 
-def backbone_of(candidate: Candidate, image_shape: Shape = (3, 32, 32)) -> Backbone:
+def backbone_of(candidate: Candidate, data_shape: Shape = (3, 32, 32)) -> Backbone:
     """Build the backbone for images of a given shape."""
-    backbone: Backbone = module_of(candidate, **wiring_of(candidate, image_shape))
+    backbone: Backbone = module_of(candidate, **wiring_of(candidate, data_shape))
     return backbone
 
 
 def accepted_of(candidate: Candidate, *image_shapes: Shape) -> list[Backbone]:
     """Build the backbone for each shape that it does not reject with a `UsageError`."""
     accepted = []
-    for image_shape in image_shapes:
+    for data_shape in image_shapes:
         try:
-            accepted.append(candidate.build(**wiring_of(candidate, image_shape)))
+            accepted.append(candidate.build(**wiring_of(candidate, data_shape)))
         except UsageError:
             continue
     return accepted
@@ -60,21 +60,21 @@ def inputs_of(backbone: Backbone, num: int = 3, dtype: torch.dtype = torch.float
 @check("encoder", "decoder")
 def check_output_shape(candidate: Candidate) -> None:
     """Outputs have the requested shape; odd, oblong and tiny images of 1 to 4 channels work or raise a `UsageError` at once."""
-    for image_shape in USUAL_SIZES + OTHER_SIZES:
-        if image_shape in USUAL_SIZES:
-            backbones = [backbone_of(candidate, image_shape)]
+    for data_shape in USUAL_SIZES + OTHER_SIZES:
+        if data_shape in USUAL_SIZES:
+            backbones = [backbone_of(candidate, data_shape)]
         else:
-            with during(f"building it for images of {image_shape}; a size that it cannot do is refused by a UsageError"):
-                backbones = accepted_of(candidate, image_shape)
+            with during(f"building it for images of {data_shape}; a size that it cannot do is refused by a UsageError"):
+                backbones = accepted_of(candidate, data_shape)
         for backbone in backbones:
-            shapes = wiring_of(candidate, image_shape)
+            shapes = wiring_of(candidate, data_shape)
             came = {name: getattr(backbone, name, None) for name in shapes}
             expect(came == shapes, "the attributes in_shape and out_shape", expected=shapes, came=came)
             for num in (1, 2):
-                with during(f"a batch of {num} for images of {image_shape}"):
+                with during(f"a batch of {num} for images of {data_shape}"):
                     output = backbone(inputs_of(backbone, num))
                 expected = (num, *shapes["out_shape"])
-                what = f"the shape of the output for {num} images of {image_shape}"
+                what = f"the shape of the output for {num} images of {data_shape}"
                 expect(tuple(output.shape) == expected, what, expected=expected, came=tuple(output.shape))
 
 

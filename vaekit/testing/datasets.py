@@ -125,7 +125,7 @@ def check_batches(candidate: Candidate) -> None:
     """Batches are finite float32 images of the right shape, within [0, 1] if the default likelihood requires it."""
     splits = splits_of(candidate)
     default = candidate.cls.default_likelihood
-    unit = likelihoods.build(likelihoods.spec(default)(kind=default), image_shape=splits.shape).support == "unit"
+    unit = likelihoods.build(likelihoods.spec(default)(kind=default), data_shape=splits.shape).support == "unit"
     for name, part in splits.parts.items():
         with during(f"a batch of {name} images"):
             batch = next(iter(Batches(part, batch_size=min(8, len(part)), streams=Streams(0), train=False).epoch(0)))

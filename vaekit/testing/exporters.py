@@ -11,6 +11,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.facts import Facts
 from vaekit.errors import ExportError, UsageError, reason_of
 from vaekit.export.exporter import Exported
 from vaekit.export.parity import Parity
@@ -26,11 +27,11 @@ IMAGE_SHAPES: tuple[Shape, ...] = ((1, 6, 5), (3, 5, 4))
 OLDER = b"an older file"
 
 
-def trained_of(image_shape: Shape = IMAGE_SHAPES[0], *, seed: int = 0, decoder: nn.Module | None = None) -> Trained:
+def trained_of(data_shape: Shape = IMAGE_SHAPES[0], *, seed: int = 0, decoder: nn.Module | None = None) -> Trained:
     """Return a small model in the form that exporters receive, with its decoder replaced if one is given."""
     small = {"kind": "mlp", "hidden": [8]}
     spec = resolve({"model": {"latent_dim": LATENT_DIM, "encoder": small, "decoder": small}})
-    vae = build_vae(spec.model, image_shape, seed=seed)
+    vae = build_vae(spec.model, Facts(data_shape=data_shape), seed=seed)
     if decoder is not None:
         vae.decoder = decoder
     return Trained(vae.eval().requires_grad_(False), spec, {"components": {}}, latents_of(vae, None))
@@ -45,7 +46,7 @@ def folder_to_write() -> Iterator[Path]:
 
 def export(candidate: Candidate, trained: Trained, path: Path, part: PartName = "decoder") -> Exported:
     """Export a part; raise if the exporter does, or if it returns anything but an `Exported`."""
-    with during(f"exporting the {part} of images {trained.vae.image_shape}"):
+    with during(f"exporting the {part} of images {trained.vae.data_shape}"):
         exported: Exported = built(candidate).export(trained, part, path)
     expect(isinstance(exported, Exported), "what export returns", expected="an Exported", came=type(exported).__name__)
     return exported
@@ -100,10 +101,10 @@ def check_files(candidate: Candidate) -> None:
     suffix = candidate.cls.suffix
     expect(suffix[:1] == "." and len(suffix) > 1, "the suffix", expected="one such as .onnx", came=repr(suffix))
     written = []
-    for image_shape in IMAGE_SHAPES:
-        trained = trained_of(image_shape)
+    for data_shape in IMAGE_SHAPES:
+        trained = trained_of(data_shape)
         for part in get_args(PartName):
-            what = f"the {part} of images {image_shape}"
+            what = f"the {part} of images {data_shape}"
             with folder_to_write() as folder:
                 path = folder / f"some.model{suffix}"
                 try:

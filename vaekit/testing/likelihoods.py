@@ -29,9 +29,9 @@ NUM_STEPS = {"binary": 1, "levels": 255}
 """The number of steps from black to white, for likelihoods of pixels that are not real-valued."""
 
 
-def likelihood_of(candidate: Candidate, image_shape: Shape = (2, 5, 4), dtype: torch.dtype = F64) -> Likelihood:
+def likelihood_of(candidate: Candidate, data_shape: Shape = (2, 5, 4), dtype: torch.dtype = F64) -> Likelihood:
     """Build the likelihood for images of a given shape."""
-    likelihood: Likelihood = module_of(candidate, dtype, image_shape=image_shape)
+    likelihood: Likelihood = module_of(candidate, dtype, data_shape=data_shape)
     return likelihood
 
 
@@ -42,7 +42,7 @@ def params_of(likelihood: Likelihood, *batch: int, dtype: torch.dtype = F64) -> 
 
 def images_of(likelihood: Likelihood, num: int = 6, dtype: torch.dtype = F64) -> Tensor:
     """Return random images that the likelihood can score."""
-    return scored(likelihood, torch.rand(num, *likelihood.image_shape, dtype=dtype))
+    return scored(likelihood, torch.rand(num, *likelihood.data_shape, dtype=dtype))
 
 
 def scored(likelihood: Likelihood, x: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def scored(likelihood: Likelihood, x: Tensor) -> Tensor:
 def noise_of(likelihood: Likelihood, num: int, dtype: torch.dtype = F64) -> Tensor:
     """Return base noise for images: standard normal for real-valued pixels, uniform on [0, 1) for others."""
     draw = torch.randn if likelihood.scores == "density" else torch.rand
-    return draw(num, *likelihood.image_shape, dtype=dtype)
+    return draw(num, *likelihood.data_shape, dtype=dtype)
 
 
 def repeated(likelihood: Likelihood, params: Tensor, num: int) -> Any:
@@ -65,10 +65,10 @@ def repeated(likelihood: Likelihood, params: Tensor, num: int) -> Any:
 @check("likelihood")
 def check_scores(candidate: Candidate) -> None:
     """Each image has a finite log-likelihood under each of several samples, whatever was drawn before; means are in range."""
-    for image_shape in SIZES:
-        likelihood = likelihood_of(candidate, image_shape)
+    for data_shape in SIZES:
+        likelihood = likelihood_of(candidate, data_shape)
         params, x = params_of(likelihood, 2, 6), images_of(likelihood)
-        with during(f"p(x|z) over images of {image_shape}"):
+        with during(f"p(x|z) over images of {data_shape}"):
             p = likelihood(params)
             draws = p.rsample(noise_of(likelihood, 12).unflatten(0, (2, 6)))
             value = p.log_prob(x)
@@ -77,7 +77,7 @@ def check_scores(candidate: Candidate) -> None:
         expect(value.shape == (2, 6), "the shape of log_prob for 2 samples of 6 images", expected=(2, 6), came=tuple(value.shape))
         expect_finite(value, "log_prob of images")
         for what, came in (("the mean", p.mean), ("a draw", draws)):
-            expected = (2, 6, *image_shape)
+            expected = (2, 6, *data_shape)
             expect(came.shape == expected, f"the shape of {what}", expected=expected, came=tuple(came.shape))
         low, high = p.mean.min().item(), p.mean.max().item()
         if likelihood.support == "unit":

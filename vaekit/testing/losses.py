@@ -29,7 +29,7 @@ BATCH, NUM_BATCHES = 16, 64
 
 def loss_of(candidate: Candidate, dtype: torch.dtype = torch.float64) -> Loss:
     """Build the loss."""
-    loss: Loss = module_of(candidate, dtype, latent_dim=LATENT_DIM, image_shape=IMAGE)
+    loss: Loss = module_of(candidate, dtype, latent_dim=LATENT_DIM, data_shape=IMAGE)
     return loss
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.facts import Facts
 from vaekit.data.pixels import UNIT, Range
 from vaekit.data.sources import Splits, TensorImages
 from vaekit.distributions import GaussianPixels
@@ -38,11 +39,9 @@ NUM_IMAGES = 24
 class _Sketch(Record):
     """A run that was never trained, in an empty folder. Its images are the same in any range of values."""
 
-    def __init__(
-        self, path: Path, image_shape: tuple[int, int, int], *, labelled: bool = True, value_range: Range = UNIT
-    ) -> None:
+    def __init__(self, path: Path, data_shape: tuple[int, int, int], *, labelled: bool = True, value_range: Range = UNIT) -> None:
         self.folder, self.path = RunFolder(path), path
-        self.image_shape, self.labelled, self.value_range = image_shape, labelled, value_range
+        self.data_shape, self.labelled, self.value_range = data_shape, labelled, value_range
 
     @cached_property
     def spec(self) -> RunSpec:
@@ -53,7 +52,7 @@ class _Sketch(Record):
     @cached_property
     def splits(self) -> Splits:
         generator = torch.Generator().manual_seed(0)
-        pixels = torch.randint(0, 256, (NUM_IMAGES, *self.image_shape), dtype=torch.uint8, generator=generator)
+        pixels = torch.randint(0, 256, (NUM_IMAGES, *self.data_shape), dtype=torch.uint8, generator=generator)
         low, high = self.value_range
         images = TensorImages(
             pixels if self.value_range == UNIT else low + (high - low) * pixels.float() / 255,
@@ -63,9 +62,9 @@ class _Sketch(Record):
         return Splits(images, images, images)
 
     def vae(self) -> VAE:
-        vae = build_vae(self.spec.model, self.image_shape, seed=0, value_range=self.value_range)
+        vae = build_vae(self.spec.model, Facts(data_shape=self.data_shape, value_range=self.value_range), seed=0)
         vae.encoder = nn.Sequential(_FromRange(self.value_range), vae.encoder)
-        vae.likelihood = _InRange(self.image_shape, self.value_range)
+        vae.likelihood = _InRange(self.data_shape, self.value_range)
         return vae.eval().requires_grad_(False)
 
     def evaluation(self) -> dict[str, Any] | None:
@@ -86,8 +85,8 @@ class _FromRange(nn.Module):
 class _InRange(Likelihood):
     """Gaussian pixels whose means fill a range."""
 
-    def __init__(self, image_shape: tuple[int, int, int], value_range: Range) -> None:
-        super().__init__(image_shape)
+    def __init__(self, data_shape: tuple[int, int, int], value_range: Range) -> None:
+        super().__init__(data_shape)
         self.low, self.high = value_range
 
     def forward(self, params: Tensor) -> GaussianPixels:
@@ -97,11 +96,11 @@ class _InRange(Likelihood):
 
 @contextmanager
 def subject_of(
-    image_shape: tuple[int, int, int] = SHAPES[0], *, labelled: bool = True, value_range: Range = UNIT
+    data_shape: tuple[int, int, int] = SHAPES[0], *, labelled: bool = True, value_range: Range = UNIT
 ) -> Iterator[Subject]:
     """Yield what a run's pictures are drawn of, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        yield Subject(_Sketch(Path(folder), image_shape, labelled=labelled, value_range=value_range))
+        yield Subject(_Sketch(Path(folder), data_shape, labelled=labelled, value_range=value_range))
 
 
 def picture_of(candidate: Candidate, subject: Subject) -> Picture:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vaekit.compute.sharding import collect
 from vaekit.data.fingerprint import changes
+from vaekit.data.sources import Splits
 from vaekit.errors import CheckpointError, DataError, reason_of
 from vaekit.specs.models import RunSpec
 from vaekit.specs.text import flat, value_text
@@ -62,14 +63,13 @@ class Checkpoints:
     Args:
         folder: The run folder.
         step: The training step whose state is saved and restored.
-        data: Fingerprint of the data; see `vaekit.data.Splits.fingerprint`.
+        splits: The data.
     """
 
-    def __init__(self, folder: RunFolder, step: Step, data: Mapping[str, Any]) -> None:
+    def __init__(self, folder: RunFolder, step: Step, splits: Splits) -> None:
         self.folder, self.step = folder, step
         self.spec, self.processes = step.spec, step.processes
-        vae = step.objective.vae
-        self.images: dict[str, Any] = {"image_shape": vae.image_shape, "value_range": vae.value_range, "data": data}
+        self.about: dict[str, Any] = {"facts": splits.facts, "data": splits.fingerprint}
 
     def check(self) -> None:
         """Check, before training, that what will be saved can be read.
@@ -77,7 +77,7 @@ class Checkpoints:
         Raises:
             CheckpointError: It cannot.
         """
-        checkpoint.check_readable(self.folder.last, self.spec, **self.images)
+        checkpoint.check_readable(self.folder.last, self.spec, **self.about)
 
     def save_best(self, epoch: int) -> None:
         """Write the best weights so far: those of the objective, for evaluation, and those of the model alone."""
@@ -123,7 +123,7 @@ class Checkpoints:
         path, step = self.folder.last, self.step
         tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
         self._require_same_spec(header.spec)
-        changed = changes(header.data, self.images["data"])
+        changed = changes(header.data, self.about["data"])
         if changed and not allow_changed_data:
             raise DataError(
                 f"the data have changed since {self.folder.path} was trained",
@@ -184,7 +184,7 @@ class Checkpoints:
             )
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        checkpoint.save(path, tensors, self.spec, **self.images, state=state)
+        checkpoint.save(path, tensors, self.spec, **self.about, state=state)
 
     @property
     def size(self) -> int:

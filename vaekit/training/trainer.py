@@ -80,7 +80,7 @@ class Trainer:
         self.batches = training_batches(self.step, splits)
         self.evaluator = Evaluator(spec, self.step.whole, splits, self.processes, self.step.memory_format)
         self.position, self.meter = Position(), Meter()
-        self.checkpoints = Checkpoints(folder, self.step, splits.fingerprint)
+        self.checkpoints = Checkpoints(folder, self.step, splits)
         self.loggers = Loggers(spec, self.step.steps_per_epoch, enabled=self.processes.leads)
         originals = self.evaluator.batches("validation")
         self.snapshots = Snapshots(spec, folder, self.step.whole.vae, originals)

@@ -95,7 +95,7 @@ def test_the_page_carries_the_runtime_and_verified_models_with_their_metadata(ru
         file.write_bytes(unpacked(scripts[part]))
         assert about[part] == OnnxFile(file).metadata
         assert about[part]["licence"] == "CC0 </script><b>&"
-    assert about["decoder"]["image_shape"] == [3, 6, 5]
+    assert about["decoder"]["data_shape"] == [3, 6, 5]
     assert about["draws"] is None
     assert exported.parity.difference <= 1e-5
     assert [note.split(":")[0] for note in exported.notes] == ["encoder"]

@@ -31,8 +31,8 @@ class DiscretizedLogistic(Likelihood):
     support: Literal["unit", "real"] = "unit"
     scores: ClassVar[Scores] = "levels"
 
-    def __init__(self, image_shape: Shape, *, scale: PositiveFloat = 0.1, learned: bool = True) -> None:
-        super().__init__(image_shape)
+    def __init__(self, data_shape: Shape, *, scale: PositiveFloat = 0.1, learned: bool = True) -> None:
+        super().__init__(data_shape)
         self.scale = LogScale(scale, learned)
 
     def forward(self, params: Tensor) -> DiscretizedLogisticPixels:

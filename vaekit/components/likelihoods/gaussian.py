@@ -27,8 +27,8 @@ class Gaussian(Likelihood):
         Rybkin et al. (2021), "Simple and Effective VAE Training with Calibrated Decoders", ICML, arXiv:2006.13202.
     """
 
-    def __init__(self, image_shape: Shape, *, sigma: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
-        super().__init__(image_shape)
+    def __init__(self, data_shape: Shape, *, sigma: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
+        super().__init__(data_shape)
         self.scale = LogScale(sigma, learned)
         self.link: Link = link
         self.support = "unit" if link == "sigmoid" else "real"

@@ -21,8 +21,8 @@ class Laplace(Likelihood):
         link: How the decoder's output becomes the mean image.
     """
 
-    def __init__(self, image_shape: Shape, *, scale: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
-        super().__init__(image_shape)
+    def __init__(self, data_shape: Shape, *, scale: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
+        super().__init__(data_shape)
         self.scale = LogScale(scale, learned)
         self.link: Link = link
         self.support = "unit" if link == "sigmoid" else "real"

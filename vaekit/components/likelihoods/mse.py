@@ -25,8 +25,8 @@ class MSE(Likelihood):
 
     normalised: ClassVar[bool] = False
 
-    def __init__(self, image_shape: Shape, *, link: Link = "sigmoid") -> None:
-        super().__init__(image_shape)
+    def __init__(self, data_shape: Shape, *, link: Link = "sigmoid") -> None:
+        super().__init__(data_shape)
         self.link: Link = link
         self.support = "unit" if link == "sigmoid" else "real"
 

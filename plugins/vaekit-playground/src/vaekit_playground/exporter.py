@@ -49,7 +49,7 @@ class Playground(vaekit.Exporter):
                 given=f"--part {part}",
                 remedy="leave --part out; --encoder adds the encoder",
             )
-        channels = trained.vae.image_shape[0]
+        channels = trained.vae.data_shape[0]
         if channels not in {1, 3}:
             raise ExportError("a playground shows grey and RGB images", given=f"{channels} channels")
         files = runtime.load(self.runtime)

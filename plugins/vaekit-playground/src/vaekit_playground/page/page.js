@@ -3,7 +3,7 @@ const $ = (id) => document.getElementById(id);
 const about = JSON.parse($("about").textContent);
 const { decoder: model, encoder: encoderModel, draws } = about;
 const size = model.latent_size;
-const [channels, height, width] = model.image_shape;
+const [channels, height, width] = model.data_shape;
 const [low, high] = model.value_range; // the values of black and white pixels
 const latents = model.latents.map(({ mean, std, range: [low, high], kl }) =>
   high > low ? { mean, std, low, high, kl } : { mean, std, low: mean - 1, high: mean + 1, kl });

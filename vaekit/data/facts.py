@@ -1,0 +1,31 @@
+"""What a model must know about its data. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from vaekit.data.pixels import UNIT, Range
+from vaekit.schema import Count, Spec
+
+
+class Facts(Spec):
+    """Facts about data from which, with a spec, a model is built; they are saved with its weights."""
+
+    data_shape: Annotated[tuple[Count, ...], Field(min_length=1, max_length=4)] = Field(
+        description="The shape of one example: ``(C, H, W)`` for images."
+    )
+    value_range: Range = Field(UNIT, description="The lowest and highest values, which pictures show as black and white.")
+    class_names: tuple[str, ...] | None = Field(None, description="The name of each label; None if there are no labels.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Facts:
+        if self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range: the lowest value comes first; given {self.value_range}")
+        return self
+
+    @property
+    def num_classes(self) -> int | None:
+        """The number of classes; None if there are no labels."""
+        return None if self.class_names is None else len(self.class_names)

@@ -14,6 +14,7 @@ PARTS: tuple[Registry[Any], ...] = (
     roles.posteriors,
     roles.priors,
     roles.likelihoods,
+    roles.conditions,
     roles.losses,
 )
 """The registries of what a model and its objective consist of."""

@@ -20,7 +20,7 @@ from vaekit.registry import Registry
 from vaekit.specs.models import ModelSpec
 from vaekit.specs.options import build_spec
 
-SHAPE = (2, 5, 4)
+FACTS = Facts(data_shape=(2, 5, 4), class_names=("a", "b", "c"))
 BETWEEN = [roles.posteriors, roles.priors, roles.likelihoods, roles.losses]
 """The roles whose components meet in an objective; backbones meet them in shapes only."""
 
@@ -37,7 +37,7 @@ def name_of(chosen: dict[str, str]) -> str:
 
 def build(model: ModelSpec) -> Objective:
     """Build a model, try its contracts, and return its objective."""
-    objective = build_objective(model, build_vae(model, Facts(data_shape=SHAPE), seed=0), num_data=64, seed=0)
+    objective = build_objective(model, build_vae(model, FACTS, seed=0), num_data=64, seed=0)
     check_contracts(model, objective, example_inputs(objective))
     return objective
 
@@ -64,10 +64,10 @@ def train(objective: Objective) -> None:
 def use(objective: Objective) -> None:
     """Encode, decode, reconstruct and sample."""
     vae = objective.vae.eval()
-    x = example_inputs(objective).x
+    x, y = example_inputs(objective).x, example_inputs(objective).y
     with torch.no_grad():
-        z = vae.encode_to_latent(x, generator=torch.Generator().manual_seed(0))
-        images = [vae.decode(z), vae.reconstruct(x), vae.sample(len(x), generator=torch.Generator().manual_seed(0))]
+        z = vae.encode_to_latent(x, y=y, generator=torch.Generator().manual_seed(0))
+        images = [vae.decode(z, y), vae.reconstruct(x, y), vae.sample(len(x), generator=torch.Generator().manual_seed(0))]
     assert z.shape == (len(x), vae.latent_dim)
     for image in images:
         assert image.shape == x.shape
@@ -108,9 +108,15 @@ def test_parts_that_meet_in_an_objective(chosen: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "chosen", products(roles.encoders, roles.decoders, roles.likelihoods), ids=lambda c: "-".join(c.values())
+    "chosen",
+    [
+        *products(roles.encoders, roles.decoders, roles.likelihoods),
+        *products(roles.encoders, roles.decoders, roles.conditions),
+        *products(roles.priors, roles.conditions),
+    ],
+    ids=name_of,
 )
-def test_backbones(chosen: dict[str, str]) -> None:
+def test_shapes(chosen: dict[str, str]) -> None:
     assert walk(chosen) is None
 
 

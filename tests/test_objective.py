@@ -304,7 +304,7 @@ def test_a_critics_loss_does_not_reach_the_encoder_through_a_nested_density():
         provides = frozenset({Capability.LOG_PROB})
         latent_dim, param_shape = 3, (2, 3)
 
-        def forward(self, params):
+        def forward(self, params, model=None):
             inner = DiagonalGaussian(params[:, 0], params[:, 1])
             return Scaled(inner, [inner], {"shift": params.sum((1, 2))})
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vaekit.interfaces import Aim as Aim
     from vaekit.interfaces import Backbone as Backbone
     from vaekit.interfaces import Capability as Capability
+    from vaekit.interfaces import Condition as Condition
     from vaekit.interfaces import Dataset as Dataset
     from vaekit.interfaces import Likelihood as Likelihood
     from vaekit.interfaces import Loss as Loss
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from vaekit.interfaces import Posterior as Posterior
     from vaekit.interfaces import Prior as Prior
     from vaekit.model.vae import VAE as VAE
+    from vaekit.roles import conditions as conditions
     from vaekit.roles import datasets as datasets
     from vaekit.roles import decoders as decoders
     from vaekit.roles import encoders as encoders
@@ -47,9 +49,10 @@ _HOMES = {
     "drawing.picture": ("Picture",),
     "errors": ("VaekitError",),
     "export.exporter": ("Exporter",),
-    "interfaces": ("Aim", "Backbone", "Capability", "Dataset", "Likelihood", "Loss", "Optim", "Posterior", "Prior"),
+    "interfaces": ("Aim", "Backbone", "Capability", "Condition", "Dataset", "Likelihood", "Loss", "Optim", "Posterior", "Prior"),
     "model.vae": ("VAE",),
     "roles": (
+        "conditions",
         "datasets",
         "decoders",
         "encoders",

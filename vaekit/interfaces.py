@@ -86,7 +86,7 @@ class Posterior(Component, nn.Module, ABC):
         ...     provides = frozenset({Capability.LOG_PROB, Capability.FACTORISED})
         ...     param_shape = property(lambda self: (self.latent_dim,))
         ...
-        ...     def forward(self, params):
+        ...     def forward(self, params, model=None):
         ...         return DiagonalGaussian(params, torch.zeros_like(params))
         >>> UnitVariance(16)(torch.zeros(5, 16)).log_prob(torch.zeros(5, 16)).shape
         torch.Size([5])
@@ -107,8 +107,13 @@ class Posterior(Component, nn.Module, ABC):
         """The shape of the encoder's output for one example."""
 
     @abstractmethod
-    def forward(self, params: Tensor) -> Distribution:
-        """Map encoder outputs ``(B, *param_shape)`` to q(z|x): a `Density` if ``provides`` includes ``LOG_PROB``."""
+    def forward(self, params: Tensor, model: Any = None) -> Distribution:
+        """Map encoder outputs ``(B, *param_shape)`` to q(z|x): a `Density` if ``provides`` includes ``LOG_PROB``.
+
+        Args:
+            params: The encoder's output.
+            model: The model, for posteriors that depend on its prior or on other parts of it.
+        """
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
         """Draw the base noise that ``rsample`` maps to ``num`` latent vectors: standard normal, ``(num, D)``.
@@ -136,7 +141,7 @@ class Prior(Component, nn.Module, ABC):
         ...         super().__init__(latent_dim)
         ...         self.mu = nn.Parameter(torch.zeros(latent_dim))
         ...
-        ...     def forward(self):
+        ...     def forward(self, model=None, c=None):
         ...         return DiagonalGaussian(self.mu, torch.zeros_like(self.mu))
         >>> LearnedMean(16)().log_prob(torch.zeros(5, 16)).shape
         torch.Size([5])
@@ -152,8 +157,13 @@ class Prior(Component, nn.Module, ABC):
         self.latent_dim = latent_dim
 
     @abstractmethod
-    def forward(self) -> Distribution:
-        """Return p(z): a `Density` if ``provides`` includes ``LOG_PROB``."""
+    def forward(self, model: Any = None, c: Tensor | None = None) -> Distribution:
+        """Return p(z), or p(z|c): a `Density` if ``provides`` includes ``LOG_PROB``.
+
+        Args:
+            model: The model, for priors that depend on other parts of it, such as the encoder.
+            c: The output of the condition, ``(B, E)``; None for unconditional models.
+        """
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:
         """Draw the base noise that ``rsample`` maps to ``num`` latent vectors: standard normal, ``(num, D)``.
@@ -166,10 +176,38 @@ class Prior(Component, nn.Module, ABC):
         """
         return temperature * torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
 
-    def sample(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw ``num`` latent vectors, ``(num, D)``; the arguments are those of `draw_noise`."""
-        codes: Tensor = self().rsample(self.draw_noise(num, generator, like=like, temperature=temperature))
-        return codes
+
+class Condition(Component, nn.Module, ABC):
+    """Turns labels into vectors c that the encoder and the decoder receive besides their input, and the prior if it uses them.
+
+    The model is then p(x, z|c). The networks need not know: c is appended to latent vectors, and to data as additional channels.
+
+    Args:
+        num_classes: The number of classes K.
+
+    Example:
+        >>> class Parity(Condition):
+        ...     size = 1
+        ...
+        ...     def forward(self, y):
+        ...         return (y % 2).float().unsqueeze(-1)
+        >>> Parity(10)(torch.tensor([3, 4]))
+        tensor([[1.],
+                [0.]])
+    """
+
+    def __init__(self, num_classes: int = 0) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """The size E of c; 0 for unconditional models."""
+
+    @abstractmethod
+    def forward(self, y: Tensor) -> Tensor:
+        """Map labels ``(B,)``, integers from 0 to K - 1, to ``(B, E)``."""
 
 
 Scores = Literal["density", "levels", "binary"]
@@ -230,9 +268,9 @@ class Declaration:
     requires: frozenset[Capability] = frozenset()
 
 
-MODEL_PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood")
-INFERENCE, GENERATION = ("encoder", "posterior"), ("decoder", "prior", "likelihood")
-"""The parts of q(z|x), and those of p(x, z)."""
+MODEL_PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood", "condition")
+INFERENCE, GENERATION = ("encoder", "posterior"), ("decoder", "prior", "likelihood", "condition")
+"""The parts of q(z|x), and those of p(x, z); a condition, which both use, counts as one of the latter."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from vaekit import plugins
 from vaekit._version import __version__
-from vaekit.errors import PluginError, UnknownComponentError, VaekitError
+from vaekit.errors import PluginError, UnknownComponentError, UsageError, VaekitError
 from vaekit.plugins import Plugin
 
 if TYPE_CHECKING:
@@ -268,6 +268,8 @@ class Registry(Generic[T]):
         cls = self.get(spec.kind)
         options = {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
         with self.blaming(spec.kind):
+            if any(available[name] is None for name in wiring(cls)):  # which only the number of classes can be
+                raise UsageError(f"the {self.role} {spec.kind!r} needs labels, which the data do not have")
             return cls(*(available[name] for name in wiring(cls)), **options)
 
     @property

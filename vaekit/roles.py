@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 from vaekit.registry import Registry
 
 if TYPE_CHECKING:
-    from vaekit.interfaces import Backbone, Dataset, Likelihood, Loss, Posterior, Prior
+    from vaekit.interfaces import Backbone, Condition, Dataset, Likelihood, Loss, Posterior, Prior
     from vaekit.plugins import Plugin
 
 encoders: Registry[Backbone] = Registry("encoder", "encoders", "vaekit.interfaces:Backbone", ("in_shape", "out_shape"))
 decoders: Registry[Backbone] = Registry("decoder", "decoders", "vaekit.interfaces:Backbone", ("in_shape", "out_shape"))
-posteriors: Registry[Posterior] = Registry("posterior", "posteriors", "vaekit.interfaces:Posterior", ("latent_dim",))
-priors: Registry[Prior] = Registry("prior", "priors", "vaekit.interfaces:Prior", ("latent_dim",))
+posteriors: Registry[Posterior] = Registry(
+    "posterior", "posteriors", "vaekit.interfaces:Posterior", ("latent_dim", "latent_shape")
+)
+priors: Registry[Prior] = Registry("prior", "priors", "vaekit.interfaces:Prior", ("latent_dim", "latent_shape", "data_shape"))
 likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaekit.interfaces:Likelihood", ("data_shape",))
+conditions: Registry[Condition] = Registry("condition", "conditions", "vaekit.interfaces:Condition", ("num_classes",))
 losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "data_shape"))
 datasets: Registry[Dataset] = Registry("dataset", "datasets", "vaekit.interfaces:Dataset")
 # Loggers, exporters and pictures are defined next to the code that calls them, in higher layers than this module.
@@ -26,7 +29,17 @@ loggers: Registry[Any] = Registry("logger", "loggers", "vaekit.training.logger:L
 exporters: Registry[Any] = Registry("exporter", "exporters", "vaekit.export.exporter:Exporter")
 pictures: Registry[Any] = Registry("picture", "pictures", "vaekit.drawing.picture:Picture", ("subject", "a", "b", "images"))
 
-SPEC_REGISTRIES: tuple[Registry[Any], ...] = (encoders, decoders, posteriors, priors, likelihoods, losses, datasets, loggers)
+SPEC_REGISTRIES: tuple[Registry[Any], ...] = (
+    encoders,
+    decoders,
+    posteriors,
+    priors,
+    likelihoods,
+    conditions,
+    losses,
+    datasets,
+    loggers,
+)
 """The registries of the roles that a run's spec fills."""
 REGISTRIES: tuple[Registry[Any], ...] = (*SPEC_REGISTRIES, exporters, pictures)
 

@@ -233,7 +233,7 @@ class Run(Record):
                 evaluation = None
                 warnings.warn(f"the latents' statistics are unknown: {error.message}; run `vaekit evaluate`", stacklevel=2)
         vae, header = load_model(self.folder.model)
-        return Trained(vae, header.spec, header.versions, latents_of(vae, evaluation))
+        return Trained(vae, header.spec, header.versions, latents_of(vae, evaluation), header.facts.class_names)
 
     def export(
         self, exporter: str = "onnx", *, part: PartName = "decoder", out: str | Path | None = None, **options: Any

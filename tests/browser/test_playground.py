@@ -140,7 +140,7 @@ def test_the_page_works_from_disk_and_equals_the_model(
     assert record["complaints"] == []
     assert record["requests"][0] == page.as_uri()
     assert all(address.startswith(("blob:", "data:")) for address in record["requests"][1:]), record["requests"]
-    [expected] = decoder.function(latents)
+    [expected] = decoder.function([latents])
     assert np.abs(np.reshape(record["decoded"], expected.shape) - expected).max() <= 1e-5
 
     kl = [latent["kl"] for latent in decoder.metadata["latents"]]
@@ -153,7 +153,7 @@ def test_the_page_works_from_disk_and_equals_the_model(
     assert record["overflow"] <= 0
 
     at, shown = record["picture"]
-    [expected] = decoder.function(np.array([at], np.float32))
+    [expected] = decoder.function([np.array([at], np.float32)])
     assert np.abs(np.reshape(shown, expected.shape) - expected).max() <= 1e-5
     saved = np.asarray(Image.open(io.BytesIO(base64.b64decode(record["png"]))).convert("RGB"))
     factor = 512 // max(shape[1:])
@@ -164,7 +164,7 @@ def test_the_page_works_from_disk_and_equals_the_model(
     planes = image.transpose(2, 0, 1)[None].astype(np.float32) / 255
     if shape[0] == 1:
         planes = np.tensordot(planes, np.array([0.299, 0.587, 0.114], np.float32), ([1], [0]))[:, None].astype(np.float32)
-    mean = encoder.function(planes)[0][0]
+    mean = encoder.function([planes])[0][0]
     assert np.abs(record["encoded"] - mean).max() <= 1e-5 * max(1, np.abs(mean).max())
     assert record["dropped"] == record["encoded"]
 
@@ -193,7 +193,7 @@ def test_the_example_page_equals_the_model(labelled_run: Path, drivers: Path, dr
         server.server_close()
     assert record["complaints"] == []
     assert all(request.startswith((address, "blob:", "data:")) for request in record["requests"])
-    [expected] = decoder.function(np.array([latent for latent, _ in record["shown"]], np.float32))
+    [expected] = decoder.function([np.array([latent for latent, _ in record["shown"]], np.float32)])
     shown = np.array([pixels for _, pixels in record["shown"]], float).reshape(len(expected), *expected.shape[2:], 4)
     assert np.abs(shown[..., 0] - 255 * expected[:, 0]).max() <= 0.51
     assert (shown[..., 3] == 255).all()

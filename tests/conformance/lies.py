@@ -38,7 +38,7 @@ def posterior_of(density: type) -> type[Gaussian]:
     """Return a Gaussian posterior whose density is of another class."""
 
     class Lie(Gaussian):
-        def forward(self, params: Tensor) -> Any:
+        def forward(self, params: Tensor, model: Any = None) -> Any:
             return density(*super().forward(params))
 
     Lie.__name__ = density.__name__
@@ -49,7 +49,7 @@ def likelihood_of(base: type, density: type) -> type:
     """Return a likelihood whose density is of another class."""
 
     class Lie(base):  # type: ignore[misc]
-        def forward(self, params: Tensor) -> Any:
+        def forward(self, params: Tensor, model: Any = None) -> Any:
             return density(*super().forward(params))
 
     Lie.__name__ = density.__name__
@@ -292,7 +292,7 @@ class Wrapped(NamedTuple):
 class Nested(Gaussian):
     """A density within a density, in truth."""
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor, model: Any = None) -> Any:
         return Wrapped(super().forward(params))
 
 
@@ -311,14 +311,14 @@ class Cupboard:
 class Clinging(Gaussian):
     """A density within a density that cannot be detached."""
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor, model: Any = None) -> Any:
         return Wrapped(Cupboard(super().forward(params)))  # type: ignore[arg-type]
 
 
 class Doubled(Gaussian):
     """Returns float64, whatever the encoder emits."""
 
-    def forward(self, params: Tensor) -> DiagonalGaussian:
+    def forward(self, params: Tensor, model: Any = None) -> DiagonalGaussian:
         return DiagonalGaussian(*(each.double() for each in super().forward(params)))
 
 
@@ -364,7 +364,7 @@ def joint_of(density: type) -> type[Posterior]:
         def param_shape(self) -> Shape:
             return (self.latent_dim,)
 
-        def forward(self, params: Tensor) -> Any:
+        def forward(self, params: Tensor, model: Any = None) -> Any:
             params = at_least_float32(params)
             matrix = 1.5 * torch.eye(self.latent_dim, dtype=params.dtype, device=params.device)
             return density(params, matrix + 0.9 * torch.ones_like(matrix).tril(-1))
@@ -421,7 +421,7 @@ class ElsewhereNormal(StandardNormal):
 class Elsewhere(Normal):
     """Draws N(5, 9) under a density N(0, 1)."""
 
-    def forward(self) -> Any:
+    def forward(self, model: Any = None, c: Any = None) -> Any:
         return ElsewhereNormal(self.zero)
 
 
@@ -454,7 +454,7 @@ class OneOfTwo(NamedTuple):
 class Mixture(Normal):
     """A mixture of two Gaussians that draws from the first alone."""
 
-    def forward(self) -> Any:
+    def forward(self, model: Any = None, c: Any = None) -> Any:
         return OneOfTwo(self.zero)
 
 
@@ -900,7 +900,7 @@ class Weights(Exporter):
 
     def parity(self, subject: Any) -> Parity:
         function = torch_function(subject)
-        examples = subject.examples.numpy()
+        examples = [each.numpy() for each in subject.examples]
         return compare(function, function, examples, tolerance=1e-5).require("differs", remedy="none")
 
 
@@ -1007,7 +1007,7 @@ class Drawing(Weights):
 
     def write(self, subject: Any, path: Path) -> None:
         super().write(subject, path)
-        torch.rand_like(subject.examples)
+        torch.rand_like(subject.examples[0])
 
 
 class OtherEnding(Weights):

@@ -120,8 +120,8 @@ def test_metadata_tell_an_application_what_it_must_know(make: Make, tmp_path: Pa
     assert about == json.loads(session(tmp_path / "decoder.onnx").get_modelmeta().custom_metadata_map["vaekit"])
     assert (about["part"], about["precision"], about["licence"]) == ("decoder", "fp32", "CC0-1.0")
     assert (about["latent_size"], about["data_shape"], about["value_range"]) == (3, [1, 9, 7], [0.0, 1.0])
-    assert about["input"] == {"name": "latent", "shape": ["batch", 3]}
-    assert about["outputs"] == [{"name": "image", "shape": ["batch", 1, 9, 7]}]
+    assert about["inputs"] == [{"name": "latent", "type": "float32", "shape": ["batch", 3]}]
+    assert about["outputs"] == [{"name": "image", "type": "float32", "shape": ["batch", 1, 9, 7]}]
     assert about["prior"] == {"kind": "normal"}
     latent = about["latents"][1]
     assert (latent["mean"], latent["std"], latent["kl"], *latent["range"]) == pytest.approx((0.1, 1.1, 1.0, -3.2, 3.4))

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from pydantic import PositiveInt
 
@@ -48,7 +47,7 @@ class Blink(Picture):
 
     def __init__(self, subject: Subject, a: ImageName, b: ImageName) -> None:
         super().__init__(subject)
-        self.ends = torch.stack([subject.image(a, None), subject.image(b, None)])
+        self.ends = subject.images([a, b]).images
 
     def animation(self) -> Animation:
         return Animation(single_images(self.ends))
@@ -62,7 +61,7 @@ class Alone(Picture):
 
     def __init__(self, subject: Subject, a: ImageName) -> None:
         super().__init__(subject)
-        self.image = subject.image(a, None)
+        self.image = subject.images([a]).images[0]
 
     def files(self) -> Mapping[str, Image.Image]:
         return {"deep/a.png": grid(self.image[None])}

@@ -104,7 +104,7 @@ class Acme(vaekit.Prior):
 
     provides = frozenset({vaekit.Capability.LOG_PROB})
 
-    def forward(self):
+    def forward(self, model=None, c=None):
         from vaekit.distributions import Delta
 
         return Delta(torch.zeros(self.latent_dim))

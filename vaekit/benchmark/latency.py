@@ -54,15 +54,22 @@ def onnx_latency(
     try:
         with torch.inference_mode():
             for batch in batches:
-                inputs = torch.rand(batch, *file.metadata["input"]["shape"][1:], generator=torch.Generator().manual_seed(0))
-                functions: dict[str, Callable[[], object]] = {"onnx": partial(function, inputs.numpy())}
+                inputs = _inputs(file.metadata, batch)
+                functions: dict[str, Callable[[], object]] = {"onnx": partial(function, [each.numpy() for each in inputs])}
                 if module is not None:
-                    functions["torch"] = partial(module, inputs)
+                    functions["torch"] = partial(module, *inputs)
                 rows.append(_row(batch, functions, seconds))
     finally:
         torch.set_num_threads(before)
     about = {"file": file.path.name, "part": name, "precision": file.metadata["precision"], "bytes": file.size}
     return {**about, "rows": rows, "environment": environment(threads)}
+
+
+def _inputs(metadata: Mapping[str, Any], batch: int) -> list[torch.Tensor]:
+    """Return random numbers, and classes in turn, for the inputs of a file."""
+    generator, (first, *others) = torch.Generator().manual_seed(0), metadata["inputs"]
+    numbers = torch.rand(batch, *first["shape"][1:], generator=generator)
+    return [numbers, *(torch.arange(batch) % len(metadata["class_names"]) for _ in others)]
 
 
 def _row(batch: int, functions: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def _measure(spec: RunSpec, peak: Mapping[str, float], tasks: Sequence[str], sec
     batch = next(iter(evaluator.batches("train").epoch(0)))
     generator = step.streams.generator("bench", 0, device)
     others: dict[str, Callable[[], object]] = {
-        "encode": lambda: vae.encode(batch.inputs),
+        "encode": lambda: vae.encode(batch.inputs, batch.y),
         "sample": lambda: vae.sample(size, generator=generator),
         "evaluate": lambda: evaluate(step.objective, [batch], step.streams, split="bench"),
     }

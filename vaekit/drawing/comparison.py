@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
+from vaekit.drawing.examples import Examples
 from vaekit.drawing.grid import labelled
 from vaekit.drawing.picture import write_picture
 from vaekit.drawing.subject import Subject
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def compare(vaes: Mapping[str, VAE], originals: Tensor, seed: int) -> Image.Image:
+def compare(vaes: Mapping[str, VAE], originals: Examples, seed: int) -> Image.Image:
     """Show originals, each model's reconstructions of them, and each model's samples from the same noise.
 
     A model with D latents uses the first D columns of the noise.
     """
-    columns = len(originals)
-    rows, labels = [next(iter(vaes.values())).to_unit(originals)], ["original"]
+    columns = len(originals.images)
+    rows, labels = [next(iter(vaes.values())).to_unit(originals.images)], ["original"]
     for name, vae in vaes.items():
-        rows.append(vae.to_unit(vae.reconstruct(originals)))
+        rows.append(vae.to_unit(vae.reconstruct(originals.images, originals.labels)))
         labels.append(name)
     for name, vae in vaes.items():
         rows.append(vae.to_unit(vae.sample(columns, generator=Streams(seed).generator("compare", 0, vae.device))))
@@ -56,7 +56,7 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
             given=", ".join(f"{name} {shape} in [{low:g}, {high:g}]" for name, (shape, (low, high)) in images.items()),
             expected="one shape (C, H, W) and one range",
         )
-    write_picture(compare(vaes, first.test(range(first.num_test(num))).images, seed), out)
+    write_picture(compare(vaes, first.test(range(first.num_test(num))), seed), out)
 
 
 def names_of(runs: Sequence[Record]) -> dict[str, Record]:

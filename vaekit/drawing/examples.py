@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,23 @@ class Examples(NamedTuple):
     def name(self, label: int) -> str:
         """Return the name of a label."""
         return self.names[label] if self.names is not None else str(label)
+
+    def at(self, index: Any) -> Examples:
+        """Return the examples at a slice or at indices."""
+        return Examples(self.images[index], None if self.labels is None else self.labels[index], self.names)
+
+    def followed_by(self, other: Examples) -> Examples:
+        """Return these examples and then others, without labels unless both have them."""
+        labels = None if self.labels is None or other.labels is None else torch.cat([self.labels, other.labels])
+        return Examples(torch.cat([self.images, other.images]), labels, self.names)
+
+    def to(self, device: torch.device) -> Examples:
+        """Return the examples on a device."""
+        return Examples(self.images.to(device), None if self.labels is None else self.labels.to(device), self.names)
+
+    def split(self, size: int) -> Iterator[Examples]:
+        """Yield the examples in parts of at most ``size``."""
+        return (self.at(slice(start, start + size)) for start in range(0, len(self.images), size))
 
 
 def read_examples(source: ImageSource, index: Sequence[int] | Tensor, binarize: Binarize) -> Examples:

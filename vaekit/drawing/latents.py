@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vaekit.distributions import StandardNormal
+from vaekit.drawing.examples import Examples
 from vaekit.drawing.options import Way
 from vaekit.errors import UsageError
 from vaekit.model.vae import VAE
@@ -38,35 +39,44 @@ class Plane(NamedTuple):
 
 
 @torch.no_grad()
-def encode_means(vae: VAE, images: Tensor) -> Tensor:
+def encode_means(vae: VAE, examples: Examples) -> Tensor:
     """Return the posterior means of images, ``(N, D)``."""
-    return torch.cat([vae.encode(chunk).mean for chunk in images.split(CHUNK)])
+    return torch.cat([vae.encode(chunk.images, chunk.labels).mean for chunk in examples.split(CHUNK)])
 
 
 @torch.no_grad()
-def encode_samples(vae: VAE, images: Tensor, num: int, generator: torch.Generator) -> Tensor:
+def encode_samples(vae: VAE, examples: Examples, num: int, generator: torch.Generator) -> Tensor:
     """Return ``num`` draws from the posterior of each image, ``(num, N, D)``."""
     draws = []
-    for chunk in images.split(CHUNK):
-        noise = vae.posterior.draw_noise(num * len(chunk), generator, like=chunk).unflatten(0, (num, len(chunk)))
-        draws.append(vae.encode(chunk).rsample(noise))
+    for chunk in examples.split(CHUNK):
+        size = len(chunk.images)
+        noise = vae.posterior.draw_noise(num * size, generator, like=chunk.images).unflatten(0, (num, size))
+        draws.append(vae.encode(chunk.images, chunk.labels).rsample(noise))
     return torch.cat(draws, 1)
 
 
 @torch.no_grad()
-def decode(vae: VAE, z: Tensor) -> Tensor:
-    """Return the decoded mean images of codes ``(N, D)``, in [0, 1] to be shown."""
-    return torch.cat([vae.to_unit(vae.decode(chunk)) for chunk in z.split(CHUNK)])
+def decode(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
+    """Return the decoded mean images of codes ``(N, D)``, in [0, 1] to be shown.
+
+    Args:
+        vae: The model.
+        z: The codes.
+        c: What a conditional model is told, from `VAE.condition_on`: ``(N, E)``, or ``(1, E)`` for all codes.
+    """
+    told = [None] * len(z.split(CHUNK)) if c is None else c.expand(len(z), -1).split(CHUNK)
+    images = [vae.likelihood_of(*both).mean for both in zip(z.split(CHUNK), told, strict=True)]
+    return vae.to_unit(torch.cat(images))
 
 
 @torch.no_grad()
 def prior_spread(vae: VAE) -> Spread:
     """Return the spread of the prior: exact for a standard normal, otherwise estimated from 4,096 fixed draws."""
-    prior: Any = vae.prior()
+    prior: Any = vae.prior(vae, vae.condition_on(vae.classes_in_turn(1)))
     if isinstance(prior, StandardNormal):
         return Spread(torch.zeros_like(prior.zero), torch.ones_like(prior.zero))
     generator = Streams(0).generator("prior spread", 0, vae.device)
-    draws = vae.prior.sample(4096, generator, like=torch.zeros((), device=vae.device))
+    draws = vae.sample_latent(4096, generator=generator)
     return Spread(draws.mean(0), draws.std(0))
 
 

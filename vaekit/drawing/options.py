@@ -24,5 +24,8 @@ Dims = Annotated[tuple[int, ...], WrapValidator(_by_number), Field(examples=["3,
 ImageName = Annotated[str | int | Path, Field(examples=["IMAGE"])]
 """An image: a file, or the number of a test image."""
 
+ClassName = Annotated[str | int, Field(examples=["CLASS"])]
+"""A class of the data: its name, or its number."""
+
 Way = Literal["linear", "spherical"]
 """The path from one code to another: straight, or along a great circle."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vaekit.data.specs import Fit
     from vaekit.drawing.examples import Examples
     from vaekit.drawing.latents import Plane, Spread
-    from vaekit.drawing.options import ImageName
+    from vaekit.drawing.options import ClassName, ImageName
     from vaekit.model.vae import VAE
     from vaekit.store.record import Record
 
@@ -56,7 +56,7 @@ class Subject:
         """Posterior means of test images, ``(N, D)``."""
         from vaekit.drawing.latents import encode_means
 
-        return encode_means(self.vae, self.test(range(self.num_test(NUM_CODES))).images)
+        return encode_means(self.vae, self.test(range(self.num_test(NUM_CODES))))
 
     @cached_property
     def order(self) -> list[int]:
@@ -85,23 +85,65 @@ class Subject:
 
         return read_examples(self.run.splits.test, index, self.run.spec.data.binarize)
 
-    def image(self, given: ImageName, fit: Fit | None) -> Tensor:
-        """Return the image ``(C, H, W)`` of a file, or the test image of a number, as the model sees it.
+    def images(self, given: Sequence[ImageName], fit: Fit | None = None, label: ClassName | None = None) -> Examples:
+        """Return test images by number, and the images of files and of folders of files, as the model sees them, in this order.
+
+        Args:
+            given: The images.
+            fit: How files of another size are fitted to the model's; none refuses them.
+            label: The class of the files, which a conditional model must be told; those of test images are known.
 
         Raises:
-            UsageError: No test image has that number.
-            DataError: The file is missing, unreadable, or of another size.
-        """
-        if is_number(given):
-            return self.test([int(str(given))]).images[0]
-        return self.files([Path(str(given))], fit)[0]
-
-    def files(self, paths: Sequence[Path], fit: Fit | None) -> Tensor:
-        """Return the images of files, or of folders of files, as the model sees them, ``(N, C, H, W)``.
-
-        Raises:
+            UsageError: No test image has that number, or the class of files is missing or unknown.
             DataError: A file is missing, unreadable, or of another size.
         """
+        import torch
+
+        from vaekit.drawing.examples import Examples
+
+        number = self.chosen_class(label)
+        parts = []
+        for each in given:
+            if is_number(each):
+                parts.append(self.test([int(str(each))]))
+                continue
+            images = self._read_files([Path(str(each))], fit)
+            if self.vae.condition.size and number is None:
+                raise UsageError("the model is conditional, and the class of image files is unknown", remedy="pass --label CLASS")
+            parts.append(Examples(images, None if number is None else torch.full((len(images),), number), self.class_names))
+        return reduce(Examples.followed_by, parts)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The names of the classes of the data, if they have labels."""
+        return self.run.header.facts.class_names
+
+    def chosen_class(self, label: ClassName | None) -> int | None:
+        """Return the number of the class that a user names, by name or number; None if none is named.
+
+        Raises:
+            UsageError: The model is not conditional, or there is no such class.
+        """
+        if label is None:
+            return None
+        names = self.class_names or ()
+        if self.vae.condition.size == 0:
+            raise UsageError("the model is not conditional, so a class cannot be chosen", given=f"label {label}")
+        if str(label) in names:
+            return names.index(str(label))
+        if not str(label).isdecimal() or int(label) >= len(names):
+            raise UsageError("there is no such class", given=label, expected=", ".join(names))
+        return int(label)
+
+    def told(self, label: ClassName | None = None) -> Tensor | None:
+        """Return what a conditional model is told of a class, ``(1, E)``; default: of the first; None if it is unconditional."""
+        import torch
+
+        number = self.chosen_class(label)
+        return self.vae.condition_on(torch.tensor([number or 0]))
+
+    def _read_files(self, paths: Sequence[Path], fit: Fit | None) -> Tensor:
+        """Return the images of files, or of folders of files, ``(N, C, H, W)``."""
         from vaekit import roles
         from vaekit.drawing.images import read_images
 

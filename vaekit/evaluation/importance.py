@@ -50,14 +50,14 @@ def log_likelihood(
     effective: list[Tensor] = []
     for number, batch in enumerate(batches):
         size = batch.x.shape[0]
-        q = vae.encode(batch.inputs)
+        q = vae.encode(batch.inputs, batch.y)
         step = max(1, chunk // size)
         first = second = None  # running log sum w and log sum w^2
         for done in range(0, samples, step):
             num = min(step, samples - done)
             generator = streams.generator(f"importance/{split}/{number}", done, vae.device)
             noise = vae.posterior.draw_noise(num * size, generator, like=batch.inputs).unflatten(0, (num, size))
-            log_w = vae.trace_from(q, noise, batch.x).log_weight.to(exact)
+            log_w = vae.trace_from(q, noise, batch.x, y=batch.y).log_weight.to(exact)
             sums = torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)
             first = sums[0] if first is None else torch.logaddexp(first, sums[0])
             second = sums[1] if second is None else torch.logaddexp(second, sums[1])

@@ -45,8 +45,8 @@ class Exporter(Component, ABC):
         ...         subject = part_of(trained, part)
         ...         with staged(path) as temporary:
         ...             write(subject.module, temporary)
-        ...             function, expected, inputs = read(temporary), torch_function(subject), subject.examples.numpy()
-        ...             parity = compare(function, expected, inputs, tolerance=1e-5)
+        ...             function, inputs = read(temporary), [each.numpy() for each in subject.examples]
+        ...             parity = compare(function, torch_function(subject), inputs, tolerance=1e-5)
         ...             parity.require("the exported file differs from the model", remedy="report it to the author of 'mine'")
         ...             size = temporary.stat().st_size
         ...         return Exported(path, size, parity)

@@ -29,7 +29,8 @@ def to_program(part: Part) -> ExportedProgram:
     """
     try:
         with silence():
-            return torch.export.export(part.module, (part.examples[:2],), dynamic_shapes=({0: Dim(BATCH)},))
+            examples = tuple(each[:2] for each in part.examples)
+            return torch.export.export(part.module, examples, dynamic_shapes=tuple({0: Dim(BATCH)} for _ in examples))
     except Exception as error:
         text = str(error)
         code = re.findall(r'File "[^"]+", line \d+, in \w+\n\s+(\S.*)', text)
@@ -55,7 +56,7 @@ def to_onnx(part: Part, opset: int) -> onnx.ModelProto:
                 (),
                 dynamo=True,
                 opset_version=opset,
-                input_names=[part.input.name],
+                input_names=[port.name for port in part.inputs],
                 output_names=[port.name for port in part.outputs],
                 external_data=False,
                 verbose=False,

@@ -33,9 +33,10 @@ def describe(trained: Trained, part: Part, *, precision: Precision, licence: str
         "part": part.name,
         "precision": precision,
         "licence": licence,
-        "input": _port(part.input),
+        "inputs": [_port(port) for port in part.inputs],
         "outputs": [_port(port) for port in part.outputs],
         "latent_size": trained.vae.latent_dim,
+        "class_names": None if trained.class_names is None else list(trained.class_names),
         "data_shape": list(trained.vae.data_shape),
         "value_range": list(trained.vae.value_range),
         "prior": spec["model"]["prior"],
@@ -77,4 +78,4 @@ def as_text(metadata: Mapping[str, Any]) -> str:
 
 
 def _port(port: Port) -> dict[str, Any]:
-    return {"name": port.name, "shape": ["batch", *port.shape]}
+    return {"name": port.name, "type": port.type, "shape": ["batch", *port.shape]}

@@ -13,7 +13,8 @@ from vaekit.errors import ExportError
 from vaekit.export.parts import Part
 
 Array = npt.NDArray[Any]
-Function = Callable[[Array], Sequence[Array]]
+Function = Callable[[Sequence[Array]], Sequence[Array]]
+"""Maps a batch of each input to a batch of each output."""
 
 BATCHES = (1, 2, 3, 64)
 """The batch sizes to compare: a decoder that branches on the batch size may export without an error, but be wrong at 1."""
@@ -64,7 +65,7 @@ class Parity:
         return self
 
 
-def compare(function: Function, reference: Function, examples: Array, *, tolerance: float | None) -> Parity:
+def compare(function: Function, reference: Function, examples: Sequence[Array], *, tolerance: float | None) -> Parity:
     """Compare two functions on batches of several sizes.
 
     The differences of each output are divided by its largest value, if that exceeds 1.
@@ -72,7 +73,7 @@ def compare(function: Function, reference: Function, examples: Array, *, toleran
     Args:
         function: The function to check, which maps a batch to its outputs.
         reference: The function that it should equal.
-        examples: 64 examples.
+        examples: 64 examples of each input.
         tolerance: The largest difference allowed.
     """
     differences, mean = {}, 0.0
@@ -92,9 +93,9 @@ def torch_function(part: Part) -> Function:
     """Return what a part should compute, by the model's own methods, as a function of arrays."""
     import torch
 
-    return lambda inputs: [output.numpy() for output in part.expected(torch.from_numpy(inputs))]
+    return lambda inputs: [output.numpy() for output in part.expected([torch.from_numpy(each) for each in inputs])]
 
 
-def _chunks(examples: Array, size: int) -> Iterator[Array]:
-    for start in range(0, min(len(examples), CHUNKS * size), size):
-        yield examples[start : start + size]
+def _chunks(examples: Sequence[Array], size: int) -> Iterator[list[Array]]:
+    for start in range(0, min(len(examples[0]), CHUNKS * size), size):
+        yield [each[start : start + size] for each in examples]

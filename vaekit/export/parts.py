@@ -1,7 +1,8 @@
-"""The parts of a model that can be exported, each a deterministic function of one tensor."""
+"""The parts of a model that can be exported, each a deterministic function of tensors."""
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,13 +11,13 @@ from torch import Tensor, nn
 
 from vaekit.errors import ExportError
 from vaekit.interfaces import Shape
+from vaekit.model.vae import appended
 from vaekit.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from vaekit.export.trained import Trained
-    from vaekit.interfaces import Posterior
     from vaekit.model.vae import VAE
 
 PartName = Literal["decoder", "encoder", "autoencoder"]
@@ -25,27 +26,30 @@ NUM_EXAMPLES = 64
 
 
 class Decoder(nn.Module):
-    """Maps latent vectors ``(B, D)`` to mean images ``(B, C, H, W)``, clipped to the data's range."""
+    """Maps latents and, if the model is conditional, labels to mean images ``(B, C, H, W)``, clipped to the data's range."""
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
-        self.decoder, self.likelihood = vae.decoder, vae.likelihood
+        self.decoder, self.likelihood, self.condition = vae.decoder, vae.likelihood, vae.condition
         self.limits = None if vae.likelihood.support == "unit" else vae.value_range
 
-    def forward(self, latent: Tensor) -> Tensor:
-        image: Tensor = self.likelihood(self.decoder(latent)).mean
+    def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
+        c = None if label is None else self.condition(label)
+        image: Tensor = self.likelihood(self.decoder(appended(latent, c))).mean
         return image if self.limits is None else image.clamp(*self.limits)
 
 
 class Encoder(nn.Module):
-    """Maps images ``(B, C, H, W)`` to the mean of q(z|x) and its log-variance, if it has one, each ``(B, D)``."""
+    """Maps images ``(B, C, H, W)`` to the mean of q(z|x) and its log-variance, if it has one; conditional models need labels."""
 
-    def __init__(self, encoder: nn.Module, posterior: Posterior) -> None:
+    def __init__(self, vae: VAE) -> None:
         super().__init__()
-        self.encoder, self.posterior = encoder, posterior
+        self.vae = copy(vae)
+        self.vae._modules = {**vae._modules, "decoder": None}  # it is not exported
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        return moments(self.posterior(self.encoder(image)))
+    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
+        found = moments(self.vae.encode(image, label))
+        return tuple(each.unflatten(-1, self.vae.latent_shape) for each in found)
 
 
 def moments(q: Any) -> tuple[Tensor, ...]:
@@ -58,20 +62,20 @@ class Autoencoder(nn.Module):
 
     def __init__(self, vae: VAE) -> None:
         super().__init__()
-        self.to_latent = Encoder(vae.encoder, vae.posterior)
-        self.to_image = Decoder(vae)
+        self.to_latent, self.to_image = Encoder(vae), Decoder(vae)
 
-    def forward(self, image: Tensor) -> Tensor:
-        reconstruction: Tensor = self.to_image(self.to_latent(image)[0])
+    def forward(self, image: Tensor, label: Tensor | None = None) -> Tensor:
+        reconstruction: Tensor = self.to_image(self.to_latent(image, label)[0], label)
         return reconstruction
 
 
 @dataclass(frozen=True)
 class Port:
-    """A named input or output, with the shape of one example."""
+    """A named input or output, with the shape and type of one example."""
 
     name: str
     shape: Shape
+    type: Literal["float32", "int64"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -81,23 +85,23 @@ class Part:
     Args:
         name: The name of the part.
         module: The function, in eval mode.
-        input: Its input.
+        inputs: Its inputs.
         outputs: Its outputs.
         reference: Computes the same by the model's own methods.
-        examples: Inputs for comparison, alternating between prior and posterior.
+        examples: A batch of each input for comparison, alternating between prior and posterior.
     """
 
     name: PartName
     module: nn.Module
-    input: Port
+    inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
-    reference: Callable[[Tensor], Tensor | tuple[Tensor, ...]]
-    examples: Tensor
+    reference: Callable[..., Tensor | tuple[Tensor, ...]]
+    examples: tuple[Tensor, ...]
 
-    def expected(self, inputs: Tensor) -> list[Tensor]:
+    def expected(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs of the reference for a batch."""
         with torch.no_grad():
-            result = self.reference(inputs)
+            result = self.reference(*inputs)
         return [result] if isinstance(result, Tensor) else list(result)
 
 
@@ -108,48 +112,51 @@ def part_of(trained: Trained, name: PartName) -> Part:
         ExportError: The part fails, or its outputs have the wrong shape or are not finite.
     """
     vae, half = trained.vae, NUM_EXAMPLES // 2
-    latent = Port("latent", (vae.latent_dim,))
+    latent = Port("latent", vae.latent_shape)
     image = Port("image", vae.data_shape)
-    codes = torch.stack([trained.prior_codes(half), trained.posterior_codes(half)], 1).flatten(0, 1)
+    codes = torch.stack([trained.prior_codes(half), trained.posterior_codes(half)], 1).view(-1, *vae.latent_shape)
+    labels = vae.classes_in_turn(NUM_EXAMPLES)
+    more = () if labels is None else (labels,)
+    ports = () if labels is None else (Port("label", (), "int64"),)
 
-    def decode(z: Tensor) -> Tensor:
-        return vae.decode(z).clamp(*vae.value_range)
+    def decode(z: Tensor, y: Tensor | None = None) -> Tensor:
+        return vae.decode(z.reshape(len(z), -1), y).clamp(*vae.value_range)
 
-    def reconstruct(x: Tensor) -> Tensor:
-        return vae.reconstruct(x).clamp(*vae.value_range)
+    def reconstruct(x: Tensor, y: Tensor | None = None) -> Tensor:
+        return vae.reconstruct(x, y).clamp(*vae.value_range)
 
-    def encode(x: Tensor) -> tuple[Tensor, ...]:
-        return moments(vae.encode(x))
+    def encode(x: Tensor, y: Tensor | None = None) -> tuple[Tensor, ...]:
+        return tuple(each.reshape(-1, *vae.latent_shape) for each in moments(vae.encode(x, y)))
 
-    decoder = Part("decoder", Decoder(vae).eval(), latent, (image,), decode, codes)
+    decoder = Part("decoder", Decoder(vae).eval(), (latent, *ports), (image,), decode, (codes, *more))
     _check(decoder)
     if name == "decoder":
         return decoder
-    [decoded] = decoder.expected(codes)
+    [decoded] = decoder.expected(decoder.examples)
     images = decoded.clone()
     images[1::2] = vae.from_unit(torch.rand(images[1::2].shape, generator=Streams(0).generator("export/images")))
     if name == "autoencoder":
         outputs: tuple[Port, ...] = (Port("reconstruction", vae.data_shape),)
-        part = Part(name, Autoencoder(vae).eval(), image, outputs, reconstruct, images)
+        part = Part(name, Autoencoder(vae).eval(), (image, *ports), outputs, reconstruct, (images, *more))
     else:
-        encoder = Encoder(vae.encoder, vae.posterior).eval()
+        encoder = Encoder(vae).eval()
         with torch.no_grad():
-            num_outputs = len(encode(images[:2]))
+            num_outputs = len(encoder(*(each[:2] for each in (images, *more))))
         outputs = tuple(Port(each, latent.shape) for each in ("mean", "log_variance")[:num_outputs])
-        part = Part(name, encoder, image, outputs, encode, images)
+        part = Part(name, encoder, (image, *ports), outputs, encode, (images, *more))
     _check(part)
     return part
 
 
 def _check(part: Part) -> None:
     for num in (1, 2):
-        inputs = part.examples[:num]
+        inputs = [each[:num] for each in part.examples]
         try:
             outputs = part.expected(inputs)
         except Exception as error:
             raise ExportError(
                 f"the {part.name} fails on {num} example{'s' * (num > 1)}: {type(error).__name__}: {error}",
-                given=f"inputs of shape {tuple(inputs.shape)}",
+                given=f"inputs of shape {', '.join(str(tuple(each.shape)) for each in inputs)}",
             ) from error
         for port, output in zip(part.outputs, outputs, strict=True):
             if tuple(output.shape) != (num, *port.shape):

@@ -96,5 +96,5 @@ class OnnxFile:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions have no common base
             raise ExportError(f"ONNX Runtime {onnxruntime.__version__} cannot load {self.path}", given=plain(error)) from None
-        [entry] = session.get_inputs()
-        return lambda inputs: session.run(None, {entry.name: inputs})
+        names = [entry.name for entry in session.get_inputs()]
+        return lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))

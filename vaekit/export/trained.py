@@ -48,17 +48,18 @@ class Trained:
         spec: The spec that it was trained with.
         versions: The versions of vaekit, torch and the components that it was trained with.
         latents: Its latent dimensions.
+        class_names: The names of the classes of its data, if these have labels.
     """
 
     vae: VAE
     spec: RunSpec
     versions: Mapping[str, Any]
     latents: tuple[Latent, ...]
+    class_names: tuple[str, ...] | None = None
 
     def prior_codes(self, num: int) -> Tensor:
         """Return draws from the prior, ``(num, D)``; the draws are always the same."""
-        with torch.no_grad():
-            return self.vae.prior.sample(num, Streams(0).generator("export/prior"), like=torch.zeros(()))
+        return self.vae.sample_latent(num, generator=Streams(0).generator("export/prior"))
 
     def posterior_codes(self, num: int) -> Tensor:
         """Return codes whose dimensions are distributed like those of the data, ``(num, D)``; the draws are always the same."""
@@ -73,8 +74,7 @@ def latents_of(vae: VAE, evaluation: Mapping[str, Any] | None) -> tuple[Latent, 
         mean, std = evaluation["latent_mean"], evaluation["latent_std"]
         kl = evaluation.get("kl_per_latent", [None] * vae.latent_dim)
     else:
-        with torch.no_grad():
-            codes = vae.prior.sample(4096, Streams(0).generator("export/latents"), like=torch.zeros(()))
+        codes = vae.sample_latent(4096, generator=Streams(0).generator("export/latents"))
         mean, std = ([round(value, 1) + 0.0 for value in values.tolist()] for values in (codes.mean(0), codes.std(0)))
         kl = [None] * vae.latent_dim
     return tuple(Latent(*values) for values in zip(mean, std, kl, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,13 +44,13 @@ def verify(path: str | Path, trained: Trained | None = None) -> Parity:
         )
     part = part_of(trained, file.metadata["part"])
     expected = about.describe(trained, part, precision="fp32", licence=None)
-    for key in ("latent_size", "data_shape", "value_range", "outputs"):
+    for key in ("latent_size", "data_shape", "value_range", "class_names", "inputs", "outputs"):
         if file.metadata[key] != expected[key]:
             raise ExportError(f"{file.path} is from another run: {key} differs", given=file.metadata[key], expected=expected[key])
     return compare(
         file.function,
         torch_function(part),
-        part.examples.numpy(),
+        [each.numpy() for each in part.examples],
         tolerance=TOLERANCES[file.metadata["precision"]],
     ).require(f"{file.path} differs from the model of the run", remedy=REMEDY)
 
@@ -64,13 +65,17 @@ def _check_sidecar(file: OnnxFile) -> None:
         raise ExportError(f"{sidecar} does not belong to {file.path}", remedy=REMEDY)
 
 
-def _examples(metadata: dict[str, Any]) -> Array:
+def _examples(metadata: dict[str, Any]) -> list[Array]:
+    """Return 64 examples of each input: data or codes, and labels."""
     rng = np.random.default_rng(0)
+    shape = (NUM_EXAMPLES, *metadata["inputs"][0]["shape"][1:])
     if metadata["part"] != "decoder":
         low, high = metadata["value_range"]
-        return rng.uniform(low, high, (NUM_EXAMPLES, *metadata["data_shape"])).astype(np.float32)
-    mean, std = (np.array([latent[key] for latent in metadata["latents"]], np.float32) for key in ("mean", "std"))
-    return mean + std * rng.standard_normal((NUM_EXAMPLES, len(mean)), dtype=np.float32)
+        first = rng.uniform(low, high, shape).astype(np.float32)
+    else:
+        mean, std = (np.array([latent[key] for latent in metadata["latents"]], np.float32) for key in ("mean", "std"))
+        first = (mean + std * rng.standard_normal((NUM_EXAMPLES, len(mean)), dtype=np.float32)).reshape(shape)
+    return [first, *(np.arange(NUM_EXAMPLES) % len(metadata["class_names"]) for _ in metadata["inputs"][1:])]
 
 
 def _check_outputs(file: OnnxFile, outputs: Any) -> None:
@@ -86,7 +91,7 @@ def _check_outputs(file: OnnxFile, outputs: Any) -> None:
         raise ExportError(f"{file.path} returns images outside their range", given=", ".join(given), expected=f"{low} to {high}")
 
 
-def _rows_of(outputs: Any, examples: Array) -> Function:
+def _rows_of(outputs: Any, examples: Sequence[Array]) -> Function:
     """Return a function that looks up the outputs of known examples."""
-    rows = {example.tobytes(): i for i, example in enumerate(examples)}
-    return lambda inputs: [output[[rows[example.tobytes()] for example in inputs]] for output in outputs]
+    rows = {example.tobytes(): i for i, example in enumerate(examples[0])}
+    return lambda inputs: [output[[rows[example.tobytes()] for example in inputs[0]]] for output in outputs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +34,20 @@ def halve(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def quantize(source: Path, examples: Any) -> onnx.ModelProto:
+def quantize(source: Path, examples: Sequence[Any]) -> onnx.ModelProto:
     """Return a model with 8-bit weights and activations for all operations with 8-bit kernels.
 
     Args:
         source: The file of a float32 model.
-        examples: Inputs on which the ranges of activations are measured.
+        examples: A batch of each input, on which the ranges of activations are measured.
     """
     from onnxruntime import quantization
 
-    [entry] = onnx.load(source, load_external_data=False).graph.input
+    names = [entry.name for entry in onnx.load(source, load_external_data=False).graph.input]
 
     class Examples(quantization.CalibrationDataReader):
         def __init__(self) -> None:
-            self.batches: Iterator[dict[str, Any]] = iter([{entry.name: examples}])
+            self.batches: Iterator[dict[str, Any]] = iter([dict(zip(names, examples, strict=True))])
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self.batches, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,10 +11,11 @@ import torch
 from vaekit import roles
 from vaekit.data.facts import Facts
 from vaekit.data.sources import Splits
-from vaekit.interfaces import Likelihood, Loss, Posterior, Prior
+from vaekit.errors import UsageError
+from vaekit.interfaces import Condition, Likelihood, Loss, Posterior, Prior, Shape
 from vaekit.model.contracts import check_contracts
 from vaekit.model.objective import Inputs, Objective, Reconstruction
-from vaekit.model.vae import VAE
+from vaekit.model.vae import VAE, params_shape, widened
 from vaekit.specs.models import ModelSpec, RunSpec
 from vaekit.streams import derive_seed
 
@@ -38,14 +40,43 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
         facts: What it must know about its data.
         seed: The seed of the initial weights, in which case torch's global generator is not affected; default: draw from it.
     """
-    latent_dim, data_shape = model.latent_dim, facts.data_shape
+    data_shape, latent_shape = facts.data_shape, latent_shape_of(model, facts)
+    latent_dim = math.prod(latent_shape)
     with _seeded(seed, "initial weights"):
         likelihood: Likelihood = roles.likelihoods.build(model.likelihood, data_shape=data_shape)
-        posterior: Posterior = roles.posteriors.build(model.posterior, latent_dim=latent_dim)
-        prior: Prior = roles.priors.build(model.prior, latent_dim=latent_dim)
-        encoder = roles.encoders.build(model.encoder, in_shape=data_shape, out_shape=posterior.param_shape)
-        decoder = roles.decoders.build(model.decoder, in_shape=(latent_dim,), out_shape=likelihood.param_shape)
-        return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood, value_range=facts.value_range)
+        posterior: Posterior = roles.posteriors.build(model.posterior, latent_dim=latent_dim, latent_shape=latent_shape)
+        prior: Prior = roles.priors.build(model.prior, latent_dim=latent_dim, latent_shape=latent_shape, data_shape=data_shape)
+        condition: Condition = roles.conditions.build(model.condition, num_classes=facts.num_classes)
+        in_shape, out_shape = widened(data_shape, condition), params_shape(posterior, latent_shape)
+        encoder = roles.encoders.build(model.encoder, in_shape=in_shape, out_shape=out_shape)
+        in_shape = widened(latent_shape, condition)
+        decoder = roles.decoders.build(model.decoder, in_shape=in_shape, out_shape=likelihood.param_shape)
+        return VAE(
+            encoder,
+            decoder,
+            posterior=posterior,
+            prior=prior,
+            likelihood=likelihood,
+            condition=condition,
+            latent_shape=latent_shape,
+            value_range=facts.value_range,
+        )
+
+
+def latent_shape_of(model: ModelSpec, facts: Facts) -> Shape:
+    """Return the shape of the latents: a vector, or a grid with one position for every ``latent_stride`` of the data.
+
+    Raises:
+        UsageError: The data have no positions.
+    """
+    channels, stride = model.latent_dim, model.latent_stride
+    if stride is None:
+        return (channels,)
+    if len(facts.data_shape) == 1:
+        raise UsageError(
+            "a grid of latents needs data with positions", given=f"latent_stride {stride}, data of {facts.data_shape}"
+        )
+    return (channels, *(math.ceil(side / stride) for side in facts.data_shape[1:]))
 
 
 def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None) -> Objective:

@@ -11,6 +11,7 @@ from vaekit import roles
 from vaekit.errors import PluginError
 from vaekit.interfaces import Shape
 from vaekit.model.objective import Inputs, Objective
+from vaekit.model.vae import appended, params_shape
 from vaekit.registry import Registry
 from vaekit.specs.models import ModelSpec
 
@@ -31,11 +32,18 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     _check_modules(model, objective)
     objective.eval()
     latents, images = (num, vae.latent_dim), (num, *vae.data_shape)
-    params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(inputs.x), (num, *vae.posterior.param_shape))
-    noise = inputs.noise[(0,) * len(objective.samples)]
-    z = _kept(roles.posteriors, model.posterior.kind, "a sample", vae.posterior(params).rsample(noise), latents)
-    _kept(roles.priors, model.prior.kind, "a sample", vae.prior.sample(num, torch.Generator(vae.device), like=inputs.x), latents)
-    outputs = _kept(roles.decoders, model.decoder.kind, "its output", vae.decoder(z), (num, *vae.likelihood.param_shape))
+    c = vae.condition_on(inputs.y)
+    if c is not None:
+        _kept(roles.conditions, model.condition.kind, "its output", c, (num, vae.condition.size))
+    shape = (num, *params_shape(vae.posterior, vae.latent_shape))
+    params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(appended(inputs.x, c)), shape)
+    q = vae.posterior(params.reshape(num, *vae.posterior.param_shape), vae)
+    z = q.rsample(inputs.noise[(0,) * len(objective.samples)])
+    _kept(roles.posteriors, model.posterior.kind, "a sample", z, latents)
+    draws = vae.sample_latent(num, generator=torch.Generator(vae.device))
+    _kept(roles.priors, model.prior.kind, "a sample", draws, latents)
+    outputs = vae.decoder(appended(z.reshape(num, *vae.latent_shape), c))
+    _kept(roles.decoders, model.decoder.kind, "its output", outputs, (num, *vae.likelihood.param_shape))
     p = vae.likelihood(outputs)
     _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
     _kept(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
@@ -51,7 +59,7 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
 
 def _check_modules(model: ModelSpec, objective: Objective) -> None:
     """Check that the modules of components can be trained and saved; an exception names the plugin that it comes from."""
-    for components in (roles.encoders, roles.decoders, roles.posteriors, roles.priors, roles.likelihoods):
+    for components in (roles.encoders, roles.decoders, roles.posteriors, roles.priors, roles.likelihoods, roles.conditions):
         module = getattr(objective.vae, components.role)
         with components.blaming(getattr(model, components.role).kind):
             module.train(module.training)

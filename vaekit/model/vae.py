@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vaekit.data.pixels import UNIT, Range
 from vaekit.distributions import Density, DiagonalGaussian, Distribution
 from vaekit.errors import UsageError
-from vaekit.interfaces import Capability, Likelihood, Posterior, Prior, Shape
-from vaekit.roles import likelihoods, posteriors, priors
+from vaekit.interfaces import Capability, Condition, Likelihood, Posterior, Prior, Shape
+from vaekit.roles import conditions, likelihoods, posteriors, priors
 from vaekit.trace import Elsewhere, Site, Trace
 
 
@@ -22,12 +22,18 @@ class VAE(nn.Module):
     ``x -> encoder -> posterior q(z|x) -> z -> decoder -> likelihood p(x|z)``, with a prior p(z). Images are ``(B, C, H, W)``, by
     default in [0, 1], latent vectors ``(B, D)``. Any module that maps tensors to tensors can be the encoder or the decoder.
 
+    With a condition, which turns labels into vectors c, these are q(z|x, c), p(x|z, c) and, if the prior uses c, p(z|c): the
+    encoder receives c as E additional channels, the decoder as E additional latents. If ``latent_shape`` has several dimensions,
+    the networks see latents of that shape, such as a grid ``(C, H, W)``; everywhere else they are vectors of D numbers.
+
     Args:
-        encoder: Maps ``(B, C, H, W)`` to ``(B, *posterior.param_shape)``.
-        decoder: Maps ``(B, D)`` to ``(B, *likelihood.param_shape)``.
+        encoder: Maps ``(B, C + E, H, W)`` to ``(B, *posterior.param_shape)``.
+        decoder: Maps ``(B, D + E)`` to ``(B, *likelihood.param_shape)``.
         posterior: The posterior; default: a diagonal Gaussian with the decoder's latent size.
         prior: The prior; default: a standard normal.
         likelihood: The likelihood; default: Bernoulli pixels (``bce``) with the decoder's output shape.
+        condition: The condition; default: none.
+        latent_shape: The shape in which the networks see latents; default: a vector.
         value_range: The lowest and highest pixel values of the data, which pictures show as black and white.
 
     Raises:
@@ -50,20 +56,24 @@ class VAE(nn.Module):
         posterior: Posterior | None = None,
         prior: Prior | None = None,
         likelihood: Likelihood | None = None,
+        condition: Condition | None = None,
+        latent_shape: Shape | None = None,
         value_range: Range = UNIT,
     ) -> None:
         super().__init__()
+        condition = condition or conditions.get("none")()
         if posterior is None:
-            (latent_dim,) = _shape_of(decoder, "in_shape", "posterior=")
-            posterior = posteriors.get("gaussian")(latent_dim)
+            (width,) = _shape_of(decoder, "in_shape", "posterior=")
+            posterior = posteriors.get("gaussian")(width - condition.size)
         if likelihood is None:
             likelihood = likelihoods.get("bce")(_shape_of(decoder, "out_shape", "likelihood="))
         if prior is None:
             prior = priors.get("normal")(posterior.latent_dim)
+        self.latent_shape = (posterior.latent_dim,) if latent_shape is None else tuple(latent_shape)
         for name, module, attribute, expected in (
-            ("encoder", encoder, "in_shape", likelihood.data_shape),
-            ("encoder", encoder, "out_shape", posterior.param_shape),
-            ("decoder", decoder, "in_shape", (posterior.latent_dim,)),
+            ("encoder", encoder, "in_shape", widened(likelihood.data_shape, condition)),
+            ("encoder", encoder, "out_shape", params_shape(posterior, self.latent_shape)),
+            ("decoder", decoder, "in_shape", widened(self.latent_shape, condition)),
             ("decoder", decoder, "out_shape", likelihood.param_shape),
             ("prior", prior, "latent_dim", posterior.latent_dim),
         ):
@@ -71,7 +81,7 @@ class VAE(nn.Module):
             if given != expected:
                 raise UsageError(f"the {name}'s {attribute} does not match the other parts", given=given, expected=expected)
         self.encoder, self.decoder, self.value_range = encoder, decoder, value_range
-        self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
+        self.posterior, self.prior, self.likelihood, self.condition = posterior, prior, likelihood, condition
         self.chunk: int | None = None
         """The number of examples that the networks process at once, for large batches in evaluation; None for whole batches."""
 
@@ -90,17 +100,44 @@ class VAE(nn.Module):
         """The device of the parameters."""
         return next(self.parameters()).device
 
-    # Images to latents
+    def condition_on(self, y: Tensor | None) -> Tensor | None:
+        """Return the vectors c of labels, ``(B, E)``; None if the model is unconditional.
 
-    def encode(self, x: Tensor) -> Any:  # any Distribution: the posterior determines what it unpacks into
-        """Return q(z|x) for images ``(B, C, H, W)``; a diagonal Gaussian can be unpacked: ``mu, logvar = vae.encode(x)``.
+        Args:
+            y: Labels, ``(B,)``; unconditional models ignore them.
 
         Raises:
-            UsageError: The images do not have the shape that the model expects, or are not floating-point.
+            UsageError: The model is conditional, and there are no labels.
         """
-        return self.posterior(self._params_of(x))
+        if self.condition.size == 0:
+            return None
+        if y is None:
+            raise UsageError(
+                f"the model is conditional on {self.condition.kind!r}, and no labels are given",
+                expected="labels y, one per example",
+            )
+        c: Tensor = self.condition(y)
+        return c
 
-    def _params_of(self, x: Tensor) -> Tensor:
+    # Images to latents
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Any:  # any Distribution; the posterior determines which
+        """Return q(z|x) for images ``(B, C, H, W)``; a diagonal Gaussian can be unpacked: ``mu, logvar = vae.encode(x)``.
+
+        Args:
+            x: The images.
+            y: Their labels, ``(B,)``, which conditional models need.
+
+        Raises:
+            UsageError: The images do not have the shape that the model expects, or are not floating-point, or labels are missing.
+        """
+        return self.posterior_of(x, self.condition_on(y))
+
+    def posterior_of(self, x: Tensor, c: Tensor | None = None) -> Any:
+        """Return q(z|x, c) for images and, if the model is conditional, the vectors c of their labels, ``(B, E)``."""
+        return self.posterior(self._params_of(x, c), self)
+
+    def _params_of(self, x: Tensor, c: Tensor | None) -> Tensor:
         """Return the posterior's parameters, the output of the encoder for images."""
         if x.shape[1:] != self.data_shape or not x.is_floating_point():
             raise UsageError(
@@ -108,7 +145,8 @@ class VAE(nn.Module):
                 given=f"{x.dtype} of shape {tuple(x.shape)}",
                 expected=f"floating-point values of shape (B, {', '.join(map(str, self.data_shape))})",
             )
-        return self._in_chunks(self.encoder, x)
+        params = self._in_chunks(self.encoder, appended(x, c))
+        return params if len(self.latent_shape) == 1 else params.flatten(-len(self.latent_shape))
 
     def _in_chunks(self, network: nn.Module, inputs: Tensor) -> Tensor:
         outputs: Tensor
@@ -126,17 +164,24 @@ class VAE(nn.Module):
             noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
         return DiagonalGaussian(mu, logvar).rsample(noise)
 
-    def encode_to_latent(self, x: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None) -> Tensor:
+    def encode_to_latent(
+        self,
+        x: Tensor,
+        noise: Tensor | None = None,
+        *,
+        y: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Return one sample z ~ q(z|x) for each image, ``(B, D)``; for the mean, use ``vae.encode(x).mean``."""
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
-        q: Distribution = self.encode(x)
+        q: Distribution = self.encode(x, y)
         return q.rsample(noise)
 
     # Latents to images
 
-    def likelihood_of(self, z: Tensor) -> Density:
-        """Return p(x|z) for latent vectors ``(*S, B, D)``.
+    def likelihood_of(self, z: Tensor, c: Tensor | None = None) -> Density:
+        """Return p(x|z, c) for latent vectors ``(*S, B, D)`` and, if the model is conditional, vectors c, ``(B, E)``.
 
         Raises:
             UsageError: There is no batch dimension, or the last dimension is not the latent size.
@@ -147,14 +192,22 @@ class VAE(nn.Module):
                 given=f"shape {tuple(z.shape)}",
                 expected=f"shape (B, {self.latent_dim})",
             )
-        params = self._in_chunks(self.decoder, z.flatten(0, -2))
+        codes = z.flatten(0, -2)
+        codes = codes if len(self.latent_shape) == 1 else codes.unflatten(-1, self.latent_shape)
+        c = c if c is None or z.ndim == 2 else c.expand(*z.shape[:-1], -1).flatten(0, -2)
+        params = self._in_chunks(self.decoder, appended(codes, c))
         params = params if z.ndim == 2 else params.unflatten(0, z.shape[:-1])
         p: Density = self.likelihood(params)
         return p
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Return the mean images of p(x|z), ``(*S, B, C, H, W)``, for latent vectors ``(*S, B, D)``."""
-        return self.likelihood_of(z).mean
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the mean images of p(x|z), ``(*S, B, C, H, W)``, for latent vectors ``(*S, B, D)``.
+
+        Args:
+            z: The latent vectors.
+            y: Labels, ``(B,)``, which conditional models need.
+        """
+        return self.likelihood_of(z, self.condition_on(y)).mean
 
     def to_unit(self, images: Tensor) -> Tensor:
         """Map images from the data's range to [0, 1], to be shown; values outside it are clipped."""
@@ -186,7 +239,7 @@ class VAE(nn.Module):
             x: The images to encode, ``(B, C, H, W)``.
             noise: The base noise of the posterior's samples, ``(*S, B, D)``; default: newly drawn, for one sample per image.
             target: The images that the likelihood scores; default: ``x``.
-            y: Labels, ``(B,)``, stored in the trace.
+            y: Labels, ``(B,)``, which conditional models need; stored in the trace.
             num_data: The size of the dataset, stored in the trace.
             epoch: The time for schedules, stored in the trace.
             generator: The source of the noise if it is drawn.
@@ -194,13 +247,14 @@ class VAE(nn.Module):
         """
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
-        params = self._params_of(x)
+        params = self._params_of(x, self.condition_on(y))
         target = x if target is None else target
-        trace = self.trace_from(self.posterior(params), noise, target, y=y, num_data=num_data, epoch=epoch)
+        trace = self.trace_from(self.posterior(params, self), noise, target, y=y, num_data=num_data, epoch=epoch)
         if gather is not None:
-            sites = (self._site(self.posterior(gather(params, 0)), gather(noise, -2)),)
+            y = None if y is None else gather(y, 0)
+            site = self._site(self.posterior(gather(params, 0), self), gather(noise, -2), self.condition_on(y))
             absent: Any = Elsewhere()
-            trace.whole = Trace(absent, sites, absent, None if y is None else gather(y, 0), num_data, epoch, self)
+            trace.whole = Trace(absent, (site,), absent, y, num_data, epoch, self)
         return trace
 
     def trace_from(
@@ -219,32 +273,95 @@ class VAE(nn.Module):
             q: The posterior q(z|x), from `encode`.
             noise: The base noise, ``(*S, B, D)``.
             x: The images that the likelihood scores, ``(B, C, H, W)``.
-            y: Labels, ``(B,)``, stored in the trace.
+            y: Labels, ``(B,)``, which conditional models need; stored in the trace.
             num_data: The size of the dataset, stored in the trace.
             epoch: The time for schedules, stored in the trace.
         """
-        site = self._site(q, noise)
-        return Trace(x=x, sites=(site,), likelihood=self.likelihood_of(site.z), y=y, num_data=num_data, epoch=epoch, model=self)
+        c = self.condition_on(y)
+        site = self._site(q, noise, c)
+        p = self.likelihood_of(site.z, c)
+        return Trace(x=x, sites=(site,), likelihood=p, y=y, num_data=num_data, epoch=epoch, model=self)
 
-    def _site(self, q: Distribution, noise: Tensor) -> Site:
-        return Site(z=q.rsample(noise), q=q, p=self.prior(), has_density=Capability.LOG_PROB in self.posterior.provides)
+    def _site(self, q: Distribution, noise: Tensor, c: Tensor | None) -> Site:
+        has_density = Capability.LOG_PROB in self.posterior.provides
+        return Site(z=q.rsample(noise), q=q, p=self.prior(self, c), has_density=has_density)
 
     @torch.no_grad()
-    def sample(self, num: int = 1, *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    def sample(
+        self,
+        num: int = 1,
+        *,
+        y: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
         """Return the mean images of ``num`` draws from the prior, ``(num, C, H, W)``.
 
         Args:
             num: The number of images.
+            y: Their labels, ``(num,)``, for conditional models; default: every class in turn.
             temperature: A factor on the prior's base noise; below 1, draws are more typical and less varied.
             generator: The source of randomness, on the model's device.
         """
-        like = next(self.parameters())
-        return self.decode(self.prior.sample(num, generator, like=like, temperature=temperature))
+        y = self.classes_in_turn(num) if y is None else y
+        return self.decode(self.sample_latent(num, y=y, temperature=temperature, generator=generator), y)
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return the images decoded from the posterior means, ``(B, C, H, W)``."""
-        return self.decode(self.encode(x).mean)
+    def sample_latent(
+        self,
+        num: int = 1,
+        *,
+        y: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw ``num`` latent vectors from the prior, ``(num, D)``; the arguments are those of `sample`."""
+        noise = self.prior.draw_noise(num, generator, like=next(self.parameters()), temperature=temperature)
+        c = self.condition_on(self.classes_in_turn(num) if y is None else y)
+        z: Tensor = self.prior(self, c).rsample(noise)
+        return z
+
+    def classes_in_turn(self, num: int) -> Tensor | None:
+        """Return labels 0, 1, 2, …, starting again after the last class, ``(num,)``; None if the model is unconditional."""
+        if self.condition.size == 0:
+            return None
+        return torch.arange(num, device=self.device) % self.condition.num_classes
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the images decoded from the posterior means, ``(B, C, H, W)``; conditional models need labels ``(B,)``."""
+        return self.decode(self.encode(x, y).mean, y)
+
+
+def widened(shape: Shape, condition: Condition) -> Shape:
+    """Return the shape that a network sees if the condition is appended to tensors of this shape."""
+    return (shape[0] + condition.size, *shape[1:])
+
+
+def appended(x: Tensor, c: Tensor | None) -> Tensor:
+    """Append vectors c ``(N, E)`` to tensors ``(N, C, ...)``, as E additional channels that are constant over positions."""
+    if c is None:
+        return x
+    positions = x.shape[2:]
+    return torch.cat([x, c.to(x.dtype).view(*c.shape, *(1 for _ in positions)).expand(*c.shape, *positions)], 1)
+
+
+def params_shape(posterior: Posterior, latent_shape: Shape) -> Shape:
+    """Return the shape of the encoder's output: that of the posterior's parameters, their latents in ``latent_shape``.
+
+    Raises:
+        UsageError: The latents form a grid, and the posterior's parameters do not end with one number for each latent.
+    """
+    if len(latent_shape) == 1:
+        return posterior.param_shape
+    *leading, last = posterior.param_shape
+    if last != posterior.latent_dim:
+        raise UsageError(
+            f"the posterior {posterior.kind!r} cannot have a grid of latents",
+            given=f"parameters of shape {posterior.param_shape}",
+            expected=f"a last dimension of {posterior.latent_dim}, one for each latent",
+        )
+    return (*leading, *latent_shape)
 
 
 def _shape_of(decoder: nn.Module, attribute: str, argument: str) -> Shape:

@@ -93,6 +93,7 @@ DecoderSpec = Annotated[ComponentSpec, Choice(roles.decoders)]
 PosteriorSpec = Annotated[ComponentSpec, Choice(roles.posteriors)]
 PriorSpec = Annotated[ComponentSpec, Choice(roles.priors)]
 LikelihoodSpec = Annotated[ComponentSpec, Choice(roles.likelihoods)]
+ConditionSpec = Annotated[ComponentSpec, Choice(roles.conditions)]
 LossSpec = Annotated[ComponentSpec, Choice(roles.losses, also=roles.likelihoods)]
 DatasetSpec = Annotated[ComponentSpec, Choice(roles.datasets)]
 LoggerSpec = Annotated[ComponentSpec, Choice(roles.loggers)]
@@ -118,11 +119,15 @@ class ModelSpec(Spec):
     posterior: PosteriorSpec = Field(description="Approximate posterior q(z|x).")
     prior: PriorSpec = Field(description="Prior p(z).")
     likelihood: LikelihoodSpec = Field(description="Likelihood p(x|z); default: the dataset's.")
+    condition: ConditionSpec = Field(description="What the networks are told about each example: none, or its label.")
     loss: tuple[LossSpec, ...] = Field(
         description="Terms of the objective, losses or a likelihood; kl is added unless a loss covers it.",
         json_schema_extra=_one_or_several,
     )
-    latent_dim: Count = Field(32, description="Number of latent dimensions.")
+    latent_dim: Count = Field(32, description="Number of latent dimensions; of a grid, at each position.")
+    latent_stride: Count | None = Field(
+        None, description="Distance of the positions of a grid of latents, in pixels; none for a vector without positions."
+    )
 
 
 def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:

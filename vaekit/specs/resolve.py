@@ -21,7 +21,7 @@ from vaekit.schema import ComponentSpec, Spec
 from vaekit.specs.models import SECTIONS, ModelSpec, RunSpec, component_data, validated
 
 ROLES = {components.role: components for components in roles.SPEC_REGISTRIES}
-DEFAULTS = {"encoder": "mlp", "posterior": "gaussian", "prior": "normal", "dataset": "digits"}
+DEFAULTS = {"encoder": "mlp", "posterior": "gaussian", "prior": "normal", "condition": "none", "dataset": "digits"}
 """Default components that depend on no other choice; the others are chosen in `choose_components`."""
 SEVERAL = frozenset({"loss", "logger"})
 """The roles that several components of a run may play."""
@@ -88,7 +88,7 @@ def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, An
     loggers = _components("logger", data["train"].get("logger"))
     data["train"]["logger"] = [_kept(logger, loggers) for logger in _components("logger", chosen.get("logger", loggers))]
 
-    for role in ("encoder", "posterior", "prior", "dataset", "decoder"):
+    for role in ("encoder", "posterior", "prior", "condition", "dataset", "decoder"):
         held = data[section_of(role)]
         default = DEFAULTS.get(role) or _decoder_for(model["encoder"]["kind"])
         [before] = _components(role, held.get(role)) or [{"kind": default}]

@@ -62,6 +62,7 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
         (roles.posteriors, model.posterior),
         (roles.priors, model.prior),
         (roles.likelihoods, model.likelihood),
+        (roles.conditions, model.condition),
         *((roles.losses, loss) for loss in model.loss),
         (roles.datasets, spec.data.dataset),
     ]

@@ -16,6 +16,7 @@ from __future__ import annotations
 from vaekit.testing import (  # noqa: F401 - each adds its checks
     backbones,
     common,
+    conditions,
     datasets,
     densities,
     divergences,
@@ -32,6 +33,7 @@ __all__ = [
     "Check",
     "ConformanceError",
     "Suite",
+    "check_condition",
     "check_dataset",
     "check_decoder",
     "check_encoder",
@@ -51,6 +53,7 @@ check_decoder = suite("decoder")
 check_posterior = suite("posterior")
 check_prior = suite("prior")
 check_likelihood = suite("likelihood")
+check_condition = suite("condition")
 check_loss = suite("loss")
 check_dataset = suite("dataset")
 """Reads the dataset, so its files must be available."""

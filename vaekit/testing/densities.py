@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.interfaces import Capability, Posterior, Prior
+from vaekit.model.vae import VAE
+from vaekit.roles import decoders, encoders, posteriors
 from vaekit.testing.backbones import expect_compiles
 from vaekit.testing.common import (
     expect_detachable,
@@ -23,24 +25,61 @@ METHODS = {Capability.LOG_PROB: "log_prob", Capability.FACTORISED: "log_prob_per
 FAR = 100.0
 """A value far from any code; in float64, a standard normal density underflows at 39."""
 
-Source = Posterior | Prior
+DATA = (1, 4, 3)
+"""The shape of the images of the model that a posterior or prior is placed in."""
+
+
+class Source(nn.Module):
+    """A posterior or prior in a small model, which it is called with.
+
+    Args:
+        part: The posterior or prior.
+    """
+
+    def __init__(self, part: Posterior | Prior) -> None:
+        super().__init__()
+        dim = part.latent_dim
+        given = {"posterior" if isinstance(part, Posterior) else "prior": part}
+        posterior = part if isinstance(part, Posterior) else posteriors.get("gaussian")(dim)
+        encoder, decoder = encoders.get("mlp")(DATA, posterior.param_shape), decoders.get("mlp")((dim,), DATA)
+        self.model = VAE(encoder, decoder, **given)  # type: ignore[arg-type] # each is what its name says
+        (self.role,) = given
+
+    @property
+    def part(self) -> Any:
+        """The posterior or prior itself."""
+        return getattr(self.model, self.role)
+
+    def forward(self, *arguments: Tensor) -> Any:
+        return self.part(*arguments, model=self.model)
+
+    @property
+    def provides(self) -> frozenset[Capability]:
+        provided: frozenset[Capability] = self.part.provides
+        return provided
+
+    @property
+    def latent_dim(self) -> int:
+        return self.model.latent_dim
 
 
 def source_of(candidate: Candidate, latent_dim: int = 3, dtype: torch.dtype = F64) -> Source:
-    """Build the posterior or prior, in eval mode."""
-    source: Source = module_of(candidate, dtype, latent_dim=latent_dim).eval()
-    return source
+    """Build the posterior or prior in a small model, in eval mode."""
+    part: Posterior | Prior = module_of(candidate, latent_dim=latent_dim, latent_shape=(latent_dim,), data_shape=DATA)
+    source = Source(part).eval()
+    return source if dtype == torch.float32 else source.to(dtype)
 
 
 def arguments_of(source: Source, num: int = 6, dtype: torch.dtype = F64) -> tuple[Tensor, ...]:
     """Return random arguments of ``forward``: encoder outputs for a posterior, none for a prior."""
-    return (torch.randn(num, *source.param_shape, dtype=dtype),) if isinstance(source, Posterior) else ()
+    part = source.part
+    return (torch.randn(num, *part.param_shape, dtype=dtype),) if isinstance(part, Posterior) else ()
 
 
 def noise_of(source: Source, *shape: int, dtype: torch.dtype = F64) -> Tensor:
     """Return base noise for ``shape`` latent vectors, the same on every call."""
     generator, num = torch.Generator().manual_seed(0), torch.Size(shape).numel()
-    noise = source.draw_noise(num, generator, like=torch.zeros((), dtype=dtype))
+    noise: Tensor = source.part.draw_noise(num, generator, like=torch.zeros((), dtype=dtype))
     return noise.view(*shape, *noise.shape[1:])
 
 
@@ -142,7 +181,7 @@ def check_extremes(candidate: Candidate) -> None:
     """Samples and log densities are finite for any output of the encoder."""
     posterior = source_of(candidate, dtype=torch.float32)
     for value in (1e4, -1e4):
-        q = posterior(torch.full((2, *cast("Posterior", posterior).param_shape), value))
+        q = posterior(torch.full((2, *cast("Posterior", posterior.part).param_shape), value))
         z = q.rsample(noise_of(posterior, 2, dtype=torch.float32))
         expect_finite(z, f"samples where the encoder emits {value:g}")
         if Capability.LOG_PROB in posterior.provides:
@@ -163,8 +202,8 @@ def check_gradient(candidate: Candidate) -> None:
         expect_finite(gradient, "the gradient of samples to the encoder's output")
     if Capability.LOG_PROB in source.provides:
         value = value + density.log_prob(torch.randn_like(z)).square().sum()
-    if any(parameter.requires_grad for parameter in source.parameters()):
-        expect_gradients(source, value, "from samples and log densities")
+    if any(parameter.requires_grad for parameter in source.part.parameters()):
+        expect_gradients(source.part, value, "from samples and log densities")
 
 
 @check("posterior", "prior")

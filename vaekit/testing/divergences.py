@@ -10,16 +10,16 @@ from pydantic import ValidationError
 
 from vaekit.distributions import kl_per_dim
 from vaekit.errors import VaekitError
-from vaekit.interfaces import Capability, Posterior, Prior
+from vaekit.interfaces import Capability
 from vaekit.roles import posteriors, priors
-from vaekit.testing.core import Candidate, check, expect, expect_close, expect_finite
-from vaekit.testing.densities import F64, arguments_of, noise_of, source_of
+from vaekit.testing.core import Candidate, ConformanceError, check, expect, expect_close, expect_finite
+from vaekit.testing.densities import Source, arguments_of, noise_of, source_of
 from vaekit.testing.draws import NUM_POSTERIORS
 from vaekit.testing.statistics import ERRORS, NUM_DRAWS, expect_mean
 from vaekit.trace import Site
 
 
-def pairs_of(candidate: Candidate) -> Iterator[tuple[str, Posterior, Prior]]:
+def pairs_of(candidate: Candidate) -> Iterator[tuple[str, Source, Source]]:
     """Pair a posterior with every registered prior, or a prior with every registered posterior, where both have densities.
 
     One that cannot be built with its default options is left out.
@@ -28,14 +28,11 @@ def pairs_of(candidate: Candidate) -> Iterator[tuple[str, Posterior, Prior]]:
     others = priors if candidate.role == "posterior" else posteriors
     for kind in others.kinds():
         try:
-            other = others.build(others.spec(kind)(kind=kind), latent_dim=source.latent_dim)
-        except (VaekitError, ValidationError):
+            other = source_of(Candidate(others.role, kind), source.latent_dim)
+        except (ConformanceError, VaekitError, ValidationError):
             continue
-        other = other.to(F64).eval()
-        q, p = (source, other) if isinstance(source, Posterior) else (other, source)
-        assert isinstance(q, Posterior)
-        assert isinstance(p, Prior)
-        if Capability.LOG_PROB in q.provides & p.provides:
+        q, p = (source, other) if candidate.role == "posterior" else (other, source)
+        if Capability.LOG_PROB in q.provides & p.provides and q.part.space == p.part.space:
             yield f"KL(q || p) with the {others.role} {kind!r}", q, p
 
 

@@ -70,7 +70,7 @@ def drawn_of(candidate: Candidate, *, factorised: bool, latent_dim: int) -> Iter
     if Capability.LOG_PROB not in source.provides or (Capability.FACTORISED in source.provides) != factorised:
         return
     with torch.no_grad():
-        if not isinstance(source, Posterior):
+        if not isinstance(source.part, Posterior):
             yield Drawn("p(z)", source(), False, source().rsample(noise_of(source, NUM_DRAWS)))
             return
         (params,) = arguments_of(source, NUM_POSTERIORS)

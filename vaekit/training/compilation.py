@@ -23,7 +23,7 @@ CPU_RATE = 3e10
 def cpu_seconds(vae: VAE, train: TrainSpec, num_images: int) -> float:
     """Estimate the training time on a CPU from the matrix products that training involves."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        vae(torch.zeros(1, *vae.data_shape), generator=torch.Generator())
+        vae(torch.zeros(1, *vae.data_shape), y=vae.classes_in_turn(1), generator=torch.Generator())
     work = 3 * counter.get_total_flops() * num_images * train.epochs  # a backward pass costs about two forward passes
     return float(work) / (CPU_RATE * (train.threads or 1))
 

@@ -126,4 +126,5 @@ def codes_of(vae: VAE, source: ImageSource, spec: RunSpec, most: int) -> Codes:
     """Encode the first images of a dataset, at most ``most`` of them."""
     examples = read_examples(source, range(min(most, len(source))), spec.data.binarize)
     labels = None if examples.labels is None else tuple(examples.name(label) for label in examples.labels.tolist())
-    return Codes(encode_means(vae.eval(), examples.images.to(vae.device)).cpu(), vae.to_unit(examples.images), labels)
+    codes = encode_means(vae.eval(), examples.to(vae.device)).cpu()
+    return Codes(codes, vae.to_unit(examples.images), labels)

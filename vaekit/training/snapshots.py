@@ -49,9 +49,10 @@ class Snapshots:
         self.animation = folder.gif.with_suffix(f".{spec.train.animation}")
 
     @cached_property
-    def originals(self) -> Tensor:
-        """The images to reconstruct."""
-        return next(iter(self.validation.epoch(0))).inputs[:NUM_PAIRS].clone()
+    def originals(self) -> tuple[Tensor, Tensor | None]:
+        """The images to reconstruct, and their labels."""
+        batch = next(iter(self.validation.epoch(0)))
+        return batch.inputs[:NUM_PAIRS].clone(), None if batch.y is None else batch.y[:NUM_PAIRS].clone()
 
     @torch.no_grad()
     def take(self, epoch: int) -> dict[str, Image.Image]:
@@ -68,7 +69,7 @@ class Snapshots:
         write_picture(sheet, self.folder.frames / f"{epoch:05d}.png")
         if epoch not in self.chosen:
             return {}
-        images = (self.originals, vae.reconstruct(self.originals))
+        images = (self.originals[0], vae.reconstruct(*self.originals))
         pictures = {"reconstructions": pairs(*(vae.to_unit(each).cpu() for each in images)), "samples": sheet}
         for name, picture in pictures.items():
             write_picture(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")

@@ -52,7 +52,7 @@ def test_mmd_refuses_another_prior():
             super().__init__(latent_dim)
             self.mu = torch.nn.Parameter(torch.zeros(latent_dim))
 
-        def forward(self):
+        def forward(self, model=None, c=None):
             from vaekit.distributions import DiagonalGaussian
 
             return DiagonalGaussian(self.mu, torch.zeros_like(self.mu))

@@ -87,7 +87,7 @@ class Onnx(Exporter):
             parity = compare(
                 file.function,
                 torch_function(subject),
-                subject.examples.numpy(),
+                [each.numpy() for each in subject.examples],
                 tolerance=TOLERANCES[self.precision],
             ).require(
                 f"the exported {part} differs from the model, so it was not written",
@@ -110,15 +110,15 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 
 def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
     """Replace a float32 file by its 8-bit version; return notes on the result and its speed, and its metadata."""
-    examples = part.examples.numpy()
+    examples = [each.numpy() for each in part.examples]
     functions = {"fp32": OnnxFile(path).function}
     model = quantize(path, examples)
     sealed = about.attach(model, metadata)
     notes: tuple[str, ...] = ("int8 is experimental", left_in_float(model), *_save(model, path))
     functions["int8"] = OnnxFile(path).function
-    for inputs in (examples[:1], examples):
+    for inputs in ([each[:1] for each in examples], examples):
         times = latencies({name: partial(function, inputs) for name, function in functions.items()}, seconds=0.3)
-        notes += (f"batch {len(inputs)}: {times['int8'].median:.3g} ms, fp32 {times['fp32'].median:.3g} ms",)
+        notes += (f"batch {len(inputs[0])}: {times['int8'].median:.3g} ms, fp32 {times['fp32'].median:.3g} ms",)
     return notes, sealed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -48,12 +49,12 @@ class Torch(Exporter):
                 warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch 2.9 does not write to it
                 module = torch.export.load(temporary).module()
 
-            def run(inputs: Array) -> list[Array]:
+            def run(inputs: Sequence[Array]) -> list[Array]:
                 with torch.no_grad():
-                    result = module(torch.from_numpy(inputs))
+                    result = module(*map(torch.from_numpy, inputs))
                 return [result.numpy()] if isinstance(result, torch.Tensor) else [output.numpy() for output in result]
 
-            examples = subject.examples.numpy()
+            examples = [each.numpy() for each in subject.examples]
             parity = compare(run, torch_function(subject), examples, tolerance=TOLERANCE).require(
                 f"the exported {part} differs from the model, so it was not written",
                 remedy="check whether its forward pass depends on the batch size",

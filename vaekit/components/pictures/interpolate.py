@@ -9,7 +9,7 @@ from pydantic import Field
 
 from vaekit.data.specs import Fit
 from vaekit.drawing.animation import Animation
-from vaekit.drawing.options import ImageName, Way
+from vaekit.drawing.options import ClassName, ImageName, Way
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
@@ -19,15 +19,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+    from vaekit.drawing.examples import Examples
+
 
 @pictures("interpolate")
 class Interpolate(Picture):
-    """Interpolate between the codes of two images.
+    """Interpolate between the codes of two images, and between what a conditional model is told of them.
 
     Args:
         way: Straight, or along a great circle; none shows both, or animates the straight one.
         steps: Number of decoded images, both ends included.
         fit: How images of another size are fitted to the model's; none refuses them.
+        label: Class of image files, which a conditional model must be told.
     """
 
     paths = ("pictures/interpolation.png",)
@@ -41,14 +44,16 @@ class Interpolate(Picture):
         way: Way | None = None,
         steps: Annotated[Few, Field(ge=2)] = 9,
         fit: Fit | None = None,
+        label: ClassName | None = None,
     ) -> None:
         super().__init__(subject)
-        self.a, self.b, self.way, self.steps, self.fit = a, b, way, steps, fit
+        self.a, self.b, self.way, self.steps, self.fit, self.label = a, b, way, steps, fit, label
 
     @cached_property
-    def ends(self) -> tuple[Tensor, Tensor]:
-        """The two images, ``(C, H, W)`` each."""
-        return self.subject.image(self.a, self.fit), self.subject.image(self.b, self.fit)
+    def ends(self) -> Examples:
+        """The two images."""
+        a, b = (self.subject.images([each], self.fit, self.label).at(slice(1)) for each in (self.a, self.b))
+        return a.followed_by(b)
 
     def still(self) -> Image:
         """Show a row for each kind of path, between the two images."""
@@ -58,7 +63,7 @@ class Interpolate(Picture):
         from vaekit.drawing.grid import labelled
         from vaekit.drawing.latents import WAYS
 
-        a, b = (self.subject.vae.to_unit(end) for end in self.ends)
+        a, b = self.subject.vae.to_unit(self.ends.images)
         ways = [self.way] if self.way is not None else list(WAYS)
         images = torch.cat([torch.cat([a[None], self._decode(way).cpu(), b[None]]) for way in ways])
         heads = ["A", *(number(i / (self.steps - 1)) for i in range(self.steps)), "B"]
@@ -73,7 +78,8 @@ class Interpolate(Picture):
         """Return the images along the path, ``(steps, C, H, W)``."""
         import torch
 
-        from vaekit.drawing.latents import WAYS, decode, encode_means
+        from vaekit.drawing.latents import WAYS, decode, encode_means, linear
 
-        first, last = encode_means(self.subject.vae, torch.stack(self.ends))
-        return decode(self.subject.vae, WAYS[way](first, last, torch.linspace(0, 1, self.steps, device=first.device)))
+        vae, (first, last) = self.subject.vae, encode_means(self.subject.vae, self.ends)
+        t, told = torch.linspace(0, 1, self.steps, device=first.device), vae.condition_on(self.ends.labels)
+        return decode(vae, WAYS[way](first, last, t), None if told is None else linear(told[0], told[1], t))

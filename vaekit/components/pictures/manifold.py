@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from vaekit.drawing.options import Dims
+from vaekit.drawing.options import ClassName, Dims
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
@@ -29,11 +29,12 @@ class Manifold(Picture):
         dims: One or two latents by number, counted from 0; none selects all latents of a model with one or two, otherwise the
             first two principal axes of the codes.
         side: Number of images along each axis.
+        label: Class to draw, if the model is conditional; none draws the first.
     """
 
-    def __init__(self, subject: Subject, *, dims: Dims | None = None, side: Few = 20) -> None:
+    def __init__(self, subject: Subject, *, dims: Dims | None = None, side: Few = 20, label: ClassName | None = None) -> None:
         super().__init__(subject)
-        self.dims, self.side = dims, side
+        self.dims, self.side, self.label = dims, side, label
 
     def still(self) -> Image:
         plane, spread = self.subject.plane(self.dims)
@@ -46,11 +47,11 @@ class Manifold(Picture):
 
         from vaekit.drawing.latents import decode
 
-        along = values[:, 0]
+        vae, told, along = self.subject.vae, self.subject.told(self.label), values[:, 0]
         if len(plane.axes) == 1:
-            return decode(self.subject.vae, plane.center + along[:, None] * plane.axes[0])
+            return decode(vae, plane.center + along[:, None] * plane.axes[0], told)
         down, along = torch.meshgrid(values[:, 1].flip(0), along, indexing="ij")
-        return decode(self.subject.vae, plane.center + torch.stack([along, down], -1).flatten(0, 1) @ plane.axes)
+        return decode(vae, plane.center + torch.stack([along, down], -1).flatten(0, 1) @ plane.axes, told)
 
 
 def quantile_grid(side: int, spread: Spread) -> Tensor:

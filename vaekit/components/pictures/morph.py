@@ -39,14 +39,16 @@ class Morph(Picture):
         import torch
 
         from vaekit.drawing.grid import LARGE, single_images
-        from vaekit.drawing.latents import WAYS, decode
+        from vaekit.drawing.latents import WAYS, decode, linear
 
         labels = self.subject.labels("morph")
         codes = self.subject.codes
-        stations = codes[list(examples_of_classes(codes, labels[: len(codes)]).values())]
+        vae, found = self.subject.vae, examples_of_classes(codes, labels[: len(codes)])
+        stations, told = codes[list(found.values())], vae.condition_on(torch.tensor(list(found)))
         t = torch.arange(self.steps, device=stations.device) / self.steps
         legs = [WAYS[self.way](a, b, t) for a, b in zip(stations, stations.roll(-1, 0), strict=True)]
-        images = decode(self.subject.vae, torch.cat(legs))
+        between = None if told is None else torch.cat([linear(*ends, t) for ends in zip(told, told.roll(-1, 0), strict=True)])
+        images = decode(vae, torch.cat(legs), between)
         return Animation(single_images(images, small=LARGE), milliseconds=FRAME_MS, hold=FRAME_MS)
 
 

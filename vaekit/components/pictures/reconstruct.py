@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vaekit.data.specs import Fit
-from vaekit.drawing.options import ImageName
+from vaekit.drawing.options import ClassName, ImageName
 from vaekit.drawing.picture import Picture
-from vaekit.drawing.subject import Subject, is_number
+from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
@@ -22,13 +21,16 @@ class Reconstruct(Picture):
 
     Args:
         fit: How images of another size are fitted to the model's; none refuses them.
+        label: Class of image files, which a conditional model must be told.
     """
 
     paths = ("reconstructions/given.png",)
 
-    def __init__(self, subject: Subject, images: Sequence[ImageName], *, fit: Fit | None = None) -> None:
+    def __init__(
+        self, subject: Subject, images: Sequence[ImageName], *, fit: Fit | None = None, label: ClassName | None = None
+    ) -> None:
         super().__init__(subject)
-        self.images, self.fit = images, fit
+        self.images, self.fit, self.label = images, fit, label
 
     def still(self) -> Image:
         """Show the test images first, then the files.
@@ -36,15 +38,9 @@ class Reconstruct(Picture):
         Raises:
             DataError: A file is missing, unreadable, or of another size.
         """
-        import torch
-
         from vaekit.drawing.grid import pairs
         from vaekit.drawing.latents import decode, encode_means
 
         vae = self.subject.vae
-        numbers = [int(str(given)) for given in self.images if is_number(given)]
-        files = [Path(str(given)) for given in self.images if not is_number(given)]
-        parts = [self.subject.test(numbers).images] if numbers else []
-        parts += [self.subject.files(files, self.fit)] if files or not numbers else []
-        originals = torch.cat(parts)
-        return pairs(vae.to_unit(originals), decode(vae, encode_means(vae, originals)))
+        given = self.subject.images(self.images, self.fit, self.label)
+        return pairs(vae.to_unit(given.images), decode(vae, encode_means(vae, given), vae.condition_on(given.labels)))

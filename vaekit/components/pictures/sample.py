@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import NonNegativeFloat
 
+from vaekit.drawing.options import ClassName
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
 from vaekit.roles import pictures
@@ -24,6 +25,7 @@ class Sample(Picture):
         num: Number of images.
         seed: Seed of the draws.
         temperature: Scale of the prior's noise; images vary less below 1.
+        label: Class to draw, if the model is conditional; none draws every class in turn.
         separate: Whether to write a file for each image instead of a grid.
     """
 
@@ -37,10 +39,11 @@ class Sample(Picture):
         num: Count = 36,
         seed: Seed = 0,
         temperature: NonNegativeFloat = 1.0,
+        label: ClassName | None = None,
         separate: bool = False,
     ) -> None:
         super().__init__(subject)
-        self.num, self.seed, self.temperature = num, seed, temperature
+        self.num, self.seed, self.temperature, self.label = num, seed, temperature, label
         self.paths = (f"samples/seed-{seed}" if separate else f"samples/seed-{seed}.png",)
 
     def still(self) -> Image:
@@ -58,8 +61,12 @@ class Sample(Picture):
         return f"{self.num} images decoded from draws of the prior, in a grid"
 
     def _draws(self) -> Tensor:
+        import torch
+
         from vaekit.streams import Streams
 
         vae = self.subject.vae
-        draws = vae.sample(self.num, temperature=self.temperature, generator=Streams(self.seed).generator("sample"))
+        label = self.subject.chosen_class(self.label)
+        y = None if label is None else torch.full((self.num,), label)
+        draws = vae.sample(self.num, y=y, temperature=self.temperature, generator=Streams(self.seed).generator("sample"))
         return vae.to_unit(draws)

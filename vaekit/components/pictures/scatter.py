@@ -60,7 +60,7 @@ class Scatter(Picture):
         from vaekit.streams import Streams
 
         vae, test = self.subject.vae, self.subject.test(range(self.subject.num_test(self.num)))
-        codes = encode_means(vae, test.images)
+        codes = encode_means(vae, test)
         title = f"codes of {len(codes):,} test images"
         if self.method in ("tsne", "umap"):
             name = {"tsne": "t-SNE", "umap": "UMAP"}[self.method]
@@ -72,9 +72,9 @@ class Scatter(Picture):
             plane, _ = self.subject.plane(self.dims)
         draws = None
         if self.ellipses:
-            images = test.images[:NUM_ELLIPSES]
-            draws = plane.coordinates(encode_samples(vae, images, 100, Streams(self.seed).generator("scatter")))
-            title += f", two sd of {len(images)} posteriors"
+            few = test.at(slice(NUM_ELLIPSES))
+            draws = plane.coordinates(encode_samples(vae, few, 100, Streams(self.seed).generator("scatter")))
+            title += f", two sd of {len(few.images)} posteriors"
         return scatter_picture(plane.coordinates(codes), test.labels, test.names, plane=plane, title=title, draws=draws)
 
     def alt(self) -> str:

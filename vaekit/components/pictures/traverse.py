@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat
 
 from vaekit.data.specs import Fit
 from vaekit.drawing.animation import Animation
-from vaekit.drawing.options import Dims, ImageName
+from vaekit.drawing.options import ClassName, Dims, ImageName
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import NUM_CODES, Subject, is_number
 from vaekit.roles import pictures
@@ -40,6 +40,7 @@ class Traverse(Picture):
         quantiles: Whether to go from the 1 % to the 99 % quantile of the codes of test images instead.
         base: Image whose code the other latents keep; none selects the first test image.
         fit: How an image file of another size is fitted to the model's; none refuses it.
+        label: Class of an image file, which a conditional model must be told.
     """
 
     paths = ("pictures/traversal.png", "pictures/traversal.gif")
@@ -57,10 +58,11 @@ class Traverse(Picture):
         quantiles: bool = False,
         base: ImageName | None = None,
         fit: Fit | None = None,
+        label: ClassName | None = None,
     ) -> None:
         super().__init__(subject)
         self.dims, self.num, self.steps, self.sigmas, self.quantiles = dims, num, steps, sigmas, quantiles
-        self.base, self.fit = 0 if base is None else base, fit
+        self.base, self.fit, self.label = 0 if base is None else base, fit, label
 
     @cached_property
     def latents(self) -> list[int]:
@@ -83,7 +85,7 @@ class Traverse(Picture):
         from vaekit.drawing.latents import encode_samples
         from vaekit.streams import Streams
 
-        images = self.subject.test(range(self.subject.num_test(NUM_CODES))).images
+        images = self.subject.test(range(self.subject.num_test(NUM_CODES)))
         draws = encode_samples(self.subject.vae, images, 1, Streams(self.subject.seed).generator("traverse"))
         return steps_of_quantiles(draws[0], self.steps)
 
@@ -93,11 +95,11 @@ class Traverse(Picture):
         from vaekit.drawing.latents import decode, encode_means
 
         vae, latents, (values, _) = self.subject.vae, self.latents, self.positions
-        base = encode_means(vae, self.subject.image(self.base, self.fit)[None])
-        z = base.repeat(len(latents), self.steps, 1)
+        given = self.subject.images([self.base], self.fit, self.label).at(slice(1))
+        z = encode_means(vae, given).repeat(len(latents), self.steps, 1)
         for row, d in enumerate(latents):
             z[row, :, d] = values[:, d]
-        images: Tensor = decode(vae, z.flatten(0, 1)).unflatten(0, z.shape[:2])
+        images: Tensor = decode(vae, z.flatten(0, 1), vae.condition_on(given.labels)).unflatten(0, z.shape[:2])
         return images
 
     @property

@@ -47,8 +47,10 @@ class Variations(Picture):
             picks.append(int(members[torch.randint(len(members), (), generator=generator)]))
         test = self.subject.test(picks)
         noise = Streams(self.seed).generator("variations/noise")
-        draws = encode_samples(self.subject.vae, test.images, self.per_class, noise)
-        images = decode(self.subject.vae, draws.transpose(0, 1).flatten(0, 1)).unflatten(0, (len(picks), self.per_class))
+        vae = self.subject.vae
+        draws, told = encode_samples(vae, test, self.per_class, noise), vae.condition_on(test.labels)
+        told = None if told is None else told.repeat_interleave(self.per_class, 0)
+        images = decode(vae, draws.transpose(0, 1).flatten(0, 1), told).unflatten(0, (len(picks), self.per_class))
         assert test.labels is not None
         names = [test.name(label) for label in test.labels.tolist()]
         files = {}

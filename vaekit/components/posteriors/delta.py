@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,8 @@ class DeltaPosterior(Posterior):
     def param_shape(self) -> Shape:
         return (self.latent_dim,)
 
-    def forward(self, params: Tensor) -> Delta:
+    def forward(self, params: Tensor, model: Any = None) -> Delta:
+        del model
         return Delta(at_least_float32(params))
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -35,6 +35,7 @@ class Gaussian(Posterior):
     def param_shape(self) -> Shape:
         return (2, self.latent_dim)
 
-    def forward(self, params: Tensor) -> DiagonalGaussian:
+    def forward(self, params: Tensor, model: Any = None) -> DiagonalGaussian:
+        del model
         mu, raw = at_least_float32(params).unbind(-2)
         return DiagonalGaussian(mu, raw.clamp(-self.max_logvar, self.max_logvar))

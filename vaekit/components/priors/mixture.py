@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,8 @@ class Mixture(Prior):
         self.mu = nn.Parameter(torch.randn(num_components, latent_dim))
         self.log_std = nn.Parameter(torch.zeros(num_components, latent_dim))
 
-    def forward(self) -> GaussianMixture:
+    def forward(self, model: Any = None, c: Tensor | None = None) -> GaussianMixture:
+        del model, c
         return GaussianMixture(self.logits, self.mu, self.log_std)
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:

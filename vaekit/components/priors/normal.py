@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,5 +27,6 @@ class Normal(Prior):
         super().__init__(latent_dim)
         self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
 
-    def forward(self) -> StandardNormal:
+    def forward(self, model: Any = None, c: Tensor | None = None) -> StandardNormal:
+        del model, c
         return StandardNormal(self.zero)

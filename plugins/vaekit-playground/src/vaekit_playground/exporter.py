@@ -52,6 +52,8 @@ class Playground(vaekit.Exporter):
         channels = trained.vae.data_shape[0]
         if channels not in {1, 3}:
             raise ExportError("a playground shows grey and RGB images", given=f"{channels} channels")
+        if trained.vae.condition.size or len(trained.vae.latent_shape) > 1:
+            raise ExportError("a playground shows models of latent vectors, without labels", remedy="export it with --onnx")
         files = runtime.load(self.runtime)
         parts: list[PartName] = ["decoder", "encoder"] if self.encoder else ["decoder"]
         binaries = {"module": files[runtime.MODULE], "wasm": files[runtime.WASM]}

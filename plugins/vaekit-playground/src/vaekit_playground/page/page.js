@@ -55,7 +55,7 @@ async function start() {
 async function run(session, metadata, rows, shape) {
   const input = new Float32Array(rows.length * shape.reduce((a, b) => a * b, 1));
   rows.forEach((row, i) => input.set(row, (i * input.length) / rows.length));
-  const feeds = { [metadata.input.name]: new runtime.Tensor("float32", input, [rows.length, ...shape]) };
+  const feeds = { [metadata.inputs[0].name]: new runtime.Tensor("float32", input, [rows.length, ...shape]) };
   const output = (await session.run(feeds))[metadata.outputs[0].name];
   const each = output.data.length / rows.length;
   return rows.map((_, i) => output.data.slice(i * each, (i + 1) * each));

@@ -18,7 +18,20 @@ PARTS: tuple[Registry[Any], ...] = (
     roles.losses,
 )
 """The registries of what a model and its objective consist of."""
-OPTIONS: dict[str, Any] = {"hidden": (8,), "channels": (4, 8), "mode": "offline"}
+
+
+def fitting_posterior(role: str, kind: str) -> str:
+    """Return a posterior that a prior or a loss can be used with: the default one if it can."""
+    for posterior in ("gaussian", *roles.posteriors.kinds()):
+        cls = roles.posteriors.get(posterior)
+        if role == "prior" and roles.priors.get(kind).space == cls.space:
+            return posterior
+        if role == "loss" and roles.losses.get(kind).requires <= cls.provides:
+            return posterior
+    return "gaussian"
+
+
+OPTIONS: dict[str, Any] = {"hidden": (8,), "channels": (4, 8), "mode": "offline", "num_codes": 8}
 
 
 def small(registry: Registry[Any], kind: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import small_parts
+from small import fitting_posterior, small_parts
 
 from vaekit import roles
 from vaekit.data.facts import Facts
@@ -47,7 +47,7 @@ def train(objective: Objective) -> None:
     inputs = example_inputs(objective)
     grey = (inputs.x * 255).round() / 255
     inputs = inputs._replace(x=grey, target=grey)
-    total, terms = objective(inputs)
+    total, terms, _ = objective(inputs)
     total.backward()
     assert all(term.isfinite() for term in terms.values()), terms
     moved = {name for player in objective.players for name in player.names}
@@ -58,7 +58,7 @@ def train(objective: Objective) -> None:
     with torch.no_grad():
         for parameter in objective.parameters():
             parameter.sub_(1e-3 * parameter.grad.sign())
-        assert all(term.isfinite() for term in objective(inputs)[1].values())
+        assert all(term.isfinite() for term in objective(inputs).terms.values())
 
 
 def use(objective: Objective) -> None:
@@ -89,22 +89,32 @@ def walk(chosen: dict[str, str], losses: tuple[str, ...] = ()) -> UsageError | N
 
 
 def missing(chosen: dict[str, str], loss: str) -> dict[str, Any]:
-    """Return what a loss requires and the components of other roles lack, by role."""
-    required = roles.losses.get(loss).requires
-    lacks = {registry.role: required - registry.get(chosen[registry.role]).provides for registry in BETWEEN[:2]}
+    """Return what a loss and the prior require of the posterior, and the loss of the prior, and these lack, by role."""
+    options = {name: field.default for name, field in roles.losses.spec(loss).model_fields.items()}
+    declared, prior = roles.losses.get(loss).declare(options), roles.priors.get(chosen["prior"])
+    required = {"posterior": declared.requires | prior.requires, "prior": declared.requires_of_prior}
+    lacks = {registry.role: required[registry.role] - registry.get(chosen[registry.role]).provides for registry in BETWEEN[:2]}
     return {role: lack for role, lack in lacks.items() if lack}
+
+
+def apart(chosen: dict[str, str]) -> bool:
+    """Return whether the posterior and the prior are on different spaces."""
+    return roles.posteriors.get(chosen["posterior"]).space != roles.priors.get(chosen["prior"]).space
 
 
 @pytest.mark.parametrize("chosen", products(*BETWEEN), ids=name_of)
 def test_parts_that_meet_in_an_objective(chosen: dict[str, str]) -> None:
     refusal, lacks = walk(chosen), missing(chosen, chosen["loss"])
-    assert (refusal is not None) == bool(lacks), refusal
-    if refusal is not None:
+    assert (refusal is not None) == (apart(chosen) or bool(lacks)), refusal
+    if refusal is not None and apart(chosen):
+        assert all(repr(chosen[role]) in str(refusal) for role in ("posterior", "prior"))
+    elif refusal is not None:
         role = next(iter(lacks))
-        assert repr(chosen["loss"]) in str(refusal)
+        assert repr(chosen["loss"]) in str(refusal) or repr(chosen["prior"]) in str(refusal)
         assert f"{role} {chosen[role]!r}" in str(refusal)
-        (suggestion,) = re.findall(f"--{role} ([a-z_]+)", str(refusal))
-        assert not {role} & set(missing(chosen | {role: suggestion}, chosen["loss"]))
+        suggestions = re.findall(f"--{role} ([a-z_]+)(?: or ([a-z_]+))*", str(refusal))[0]
+        for suggestion in filter(None, suggestions):
+            assert len(missing(chosen | {role: suggestion}, chosen["loss"]).get(role, ())) < len(lacks[role])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +122,11 @@ def test_parts_that_meet_in_an_objective(chosen: dict[str, str]) -> None:
     [
         *products(roles.encoders, roles.decoders, roles.likelihoods),
         *products(roles.encoders, roles.decoders, roles.conditions),
-        *products(roles.priors, roles.conditions),
+        *[
+            {**chosen, "loss": cls.default_loss}
+            for chosen in products(roles.posteriors, roles.priors, roles.conditions)
+            if (cls := roles.posteriors.get(chosen["posterior"])).default_loss is not None and not apart(chosen)
+        ],
     ],
     ids=name_of,
 )
@@ -122,7 +136,8 @@ def test_shapes(chosen: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("losses", list(itertools.combinations(roles.losses.kinds(), 2)), ids="-".join)
 def test_two_losses(losses: tuple[str, str]) -> None:
-    refusal = walk({}, losses)
+    cls = roles.posteriors.get(fitting_posterior("loss", losses[0]))
+    refusal = walk({"posterior": cls.kind, "prior": cls.default_prior}, losses)
     both = roles.losses.get(losses[0]).covers & roles.losses.get(losses[1]).covers
     assert (refusal is not None) == bool(both), refusal
     assert refusal is None or all(repr(loss) in str(refusal) for loss in losses)

@@ -120,7 +120,7 @@ def inputs(seed=0):
 
 def gradients(objective, function=None):
     objective.zero_grad()
-    total, _ = (function or objective)(inputs())
+    total, *_ = (function or objective)(inputs())
     total.backward()
     return {name: p.grad.clone() for name, p in objective.named_parameters()}
 
@@ -173,7 +173,7 @@ def test_parameters_that_the_same_aims_move_are_a_player():
 
 
 def test_what_is_not_judged_is_no_part_of_the_loss():
-    total, terms = two_players()(inputs())
+    total, terms, _ = two_players()(inputs())
     torch.testing.assert_close(terms["loss"], terms["reconstruction"] + terms["kl"] + terms["fool"])
     torch.testing.assert_close(total.detach(), terms["loss"] + terms["critic"])
 
@@ -209,7 +209,7 @@ def test_reconstruction_is_summed_over_pixels_and_averaged_over_the_batch():
     objective = Objective(make_vae(), {"reconstruction": Reconstruction(), "kl": kl()})
     trace = objective.vae(inputs().x, inputs().noise)
     pixels = nn.functional.binary_cross_entropy(trace.reconstruction, trace.x, reduction="none")
-    _, terms = objective(inputs())
+    _, terms, _ = objective(inputs())
     torch.testing.assert_close(terms["reconstruction"], pixels.flatten(1).sum(1).mean())
 
 
@@ -233,7 +233,7 @@ def test_gradients_stay_in_scope_under_ddp_with_two_processes(tmp_path):
             wrapped = DistributedDataParallel(objective)
             full = inputs()
             part = slice(3 * rank, 3 * rank + 3)
-            total, _ = wrapped(Inputs(full.x[part], full.target[part], full.noise[part], full.epoch))
+            total, *_ = wrapped(Inputs(full.x[part], full.target[part], full.noise[part], full.epoch))
             total.backward()
             for name, parameter in objective.named_parameters():
                 torch.testing.assert_close(parameter.grad, whole[name], msg=lambda m: f"{make.__name__} {name}: {m}")

@@ -32,6 +32,8 @@ class Capability(StrEnum):
 
     LOG_PROB = "log_prob"
     """It has a density: ``log_prob`` is exact."""
+    CODES = "codes"
+    """Its latents are entries of a codebook; see `vaekit.distributions.Quantised`."""
     FACTORISED = "factorised"
     """Its dimensions are independent: ``log_prob_per_dim`` is available."""
 
@@ -43,7 +45,35 @@ class Component:
     """The name under which the component is registered; set by the registry."""
 
 
-class Backbone(Component, nn.Module, ABC):
+class ModelPart(Component, nn.Module, ABC):
+    """The base of components that are modules; those may have state that is learned without gradients."""
+
+    learned: ClassVar[tuple[str, ...]] = ()
+    """The names of the buffers that `next_state` replaces after each training step; they must be persistent."""
+
+    def next_state(self, trace: Trace) -> Mapping[str, Tensor]:
+        """Return the values of the `learned` buffers after a training step.
+
+        The method is pure: it changes nothing in place, and it draws no random numbers.
+
+        Args:
+            trace: The trace of the step's batch. If several processes share the batch, it is that of the whole batch, with
+                latents and labels but without images.
+        """
+        del trace
+        return {}
+
+    def initial_state(self, trace: Trace) -> Mapping[str, Tensor]:
+        """Return values of own parameters and buffers to start training from; default: those set by ``__init__``.
+
+        Args:
+            trace: The trace of up to 1,024 training images, spread over the training set.
+        """
+        del trace
+        return {}
+
+
+class Backbone(ModelPart):
     """A network that maps tensors to tensors, ``(B, *in_shape) -> (B, *out_shape)``; it knows nothing about densities.
 
     Subclasses are encoders (from images to posterior parameters) and decoders (from latent vectors to likelihood parameters).
@@ -74,7 +104,7 @@ class Backbone(Component, nn.Module, ABC):
         """Map ``(B, *in_shape)`` to ``(B, *out_shape)``."""
 
 
-class Posterior(Component, nn.Module, ABC):
+class Posterior(ModelPart):
     """Turns the encoder's output into the approximate posterior q(z|x).
 
     Args:
@@ -96,6 +126,10 @@ class Posterior(Component, nn.Module, ABC):
     """The capabilities of the distributions that it returns; losses are checked against them before data are read."""
     space: ClassVar[str] = "real"
     """The space of its codes: ``real`` vectors or, for example, a ``sphere``; the prior must have the same."""
+    default_prior: ClassVar[str] = "normal"
+    """The prior to use if none is chosen."""
+    default_loss: ClassVar[str | None] = "kl"
+    """The loss to add if none covers the divergence; None for posteriors without one."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -126,7 +160,7 @@ class Posterior(Component, nn.Module, ABC):
         return torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
 
 
-class Prior(Component, nn.Module, ABC):
+class Prior(ModelPart):
     """The prior p(z).
 
     Args:
@@ -151,6 +185,8 @@ class Prior(Component, nn.Module, ABC):
     """The capabilities of the distribution that it returns; losses are checked against them before data are read."""
     space: ClassVar[str] = "real"
     """The space of its codes; the posterior must have the same."""
+    requires: ClassVar[frozenset[Capability]] = frozenset()
+    """The capabilities that the posterior must provide."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -177,7 +213,7 @@ class Prior(Component, nn.Module, ABC):
         return temperature * torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
 
 
-class Condition(Component, nn.Module, ABC):
+class Condition(ModelPart):
     """Turns labels into vectors c that the encoder and the decoder receive besides their input, and the prior if it uses them.
 
     The model is then p(x, z|c). The networks need not know: c is appended to latent vectors, and to data as additional channels.
@@ -213,7 +249,7 @@ class Condition(Component, nn.Module, ABC):
 Scores = Literal["density", "levels", "binary"]
 
 
-class Likelihood(Component, nn.Module, ABC):
+class Likelihood(ModelPart):
     """Turns the decoder's output into the likelihood p(x|z).
 
     Args:
@@ -261,11 +297,13 @@ class Declaration:
 
     Args:
         covers: The slots of the objective that the loss fills; their default terms (−log p(x|z), KL) are then not added.
-        requires: The capabilities that the posterior and the prior must provide.
+        requires: The capabilities that the posterior must provide.
+        requires_of_prior: Those that the prior must provide.
     """
 
     covers: frozenset[Slot] = frozenset()
     requires: frozenset[Capability] = frozenset()
+    requires_of_prior: frozenset[Capability] = frozenset()
 
 
 MODEL_PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood", "condition")
@@ -305,7 +343,7 @@ class Aim:
     judged: bool = True
 
 
-class Loss(Component, nn.Module, ABC):
+class Loss(ModelPart):
     """A term of the objective: a function of a trace that returns one number per example, in nats.
 
     A loss that plays against the model, or that trains some of its parts only, states so in `aims`.
@@ -324,7 +362,9 @@ class Loss(Component, nn.Module, ABC):
     covers: ClassVar[frozenset[Slot]] = frozenset()
     """The slots of the objective that the loss fills; their default terms (−log p(x|z), KL) are then not added."""
     requires: ClassVar[frozenset[Capability]] = frozenset()
-    """The capabilities that the posterior and the prior must provide."""
+    """The capabilities that the posterior must provide."""
+    requires_of_prior: ClassVar[frozenset[Capability] | None] = None
+    """The capabilities that the prior must provide; default: the same."""
     samples: Shape | None = ()
     """The sample dimensions ``*S`` of the codes that the loss asks for, such as ``(K,)``; None if it takes any. A loss that does
     not declare them receives one sample per image, without a sample dimension."""
@@ -339,7 +379,7 @@ class Loss(Component, nn.Module, ABC):
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
         """Return what the loss covers and requires with these options; override it if the answer depends on them."""
         del options
-        return Declaration(cls.covers, cls.requires)
+        return Declaration(cls.covers, cls.requires, cls.requires if cls.requires_of_prior is None else cls.requires_of_prior)
 
     def aims(self) -> Mapping[str, Aim]:
         """Return what the loss minimises, by the name of the term; none stands for `forward`, over the whole model.

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import PARTS, small_parts
+from small import PARTS, fitting_posterior, small_parts
 
 import vaekit
 from vaekit import roles
@@ -55,7 +55,8 @@ SLOW = {"bench", "decoder.onnx", "encoder.onnx", "autoencoder.onnx", "decoder.pt
 
 def options_of(point: Point, data: Path) -> dict[str, Any]:
     """Return the options of a small run that differs from the default in one component."""
-    chosen = dict([("encoder", "mlp"), ("decoder", "mlp"), ("likelihood", "bce"), point])
+    posterior = fitting_posterior(*point)
+    chosen = dict([("encoder", "mlp"), ("decoder", "mlp"), ("posterior", posterior), ("likelihood", "bce"), point])
     options: dict[str, Any] = {"dataset": "array", "dataset.path": str(data), "latent_dim": 2, **small_parts(chosen)}
     if chosen["likelihood"] == "bce":
         options["binarize"] = "dynamic"

@@ -40,7 +40,7 @@ def test_model_and_critic_follow_their_own_losses() -> None:
     objective = objective_of(gamma=5.0)
     x = torch.rand(6, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
     noise = torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    total, terms = objective(Inputs(x, x, noise, torch.zeros((), dtype=torch.float64)))
+    total, terms, _ = objective(Inputs(x, x, noise, torch.zeros((), dtype=torch.float64)))
     total.backward()
     assert [player.aims for player in objective.players] == [("reconstruction", "factor"), ("critic",)]
     assert objective.players[1].optim == Optim(1e-4, (0.5, 0.9))

@@ -28,10 +28,10 @@ def last(run, part):
 def test_it_is_the_weighted_mean_of_the_weights_after_each_step(images, tmp_path, monkeypatch, decay):
     seen, update = [], Step.update
 
-    def watched(self):
+    def watched(self, state):
         if not seen:
             seen.append({name: p.detach().double() for name, p in self.objective.named_parameters()})
-        update(self)
+        update(self, state)
         seen.append({name: p.detach().double() for name, p in self.objective.named_parameters()})
 
     monkeypatch.setattr(Step, "update", watched)

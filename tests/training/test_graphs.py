@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import PARTS, small_parts
+from small import PARTS, fitting_posterior, small_parts
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from training.tape import record
@@ -41,9 +41,9 @@ def on_cpu(monkeypatch):
 
 @pytest.fixture
 def images(tmp_path):
-    path = tmp_path / "images.npy"
-    smooth = np.random.default_rng(0).random((120, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
-    np.save(path, (255 * smooth).astype(np.uint8))
+    path, rng = tmp_path / "images.npz", np.random.default_rng(0)
+    smooth = rng.random((120, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
+    np.savez(path, images=(255 * smooth).astype(np.uint8), labels=rng.integers(3, size=120))
     return path
 
 
@@ -59,7 +59,10 @@ def kinds():
     """Every built-in component that a step computes with, in a small model."""
     for registry in PARTS:
         for kind in registry.kinds():
-            yield pytest.param(small_parts({registry.role: kind}), id=f"{registry.role}-{kind}")
+            yield pytest.param(
+                small_parts({"posterior": fitting_posterior(registry.role, kind), registry.role: kind}),
+                id=f"{registry.role}-{kind}",
+            )
 
 
 SETTINGS = [
@@ -201,7 +204,8 @@ def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeyp
     spec = fit_to_machine(build_spec({}, options(images, **given) | {"compile": "off"}))
     splits = load_splits(spec)
     assert not splits.train.is_binary  # which is looked up before the first step
-    assert splits.fingerprint  # and so is this
+    assert splits.fingerprint  # and so are these
+    assert splits.facts
     spec = spec.model_copy(update={"train": spec.train.model_copy(update={"device": "cuda"})})
 
     def backward(total):

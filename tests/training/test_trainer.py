@@ -642,7 +642,7 @@ def test_the_layout_of_convolutions_leaves_gradients_as_they_were(encoder, decod
         layout = torch.contiguous_format if module is not objective else lay_out(module)
         dtype = next(module.parameters()).dtype
         x = inputs.x.to(dtype).repeat(8, 1, 1, 1).contiguous(memory_format=layout)
-        total, _ = module(inputs._replace(x=x, target=x, noise=inputs.noise.to(dtype).repeat(8, 1), y=None))
+        total, *_ = module(inputs._replace(x=x, target=x, noise=inputs.noise.to(dtype).repeat(8, 1), y=None))
         total.backward()
         gradients.append([parameter.grad.double() for parameter in module.parameters()])
     for exact, single in zip(*gradients, strict=True):

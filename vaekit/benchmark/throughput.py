@@ -6,6 +6,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -176,7 +177,7 @@ def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float
 
     def eager() -> None:
         with step.autocast():
-            total, _ = step.objective(inputs)
+            total, *_ = step.objective(inputs)
         total.backward()
         step.objective.zero_grad(set_to_none=True)
 
@@ -208,7 +209,7 @@ def _parts(step: Step, batches: Iterator[Batch]) -> dict[str, float]:
 
     ahead, total = timed(forward, device)
     back, _ = timed(total.backward, device)
-    optimiser, _ = timed(step.update, device)
+    optimiser, _ = timed(partial(step.update, {}), device)
     return dict(zip(PARTS, (data, ahead, back, optimiser), strict=True))
 
 

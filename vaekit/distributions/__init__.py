@@ -4,7 +4,7 @@ from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import Density, Distribution, FactorisedDensity, QuantisedDensity, at_least_float32, sum_event
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
-from vaekit.distributions.mixture import GaussianMixture
+from vaekit.distributions.mixture import GaussianMixture, MixtureOf
 from vaekit.distributions.pixels import (
     LEVEL,
     BernoulliPixels,
@@ -13,6 +13,7 @@ from vaekit.distributions.pixels import (
     LaplacePixels,
     SquaredErrorPixels,
 )
+from vaekit.distributions.quantised import Quantised, UniformCodes, from_positions, to_positions
 
 __all__ = [
     "LEVEL",
@@ -26,11 +27,16 @@ __all__ = [
     "GaussianMixture",
     "GaussianPixels",
     "LaplacePixels",
+    "MixtureOf",
+    "Quantised",
     "QuantisedDensity",
     "SquaredErrorPixels",
     "StandardNormal",
+    "UniformCodes",
     "at_least_float32",
+    "from_positions",
     "kl_per_dim",
     "register_kl",
     "sum_event",
+    "to_positions",
 ]

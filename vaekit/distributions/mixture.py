@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,3 +42,31 @@ class GaussianMixture(NamedTuple):
         scaled = (value.unsqueeze(-2) - self.mu) * torch.exp(-self.log_std)
         components = -(0.5 * (scaled.square() + LOG_2PI) + self.log_std).sum(-1)
         return torch.logsumexp(components + torch.log_softmax(self.logits, 0), -1)
+
+
+class MixtureOf(NamedTuple):
+    """The mixture of the K densities of a batch, all of the same weight.
+
+    Args:
+        parts: A density with a batch dimension K.
+    """
+
+    parts: Any
+
+    @property
+    def mean(self) -> Tensor:
+        mean: Tensor = self.parts.mean.mean(0)
+        return mean
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """Map noise ``(*S, B, D + 1)`` to samples ``(*S, B, D)``: the last number, uniform on [0, 1), selects the density."""
+        num = len(self.parts.mean)
+        own = noise[..., None, :-1].expand(*noise.shape[:-1], num, noise.shape[-1] - 1)
+        chosen = (noise[..., -1:] * num).long().clamp(max=num - 1)
+        every: Tensor = self.parts.rsample(own)
+        return every.gather(-2, chosen[..., None].expand(*chosen.shape, every.shape[-1])).squeeze(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log densities of ``(*S, B, D)``, ``(*S, B)``."""
+        scores: Tensor = self.parts.log_prob(value.unsqueeze(-2))
+        return torch.logsumexp(scores, -1) - math.log(len(self.parts.mean))

@@ -9,15 +9,19 @@ from contextlib import contextmanager
 import torch
 
 from vaekit import roles
+from vaekit.data.batches import Batches
 from vaekit.data.facts import Facts
-from vaekit.data.sources import Splits
+from vaekit.data.sources import ImageSource, Splits, sample_of
 from vaekit.errors import UsageError
-from vaekit.interfaces import Condition, Likelihood, Loss, Posterior, Prior, Shape
+from vaekit.interfaces import Condition, Likelihood, Loss, ModelPart, Posterior, Prior, Shape
 from vaekit.model.contracts import check_contracts
 from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.model.vae import VAE, params_shape, widened
 from vaekit.specs.models import ModelSpec, RunSpec
-from vaekit.streams import derive_seed
+from vaekit.streams import Streams, derive_seed
+
+NUM_INITIAL = 1024
+"""The largest number of training images that initial states are computed from."""
 
 
 def assemble(spec: RunSpec, splits: Splits) -> Objective:
@@ -28,6 +32,7 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
     """
     vae = build_vae(spec.model, splits.facts, seed=spec.train.seed)
     objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed)
+    set_initial_state(spec, objective, splits.train)
     check_contracts(spec.model, objective, example_inputs(objective))
     return objective
 
@@ -95,6 +100,28 @@ def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, 
     if not any("reconstruction" in loss.covers for loss in losses.values()):
         losses = {"reconstruction": Reconstruction(), **losses}
     return Objective(vae, losses, num_data=num_data)
+
+
+@torch.no_grad()
+def set_initial_state(spec: RunSpec, objective: Objective, source: ImageSource) -> None:
+    """Set the parameters and buffers whose initial values depend on the training images; see `ModelPart.initial_state`."""
+    parts = [
+        module
+        for module in objective.modules()
+        if isinstance(module, ModelPart) and type(module).initial_state is not ModelPart.initial_state
+    ]
+    if not parts:
+        return
+    index = sample_of(len(source), NUM_INITIAL)
+    batches = Batches(source, batch_size=NUM_INITIAL, streams=Streams(spec.train.seed), binarize=spec.data.binarize, train=False)
+    x, y = batches.fixed(index), None if source.labels is None else source.labels[index]
+    generator = Streams(spec.train.seed).generator("initial state")
+    trace = objective.eval().vae(x, y=y, num_data=objective.num_data, generator=generator)
+    objective.train()
+    for part in parts:
+        own = dict([*part.named_parameters(), *part.named_buffers()])
+        for name, value in part.initial_state(trace).items():
+            own[name].copy_(value)
 
 
 @contextmanager

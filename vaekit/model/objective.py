@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vaekit.errors import UsageError
-from vaekit.interfaces import Aim, Loss, Optim, Shape
+from vaekit.interfaces import Aim, Loss, ModelPart, Optim, Shape
 from vaekit.model.vae import VAE
 from vaekit.trace import Trace, mean_over_samples
 
@@ -33,6 +33,20 @@ class Inputs(NamedTuple):
     noise: Tensor
     epoch: Tensor
     y: Tensor | None = None
+
+
+class Result(NamedTuple):
+    """The result of an objective for a batch.
+
+    Args:
+        total: The scalar to minimise, 0-d: the sum over all players.
+        terms: The terms to log, each 0-d: means over the batch, in nats per image.
+        state: In training, the next values of buffers that learn without gradients, by name.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    state: dict[str, Tensor]
 
 
 class Reconstruction(Loss):
@@ -108,7 +122,7 @@ class Objective(nn.Module):
         self.losses = nn.ModuleDict(losses)
         self.num_data = num_data
         self.gather: Callable[[Tensor, int], Tensor] | None = None
-        """Joins a batch's parts over processes, in training, for losses that are batch statistics; see `VAE.forward`."""
+        """Joins a batch's parts over processes, in training, for what depends on the whole batch; see `VAE.forward`."""
         self.samples = samples_of(losses)
         """The sample dimensions ``*S`` of the codes, as the losses ask for them."""
         self.terms: dict[str, Term] = {}
@@ -120,6 +134,8 @@ class Objective(nn.Module):
                         "two losses have a term of the same name", given=f"{term}, of {both}", remedy="leave one out"
                     )
                 self.terms[term] = Term(name, aim)
+        self.learners = [name for name, module in self.named_modules() if isinstance(module, ModelPart) and module.learned]
+        """The names of modules with state that learns without gradients."""
         self.players = self._players()
         self.owner = {name: i for i, player in enumerate(self.players) for name in player.names}
 
@@ -163,6 +179,11 @@ class Objective(nn.Module):
         return any(module.batch_statistic for module in self.modules() if isinstance(module, Loss))
 
     @property
+    def learned(self) -> list[str]:
+        """The names of the buffers that learn without gradients."""
+        return [f"{name}.{buffer}" for name in self.learners for buffer in cast("ModelPart", self.get_submodule(name)).learned]
+
+    @property
     def producers(self) -> set[int]:
         """The numbers of the players that own parameters of the model, which produce the trace."""
         return {owner for name, owner in self.owner.items() if name.startswith("vae.")}
@@ -185,10 +206,8 @@ class Objective(nn.Module):
         parameters = dict(self.named_parameters())
         return [parameters[name] for name in player.names]
 
-    def forward(
-        self, inputs: Inputs, *, player: int | None = None, trace: Trace | None = None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the scalar to minimise and the terms to log, each 0-d: means over the batch, in nats per image.
+    def forward(self, inputs: Inputs, *, player: int | None = None, trace: Trace | None = None) -> Result:
+        """Return the scalar to minimise, the terms to log, and the next state.
 
         Args:
             inputs: The inputs for a batch.
@@ -196,12 +215,21 @@ class Objective(nn.Module):
             trace: The trace for that player; default: traced again.
         """
         if player is None:
-            total, terms, _ = self.evaluate(inputs)
-            return total, terms
-        return self._value(self.players[player], self._trace(inputs) if trace is None else trace)
+            total, terms, trace = self.evaluate(inputs)
+            return Result(total, terms, self.next_state(trace))
+        return Result(*self._value(self.players[player], self._trace(inputs) if trace is None else trace), {})
+
+    @torch.no_grad()
+    def next_state(self, trace: Trace) -> dict[str, Tensor]:
+        """Return the next values of the buffers that learn without gradients; empty in evaluation."""
+        state: dict[str, Tensor] = {}
+        for name in self.learners if self.training else ():
+            module = cast("ModelPart", self.get_submodule(name))
+            state |= {f"{name}.{buffer}": value for buffer, value in module.next_state(trace.whole or trace).items()}
+        return state
 
     def evaluate(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor], Trace]:
-        """Return the results of `forward` and the trace."""
+        """Return the scalar to minimise, the terms to log, and the trace."""
         trace = self._trace(inputs)
         if len(self.players) == 1:
             total, terms = self._value(self.players[0], trace)
@@ -243,7 +271,7 @@ class Objective(nn.Module):
                 seen = trace
             elif index not in producers:
                 seen = trace.detach()
-            value, more = functional_call(self, view, (inputs,), {"player": index, "trace": seen})
+            value, more, _ = functional_call(self, view, (inputs,), {"player": index, "trace": seen})
             values.append(value)
             terms = more | terms
         return reduce(torch.add, values), terms

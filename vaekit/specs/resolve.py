@@ -21,7 +21,7 @@ from vaekit.schema import ComponentSpec, Spec
 from vaekit.specs.models import SECTIONS, ModelSpec, RunSpec, component_data, validated
 
 ROLES = {components.role: components for components in roles.SPEC_REGISTRIES}
-DEFAULTS = {"encoder": "mlp", "posterior": "gaussian", "prior": "normal", "condition": "none", "dataset": "digits"}
+DEFAULTS = {"encoder": "mlp", "posterior": "gaussian", "condition": "none", "dataset": "digits"}
 """Default components that depend on no other choice; the others are chosen in `choose_components`."""
 SEVERAL = frozenset({"loss", "logger"})
 """The roles that several components of a run may play."""
@@ -38,8 +38,8 @@ def resolve(spec: RunSpec | Mapping[str, Any], source: str = "the spec") -> RunS
     """Complete a spec given as plain data; resolving is idempotent.
 
     The decoder defaults to the encoder's kind, or to ``cnn`` if no decoder has that name. The likelihood and the binarisation
-    default to those of the dataset, but pixels are binarised only for a likelihood of binary pixels. ``kl`` is added if no loss
-    covers the divergence.
+    default to those of the dataset, but pixels are binarised only for a likelihood of binary pixels. The prior defaults to the
+    posterior's choice, and the posterior's default loss, such as ``kl``, is added if no loss covers the divergence.
 
     Args:
         spec: The sections ``model``, ``data`` and ``train``, any of them partial.
@@ -90,7 +90,7 @@ def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, An
 
     for role in ("encoder", "posterior", "prior", "condition", "dataset", "decoder"):
         held = data[section_of(role)]
-        default = DEFAULTS.get(role) or _decoder_for(model["encoder"]["kind"])
+        default = DEFAULTS.get(role) or _default_of(role, model)
         [before] = _components(role, held.get(role)) or [{"kind": default}]
         [now] = _components(role, chosen.get(role, before)) or [{"kind": default}]
         held[role] = _kept(now, [before])
@@ -104,13 +104,13 @@ def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, An
 
 
 def complete(data: Data, source: str) -> RunSpec:
-    """Validate plain data with all components chosen, add ``kl`` if needed, and check that the parts fit together."""
+    """Validate plain data with all components chosen, add the posterior's default loss, and check that the parts fit."""
     spec = validated(data, source)
     model, losses = spec.model, spec.model.loss
     posterior, prior = roles.posteriors.get(model.posterior.kind), roles.priors.get(model.prior.kind)
     declared = [_declaration(loss) for loss in losses]
-    if not any("divergence" in each.covers for each in declared) and Capability.LOG_PROB in posterior.provides:
-        losses = (*losses, roles.losses.spec("kl").model_validate({}))
+    if posterior.default_loss is not None and not any("divergence" in each.covers for each in declared):
+        losses = (*losses, roles.losses.spec(posterior.default_loss).model_validate({}))
         declared.append(_declaration(losses[-1]))
         spec = spec.model_copy(update={"model": model.model_copy(update={"loss": losses})})
     _check_kinds("loss", losses)
@@ -132,7 +132,11 @@ def chosen_components(data: Mapping[str, Any]) -> list[tuple[str, str, tuple[str
     return found
 
 
-def _decoder_for(encoder: str) -> str:
+def _default_of(role: str, model: Mapping[str, Any]) -> str:
+    """Return the default prior of the posterior, or the default decoder for the encoder."""
+    if role == "prior":
+        return roles.posteriors.get(model["posterior"]["kind"]).default_prior
+    encoder: str = model["encoder"]["kind"]
     return encoder if encoder in roles.decoders else "cnn"
 
 
@@ -202,6 +206,7 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
             given=f"{posterior.space} and {prior.space}",
             remedy=f"use --prior {' or '.join(fit)}" if fit else "use another posterior",
         )
+    _check_provided(f"the prior {prior.kind!r}", prior.requires, roles.posteriors, posterior, "prior")
     for i, (loss, own) in enumerate(zip(model.loss, declared, strict=True)):
         for other, its in zip(model.loss[:i], declared, strict=False):
             if shared := own.covers & its.covers:
@@ -209,19 +214,21 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
                     f"losses {other.kind!r} and {loss.kind!r} both cover the {' and '.join(sorted(shared))}",
                     remedy="keep one of them",
                 )
-        densities: tuple[tuple[Registry[Any], type[Posterior | Prior]], ...] = (
-            (roles.posteriors, posterior),
-            (roles.priors, prior),
+        _check_provided(f"loss {loss.kind!r}", own.requires, roles.posteriors, posterior, "loss")
+        _check_provided(f"loss {loss.kind!r}", own.requires_of_prior, roles.priors, prior, "loss")
+
+
+def _check_provided(
+    who: str, required: frozenset[Capability], components: Registry[Any], cls: type[Posterior | Prior], instead: str
+) -> None:
+    """Check that a posterior or prior provides the capabilities that another component requires of it."""
+    if missing := required - cls.provides:
+        role, fit = components.role, _fitting(components, "provides", required.issubset)
+        raise UsageError(
+            f"{who} needs {', '.join(sorted(missing))}, which the {role} {cls.kind!r} does not provide",
+            given=f"{role} {cls.kind!r}, which provides {', '.join(sorted(cls.provides)) or 'no density'}",
+            remedy=f"use --{role} {' or '.join(fit)}, or another {instead}" if fit else f"use another {instead}",
         )
-        for components, cls in densities:
-            if missing := own.requires - cls.provides:
-                role = components.role
-                fit = _fitting(components, "provides", own.requires.issubset)
-                raise UsageError(
-                    f"loss {loss.kind!r} needs {', '.join(sorted(missing))}, which the {role} {cls.kind!r} does not provide",
-                    given=f"{role} {cls.kind!r}, which provides {', '.join(sorted(cls.provides)) or 'no density'}",
-                    remedy=f"use --{role} {' or '.join(fit)}, or another loss" if fit else "use another loss",
-                )
 
 
 def _fitting(components: Registry[Any], attribute: str, fits: Callable[[Any], bool]) -> list[str]:

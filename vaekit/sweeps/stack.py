@@ -16,7 +16,7 @@ from vaekit.compute import process
 from vaekit.compute.graphs import Replay
 from vaekit.data.batches import Batch
 from vaekit.model.assembly import example_inputs
-from vaekit.model.objective import Inputs, Objective
+from vaekit.model.objective import Inputs, Objective, Result
 from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.training.step import Step
 
@@ -89,11 +89,13 @@ class StackedStep:
         """Take a step on data and noise, with the numbers of each optimiser, at the time already set."""
         inputs = Inputs(x, target, noise, self.first.clock, y)
         with self.first.autocast():
-            total, terms = self.forward(self.base, self.parameters, self.buffers, inputs, shared=len(self.leaders) == 1)
+            total, terms, state = self.forward(self.base, self.parameters, self.buffers, inputs, shared=len(self.leaders) == 1)
         moving = [self.parameters[name] for name in self.moving]
         gradients = dict(zip(self.moving, torch.autograd.grad(total.sum(), moving, allow_unused=True), strict=True))
         for optimizer, each in zip(self.optimizers, numbers, strict=True):
             optimizer.step(gradients, each)
+        for name, value in state.items():
+            self.buffers[name].copy_(value)
         for average in self.averages:
             average.update()
         return dict(terms)
@@ -112,7 +114,7 @@ class StackedStep:
 
 def over_models(
     base: Objective, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs, *, shared: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> Result:
     """Map an objective over stacked parameters and buffers, and over inputs, which are stacked as well unless ``shared``."""
 
     def alone(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs) -> Any:
@@ -120,9 +122,7 @@ def over_models(
 
     own: Any = None if shared else 0
     dims = Inputs(own, own, own, cast("Any", None), None if inputs.y is None else own)
-    result: tuple[Tensor, dict[str, Tensor]] = vmap(alone, in_dims=(0, 0, dims), randomness="different")(
-        parameters, buffers, inputs
-    )
+    result: Result = vmap(alone, in_dims=(0, 0, dims), randomness="different")(parameters, buffers, inputs)
     return result
 
 
@@ -143,13 +143,13 @@ def refusal(objective: Objective) -> str | None:
     for epoch in (trial.epoch, torch.full_like(trial.epoch, torch.inf)):
         inputs = trial._replace(epoch=epoch)
         try:
-            losses, _ = over_models(base, parameters, buffers, inputs, shared=True)
+            losses, *_ = over_models(base, parameters, buffers, inputs, shared=True)
             stacked = [losses, *_gradients(losses.sum(), moving)]
         except (RuntimeError, ValueError, NotImplementedError) as error:
             return f"vmap does not support it: {str(error).partition(chr(10))[0]:.120}"
         for number in range(2):
             own, fixed = ({name: tensor[number] for name, tensor in each.items()} for each in (parameters, buffers))
-            loss, _ = functional_call(objective, (own, fixed), (inputs,))
+            loss, *_ = functional_call(objective, (own, fixed), (inputs,))
             alone = [loss, *(gradient[number] for gradient in _gradients(loss, moving))]
             sizes = [float(each.detach().abs().max()) for each in alone]
             for name, one, other, size in zip(["losses", *moving], stacked, alone, sizes, strict=True):

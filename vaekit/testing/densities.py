@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vaekit.interfaces import Capability, Posterior, Prior
 from vaekit.model.vae import VAE
-from vaekit.roles import decoders, encoders, posteriors
+from vaekit.registry import Registry
+from vaekit.roles import decoders, encoders, posteriors, priors
 from vaekit.testing.backbones import expect_compiles
 from vaekit.testing.common import (
     expect_detachable,
@@ -39,11 +40,14 @@ class Source(nn.Module):
     def __init__(self, part: Posterior | Prior) -> None:
         super().__init__()
         dim = part.latent_dim
-        given = {"posterior" if isinstance(part, Posterior) else "prior": part}
-        posterior = part if isinstance(part, Posterior) else posteriors.get("gaussian")(dim)
+        self.role = "posterior" if isinstance(part, Posterior) else "prior"
+        if isinstance(part, Posterior):
+            posterior, prior = part, _built(priors, part.default_prior, dim)
+        else:
+            fitting = [kind for kind in ("gaussian", *posteriors.kinds()) if posteriors.get(kind).space == part.space]
+            posterior, prior = _built(posteriors, fitting[0], dim), part
         encoder, decoder = encoders.get("mlp")(DATA, posterior.param_shape), decoders.get("mlp")((dim,), DATA)
-        self.model = VAE(encoder, decoder, **given)  # type: ignore[arg-type] # each is what its name says
-        (self.role,) = given
+        self.model = VAE(encoder, decoder, posterior=posterior, prior=prior)
 
     @property
     def part(self) -> Any:
@@ -61,6 +65,11 @@ class Source(nn.Module):
     @property
     def latent_dim(self) -> int:
         return self.model.latent_dim
+
+
+def _built(components: Registry[Any], kind: str, latent_dim: int) -> Any:
+    shapes = {"latent_dim": latent_dim, "latent_shape": (latent_dim,), "data_shape": DATA}
+    return components.build(components.spec(kind)(kind=kind), **shapes)
 
 
 def source_of(candidate: Candidate, latent_dim: int = 3, dtype: torch.dtype = F64) -> Source:

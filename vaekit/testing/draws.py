@@ -1,6 +1,6 @@
 """Checks that posteriors and priors draw from their densities, and that these integrate to 1.
 
-Densities are over the real space of D dimensions. A posterior or prior that declares none passes.
+Densities are over the real space of D dimensions. A posterior or prior that declares none, or that is on another space, passes.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ class Drawn:
 def drawn_of(candidate: Candidate, *, factorised: bool, latent_dim: int) -> Iterator[Drawn]:
     """Yield draws from p(z), or from the posteriors of several images, if the density is factorised or not as requested."""
     source = source_of(candidate, latent_dim)
+    if source.part.space != "real":
+        return
     if Capability.LOG_PROB not in source.provides or (Capability.FACTORISED in source.provides) != factorised:
         return
     with torch.no_grad():

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from vaekit.distributions import DiagonalGaussian
 from vaekit.errors import UsageError
-from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Slot
+from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Posterior, Prior, Slot
 from vaekit.model.vae import VAE
-from vaekit.roles import decoders, encoders
+from vaekit.roles import decoders, encoders, posteriors, priors
 from vaekit.testing.backbones import expect_compiles
 from vaekit.testing.common import expect_gradients, expect_same_after_loading, expect_stackable, module_of
 from vaekit.testing.core import Candidate, ConformanceError, check, during, expect, expect_close, expect_finite
@@ -33,14 +33,18 @@ def loss_of(candidate: Candidate, dtype: torch.dtype = torch.float64) -> Loss:
     return loss
 
 
-def vae_of(dtype: torch.dtype = torch.float64) -> VAE:
-    """Build a small VAE: diagonal Gaussian, standard normal, Bernoulli pixels."""
-    parts = (encoders, IMAGE, (2, LATENT_DIM)), (decoders, (LATENT_DIM,), IMAGE)
+def vae_of(loss: Loss, dtype: torch.dtype = torch.float64) -> VAE:
+    """Build a small VAE of Bernoulli pixels, with a diagonal Gaussian posterior or the first one that suits the loss."""
+    cls = next(each for kind in ("gaussian", *posteriors.kinds()) if loss.requires <= (each := posteriors.get(kind)).provides)
+    shapes = {"latent_dim": LATENT_DIM, "latent_shape": (LATENT_DIM,), "data_shape": IMAGE}
+    posterior: Posterior = posteriors.build(posteriors.spec(cls.kind)(kind=cls.kind), **shapes)
+    prior: Prior = priors.build(priors.spec(cls.default_prior)(kind=cls.default_prior), **shapes)
+    parts = (encoders, IMAGE, posterior.param_shape), (decoders, (LATENT_DIM,), IMAGE)
     encoder, decoder = (
         registry.build(registry.spec("mlp").model_validate({"hidden": (8,)}), in_shape=in_shape, out_shape=out_shape)
         for registry, in_shape, out_shape in parts
     )
-    return VAE(encoder, decoder).to(dtype)
+    return VAE(encoder, decoder, posterior=posterior, prior=prior).to(dtype)
 
 
 def inputs_of(loss: Loss, num: int = 8, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -62,7 +66,8 @@ def values_of(loss: Loss, trace: Trace) -> dict[str, Tensor]:
 @check("loss")
 def check_value(candidate: Candidate) -> None:
     """Each aim is one finite number per example, or one per batch if it is a batch statistic; a batch of one works too."""
-    loss, vae = loss_of(candidate), vae_of()
+    loss = loss_of(candidate)
+    vae = vae_of(loss)
     for num in (1, 2, 8):
         with during(f"the loss of {num} examples"):
             values = values_of(loss, trace_of(vae, *inputs_of(loss, num)))
@@ -100,7 +105,10 @@ def check_declarations(candidate: Candidate) -> None:
 @check("loss")
 def check_requirements(candidate: Candidate) -> None:
     """The loss works with any posterior and prior that provide what it requires, or rejects them with a `UsageError`."""
-    required, loss, vae = candidate.cls.declare(candidate.keywords).requires, loss_of(candidate), vae_of()
+    required, loss = candidate.cls.declare(candidate.keywords).requires, loss_of(candidate)
+    if not required <= METHODS.keys():  # which stand for a kind of distribution
+        return
+    vae = vae_of(loss)
     x, noise = inputs_of(loss)
     trace = trace_of(vae, x, noise)
     q, p = least_of(required, trace.site.q), least_of(required, trace.site.p)
@@ -139,7 +147,8 @@ def check_coverage(candidate: Candidate) -> None:
     its expected failures.
     """
     candidate = candidate.by_default
-    loss, vae = loss_of(candidate).eval(), vae_of().requires_grad_(False)
+    loss = loss_of(candidate).eval()
+    vae = vae_of(loss).requires_grad_(False)
     covers = candidate.cls.declare(candidate.keywords).covers
     if not covers:
         return
@@ -192,7 +201,8 @@ def _means(values: dict[str, Tensor]) -> str:
 @check("loss")
 def check_independence(candidate: Candidate) -> None:
     """An example's loss does not depend on the rest of the batch, unless ``batch_statistic`` is set."""
-    loss, vae = loss_of(candidate), vae_of()
+    loss = loss_of(candidate)
+    vae = vae_of(loss)
     if loss.batch_statistic:
         return
     x, noise = inputs_of(loss)
@@ -203,7 +213,8 @@ def check_independence(candidate: Candidate) -> None:
 @check("loss")
 def check_determinism(candidate: Candidate) -> None:
     """The same trace always gives the same loss: the loss makes no random draws of its own."""
-    loss, vae = loss_of(candidate).eval(), vae_of()
+    loss = loss_of(candidate).eval()
+    vae = vae_of(loss)
     inputs = inputs_of(loss)
     values = [loss(trace_of(vae, *inputs)) for _ in range(2)]
     expect(torch.equal(*values), "the loss of one trace, twice", expected="bit-equal values", came="other ones")
@@ -212,7 +223,8 @@ def check_determinism(candidate: Candidate) -> None:
 @check("loss")
 def check_gradient(candidate: Candidate) -> None:
     """The model receives a gradient from the loss, and so does every parameter of the loss itself, from the aim that moves it."""
-    loss, vae = loss_of(candidate), vae_of()
+    loss = loss_of(candidate)
+    vae = vae_of(loss)
     aims = loss.aims() or {"loss": Aim()}
     named = {f"{own}.{name}" for aim in aims.values() for own in aim.own for name, _ in getattr(loss, own).named_parameters()}
     others = {name.replace(".", "_"): p for name, p in loss.named_parameters() if name not in named}
@@ -234,7 +246,7 @@ def check_gradient(candidate: Candidate) -> None:
 def check_purity(candidate: Candidate) -> None:
     """A forward pass changes neither the state of the loss nor the latents of the trace."""
     loss = loss_of(candidate)
-    trace = trace_of(vae_of(), *inputs_of(loss))
+    trace = trace_of(vae_of(loss), *inputs_of(loss))
     state, z = {name: value.clone() for name, value in loss.state_dict().items()}, trace.z.clone()
     loss(trace)
     changed = [name for name, value in loss.state_dict().items() if not torch.equal(value, state[name])]
@@ -246,7 +258,7 @@ def check_purity(candidate: Candidate) -> None:
 def check_metrics(candidate: Candidate) -> None:
     """Each metric that the loss logs is a tensor of one number per example, or of a single number."""
     loss = loss_of(candidate)
-    trace = trace_of(vae_of(), *inputs_of(loss))
+    trace = trace_of(vae_of(loss), *inputs_of(loss))
     loss(trace)
     for name, value in trace.metrics.items():
         came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -256,7 +268,8 @@ def check_metrics(candidate: Candidate) -> None:
 @check("loss")
 def check_dtype(candidate: Candidate) -> None:
     """Float32 traces give float32 losses that agree with float64."""
-    vae, loss = vae_of(), loss_of(candidate)
+    loss = loss_of(candidate)
+    vae = vae_of(loss)
     x, noise = inputs_of(loss)
     double = loss(trace_of(vae, x, noise))
     loss, trace = loss_of(candidate, torch.float32), trace_of(vae.float(), x.float(), noise.float())
@@ -269,7 +282,8 @@ def check_dtype(candidate: Candidate) -> None:
 @check("loss")
 def check_device(candidate: Candidate) -> None:
     """The loss moves to another device completely: it creates no tensor on the CPU."""
-    loss, vae = loss_of(candidate, torch.float32).to("meta"), vae_of(torch.float32).to("meta")
+    loss = loss_of(candidate, torch.float32).to("meta")
+    vae = vae_of(loss, torch.float32).to("meta")
     inputs = [tensor.to("meta") for tensor in inputs_of(loss, dtype=torch.float32)]
     with during("the loss on torch's meta device"):
         value = loss(trace_of(vae, *inputs))
@@ -279,7 +293,8 @@ def check_device(candidate: Candidate) -> None:
 @check("loss")
 def check_compile(candidate: Candidate) -> None:
     """`torch.compile` compiles model and loss to a single graph that agrees with eager execution."""
-    loss, vae = loss_of(candidate, torch.float32), vae_of(torch.float32)
+    loss = loss_of(candidate, torch.float32)
+    vae = vae_of(loss, torch.float32)
     expect_compiles(lambda *inputs: loss(trace_of(vae, *inputs)), inputs_of(loss, dtype=torch.float32))
 
 
@@ -299,12 +314,13 @@ class _Model(nn.Module):
 def check_vmap(candidate: Candidate) -> None:
     """Models stacked under `torch.vmap`, as sweeps train them, have the losses and gradients of each model alone."""
     losses = [loss_of(candidate) for _ in range(2)]
-    expect_stackable([_Model(vae_of(), loss).eval() for loss in losses], *inputs_of(losses[0]))
+    expect_stackable([_Model(vae_of(loss), loss).eval() for loss in losses], *inputs_of(losses[0]))
 
 
 @check("loss")
 def check_state_dict(candidate: Candidate) -> None:
     """Saving the weights and loading them into a new instance gives a bit-identical loss."""
-    loss, other, vae = loss_of(candidate), loss_of(candidate), vae_of()
+    loss, other = loss_of(candidate), loss_of(candidate)
+    vae = vae_of(loss)
     inputs = inputs_of(loss)
     expect_same_after_loading(loss, other, lambda module: [module(trace_of(vae, *inputs))])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaekit.compute.sharding import own
 
@@ -18,7 +18,7 @@ class MovingAverage:
     does not retain the initial weights. This increase is that of TensorFlow's ``ExponentialMovingAverage``.
 
     Args:
-        module: The module whose trainable parameters are averaged; they may be sharded across processes.
+        parameters: What is averaged, by name: trainable parameters, which may be sharded across processes, and learned buffers.
         decay: The largest d.
 
     References:
@@ -26,9 +26,8 @@ class MovingAverage:
             Optimization 30(4).
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.parameters = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-        self.decay = decay
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        self.parameters, self.decay = dict(parameters), decay
         self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
         some = next(iter(self.parameters.values()))
         self.weight = torch.zeros((), dtype=some.dtype, device=some.device)  # read by the recorded step

@@ -78,7 +78,7 @@ def _waits(objective: Objective) -> bool:
     inputs = example_inputs(objective)
 
     def step() -> None:
-        total, _ = objective(inputs)
+        total, *_ = objective(inputs)
         total.backward()
 
     waits = graphs.waits(step)

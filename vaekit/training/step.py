@@ -49,7 +49,7 @@ class Step:
         self.memory_format = torch.contiguous_format if divided else lay_out(self.objective)
         self.whole = self._divide() if divided else self.objective
         """The whole model, filled within `gathered`; if the model is sharded, `objective` holds a shard of each parameter."""
-        if several and self.objective.batch_statistic:
+        if several and (self.objective.batch_statistic or self.objective.learners):
             self.objective.gather = self.processes.gather
         self.optimizers = [
             torch.optim.AdamW(
@@ -66,7 +66,9 @@ class Step:
             )
             for player in self.objective.players
         ]
-        self.average = None if train.ema is None else MovingAverage(self.objective, train.ema)
+        self.learned = {name: self.objective.get_buffer(name) for name in self.objective.learned}
+        moving = {name: parameter for name, parameter in self.objective.named_parameters() if parameter.requires_grad}
+        self.average = None if train.ema is None else MovingAverage(moving | self.learned, train.ema)
         self.forward = self._launched()
         self.clock = torch.zeros((), device=self.device)
         self.steps_per_epoch = full_batches(objective.num_data or 0, train.batch_size)
@@ -105,13 +107,13 @@ class Step:
     def take(self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         """Take a step on data and noise, at the time and learning rates already set."""
         with self.autocast():
-            total, terms = self.forward(Inputs(x, target, noise, self.clock, y))
+            total, terms, state = self.forward(Inputs(x, target, noise, self.clock, y))
         total.backward()
-        self.update()
+        self.update(state)
         return dict(terms)
 
-    def update(self) -> None:
-        """Step every optimiser, clear the gradients, and update the moving average, if any."""
+    def update(self, state: Mapping[str, Tensor]) -> None:
+        """Step every optimiser, clear the gradients, set the next state, and update the moving average, if any."""
         for optimizer in self.optimizers:
             (group,) = optimizer.param_groups
             if self.spec.train.grad_clip is not None:
@@ -120,6 +122,8 @@ class Step:
             optimizer.step()
             for parameter in group["params"]:  # what zero_grad does, a tenth of a millisecond faster
                 parameter.grad = None
+        for name, value in state.items():
+            self.learned[name].copy_(value)
         if self.average is not None:
             self.average.update()
 

@@ -19,6 +19,8 @@ class DeltaPosterior(Posterior):
     Nothing draws the codes towards the prior, so samples from the prior need not decode to anything meaningful.
     """
 
+    default_loss = None
+
     @property
     def param_shape(self) -> Shape:
         return (self.latent_dim,)

@@ -143,7 +143,7 @@ def test_every_encoder_works_with_every_decoder_and_likelihood(encoder, decoder,
     vae = build_vae(spec.model, Facts(data_shape=shape), seed=0)
     x = torch.rand(2, *shape)
     noise = vae.posterior.draw_noise(2, None, like=x)
-    total, _ = build_objective(spec.model, vae, num_data=10)(Inputs(x, x, noise, torch.zeros(())))
+    total, *_ = build_objective(spec.model, vae, num_data=10)(Inputs(x, x, noise, torch.zeros(())))
     total.backward()
     assert torch.isfinite(total)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.parameters())

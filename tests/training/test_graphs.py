@@ -214,8 +214,8 @@ def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeyp
             parameter.grad = torch.empty_like(parameter)
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
+    objective = build_objective(spec.model, build_vae(spec.model, splits.facts), num_data=len(splits.train))
     with gpu:
-        objective = build_objective(spec.model, build_vae(spec.model, splits.facts), num_data=len(splits.train))
         trainer = Trainer(spec, objective, splits, RunFolder.create(spec, tmp_path / "run"))
         for number, batch in enumerate(trainer.batches.epoch(0)):
             trainer.meter.add(trainer.step(batch, number))

@@ -237,15 +237,19 @@ INFERENCE, GENERATION = ("encoder", "posterior"), ("decoder", "prior", "likeliho
 
 @dataclass(frozen=True)
 class Optim:
-    """Settings of an optimiser (Adam) that differ from the run's.
+    """Settings of an optimiser (AdamW) that differ from the run's; None means the run's.
 
     Args:
-        lr: The peak learning rate; default: the run's.
+        lr: The peak learning rate.
         betas: The decay rates of the two moments.
+        eps: The term that is added to the denominator of a step.
+        weight_decay: The decoupled weight decay of matrices and kernels.
     """
 
     lr: float | None = None
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True)

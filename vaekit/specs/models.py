@@ -20,6 +20,7 @@ from pydantic import (
     PositiveFloat,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
     field_validator,
 )
@@ -133,6 +134,7 @@ def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:
         raise PydanticCustomError("epochs", "must be auto, none, epochs from 1 such as 1,2,10, or every:N with N >= 1") from None
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Numbered = Annotated[tuple[Count, ...], Field(examples=["1,2,10"])]
 EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$"), Field(examples=["every:5"])]
 
@@ -147,10 +149,17 @@ class TrainSpec(Spec):
         "out the images of a last, short batch, others each time.",
     )
     lr: PositiveFloat = Field(2e-3, description="Peak learning rate of Adam.")
-    schedule: Literal["cosine", "constant"] = Field(
+    schedule: Literal["cosine", "constant", "step"] = Field(
         "cosine",
-        description="Learning rate schedule; cosine decays to 0 at the last step, so a run is not the start of a longer one.",
+        description="Learning rate schedule; cosine decays to 0 at the last step, so a run is not the start of a longer one; "
+        "step multiplies the rate by --lr-gamma at each of --lr-milestones.",
     )
+    lr_milestones: tuple[Count, ...] = Field(
+        (), description="Numbers of epochs after which the learning rate changes, for --schedule step."
+    )
+    lr_gamma: PositiveFloat = Field(0.1, description="Factor of the learning rate at a milestone.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay rates of Adam's two moments.")
+    eps: PositiveFloat = Field(1e-8, description="Term that Adam adds to the denominator of a step.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Decoupled weight decay (AdamW) of matrices and kernels; biases and learned scales do not decay."
     )
@@ -192,6 +201,18 @@ class TrainSpec(Spec):
     logger: tuple[LoggerSpec, ...] = Field(
         (), description="Where to send numbers and pictures besides the run folder.", json_schema_extra=_one_or_several
     )
+
+    @field_validator("lr_milestones")
+    @classmethod
+    def _increasing(cls, given: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        schedule = info.data.get("schedule")
+        if schedule == "step" and not given:
+            raise PydanticCustomError("milestones", "required for --schedule step, for example 10,20")
+        if schedule in {"cosine", "constant"} and given:
+            raise PydanticCustomError("milestones", "needs --schedule step")
+        if list(given) != sorted(set(given)):
+            raise PydanticCustomError("milestones", "must be increasing numbers of epochs, such as 10,20")
+        return given
 
     @field_validator("logger", mode="before")
     @classmethod

@@ -11,13 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from vaekit.data.specs import Binarize
 from vaekit.distributions import Density, Distribution
+from vaekit.schema import ModelPart
 from vaekit.trace import Trace
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Declaration:
     requires: frozenset[Capability] = frozenset()
 
 
-MODEL_PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood")
+MODEL_PARTS: tuple[ModelPart, ...] = get_args(ModelPart)
 INFERENCE, GENERATION = ("encoder", "posterior"), ("decoder", "prior", "likelihood")
 """The parts of q(z|x), and those of p(x, z)."""
 

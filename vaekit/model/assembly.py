@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -11,9 +11,10 @@ from vaekit import roles
 from vaekit.data.facts import Facts
 from vaekit.data.sources import Splits
 from vaekit.interfaces import Likelihood, Loss, Posterior, Prior
-from vaekit.model.contracts import check_contracts
+from vaekit.model.contracts import check_contracts, check_players
 from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.model.vae import VAE
+from vaekit.schema import ModelPart
 from vaekit.specs.models import ModelSpec, RunSpec
 from vaekit.streams import derive_seed
 
@@ -23,10 +24,12 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
 
     Raises:
         PluginError: A component does not return what its role promises.
+        UsageError: A loss has nothing to train, or no loss depends on what is trained.
     """
     vae = build_vae(spec.model, splits.facts, seed=spec.train.seed)
-    objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed)
+    objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed, frozen=spec.train.freeze)
     check_contracts(spec.model, objective, example_inputs(objective))
+    check_players(objective, example_inputs(objective))
     return objective
 
 
@@ -48,7 +51,9 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
         return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood, value_range=facts.value_range)
 
 
-def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None) -> Objective:
+def build_objective(
+    model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None, frozen: Sequence[ModelPart] = ()
+) -> Objective:
     """Build the objective of a model from its losses.
 
     Args:
@@ -56,6 +61,7 @@ def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, 
         vae: The model.
         num_data: The size of the dataset.
         seed: The seed of the initial weights of losses that have networks; see `build_vae`.
+        frozen: Parts of the model that are not trained.
     """
     with _seeded(seed, "initial weights of losses"):
         losses: dict[str, Loss] = {
@@ -63,7 +69,7 @@ def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, 
         }
     if not any("reconstruction" in loss.covers for loss in losses.values()):
         losses = {"reconstruction": Reconstruction(), **losses}
-    return Objective(vae, losses, num_data=num_data)
+    return Objective(vae, losses, num_data=num_data, frozen=frozen)
 
 
 @contextmanager

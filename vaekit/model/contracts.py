@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vaekit import roles
-from vaekit.errors import PluginError
+from vaekit.errors import PluginError, UsageError
 from vaekit.interfaces import Shape
 from vaekit.model.objective import Inputs, Objective
 from vaekit.registry import Registry
@@ -47,6 +47,33 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
             scalar = loss.batch_statistic and isinstance(value, Tensor) and value.ndim == 0
             _kept(roles.losses, kind, f"its term {name!r}", value, () if scalar else (num,), finite=False)
     objective.train(training)
+
+
+def check_players(objective: Objective, inputs: Inputs) -> None:
+    """Check that the losses depend on what is trained if parts of the model are frozen.
+
+    Args:
+        objective: The objective.
+        inputs: A small batch.
+
+    Raises:
+        UsageError: No loss has a gradient with respect to any parameter of a player.
+    """
+    if not objective.frozen:
+        return
+    training = objective.training
+    total, _ = objective.eval()(inputs)
+    objective.train(training)
+    for player in objective.players:
+        own = objective.parameters_of(player)
+        gradients = torch.autograd.grad(total, own, retain_graph=True, allow_unused=True) if total.requires_grad else ()
+        if all(gradient is None for gradient in gradients):
+            trained = dict.fromkeys(".".join(name.split(".")[1:2]) for name in player.names)
+            raise UsageError(
+                "no loss depends on what is trained",
+                given=f"{', '.join(trained)}, trained by {', '.join(player.aims)}; frozen: {', '.join(objective.frozen)}",
+                remedy="freeze fewer parts, or add a loss that depends on it, for example kl for the prior",
+            )
 
 
 def _check_modules(model: ModelSpec, objective: Objective) -> None:

@@ -14,6 +14,7 @@ from torch.func import functional_call
 from vaekit.errors import UsageError
 from vaekit.interfaces import Aim, Loss, Optim, Shape
 from vaekit.model.vae import VAE
+from vaekit.schema import ModelPart
 from vaekit.trace import Trace, mean_over_samples
 
 
@@ -96,14 +97,20 @@ class Objective(nn.Module):
         vae: The model.
         losses: The losses by name.
         num_data: The size of the training set, for losses that estimate aggregates.
+        frozen: Parts of the model that are not trained; they belong to no player and remain in evaluation mode.
 
     Raises:
-        UsageError: No loss trains a part of the model, losses ask for different numbers of samples or have terms of the same
-            name, or aims that move the same parameters ask for different optimisers.
+        UsageError: No loss trains a part of the model, a loss has nothing to train, losses ask for different numbers of samples
+            or have terms of the same name, or aims that move the same parameters ask for different optimisers.
     """
 
-    def __init__(self, vae: VAE, losses: Mapping[str, Loss], *, num_data: int | None = None) -> None:
+    def __init__(
+        self, vae: VAE, losses: Mapping[str, Loss], *, num_data: int | None = None, frozen: Sequence[ModelPart] = ()
+    ) -> None:
         super().__init__()
+        for part in frozen:
+            vae.get_submodule(part).requires_grad_(False)
+        self.frozen = tuple(frozen)
         self.vae = vae
         self.losses = nn.ModuleDict(losses)
         self.num_data = num_data
@@ -121,15 +128,16 @@ class Objective(nn.Module):
                     )
                 self.terms[term] = Term(name, aim)
         self.players = self._players()
+        self._check_terms()
         self.owner = {name: i for i, player in enumerate(self.players) for name in player.names}
 
     def _players(self) -> tuple[Player, ...]:
         """Group the parameters by the aims that move them."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, parameter in self.named_parameters():
-            movers = self._movers(name)
-            if not movers and not parameter.requires_grad:
+            if not parameter.requires_grad:
                 continue
+            movers = self._movers(name)
             if not movers:
                 raise UsageError(
                     f"no loss trains the {name.split('.')[1]}",
@@ -138,6 +146,17 @@ class Objective(nn.Module):
                 )
             groups.setdefault(movers, []).append(name)
         return tuple(Player(movers, tuple(names), self._optim(movers)) for movers, names in groups.items())
+
+    def _check_terms(self) -> None:
+        """Check that every term has parameters to train."""
+        trained = {term for player in self.players for term in player.aims}
+        idle = [f"{term}, of {', '.join(aim.moves or aim.own)}" for term, (_, aim) in self.terms.items() if term not in trained]
+        if idle:
+            raise UsageError(
+                "a loss has nothing to train: its parts of the model are frozen or have no parameters",
+                given="; ".join(idle) + (f"; frozen: {', '.join(self.frozen)}" if self.frozen else ""),
+                remedy="freeze fewer parts, or leave the loss out" if self.frozen else "leave the loss out",
+            )
 
     def _movers(self, name: str) -> tuple[str, ...]:
         """Return the aims that move a parameter."""
@@ -166,6 +185,13 @@ class Objective(nn.Module):
     def producers(self) -> set[int]:
         """The numbers of the players that own parameters of the model, which produce the trace."""
         return {owner for name, owner in self.owner.items() if name.startswith("vae.")}
+
+    def train(self, mode: bool = True) -> Objective:
+        """Set training or evaluation mode, in which frozen parts always are, so that their buffers do not change either."""
+        super().train(mode)
+        for part in self.frozen:
+            self.vae.get_submodule(part).eval()
+        return self
 
     def draw_noise(self, num: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
         """Draw the base noise of ``num`` images, ``(num, *S, D)``: batch first, so that processes can share it by images.

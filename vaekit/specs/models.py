@@ -31,7 +31,7 @@ from vaekit.data.specs import AugmentSpec, Binarize
 from vaekit.errors import SpecError, VaekitError, plain
 from vaekit.files import local_path
 from vaekit.registry import Registry
-from vaekit.schema import ComponentSpec, Count, Seed, Spec
+from vaekit.schema import ComponentSpec, Count, ModelPart, Seed, Spec
 
 
 def component_data(role: str, value: Any) -> dict[str, Any]:
@@ -168,6 +168,13 @@ class TrainSpec(Spec):
         description="Largest norm of the whole gradient; larger gradients are scaled down. While a learned σ shrinks, gradients "
         "grow as 1/σ², so most steps are clipped, which Adam largely undoes.",
     )
+    init: Annotated[Path, Field(examples=["RUN"])] | None = Field(
+        None,
+        description="Run folder or model file whose weights are the initial ones of all parts of the same kind and shapes.",
+    )
+    freeze: tuple[ModelPart, ...] = Field(
+        (), description="Parts that are not trained and keep the weights of --init, for example encoder,decoder,posterior."
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="Largest decay, in (0, 1), of a moving average of the weights, used for validation, pictures and the saved "
@@ -212,6 +219,13 @@ class TrainSpec(Spec):
             raise PydanticCustomError("milestones", "needs --schedule step")
         if list(given) != sorted(set(given)):
             raise PydanticCustomError("milestones", "must be increasing numbers of epochs, such as 10,20")
+        return given
+
+    @field_validator("freeze")
+    @classmethod
+    def _taken_from_a_run(cls, given: tuple[ModelPart, ...], info: ValidationInfo) -> tuple[ModelPart, ...]:
+        if given and info.data.get("init", given) is None:
+            raise PydanticCustomError("freeze", "needs --init RUN, since random weights would be frozen otherwise")
         return given
 
     @field_validator("logger", mode="before")

@@ -30,6 +30,7 @@ from vaekit.sweeps.stacked_training import fit_stacked
 from vaekit.training.checks import check_data
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
+from vaekit.training.initial import read_initial
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.trainer import Trainer
 
@@ -79,9 +80,13 @@ def sweep(
     splits = _load(specs)
     specs = [fit_to_data(each, split) for each, split in zip(specs, splits, strict=True)]
     objectives = [assemble(each, split) for each, split in zip(specs, splits, strict=True)]
+    told: list[str] = []
     for each, objective, split in zip(specs, objectives, splits, strict=True):
         check_data(each, objective.vae.likelihood, split)
+        initial = read_initial(each, objective.vae, split.facts)
+        told += [] if initial is None else [initial.note]
     groups, notes = plan(specs, objectives, stack)
+    notes = (*dict.fromkeys(told), *notes)
     specs = [choose_compilation(each, objective) for each, objective in zip(specs, objectives, strict=True)]
     folder = make_folder(out)
     try:

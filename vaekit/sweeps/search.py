@@ -32,6 +32,7 @@ from vaekit.sweeps.space import Range, check_over
 from vaekit.training.checks import check_data
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
+from vaekit.training.initial import read_initial
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.trainer import Trainer
 
@@ -214,6 +215,7 @@ class Plan:
             splits = self.load(spec)
             objective = assemble(spec, splits)
             check_data(spec, objective.vae.likelihood, splits)
+            read_initial(spec, objective.vae, splits.facts)
             choose_compilation(spec, objective)
             two = torch.arange(min(2, len(splits.validation)), device=splits.validation.device)
             few = replace(splits, validation=splits.validation.subset(two))

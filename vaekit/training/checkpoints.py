@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.compute.sharding import collect
+from vaekit.compute.sharding import collect, like
 from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
 from vaekit.errors import CheckpointError, DataError, reason_of
@@ -19,6 +19,7 @@ from vaekit.specs.models import RunSpec
 from vaekit.specs.text import flat, value_text
 from vaekit.store import checkpoint
 from vaekit.store.folder import RunFolder
+from vaekit.training.initial import read_initial
 from vaekit.training.meter import Meter
 from vaekit.training.step import Step
 
@@ -79,6 +80,26 @@ class Checkpoints:
         """
         checkpoint.check_readable(self.folder.last, self.spec, **self.about)
 
+    def load_initial(self) -> tuple[str, ...]:
+        """Load the weights that the spec's ``init`` names, if any; return a note on what was taken.
+
+        Raises:
+            CheckpointError: They are missing or damaged.
+            UsageError: They do not fit the model or the data.
+        """
+        step = self.step
+        initial = read_initial(self.spec, step.objective.vae, self.about["facts"], self.processes)
+        if initial is None:
+            return ()
+        own = step.objective.vae.state_dict()
+        with torch.no_grad():
+            for name, tensor in initial.weights.items():
+                own[name].copy_(like(tensor.to(step.device), own[name]))
+        if step.average is not None:
+            step.average.start()
+        self.about["init"] = initial.digest
+        return (initial.note,)
+
     def save_best(self, epoch: int) -> None:
         """Write the best weights so far: those of the objective, for evaluation, and those of the model alone."""
         with self.step.averaged():
@@ -123,6 +144,7 @@ class Checkpoints:
         path, step = self.folder.last, self.step
         tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
         self._require_same_spec(header.spec)
+        self.about["init"] = header.init
         changed = changes(header.data, self.about["data"])
         if changed and not allow_changed_data:
             raise DataError(

@@ -198,7 +198,7 @@ class Trainer:
                 self.checkpoints.check()
             if self.processes.leads and not resume:
                 self.folder.cut_metrics(0)  # of an epoch that ended with its process, before the first checkpoint
-            notes = (self._resume() if resume else self._few_steps()) + self._notes()
+            notes = (self._resume() if resume else self.checkpoints.load_initial() + self._few_steps()) + self._notes()
             logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
             self.reporter.start(self._start(notes + logged))
         except BaseException:
@@ -287,6 +287,9 @@ class Trainer:
     def _notes(self) -> tuple[str, ...]:
         """Return what the user should know before the first numbers appear."""
         notes: tuple[str, ...] = ()
+        if frozen := self.step.objective.frozen:
+            trained = sum(p.numel() for p in self.step.objective.parameters() if p.requires_grad)
+            notes += (f"frozen: {', '.join(frozen)}; {trained:,} parameters are trained",)
         if (average := self.step.average) is not None:
             notes += ("training metrics use the raw weights; validation, pictures and the saved model use their moving average",)
             if average.rises(self.step.num_steps):

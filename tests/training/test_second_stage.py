@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,8 @@ def test_models_of_a_sweep_are_second_stages(images: Path, tmp_path: Path, first
     teller.note = lines.append  # type: ignore[method-assign]
     runs = vaekit.sweep(over=over, stack=stack, reporter=teller, out=tmp_path / "sweep", **given)
     assert sum("initial weights from" in line for line in lines) == 2
+    groups = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["groups"]
+    assert [len(group["numbers"]) for group in groups] == ([4] if stack == "on" else [1] * 4)
     assert [changed(first, run) == {"prior"} for run in runs] == [True, True, False, False]
     assert [changed(other, run) == {"prior"} for run in runs] == [False, False, True, True]
     alone = vaekit.train(**given, init=other.path, seed=1, out=tmp_path / "alone").evaluation()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -155,7 +155,7 @@ class TrainSpec(Spec):
         "step multiplies the rate by --lr-gamma at each of --lr-milestones.",
     )
     lr_milestones: tuple[Count, ...] = Field(
-        (), description="Numbers of epochs after which the learning rate changes, for --schedule step."
+        (), description="Numbers of epochs after which the learning rate changes, for --schedule step.", examples=["10,20"]
     )
     lr_gamma: PositiveFloat = Field(0.1, description="Factor of the learning rate at a milestone.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay rates of Adam's two moments.")
@@ -168,12 +168,15 @@ class TrainSpec(Spec):
         description="Largest norm of the whole gradient; larger gradients are scaled down. While a learned σ shrinks, gradients "
         "grow as 1/σ², so most steps are clipped, which Adam largely undoes.",
     )
-    init: Annotated[Path, Field(examples=["RUN"])] | None = Field(
+    init: Path | None = Field(
         None,
-        description="Run folder or model file whose weights are the initial ones of all parts of the same kind and shapes.",
+        description="Run folder or model file from which parts of the same kind and shapes take their initial weights.",
+        examples=["RUN"],
     )
     freeze: tuple[ModelPart, ...] = Field(
-        (), description="Parts that are not trained and keep the weights of --init, for example encoder,decoder,posterior."
+        (),
+        description=f"Parts that are not trained and keep the weights of --init; any of {', '.join(get_args(ModelPart))}.",
+        examples=["encoder,decoder"],
     )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,

@@ -50,16 +50,25 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
 
 
 def check_players(objective: Objective, inputs: Inputs) -> None:
-    """Check that the losses depend on what is trained if parts of the model are frozen.
+    """Check that each loss has parameters to train and, if parts of the model are frozen, that a loss depends on the others.
 
     Args:
-        objective: The objective.
+        objective: The objective; its training mode does not change.
         inputs: A small batch.
 
     Raises:
-        UsageError: No loss has a gradient with respect to any parameter of a player.
+        UsageError: A loss has none, or no loss has a gradient with respect to the parameters of a player.
     """
-    if not objective.frozen:
+    frozen = f"; frozen: {', '.join(objective.frozen)}" if objective.frozen else ""
+    trained = {term for player in objective.players for term in player.aims}
+    idle = {term: aim.moves or aim.own for term, (_, aim) in objective.terms.items() if term not in trained}
+    if idle:
+        raise UsageError(
+            "a loss has nothing to train: its parts of the model are frozen or have no parameters",
+            given="; ".join(f"{term} trains {', '.join(parts)}" for term, parts in idle.items()) + frozen,
+            remedy="freeze fewer parts, or leave the loss out" if frozen else "leave the loss out",
+        )
+    if not frozen:
         return
     training = objective.training
     total, _ = objective.eval()(inputs)
@@ -68,10 +77,10 @@ def check_players(objective: Objective, inputs: Inputs) -> None:
         own = objective.parameters_of(player)
         gradients = torch.autograd.grad(total, own, retain_graph=True, allow_unused=True) if total.requires_grad else ()
         if all(gradient is None for gradient in gradients):
-            trained = dict.fromkeys(".".join(name.split(".")[1:2]) for name in player.names)
+            parts = dict.fromkeys(name.split(".")[1] for name in player.names)
             raise UsageError(
                 "no loss depends on what is trained",
-                given=f"{', '.join(trained)}, trained by {', '.join(player.aims)}; frozen: {', '.join(objective.frozen)}",
+                given=f"trained: {', '.join(parts)}{frozen}",
                 remedy="freeze fewer parts, or add a loss that depends on it, for example kl for the prior",
             )
 

@@ -100,8 +100,8 @@ class Objective(nn.Module):
         frozen: Parts of the model that are not trained; they belong to no player and remain in evaluation mode.
 
     Raises:
-        UsageError: No loss trains a part of the model, a loss has nothing to train, losses ask for different numbers of samples
-            or have terms of the same name, or aims that move the same parameters ask for different optimisers.
+        UsageError: No loss trains a part of the model, losses ask for different numbers of samples or have terms of the same
+            name, or aims that move the same parameters ask for different optimisers.
     """
 
     def __init__(
@@ -128,16 +128,17 @@ class Objective(nn.Module):
                     )
                 self.terms[term] = Term(name, aim)
         self.players = self._players()
-        self._check_terms()
         self.owner = {name: i for i, player in enumerate(self.players) for name in player.names}
 
     def _players(self) -> tuple[Player, ...]:
         """Group the parameters by the aims that move them."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
+            if name.startswith(tuple(f"vae.{part}." for part in self.frozen)):
                 continue
             movers = self._movers(name)
+            if not movers and not parameter.requires_grad:
+                continue
             if not movers:
                 raise UsageError(
                     f"no loss trains the {name.split('.')[1]}",
@@ -146,17 +147,6 @@ class Objective(nn.Module):
                 )
             groups.setdefault(movers, []).append(name)
         return tuple(Player(movers, tuple(names), self._optim(movers)) for movers, names in groups.items())
-
-    def _check_terms(self) -> None:
-        """Check that every term has parameters to train."""
-        trained = {term for player in self.players for term in player.aims}
-        idle = [f"{term}, of {', '.join(aim.moves or aim.own)}" for term, (_, aim) in self.terms.items() if term not in trained]
-        if idle:
-            raise UsageError(
-                "a loss has nothing to train: its parts of the model are frozen or have no parameters",
-                given="; ".join(idle) + (f"; frozen: {', '.join(self.frozen)}" if self.frozen else ""),
-                remedy="freeze fewer parts, or leave the loss out" if self.frozen else "leave the loss out",
-            )
 
     def _movers(self, name: str) -> tuple[str, ...]:
         """Return the aims that move a parameter."""
@@ -180,6 +170,11 @@ class Objective(nn.Module):
     def batch_statistic(self) -> bool:
         """Whether any loss of an example depends on the rest of the batch."""
         return any(module.batch_statistic for module in self.modules() if isinstance(module, Loss))
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a loss trains a network of its own by an aim that does not count in the objective."""
+        return any(aim.own and not aim.judged for _, aim in self.terms.values())
 
     @property
     def producers(self) -> set[int]:

@@ -183,6 +183,12 @@ class TrainSpec(Spec):
         description="Largest decay, in (0, 1), of a moving average of the weights, used for validation, pictures and the saved "
         "model; it rises as (1 + t) / (10 + t) with step t, so short runs average over about their last tenth.",
     )
+    best: str = Field(
+        "auto",
+        description="Number of the validation set that chooses the best epoch, such as elbo or, with a direction, kl:max; last "
+        "chooses the last epoch; auto chooses by the loss, or the last epoch where a critic plays.",
+        examples=["elbo"],
+    )
     seed: Seed = Field(0, description="Seed of all random draws.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Device to compute on; auto chooses CUDA, then MPS, then the CPU."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,8 @@ from vaekit.compute.distributed import ProcessGroup, take_place
 from vaekit.compute.process import Interrupted
 from vaekit.data.sources import Splits
 from vaekit.errors import DivergenceError, UsageError, VaekitError, reason_of
-from vaekit.evaluation.evaluator import Evaluator
-from vaekit.evaluation.metrics import metric_of
+from vaekit.evaluation.evaluator import check_criterion
+from vaekit.evaluation.metrics import Criterion
 from vaekit.extras import import_extra
 from vaekit.files import local_path
 from vaekit.model.assembly import assemble
@@ -29,7 +28,7 @@ from vaekit.store.record import Record
 from vaekit.sweeps.grid import load_once
 from vaekit.sweeps.record import make_folder, outcome, read_record, run_name, write_record
 from vaekit.sweeps.space import Range, check_over
-from vaekit.training.checks import check_data
+from vaekit.training.checks import check_best, check_data
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
 from vaekit.training.initial import read_initial
@@ -95,35 +94,6 @@ def search(
     done = [row for row in read_record(folder)["runs"] if "test" in row]
     done.sort(key=lambda row: row["value"], reverse=plan.metric.maximise)
     return [Run(folder / row["run"]) for row in done]
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """The metric of the validation set by which trials are compared.
-
-    Args:
-        name: The name of the metric.
-        maximise: Whether more is better.
-    """
-
-    name: str
-    maximise: bool
-
-    @classmethod
-    def read(cls, text: str) -> Criterion:
-        """Parse a metric, such as ``elbo`` or ``active_units:max``.
-
-        Raises:
-            UsageError: The direction after the colon is neither ``min`` nor ``max``.
-        """
-        name, colon, direction = text.partition(":")
-        if colon and direction not in {"min", "max"}:
-            raise UsageError("unknown direction of a metric", given=text, expected=f"{name}:min or {name}:max")
-        return cls(name, direction == "max" if colon else metric_of(name).better == "more")
-
-    def of(self, record: Mapping[str, Any]) -> float:
-        """Return the metric's value in a record of ``metrics.jsonl``."""
-        return float(record[f"validation_{self.name}"])
 
 
 class Plan:
@@ -217,17 +187,8 @@ class Plan:
             check_data(spec, objective.vae.likelihood, splits)
             read_initial(spec, objective.vae, splits.facts)
             choose_compilation(spec, objective)
-            two = torch.arange(min(2, len(splits.validation)), device=splits.validation.device)
-            few = replace(splits, validation=splits.validation.subset(two))
-            place = ProcessGroup(device=take_place(spec.train.device))
-            found = Evaluator(spec, objective.to(place.device), few, place).scores("validation")
-            names = [name for name, value in found.items() if not isinstance(value, list)]
-            if self.metric.name not in names:
-                reason = f": the posterior {spec.model.posterior.kind!r} has no density" if self.metric.name == "elbo" else ""
-                raise UsageError(
-                    f"the metric {self.metric.name} is not available on the validation set{reason}",
-                    expected=f"--metric {', '.join(names)}; append :max if more is better",
-                )
+            check_criterion(self.metric, "--metric", spec, objective, splits)
+            check_best(spec, objective, splits)
         about = {spec.data.dataset.model_dump_json() + _about(spec): _about(spec) for spec in specs}
         if self.metric.name == "elbo" and len(about) > 1:
             raise UsageError(

@@ -15,6 +15,7 @@ from vaekit.compute.sharding import collect, like
 from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
 from vaekit.errors import CheckpointError, DataError, reason_of
+from vaekit.evaluation.metrics import Criterion
 from vaekit.specs.models import RunSpec
 from vaekit.specs.text import flat, value_text
 from vaekit.store import checkpoint
@@ -38,8 +39,8 @@ class Position:
     Args:
         epoch: The number of completed epochs.
         step: The number of completed steps in the current epoch.
-        best: The lowest validation objective so far; None before the first validation.
-        best_epoch: The epoch that reached it.
+        best: The criterion's value in the best epoch so far; None before the first validation.
+        best_epoch: The best epoch so far.
         seconds: Wall-clock time spent on training steps.
     """
 
@@ -49,12 +50,18 @@ class Position:
     best_epoch: int = 0
     seconds: float = 0.0
 
-    def end_epoch(self, objective: float) -> bool:
-        """Record the end of an epoch and its validation objective; return whether it is the best so far."""
+    def end_epoch(self, scores: Mapping[str, Any], criterion: Criterion | None) -> bool:
+        """Record the end of an epoch; return whether it is the best so far.
+
+        Args:
+            scores: The metrics of the validation set.
+            criterion: The metric that chooses the best epoch; None if it is the last.
+        """
         self.epoch, self.step = self.epoch + 1, 0
-        improved = self.best is None or objective < self.best
+        value = float(scores["loss" if criterion is None else criterion.name])
+        improved = criterion is None or self.best is None or criterion.prefers(value, self.best)
         if improved:
-            self.best, self.best_epoch = objective, self.epoch
+            self.best, self.best_epoch = value, self.epoch
         return improved
 
 

@@ -197,7 +197,7 @@ class Step:
 
 @torch.no_grad()
 def decay(group: Mapping[str, Any]) -> None:
-    """Apply the decoupled weight decay of AdamW to a group's parameters of two or more dimensions.
+    """Apply the decoupled weight decay of AdamW to a group's parameters of two or more dimensions that have a gradient.
 
     Biases, the weights of normalisations and learned scales are left alone: they do not multiply features, and shrinking a log
     scale would pull the standard deviation of the pixels towards 1.
@@ -205,7 +205,7 @@ def decay(group: Mapping[str, Any]) -> None:
     if group["decay"]:
         keep = 1.0 - group["lr"] * group["decay"]
         for parameter in group["params"]:
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 and parameter.grad is not None:
                 parameter.mul_(keep)
 
 

@@ -97,7 +97,7 @@ def test_the_prior_of_digits_is_learned_afterwards(tmp_path: Path) -> None:
 def test_models_of_a_sweep_are_second_stages(images: Path, tmp_path: Path, first: vaekit.Run, stack: Any) -> None:
     other = vaekit.train(**options(images, epochs=1, seed=9), out=tmp_path / "other")
     given = options(images, prior="mixture", freeze=REST)
-    over = {"init": (str(first.path), str(other.path)), "seed": (0, 1)}
+    over = {"init": (first.path, other.path), "seed": (0, 1)}
     lines: list[str] = []
     teller = Teller()
     teller.note = lines.append  # type: ignore[method-assign]

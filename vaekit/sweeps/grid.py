@@ -46,11 +46,11 @@ def sweep(
 ) -> list[Run]:
     """Train a model for every combination of option values; return the runs in the order of the combinations.
 
-    Models that differ only in seed, learning rate and schedule, weight decay, gradient clipping, weight averaging, or the numeric
-    options of their losses are stacked, that is, trained together, if that is faster; see `vaekit.sweeps.grouping.obstacle`. Each
-    model equals the result of `vaekit.train` up to rounding and has its own run folder; next to the runs, ``sweep.json`` collects
-    their results on the test set. A model whose loss becomes NaN stops, and its error is recorded in ``sweep.json``; its run has
-    no evaluation.
+    Models that differ only in seed, initial weights, learning rate and schedule, weight decay, gradient clipping, weight
+    averaging, or the numeric options of their losses are stacked, that is, trained together, if that is faster; see
+    `vaekit.sweeps.grouping.obstacle`. Each model equals the result of `vaekit.train` up to rounding and has its own run folder;
+    next to the runs, ``sweep.json`` collects their results on the test set. A model whose loss becomes NaN stops, and its error
+    is recorded in ``sweep.json``; its run has no evaluation.
 
     Args:
         spec: As for `vaekit.train`.

@@ -133,6 +133,7 @@ def test_a_run_with_milestones_resumes_to_the_same_bits(images: Path, tmp_path: 
         ({"lr_milestones": (2, 3)}, "lr_milestones: needs --schedule step"),
         ({"schedule": "step", "lr_milestones": (3, 2)}, "lr_milestones: must be increasing"),
         ({"schedule": "step", "lr_milestones": (0, 2)}, "lr_milestones: .*greater than 0"),
+        ({"lr_gamma": 1e300}, "lr_gamma: .*less than or equal to 1"),
         ({"betas": (0.9, 1.0)}, "betas: .*less than 1"),
         ({"eps": 0}, "eps: .*greater than 0"),
     ],

@@ -21,6 +21,7 @@ from vaekit.interfaces import MODEL_PARTS, Aim, Loss
 from vaekit.schema import ModelPart
 from vaekit.specs.options import build_spec
 from vaekit.store import checkpoint
+from vaekit.training.checkpoints import Checkpoints
 from vaekit.training.progress import Silent, Start
 
 REST: tuple[ModelPart, ...] = ("encoder", "decoder", "posterior", "likelihood")
@@ -132,7 +133,7 @@ def test_parts_of_the_same_kind_and_shapes_start_from_the_run_and_the_others_fro
     assert changed(first, run) == {"decoder", "prior"}
     assert changed(fresh, run) == {"encoder"}
     (note,) = (note for note in teller.notes if note.startswith("initial weights"))
-    assert f"from {first.folder.model}, epoch 1: encoder; not taken: " in note
+    assert f"from {first.folder.model}, epoch 1: encoder (activation is relu here, silu there); not taken: " in note
     assert "decoder (net.1.weight is (9, 2) here, (8, 2) there)" in note
     assert "prior ('mixture' here, 'normal' there)" in note
 
@@ -152,9 +153,38 @@ def test_a_run_resumes_to_the_same_bits_without_the_run_it_started_from(images: 
     digests = {checkpoint.load(file)[1].init for file in (resumed.folder.last, resumed.folder.best, whole.folder.model)}
     assert len(digests) == 1
     assert None not in digests
-    with pytest.raises(CheckpointError, match="does not exist"):
+    with pytest.raises(UsageError, match=r"--init .*first does not exist"):
         vaekit.train(**given, out=tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_the_same_weights(
+    images: Path, tmp_path: Path, first: vaekit.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = options(images, init=first.path)
+    whole = vaekit.train(**given, out=tmp_path / "whole")
+
+    def die(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save_best", die)
+        with pytest.raises(KeyboardInterrupt):
+            vaekit.train(**given, out=tmp_path / "killed")
+    again = vaekit.resume(tmp_path / "killed")
+    assert again.folder.model.read_bytes() == whole.folder.model.read_bytes()
+
+
+def test_a_search_tells_what_it_takes(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
+    pytest.importorskip("optuna")
+    lines: list[str] = []
+    teller = Teller()
+    teller.note = lines.append  # type: ignore[method-assign]
+    given = options(images, init=first.path, freeze=REST, prior="mixture")
+    over, storage = {"prior.num_components": (2, 3)}, tmp_path / "journal.log"
+    (run, _) = vaekit.search(over=over, storage=storage, trials=2, out=tmp_path / "search", reporter=teller, **given)
+    assert changed(first, run) == {"prior"}
+    assert sum("initial weights from" in line for line in lines) == 1
 
 
 def test_the_digest_is_that_of_the_weights(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
@@ -235,7 +265,7 @@ class Narrow(Loss):
             {"freeze": (), "latent_dim": 5},
             r"no weights of .*first fit the model(.*\n)*.*encoder \(.* here, .* there\);",
         ),
-        ({"freeze": (), "init": "nowhere"}, "nowhere does not exist"),
+        ({"freeze": (), "init": "nowhere"}, "--init nowhere does not exist"),
         ({"freeze": (), "init": "https://a.b/c"}, "is a URL"),
     ],
 )

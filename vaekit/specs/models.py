@@ -155,9 +155,9 @@ class TrainSpec(Spec):
         "step multiplies the rate by --lr-gamma at each of --lr-milestones.",
     )
     lr_milestones: tuple[Count, ...] = Field(
-        (), description="Numbers of epochs after which the learning rate changes, for --schedule step.", examples=["10,20"]
+        (), description="Numbers of epochs after which the learning rate falls, for --schedule step.", examples=["10,20"]
     )
-    lr_gamma: PositiveFloat = Field(0.1, description="Factor of the learning rate at a milestone.")
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="Factor of the learning rate at a milestone.")
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay rates of Adam's two moments.")
     eps: PositiveFloat = Field(1e-8, description="Term that Adam adds to the denominator of a step.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(

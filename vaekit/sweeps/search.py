@@ -113,6 +113,7 @@ class Plan:
         check_over(over, options)
         self.base, self.options, self.over, self.metric, self.prune = base, options, over, metric, prune
         self.loaded: dict[str, Splits] = {}
+        self.notes: list[str] = []
 
     @cached_property
     def request(self) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class Plan:
         record = {
             **{name: self.request[name] for name in ("over", "metric")},
             "seconds": round((max(times) - min(times)).total_seconds(), 3),
-            "notes": [],
+            "notes": self.notes,
             "best": study.best and study.best.user_attrs["run"],
             "runs": [
                 {"run": trial.user_attrs["run"], "options": trial.params, **self._outcome(study, trial)} for trial in trials
@@ -185,7 +186,8 @@ class Plan:
             splits = self.load(spec)
             objective = assemble(spec, splits)
             check_data(spec, objective.vae.likelihood, splits)
-            read_initial(spec, objective.vae, splits.facts)
+            initial = read_initial(spec, objective.vae, splits.facts)
+            self.notes += [] if initial is None or initial.note in self.notes else [initial.note]
             choose_compilation(spec, objective)
             check_criterion(self.metric, "--metric", spec, objective, splits)
             check_best(spec, objective, splits)
@@ -209,6 +211,8 @@ def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, r
     if trials < 1:
         raise UsageError("a search needs at least one trial", given=trials, expected="1 or more")
     first = plan.check()
+    for note in plan.notes:
+        reporter.note(f"note: {note}")
     study = Study(
         storage,
         plan.request,

@@ -10,6 +10,7 @@ from torch import Tensor
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.data.facts import Facts
 from vaekit.errors import CheckpointError, UsageError
+from vaekit.files import local_path
 from vaekit.interfaces import MODEL_PARTS
 from vaekit.model.vae import VAE
 from vaekit.schema import ComponentSpec, ModelPart
@@ -55,20 +56,25 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
     init = spec.train.init
     if init is None:
         return None
-    file = model_file(init) if processes is None or processes.leads else init
+    leads = processes is None or processes.leads
+    if leads and not local_path(init).exists():
+        raise UsageError(f"--init {init} does not exist", expected="a run folder or a model file")
+    file = model_file(init) if leads else init
     tensors, header = checkpoint.load(file, processes=processes)
     if (facts.data_shape, facts.value_range) != (header.facts.data_shape, header.facts.value_range):
         ours, theirs = (f"data_shape {each.data_shape}, value_range {each.value_range}" for each in (facts, header.facts))
         raise UsageError(f"the model in {init} is of other data", given=ours, expected=f"as there, {theirs}")
     taken: dict[str, Tensor] = {}
+    parts: list[str] = []
     reasons: dict[ModelPart, str] = {}
     for part in MODEL_PARTS:
         here, there = getattr(spec.model, part), getattr(header.spec.model, part)
         own, given = vae.get_submodule(part).state_dict(), checkpoint.without_prefix(f"{part}.", tensors)
-        frozen = part in spec.train.freeze
-        reason = _kinds(here, there) or _shapes(own, given) or (_options(here, there) if frozen else None)
+        frozen, options = part in spec.train.freeze, _options(here, there)
+        reason = _kinds(here, there) or _shapes(own, given) or (options if frozen else None)
         if reason is None:
             taken |= checkpoint.with_prefix(f"{part}.", given)
+            parts += [f"{part} ({options})" if options else part] if given else []
         elif frozen:
             raise UsageError(
                 f"the frozen {part} is not that of {init}",
@@ -88,9 +94,8 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
         )
     if bad := [name for name, _ in vae.named_parameters() if name in taken and not taken[name].isfinite().all()]:
         raise CheckpointError(f"the weights in {file} are NaN or infinite", given=bad[0], remedy="use another --init")
-    parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in taken))
     epoch = f", epoch {header.state['epoch']}" if "epoch" in header.state else ""
-    return Initial(taken, f"initial weights from {init}{epoch}: {parts}" + (f"; not taken: {told}" if told else ""))
+    return Initial(taken, f"initial weights from {init}{epoch}: {', '.join(parts)}" + (f"; not taken: {told}" if told else ""))
 
 
 def _kinds(here: ComponentSpec, there: ComponentSpec) -> str | None:
@@ -106,8 +111,8 @@ def _shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | Non
 
 
 def _options(here: ComponentSpec, there: ComponentSpec) -> str | None:
-    """Return how the options of two components of a kind differ; None if they do not."""
-    for name, value in here:
+    """Return how the options of two components differ; None if they do not, or if the kinds differ."""
+    for name, value in here if here.kind == there.kind else ():
         if value != getattr(there, name):
             return f"{name} is {value_text(value)} here, {value_text(getattr(there, name))} there"
     return None

@@ -80,7 +80,7 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
                 f"the frozen {part} is not that of {init}",
                 given=reason,
                 expected=f"the {part} of that run: a part that is frozen with other weights would never be trained",
-                remedy=f"set its options as in that run, or begin with its spec.yaml; or do not freeze the {part}",
+                remedy=f"start from the spec.yaml of that run, or do not freeze the {part}",
             )
         else:
             reasons[part] = reason
@@ -90,7 +90,7 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
             f"no weights of {init} fit the model",
             given=told or "a model without weights",
             expected="a part of the same kind and shapes",
-            remedy="set the options of the model as in that run, or begin with its spec.yaml",
+            remedy="start from the spec.yaml of that run",
         )
     if bad := [name for name, _ in vae.named_parameters() if name in taken and not taken[name].isfinite().all()]:
         raise CheckpointError(f"the weights in {file} are NaN or infinite", given=bad[0], remedy="use another --init")

@@ -11,13 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from vaekit.data.specs import Binarize
 from vaekit.distributions import Density, Distribution
+from vaekit.schema import ModelPart
 from vaekit.trace import Trace
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Component:
     """The name under which the component is registered; set by the registry."""
 
 
-class ModelPart(Component, nn.Module, ABC):
+class Module(Component, nn.Module, ABC):
     """The base of components that are modules; those may have state that is learned without gradients."""
 
     learned: ClassVar[tuple[str, ...]] = ()
@@ -73,7 +74,7 @@ class ModelPart(Component, nn.Module, ABC):
         return {}
 
 
-class Backbone(ModelPart):
+class Backbone(Module):
     """A network that maps tensors to tensors, ``(B, *in_shape) -> (B, *out_shape)``; it knows nothing about densities.
 
     Subclasses are encoders (from images to posterior parameters) and decoders (from latent vectors to likelihood parameters).
@@ -104,7 +105,7 @@ class Backbone(ModelPart):
         """Map ``(B, *in_shape)`` to ``(B, *out_shape)``."""
 
 
-class Posterior(ModelPart):
+class Posterior(Module):
     """Turns the encoder's output into the approximate posterior q(z|x).
 
     Args:
@@ -160,7 +161,7 @@ class Posterior(ModelPart):
         return torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
 
 
-class Prior(ModelPart):
+class Prior(Module):
     """The prior p(z).
 
     Args:
@@ -213,7 +214,7 @@ class Prior(ModelPart):
         return temperature * torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
 
 
-class Condition(ModelPart):
+class Condition(Module):
     """Turns labels into vectors c that the encoder and the decoder receive besides their input, and the prior if it uses them.
 
     The model is then p(x, z|c). The networks need not know: c is appended to latent vectors, and to data as additional channels.
@@ -249,7 +250,7 @@ class Condition(ModelPart):
 Scores = Literal["density", "levels", "binary"]
 
 
-class Likelihood(ModelPart):
+class Likelihood(Module):
     """Turns the decoder's output into the likelihood p(x|z).
 
     Args:
@@ -306,22 +307,26 @@ class Declaration:
     requires_of_prior: frozenset[Capability] = frozenset()
 
 
-MODEL_PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood", "condition")
+MODEL_PARTS: tuple[ModelPart, ...] = get_args(ModelPart)
 INFERENCE, GENERATION = ("encoder", "posterior"), ("decoder", "prior", "likelihood", "condition")
 """The parts of q(z|x), and those of p(x, z); a condition, which both use, counts as one of the latter."""
 
 
 @dataclass(frozen=True)
 class Optim:
-    """Settings of an optimiser (Adam) that differ from the run's.
+    """Settings of an optimiser (AdamW) that differ from the run's; None means the run's.
 
     Args:
-        lr: The peak learning rate; default: the run's.
+        lr: The peak learning rate.
         betas: The decay rates of the two moments.
+        eps: The term that is added to the denominator of a step.
+        weight_decay: The decoupled weight decay of matrices and kernels.
     """
 
     lr: float | None = None
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] | None = None
+    eps: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -343,7 +348,7 @@ class Aim:
     judged: bool = True
 
 
-class Loss(ModelPart):
+class Loss(Module):
     """A term of the objective: a function of a trace that returns one number per example, in nats.
 
     A loss that plays against the model, or that trains some of its parts only, states so in `aims`.

@@ -27,7 +27,7 @@ from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec, plain_spec, spec_error
 from vaekit.specs.options import build_spec
 from vaekit.store import checkpoint
-from vaekit.store.folder import RunFolder
+from vaekit.store.folder import RunFolder, model_file
 from vaekit.store.record import Record, load_model, load_splits
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
@@ -152,8 +152,7 @@ def load(path: str | Path) -> VAE:
         >>> vaekit.load(run.path).decode(torch.zeros(1, 2)).shape
         torch.Size([1, 1, 28, 28])
     """
-    path = Path(path)
-    return load_model(RunFolder(path).require().model if path.is_dir() else path)[0]
+    return load_model(model_file(path))[0]
 
 
 class Run(Record):

@@ -20,6 +20,7 @@ Count = Annotated[int, Field(gt=0, le=1_000_000)]
 """A number of things that take memory or time each."""
 Few = Annotated[Count, Field(le=1000)]
 """A number of things that are shown beside each other, or computed one after another."""
+ModelPart = Literal["encoder", "decoder", "posterior", "prior", "likelihood", "condition"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """The seed of random draws."""
 

@@ -236,6 +236,22 @@ def test_weights_that_are_not_finite_are_neither_sampled_nor_evaluated(run: vaek
             use()
 
 
+def test_weights_that_are_not_finite_are_no_initial_weights(run: vaekit.Run, tmp_path: Path) -> None:
+    def spoil(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        tensors["encoder.net.1.weight"].view(-1)[0] = float("nan")
+
+    reseal(run.folder.model, spoil)
+    with pytest.raises(CheckpointError, match=r"NaN or infinite(.*\n)*.*encoder\.net\.1\.weight"):
+        vaekit.train(run.folder.spec, init=run.path, out=tmp_path / "next")
+    assert not (tmp_path / "next").exists()
+
+
+def test_a_digest_of_initial_weights_that_is_none_is_an_error_of_vaekits(run: vaekit.Run) -> None:
+    reseal(run.folder.model, lambda metadata, tensors: metadata.update(init=3))
+    with pytest.raises(CheckpointError, match=r"metadata of .*model\.safetensors is damaged"):
+        vaekit.load(run.path)
+
+
 @pytest.mark.parametrize(
     "state",
     [

@@ -127,6 +127,19 @@ def test_several_samples_and_several_players_are_those_of_one_process(images, tm
     assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
 
 
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_a_second_stage_is_that_of_one_process(images, tmp_path, alone, parallel):
+    arguments = ["--dataset.path", images, "--prior", "mixture", "--parallel", parallel, "--lr", "1e-2"]
+    arguments += ["--init", alone.path, "--freeze", "encoder,decoder,posterior,likelihood"]
+    one, two = (train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained))
+    assert_close_runs(one, two)
+    before, after = (load_file(run.folder.model) for run in (alone, two))
+    for name in before:
+        assert torch.equal(before[name], after[name]), name
+    assert {name.partition(".")[0] for name in after.keys() - before.keys()} == {"prior"}
+    assert one.header.init == two.header.init is not None
+
+
 def test_a_batch_statistic_of_several_processes_sees_no_images():
     vae, x = vaekit.VAE(Encoder((1, 4, 4), (2, 3)), Decoder((3,), (1, 4, 4))), torch.rand(4, 1, 4, 4)
     trace = vae(x, gather=lambda part, dim: torch.cat([part, part], dim))

@@ -17,7 +17,7 @@ import vaekit
 from vaekit import Range
 from vaekit.compute.process import Interrupted
 from vaekit.errors import DataError, UsageError
-from vaekit.sweeps.search import Criterion
+from vaekit.evaluation.metrics import Criterion
 from vaekit.training.step import Step
 
 ROOT = Path(__file__).parents[2]

@@ -83,6 +83,8 @@ def assert_close(together, single, *, atol):
         ("capacity", {"capacity.gamma": (1.0, 30.0), "weight_decay": (0.0, 0.3), "grad_clip": (None, 5.0)}),
         ("kl", {"seed": (0, 1, 2), "schedule": ("cosine", "constant")}),
         ("kl", {"seed": (0, 1), "ema": (None, 0.5)}),
+        ("kl", {"betas": ((0.5, 0.9),), "eps": (1e-2,), "seed": (0, 1)}),
+        ("kl", {"schedule": ("step",), "lr_milestones": ((1,), (2,)), "lr_gamma": (0.1, 0.5)}),
     ],
 )
 @pytest.mark.usefixtures("double")
@@ -94,6 +96,17 @@ def test_stacked_models_equal_those_trained_alone_in_float64(images, tmp_path, l
         single = alone(images, run, {"loss": loss, **point})
         assert_close(run, single, atol=1e-10)  # some 14 steps of Adam, which divides by the gradient's own size
         assert run.evaluation()["loss"] == pytest.approx(single.evaluation()["loss"], rel=1e-10)
+
+
+def test_models_of_different_moments_are_stacks_of_their_own(images, tmp_path):
+    over = {"betas": ((0.9, 0.999), (0.5, 0.9)), "seed": (0, 1)}
+    runs = vaekit.sweep(over=over, stack="on", out=tmp_path / "sweep", **options(images))
+    summary = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
+    assert [(group["numbers"], group["stacked"]) for group in summary["groups"]] == [([0, 1], True), ([2, 3], True)]
+    assert summary["notes"] == ["not all in one stack: betas differs"]
+    assert runs[3].evaluation()["loss"] == pytest.approx(
+        alone(images, runs[3], {"betas": (0.5, 0.9), "seed": 1}).evaluation()["loss"]
+    )
 
 
 @pytest.mark.parametrize("encoder", ["cnn", "resnet"])

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from vaekit.compute.distributed import ProcessGroup
+from vaekit.compute.distributed import ProcessGroup, take_place
 from vaekit.data.batches import Batches
 from vaekit.data.sources import Splits
 from vaekit.errors import UsageError
 from vaekit.evaluation.bound import evaluate, meaning_of_elbo
 from vaekit.evaluation.importance import log_likelihood
+from vaekit.evaluation.metrics import Criterion
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 from vaekit.streams import Streams
 
+FEW_IMAGES = 2
+"""The number of images from which the names of the metrics of a model are learned."""
 STATISTIC_IMAGES, STATISTIC_NUMBERS = 1024, 2**26
 """The most images, and pixels in all channels, of a batch in evaluation if a loss is a statistic of the batch."""
 
@@ -128,3 +132,29 @@ class Evaluator:
         batches = self.batches(split).epoch(0)
         with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=precision == "bf16"):
             return log_likelihood(self.objective.vae, batches, self.streams, samples=samples, split=split)
+
+
+def check_criterion(criterion: Criterion, option: str, spec: RunSpec, objective: Objective, splits: Splits) -> None:
+    """Check that a model has a metric on the validation set, by an evaluation of a few images.
+
+    Args:
+        criterion: The metric.
+        option: The option that names it, for the error message.
+        spec: A complete spec, fitted to this machine.
+        objective: The model and its losses; it is moved to the spec's device.
+        splits: The data.
+
+    Raises:
+        UsageError: The model does not have it; the message lists those that it has.
+    """
+    few = torch.arange(min(FEW_IMAGES, len(splits.validation)), device=splits.validation.device)
+    sample = replace(splits, validation=splits.validation.subset(few))
+    place = ProcessGroup(device=take_place(spec.train.device))
+    found = Evaluator(spec, objective.to(place.device), sample, place).scores("validation")
+    names = [name for name, value in found.items() if not isinstance(value, list)]
+    if criterion.name not in names:
+        reason = f": the posterior {spec.model.posterior.kind!r} has no density" if criterion.name == "elbo" else ""
+        raise UsageError(
+            f"the metric {criterion.name} is not available on the validation set{reason}",
+            expected=f"{option} {', '.join(names)}; append :max if more is better",
+        )

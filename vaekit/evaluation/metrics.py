@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from vaekit.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -114,7 +116,7 @@ FIELDS = {
     "lr": "learning rate of the last step",
     "seconds": "wall-clock time of all training steps so far",
     "epoch_seconds": "wall-clock time of the epoch, including validation and pictures",
-    "best": "whether the validation objective is the lowest so far",
+    "best": "whether the epoch is the best so far, whose weights are kept: see `--best`",
 }
 """The other fields of a line of ``metrics.jsonl``."""
 
@@ -122,6 +124,39 @@ FIELDS = {
 def metric_of(key: str) -> Metric:
     """Return the metric of a key; a key that is not in the table is a term of the objective."""
     return METRICS.get(key) or Metric(key, key.replace("_", " "), NATS, "term of the objective", comparable=False, curve=False)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A metric of the validation set by which epochs or models are compared.
+
+    Args:
+        name: The name of the metric.
+        maximise: Whether more is better.
+    """
+
+    name: str
+    maximise: bool
+
+    @classmethod
+    def read(cls, text: str) -> Criterion:
+        """Parse a metric, such as ``elbo`` or ``active_units:max``; the direction defaults to that of the table, else ``min``.
+
+        Raises:
+            UsageError: The direction after the colon is neither ``min`` nor ``max``.
+        """
+        name, colon, direction = text.partition(":")
+        if colon and direction not in {"min", "max"}:
+            raise UsageError("unknown direction of a metric", given=text, expected=f"{name}:min or {name}:max")
+        return cls(name, direction == "max" if colon else metric_of(name).better == "more")
+
+    def of(self, record: Mapping[str, Any]) -> float:
+        """Return the metric's value in a record of ``metrics.jsonl``."""
+        return float(record[f"validation_{self.name}"])
+
+    def prefers(self, value: float, other: float) -> bool:
+        """Whether a value is better than another."""
+        return value > other if self.maximise else value < other
 
 
 def metrics_in(numbers: Mapping[str, Any], elbo_is: str | None = None) -> list[Metric]:

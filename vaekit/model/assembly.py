@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from vaekit import roles
 from vaekit.data.batches import Batches
 from vaekit.data.facts import Facts
 from vaekit.data.sources import ImageSource, Splits, sample_of
 from vaekit.errors import UsageError
-from vaekit.interfaces import Condition, Likelihood, Loss, ModelPart, Posterior, Prior, Shape
-from vaekit.model.contracts import check_contracts
+from vaekit.interfaces import Condition, Likelihood, Loss, Module, Posterior, Prior, Shape
+from vaekit.model.contracts import check_contracts, check_players
 from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.model.vae import VAE, params_shape, widened
+from vaekit.schema import ModelPart
 from vaekit.specs.models import ModelSpec, RunSpec
 from vaekit.streams import Streams, derive_seed
 
@@ -29,11 +31,13 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
 
     Raises:
         PluginError: A component does not return what its role promises.
+        UsageError: A loss has nothing to train, or no loss depends on what is trained.
     """
     vae = build_vae(spec.model, splits.facts, seed=spec.train.seed)
-    objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed)
-    set_initial_state(spec, objective, splits.train)
+    objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed, frozen=spec.train.freeze)
+    objective.load_state_dict(initial_state(spec, objective, splits.train), strict=False)
     check_contracts(spec.model, objective, example_inputs(objective))
+    check_players(objective, example_inputs(objective))
     return objective
 
 
@@ -84,7 +88,9 @@ def latent_shape_of(model: ModelSpec, facts: Facts) -> Shape:
     return (channels, *(math.ceil(side / stride) for side in facts.data_shape[1:]))
 
 
-def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None) -> Objective:
+def build_objective(
+    model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None, frozen: Sequence[ModelPart] = ()
+) -> Objective:
     """Build the objective of a model from its losses.
 
     Args:
@@ -92,6 +98,7 @@ def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, 
         vae: The model.
         num_data: The size of the dataset.
         seed: The seed of the initial weights of losses that have networks; see `build_vae`.
+        frozen: Parts of the model that are not trained.
     """
     with _seeded(seed, "initial weights of losses"):
         losses: dict[str, Loss] = {
@@ -99,29 +106,32 @@ def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, 
         }
     if not any("reconstruction" in loss.covers for loss in losses.values()):
         losses = {"reconstruction": Reconstruction(), **losses}
-    return Objective(vae, losses, num_data=num_data)
+    return Objective(vae, losses, num_data=num_data, frozen=frozen)
 
 
 @torch.no_grad()
-def set_initial_state(spec: RunSpec, objective: Objective, source: ImageSource) -> None:
-    """Set the parameters and buffers whose initial values depend on the training images; see `ModelPart.initial_state`."""
-    parts = [
-        module
-        for module in objective.modules()
-        if isinstance(module, ModelPart) and type(module).initial_state is not ModelPart.initial_state
-    ]
+def initial_state(spec: RunSpec, objective: Objective, source: ImageSource) -> dict[str, Tensor]:
+    """Return the parameters and buffers that start from training images, by name; see `Module.initial_state`.
+
+    Args:
+        spec: A complete spec.
+        objective: The objective that was built from it; it does not change.
+        source: The training images.
+    """
+    parts = {
+        name: module
+        for name, module in objective.named_modules()
+        if isinstance(module, Module) and type(module).initial_state is not Module.initial_state
+    }
     if not parts:
-        return
-    index = sample_of(len(source), NUM_INITIAL)
+        return {}
+    index, vae, training = sample_of(len(source), NUM_INITIAL), objective.vae, objective.training
     batches = Batches(source, batch_size=NUM_INITIAL, streams=Streams(spec.train.seed), binarize=spec.data.binarize, train=False)
-    x, y = batches.fixed(index), None if source.labels is None else source.labels[index]
-    generator = Streams(spec.train.seed).generator("initial state")
+    x, y = batches.fixed(index).to(vae.device), None if source.labels is None else source.labels[index].to(vae.device)
+    generator = Streams(spec.train.seed).generator("initial state", 0, vae.device)
     trace = objective.eval().vae(x, y=y, num_data=objective.num_data, generator=generator)
-    objective.train()
-    for part in parts:
-        own = dict([*part.named_parameters(), *part.named_buffers()])
-        for name, value in part.initial_state(trace).items():
-            own[name].copy_(value)
+    objective.train(training)
+    return {f"{name}.{own}": value for name, part in parts.items() for own, value in part.initial_state(trace).items()}
 
 
 @contextmanager

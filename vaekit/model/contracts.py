@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vaekit import roles
-from vaekit.errors import PluginError
+from vaekit.errors import PluginError, UsageError
 from vaekit.interfaces import Shape
 from vaekit.model.objective import Inputs, Objective
 from vaekit.model.vae import appended, params_shape
@@ -55,6 +55,42 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
             scalar = loss.batch_statistic and isinstance(value, Tensor) and value.ndim == 0
             _kept(roles.losses, kind, f"its term {name!r}", value, () if scalar else (num,), finite=False)
     objective.train(training)
+
+
+def check_players(objective: Objective, inputs: Inputs) -> None:
+    """Check that each loss has parameters to train and, if parts of the model are frozen, that a loss depends on the others.
+
+    Args:
+        objective: The objective; its training mode does not change.
+        inputs: A small batch.
+
+    Raises:
+        UsageError: A loss has none, or no loss has a gradient with respect to the parameters of a player.
+    """
+    frozen = f"; frozen: {', '.join(objective.frozen)}" if objective.frozen else ""
+    trained = {term for player in objective.players for term in player.aims}
+    idle = {term: aim.moves or aim.own for term, (_, aim) in objective.terms.items() if term not in trained}
+    if idle:
+        raise UsageError(
+            "a loss has nothing to train: its parts of the model are frozen or have no parameters",
+            given="; ".join(f"{term} trains {', '.join(parts)}" for term, parts in idle.items()) + frozen,
+            remedy="freeze fewer parts, or leave the loss out" if frozen else "leave the loss out",
+        )
+    if not frozen:
+        return
+    training = objective.training
+    total, *_ = objective.eval()(inputs)
+    objective.train(training)
+    for player in objective.players:
+        own = objective.parameters_of(player)
+        gradients = torch.autograd.grad(total, own, retain_graph=True, allow_unused=True) if total.requires_grad else ()
+        if all(gradient is None for gradient in gradients):
+            parts = dict.fromkeys(name.split(".")[1] for name in player.names)
+            raise UsageError(
+                "no loss depends on what is trained",
+                given=f"trained: {', '.join(parts)}{frozen}",
+                remedy="freeze fewer parts, or add a loss that depends on it, for example kl for the prior",
+            )
 
 
 def _check_modules(model: ModelSpec, objective: Objective) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from vaekit.errors import UsageError
-from vaekit.interfaces import Aim, Loss, ModelPart, Optim, Shape
+from vaekit.interfaces import Aim, Loss, Module, Optim, Shape
 from vaekit.model.vae import VAE
+from vaekit.schema import ModelPart
 from vaekit.trace import Trace, mean_over_samples
 
 
@@ -110,14 +111,20 @@ class Objective(nn.Module):
         vae: The model.
         losses: The losses by name.
         num_data: The size of the training set, for losses that estimate aggregates.
+        frozen: Parts of the model that are not trained; they belong to no player and remain in evaluation mode.
 
     Raises:
         UsageError: No loss trains a part of the model, losses ask for different numbers of samples or have terms of the same
             name, or aims that move the same parameters ask for different optimisers.
     """
 
-    def __init__(self, vae: VAE, losses: Mapping[str, Loss], *, num_data: int | None = None) -> None:
+    def __init__(
+        self, vae: VAE, losses: Mapping[str, Loss], *, num_data: int | None = None, frozen: Sequence[ModelPart] = ()
+    ) -> None:
         super().__init__()
+        for part in frozen:
+            vae.get_submodule(part).requires_grad_(False)
+        self.frozen = tuple(frozen)
         self.vae = vae
         self.losses = nn.ModuleDict(losses)
         self.num_data = num_data
@@ -134,7 +141,9 @@ class Objective(nn.Module):
                         "two losses have a term of the same name", given=f"{term}, of {both}", remedy="leave one out"
                     )
                 self.terms[term] = Term(name, aim)
-        self.learners = [name for name, module in self.named_modules() if isinstance(module, ModelPart) and module.learned]
+        fixed = tuple(f"vae.{part}" for part in self.frozen)
+        learned = {name: module for name, module in self.named_modules() if isinstance(module, Module) and module.learned}
+        self.learners = [name for name in learned if name not in fixed]
         """The names of modules with state that learns without gradients."""
         self.players = self._players()
         self.owner = {name: i for i, player in enumerate(self.players) for name in player.names}
@@ -143,6 +152,8 @@ class Objective(nn.Module):
         """Group the parameters by the aims that move them."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, parameter in self.named_parameters():
+            if name.startswith(tuple(f"vae.{part}." for part in self.frozen)):
+                continue
             movers = self._movers(name)
             if not movers and not parameter.requires_grad:
                 continue
@@ -181,12 +192,24 @@ class Objective(nn.Module):
     @property
     def learned(self) -> list[str]:
         """The names of the buffers that learn without gradients."""
-        return [f"{name}.{buffer}" for name in self.learners for buffer in cast("ModelPart", self.get_submodule(name)).learned]
+        return [f"{name}.{buffer}" for name in self.learners for buffer in cast("Module", self.get_submodule(name)).learned]
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a loss trains a network of its own by an aim that does not count in the objective."""
+        return any(aim.own and not aim.judged for _, aim in self.terms.values())
 
     @property
     def producers(self) -> set[int]:
         """The numbers of the players that own parameters of the model, which produce the trace."""
         return {owner for name, owner in self.owner.items() if name.startswith("vae.")}
+
+    def train(self, mode: bool = True) -> Objective:
+        """Set training or evaluation mode, in which frozen parts always are, so that their buffers do not change either."""
+        super().train(mode)
+        for part in self.frozen:
+            self.vae.get_submodule(part).eval()
+        return self
 
     def draw_noise(self, num: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
         """Draw the base noise of ``num`` images, ``(num, *S, D)``: batch first, so that processes can share it by images.
@@ -224,7 +247,7 @@ class Objective(nn.Module):
         """Return the next values of the buffers that learn without gradients; empty in evaluation."""
         state: dict[str, Tensor] = {}
         for name in self.learners if self.training else ():
-            module = cast("ModelPart", self.get_submodule(name))
+            module = cast("Module", self.get_submodule(name))
             state |= {f"{name}.{buffer}": value for buffer, value in module.next_state(trace.whole or trace).items()}
         return state
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     PositiveFloat,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     WrapValidator,
     field_validator,
 )
@@ -30,7 +31,7 @@ from vaekit.data.specs import AugmentSpec, Binarize
 from vaekit.errors import SpecError, VaekitError, plain
 from vaekit.files import local_path
 from vaekit.registry import Registry
-from vaekit.schema import ComponentSpec, Count, Seed, Spec
+from vaekit.schema import ComponentSpec, Count, ModelPart, Seed, Spec
 
 
 def component_data(role: str, value: Any) -> dict[str, Any]:
@@ -138,6 +139,7 @@ def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:
         raise PydanticCustomError("epochs", "must be auto, none, epochs from 1 such as 1,2,10, or every:N with N >= 1") from None
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Numbered = Annotated[tuple[Count, ...], Field(examples=["1,2,10"])]
 EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$"), Field(examples=["every:5"])]
 
@@ -152,10 +154,17 @@ class TrainSpec(Spec):
         "out the images of a last, short batch, others each time.",
     )
     lr: PositiveFloat = Field(2e-3, description="Peak learning rate of Adam.")
-    schedule: Literal["cosine", "constant"] = Field(
+    schedule: Literal["cosine", "constant", "step"] = Field(
         "cosine",
-        description="Learning rate schedule; cosine decays to 0 at the last step, so a run is not the start of a longer one.",
+        description="Learning rate schedule; cosine decays to 0 at the last step, so a run is not the start of a longer one; "
+        "step multiplies the rate by --lr-gamma at each of --lr-milestones.",
     )
+    lr_milestones: tuple[Count, ...] = Field(
+        (), description="Numbers of epochs after which the learning rate falls, for --schedule step.", examples=["10,20"]
+    )
+    lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="Factor of the learning rate at a milestone.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay rates of Adam's two moments.")
+    eps: PositiveFloat = Field(1e-8, description="Term that Adam adds to the denominator of a step.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Decoupled weight decay (AdamW) of matrices and kernels; biases and learned scales do not decay."
     )
@@ -164,10 +173,26 @@ class TrainSpec(Spec):
         description="Largest norm of the whole gradient; larger gradients are scaled down. While a learned σ shrinks, gradients "
         "grow as 1/σ², so most steps are clipped, which Adam largely undoes.",
     )
+    init: Path | None = Field(
+        None,
+        description="Run folder or model file from which parts of the same kind and shapes take their initial weights.",
+        examples=["RUN"],
+    )
+    freeze: tuple[ModelPart, ...] = Field(
+        (),
+        description=f"Parts that are not trained and keep the weights of --init; any of {', '.join(get_args(ModelPart))}.",
+        examples=["encoder,decoder"],
+    )
     ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         None,
         description="Largest decay, in (0, 1), of a moving average of the weights, used for validation, pictures and the saved "
         "model; it rises as (1 + t) / (10 + t) with step t, so short runs average over about their last tenth.",
+    )
+    best: str = Field(
+        "auto",
+        description="Number of the validation set that chooses the best epoch, such as elbo or, with a direction, kl:max; last "
+        "chooses the last epoch; auto chooses by the loss, or the last epoch where a critic plays.",
+        examples=["elbo"],
     )
     seed: Seed = Field(0, description="Seed of all random draws.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
@@ -197,6 +222,25 @@ class TrainSpec(Spec):
     logger: tuple[LoggerSpec, ...] = Field(
         (), description="Where to send numbers and pictures besides the run folder.", json_schema_extra=_one_or_several
     )
+
+    @field_validator("lr_milestones")
+    @classmethod
+    def _increasing(cls, given: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        schedule = info.data.get("schedule")
+        if schedule == "step" and not given:
+            raise PydanticCustomError("milestones", "required for --schedule step, for example 10,20")
+        if schedule in {"cosine", "constant"} and given:
+            raise PydanticCustomError("milestones", "needs --schedule step")
+        if list(given) != sorted(set(given)):
+            raise PydanticCustomError("milestones", "must be increasing numbers of epochs, such as 10,20")
+        return given
+
+    @field_validator("freeze")
+    @classmethod
+    def _taken_from_a_run(cls, given: tuple[ModelPart, ...], info: ValidationInfo) -> tuple[ModelPart, ...]:
+        if given and info.data.get("init", given) is None:
+            raise PydanticCustomError("freeze", "needs --init RUN, since random weights would be frozen otherwise")
+        return given
 
     @field_validator("logger", mode="before")
     @classmethod

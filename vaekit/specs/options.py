@@ -16,6 +16,8 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import Field
+
 from vaekit import roles
 from vaekit.data.specs import AugmentSpec
 from vaekit.errors import UsageError, VaekitError
@@ -190,7 +192,8 @@ def _options_by_name(data: Mapping[str, Any]) -> dict[str, list[Option]]:
 
 def _option(names: tuple[str, ...], field: FieldInfo, owner: str, path: Path, data: Any) -> Option:
     """Return the option of a field; its default is the file's value if there is one."""
-    annotation = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    metadata = [*field.metadata, *([Field(examples=field.examples)] if field.examples else [])]
+    annotation = Annotated[field.annotation, *metadata] if metadata else field.annotation
     try:
         for part in path:
             data = data[part]

@@ -51,6 +51,8 @@ class Header:
     """Fingerprint of the images that it was trained on; see `vaekit.data.Splits.fingerprint`."""
     versions: dict[str, Any]
     state: dict[str, Any]
+    init: str | None = None
+    """Digest of the initial weights, if they were taken from another run."""
 
 
 def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
@@ -73,23 +75,24 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
     return found
 
 
-def _metadata(spec: RunSpec, facts: Facts, data: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(spec: RunSpec, facts: Facts, data: Mapping[str, Any], state: Mapping[str, Any], init: str | None) -> dict[str, Any]:
     return {
         "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
         "facts": facts.model_dump(mode="json"),
         "data": dict(data),
         "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
         "state": dict(state),
+        **({} if init is None else {"init": init}),
     }
 
 
-def check_readable(path: Path, spec: RunSpec, *, facts: Facts, data: Mapping[str, Any]) -> None:
+def check_readable(path: Path, spec: RunSpec, *, facts: Facts, data: Mapping[str, Any], init: str | None = None) -> None:
     """Check that what is about to be trained can be read back once it is saved; the arguments are those of `save`.
 
     Raises:
         CheckpointError: It cannot, for example because the name of a component's module holds a control character.
     """
-    metadata = _metadata(spec, facts, data, {})
+    metadata = _metadata(spec, facts, data, {}, init)
     try:
         read = _parse(path, json.dumps(metadata)).spec.model_dump(mode="json", exclude={"train": {"logger"}})
         if read != metadata["spec"]:
@@ -110,9 +113,10 @@ def save(
     facts: Facts,
     data: Mapping[str, Any],
     state: Mapping[str, Any] | None = None,
+    init: str | None = None,
 ) -> None:
     """Write a model file or checkpoint atomically; its spec omits the loggers, which are not needed to use it."""
-    metadata = _metadata(spec, facts, data, state or {})
+    metadata = _metadata(spec, facts, data, state or {}, init)
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     sealed = json.dumps({**metadata, "digest": digest_of(metadata, whole)})
 
@@ -194,11 +198,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
 def _parse(path: Path, text: str) -> Header:
     try:
         metadata = json.loads(text)
-        plain, facts = metadata["spec"], Facts.model_validate(metadata["facts"])
+        plain, facts, init = metadata["spec"], Facts.model_validate(metadata["facts"]), metadata.get("init")
         data, versions, state = (metadata[key] for key in ("data", "versions", "state"))
         parts = (data, versions, state, *data.values()) if isinstance(data, dict) else (data,)
         if not (all(isinstance(part, dict) for part in parts) and isinstance(versions.get("torch"), str)):
             raise TypeError(f"data {data!r:.80}, versions {versions!r:.80}")
+        if not isinstance(init, str | None):
+            raise TypeError(f"init {init!r:.80}")
         for key in ("epoch", "step"):
             if type(number := state.get(key, 0)) is not int or not 0 <= number < 2**53:
                 raise TypeError(f"{key} {number!r:.80}")
@@ -216,7 +222,7 @@ def _parse(path: Path, text: str) -> Header:
         raise CheckpointError(error.message, given=_told(changes), remedy=_install(changes)) from None
     if changes:
         warnings.warn(f"{path} was written with other versions: {_told(changes)}", stacklevel=3)
-    return Header(spec, facts, data, versions, state)
+    return Header(spec, facts, data, versions, state, init)
 
 
 class Recorded(NamedTuple):

@@ -160,6 +160,16 @@ class RunFolder:
         write_text(self.metrics, "".join(kept))
 
 
+def model_file(path: str | Path) -> Path:
+    """Return the model file that a user names: the file itself, or that of a run folder.
+
+    Raises:
+        CheckpointError: The path is a folder, but not of a run.
+    """
+    path = local_path(path)
+    return RunFolder(path).require().model if path.is_dir() else path
+
+
 def _is_free(path: Path) -> bool:
     """Whether a run can be created at a path: nothing is there, or what a process that was killed at once left."""
     if not path.is_dir():

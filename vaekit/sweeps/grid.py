@@ -27,9 +27,10 @@ from vaekit.sweeps.grouping import Group, Stacking, plan
 from vaekit.sweeps.record import is_over, make_folder, outcome, read_record, run_name, write_record
 from vaekit.sweeps.space import Range, combinations, listed
 from vaekit.sweeps.stacked_training import fit_stacked
-from vaekit.training.checks import check_data
+from vaekit.training.checks import check_best, check_data
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
+from vaekit.training.initial import read_initial
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.trainer import Trainer
 
@@ -45,11 +46,11 @@ def sweep(
 ) -> list[Run]:
     """Train a model for every combination of option values; return the runs in the order of the combinations.
 
-    Models that differ only in seed, learning rate and schedule, weight decay, gradient clipping, weight averaging, or the numeric
-    options of their losses are stacked, that is, trained together, if that is faster; see `vaekit.sweeps.grouping.obstacle`. Each
-    model equals the result of `vaekit.train` up to rounding and has its own run folder; next to the runs, ``sweep.json`` collects
-    their results on the test set. A model whose loss becomes NaN stops, and its error is recorded in ``sweep.json``; its run has
-    no evaluation.
+    Models that differ only in seed, initial weights, learning rate and schedule, weight decay, gradient clipping, weight
+    averaging, or the numeric options of their losses are stacked, that is, trained together, if that is faster; see
+    `vaekit.sweeps.grouping.obstacle`. Each model equals the result of `vaekit.train` up to rounding and has its own run folder;
+    next to the runs, ``sweep.json`` collects their results on the test set. A model whose loss becomes NaN stops, and its error
+    is recorded in ``sweep.json``; its run has no evaluation.
 
     Args:
         spec: As for `vaekit.train`.
@@ -79,9 +80,14 @@ def sweep(
     splits = _load(specs)
     specs = [fit_to_data(each, split) for each, split in zip(specs, splits, strict=True)]
     objectives = [assemble(each, split) for each, split in zip(specs, splits, strict=True)]
+    told: list[str] = []
     for each, objective, split in zip(specs, objectives, splits, strict=True):
         check_data(each, objective.vae.likelihood, split)
+        check_best(each, objective, split)
+        initial = read_initial(each, objective.vae, split.facts)
+        told += [] if initial is None else [initial.note]
     groups, notes = plan(specs, objectives, stack)
+    notes = (*dict.fromkeys(told), *notes)
     specs = [choose_compilation(each, objective) for each, objective in zip(specs, objectives, strict=True)]
     folder = make_folder(out)
     try:

@@ -16,7 +16,9 @@ from vaekit.training.compilation import cpu_seconds
 
 Stacking = Literal["auto", "on", "off"]
 
-PER_MODEL = frozenset({"seed", "lr", "schedule", "weight_decay", "grad_clip", "ema", "pictures", "logger"})
+PER_MODEL = frozenset(
+    {"seed", "init", "lr", "schedule", "lr_milestones", "lr_gamma", "weight_decay", "grad_clip", "ema", "pictures", "logger"}
+)
 """The training settings in which the models of a stack may differ."""
 LARGEST_STACK = 32
 """The largest number of models in a stack: dispatch is amortised by then, and memory grows with the number."""

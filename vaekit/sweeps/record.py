@@ -67,7 +67,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Write ``sweep.json``."""
-    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_text(folder / RECORD, json.dumps(record, indent=2, default=str) + "\n")
 
 
 def is_over(row: Mapping[str, Any]) -> bool:

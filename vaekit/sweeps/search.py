@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,8 @@ from vaekit.compute.distributed import ProcessGroup, take_place
 from vaekit.compute.process import Interrupted
 from vaekit.data.sources import Splits
 from vaekit.errors import DivergenceError, UsageError, VaekitError, reason_of
-from vaekit.evaluation.evaluator import Evaluator
-from vaekit.evaluation.metrics import metric_of
+from vaekit.evaluation.evaluator import check_criterion
+from vaekit.evaluation.metrics import Criterion
 from vaekit.extras import import_extra
 from vaekit.files import local_path
 from vaekit.model.assembly import assemble
@@ -29,9 +28,10 @@ from vaekit.store.record import Record
 from vaekit.sweeps.grid import load_once
 from vaekit.sweeps.record import make_folder, outcome, read_record, run_name, write_record
 from vaekit.sweeps.space import Range, check_over
-from vaekit.training.checks import check_data
+from vaekit.training.checks import check_best, check_data
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
+from vaekit.training.initial import read_initial
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.trainer import Trainer
 
@@ -96,35 +96,6 @@ def search(
     return [Run(folder / row["run"]) for row in done]
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """The metric of the validation set by which trials are compared.
-
-    Args:
-        name: The name of the metric.
-        maximise: Whether more is better.
-    """
-
-    name: str
-    maximise: bool
-
-    @classmethod
-    def read(cls, text: str) -> Criterion:
-        """Parse a metric, such as ``elbo`` or ``active_units:max``.
-
-        Raises:
-            UsageError: The direction after the colon is neither ``min`` nor ``max``.
-        """
-        name, colon, direction = text.partition(":")
-        if colon and direction not in {"min", "max"}:
-            raise UsageError("unknown direction of a metric", given=text, expected=f"{name}:min or {name}:max")
-        return cls(name, direction == "max" if colon else metric_of(name).better == "more")
-
-    def of(self, record: Mapping[str, Any]) -> float:
-        """Return the metric's value in a record of ``metrics.jsonl``."""
-        return float(record[f"validation_{self.name}"])
-
-
 class Plan:
     """The definition of a search.
 
@@ -142,6 +113,7 @@ class Plan:
         check_over(over, options)
         self.base, self.options, self.over, self.metric, self.prune = base, options, over, metric, prune
         self.loaded: dict[str, Splits] = {}
+        self.notes: list[str] = []
 
     @cached_property
     def request(self) -> dict[str, Any]:
@@ -183,7 +155,7 @@ class Plan:
         record = {
             **{name: self.request[name] for name in ("over", "metric")},
             "seconds": round((max(times) - min(times)).total_seconds(), 3),
-            "notes": [],
+            "notes": self.notes,
             "best": study.best and study.best.user_attrs["run"],
             "runs": [
                 {"run": trial.user_attrs["run"], "options": trial.params, **self._outcome(study, trial)} for trial in trials
@@ -214,18 +186,11 @@ class Plan:
             splits = self.load(spec)
             objective = assemble(spec, splits)
             check_data(spec, objective.vae.likelihood, splits)
+            initial = read_initial(spec, objective.vae, splits.facts)
+            self.notes += [] if initial is None or initial.note in self.notes else [initial.note]
             choose_compilation(spec, objective)
-            two = torch.arange(min(2, len(splits.validation)), device=splits.validation.device)
-            few = replace(splits, validation=splits.validation.subset(two))
-            place = ProcessGroup(device=take_place(spec.train.device))
-            found = Evaluator(spec, objective.to(place.device), few, place).scores("validation")
-            names = [name for name, value in found.items() if not isinstance(value, list)]
-            if self.metric.name not in names:
-                reason = f": the posterior {spec.model.posterior.kind!r} has no density" if self.metric.name == "elbo" else ""
-                raise UsageError(
-                    f"the metric {self.metric.name} is not available on the validation set{reason}",
-                    expected=f"--metric {', '.join(names)}; append :max if more is better",
-                )
+            check_criterion(self.metric, "--metric", spec, objective, splits)
+            check_best(spec, objective, splits)
         about = {spec.data.dataset.model_dump_json() + _about(spec): _about(spec) for spec in specs}
         if self.metric.name == "elbo" and len(about) > 1:
             raise UsageError(
@@ -246,6 +211,8 @@ def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, r
     if trials < 1:
         raise UsageError("a search needs at least one trial", given=trials, expected="1 or more")
     first = plan.check()
+    for note in plan.notes:
+        reporter.note(f"note: {note}")
     study = Study(
         storage,
         plan.request,

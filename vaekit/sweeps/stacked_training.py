@@ -145,9 +145,10 @@ def _joined(meters: Sequence[Meter]) -> Meter:
 
 def _progress(trainers: Sequence[Trainer], speed: float) -> str:
     """Describe the progress of the models in a stack."""
-    losses = [trainer.position.best for trainer in trainers if trainer.position.best is not None]
+    values = [trainer.position.best for trainer in trainers if trainer.position.best is not None]
+    what = "loss" if (criterion := trainers[0].criterion) is None else f"best {criterion.name}"
     done, epochs, num = trainers[0].position.epoch, trainers[0].spec.train.epochs, len(trainers)
     return (
-        f"epoch {done:>{len(str(epochs))}}/{epochs}  {num} models  best validation loss {min(losses):.2f} to {max(losses):.2f}"
+        f"epoch {done:>{len(str(epochs))}}/{epochs}  {num} models  validation {what} {min(values):.2f} to {max(values):.2f}"
         f"  {num * speed:,.0f} images/s x models"
     )

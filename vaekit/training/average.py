@@ -28,9 +28,13 @@ class MovingAverage:
 
     def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
         self.parameters, self.decay = dict(parameters), decay
-        self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        self.start()
         some = next(iter(self.parameters.values()))
         self.weight = torch.zeros((), dtype=some.dtype, device=some.device)  # read by the recorded step
+
+    def start(self) -> None:
+        """Set the average to the current parameters."""
+        self.tensors = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def set_step(self, step: int) -> None:
         """Set the weight in the average of the parameters after a step."""

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaekit.compute.sharding import collect
+from vaekit.compute.sharding import collect, like
 from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
 from vaekit.errors import CheckpointError, DataError, reason_of
+from vaekit.evaluation.metrics import Criterion
+from vaekit.model.assembly import initial_state
 from vaekit.specs.models import RunSpec
 from vaekit.specs.text import flat, value_text
 from vaekit.store import checkpoint
 from vaekit.store.folder import RunFolder
+from vaekit.training.initial import read_initial
 from vaekit.training.meter import Meter
 from vaekit.training.step import Step
 
@@ -37,8 +40,8 @@ class Position:
     Args:
         epoch: The number of completed epochs.
         step: The number of completed steps in the current epoch.
-        best: The lowest validation objective so far; None before the first validation.
-        best_epoch: The epoch that reached it.
+        best: The criterion's value in the best epoch so far; None before the first validation.
+        best_epoch: The best epoch so far.
         seconds: Wall-clock time spent on training steps.
     """
 
@@ -48,12 +51,18 @@ class Position:
     best_epoch: int = 0
     seconds: float = 0.0
 
-    def end_epoch(self, objective: float) -> bool:
-        """Record the end of an epoch and its validation objective; return whether it is the best so far."""
+    def end_epoch(self, scores: Mapping[str, Any], criterion: Criterion | None) -> bool:
+        """Record the end of an epoch; return whether it is the best so far.
+
+        Args:
+            scores: The metrics of the validation set.
+            criterion: The metric that chooses the best epoch; None if it is the last.
+        """
         self.epoch, self.step = self.epoch + 1, 0
-        improved = self.best is None or objective < self.best
+        value = float(scores["loss" if criterion is None else criterion.name])
+        improved = criterion is None or self.best is None or criterion.prefers(value, self.best)
         if improved:
-            self.best, self.best_epoch = objective, self.epoch
+            self.best, self.best_epoch = value, self.epoch
         return improved
 
 
@@ -69,6 +78,7 @@ class Checkpoints:
     def __init__(self, folder: RunFolder, step: Step, splits: Splits) -> None:
         self.folder, self.step = folder, step
         self.spec, self.processes = step.spec, step.processes
+        self.source = splits.train
         self.about: dict[str, Any] = {"facts": splits.facts, "data": splits.fingerprint}
 
     def check(self) -> None:
@@ -78,6 +88,34 @@ class Checkpoints:
             CheckpointError: It cannot.
         """
         checkpoint.check_readable(self.folder.last, self.spec, **self.about)
+
+    def load_initial(self) -> tuple[str, ...]:
+        """Load the weights that the spec's ``init`` names, if any; return a note on what was taken.
+
+        Raises:
+            CheckpointError: They are missing or damaged.
+            UsageError: They do not fit the model or the data.
+        """
+        step = self.step
+        initial = read_initial(self.spec, step.objective.vae, self.about["facts"], self.processes)
+        if initial is None:
+            return ()
+        weights = checkpoint.with_prefix("vae.", initial.weights)
+        self._set(weights)
+        with step.gathered():
+            state = initial_state(self.spec, step.whole, self.source)  # which depends on those weights
+        self._set({name: tensor for name, tensor in state.items() if name not in weights})
+        if step.average is not None:
+            step.average.start()
+        self.about["init"] = initial.digest
+        return (initial.note,)
+
+    @torch.no_grad()
+    def _set(self, tensors: Mapping[str, Tensor]) -> None:
+        """Set parameters and buffers of the objective."""
+        own = self.step.objective.state_dict()
+        for name, tensor in tensors.items():
+            own[name].copy_(like(tensor.to(self.step.device), own[name]))
 
     def save_best(self, epoch: int) -> None:
         """Write the best weights so far: those of the objective, for evaluation, and those of the model alone."""
@@ -123,6 +161,7 @@ class Checkpoints:
         path, step = self.folder.last, self.step
         tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
         self._require_same_spec(header.spec)
+        self.about["init"] = header.init
         changed = changes(header.data, self.about["data"])
         if changed and not allow_changed_data:
             raise DataError(

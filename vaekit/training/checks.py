@@ -11,7 +11,10 @@ from torch import nn
 from vaekit.compute.sharding import own
 from vaekit.data import Splits
 from vaekit.errors import DataError, DivergenceError, UsageError
+from vaekit.evaluation.evaluator import check_criterion
+from vaekit.evaluation.metrics import Criterion
 from vaekit.interfaces import Likelihood
+from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 
 
@@ -44,6 +47,29 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
                 remedy="state which numbers stand for black and white, for example --dataset.range -1,1, or use a likelihood on "
                 "all reals: --loss gaussian --likelihood.link identity",
             )
+
+
+def best_criterion(spec: RunSpec, objective: Objective) -> Criterion | None:
+    """Return the metric that chooses the best epoch; None if it is the last.
+
+    Raises:
+        UsageError: The direction of the metric is neither ``min`` nor ``max``.
+    """
+    best = spec.train.best
+    if best == "auto":
+        best = "last" if objective.has_critic else "loss"
+    return None if best == "last" else Criterion.read(best)
+
+
+def check_best(spec: RunSpec, objective: Objective, splits: Splits) -> None:
+    """Check that the model has the metric that chooses the best epoch.
+
+    Raises:
+        UsageError: It does not; the message lists those that it has.
+    """
+    criterion = best_criterion(spec, objective)
+    if criterion is not None and criterion.name != "loss":
+        check_criterion(criterion, "--best last,", spec, objective, splits)
 
 
 def check_weights(objective: nn.Module) -> None:

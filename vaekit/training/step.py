@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
 from weakref import proxy
@@ -21,7 +23,8 @@ from vaekit.compute.sharding import gathered, own, shard
 from vaekit.data.batches import Batch, Batches, full_batches
 from vaekit.data.sources import Splits
 from vaekit.errors import UsageError
-from vaekit.model.objective import Inputs, Objective
+from vaekit.interfaces import Optim
+from vaekit.model.objective import Inputs, Objective, Player
 from vaekit.specs.models import RunSpec
 from vaekit.streams import Streams
 from vaekit.training.average import MovingAverage
@@ -51,21 +54,7 @@ class Step:
         """The whole model, filled within `gathered`; if the model is sharded, `objective` holds a shard of each parameter."""
         if several and (self.objective.batch_statistic or self.objective.learners):
             self.objective.gather = self.processes.gather
-        self.optimizers = [
-            torch.optim.AdamW(
-                [
-                    {
-                        "params": self.objective.parameters_of(player),
-                        "peak_lr": player.optim.lr or train.lr,
-                        "decay": train.weight_decay,
-                    }
-                ],
-                betas=player.optim.betas,
-                weight_decay=0.0,  # see `decay`
-                fused=self.device.type in {"cpu", "cuda"},
-            )
-            for player in self.objective.players
-        ]
+        self.optimizers = [self._optimizer(player) for player in self.objective.players]
         self.learned = {name: self.objective.get_buffer(name) for name in self.objective.learned}
         moving = {name: parameter for name, parameter in self.objective.named_parameters() if parameter.requires_grad}
         self.average = None if train.ema is None else MovingAverage(moving | self.learned, train.ema)
@@ -148,8 +137,11 @@ class Step:
 
     def lr_factor(self, number: int) -> float:
         """Return the learning rate of a step as a fraction of the peak."""
-        if self.spec.train.schedule == "constant":
+        train = self.spec.train
+        if train.schedule == "constant":
             return 1.0
+        if train.schedule == "step":
+            return train.lr_gamma ** bisect_right(train.lr_milestones, number // self.steps_per_epoch)
         return 0.5 * (1.0 + math.cos(math.pi * number / self.num_steps))
 
     def learning_rate(self, number: int) -> float:
@@ -163,6 +155,18 @@ class Step:
     def gathered(self) -> AbstractContextManager[None]:
         """Fill `whole` within a context, so that each process can use the model independently of the others."""
         return gathered(self.objective, self.whole)
+
+    def _optimizer(self, player: Player) -> torch.optim.AdamW:
+        settings = self.spec.train.model_dump(include=set(Optim.__annotations__))
+        settings |= {name: value for name, value in asdict(player.optim).items() if value is not None}
+        parameters = self.objective.parameters_of(player)
+        return torch.optim.AdamW(
+            [{"params": parameters, "peak_lr": settings["lr"], "decay": settings["weight_decay"]}],
+            betas=settings["betas"],
+            eps=settings["eps"],
+            weight_decay=0.0,  # see `decay`
+            fused=self.device.type in {"cpu", "cuda"},
+        )
 
     def _divide(self) -> Objective:
         if len(self.objective.producers) > 1:  # each player would run the sharded modules again with parameters of its own
@@ -197,7 +201,7 @@ class Step:
 
 @torch.no_grad()
 def decay(group: Mapping[str, Any]) -> None:
-    """Apply the decoupled weight decay of AdamW to a group's parameters of two or more dimensions.
+    """Apply the decoupled weight decay of AdamW to a group's parameters of two or more dimensions that have a gradient.
 
     Biases, the weights of normalisations and learned scales are left alone: they do not multiply features, and shrinking a log
     scale would pull the standard deviation of the pixels towards 1.
@@ -205,7 +209,7 @@ def decay(group: Mapping[str, Any]) -> None:
     if group["decay"]:
         keep = 1.0 - group["lr"] * group["decay"]
         for parameter in group["params"]:
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 and parameter.grad is not None:
                 parameter.mul_(keep)
 
 

@@ -23,7 +23,7 @@ from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 from vaekit.store.folder import RunFolder, check_space
 from vaekit.training.checkpoints import Checkpoints, Position
-from vaekit.training.checks import check_data, check_weights, divergence
+from vaekit.training.checks import best_criterion, check_best, check_data, check_weights, divergence
 from vaekit.training.loggers import Loggers, codes_of
 from vaekit.training.meter import Meter
 from vaekit.training.progress import Reporter, Silent, Start
@@ -73,6 +73,8 @@ class Trainer:
     ) -> None:
         check_data(spec, objective.vae.likelihood, splits)
         check_weights(objective)
+        check_best(spec, objective, splits)
+        self.criterion = best_criterion(spec, objective)
         self.spec, self.splits, self.folder, self.allow_changed_data = spec, splits, folder, allow_changed_data
         self.step = Step(spec, objective, processes)
         self.processes = self.step.processes
@@ -143,7 +145,7 @@ class Trainer:
             scores = self.evaluator.scores("validation")
             self.check_finite({name: v for name, v in scores.items() if isinstance(v, float)}, where="validation")
             pictures = self.snapshots.take(self.position.epoch + 1) if self.processes.leads else {}
-        improved, self.meter = self.position.end_epoch(float(scores["loss"])), Meter()  # type: ignore[arg-type]
+        improved, self.meter = self.position.end_epoch(scores, self.criterion), Meter()
         record = self.record(means, scores, pace, improved=improved)
         if self.processes.leads:
             self.folder.append_metrics(record)
@@ -198,7 +200,7 @@ class Trainer:
                 self.checkpoints.check()
             if self.processes.leads and not resume:
                 self.folder.cut_metrics(0)  # of an epoch that ended with its process, before the first checkpoint
-            notes = (self._resume() if resume else self._few_steps()) + self._notes()
+            notes = (self._resume() if resume else self.checkpoints.load_initial() + self._few_steps()) + self._notes()
             logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
             self.reporter.start(self._start(notes + logged))
         except BaseException:
@@ -287,6 +289,11 @@ class Trainer:
     def _notes(self) -> tuple[str, ...]:
         """Return what the user should know before the first numbers appear."""
         notes: tuple[str, ...] = ()
+        if frozen := self.step.objective.frozen:
+            trained = sum(p.numel() for p in self.step.objective.parameters() if p.requires_grad)
+            notes += (f"frozen: {', '.join(frozen)}; {trained:,} parameters are trained",)
+        if self.criterion is None and self.spec.train.best == "auto":
+            notes += ("a critic plays, so losses of epochs are not comparable: the last epoch counts as the best, see --best",)
         if (average := self.step.average) is not None:
             notes += ("training metrics use the raw weights; validation, pictures and the saved model use their moving average",)
             if average.rises(self.step.num_steps):

@@ -97,7 +97,8 @@ def sweep(
         )
         return
 
-    from vaekit.sweeps.search import Criterion, Plan, work
+    from vaekit.evaluation.metrics import Criterion
+    from vaekit.sweeps.search import Plan, work
 
     _refuse("a search trains one model at a time; it does not take", stack=stack)
     if storage is None or trials is None:

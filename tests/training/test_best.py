@@ -1,0 +1,146 @@
+"""The best epoch: by the loss, by another number of the validation set, or the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import vaekit
+from vaekit.errors import UsageError
+from vaekit.store import checkpoint
+from vaekit.training.progress import Silent, Start
+
+RISING = {"lr": 0.05, "schedule": "constant", "epochs": 4}
+"""Training whose numbers go up and down."""
+
+
+def options(images: Path, **more: Any) -> dict[str, Any]:
+    networks = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2, "likelihood": "bce", "binarize": "dynamic"}
+    fixed = {"batch_size": 16, "threads": 1, "device": "cpu", "pictures": "none", "compile": "off"}
+    return {"dataset": "array", "dataset.path": str(images), **networks, **fixed, **RISING, **more}
+
+
+class Teller(Silent):
+    """Keeps the notes, and may stop after an epoch."""
+
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+        self.notes: list[str] = []
+
+    def start(self, start: Start) -> None:
+        self.notes += start.notes
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+    def epoch(self, record: Any) -> None:
+        if record["epoch"] == self.last:
+            raise KeyboardInterrupt
+
+
+def last_of(values: list[float]) -> int:
+    """Return the index of the last value."""
+    return len(values) - 1
+
+
+def check_chosen(run: vaekit.Run, metric: str, choose: Callable[[Any], Any]) -> None:
+    """Check that the weights, the evaluation and the metrics agree on the best epoch, which is not the last by chance."""
+    values = [record[f"validation_{metric}"] for record in run.metrics()]
+    best = [record["epoch"] for record in run.metrics() if record["best"]]
+    evaluation = run.evaluation()
+    assert evaluation is not None
+    assert evaluation["epoch"] == run.header.state["epoch"] == best[-1] == int(choose(values)) + 1
+    assert best == [n for n in range(1, len(values) + 1) if int(choose(values[:n])) + 1 == n]
+
+
+@pytest.mark.parametrize(
+    ("best", "metric", "choose"),
+    [
+        ("auto", "loss", np.argmin),
+        ("loss", "loss", np.argmin),
+        ("kl", "kl", np.argmin),
+        ("kl:max", "kl", np.argmax),
+        ("elbo", "elbo", np.argmax),
+        ("reconstruction", "reconstruction", np.argmin),
+        ("beta", "beta", np.argmin),
+        ("last", "loss", last_of),
+    ],
+)
+def test_a_number_of_the_validation_set_chooses_the_best_epoch(
+    images: Path, tmp_path: Path, best: str, metric: str, choose: Callable[[Any], Any]
+) -> None:
+    run = vaekit.train(**options(images, best=best, loss="beta", beta=3), out=tmp_path / "run")
+    check_chosen(run, metric, choose)
+    epochs = {checkpoint.load(file)[1].state["epoch"] for file in (run.folder.model, run.folder.best)}
+    assert epochs == {run.header.state["epoch"]}
+
+
+def test_the_numbers_do_not_choose_the_same_epoch(images: Path, tmp_path: Path) -> None:
+    """Otherwise the test above would show nothing."""
+    records = vaekit.train(**options(images, loss="beta", beta=3), out=tmp_path / "run").metrics()
+    kl, reconstruction, loss = ([record[f"validation_{name}"] for record in records] for name in ("kl", "reconstruction", "loss"))
+    chosen = {np.argmin(kl), np.argmax(kl), np.argmin(reconstruction), np.argmin(loss)}
+    assert len(chosen) >= 3
+    assert np.argmin(loss) != len(loss) - 1
+
+
+def test_where_a_critic_plays_the_last_epoch_is_the_best(images: Path, tmp_path: Path) -> None:
+    given = {**options(images, loss="factor"), "loss.hidden": (8,)}
+    teller = Teller()
+    run = vaekit.train(**given, out=tmp_path / "run", reporter=teller)
+    check_chosen(run, "loss", last_of)
+    assert any("a critic plays" in note for note in teller.notes)
+    chosen = vaekit.train(**given, best="loss", out=tmp_path / "chosen", reporter=(teller := Teller()))
+    check_chosen(chosen, "loss", np.argmin)
+    assert not any("critic" in note for note in teller.notes)
+
+
+def test_gradients_that_are_not_judged_are_no_critic(images: Path, tmp_path: Path) -> None:
+    run = vaekit.train(**options(images, loss="iwae", dreg=True), out=tmp_path / "run")
+    check_chosen(run, "loss", np.argmin)
+
+
+def test_the_best_epoch_is_known_after_a_resumption(images: Path, tmp_path: Path) -> None:
+    given = options(images, best="kl:max")
+    whole = vaekit.train(**given, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        vaekit.train(**given, out=tmp_path / "cut", reporter=Teller(3))
+    resumed = vaekit.resume(tmp_path / "cut")
+    assert [record["best"] for record in resumed.metrics()] == [record["best"] for record in whole.metrics()]
+    assert resumed.folder.model.read_bytes() == whole.folder.model.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("stack", "best", "told"),
+    [("on", "kl:max", "validation best kl"), ("on", "last", "validation loss"), ("off", "kl:max", "loss")],
+)
+def test_each_model_of_a_sweep_has_its_best_epoch(images: Path, tmp_path: Path, stack: Any, best: str, told: str) -> None:
+    given, teller = options(images, best=best), Teller()
+    for run in vaekit.sweep(over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep", reporter=teller, **given):
+        check_chosen(run, "kl", {"kl": np.argmin, "kl:max": np.argmax, "last": last_of}[best])
+    assert any(told in note for note in teller.notes)
+
+
+@pytest.mark.parametrize(
+    ("best", "more", "message"),
+    [
+        ("fid", {}, "metric fid is not available(.*\n)*.*--best last, .*loss, .*kl.*elbo"),
+        ("none", {}, "metric none is not available"),
+        ("kl_per_latent", {}, "metric kl_per_latent is not available"),
+        ("elbo", {"posterior": "delta"}, "metric elbo is not available.*: the posterior 'delta' has no density"),
+        ("kl:up", {}, "unknown direction of a metric"),
+    ],
+)
+def test_a_number_that_does_not_exist_is_refused_before_training(
+    images: Path, tmp_path: Path, best: str, more: dict[str, Any], message: str
+) -> None:
+    given = options(images, **more)
+    with pytest.raises(UsageError, match=message):
+        vaekit.train(**given, best=best, out=tmp_path / "run")
+    with pytest.raises(UsageError, match=message):
+        vaekit.sweep(over={"best": ("loss", best)}, out=tmp_path / "sweep", **given)
+    assert {path.name for path in tmp_path.iterdir()} == {"images.npy"}

@@ -1,0 +1,118 @@
+"""Initial weights that are taken from another run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vaekit.compute.distributed import ProcessGroup
+from vaekit.data.facts import Facts
+from vaekit.errors import CheckpointError, UsageError
+from vaekit.files import local_path
+from vaekit.interfaces import MODEL_PARTS
+from vaekit.model.vae import VAE
+from vaekit.schema import ComponentSpec, ModelPart
+from vaekit.specs.models import RunSpec
+from vaekit.specs.text import value_text
+from vaekit.store import checkpoint
+from vaekit.store.folder import model_file
+
+
+class Initial(NamedTuple):
+    """Weights of another run that a run starts from.
+
+    Args:
+        weights: The weights, and the buffers, by their names in the model.
+        note: What is taken and what is not, in a sentence.
+    """
+
+    weights: dict[str, Tensor]
+    note: str
+
+    @property
+    def digest(self) -> str:
+        """A digest of the weights."""
+        return checkpoint.digest_of({}, self.weights)
+
+
+def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup | None = None) -> Initial | None:
+    """Read the weights that a spec's ``init`` names, as far as they fit the model; None if it names none.
+
+    A part fits if its kind and its shapes are those of the run. A frozen part must fit, and have the same options, which may
+    determine what its weights mean.
+
+    Args:
+        spec: A complete spec.
+        vae: The model that was built from it; it does not change.
+        facts: The facts about its data.
+        processes: The processes that train together, of which the leading one reads the file; default: this process alone.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or holds NaN or infinite weights.
+        UsageError: No part fits, a frozen part does not, or the run was trained on data of another shape or range.
+    """
+    init = spec.train.init
+    if init is None:
+        return None
+    leads = processes is None or processes.leads
+    if leads and not local_path(init).exists():
+        raise UsageError(f"--init {init} does not exist", expected="a run folder or a model file")
+    file = model_file(init) if leads else init
+    tensors, header = checkpoint.load(file, processes=processes)
+    if (facts.data_shape, facts.value_range) != (header.facts.data_shape, header.facts.value_range):
+        ours, theirs = (f"data_shape {each.data_shape}, value_range {each.value_range}" for each in (facts, header.facts))
+        raise UsageError(f"the model in {init} is of other data", given=ours, expected=f"as there, {theirs}")
+    taken: dict[str, Tensor] = {}
+    parts: list[str] = []
+    reasons: dict[ModelPart, str] = {}
+    for part in MODEL_PARTS:
+        here, there = getattr(spec.model, part), getattr(header.spec.model, part)
+        own, given = vae.get_submodule(part).state_dict(), checkpoint.without_prefix(f"{part}.", tensors)
+        frozen, options = part in spec.train.freeze, _options(here, there)
+        reason = _kinds(here, there) or _shapes(own, given) or (options if frozen else None)
+        if reason is None:
+            taken |= checkpoint.with_prefix(f"{part}.", given)
+            parts += [f"{part} ({options})" if options else part] if given else []
+        elif frozen:
+            raise UsageError(
+                f"the frozen {part} is not that of {init}",
+                given=reason,
+                expected=f"the {part} of that run: a part that is frozen with other weights would never be trained",
+                remedy=f"start from the spec.yaml of that run, or do not freeze the {part}",
+            )
+        else:
+            reasons[part] = reason
+    told = "; ".join(f"{part} ({reason})" for part, reason in reasons.items())
+    if not taken:
+        raise UsageError(
+            f"no weights of {init} fit the model",
+            given=told or "a model without weights",
+            expected="a part of the same kind and shapes",
+            remedy="start from the spec.yaml of that run",
+        )
+    if bad := [name for name, _ in vae.named_parameters() if name in taken and not taken[name].isfinite().all()]:
+        raise CheckpointError(f"the weights in {file} are NaN or infinite", given=bad[0], remedy="use another --init")
+    epoch = f", epoch {header.state['epoch']}" if "epoch" in header.state else ""
+    return Initial(taken, f"initial weights from {init}{epoch}: {', '.join(parts)}" + (f"; not taken: {told}" if told else ""))
+
+
+def _kinds(here: ComponentSpec, there: ComponentSpec) -> str | None:
+    """Return how the kinds of two components differ; None if they do not."""
+    return None if here.kind == there.kind else f"{here.kind!r} here, {there.kind!r} there"
+
+
+def _shapes(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """Return how the names or shapes of two sets of tensors differ; None if they do not."""
+    here, there = ({name: tuple(tensor.shape) for name, tensor in each.items()} for each in (own, given))
+    changed = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    return f"{changed[0]} is {here.get(changed[0], 'absent')} here, {there.get(changed[0], 'absent')} there" if changed else None
+
+
+def _options(here: ComponentSpec, there: ComponentSpec) -> str | None:
+    """Return how the options of two components differ; None if they do not, or if the kinds differ."""
+    for name, value in here if here.kind == there.kind else ():
+        if value != getattr(there, name):
+            return f"{name} is {value_text(value)} here, {value_text(getattr(there, name))} there"
+    return None

@@ -139,7 +139,7 @@ class Batches:
             evaluation.
         workers: Processes that decode a source outside memory; 0 reads in this thread. A source of numbers needs no decoding: a
             thread reads it ahead.
-        memory_format: Memory format of the images.
+        memory_format: Memory format of images; signals, volumes and tables are contiguous.
         replays: Whether to record augmentation as a CUDA graph and replay it.
 
     Raises:
@@ -173,7 +173,8 @@ class Batches:
     ) -> None:
         self.batch_size, self.streams, self.binarize, self.train, self.split = batch_size, streams, binarize, train, split
         self.augment = augment if augment is not None and train and not augment.is_off else None
-        self.device, self.workers, self.memory_format = torch.device(device), workers, memory_format
+        self.device, self.workers = torch.device(device), workers
+        self.memory_format = memory_format if len(source.shape) == 3 else torch.contiguous_format
         self._replay = Replay(partial(_augmented, self.augment)) if replays and self.augment is not None else None
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)

@@ -179,14 +179,14 @@ class Likelihood(Component, nn.Module, ABC):
     """Turns the decoder's output into the likelihood p(x|z).
 
     Args:
-        data_shape: The shape of one image, ``(C, H, W)``.
+        data_shape: The shape of one example.
 
     Example:
         >>> from vaekit.distributions import GaussianPixels, at_least_float32
         >>> class UnitVariance(Likelihood):
         ...     def forward(self, params):
         ...         mean = at_least_float32(params)
-        ...         return GaussianPixels(mean, torch.zeros_like(mean))
+        ...         return GaussianPixels(mean, torch.zeros_like(mean), len(self.data_shape))
         >>> UnitVariance((1, 28, 28))(torch.zeros(5, 1, 28, 28)).log_prob(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5])
     """
@@ -199,6 +199,8 @@ class Likelihood(Component, nn.Module, ABC):
     `vaekit.distributions.QuantisedDensity`."""
     normalised: ClassVar[bool] = True
     """Whether ``log_prob`` includes its normalising constants; if not, the ELBO is known only up to a constant."""
+    factorised: ClassVar[bool] = False
+    """Whether p(x|z) is a `vaekit.distributions.FactorisedDensity`, from which missing numbers can be left out."""
 
     def __init__(self, data_shape: Shape) -> None:
         super().__init__()
@@ -206,12 +208,12 @@ class Likelihood(Component, nn.Module, ABC):
 
     @property
     def param_shape(self) -> Shape:
-        """The shape of the decoder's output for one example; default: the shape of an image."""
+        """The shape of the decoder's output for one example; default: the shape of the example."""
         return self.data_shape
 
     @abstractmethod
     def forward(self, params: Tensor) -> Density:
-        """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z), whose mean is the decoded image."""
+        """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z), whose mean is the decoded example."""
 
 
 Slot = Literal["reconstruction", "divergence"]

@@ -209,9 +209,9 @@ def test_a_source_knows_its_range_and_whether_it_is_binary():
     assert TensorImages(torch.zeros(2, 1, 1, 1, dtype=torch.uint8)).value_range() == (0, 1)
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(2, 3, 3), torch.zeros(2, 1, 3, 3, dtype=torch.float64)])
-def test_a_tensor_that_is_not_images_is_refused(wrong):
-    with pytest.raises(DataError, match="does not hold images"):
+@pytest.mark.parametrize("wrong", [torch.zeros(2), torch.zeros(2, 1, 3, 3, 3, 3), torch.zeros(2, 1, 3, 3, dtype=torch.float64)])
+def test_a_tensor_that_is_not_examples_is_refused(wrong):
+    with pytest.raises(DataError, match="does not hold examples"):
         TensorImages(wrong)
     with pytest.raises(DataError, match="differ in number"):
         TensorImages(torch.zeros(2, 1, 3, 3), torch.zeros(3))

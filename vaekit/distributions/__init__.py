@@ -5,6 +5,7 @@ from vaekit.distributions.density import Density, Distribution, FactorisedDensit
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 from vaekit.distributions.mixture import GaussianMixture
+from vaekit.distributions.observed import Observed
 from vaekit.distributions.pixels import (
     LEVEL,
     BernoulliPixels,
@@ -26,6 +27,7 @@ __all__ = [
     "GaussianMixture",
     "GaussianPixels",
     "LaplacePixels",
+    "Observed",
     "QuantisedDensity",
     "SquaredErrorPixels",
     "StandardNormal",

@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from vaekit import roles
 from vaekit.data.facts import Facts
 from vaekit.data.sources import Splits
-from vaekit.interfaces import Likelihood, Loss, Posterior, Prior
+from vaekit.interfaces import Likelihood, Loss, Posterior, Prior, Shape
 from vaekit.model.contracts import check_contracts
 from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.model.vae import VAE
+from vaekit.nn.missing import FillMissing
 from vaekit.specs.models import ModelSpec, RunSpec
 from vaekit.streams import derive_seed
 
@@ -43,9 +45,28 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
         likelihood: Likelihood = roles.likelihoods.build(model.likelihood, data_shape=data_shape)
         posterior: Posterior = roles.posteriors.build(model.posterior, latent_dim=latent_dim)
         prior: Prior = roles.priors.build(model.prior, latent_dim=latent_dim)
-        encoder = roles.encoders.build(model.encoder, in_shape=data_shape, out_shape=posterior.param_shape)
+        encoder = _encoder(model, facts, posterior.param_shape)
         decoder = roles.decoders.build(model.decoder, in_shape=(latent_dim,), out_shape=likelihood.param_shape)
-        return VAE(encoder, decoder, posterior=posterior, prior=prior, likelihood=likelihood, value_range=facts.value_range)
+        return VAE(
+            encoder,
+            decoder,
+            posterior=posterior,
+            prior=prior,
+            likelihood=likelihood,
+            value_range=facts.value_range,
+            missing=facts.missing != "refuse",
+        )
+
+
+def _encoder(model: ModelSpec, facts: Facts, out_shape: Shape) -> nn.Module:
+    """Build the encoder of a model; if numbers may be missing, one that fills them."""
+    shape = facts.data_shape
+    if facts.missing == "refuse":
+        return roles.encoders.build(model.encoder, in_shape=shape, out_shape=out_shape)
+    channel = facts.missing == "channel"
+    filled = (2 * shape[0], *shape[1:]) if channel else shape
+    encoder = roles.encoders.build(model.encoder, in_shape=filled, out_shape=out_shape)
+    return FillMissing(encoder, shape, out_shape, channel=channel)
 
 
 def build_objective(model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None) -> Objective:

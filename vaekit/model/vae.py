@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from vaekit.data.pixels import UNIT, Range
-from vaekit.distributions import Density, DiagonalGaussian, Distribution
+from vaekit.distributions import Density, DiagonalGaussian, Distribution, FactorisedDensity, Observed
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Likelihood, Posterior, Prior, Shape
 from vaekit.roles import likelihoods, posteriors, priors
@@ -29,6 +29,7 @@ class VAE(nn.Module):
         prior: The prior; default: a standard normal.
         likelihood: The likelihood; default: Bernoulli pixels (``bce``) with the decoder's output shape.
         value_range: The lowest and highest pixel values of the data, which pictures show as black and white.
+        missing: Whether NaN in the data is a missing number, which the likelihood leaves out; the encoder must accept it.
 
     Raises:
         UsageError: The parts do not fit together, or a default needs a shape that the decoder does not declare.
@@ -51,6 +52,7 @@ class VAE(nn.Module):
         prior: Prior | None = None,
         likelihood: Likelihood | None = None,
         value_range: Range = UNIT,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         if posterior is None:
@@ -72,6 +74,7 @@ class VAE(nn.Module):
                 raise UsageError(f"the {name}'s {attribute} does not match the other parts", given=given, expected=expected)
         self.encoder, self.decoder, self.value_range = encoder, decoder, value_range
         self.posterior, self.prior, self.likelihood = posterior, prior, likelihood
+        self.missing = missing
         self.chunk: int | None = None
         """The number of examples that the networks process at once, for large batches in evaluation; None for whole batches."""
 
@@ -150,7 +153,7 @@ class VAE(nn.Module):
         params = self._in_chunks(self.decoder, z.flatten(0, -2))
         params = params if z.ndim == 2 else params.unflatten(0, z.shape[:-1])
         p: Density = self.likelihood(params)
-        return p
+        return Observed(cast("FactorisedDensity", p), len(self.data_shape)) if self.missing else p
 
     def decode(self, z: Tensor) -> Tensor:
         """Return the mean images of p(x|z), ``(*S, B, C, H, W)``, for latent vectors ``(*S, B, D)``."""

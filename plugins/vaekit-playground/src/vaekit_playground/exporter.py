@@ -49,9 +49,13 @@ class Playground(vaekit.Exporter):
                 given=f"--part {part}",
                 remedy="leave --part out; --encoder adds the encoder",
             )
-        channels = trained.vae.data_shape[0]
-        if channels not in {1, 3}:
-            raise ExportError("a playground shows grey and RGB images", given=f"{channels} channels")
+        shape = trained.vae.data_shape
+        if len(shape) != 3 or shape[0] not in {1, 3}:
+            raise ExportError(
+                "a playground shows grey and RGB images",
+                given=f"a model of data of shape {shape}",
+                expected="shape (1, height, width) or (3, height, width)",
+            )
         files = runtime.load(self.runtime)
         parts: list[PartName] = ["decoder", "encoder"] if self.encoder else ["decoder"]
         binaries = {"module": files[runtime.MODULE], "wasm": files[runtime.WASM]}

@@ -9,13 +9,16 @@ from itertools import groupby
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from vaekit.drawing.axes import FAINT, INK, PALETTE, PAPER, SCALE
+from vaekit.drawing.axes import FAINT, PALETTE, PAPER, SCALE
 
 SMALL = 56
 """Images whose longer side is below this are enlarged to reach it, by an integer factor and without interpolation."""
 WIDE = 2
 """The width of a drawn signal or row of a table, in heights."""
+EDGE = 2
+"""Space beside bars, and around curves, in pixels."""
 MISSING = 0.5
 """The grey of a missing pixel."""
 LARGE = 168
@@ -73,15 +76,17 @@ def _bars(rows: Tensor, height: int) -> Tensor:
     from PIL import ImageColor
 
     features = rows.shape[1]
-    width = max(WIDE * height, features)
+    width = max(WIDE * height - 2 * EDGE, features)
     feature = torch.arange(width) * features // width
     level = (height - torch.arange(height) - 0.5) / height
     filled = level[:, None] <= rows[:, None, feature]
     if width >= 3 * features:
         filled[..., :-1] &= feature[1:] == feature[:-1]  # a gap after each bar
-    bar, line, paper = (torch.tensor(ImageColor.getrgb(each), dtype=torch.uint8).view(3, 1, 1) for each in (INK, FAINT, PAPER))
-    sheet = paper.repeat(1, height, width)
-    sheet[:, [0, -1]] = line[:, 0]
+    filled = F.pad(filled, (EDGE, EDGE))
+    colours = (PALETTE[0], FAINT, PAPER)
+    bar, line, paper = (torch.tensor(ImageColor.getrgb(colour), dtype=torch.uint8).view(3, 1, 1) for colour in colours)
+    sheet = paper.repeat(1, height, width + 2 * EDGE)
+    sheet[:, [0, -1]] = line
     return torch.where(filled[:, None], bar, sheet)
 
 
@@ -90,11 +95,11 @@ def _curves(signals: Tensor, height: int) -> Tensor:
     from PIL import Image, ImageDraw
 
     channels, length = signals.shape[1:]
-    width, edge = WIDE * height, 2 * SCALE
+    width, edge = WIDE * height, EDGE * SCALE
     right, lower = width * SCALE - 1, height * SCALE - 1
-    x = (torch.arange(length) * (right / max(length - 1, 1))).tolist()
+    x = (edge + torch.arange(length) * ((right - 2 * edge) / max(length - 1, 1))).tolist()
     y = edge + (1 - signals) * (lower - 2 * edge)
-    colours = [INK] if channels == 1 else [PALETTE[channel % len(PALETTE)] for channel in range(channels)]
+    colours = [PALETTE[channel % len(PALETTE)] for channel in range(channels)]
     drawn = []
     for signal in y.tolist():
         sheet = Image.new("RGB", (right + 1, lower + 1), PAPER)

@@ -42,6 +42,12 @@ def test_lossy_formats_are_read_closely(tmp_path, suffix):
     assert np.abs(read - pixels.transpose(2, 0, 1)).mean() < 12
 
 
+@pytest.mark.parametrize("shape", [(7,), (1, 9), (1, 3, 7, 11), (2, 7, 11)])
+def test_a_file_is_no_example_of_data_that_are_no_pictures(tmp_path, shape):
+    with pytest.raises(DataError, match=r"1 or 3 channels(.*\n)*.*by their numbers"):
+        read_images([save(tmp_path / "a.png", gradient(7, 11))], shape)
+
+
 def test_transparent_pictures_are_laid_on_white(tmp_path):
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0, 0] = (10, 20, 30, 255)

@@ -237,3 +237,10 @@ def test_pictures_show_what_is_missing_beside_complete_reconstructions(run: vaek
     upper, lower = picture[MARGIN + 1 :][: SMALL - 2, places], picture[2 * MARGIN + SMALL + 1 :][: SMALL - 2, places]
     assert ((upper < 200).any(0) == ~x[row].isnan().numpy()).all()
     assert (lower < 200).any(0).all()
+
+
+def test_models_of_a_sweep_see_the_data_as_their_spec_says(options: dict[str, object], tmp_path: Path) -> None:
+    fixed = {name: value for name, value in options.items() if name != "missing"}
+    swept = vaekit.sweep(over={"missing": ("zeros", "channel")}, **fixed, out=tmp_path / "sweep")
+    assert [run.header.facts.missing for run in swept] == ["zeros", "channel"]
+    assert [run.vae().encoder.channel for run in swept] == [False, True]

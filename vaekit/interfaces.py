@@ -46,7 +46,7 @@ class Component:
 class Backbone(Component, nn.Module, ABC):
     """A network that maps tensors to tensors, ``(B, *in_shape) -> (B, *out_shape)``; it knows nothing about densities.
 
-    Subclasses are encoders (from images to posterior parameters) and decoders (from latent vectors to likelihood parameters).
+    Subclasses are encoders (from examples to posterior parameters) and decoders (from latent vectors to likelihood parameters).
 
     Args:
         in_shape: The shape of one input, without the batch dimension.
@@ -322,7 +322,7 @@ class Loss(Component, nn.Module, ABC):
 
 
 class Dataset(Component, ABC):
-    """A source of images, split into train, validation and test sets.
+    """A source of examples, images or others, split into train, validation and test sets.
 
     Example:
         >>> from vaekit.data import TensorImages, split_source
@@ -343,7 +343,7 @@ class Dataset(Component, ABC):
 
     @abstractmethod
     def load(self) -> Splits:
-        """Read the images and return disjoint train, validation and test splits.
+        """Read the examples and return disjoint train, validation and test splits.
 
         Raises:
             DataError: The files are missing or unreadable; the message names the folder and explains how to fill it.

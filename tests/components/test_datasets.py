@@ -436,6 +436,13 @@ def test_binarisation_of_any_shape_leaves_missing_numbers_missing(binarize):
     assert torch.equal(fixed.isnan(), examples.isnan())
 
 
+def test_the_memory_format_is_that_of_images():
+    for shape in ((7,), (2, 9), (2, 5, 4), (1, 2, 3, 4)):
+        source, last = TensorImages(torch.rand(30, *shape)), torch.channels_last
+        (batch, *_) = Batches(source, batch_size=10, streams=Streams(0), memory_format=last).epoch(0)
+        assert batch.x.is_contiguous(memory_format=last) == (len(shape) == 3)
+
+
 def test_augmentation_of_what_is_no_image_is_refused():
     with pytest.raises(UsageError, match=r"augmentation changes images only(.*\n)*.*\(2, 9\)"):
         Batches(TensorImages(torch.rand(30, 2, 9)), batch_size=10, streams=Streams(0), augment=AugmentSpec(rotate=5))

@@ -20,7 +20,8 @@ class VAE(nn.Module):
     """A variational autoencoder assembled from parts.
 
     ``x -> encoder -> posterior q(z|x) -> z -> decoder -> likelihood p(x|z)``, with a prior p(z). Images are ``(B, C, H, W)``, by
-    default in [0, 1], latent vectors ``(B, D)``. Any module that maps tensors to tensors can be the encoder or the decoder.
+    default in [0, 1], latent vectors ``(B, D)``; tables, signals and volumes take the place of images in their own shapes. Any
+    module that maps tensors to tensors can be the encoder or the decoder.
 
     Args:
         encoder: Maps ``(B, C, H, W)`` to ``(B, *posterior.param_shape)``.

@@ -19,7 +19,8 @@ from vaekit.data.facts import Facts
 from vaekit.distributions import DiagonalGaussian, Observed
 from vaekit.drawing.grid import MARGIN
 from vaekit.drawing.tiles import EDGE, SMALL, WIDE
-from vaekit.errors import UsageError
+from vaekit.errors import DataError, UsageError
+from vaekit.export.parts import part_of
 from vaekit.interfaces import Likelihood, Shape
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
@@ -219,6 +220,7 @@ def test_the_numbers_are_sums_over_what_is_known_and_say_so(run: vaekit.Run) -> 
 
 @pytest.mark.parametrize("part", ["encoder", "autoencoder"])
 def test_an_exported_encoder_takes_missing_numbers(run: vaekit.Run, tmp_path: Path, part: str) -> None:
+    assert part_of(run.trained(), part).examples.isnan().any()  # type: ignore[arg-type]
     exported = run.export("onnx", part=part, out=tmp_path / f"{part}.onnx")  # type: ignore[arg-type]
     x = run.splits.test.gather(torch.arange(10))
     assert x.isnan().any()
@@ -237,6 +239,21 @@ def test_pictures_show_what_is_missing_beside_complete_reconstructions(run: vaek
     upper, lower = picture[MARGIN + 1 :][: SMALL - 2, places], picture[2 * MARGIN + SMALL + 1 :][: SMALL - 2, places]
     assert ((upper < 200).any(0) == ~x[row].isnan().numpy()).all()
     assert (lower < 200).any(0).all()
+
+
+def test_what_a_table_needs_is_said(options: dict[str, object], tmp_path: Path) -> None:
+    given = {name: value for name, value in options.items() if name not in ("missing", "likelihood.link")}
+    with pytest.raises(DataError, match=r"of 1,200 numbers are NaN(.*\n)*.*--missing zeros"):
+        vaekit.train(**given, out=tmp_path / "run")
+    with pytest.raises(DataError, match=r"remedy: +use a likelihood on all reals: .*--likelihood\.link identity"):
+        vaekit.train(**given, missing="zeros", out=tmp_path / "run")
+    given |= {"encoder": "cnn", "likelihood.link": "identity"}
+    del given["encoder.hidden"]
+    with pytest.raises(
+        UsageError, match=r"the encoder 'cnn' works on signals, images and volumes only(.*\n)*.*a table(.*\n)*.*mlp"
+    ):
+        vaekit.train(**given, missing="zeros", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_models_of_a_sweep_see_the_data_as_their_spec_says(options: dict[str, object], tmp_path: Path) -> None:

@@ -347,6 +347,8 @@ def test_layouts_are_read_from_the_shape(tmp_path, shape, expected, memory_gb):
         ("NL", (7,), (1, 7)),
         ("NCL", (2, 7), (2, 7)),
         ("NLC", (7, 2), (2, 7)),
+        ("NCL", (4, 7), (4, 7)),
+        (None, (4, 2, 5, 6), (4, 2, 5, 6)),
         ("NHWC", (5, 6, 2), (2, 5, 6)),
         ("NCHW", (7, 5, 6), (7, 5, 6)),
         ("NDHW", (4, 5, 6), (1, 4, 5, 6)),

@@ -211,6 +211,8 @@ def test_a_source_knows_its_range_and_whether_it_is_binary():
     assert TensorImages(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)).is_binary
     assert not TensorImages(torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1)).is_binary
     assert TensorImages(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)).is_binary
+    assert TensorImages(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]])).is_binary
+    assert not TensorImages(torch.tensor([[0.0, 1.0], [torch.nan, 0.5]])).is_binary
     assert numbered(10).value_range() == (0, 9)
     assert TensorImages(torch.zeros(2, 1, 1, 1, dtype=torch.uint8)).value_range() == (0, 1)
 

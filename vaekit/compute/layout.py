@@ -26,17 +26,15 @@ def spoils_channels_last(module: nn.Module) -> bool:
 
 
 def lay_out(module: nn.Module) -> torch.memory_format:
-    """Convert the kernels of convolutions to the fastest memory format, and return the format for their data.
+    """Convert the kernels of convolutions of images to the fastest memory format, and return the format for the images.
 
     With channels last, oneDNN and cuDNN need not reorder data: on a CPU a step of convolutional models takes 0.73 to 0.98 of its
     time; on CUDA it was not measured. Models with a convolution that `spoils_channels_last` keep the contiguous format. So do
-    models with group normalisation on CUDA, which supports only the contiguous format and would reorder before and after, and
-    models with convolutions of signals or volumes.
+    models with group normalisation on CUDA, which supports only the contiguous format and would reorder before and after.
     """
     cuda = any(parameter.is_cuda for parameter in module.parameters())
     spoilt = any(spoils_channels_last(each) or (cuda and isinstance(each, nn.GroupNorm)) for each in module.modules())
-    convolutions = [each for each in module.modules() if isinstance(each, CONVOLUTIONS)]
-    if spoilt or not convolutions or any(each.weight.ndim != 4 for each in convolutions):
+    if spoilt or not has_convolutions(module):
         return torch.contiguous_format
     for parameter in module.parameters():
         if parameter.ndim == 4:

@@ -12,7 +12,9 @@ from small import fitting_posterior, small_parts
 
 from vaekit import roles
 from vaekit.data.facts import Facts
+from vaekit.data.specs import Missing
 from vaekit.errors import UsageError
+from vaekit.interfaces import Shape
 from vaekit.model.assembly import build_objective, build_vae, example_inputs
 from vaekit.model.contracts import check_contracts
 from vaekit.model.objective import Objective
@@ -20,7 +22,9 @@ from vaekit.registry import Registry
 from vaekit.specs.models import ModelSpec
 from vaekit.specs.options import build_spec
 
-FACTS = Facts(data_shape=(2, 5, 4), class_names=("a", "b", "c"))
+SHAPE, CLASSES = (2, 5, 4), ("a", "b", "c")
+OTHER_SHAPES = [(7,), (2, 9), (2, 3, 5, 4)]
+"""Shapes of a row of a table, a signal and a volume."""
 BETWEEN = [roles.posteriors, roles.priors, roles.likelihoods, roles.losses]
 """The roles whose components meet in an objective; backbones meet them in shapes only."""
 
@@ -35,9 +39,9 @@ def name_of(chosen: dict[str, str]) -> str:
     return "-".join(chosen.values())
 
 
-def build(model: ModelSpec) -> Objective:
+def build(model: ModelSpec, facts: Facts) -> Objective:
     """Build a model, try its contracts, and return its objective."""
-    objective = build_objective(model, build_vae(model, FACTS, seed=0), num_data=64, seed=0)
+    objective = build_objective(model, build_vae(model, facts, seed=0), num_data=64, seed=0)
     check_contracts(model, objective, example_inputs(objective))
     return objective
 
@@ -46,6 +50,8 @@ def train(objective: Objective) -> None:
     """Take a step on grey levels; every parameter receives a finite gradient and the loss remains finite."""
     inputs = example_inputs(objective)
     grey = (inputs.x * 255).round() / 255
+    if objective.vae.missing:
+        grey.view(-1)[::3] = torch.nan
     inputs = inputs._replace(x=grey, target=grey)
     total, terms, _ = objective(inputs)
     total.backward()
@@ -65,6 +71,8 @@ def use(objective: Objective) -> None:
     """Encode, decode, reconstruct and sample."""
     vae = objective.vae.eval()
     x, y = example_inputs(objective).x, example_inputs(objective).y
+    if vae.missing:
+        x.view(-1)[::3] = torch.nan
     with torch.no_grad():
         z = vae.encode_to_latent(x, y=y, generator=torch.Generator().manual_seed(0))
         images = [vae.decode(z, y), vae.reconstruct(x, y), vae.sample(len(x), generator=torch.Generator().manual_seed(0))]
@@ -74,15 +82,17 @@ def use(objective: Objective) -> None:
         assert image.isfinite().all()
 
 
-def walk(chosen: dict[str, str], losses: tuple[str, ...] = ()) -> UsageError | None:
+def walk(
+    chosen: dict[str, str], losses: tuple[str, ...] = (), shape: Shape = SHAPE, missing: Missing = "refuse"
+) -> UsageError | None:
     """Build, train and use a model of components by role; return the refusal of one that is refused."""
     options = {"latent_dim": 2, **small_parts({"encoder": "mlp", "decoder": "mlp", **chosen})}
     options |= {"loss": list(losses)} if losses else {}
     try:
-        model = build_spec({}, options).model
+        model = build_spec({}, {**options, "missing": missing}).model
+        objective = build(model, Facts(data_shape=shape, missing=missing, class_names=CLASSES))
     except UsageError as error:
         return error
-    objective = build(model)
     train(objective)
     use(objective)
     return None
@@ -132,6 +142,26 @@ def test_parts_that_meet_in_an_objective(chosen: dict[str, str]) -> None:
 )
 def test_shapes(chosen: dict[str, str]) -> None:
     assert walk(chosen) is None
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES, ids=str)
+@pytest.mark.parametrize("chosen", products(roles.encoders, roles.decoders, roles.likelihoods), ids=name_of)
+def test_backbones_of_other_shapes(chosen: dict[str, str], shape: Shape) -> None:
+    """A backbone that takes images only says so, and what to use instead; all parts that take any shape go together."""
+    refusal = walk(chosen, shape=shape)
+    if refusal is not None:
+        assert str(shape) in str(refusal.given)
+        assert any(f"{role} {chosen[role]!r}" in str(refusal) for role in ("encoder", "decoder"))
+        assert {chosen["encoder"], chosen["decoder"]} != {"mlp"}
+        assert "mlp" in str(refusal.remedy)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, *OTHER_SHAPES], ids=str)
+@pytest.mark.parametrize("chosen", products(roles.likelihoods, roles.losses), ids=name_of)
+def test_objectives_of_data_that_lack_numbers(chosen: dict[str, str], shape: Shape) -> None:
+    posterior = fitting_posterior("loss", chosen["loss"])
+    refusal = walk({"posterior": posterior, **chosen}, shape=shape, missing="channel")
+    assert (refusal is not None) == (not roles.likelihoods.get(chosen["likelihood"]).factorised), refusal
 
 
 @pytest.mark.parametrize("losses", list(itertools.combinations(roles.losses.kinds(), 2)), ids="-".join)

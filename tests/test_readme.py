@@ -177,7 +177,7 @@ def binary_run(labelled_run, tmp_path_factory):
 
 @pytest.fixture
 def place(labelled_run, binary_run, tmp_path, monkeypatch):
-    """A folder with what the README's commands take: two small runs, RUN and OTHER, and images; measurements are short."""
+    """A folder with what the README's commands take: two small runs, RUN and OTHER, and data; measurements are short."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(binary_run, tmp_path / "runs" / "0001-digits-mlp")
     shutil.copytree(labelled_run, tmp_path / "OTHER")
@@ -185,6 +185,12 @@ def place(labelled_run, binary_run, tmp_path, monkeypatch):
     (tmp_path / "b").mkdir()
     for file in ("a.png", "b/b.png"):
         Image.fromarray(np.full((8, 6), 60, np.uint8)).save(tmp_path / file)
+    rng = np.random.default_rng(0)
+    table = rng.standard_normal((200, 5), np.float32)
+    table[::2, 1] = np.nan
+    np.save(tmp_path / "table.npy", table)
+    np.save(tmp_path / "signals.npy", rng.standard_normal((200, 2, 9), np.float32))
+    np.save(tmp_path / "volumes.npy", rng.integers(0, 256, (200, 6, 6, 6)).astype(np.uint8))
     monkeypatch.setattr(throughput, "throughput", shortened(throughput.throughput))
     monkeypatch.setattr(latency, "onnx_latency", shortened(latency.onnx_latency))
     threads = torch.get_num_threads()

@@ -77,7 +77,7 @@ class Module(Component, nn.Module, ABC):
 class Backbone(Module):
     """A network that maps tensors to tensors, ``(B, *in_shape) -> (B, *out_shape)``; it knows nothing about densities.
 
-    Subclasses are encoders (from images to posterior parameters) and decoders (from latent vectors to likelihood parameters).
+    Subclasses are encoders (from examples to posterior parameters) and decoders (from latent vectors to likelihood parameters).
 
     Args:
         in_shape: The shape of one input, without the batch dimension.
@@ -254,14 +254,14 @@ class Likelihood(Module):
     """Turns the decoder's output into the likelihood p(x|z).
 
     Args:
-        data_shape: The shape of one image, ``(C, H, W)``.
+        data_shape: The shape of one example.
 
     Example:
         >>> from vaekit.distributions import GaussianPixels, at_least_float32
         >>> class UnitVariance(Likelihood):
         ...     def forward(self, params):
         ...         mean = at_least_float32(params)
-        ...         return GaussianPixels(mean, torch.zeros_like(mean))
+        ...         return GaussianPixels(mean, torch.zeros_like(mean), len(self.data_shape))
         >>> UnitVariance((1, 28, 28))(torch.zeros(5, 1, 28, 28)).log_prob(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5])
     """
@@ -274,6 +274,8 @@ class Likelihood(Module):
     `vaekit.distributions.QuantisedDensity`."""
     normalised: ClassVar[bool] = True
     """Whether ``log_prob`` includes its normalising constants; if not, the ELBO is known only up to a constant."""
+    factorised: ClassVar[bool] = False
+    """Whether p(x|z) is a `vaekit.distributions.FactorisedDensity`, from which missing numbers can be left out."""
 
     def __init__(self, data_shape: Shape) -> None:
         super().__init__()
@@ -281,12 +283,12 @@ class Likelihood(Module):
 
     @property
     def param_shape(self) -> Shape:
-        """The shape of the decoder's output for one example; default: the shape of an image."""
+        """The shape of the decoder's output for one example; default: the shape of the example."""
         return self.data_shape
 
     @abstractmethod
     def forward(self, params: Tensor) -> Density:
-        """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z), whose mean is the decoded image."""
+        """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z), whose mean is the decoded example."""
 
 
 Slot = Literal["reconstruction", "divergence"]
@@ -403,7 +405,7 @@ class Loss(Module):
 
 
 class Dataset(Component, ABC):
-    """A source of images, split into train, validation and test sets.
+    """A source of examples, images or others, split into train, validation and test sets.
 
     Example:
         >>> from vaekit.data import TensorImages, split_source
@@ -424,7 +426,7 @@ class Dataset(Component, ABC):
 
     @abstractmethod
     def load(self) -> Splits:
-        """Read the images and return disjoint train, validation and test splits.
+        """Read the examples and return disjoint train, validation and test splits.
 
         Raises:
             DataError: The files are missing or unreadable; the message names the folder and explains how to fill it.

@@ -95,12 +95,12 @@ def test_wrong_options_are_refused(role: str, kind: str, options: dict[str, Any]
 
 
 @with_option("channels")
-@pytest.mark.parametrize("shape", [(784,), (28, 28), (1, 0, 28), (3, 4, 28, 28)], ids=str)
-def test_convolutional_backbone_refuses_what_is_not_an_image(role: str, kind: str, shape: Shape):
-    with pytest.raises(UsageError, match="images only") as error:
+@pytest.mark.parametrize("shape", [(784,), (1, 0), (1, 0, 28), (1, 2, 3, 4, 5)], ids=str)
+def test_convolutional_backbone_refuses_what_has_no_sides(role: str, kind: str, shape: Shape):
+    with pytest.raises(UsageError, match="signals, images and volumes only") as error:
         build(role, kind, shape)
-    assert error.value.given == f"shape {shape}"
-    assert error.value.remedy is not None
+    assert str(shape) in str(error.value.given)
+    assert "mlp" in str(error.value.remedy)
     assert kind in str(error.value)
 
 
@@ -128,17 +128,20 @@ def test_hidden_sets_the_widths_of_linear_layers(role: str, kind: str):
 
 @with_option("channels")
 @pytest.mark.parametrize("channels", [(6,), (6, 3, 10)], ids=str)
-def test_channels_set_the_widths_of_feature_maps_and_the_halvings(role: str, kind: str, channels: tuple[int, ...]):
-    data_shape = (1, 17, 29)
+@pytest.mark.parametrize("data_shape", [(1, 29), (1, 17, 29), (1, 5, 17, 9)], ids=str)
+def test_channels_set_the_widths_of_feature_maps_and_the_halvings(
+    role: str, kind: str, data_shape: Shape, channels: tuple[int, ...]
+):
     backbone = build(role, kind, data_shape, channels=channels)
     maps: set[torch.Size] = set()
     for layer in backbone.modules():
         layer.register_forward_hook(
-            lambda layer, args, output: maps.update(t.shape[1:] for t in (args[0], output) if t.ndim == 4)
+            lambda layer, args, output: maps.update(t.shape[1:] for t in (args[0], output) if t.ndim == 1 + len(data_shape))
         )
     backbone(inputs(backbone))
+    maps.discard(torch.Size((2, LATENT_DIM)))  # an encoder's output
     assert {shape[0] for shape in maps} == {1, *channels}
-    assert {tuple(shape[1:]) for shape in maps} == set(layers.halved_sizes(data_shape, len(channels)))
+    assert {tuple(shape[1:]) for shape in maps} == set(layers.halved_sizes(data_shape[1:], len(channels)))
 
 
 @with_option("depth")
@@ -175,8 +178,9 @@ def test_normalization_is_over_whole_examples_or_groups_or_absent(role: str, kin
 
 @with_option("upsampling")
 def test_upsampling_interpolates_as_it_is_called(role: str, kind: str):
-    for name in ("nearest", "bilinear"):
-        assert {layer.mode for layer in parts(build(role, kind, upsampling=name), nn.Upsample)} == {name}
+    for data_shape, linear in (((2, 9), "linear"), (ODD, "bilinear"), ((2, 3, 5, 4), "trilinear")):
+        for name, mode in (("nearest", "nearest"), ("bilinear", linear)):
+            assert {layer.mode for layer in parts(build(role, kind, data_shape, upsampling=name), nn.Upsample)} == {mode}
 
 
 # Shared layers
@@ -191,8 +195,9 @@ def test_groups_divide_the_channels_and_hold_at_least_eight(width: int):
 
 
 def test_halved_sizes_match_strided_convolutions():
-    convolution = nn.Conv2d(1, 1, 3, stride=2, padding=1)
-    x = torch.zeros(1, 1, 150, 5)
-    for size in layers.halved_sizes((1, 150, 5), 8):
-        assert x.shape[2:] == size
-        x = convolution(x)
+    for sides in ((150,), (150, 5), (7, 150, 5)):
+        convolution = layers.CONVOLUTIONS[len(sides)](1, 1, 3, stride=2, padding=1)
+        x = torch.zeros(1, 1, *sides)
+        for size in layers.halved_sizes(sides, 8):
+            assert x.shape[2:] == size
+            x = convolution(x)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-from vaekit.data import Batches, FileImages, Splits, TensorImages
+from vaekit.data import AugmentSpec, Batches, FileImages, Splits, TensorImages
 from vaekit.data.arrays import MappedImages
 from vaekit.errors import DataError, UsageError, VaekitError
 from vaekit.interfaces import Dataset
@@ -339,6 +339,117 @@ def test_layouts_are_read_from_the_shape(tmp_path, shape, expected, memory_gb):
     assert everything(splits)[:, -1, -1, -1].tolist() == list(range(20))
 
 
+@pytest.mark.parametrize(
+    ("layout", "shape", "expected"),
+    [
+        (None, (7,), (7,)),
+        ("NF", (7,), (7,)),
+        ("NL", (7,), (1, 7)),
+        ("NCL", (2, 7), (2, 7)),
+        ("NLC", (7, 2), (2, 7)),
+        ("NCL", (4, 7), (4, 7)),
+        (None, (4, 2, 5, 6), (4, 2, 5, 6)),
+        ("NHWC", (5, 6, 2), (2, 5, 6)),
+        ("NCHW", (7, 5, 6), (7, 5, 6)),
+        ("NDHW", (4, 5, 6), (1, 4, 5, 6)),
+        (None, (3, 4, 5, 6), (3, 4, 5, 6)),
+        ("NCDHW", (2, 4, 5, 6), (2, 4, 5, 6)),
+        ("NDHWC", (4, 5, 6, 2), (2, 4, 5, 6)),
+    ],
+)
+@pytest.mark.parametrize("file", ["npy", "mapped", "npz", "safetensors"])
+def test_a_stated_layout_may_have_any_number_of_channels(tmp_path, layout, shape, expected, file):
+    array, path = np.random.default_rng(0).random((20, *shape), np.float32), tmp_path / f"a.{file.replace('mapped', 'npy')}"
+    array[:, *(0,) * len(shape)] = np.arange(20)
+    if path.suffix == ".npy":
+        np.save(path, array)
+    elif path.suffix == ".npz":
+        np.savez(path, x=array, y=np.zeros((20, 1), int))
+    else:
+        save_file({"x": array, "label": np.arange(20)}, path)
+    splits = load("array", path=str(path), layout=layout, memory_gb=0.0 if file == "mapped" else 1.0)
+    assert splits.shape == expected
+    assert splits.facts.data_shape == expected
+    read = torch.cat([part.gather(torch.arange(len(part))) for part in parts(splits)])
+    read = read[read.flatten(1)[:, 0].argsort()]
+    if layout is not None and "C" in layout:
+        array = np.moveaxis(array, layout.index("C"), 1)
+    assert torch.equal(read, torch.from_numpy(array).view(20, *expected))
+    if file in ("npz", "safetensors"):
+        assert splits.train.labels is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "fits"),
+    [((8, 9, 10), "NHWC or NCHW or NDHW"), ((3, 9, 10, 3), "NCDHW or NDHWC"), ((5, 9, 10, 7), "NCDHW or NDHWC")],
+)
+def test_an_open_layout_of_more_axes_is_refused_with_those_that_fit(tmp_path, shape, fits):
+    np.save(tmp_path / "a.npy", np.zeros((20, *shape), np.float32))
+    with pytest.raises(UsageError, match=rf"ambiguous(.*\n)*.*{fits}(.*\n)*.*--dataset\.layout"):
+        load("array", path=str(tmp_path / "a.npy"))
+
+
+def test_integers_of_tables_and_signals_are_numbers_and_those_of_volumes_are_pixels(tmp_path):
+    np.save(tmp_path / "a.npy", np.tile(np.array([-3, 40_000]), (20, 1)))
+    for layout in ("NF", "NL"):
+        train = load("array", path=str(tmp_path / "a.npy"), layout=layout).train
+        assert train.images[0].flatten().tolist() == [-3, 40_000]
+        assert not train.integer
+    scaled = load("array", path=str(tmp_path / "a.npy"), range=(-3.0, 40_000.0))
+    assert scaled.train.images[0].tolist() == [0, 1]
+    np.save(tmp_path / "b.npy", numbered(20, (2, 3, 3, 4)))
+    assert load("array", path=str(tmp_path / "b.npy"), layout="NCDHW").train.integer
+
+
+def test_of_an_archive_images_come_before_tables(tmp_path):
+    np.savez(tmp_path / "a.npz", images=numbered(), train_features=np.zeros((20, 3)), y=np.zeros((20, 1), int))
+    assert load("array", path=str(tmp_path / "a.npz")).shape == (1, 5, 6)
+    assert load("array", path=str(tmp_path / "a.npz"), layout="NF").shape == (3,)
+
+
+@pytest.mark.parametrize("memory_gb", [1.0, 0.0])
+def test_missing_numbers_are_kept_until_they_are_refused(tmp_path, memory_gb):
+    array = np.random.default_rng(0).random((40, 3)).astype(np.float32)
+    array[::2, 1] = np.nan
+    np.save(tmp_path / "a.npy", array)
+    splits = load("array", path=str(tmp_path / "a.npy"), memory_gb=memory_gb)
+    assert splits.train.has_missing
+    assert splits.value_range == (0.0, 1.0)
+    low, high = splits.train.value_range()
+    assert 0 < low < high < 1
+    assert splits.with_missing("zeros").facts.missing == "zeros"
+    with pytest.raises(DataError, match=r"numbers are missing(.*\n)*.*NaN(.*\n)*.*--missing zeros"):
+        splits.with_missing("refuse").train.gather(torch.arange(32))
+    ranged = load("array", path=str(tmp_path / "a.npy"), memory_gb=memory_gb, range=(0.0, 2.0)).train.gather(torch.arange(32))
+    plain = splits.train.gather(torch.arange(32))
+    assert torch.allclose(ranged, plain / 2, equal_nan=True)
+
+
+@pytest.mark.parametrize("binarize", ["threshold", "static", "dynamic"])
+def test_binarisation_of_any_shape_leaves_missing_numbers_missing(binarize):
+    examples = torch.rand(30, 7)
+    examples[::3, 2] = torch.nan
+    for train in (True, False):
+        batches = Batches(TensorImages(examples), batch_size=10, streams=Streams(0), binarize=binarize, train=train)
+        for batch in batches.epoch(0):
+            assert torch.equal(batch.x.isnan(), examples[batch.index].isnan())
+            assert set(batch.x[~batch.x.isnan()].tolist()) == {0.0, 1.0}
+    fixed = batches.fixed(torch.arange(30))
+    assert torch.equal(fixed.isnan(), examples.isnan())
+
+
+def test_the_memory_format_is_that_of_images():
+    for shape in ((7,), (2, 9), (2, 5, 4), (1, 2, 3, 4)):
+        source, last = TensorImages(torch.rand(30, *shape)), torch.channels_last
+        (batch, *_) = Batches(source, batch_size=10, streams=Streams(0), memory_format=last).epoch(0)
+        assert batch.x.is_contiguous(memory_format=last) == (len(shape) == 3)
+
+
+def test_augmentation_of_what_is_no_image_is_refused():
+    with pytest.raises(UsageError, match=r"augmentation changes images only(.*\n)*.*\(2, 9\)"):
+        Batches(TensorImages(torch.rand(30, 2, 9)), batch_size=10, streams=Streams(0), augment=AugmentSpec(rotate=5))
+
+
 def test_a_mapped_array_gives_the_same_batches_also_by_workers(tmp_path):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random((40, 5, 6)))
     resident, mapped = (load("array", path=str(tmp_path / "a.npy"), memory_gb=gb).train for gb in (1.0, 0.0))
@@ -446,13 +557,13 @@ def test_files_of_anything_else_are_refused(tmp_path, suffix, content):
     ("array", "message"),
     [
         (np.full((20, 5, 6), 256), "outside their range"),
-        (np.full((20, 5, 6), np.nan), "not finite"),
+        (np.full((20, 5, 6), np.inf), "not finite"),
         (np.zeros((20, 5, 6), np.complex64), "type"),
-        (np.zeros((20, 30), np.uint8), "not an array of images"),
-        (np.zeros((0, 5, 6), np.uint8), "not an array of images"),
+        (np.zeros(20, np.uint8), "not an array of examples"),
+        (np.zeros((0, 5, 6), np.uint8), "not an array of examples"),
     ],
 )
-def test_arrays_that_are_not_images_are_refused(tmp_path, array, message):
+def test_arrays_that_are_not_examples_are_refused(tmp_path, array, message):
     np.save(tmp_path / "a.npy", array)
     with pytest.raises(DataError, match=message):
         load("array", path=str(tmp_path / "a.npy"))

@@ -89,10 +89,13 @@ def test_tensorboard_keeps_runs_apart_in_a_common_folder(options, tmp_path):
         vaekit.train(**options | chosen, out=tmp_path / "other" / "first")
 
 
-@pytest.mark.parametrize("shape", [(5, 1, 8, 6), (4, 3, 5, 9), (3, 2, 100, 90), (20000, 1, 64, 64)])
+@pytest.mark.parametrize(
+    "shape", [(5, 1, 8, 6), (4, 3, 5, 9), (3, 2, 100, 90), (20000, 1, 64, 64), (6, 7), (6, 2, 30), (6, 1, 4, 5, 6)]
+)
 def test_thumbnails_are_square_and_fit_on_one_sheet(shape):
     found = thumbnails(Codes(torch.zeros(shape[0], 2), torch.zeros(1, *shape[1:]).expand(shape), None))
-    assert found.shape[:2] == (shape[0], shape[1] if shape[1] in (1, 3) else 1)
+    coloured = len(shape) < 4 or shape[1] in (3, 4)
+    assert found.shape[:2] == (shape[0], 3 if coloured else 1)
     assert found.shape[2] == found.shape[3] <= 64
     assert found.shape[2] * shape[0] ** 0.5 <= LARGEST_SPRITE
 

@@ -108,6 +108,14 @@ class SquareOnly(Sound):
         return super().forward(x + x.transpose(-1, -2) if x.shape[-1] > 1 else x)
 
 
+class ImagesOnly(Sound):
+    """Takes any shape, and fails on all but images when it is too late."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        num, _, _, _ = x.shape
+        return super().forward(x).view(num, *self.out_shape)
+
+
 class Idle(Sound):
     """Has a parameter that it does not use."""
 
@@ -546,6 +554,28 @@ class DensityTimesWidth(GaussianPixels):
         return self.log_prob(value) + value[0].numel() * math.log(width)
 
 
+class OnlyImages(GaussianPixels):
+    """Sums over three dimensions, whatever the shape of an example."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_prob_per_dim(value).sum((-3, -2, -1))
+
+
+class HalfTerms(GaussianPixels):
+    """Scores each number with half of its term."""
+
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        return 0.5 * super().log_prob_per_dim(value)
+
+
+class EvenTerms(GaussianPixels):
+    """Gives every number the mean of the terms of its example."""
+
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        terms = super().log_prob_per_dim(value)
+        return terms.mean(tuple(range(-self.event_ndim, 0)), keepdim=True).expand(terms.shape)
+
+
 class Quantised(GaussianPixels):
     """Says that its mean is a grey level that it is not."""
 
@@ -564,7 +594,8 @@ class Twofold(GaussianLikelihood):
     """Returns float64, whatever the decoder emits."""
 
     def forward(self, params: Tensor) -> Any:
-        return GaussianPixels(*(each.double() for each in super().forward(params)))
+        mean, log_scale, event_ndim = super().forward(params)
+        return GaussianPixels(mean.double(), log_scale.double(), event_ndim)
 
 
 # Losses
@@ -1095,7 +1126,8 @@ LIES: list[tuple[str, type, str, str]] = [
     ("encoder", Undocumented, "check_documentation", "has no docstring"),
     ("encoder", Undescribed, "check_documentation", "width not described"),
     ("encoder", Flat, "check_output_shape", r"expected: \(1, 2, 5\)\n  came:     \(1, 10\)"),
-    ("encoder", SquareOnly, "check_output_shape", r"a batch of 1 for images of \(1, 31, 47\)\n  expected: no error"),
+    ("encoder", SquareOnly, "check_output_shape", r"a batch of 1 for data of shape \(1, 31, 47\)\n  expected: no error"),
+    ("encoder", ImagesOnly, "check_output_shape", r"a batch of 1 for data of shape \(7,\)\n  expected: no error"),
     ("encoder", Idle, "check_gradient", r"parameter unused.*\n  expected: a finite one above 1e-09\n  came:     none"),
     ("encoder", Centred, "check_independence", "one by one"),
     ("encoder", Noisy, "check_determinism", "the same input twice"),
@@ -1139,6 +1171,9 @@ LIES: list[tuple[str, type, str, str]] = [
     ("likelihood", likelihood_of(GaussianLikelihood, Quantised), "check_draws", "the mean of draws of a pixel"),
     ("likelihood", likelihood_of(GaussianLikelihood, Forgetful), "check_normalised", "the density of one pixel"),
     ("likelihood", likelihood_of(GaussianLikelihood, Recalling), "check_scores", "after drawing, against each alone"),
+    ("likelihood", likelihood_of(GaussianLikelihood, OnlyImages), "check_scores", "data of shape"),
+    ("likelihood", likelihood_of(GaussianLikelihood, HalfTerms), "check_factorised", "the sum of log_prob_per_dim"),
+    ("likelihood", likelihood_of(GaussianLikelihood, EvenTerms), "check_factorised", "all numbers but one that was changed"),
     ("likelihood", likelihood_of(GaussianLikelihood, DensityTimesWidth), "check_grey_levels", "the sum over the probabilities"),
     ("likelihood", likelihood_of(GaussianLikelihood, Deaf), "check_gradient", "the derivative of log_prob"),
     ("likelihood", likelihood_of(BCE, Fair), "check_draws", "how often a pixel drawn is"),

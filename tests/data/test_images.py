@@ -42,6 +42,12 @@ def test_lossy_formats_are_read_closely(tmp_path, suffix):
     assert np.abs(read - pixels.transpose(2, 0, 1)).mean() < 12
 
 
+@pytest.mark.parametrize("shape", [(7,), (1, 9), (1, 3, 7, 11), (2, 7, 11)])
+def test_a_file_is_no_example_of_data_that_are_no_pictures(tmp_path, shape):
+    with pytest.raises(DataError, match=r"1 or 3 channels(.*\n)*.*by their numbers"):
+        read_images([save(tmp_path / "a.png", gradient(7, 11))], shape)
+
+
 def test_transparent_pictures_are_laid_on_white(tmp_path):
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0, 0] = (10, 20, 30, 255)
@@ -205,13 +211,15 @@ def test_a_source_knows_its_range_and_whether_it_is_binary():
     assert TensorImages(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)).is_binary
     assert not TensorImages(torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1)).is_binary
     assert TensorImages(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)).is_binary
+    assert TensorImages(torch.tensor([[0.0, 1.0], [torch.nan, 1.0]])).is_binary
+    assert not TensorImages(torch.tensor([[0.0, 1.0], [torch.nan, 0.5]])).is_binary
     assert numbered(10).value_range() == (0, 9)
     assert TensorImages(torch.zeros(2, 1, 1, 1, dtype=torch.uint8)).value_range() == (0, 1)
 
 
-@pytest.mark.parametrize("wrong", [torch.zeros(2, 3, 3), torch.zeros(2, 1, 3, 3, dtype=torch.float64)])
-def test_a_tensor_that_is_not_images_is_refused(wrong):
-    with pytest.raises(DataError, match="does not hold images"):
+@pytest.mark.parametrize("wrong", [torch.zeros(2), torch.zeros(2, 1, 3, 3, 3, 3), torch.zeros(2, 1, 3, 3, dtype=torch.float64)])
+def test_a_tensor_that_is_not_examples_is_refused(wrong):
+    with pytest.raises(DataError, match="does not hold examples"):
         TensorImages(wrong)
     with pytest.raises(DataError, match="differ in number"):
         TensorImages(torch.zeros(2, 1, 3, 3), torch.zeros(3))

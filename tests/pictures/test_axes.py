@@ -18,6 +18,7 @@ from vaekit.drawing.grid import captioned, grid, labelled, pairs
 from vaekit.drawing.latents import Plane
 from vaekit.drawing.picture import write_picture
 from vaekit.drawing.scatter import apart, scatter_picture
+from vaekit.drawing.tiles import EDGE, tiles
 from vaekit.errors import DataError, UsageError
 from vaekit.report.curves import Curve, chart, learning_curves
 
@@ -35,6 +36,60 @@ def test_images_of_any_number_of_channels_are_shown(channels, mode):
 def test_opacity_is_laid_on_white():
     clear = torch.zeros(1, 4, 60, 60)
     assert np.asarray(grid(clear)).min() == 255
+
+
+def test_a_volume_is_its_middle_slice():
+    volume = torch.zeros(1, 1, 5, 56, 56)
+    volume[:, :, 2, :28] = 1
+    assert torch.equal(tiles(volume), tiles(volume[:, :, 2]))
+    assert tiles(volume).float().mean() == 127.5
+
+
+def test_a_row_of_a_table_is_a_bar_for_each_number_and_none_for_a_missing_one():
+    picture = (tiles(torch.tensor([[0.25, 1.0, torch.nan, -3.0, 0.5]]))[0].float().mean(0) < 200).numpy()
+    assert picture.shape == (56, 112)
+    places = [EDGE + round((i + 0.5) * 108 / 5) for i in range(5)]
+    assert picture[:, places].sum(0) == pytest.approx([14, 56, 0, 0, 28])
+    gaps = [EDGE + math.ceil(i * 108 / 5) - 1 for i in range(1, 5)]
+    assert not picture[:, gaps].any()
+    assert tiles(torch.rand(2, 1000)).shape == (2, 3, 56, 1000 + 2 * EDGE)
+
+
+def test_a_signal_is_a_curve_for_each_channel_with_gaps():
+    rising = torch.linspace(0, 1, 101)
+    rising[40:60] = torch.nan
+    signal = torch.stack([rising, torch.full((101,), 0.5)])
+    picture = tiles(signal[None], small=100)[0].permute(1, 2, 0).numpy().astype(int)
+    assert picture.shape == (100, 200, 3)
+    orange = picture[..., 2] < picture[..., 0] - 100
+    blue = picture[..., 0] < picture[..., 2] - 60
+    heights = [np.flatnonzero(blue[:, column]) for column in (20, 100, 180)]
+    assert heights[0].mean() == pytest.approx(90, abs=3)
+    assert heights[1].size == 0
+    assert heights[2].mean() == pytest.approx(10, abs=3)
+    assert np.flatnonzero(orange[:, 100]).mean() == pytest.approx(49.5, abs=1.5)
+    dot = torch.full((1, 1, 101), torch.nan)
+    dot[..., 50] = 0.5
+    assert np.argwhere(tiles(dot, small=100)[0].numpy().min(0) < 200).mean(0) == pytest.approx([49.5, 99.5], abs=1)
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 9), (3, 9), (1, 5, 4), (3, 5, 4), (1, 3, 5, 4)], ids=str)
+def test_examples_of_any_shape_are_arranged_with_labels(shape):
+    examples = torch.rand(6, *shape)
+    _, _, height, width = tiles(examples).shape
+    sheet = grid(examples, columns=3)
+    assert sheet.size == (3 * (width + 2) + 2, 2 * (height + 2) + 2)
+    framed = labelled(examples, columns=3, rows=["one", "two"], heads=["a", "b", "c"])
+    inner = np.asarray(framed)[-6 - sheet.height : -6, -6 - sheet.width : -6]
+    assert (inner == np.asarray(sheet)).all()
+    assert captioned(examples, ["x"] * 6, columns=3).width >= 3 * width
+    assert pairs(examples, examples).width == 6 * (width + 2) + 2
+
+
+def test_a_missing_pixel_is_grey():
+    image = torch.zeros(1, 1, 56, 56)
+    image[..., 10, 20] = torch.nan
+    assert np.argwhere(np.asarray(grid(image))[2:-2, 2:-2] == 128).tolist() == [[10, 20]]
 
 
 def test_small_images_are_enlarged_by_whole_pixels():

@@ -1,15 +1,15 @@
-"""Arrays of any common layout and type as images, in memory or mapped from a file."""
+"""Arrays of any common layout and type as examples, in memory or mapped from a file."""
 
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import numpy as np
 import torch
 
 from vaekit.data.pixels import REMEDY, UNIT, Array, Range, to_unit
-from vaekit.data.sources import ImageSource
+from vaekit.data.sources import ImageSource, refuse_missing
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -18,52 +18,68 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Layout = Literal["NHW", "NHWC", "NCHW"]
+Layout = Literal["NF", "NL", "NCL", "NLC", "NHW", "NHWC", "NCHW", "NDHW", "NCDHW", "NDHWC"]
+"""The order of an array's axes: N examples, F features, C channels, L length, D depth, H height, W width."""
 
 _CHANNELS = (1, 3, 4)
 
 
 def find_layout(shape: tuple[int, ...], layout: Layout | None = None) -> Layout:
-    """Return the order of an array's axes: ``layout`` if given, else the only order with 1, 3 or 4 channels.
+    """Return the order of an array's axes: ``layout`` if given, else that which is usual for the shape.
+
+    Two axes are a table, and three are grey images. Of four or five axes, the only one with 1, 3 or 4 entries that can be the
+    channels is the channels.
 
     Raises:
         UsageError: The shape does not fit ``layout``, or fits several layouts.
-        DataError: The shape is not that of images.
+        DataError: The shape is not that of examples.
     """
-    fits: list[Layout] = ["NHW"] if len(shape) == 3 else []
-    if len(shape) == 4:
-        fits += ["NHWC"] if shape[3] in _CHANNELS else []
-        fits += ["NCHW"] if shape[1] in _CHANNELS else []
-    if layout is not None and layout not in fits:
-        raise UsageError(
-            "the array does not have that layout", given=f"{layout}, shape {shape}", expected=" or ".join(fits) or None
-        )
+    fits: list[Layout] = [each for each in get_args(Layout) if len(each) == len(shape)]
     if not fits or 0 in shape:
         raise DataError(
-            "this is not an array of images", given=f"shape {shape}", expected="(N, H, W), (N, H, W, C) or (N, C, H, W)"
+            "this is not an array of examples",
+            given=f"shape {shape}",
+            expected=f"one of {', '.join(get_args(Layout))}, not empty",
         )
-    if layout is None and len(fits) > 1:
-        remedy = "choose one, for example --dataset.layout NHWC"
-        raise UsageError("the array's layout is ambiguous", given=f"shape {shape}", expected=" or ".join(fits), remedy=remedy)
-    return layout or fits[0]
+    if layout is not None:
+        if layout not in fits:
+            raise UsageError("the array does not have that layout", given=f"{layout}, shape {shape}", expected=" or ".join(fits))
+        return layout
+    if len(shape) <= 3:
+        return "NF" if len(shape) == 2 else "NHW"
+    usual = [each for each in fits if "C" in each and shape[each.index("C")] in _CHANNELS] or fits
+    if len(usual) > 1:
+        remedy = f"choose one, for example --dataset.layout {usual[0]}"
+        raise UsageError("the array's layout is ambiguous", given=f"shape {shape}", expected=" or ".join(usual), remedy=remedy)
+    return usual[0]
 
 
-def to_images(array: Array, layout: Layout, limits: Range | None = None) -> Tensor:
-    """Convert an array to ``(N, C, H, W)``, uint8 or float32. A fourth channel is opacity: the picture is placed on white.
+def holds_pixels(layout: Layout) -> bool:
+    """Whether the integers of a layout are pixels, which have a range, as in images and volumes; in others they are numbers."""
+    return "H" in layout
+
+
+def to_examples(array: Array, layout: Layout, limits: Range | None = None) -> Tensor:
+    """Convert an array to examples, ``(N, F)``, ``(N, C, L)``, ``(N, C, H, W)`` or ``(N, C, D, H, W)``, uint8 or float32.
+
+    NaN is kept: it stands for a missing number. A fourth channel of images is opacity: the picture is placed on white.
 
     Args:
         array: The numbers.
         layout: Order of its axes.
-        limits: The range of the numbers; default: that of their type. Floats without a range are kept as they are.
+        limits: The range of the numbers; default: that of their type in images and volumes. Other numbers are kept as they are.
 
     Raises:
         DataError: The numbers cannot be pixels.
     """
-    if layout == "NHW":
+    if "C" in layout:
+        array = np.moveaxis(array, layout.index("C"), 1)
+    elif layout != "NF":
         array = array[:, None]
-    elif layout == "NHWC":
-        array = array.transpose(0, 3, 1, 2)
-    return _on_white(torch.from_numpy(np.require(to_unit(array, limits), requirements=("C", "W"))))
+    if not holds_pixels(layout) and array.dtype.kind in "biu":
+        array = array.astype(np.float32)
+    examples = torch.from_numpy(np.require(to_unit(array, limits, missing=True), requirements=("C", "W")))
+    return _on_white(examples) if layout in ("NHWC", "NCHW") else examples
 
 
 def to_labels(values: Array, num: int, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
@@ -136,23 +152,32 @@ def _on_white(x: Tensor) -> Tensor:
 
 
 class MappedImages(ImageSource):
-    """Images in a ``.npy`` file that is mapped into memory: only the gathered images are read, on the CPU.
+    """Examples in a ``.npy`` file that is mapped into memory: only the gathered ones are read, on the CPU.
 
     Args:
         file: The file.
         layout: Order of its axes.
-        limits: The range of its numbers; see `to_images`.
-        rows: Which images, int64; default: all.
+        limits: The range of its numbers; see `to_examples`.
+        rows: Which examples, int64; default: all.
+        complete: Whether gathering a missing number is an error.
     """
 
     labels, class_names = None, None
 
-    def __init__(self, file: Path, layout: Layout, limits: Range | None = None, rows: Tensor | None = None) -> None:
-        self.file, self.layout, self.limits = file, layout, limits
+    def __init__(
+        self,
+        file: Path,
+        layout: Layout,
+        limits: Range | None = None,
+        rows: Tensor | None = None,
+        *,
+        complete: bool = False,
+    ) -> None:
+        self.file, self.layout, self.limits, self.is_complete = file, layout, limits, complete
         mapped = self._open()
         self.rows = torch.arange(len(mapped)) if rows is None else rows
-        example = to_images(mapped[:1], layout, limits)
-        self.shape = (example.shape[1], example.shape[2], example.shape[3])
+        example = to_examples(mapped[:1], layout, limits)
+        self.shape = tuple(example.shape[1:])
         self.integer = example.dtype == torch.uint8
 
     def _open(self) -> Array:
@@ -168,10 +193,22 @@ class MappedImages(ImageSource):
             numbers = self._open()[self.rows[index].numpy()]
         except (OSError, ValueError, IndexError) as error:
             raise DataError("the file has changed since it was opened", given=f"{self.file}: {error}") from error
-        return to_images(numbers, self.layout, self.limits)
+        examples = to_examples(numbers, self.layout, self.limits)
+        if self.is_complete:
+            refuse_missing(examples, self.file)
+        return examples
 
     def subset(self, index: Tensor) -> Self:
-        return type(self)(self.file, self.layout, self.limits, self.rows[index])
+        return type(self)(self.file, self.layout, self.limits, self.rows[index], complete=self.is_complete)
+
+    @property
+    def has_missing(self) -> bool:
+        return not (self.integer or self.is_complete)
+
+    def complete(self, name: str) -> Self:
+        """Return a source that refuses missing numbers when it reads them."""
+        del name
+        return type(self)(self.file, self.layout, self.limits, self.rows, complete=True)
 
     def value_range(self) -> Range:
         return UNIT if self.limits else super().value_range()

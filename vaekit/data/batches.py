@@ -1,4 +1,4 @@
-"""Batches of images, gathered, scaled, augmented and binarised in tensors on the device."""
+"""Batches of examples, gathered, scaled, augmented and binarised in tensors on the device."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Batch:
     """The images of one step."""
 
     x: Tensor
-    """``(B, C, H, W)``, float32, scaled to [0, 1]: what the likelihood scores."""
+    """``(B, *shape)``, float32, bytes scaled to [0, 1]: what the likelihood scores."""
     inputs: Tensor
     """What the encoder sees: the same tensor as ``x``, unless the target of augmentation is the original."""
     y: Tensor | None
@@ -139,7 +139,7 @@ class Batches:
             evaluation.
         workers: Processes that decode a source outside memory; 0 reads in this thread. A source of numbers needs no decoding: a
             thread reads it ahead.
-        memory_format: Memory format of the images.
+        memory_format: Memory format of images; signals, volumes and tables are contiguous.
         replays: Whether to record augmentation as a CUDA graph and replay it.
 
     Raises:
@@ -173,7 +173,8 @@ class Batches:
     ) -> None:
         self.batch_size, self.streams, self.binarize, self.train, self.split = batch_size, streams, binarize, train, split
         self.augment = augment if augment is not None and train and not augment.is_off else None
-        self.device, self.workers, self.memory_format = torch.device(device), workers, memory_format
+        self.device, self.workers = torch.device(device), workers
+        self.memory_format = memory_format if len(source.shape) == 3 else torch.contiguous_format
         self._replay = Replay(partial(_augmented, self.augment)) if replays and self.augment is not None else None
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)
@@ -201,10 +202,10 @@ class Batches:
         self._ahead = (epoch + 1 if self.train else epoch, 0), read
 
     def fixed(self, index: Tensor) -> Tensor:
-        """Return the images at ``index`` as every evaluation sees them, ``(N, C, H, W)``: the noise belongs to the image."""
+        """Return the examples at ``index`` as every evaluation sees them, ``(N, *shape)``: the noise belongs to the example."""
         raw = self.source.gather(index)
         x = raw / 255 if raw.dtype == torch.uint8 else raw
-        return x if self.binarize == "none" else binarize(x, self._noise(0, slice(0), index))
+        return x if self.binarize == "none" else self._binary(x, self._noise(0, slice(0), index))
 
     def _move(self, *tensors: Tensor) -> list[Tensor]:
         """Copy tensors to the device; a GPU does so while it is still computing the previous step."""
@@ -240,11 +241,16 @@ class Batches:
                 x = inputs
         if draws_noise:
             shared = inputs is x
-            x = binarize(x, noise)
-            inputs = x if shared else binarize(inputs, noise)
+            x = self._binary(x, noise)
+            inputs = x if shared else self._binary(inputs, noise)
         shared, x = inputs is x, x.contiguous(memory_format=self.memory_format)
         inputs = x if shared else inputs.contiguous(memory_format=self.memory_format)
         return Batch(x, inputs, y, index, whole, part.start, step)
+
+    def _binary(self, x: Tensor, noise: Tensor | None) -> Tensor:
+        """Binarise examples; missing numbers stay missing."""
+        binary = binarize(x, noise)
+        return torch.where(x.isnan(), x, binary) if self.source.has_missing else binary
 
     def _noise(self, number: int, part: slice, index: Tensor) -> Tensor | None:
         """Return the noise that binarises the images at ``index``, a part of a batch; None for a threshold."""
@@ -259,7 +265,7 @@ class Batches:
     def _binarized(self) -> ImageSource | None:
         """The source with all images binarised once; None if each batch must be binarised separately."""
         fixed = self.binarize in ("threshold", "static") or (self.binarize == "dynamic" and not self.train)
-        if not (fixed and self.source.resident and self.augment is None):
+        if not (fixed and self.source.resident and self.augment is None) or self.source.has_missing:
             return None
         source = self.source
         chunks = torch.arange(len(source), device=source.device).split(256)
@@ -350,6 +356,13 @@ def _check(
             "the batch cannot be shared equally",
             given=f"batch size {batch_size}, {world_size} processes",
             expected=f"a multiple of {world_size}",
+        )
+    if augment is not None and len(source.shape) != 3:
+        raise UsageError(
+            "augmentation changes images only",
+            given=f"data of shape {source.shape}",
+            expected="images, of shape (channels, height, width)",
+            remedy="switch augmentation off",
         )
     if augment is not None and augment.saturation and source.shape[0] != 3:
         raise UsageError(

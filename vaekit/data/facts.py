@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from vaekit.data.pixels import UNIT, Range
+from vaekit.data.specs import Missing
 from vaekit.schema import Count, Spec
 
 
@@ -14,10 +15,11 @@ class Facts(Spec):
     """Facts about data from which, with a spec, a model is built; they are saved with its weights."""
 
     data_shape: Annotated[tuple[Count, ...], Field(min_length=1, max_length=4)] = Field(
-        description="The shape of one example: ``(C, H, W)`` for images."
+        description="The shape of one example: ``(F,)``, ``(C, L)``, ``(C, H, W)`` or ``(C, D, H, W)``."
     )
     value_range: Range = Field(UNIT, description="The lowest and highest values, which pictures show as black and white.")
     class_names: tuple[str, ...] | None = Field(None, description="The name of each label; None if there are no labels.")
+    missing: Missing = Field("refuse", description="What stands for NaN, a missing number, where the encoder sees it.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Facts:

@@ -53,7 +53,7 @@ def choose_range(sample: Iterable[Array], stated: Range | None, name: object) ->
     return None
 
 
-def to_unit(images: Array, limits: Range | None) -> Array:
+def to_unit(images: Array, limits: Range | None, *, missing: bool = False) -> Array:
     """Bring images ``(N, …)`` to [0, 1]: integers become bytes, where 255 stands for 1, and floats float32.
 
     Booleans are black and white.
@@ -61,6 +61,7 @@ def to_unit(images: Array, limits: Range | None) -> Array:
     Args:
         images: Numbers of any type.
         limits: The range of the numbers; default: that of their type. Floats without a range are kept as they are.
+        missing: Whether NaN is kept; otherwise it is refused.
 
     Raises:
         DataError: The numbers cannot be pixels, or lie outside their range.
@@ -70,17 +71,20 @@ def to_unit(images: Array, limits: Range | None) -> Array:
         raise DataError("numbers of this type cannot be pixels", given=images.dtype, expected="integers, floats or booleans")
     if kind == "b":
         return images.astype(np.uint8) * np.uint8(255)
-    if kind == "f" and not all(np.isfinite(part).all() for part in _chunks(images)):
-        raise DataError("the images have numbers that are not finite", expected="pixels without NaN or infinity")
+    finite = np.isfinite if not missing else lambda part: ~np.isinf(part)
+    if kind == "f" and not all(finite(part).all() for part in _chunks(images)):
+        expected = f"numbers without {'infinity' if missing else 'NaN or infinity'}"
+        raise DataError("the data have numbers that are not finite", expected=expected)
     if limits is None and kind == "f":
         return images.astype(np.float32, copy=False)
     low, high = limits or RANGES.get(images.dtype.name, RANGES["uint8"])
-    if images.size and not (low <= images.min() and images.max() <= high):
+    lowest, highest = (np.fmin.reduce(images, None), np.fmax.reduce(images, None)) if images.size else (low, high)  # without NaN
+    if lowest < low or highest > high:
         raise DataError(
             "the pixels lie outside their range",
-            given=f"{images.dtype} from {images.min():g} to {images.max():g}",
+            given=f"{images.dtype} from {lowest:g} to {highest:g}",
             expected=f"{low:g} to {high:g}",
-            remedy=f"{REMEDY}{images.min():g},{images.max():g}",
+            remedy=f"{REMEDY}{lowest:g},{highest:g}",
         )
     if images.dtype == np.uint8 and (low, high) == RANGES["uint8"]:
         return images

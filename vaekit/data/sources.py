@@ -1,11 +1,12 @@
-"""Where images are stored: in memory on the device, or in files that are read when needed."""
+"""Where examples are stored, images or others: in memory on the device, or in files that are read when needed."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -18,12 +19,14 @@ from vaekit.errors import DataError, UsageError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vaekit.data.specs import Missing
+
 
 class ImageSource(ABC):
-    """Images of one shape, read by index, with their labels if they have any."""
+    """Examples of one shape, images or others, read by index, with their labels if they have any. NaN is a missing number."""
 
-    shape: tuple[int, int, int]
-    """Channels, height, width."""
+    shape: tuple[int, ...]
+    """The shape of an example: ``(C, H, W)`` for images."""
     labels: Tensor | None
     """int64 ``(N,)``, on ``device``."""
     class_names: tuple[str, ...] | None
@@ -41,7 +44,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def gather(self, index: Tensor) -> Tensor:
-        """Return the images at ``index``, ``(B, C, H, W)``, uint8 or float32; both are on ``device``."""
+        """Return the examples at ``index``, ``(B, *shape)``, uint8 or float32; both are on ``device``."""
 
     @abstractmethod
     def subset(self, index: Tensor) -> Self:
@@ -52,11 +55,25 @@ class ImageSource(ABC):
         return self
 
     def value_range(self) -> Range:
-        """Return bounds on the scaled pixels: [0, 1] for bytes, the exact extremes for floats."""
+        """Return bounds on the scaled pixels: [0, 1] for bytes, the exact extremes for floats, missing ones left out."""
         if self.integer:
             return UNIT
-        chunks = [self.gather(chunk) for chunk in torch.arange(len(self), device=self.device).split(256)]
-        return min(float(c.min()) for c in chunks), max(float(c.max()) for c in chunks)
+        ranges = [_extremes(self.gather(chunk)) for chunk in torch.arange(len(self), device=self.device).split(256)]
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether a number is missing; True if finding out would mean reading files."""
+        return False
+
+    def complete(self, name: str) -> Self:
+        """Return a source without missing numbers, called ``name`` in errors.
+
+        Raises:
+            DataError: A number is missing.
+        """
+        del name
+        return self
 
     def fingerprint(self) -> dict[str, Any]:
         """Return plain data that identify the images: their number, shape and class names, digests of labels and images."""
@@ -76,6 +93,30 @@ class ImageSource(ABC):
     def is_binary(self) -> bool:
         """Whether every pixel is known to be 0 or 1; False if finding out would mean reading files."""
         return False
+
+
+def _extremes(values: Tensor) -> Range:
+    """Return the lowest and the highest number; ``(inf, -inf)`` if all are missing."""
+    low, high = float(values.min()), float(values.max())
+    if math.isnan(low):
+        known = values[~values.isnan()]
+        return (float(known.min()), float(known.max())) if len(known) else (math.inf, -math.inf)
+    return low, high
+
+
+def refuse_missing(values: Tensor, name: object) -> None:
+    """Check that no number is missing.
+
+    Raises:
+        DataError: One is; the message counts them.
+    """
+    if num := int(values.isnan().sum()):
+        raise DataError(
+            "numbers are missing from the data",
+            given=f"{name}: {num:,} of {values.numel():,} numbers are NaN",
+            expected="numbers that are finite",
+            remedy="leave them out of the likelihood: --missing zeros, or --missing channel to show the encoder which ones are",
+        )
 
 
 MOST_CLASSES = 100_000
@@ -98,10 +139,10 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 class TensorImages(ImageSource):
-    """Images in memory.
+    """Examples in memory, images or others.
 
     Args:
-        images: ``(N, C, H, W)``, uint8 or float32.
+        images: ``(N, F)``, ``(N, C, L)``, ``(N, C, H, W)`` or ``(N, C, D, H, W)``, uint8 or float32.
         labels: int64 ``(N,)``.
         class_names: The name of each label.
 
@@ -117,18 +158,18 @@ class TensorImages(ImageSource):
     resident = True
 
     def __init__(self, images: Tensor, labels: Tensor | None = None, class_names: tuple[str, ...] | None = None) -> None:
-        if images.ndim != 4 or images.dtype not in (torch.uint8, torch.float32):
+        if not 2 <= images.ndim <= 5 or images.dtype not in (torch.uint8, torch.float32):
             raise DataError(
-                "the tensor does not hold images",
+                "the tensor does not hold examples",
                 given=f"a tensor of shape {tuple(images.shape)} and type {images.dtype}",
-                expected="shape (N, C, H, W), torch.uint8 or torch.float32",
+                expected="shape (N, F), (N, C, L), (N, C, H, W) or (N, C, D, H, W), torch.uint8 or torch.float32",
             )
         if labels is not None and labels.shape != images.shape[:1]:
             raise DataError("labels and images differ in number", given=f"{tuple(labels.shape)}", expected=f"({len(images)},)")
         self.images = images.contiguous()
         self.labels = None if labels is None else labels.to(images.device, torch.int64)
         self.class_names = class_names
-        self.shape = (images.shape[1], images.shape[2], images.shape[3])
+        self.shape = tuple(images.shape[1:])
         self.integer = images.dtype == torch.uint8
         self.device = images.device
         self._range: Range | None = None
@@ -166,31 +207,57 @@ class TensorImages(ImageSource):
     def is_binary(self) -> bool:
         if self._binary is None:
             one = 255 if self.integer else 1
-            self._binary = all(bool(((c == 0) | (c == one)).all()) for c in self.images.split(1024))
+            self._binary = all(bool(((c == 0) | (c == one) | c.isnan()).all()) for c in self.images.split(1024))
         return self._binary
+
+    @cached_property
+    def has_missing(self) -> bool:
+        return not self.integer and any(bool(c.isnan().any()) for c in self.images.split(1024))
+
+    def complete(self, name: str) -> Self:
+        if self.has_missing:
+            refuse_missing(self.images, name)
+        return self
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a dataset; no image is in more than one.
+    """The parts of a dataset; no example is in more than one.
+
+    Args:
+        train: The examples to train on.
+        validation: Those to choose models by.
+        test: Those of the final numbers.
+        missing: What stands for NaN, a missing number.
 
     Raises:
-        DataError: The parts have images of different shapes.
+        DataError: The parts have examples of different shapes.
     """
 
     train: ImageSource
     validation: ImageSource
     test: ImageSource
+    missing: Missing = field(default="refuse", kw_only=True)
 
     def __post_init__(self) -> None:
         if len({part.shape for part in self.parts.values()}) > 1:
             given = ", ".join(f"{name} {part.shape}" for name, part in self.parts.items())
-            raise DataError("the splits have images of different shapes", given=given, expected="one shape (C, H, W)")
+            raise DataError("the splits have examples of different shapes", given=given, expected="one shape")
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an example."""
         return self.train.shape
+
+    def with_missing(self, missing: Missing) -> Splits:
+        """Return the splits with a choice of what stands for missing numbers.
+
+        Raises:
+            DataError: They are refused, and there are some.
+        """
+        if missing != "refuse":
+            return replace(self, missing=missing)
+        return Splits(*(part.complete(f"the {name} split") for name, part in self.parts.items()))
 
     @cached_property
     def value_range(self) -> Range:
@@ -202,7 +269,8 @@ class Splits:
     @cached_property
     def facts(self) -> Facts:
         """What a model must know about the data."""
-        return Facts(data_shape=self.shape, value_range=self.value_range, class_names=self._class_names())
+        names = self._class_names()
+        return Facts(data_shape=self.shape, value_range=self.value_range, class_names=names, missing=self.missing)
 
     def _class_names(self) -> tuple[str, ...] | None:
         if self.train.labels is None or self.train.class_names is not None:

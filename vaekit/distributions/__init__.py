@@ -5,6 +5,7 @@ from vaekit.distributions.density import Density, Distribution, FactorisedDensit
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 from vaekit.distributions.mixture import GaussianMixture, MixtureOf
+from vaekit.distributions.observed import Observed
 from vaekit.distributions.pixels import (
     LEVEL,
     BernoulliPixels,
@@ -28,6 +29,7 @@ __all__ = [
     "GaussianPixels",
     "LaplacePixels",
     "MixtureOf",
+    "Observed",
     "Quantised",
     "QuantisedDensity",
     "SquaredErrorPixels",

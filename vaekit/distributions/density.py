@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Distribution(Protocol):
-    """A batch of distributions over events: latent vectors ``(D,)`` or images ``(C, H, W)``.
+    """A batch of distributions over events: latent vectors ``(D,)`` or examples, such as images ``(C, H, W)``.
 
     Sample dimensions ``*S`` come before the batch ``B``, event dimensions last.
     """

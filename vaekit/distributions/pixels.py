@@ -1,4 +1,7 @@
-"""Densities over images, which likelihoods return. Event dimensions are ``(C, H, W)``."""
+"""Densities over examples, which likelihoods return. A pixel is a number of an example, be it an image or not.
+
+The last ``event_ndim`` dimensions are those of an example: 1 for tables, 2 for signals, 3 for images, 4 for volumes.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ class BernoulliPixels(NamedTuple):
     """Independent Bernoulli pixels, parametrised by logits; the cross-entropy is finite for every finite logit."""
 
     logits: Tensor
+    event_ndim: int = 3
 
     @property
     def mean(self) -> Tensor:
@@ -26,11 +30,18 @@ class BernoulliPixels(NamedTuple):
         """Compare the mean with uniform noise. Binary pixels have no reparameterised gradient."""
         return (noise < self.mean).to(self.logits.dtype)
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
         """Return ``x·l - softplus(l)``: a log-likelihood on binary pixels, a negative cross-entropy on grey ones."""
+        return -self.cross_entropy(value)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -sum_event(self.cross_entropy(value), self.event_ndim)
+
+    def cross_entropy(self, value: Tensor) -> Tensor:
+        """Return ``softplus(l) - x·l`` of each pixel."""
         logits = self.logits
         value = value if value.shape == logits.shape else value.expand(logits.shape)
-        return -sum_event(F.binary_cross_entropy_with_logits(logits, value, reduction="none"), 3)
+        return F.binary_cross_entropy_with_logits(logits, value, reduction="none")
 
 
 LEVEL = 1.0 / 255.0
@@ -61,31 +72,43 @@ class GaussianPixels(NamedTuple):
 
     mean: Tensor
     log_scale: Tensor
+    event_ndim: int = 3
 
     def rsample(self, noise: Tensor) -> Tensor:
         return self.mean + torch.exp(self.log_scale) * noise
 
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        return -0.5 * self.deviance(value)
+
     def log_prob(self, value: Tensor) -> Tensor:
+        return -0.5 * sum_event(self.deviance(value), self.event_ndim)
+
+    def deviance(self, value: Tensor) -> Tensor:
+        """Return ``-2 log p`` of each pixel."""
         scaled = (value - self.mean) * torch.exp(-self.log_scale)
-        return -0.5 * sum_event(scaled.square() + (LOG_2PI + 2.0 * self.log_scale), 3)
+        return scaled.square() + (LOG_2PI + 2.0 * self.log_scale)
 
     def log_mass(self, value: Tensor, width: float) -> Tensor:
         """Return the log probability of grey levels ``width`` apart, a difference of the distribution function, ``(*S, B)``."""
         a, b = mirrored(*standardised_edges(value, width, self.mean, self.log_scale))
         upper = torch.special.log_ndtr(b)
-        return sum_event(upper + torch.log1p(-torch.exp(torch.special.log_ndtr(a) - upper)), 3)
+        return sum_event(upper + torch.log1p(-torch.exp(torch.special.log_ndtr(a) - upper)), self.event_ndim)
 
 
 class SquaredErrorPixels(NamedTuple):
-    """``-log p(x|z) = sum (x - mean)^2``: a Gaussian with variance 1/2, up to the constant ``C·H·W·log(pi)/2``."""
+    """``-log p(x|z) = sum (x - mean)^2``: a Gaussian with variance 1/2, up to the constant ``log(pi)/2`` of each pixel."""
 
     mean: Tensor
+    event_ndim: int = 3
 
     def rsample(self, noise: Tensor) -> Tensor:
         return self.mean + math.sqrt(0.5) * noise
 
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        return -(value - self.mean).square()
+
     def log_prob(self, value: Tensor) -> Tensor:
-        return -sum_event((value - self.mean).square(), 3)
+        return -sum_event((value - self.mean).square(), self.event_ndim)
 
 
 class LaplacePixels(NamedTuple):
@@ -93,6 +116,7 @@ class LaplacePixels(NamedTuple):
 
     mean: Tensor
     log_scale: Tensor
+    event_ndim: int = 3
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise to the Laplace quantile of the same probability; finite for any noise in float32."""
@@ -100,24 +124,32 @@ class LaplacePixels(NamedTuple):
         deviation: Tensor = torch.exp(self.log_scale) * torch.sign(noise) * magnitude
         return self.mean + deviation
 
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        return -self.cost(value)
+
     def log_prob(self, value: Tensor) -> Tensor:
+        return -sum_event(self.cost(value), self.event_ndim)
+
+    def cost(self, value: Tensor) -> Tensor:
+        """Return ``-log p`` of each pixel."""
         scaled = (value - self.mean).abs() * torch.exp(-self.log_scale)
-        return -sum_event(scaled + (math.log(2.0) + self.log_scale), 3)
+        return scaled + (math.log(2.0) + self.log_scale)
 
     def log_mass(self, value: Tensor, width: float) -> Tensor:
         """Return the log probability of grey levels ``width`` apart, a difference of the distribution function, ``(*S, B)``."""
         a, b = mirrored(*standardised_edges(value, width, self.mean, self.log_scale))
         left = b.clamp(max=0) - math.log(2.0) + torch.log(-torch.expm1(a - b.clamp(max=0)))
         across = torch.log(-0.5 * (torch.expm1(-b.clamp(min=0)) + torch.expm1(a)))
-        return sum_event(torch.where(b > 0, across, left), 3)
+        return sum_event(torch.where(b > 0, across, left), self.event_ndim)
 
 
 class DiscretizedLogisticPixels(NamedTuple):
     """Independent 8-bit pixels: a logistic variable, rounded to the nearest grey level in [0, 1].
 
     Args:
-        location: The location, ``(*S, B, C, H, W)``.
+        location: The location, ``(*S, B, *event)``.
         log_scale: The log scale, broadcast against it; at least that of one grey level.
+        event_ndim: The number of dimensions of an example.
 
     References:
         Salimans et al. (2017), "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other
@@ -126,6 +158,7 @@ class DiscretizedLogisticPixels(NamedTuple):
 
     location: Tensor
     log_scale: Tensor
+    event_ndim: int = 3
 
     @property
     def mean(self) -> Tensor:
@@ -139,7 +172,10 @@ class DiscretizedLogisticPixels(NamedTuple):
         levels: Tensor = (variable.clamp(0, 1) / LEVEL).round() * LEVEL
         return levels.detach()
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
         """Return log probabilities of grey levels, from ``s(b) - s(a) = s(b) s(-a) (1 - exp(a - b))`` for the sigmoid s."""
         a, b = standardised_edges(value, LEVEL, self.location, self.log_scale)
-        return sum_event(F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(a - b)), 3)
+        return F.logsigmoid(b) + F.logsigmoid(-a) + torch.log(-torch.expm1(a - b))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return sum_event(self.log_prob_per_dim(value), self.event_ndim)

@@ -44,7 +44,7 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
     """Write the comparison of runs on test images of the first run's data.
 
     Raises:
-        UsageError: The shapes or ranges of their images differ, or there are fewer than two runs.
+        UsageError: The shapes or ranges of their data differ, or there are fewer than two runs.
     """
     if len(names_of(runs)) < 2:
         raise UsageError("nothing to compare", given=f"{runs[0].path} alone", expected="two or more different run folders")
@@ -52,9 +52,9 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
     images = {name: (vae.data_shape, vae.value_range) for name, vae in vaes.items()}
     if len(set(images.values())) > 1:
         raise UsageError(
-            "models of images of different shapes or ranges cannot be compared",
+            "models of data of different shapes or ranges cannot be compared",
             given=", ".join(f"{name} {shape} in [{low:g}, {high:g}]" for name, (shape, (low, high)) in images.items()),
-            expected="one shape (C, H, W) and one range",
+            expected="one shape and one range",
         )
     write_picture(compare(vaes, first.test(range(first.num_test(num))), seed), out)
 

@@ -1,4 +1,4 @@
-"""Grids of images."""
+"""Grids of examples."""
 
 from __future__ import annotations
 
@@ -10,50 +10,31 @@ import torch
 from torch import Tensor
 
 from vaekit.drawing.axes import TEXT, text_size, text_width, write
+from vaekit.drawing.tiles import SMALL, tiles
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MARGIN = 2
 """Space between images in pixels, after enlargement."""
-SMALL = 56
-"""Images whose longer side is below this are enlarged to reach it, by an integer factor and without interpolation."""
-LARGE = 168
-"""Side to which the frames of an animation of single images are enlarged."""
-
-
-def enlargement(shape: Sequence[int], small: int = SMALL) -> int:
-    """Return the factor by which images ``(…, H, W)`` are enlarged."""
-    return max(1, math.ceil(small / max(shape[-2:])))
-
-
-def to_bytes(images: Tensor, small: int = SMALL) -> Tensor:
-    """Return images ``(N, C, H, W)`` as enlarged bytes of one or three channels.
-
-    Values outside [0, 1] are clipped, a fourth channel is opacity over white, and other numbers of channels are averaged to grey.
-    """
-    images = images.detach().float().clamp(0, 1)
-    if images.shape[1] == 4:
-        images = images[:, :3] * images[:, 3:] + (1 - images[:, 3:])
-    elif images.shape[1] not in (1, 3):
-        images = images.mean(1, keepdim=True)
-    factor = enlargement(images.shape, small)
-    pixels = (images * 255).round().to(torch.uint8).cpu()
-    return pixels.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
 
 
 def grid(images: Tensor, *, columns: int | None = None, margin: int = MARGIN, small: int = SMALL) -> Image.Image:
-    """Arrange images ``(N, C, H, W)`` in [0, 1] row by row on white.
+    """Arrange examples ``(N, *shape)`` in [0, 1], images or others, row by row on white.
 
     Args:
-        images: The images, as for `to_bytes`.
-        columns: Images per row; default: as for a square grid.
-        margin: Space between images in pixels.
-        small: Side below which images are enlarged.
+        images: The examples, which `vaekit.drawing.tiles.tiles` draws.
+        columns: Examples per row; default: as for a square grid.
+        margin: Space between them in pixels.
+        small: Side below which images are enlarged; see `tiles`.
     """
+    return _arranged(tiles(images, small), columns, margin)
+
+
+def _arranged(pixels: Tensor, columns: int | None = None, margin: int = MARGIN) -> Image.Image:
+    """Arrange tiles row by row on white."""
     from PIL import Image
 
-    pixels = to_bytes(images, small)
     num, channels, height, width = pixels.shape
     columns = columns or math.ceil(math.sqrt(num))
     tall, wide = height + margin, width + margin
@@ -67,34 +48,34 @@ def grid(images: Tensor, *, columns: int | None = None, margin: int = MARGIN, sm
 
 
 def single_images(images: Tensor, *, small: int = SMALL) -> list[Image.Image]:
-    """Return each of the images ``(N, C, H, W)`` as a separate picture; images with a side below ``small`` are enlarged."""
-    return [grid(image[None], margin=0, small=small) for image in images]
+    """Return each of the examples ``(N, *shape)`` as a separate picture; images with a side below ``small`` are enlarged."""
+    return [_arranged(tile[None], margin=0) for tile in tiles(images, small)]
 
 
 def labelled(
     images: Tensor, *, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = (), title: str = ""
 ) -> Image.Image:
-    """Arrange images as `grid` does, with a label before each row and above each column. Text grows with the picture.
+    """Arrange examples as `grid` does, with a label before each row and above each column. Text grows with the picture.
 
     Args:
-        images: ``(rows * columns, C, H, W)`` in [0, 1].
-        columns: Images per row.
+        images: ``(rows * columns, *shape)`` in [0, 1].
+        columns: Examples per row.
         rows: Labels of the rows.
         heads: Labels of the columns, as large as fits; those that are too wide for a column even at `TEXT` pixels are omitted.
         title: A line at the top.
     """
     from PIL import Image, ImageDraw
 
-    tiles = grid(images, columns=columns)
-    factor = enlargement(images.shape)
-    tall, wide = images.shape[2] * factor + MARGIN, images.shape[3] * factor + MARGIN
-    size = text_size(tiles.width)
+    drawn = tiles(images)
+    sheet_of_tiles = _arranged(drawn, columns)
+    tall, wide = (side + MARGIN for side in drawn.shape[2:])
+    size = text_size(sheet_of_tiles.width)
     head = max(TEXT, min([size, *(size * wide // max(1, text_width(label, size)) for label in heads)]))
     left = 16 + max(text_width(label, size) for label in rows) if rows else 6
     top = 6 + (size + 10 if title else 0) + (head + 6 if heads else 0)
-    width = left + max(tiles.width, text_width(title, size + 1)) + 6
-    sheet = Image.new(tiles.mode, (width, top + tiles.height + 6), "white")
-    sheet.paste(tiles, (left, top))
+    width = left + max(sheet_of_tiles.width, text_width(title, size + 1)) + 6
+    sheet = Image.new(sheet_of_tiles.mode, (width, top + sheet_of_tiles.height + 6), "white")
+    sheet.paste(sheet_of_tiles, (left, top))
     draw = ImageDraw.Draw(sheet)
     if title:
         write(draw, (left + MARGIN, 6), title, anchor="lt", size=size + 1)
@@ -107,19 +88,19 @@ def labelled(
 
 
 def captioned(images: Tensor, captions: Sequence[str], *, columns: int, title: str = "") -> Image.Image:
-    """Arrange images in rows, each with a line of text above it. Text grows with the picture."""
+    """Arrange examples in rows, each with a line of text above it. Text grows with the picture."""
     from PIL import Image, ImageDraw
 
-    tiles = single_images(images)
-    size = text_size(columns * tiles[0].width)
-    width = max(tiles[0].width, *(text_width(caption, size) for caption in captions)) + 8
-    height = tiles[0].height + size + 10
+    singles = single_images(images)
+    size = text_size(columns * singles[0].width)
+    width = max(singles[0].width, *(text_width(caption, size) for caption in captions)) + 8
+    height = singles[0].height + size + 10
     top = size + 12 if title else 0
-    sheet = Image.new("RGB", (columns * width + 4, top + math.ceil(len(tiles) / columns) * height + 4), "white")
+    sheet = Image.new("RGB", (columns * width + 4, top + math.ceil(len(singles) / columns) * height + 4), "white")
     draw = ImageDraw.Draw(sheet)
     if title:
         write(draw, (sheet.width / 2, 6), title, anchor="mt", size=size + 1)
-    for i, (tile, caption) in enumerate(zip(tiles, captions, strict=True)):
+    for i, (tile, caption) in enumerate(zip(singles, captions, strict=True)):
         left, upper = 2 + i % columns * width, top + i // columns * height
         sheet.paste(tile, (left + (width - tile.width) // 2, upper + size + 8))
         write(draw, (left + width / 2, upper + size + 4), caption, anchor="ms", size=size)

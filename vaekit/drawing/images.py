@@ -30,8 +30,12 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None, 
         DataError: A file is missing, unreadable, or of another size.
     """
     channels, *size = shape
-    if channels not in (1, 3):
-        raise DataError("image files hold 1 or 3 channels", given=f"a model of {channels} channels")
+    if channels not in (1, 3) or len(shape) != 3:
+        raise DataError(
+            "image files hold images of 1 or 3 channels",
+            given=f"a model of data of shape {shape}",
+            remedy="name test examples by their numbers, such as 0 1 2",
+        )
     files = [file for path in paths for file in (find_images(path) if path.is_dir() else [path])]
     if not files:
         raise DataError("no images are given", expected="files, or folders of files")

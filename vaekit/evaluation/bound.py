@@ -129,16 +129,17 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
     return sums
 
 
-def meaning_of_elbo(likelihood: Likelihood, *, binary: bool, value_range: Range = UNIT) -> str:
-    """Describe what the numbers called ELBO are for this likelihood, on binary or other pixels."""
+def meaning_of_elbo(likelihood: Likelihood, *, binary: bool, value_range: Range = UNIT, missing: bool = False) -> str:
+    """Describe what the numbers called ELBO are for this likelihood, on binary or other pixels, of which some may be missing."""
+    x, pixels = ("known x", "known pixels") if missing else ("x", "pixels")
     if likelihood.scores == "levels" or (likelihood.scores == "binary" and binary):
-        return "lower bound of log p(x), nats"
+        return f"lower bound of log p({x}), nats"
     if likelihood.scores == "binary":
         return "cross-entropy on grey values, not a log-likelihood"
     if not likelihood.normalised:
-        return "lower bound of log p(x) up to a constant, nats"
+        return f"lower bound of log p({x}) up to a constant, nats"
     low, high = value_range
-    return f"lower bound of the log density of pixels in [{low:.4g}, {high:.4g}], nats"
+    return f"lower bound of the log density of {pixels} in [{low:.4g}, {high:.4g}], nats"
 
 
 def _log_mass(likelihood: Likelihood, trace: Trace, dtype: torch.dtype) -> Tensor | None:

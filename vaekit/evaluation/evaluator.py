@@ -49,7 +49,9 @@ class Evaluator:
         binary = spec.data.binarize != "none" or splits.train.is_binary
         likelihood = objective.vae.likelihood
         self.quantised = likelihood.scores != "binary" and likelihood.normalised and splits.train.integer and not binary
-        self.elbo = meaning_of_elbo(objective.vae.likelihood, binary=binary, value_range=splits.value_range)
+        self.elbo = meaning_of_elbo(
+            likelihood, binary=binary, value_range=splits.value_range, missing=spec.data.missing != "refuse"
+        )
         """What the numbers called ELBO are."""
 
     def batches(self, split: str) -> Batches:

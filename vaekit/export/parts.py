@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PartName = Literal["decoder", "encoder", "autoencoder"]
 NUM_EXAMPLES = 64
 """The number of inputs on which a part is compared."""
+MISSING = 0.25
+"""The share of numbers that are missing from the inputs of an encoder for which numbers may be."""
 
 
 class Decoder(nn.Module):
@@ -135,6 +137,8 @@ def part_of(trained: Trained, name: PartName) -> Part:
     [decoded] = decoder.expected(decoder.examples)
     images = decoded.clone()
     images[1::2] = vae.from_unit(torch.rand(images[1::2].shape, generator=Streams(0).generator("export/images")))
+    if vae.missing:
+        images[torch.rand(images.shape, generator=Streams(0).generator("export/missing")) < MISSING] = torch.nan
     if name == "autoencoder":
         outputs: tuple[Port, ...] = (Port("reconstruction", vae.data_shape),)
         part = Part(name, Autoencoder(vae).eval(), (image, *ports), outputs, reconstruct, (images, *more))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaekit import roles
 from vaekit.data.batches import Batches
@@ -18,6 +18,7 @@ from vaekit.interfaces import Condition, Likelihood, Loss, Module, Posterior, Pr
 from vaekit.model.contracts import check_contracts, check_players
 from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.model.vae import VAE, params_shape, widened
+from vaekit.nn.missing import FillMissing
 from vaekit.schema import ModelPart
 from vaekit.specs.models import ModelSpec, RunSpec
 from vaekit.streams import Streams, derive_seed
@@ -56,9 +57,9 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
         posterior: Posterior = roles.posteriors.build(model.posterior, latent_dim=latent_dim, latent_shape=latent_shape)
         prior: Prior = roles.priors.build(model.prior, latent_dim=latent_dim, latent_shape=latent_shape, data_shape=data_shape)
         condition: Condition = roles.conditions.build(model.condition, num_classes=facts.num_classes)
-        in_shape, out_shape = widened(data_shape, condition), params_shape(posterior, latent_shape)
-        encoder = roles.encoders.build(model.encoder, in_shape=in_shape, out_shape=out_shape)
-        in_shape = widened(latent_shape, condition)
+        in_shape, out_shape = widened(data_shape, condition.size), params_shape(posterior, latent_shape)
+        encoder = _encoder(model, facts, in_shape, out_shape)
+        in_shape = widened(latent_shape, condition.size)
         decoder = roles.decoders.build(model.decoder, in_shape=in_shape, out_shape=likelihood.param_shape)
         return VAE(
             encoder,
@@ -69,7 +70,17 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
             condition=condition,
             latent_shape=latent_shape,
             value_range=facts.value_range,
+            missing=facts.missing != "refuse",
         )
+
+
+def _encoder(model: ModelSpec, facts: Facts, in_shape: Shape, out_shape: Shape) -> nn.Module:
+    """Build the encoder of a model; if numbers may be missing, one that fills them."""
+    if facts.missing == "refuse":
+        return roles.encoders.build(model.encoder, in_shape=in_shape, out_shape=out_shape)
+    channels = facts.data_shape[0] if facts.missing == "channel" else 0
+    encoder = roles.encoders.build(model.encoder, in_shape=widened(in_shape, channels), out_shape=out_shape)
+    return FillMissing(encoder, in_shape, out_shape, channels=channels)
 
 
 def latent_shape_of(model: ModelSpec, facts: Facts) -> Shape:

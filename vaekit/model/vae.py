@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from vaekit.data.pixels import UNIT, Range
-from vaekit.distributions import Density, DiagonalGaussian, Distribution
+from vaekit.distributions import Density, DiagonalGaussian, Distribution, FactorisedDensity, Observed
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Condition, Likelihood, Posterior, Prior, Shape
 from vaekit.roles import conditions, likelihoods, posteriors, priors
@@ -20,7 +20,8 @@ class VAE(nn.Module):
     """A variational autoencoder assembled from parts.
 
     ``x -> encoder -> posterior q(z|x) -> z -> decoder -> likelihood p(x|z)``, with a prior p(z). Images are ``(B, C, H, W)``, by
-    default in [0, 1], latent vectors ``(B, D)``. Any module that maps tensors to tensors can be the encoder or the decoder.
+    default in [0, 1], latent vectors ``(B, D)``; tables, signals and volumes take the place of images in their own shapes. Any
+    module that maps tensors to tensors can be the encoder or the decoder.
 
     With a condition, which turns labels into vectors c, these are q(z|x, c), p(x|z, c) and, if the prior uses c, p(z|c): the
     encoder receives c as E additional channels, the decoder as E additional latents. If ``latent_shape`` has several dimensions,
@@ -35,6 +36,7 @@ class VAE(nn.Module):
         condition: The condition; default: none.
         latent_shape: The shape in which the networks see latents; default: a vector.
         value_range: The lowest and highest pixel values of the data, which pictures show as black and white.
+        missing: Whether NaN in the data is a missing number, which the likelihood leaves out; the encoder must accept it.
 
     Raises:
         UsageError: The parts do not fit together, or a default needs a shape that the decoder does not declare.
@@ -59,6 +61,7 @@ class VAE(nn.Module):
         condition: Condition | None = None,
         latent_shape: Shape | None = None,
         value_range: Range = UNIT,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         condition = condition or conditions.get("none")()
@@ -71,9 +74,9 @@ class VAE(nn.Module):
             prior = priors.get("normal")(posterior.latent_dim)
         self.latent_shape = (posterior.latent_dim,) if latent_shape is None else tuple(latent_shape)
         for name, module, attribute, expected in (
-            ("encoder", encoder, "in_shape", widened(likelihood.data_shape, condition)),
+            ("encoder", encoder, "in_shape", widened(likelihood.data_shape, condition.size)),
             ("encoder", encoder, "out_shape", params_shape(posterior, self.latent_shape)),
-            ("decoder", decoder, "in_shape", widened(self.latent_shape, condition)),
+            ("decoder", decoder, "in_shape", widened(self.latent_shape, condition.size)),
             ("decoder", decoder, "out_shape", likelihood.param_shape),
             ("prior", prior, "latent_dim", posterior.latent_dim),
         ):
@@ -82,6 +85,7 @@ class VAE(nn.Module):
                 raise UsageError(f"the {name}'s {attribute} does not match the other parts", given=given, expected=expected)
         self.encoder, self.decoder, self.value_range = encoder, decoder, value_range
         self.posterior, self.prior, self.likelihood, self.condition = posterior, prior, likelihood, condition
+        self.missing = missing
         self.chunk: int | None = None
         """The number of examples that the networks process at once, for large batches in evaluation; None for whole batches."""
 
@@ -198,7 +202,7 @@ class VAE(nn.Module):
         params = self._in_chunks(self.decoder, appended(codes, c))
         params = params if z.ndim == 2 else params.unflatten(0, z.shape[:-1])
         p: Density = self.likelihood(params)
-        return p
+        return Observed(cast("FactorisedDensity", p), len(self.data_shape)) if self.missing else p
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the mean images of p(x|z), ``(*S, B, C, H, W)``, for latent vectors ``(*S, B, D)``.
@@ -333,9 +337,9 @@ class VAE(nn.Module):
         return self.decode(self.encode(x, y).mean, y)
 
 
-def widened(shape: Shape, condition: Condition) -> Shape:
-    """Return the shape that a network sees if the condition is appended to tensors of this shape."""
-    return (shape[0] + condition.size, *shape[1:])
+def widened(shape: Shape, more: int) -> Shape:
+    """Return the shape of a tensor to whose first dimension more numbers are appended."""
+    return (shape[0] + more, *shape[1:])
 
 
 def appended(x: Tensor, c: Tensor | None) -> Tensor:

@@ -26,8 +26,17 @@ Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
 Normalization = Literal["none", "layer", "group"]
 Widths = tuple[Count, ...]
 Channels = Annotated[Widths, Field(min_length=1)]
-Size = tuple[int, int]
-"""Height and width."""
+Size = tuple[int, ...]
+"""The sides of an example: length; height and width; or depth, height and width."""
+
+CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED_CONVOLUTIONS: dict[int, type[nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
+    1: nn.ConvTranspose1d,
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""Convolutions, and torch's names of linear upsampling, by number of sides."""
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -80,9 +89,10 @@ def initialize_weights(layer: nn.Module) -> None:
             arXiv:1502.01852, equation 10.
     """
     for module in layer.modules():
-        if isinstance(module, nn.ConvTranspose2d):  # only every stride-th position of its kernel contributes to an output
+        if isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+            # Only every stride-th position of its kernel contributes to an output.
             fan_in = module.weight[:, 0].numel() / math.prod(module.stride)
-        elif isinstance(module, nn.Linear | nn.Conv2d):
+        elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             fan_in = module.weight[0].numel()
         else:
             continue
@@ -128,60 +138,61 @@ def fully_connected(
     return nn.Sequential(*hidden_linear_layers(in_shape, hidden, activation, normalization), output, nn.Unflatten(1, out_shape))
 
 
-def require_image_shape(shape: Shape, backbone: str) -> None:
-    """Refuse a shape that is not an image's.
+def sides_of(data_shape: Shape, backbone: str) -> Size:
+    """Return the sides of a signal, an image or a volume: its shape without the channels.
 
     Args:
-        shape: The shape.
-        backbone: Name of the backbone that works on images only, for the error.
+        data_shape: The shape of an example.
+        backbone: Name of the backbone, for the error.
 
     Raises:
-        UsageError: ``shape`` is not ``(C, H, W)``.
+        UsageError: ``data_shape`` is not ``(C, L)``, ``(C, H, W)`` or ``(C, D, H, W)``.
     """
-    if len(shape) != 3 or min(shape) < 1:
+    if len(data_shape) - 1 not in CONVOLUTIONS or min(data_shape) < 1:
         raise UsageError(
-            f"the {backbone} works on images only",
-            given=f"shape {tuple(shape)}",
-            expected="shape (channels, height, width), each 1 or more",
-            remedy="use an mlp, which takes any shape",
+            f"the {backbone} works on signals, images and volumes only",
+            given=f"{'a table' if len(data_shape) == 1 else 'data'} of shape {tuple(data_shape)}",
+            expected="shape (channels, length), (channels, height, width) or (channels, depth, height, width), each 1 or more",
+            remedy="use an mlp, which takes any shape: --encoder mlp --decoder mlp",
         )
+    return tuple(data_shape[1:])
 
 
-def halved_sizes(data_shape: Shape, num: int) -> list[Size]:
-    """Return an image's height and width, then those after each of ``num`` strided 3×3 convolutions.
+def halved_sizes(size: Size, num: int) -> list[Size]:
+    """Return a size, then those after each of ``num`` strided convolutions with kernels of 3.
 
-    Each convolution halves both sides, rounding up; a side of 1 stays 1.
+    Each convolution halves every side, rounding up; a side of 1 stays 1.
     """
-    sizes = [(data_shape[1], data_shape[2])]
+    sizes = [size]
     for _ in range(num):
-        height, width = sizes[-1]
-        sizes.append(((height + 1) // 2, (width + 1) // 2))
+        sizes.append(tuple((side + 1) // 2 for side in sizes[-1]))
     return sizes
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions, each preceded by GroupNorm and an activation, added to their input: x + f(x).
+    """Two convolutions with kernels of 3, each preceded by GroupNorm and an activation, added to their input: x + f(x).
 
     The convolutions have no biases, since a block is always followed by a normalisation: the next block's or the network's last
-    one. Where the number of channels or the stride changes the shape, a 1×1 convolution adapts the input.
+    one. Where the number of channels or the stride changes the shape, a pointwise convolution adapts the input.
 
     References:
         He et al. (2016), "Identity Mappings in Deep Residual Networks", ECCV, arXiv:1603.05027, figure 4e.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, activation: Activation, stride: int = 1) -> None:
+    def __init__(self, num_sides: int, in_channels: int, out_channels: int, activation: Activation, stride: int = 1) -> None:
         super().__init__()
+        convolution = CONVOLUTIONS[num_sides]
         self.residual = nn.Sequential(
             normalization_layer("group", in_channels),
             activation_layer(activation),
-            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+            convolution(in_channels, out_channels, 3, stride, padding=1, bias=False),
             normalization_layer("group", out_channels),
             activation_layer(activation),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            convolution(out_channels, out_channels, 3, padding=1, bias=False),
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut = convolution(in_channels, out_channels, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.shortcut(x) + self.residual(x)
@@ -189,8 +200,8 @@ class ResidualBlock(nn.Module):
 
 
 def residual_stage(
-    in_channels: int, out_channels: int, depth: int, activation: Activation, stride: int = 1
+    num_sides: int, in_channels: int, out_channels: int, depth: int, activation: Activation, *, stride: int = 1
 ) -> list[ResidualBlock]:
     """Return ``depth`` residual blocks; the first changes the number of channels and applies the stride."""
-    others = (ResidualBlock(out_channels, out_channels, activation) for _ in range(depth - 1))
-    return [ResidualBlock(in_channels, out_channels, activation, stride), *others]
+    others = (ResidualBlock(num_sides, out_channels, out_channels, activation) for _ in range(depth - 1))
+    return [ResidualBlock(num_sides, in_channels, out_channels, activation, stride), *others]

@@ -114,7 +114,7 @@ def _summary(run: Record, vae: VAE, evaluation: Mapping[str, Any]) -> str:
         facts["training"] = duration(records[-1]["seconds"]) + (" h" if records[-1]["seconds"] >= 3600 else " min")
         facts["images/s"] = f"{images_per_second(run):,.0f}"
     facts["parameters"] = f"{sum(p.numel() for p in vae.parameters()):,}"
-    facts["image"] = "×".join(map(str, vae.data_shape))
+    facts["shape"] = "×".join(map(str, vae.data_shape))
     note = f'<p class="note">ELBO: {escape(evaluation["elbo_is"])}.</p>' if "elbo" in evaluation else ""
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items())
     return f'<dl class="facts">{cells}</dl>{note}'

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from vaekit import roles
-from vaekit.data.specs import AugmentSpec, Binarize
+from vaekit.data.specs import AugmentSpec, Binarize, Missing
 from vaekit.errors import SpecError, VaekitError, plain
 from vaekit.files import local_path
 from vaekit.registry import Registry
@@ -256,6 +256,11 @@ class DataSpec(Spec):
 
     dataset: DatasetSpec = Field(description="Source of the images.")
     binarize: Binarize = Field(description="How grey pixels are binarised; default: the dataset's choice.")
+    missing: Missing = Field(
+        "refuse",
+        description="What stands for missing numbers (NaN) where the encoder sees them, if they are not refused: zeros, or zeros "
+        "and a mask beside the data (channel). The likelihood leaves them out.",
+    )
     augment: AugmentSpec = Field(AugmentSpec(), description="Random augmentation of training images.")
 
 

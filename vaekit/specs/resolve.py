@@ -116,6 +116,7 @@ def complete(data: Data, source: str) -> RunSpec:
     _check_kinds("loss", losses)
     _check_kinds("logger", spec.train.logger)
     _check_fit(spec.model, declared, posterior, prior)
+    _check_missing(spec)
     return spec
 
 
@@ -228,6 +229,26 @@ def _check_provided(
             f"{who} needs {', '.join(sorted(missing))}, which the {role} {cls.kind!r} does not provide",
             given=f"{role} {cls.kind!r}, which provides {', '.join(sorted(cls.provides)) or 'no density'}",
             remedy=f"use --{role} {' or '.join(fit)}, or another {instead}" if fit else f"use another {instead}",
+        )
+
+
+def _check_missing(spec: RunSpec) -> None:
+    """Check that missing numbers, if there may be any, can be left out."""
+    missing, kind = spec.data.missing, spec.model.likelihood.kind
+    if missing == "refuse":
+        return
+    if not roles.likelihoods.get(kind).factorised:
+        fit = _fitting(roles.likelihoods, "factorised", bool)
+        raise UsageError(
+            f"missing numbers cannot be left out of the likelihood {kind!r}, which is no product over numbers",
+            given=f"--missing {missing}",
+            remedy=f"use --likelihood {' or '.join(fit)}, or --missing refuse",
+        )
+    if not spec.data.augment.is_off:
+        raise UsageError(
+            "augmentation needs images without missing numbers",
+            given=f"--missing {missing}",
+            remedy="switch augmentation off, or use --missing refuse",
         )
 
 

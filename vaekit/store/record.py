@@ -114,5 +114,10 @@ def load_model(file: Path) -> tuple[VAE, checkpoint.Header]:
 
 
 def load_splits(spec: RunSpec) -> Splits:
-    """Load the data of a spec."""
-    return roles.datasets.build(spec.data.dataset).load()
+    """Load the data of a spec.
+
+    Raises:
+        DataError: The data are missing or unreadable, or lack numbers and the spec refuses that.
+    """
+    splits: Splits = roles.datasets.build(spec.data.dataset).load()
+    return splits.with_missing(spec.data.missing)

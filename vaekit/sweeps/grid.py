@@ -246,7 +246,7 @@ def _fit_alone(trainers: Sequence[Trainer], *, reporter: Reporter) -> dict[int, 
 
 def load_once(spec: RunSpec, loaded: dict[str, Splits]) -> Splits:
     """Return the data of a spec, loading each dataset at most once into ``loaded``."""
-    key = spec.data.dataset.model_dump_json()
+    key = f"{spec.data.dataset.model_dump_json()}, missing: {spec.data.missing}"
     if key not in loaded:
         loaded[key] = load_splits(spec)
     return loaded[key]

@@ -25,26 +25,35 @@ OTHER_SIZES: tuple[Shape, ...] = (
     (3, 64, 64),
     (3, 150, 150),
     (3, 178, 218),
+    (7,),
+    (2, 9),
+    (1, 128),
+    (2, 3, 5, 4),
+    (1, 16, 16, 16),
 )
 
 
+OTHER_RANKS: tuple[Shape, ...] = ((7,), (2, 9), (2, 3, 5, 4))
+"""The shape of a row of a table, of a signal and of a volume."""
+
+
 def wiring_of(candidate: Candidate, data_shape: Shape) -> dict[str, Shape]:
-    """Return the shapes that assembly would pass to an encoder or decoder for images of a given shape."""
+    """Return the shapes that assembly would pass to an encoder or decoder for data of a given shape."""
     if candidate.role == "encoder":
         return {"in_shape": data_shape, "out_shape": (2, LATENT_DIM)}
     return {"in_shape": (LATENT_DIM,), "out_shape": data_shape}
 
 
 def backbone_of(candidate: Candidate, data_shape: Shape = (3, 32, 32)) -> Backbone:
-    """Build the backbone for images of a given shape."""
+    """Build the backbone for data of a given shape."""
     backbone: Backbone = module_of(candidate, **wiring_of(candidate, data_shape))
     return backbone
 
 
-def accepted_of(candidate: Candidate, *image_shapes: Shape) -> list[Backbone]:
+def accepted_of(candidate: Candidate, *data_shapes: Shape) -> list[Backbone]:
     """Build the backbone for each shape that it does not reject with a `UsageError`."""
     accepted = []
-    for data_shape in image_shapes:
+    for data_shape in data_shapes:
         try:
             accepted.append(candidate.build(**wiring_of(candidate, data_shape)))
         except UsageError:
@@ -59,29 +68,29 @@ def inputs_of(backbone: Backbone, num: int = 3, dtype: torch.dtype = torch.float
 
 @check("encoder", "decoder")
 def check_output_shape(candidate: Candidate) -> None:
-    """Outputs have the requested shape; odd, oblong and tiny images of 1 to 4 channels work or raise a `UsageError` at once."""
+    """Outputs have the requested shape; images of any size, tables, signals and volumes work or raise a `UsageError` at once."""
     for data_shape in USUAL_SIZES + OTHER_SIZES:
         if data_shape in USUAL_SIZES:
             backbones = [backbone_of(candidate, data_shape)]
         else:
-            with during(f"building it for images of {data_shape}; a size that it cannot do is refused by a UsageError"):
+            with during(f"building it for data of shape {data_shape}; one that it cannot do is refused by a UsageError"):
                 backbones = accepted_of(candidate, data_shape)
         for backbone in backbones:
             shapes = wiring_of(candidate, data_shape)
             came = {name: getattr(backbone, name, None) for name in shapes}
             expect(came == shapes, "the attributes in_shape and out_shape", expected=shapes, came=came)
             for num in (1, 2):
-                with during(f"a batch of {num} for images of {data_shape}"):
+                with during(f"a batch of {num} for data of shape {data_shape}"):
                     output = backbone(inputs_of(backbone, num))
                 expected = (num, *shapes["out_shape"])
-                what = f"the shape of the output for {num} images of {data_shape}"
+                what = f"the shape of the output for {num} examples of {data_shape}"
                 expect(tuple(output.shape) == expected, what, expected=expected, came=tuple(output.shape))
 
 
 @check("encoder", "decoder")
 def check_gradient(candidate: Candidate) -> None:
     """Every parameter receives a gradient above rounding noise; a bias before a normalisation, for example, does not."""
-    for backbone in [backbone_of(candidate), *accepted_of(candidate, (3, 13, 18), (1, 1, 1))]:
+    for backbone in [backbone_of(candidate), *accepted_of(candidate, (3, 13, 18), (1, 1, 1), *OTHER_RANKS)]:
         output = backbone.double()(inputs_of(backbone, 16, torch.float64))
         shapes = f"from {backbone.in_shape} to {backbone.out_shape}"
         expect_gradients(backbone, (output * torch.randn_like(output)).sum(), shapes)
@@ -188,8 +197,10 @@ def expect_compiles(function: Callable[..., Any], arguments: tuple[Tensor, ...])
 @check("encoder", "decoder")
 def check_vmap(candidate: Candidate) -> None:
     """Backbones stacked under `torch.vmap`, as sweeps train them, have the outputs and gradients of each backbone alone."""
-    backbones = [backbone_of(candidate).double().eval() for _ in range(2)]
-    expect_stackable(backbones, inputs_of(backbones[0], dtype=torch.float64))
+    pairs = [[backbone_of(candidate) for _ in range(2)]]
+    pairs += [[backbone, *accepted_of(candidate, shape)] for shape in OTHER_RANKS for backbone in accepted_of(candidate, shape)]
+    for backbones in pairs:
+        expect_stackable([backbone.double().eval() for backbone in backbones], inputs_of(backbones[0], dtype=torch.float64))
 
 
 @check("decoder")
@@ -200,13 +211,12 @@ def check_onnx(candidate: Candidate) -> None:
     from vaekit.export.graph import to_onnx
     from vaekit.export.parts import Part, Port
 
-    decoder = backbone_of(candidate).eval()
-    latent, params = Port("latent", decoder.in_shape), Port("params", decoder.out_shape)
-    part = Part("decoder", decoder, (latent,), (params,), reference=decoder, examples=(inputs_of(decoder, 3),))
-    with during("exporting it to ONNX (opset 18), as `vaekit export` does, and running it"):
-        session = onnxruntime.InferenceSession(to_onnx(part, 18).SerializeToString(), providers=["CPUExecutionProvider"])
-        outputs = [torch.from_numpy(session.run(None, {latent.name: part.examples[0][:num].numpy()})[0]) for num in (1, 2, 3)]
-    for num, output in enumerate(outputs, 1):
-        expect_close(
-            output, part.expected([part.examples[0][:num]])[0], f"ONNX at a batch of {num}, against torch", rtol=1e-4, atol=1e-5
-        )
+    for decoder in [backbone_of(candidate), *accepted_of(candidate, *OTHER_RANKS)]:
+        latent, params, inputs = Port("latent", decoder.in_shape), Port("params", decoder.out_shape), inputs_of(decoder, 3)
+        part = Part("decoder", decoder.eval(), (latent,), (params,), reference=decoder, examples=(inputs,))
+        with during(f"exporting it for data of shape {decoder.out_shape} to ONNX (opset 18), as `vaekit export` does"):
+            session = onnxruntime.InferenceSession(to_onnx(part, 18).SerializeToString(), providers=["CPUExecutionProvider"])
+            outputs = [torch.from_numpy(session.run(None, {latent.name: inputs[:num].numpy()})[0]) for num in (1, 2, 3)]
+        for num, output in enumerate(outputs, 1):
+            what = f"ONNX at a batch of {num}, against torch"
+            expect_close(output, part.expected([inputs[:num]])[0], what, rtol=1e-4, atol=1e-5)

@@ -24,6 +24,8 @@ from vaekit.testing.core import Candidate, ConformanceError, built, check, durin
 
 LATENT_DIM = 3
 IMAGE_SHAPES: tuple[Shape, ...] = ((1, 6, 5), (3, 5, 4))
+OTHER_SHAPES: tuple[Shape, ...] = ((7,), (2, 9), (1, 3, 5, 4))
+"""The shapes of a row of a table, a signal and a volume."""
 OLDER = b"an older file"
 
 
@@ -46,7 +48,7 @@ def folder_to_write() -> Iterator[Path]:
 
 def export(candidate: Candidate, trained: Trained, path: Path, part: PartName = "decoder") -> Exported:
     """Export a part; raise if the exporter does, or if it returns anything but an `Exported`."""
-    with during(f"exporting the {part} of images {trained.vae.data_shape}"):
+    with during(f"exporting the {part} of data of shape {trained.vae.data_shape}"):
         exported: Exported = built(candidate).export(trained, part, path)
     expect(isinstance(exported, Exported), "what export returns", expected="an Exported", came=type(exported).__name__)
     return exported
@@ -93,18 +95,18 @@ class Erratic(nn.Module):
 
 @check("exporter")
 def check_files(candidate: Candidate) -> None:
-    """Every part of grey and colour models is written to the given path, or rejected; ``Exported`` states the true path and size.
+    """Every part of models of any shape is written to the given path, or rejected; ``Exported`` states the true path and size.
 
-    Further files may be written beside it, with the same name and other suffixes. A format that cannot hold a part, or colour,
-    rejects it with an `ExportError` or `UsageError`; it must accept the decoder of at least one of the models.
+    Further files may be written beside it, with the same name and other suffixes. A format that cannot hold a part, colour, or
+    anything but images rejects it with an `ExportError` or `UsageError`; it must accept the decoder of at least one model.
     """
     suffix = candidate.cls.suffix
     expect(suffix[:1] == "." and len(suffix) > 1, "the suffix", expected="one such as .onnx", came=repr(suffix))
     written = []
-    for data_shape in IMAGE_SHAPES:
+    for data_shape in IMAGE_SHAPES + OTHER_SHAPES:
         trained = trained_of(data_shape)
         for part in get_args(PartName):
-            what = f"the {part} of images {data_shape}"
+            what = f"the {part} of data of shape {data_shape}"
             with folder_to_write() as folder:
                 path = folder / f"some.model{suffix}"
                 try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vaekit.distributions import QuantisedDensity
+from vaekit.errors import UsageError
 from vaekit.interfaces import Likelihood, Shape
 from vaekit.testing.backbones import expect_compiles
 from vaekit.testing.common import (
@@ -22,7 +23,9 @@ from vaekit.testing.core import Candidate, check, during, expect, expect_close, 
 from vaekit.testing.statistics import NUM_DRAWS, expect_draws, expect_mass, expect_mean, line_around, weights_of
 
 F64 = torch.float64
-SIZES: tuple[Shape, ...] = ((1, 28, 28), (3, 5, 4), (4, 1, 1))
+IMAGE_SHAPES: tuple[Shape, ...] = ((1, 28, 28), (3, 5, 4), (4, 1, 1))
+OTHER_SHAPES: tuple[Shape, ...] = ((7,), (1,), (2, 9), (2, 3, 5, 4))
+"""The shapes of tables, signals and volumes, which a likelihood may refuse."""
 PIXEL: Shape = (1, 1, 1)
 NUM_OUTPUTS = 4
 NUM_STEPS = {"binary": 1, "levels": 255}
@@ -33,6 +36,18 @@ def likelihood_of(candidate: Candidate, data_shape: Shape = (2, 5, 4), dtype: to
     """Build the likelihood for images of a given shape."""
     likelihood: Likelihood = module_of(candidate, dtype, data_shape=data_shape)
     return likelihood
+
+
+def accepted_of(candidate: Candidate) -> list[Likelihood]:
+    """Build the likelihood for images, and for each other shape that it does not refuse with a `UsageError`."""
+    accepted = [likelihood_of(candidate, data_shape) for data_shape in IMAGE_SHAPES]
+    for data_shape in OTHER_SHAPES:
+        with during(f"building it for data of shape {data_shape}; what it cannot score is refused by a UsageError"):
+            try:
+                accepted.append(candidate.build(data_shape=data_shape).to(F64))
+            except UsageError:
+                continue
+    return accepted
 
 
 def params_of(likelihood: Likelihood, *batch: int, dtype: torch.dtype = F64) -> Tensor:
@@ -64,17 +79,25 @@ def repeated(likelihood: Likelihood, params: Tensor, num: int) -> Any:
 
 @check("likelihood")
 def check_scores(candidate: Candidate) -> None:
-    """Each image has a finite log-likelihood under each of several samples, whatever was drawn before; means are in range."""
-    for data_shape in SIZES:
-        likelihood = likelihood_of(candidate, data_shape)
+    """Each example has a finite log-likelihood under each of several samples, whatever was drawn before; means are in range.
+
+    Tables, signals and volumes are scored as well, or refused by a `UsageError`.
+    """
+    for likelihood in accepted_of(candidate):
+        data_shape = likelihood.data_shape
         params, x = params_of(likelihood, 2, 6), images_of(likelihood)
-        with during(f"p(x|z) over images of {data_shape}"):
+        with during(f"p(x|z) over data of shape {data_shape}"):
             p = likelihood(params)
             draws = p.rsample(noise_of(likelihood, 12).unflatten(0, (2, 6)))
             value = p.log_prob(x)
             alone = torch.stack([likelihood(sample).log_prob(x) for sample in params])
         expect_close(value, alone, "log_prob under 2 samples, after drawing, against each alone", rtol=1e-9)
-        expect(value.shape == (2, 6), "the shape of log_prob for 2 samples of 6 images", expected=(2, 6), came=tuple(value.shape))
+        expect(
+            value.shape == (2, 6),
+            f"the shape of log_prob for 2 samples of 6 examples of {data_shape}",
+            expected=(2, 6),
+            came=tuple(value.shape),
+        )
         expect_finite(value, "log_prob of images")
         for what, came in (("the mean", p.mean), ("a draw", draws)):
             expected = (2, 6, *data_shape)
@@ -82,6 +105,28 @@ def check_scores(candidate: Candidate) -> None:
         low, high = p.mean.min().item(), p.mean.max().item()
         if likelihood.support == "unit":
             expect(low >= 0 and high <= 1, "means, the support being 'unit'", expected="within [0, 1]", came=f"{low} to {high}")
+
+
+@check("likelihood")
+def check_factorised(candidate: Candidate) -> None:
+    """If ``factorised`` is declared, ``log_prob_per_dim`` has a term for every number of an example; their sum is log_prob."""
+    for likelihood in accepted_of(candidate):
+        if not likelihood.factorised:
+            continue
+        params, x = params_of(likelihood, 2, 6), images_of(likelihood)
+        with during("log_prob_per_dim, as 'factorised' declares"):
+            terms = likelihood(params).log_prob_per_dim(x)
+        expected = (2, 6, *likelihood.data_shape)
+        expect(terms.shape == expected, "the shape of log_prob_per_dim", expected=expected, came=tuple(terms.shape))
+        expect_close(
+            terms.flatten(2).sum(-1), likelihood(params).log_prob(x), "the sum of log_prob_per_dim, against log_prob", rtol=1e-9
+        )
+        changed = x.clone()
+        changed.flatten(1)[:, 0] = scored(likelihood, 1 - x.flatten(1)[:, 0])
+        others = (likelihood(params).log_prob_per_dim(changed) - terms).abs().flatten(2)[..., 1:]
+        came = others.max().item() if others.numel() else 0.0
+        what = "log_prob_per_dim of all numbers but one that was changed"
+        expect(came < 1e-12, what, expected="as before", came=f"off by {came}")
 
 
 @check("likelihood")

@@ -41,11 +41,12 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
     for name, split in splits.parts.items() if likelihood.support == "unit" else ():
         low, high = split.value_range()
         if low < 0 or high > 1:
+            real = "a likelihood on all reals: --loss gaussian --likelihood.link identity"
+            pixels = f"state which numbers stand for black and white, for example --dataset.range -1,1, or use {real}"
             raise DataError(
                 f"the likelihood {likelihood.kind!r} scores only pixels in [0, 1]",
                 given=f"pixels from {low:.4g} to {high:.4g} in the {name} split",
-                remedy="state which numbers stand for black and white, for example --dataset.range -1,1, or use a likelihood on "
-                "all reals: --loss gaussian --likelihood.link identity",
+                remedy=pixels if len(splits.shape) > 2 else f"use {real}",
             )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Codes(NamedTuple):
-    """Test images and their codes: posterior means ``(N, D)``, images ``(N, C, H, W)`` in [0, 1], and label names, if any."""
+    """Test examples and their codes: posterior means ``(N, D)``, examples ``(N, *shape)`` in [0, 1], and label names, if any."""
 
     means: Tensor
     images: Tensor

@@ -16,6 +16,7 @@ import vaekit
 from vaekit.errors import ExportError, UsageError
 from vaekit.export.reading import OnnxFile
 from vaekit.testing import checks
+from vaekit.testing.exporters import trained_of
 
 CONTENT = {name: f"content of {name} </script>".encode() for name in runtime.HASHES}
 
@@ -45,6 +46,12 @@ def files(tmp_path, monkeypatch):
 @pytest.mark.parametrize("check", checks("exporter"))
 def test_playground_conforms(files, check):
     check("playground", options={"runtime": str(files), "encoder": False})
+
+
+@pytest.mark.parametrize("shape", [(7,), (2, 9), (1, 3, 5, 4), (2, 6, 5)], ids=str)
+def test_what_is_no_picture_is_refused(files, tmp_path, shape):
+    with pytest.raises(ExportError, match=rf"grey and RGB images\n.*{re.escape(str(shape))}"):
+        vaekit.exporters.get("playground")(runtime=str(files)).export(trained_of(shape), "decoder", tmp_path / "a.html")
 
 
 class Page(HTMLParser):

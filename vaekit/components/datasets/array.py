@@ -1,9 +1,9 @@
-"""Images in an array file."""
+"""Examples of any shape in an array file."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaekit.data import ImageSource, Splits, TensorImages
 from vaekit.data.archives import load_npy, read_archive
-from vaekit.data.arrays import Layout, MappedImages, find_layout, optional_labels, to_images
+from vaekit.data.arrays import Layout, MappedImages, find_layout, holds_pixels, optional_labels, to_examples
 from vaekit.data.parquet import Column
 from vaekit.data.pixels import Range, choose_range
 from vaekit.data.sources import chosen_splits, sample_of, split_of, with_own_splits
@@ -25,20 +25,24 @@ LABELS = ("labels", "label", "y", "targets")
 
 @datasets("array")
 class ArrayFile(Dataset):
-    """Your own images as numbers in one array file: .npy, .npz, .safetensors or .parquet.
+    """Your own images, signals, volumes or table as numbers in one array file: .npy, .npz, .safetensors or .parquet.
 
-    Pixels are bytes from 0 to 255, 16-bit integers, which become bytes, or floats, whose values are kept. A fourth channel is
-    opacity: the picture is placed on white. The default likelihood, "gaussian", takes pixels of any range. If names of arrays
-    state a split (`train_images`, `x_test`), the splits are kept; otherwise the split is fixed: it is the same for every seed.
+    Pixels of images and volumes are bytes from 0 to 255, 16-bit integers, which become bytes, or floats, whose values are kept.
+    So are all numbers of signals and tables. A fourth channel of images is opacity: the picture is placed on white. NaN is a
+    missing number: see `--missing`. The default likelihood, "gaussian", takes numbers in [0, 1], and all others with
+    `--likelihood.link identity`. If names of arrays state a split (`train_images`, `x_test`), the splits are kept; otherwise the
+    split is fixed: it is the same for every seed.
 
     Args:
         path: The file.
-        key: Name of the images in a file of several arrays, without that of a split; default: the only array that can be images.
+        key: Name of the examples in a file of several arrays, without that of a split; default: the only array that can be
+            examples.
         labels: Name of the labels in a file of several arrays, without that of a split; default: "labels", "label", "y" or
             "targets", if present.
-        layout: Order of the axes: N images, H height, W width, C channels; default: inferred from the shape.
-        range: The numbers that stand for black and white, for example -1,1; pixels are brought to [0, 1]. Default: the range of
-            the type of integers; floats are kept as they are.
+        layout: Order of the axes: N examples, F features of a table, C channels, L length of signals, D depth, H height, W width;
+            default: NF, NHW, or that with 1, 3 or 4 channels.
+        range: The numbers that stand for black and white, for example -1,1; all are brought to [0, 1]. Default: the range of the
+            type of integers in images and volumes; other numbers are kept as they are.
         validation: Fraction of the training images held out for choosing models; default: the file's own split, else a tenth.
         test: Fraction of the training images held out for the final numbers; default: the file's own split, else a tenth.
         memory_gb: A .npy file larger than this is mapped into memory, and read again every epoch.
@@ -75,22 +79,52 @@ class ArrayFile(Dataset):
         layout = find_layout(array.shape, self.layout)
         large = array.nbytes > self.memory_gb * 1e9
         sample = array[sample_of(len(array)).numpy()] if large else array
-        limits = choose_range([sample], self.range, self.path)
-        return MappedImages(self.path, layout, limits) if large else TensorImages(to_images(array, layout, limits))
+        limits = choose_range([sample] if holds_pixels(layout) else [], self.range, self.path)
+        return MappedImages(self.path, layout, limits) if large else TensorImages(to_examples(array, layout, limits))
 
     def _archive(self) -> dict[str, TensorImages]:
-        """Return the images of each split of the file; those of a file without splits are all "train"."""
+        """Return the examples of each split of the file; those of a file without splits are all "train"."""
         columns = read_archive(self.path)
         parts = _by_split(columns)
-        if self.key in columns or not any(column.ndim in (3, 4) for column in parts.get("train", {}).values()):
+        axes = self._axes(columns)
+        if self.key in columns or not self._candidates(parts.get("train", {}), axes):
             parts = {"train": columns}
         own = {}
         for name in chosen_splits(parts, self.validation, self.test):
-            array = _choose(parts[name], self.key, self.path).load()
-            limits = choose_range([array], self.range, f"{self.path}, {name}" if len(parts) > 1 else self.path)
-            images = to_images(array, find_layout(array.shape, self.layout), limits)
-            own[name] = TensorImages(images, *self._labels(parts[name], len(images)))
+            array = self._choose(parts[name], axes).load()
+            layout = find_layout(array.shape, self.layout)
+            sample, told = [array] if holds_pixels(layout) else [], f"{self.path}, {name}" if len(parts) > 1 else self.path
+            examples = to_examples(array, layout, choose_range(sample, self.range, told))
+            own[name] = TensorImages(examples, *self._labels(parts[name], len(examples)))
         return own
+
+    def _axes(self, columns: Mapping[str, Column]) -> Collection[int]:
+        """Return how many axes the examples may have: as many as the layout, else those of images, volumes or a table."""
+        if self.layout is not None:
+            return {len(self.layout)}
+        found = {column.ndim for column in columns.values()}
+        return next(axes for axes in ({3, 4}, {5}, {2}) if axes & found or axes == {2})
+
+    def _candidates(self, columns: Mapping[str, Column], axes: Collection[int]) -> list[str]:
+        """Return the arrays that can be examples; labels may be a column of a table."""
+        labels = {*LABELS, self.labels}
+        return [name for name, column in columns.items() if column.ndim in axes and (column.ndim > 2 or name not in labels)]
+
+    def _choose(self, columns: Mapping[str, Column], axes: Collection[int]) -> Column:
+        """Return the array called ``key``, or the only one that can be examples."""
+        if self.key is None:
+            found = self._candidates(columns, axes)
+            if len(found) != 1:
+                given = f"{self.path} with " + ", ".join(f"{name} {column.text}" for name, column in columns.items())
+                problem = "several arrays can be examples" if found else "no array in the file can be examples"
+                remedy = f"choose one, for example --dataset.key {found[0]}" if found else None
+                if not found and self.path.suffix == ".parquet":
+                    remedy = "use --dataset huggingface for encoded pictures in Parquet"
+                raise DataError(problem, given=given, remedy=remedy)
+            return columns[found[0]]
+        if self.key not in columns:
+            raise UsageError("the file has no array of that name", given=f"key {self.key}", expected=", ".join(columns))
+        return columns[self.key]
 
     def _labels(self, columns: Mapping[str, Column], num: int) -> tuple[Tensor | None, tuple[str, ...] | None]:
         name = self.labels or next((name for name in LABELS if name in columns), None)
@@ -111,20 +145,3 @@ def _by_split(columns: Mapping[str, Column]) -> dict[str, dict[str, Column]]:
         if len(stated) == 1:
             parts.setdefault(stated[0], {})["_".join(word for word in words if split_of(word) is None)] = column
     return parts
-
-
-def _choose(columns: Mapping[str, Column], key: str | None, path: Path) -> Column:
-    """Return the array called ``key``, or the only one that can be images."""
-    if key is None:
-        found = [name for name, column in columns.items() if column.ndim in (3, 4)]
-        if len(found) != 1:
-            given = f"{path} with " + ", ".join(f"{name} {column.text}" for name, column in columns.items())
-            problem = "several arrays can be images" if found else "no array in the file can be images"
-            remedy = "choose one, for example --dataset.key images"
-            if not found:
-                remedy = "use --dataset huggingface for encoded pictures in Parquet"
-            raise DataError(problem, given=given, remedy=remedy)
-        return columns[found[0]]
-    if key not in columns:
-        raise UsageError("the file has no array of that name", given=f"key {key}", expected=", ".join(columns))
-    return columns[key]

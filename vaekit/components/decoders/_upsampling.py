@@ -19,12 +19,12 @@ from vaekit.nn.layers import (
     halved_sizes,
     hidden_layer,
     hidden_linear_layers,
-    require_image_shape,
+    sides_of,
 )
 
 
 class UpsamplingDecoder(Backbone):
-    """Linear layers to a small feature map, then layers that each double its size, up to the image."""
+    """Linear layers to a small feature map, then layers that each double its sides, up to the example."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class UpsamplingDecoder(Backbone):
 
         Args:
             in_shape: Shape of a latent vector.
-            out_shape: ``(C, H, W)`` of the image.
+            out_shape: ``(C, L)``, ``(C, H, W)`` or ``(C, D, H, W)``.
             channels: Input channels of the upsampling layers, from the latent vector to the image; each layer doubles the size.
             hidden: Widths of the linear layers between the latent vector and the first feature map.
             activation: Nonlinearity after every layer but the last.
@@ -48,11 +48,10 @@ class UpsamplingDecoder(Backbone):
                 nothing.
 
         Raises:
-            UsageError: ``out_shape`` is not an image's.
+            UsageError: ``out_shape`` is not that of a signal, an image or a volume.
         """
         super().__init__(in_shape, out_shape)
-        require_image_shape(out_shape, f"decoder {self.kind!r}")
-        sizes = halved_sizes(out_shape, len(channels))[::-1]
+        sizes = halved_sizes(sides_of(out_shape, f"decoder {self.kind!r}"), len(channels))[::-1]
         map_shape = (channels[0], *sizes[0])
         layers = hidden_linear_layers(in_shape, (*hidden, math.prod(map_shape)), activation, normalization)
         layers.append(nn.Unflatten(1, map_shape))

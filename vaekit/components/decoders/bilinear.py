@@ -7,18 +7,21 @@ from collections.abc import Callable
 from torch import nn
 
 from vaekit.components.decoders._upsampling import UpsamplingDecoder
-from vaekit.nn.layers import Size
+from vaekit.nn.layers import CONVOLUTIONS, LINEAR_MODES, Size
 from vaekit.roles import decoders
 
 
 @decoders("bilinear")
 class Bilinear(UpsamplingDecoder):
-    """Fully connected layers, then 3×3 convolutions, each after bilinear upsampling: smooth images without checkerboards.
+    """Fully connected layers, then convolutions with kernels of 3, each after bilinear upsampling: no checkerboards.
+
+    Upsampling is linear along every side, so it is bilinear for images.
 
     It has as many parameters as ``cnn`` but takes about four times the arithmetic, since each convolution runs at the larger
     size. Each upsampling has an explicit target size, so any size is met exactly, and the decoder can be exported to ONNX.
 
-    Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any height and width; outputs are unbounded.
+    Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
+    unbounded.
 
     References:
         Odena et al. (2016), "Deconvolution and Checkerboard Artifacts", Distill, doi:10.23915/distill.00003.
@@ -27,5 +30,6 @@ class Bilinear(UpsamplingDecoder):
     @staticmethod
     def upsampling_layer(channels: int, next_channels: int, size: Size, next_size: Size) -> Callable[..., nn.Module]:
         del size  # upsampling needs the target size only
-        upsampling = nn.Upsample(next_size, mode="bilinear")
-        return lambda bias: nn.Sequential(upsampling, nn.Conv2d(channels, next_channels, 3, padding=1, bias=bias))
+        upsampling = nn.Upsample(next_size, mode=LINEAR_MODES[len(next_size)])
+        convolution = CONVOLUTIONS[len(next_size)]
+        return lambda bias: nn.Sequential(upsampling, convolution(channels, next_channels, 3, padding=1, bias=bias))

@@ -8,19 +8,20 @@ from functools import partial
 from torch import nn
 
 from vaekit.components.decoders._upsampling import UpsamplingDecoder
-from vaekit.nn.layers import Size
+from vaekit.nn.layers import TRANSPOSED_CONVOLUTIONS, Size
 from vaekit.roles import decoders
 
 
 @decoders("cnn")
 class CNN(UpsamplingDecoder):
-    """Fully connected layers, then transposed 3×3 convolutions; the mirror image of the encoder ``cnn``, and as fast.
+    """Fully connected layers, then transposed convolutions with kernels of 3; the mirror image of the encoder ``cnn``.
 
-    Each transposed convolution doubles both sides, or makes them one pixel shorter than that where the image requires it, so any
-    size is met exactly, without cropping or resizing. Early in training, images may show a faint checkerboard, which ``bilinear``
+    Each transposed convolution doubles every side, or makes it one shorter than that where the example requires it, so any size
+    is met exactly, without cropping or resizing. Early in training, images may show a faint checkerboard, which ``bilinear``
     avoids. Compared with the paper's decoder, kernels are 3×3 and there are more channels.
 
-    Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any height and width; outputs are unbounded.
+    Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
+    unbounded.
 
     References:
         Burgess et al. (2018), "Understanding disentangling in β-VAE", arXiv:1804.03599, appendix A.
@@ -28,5 +29,6 @@ class CNN(UpsamplingDecoder):
 
     @staticmethod
     def upsampling_layer(channels: int, next_channels: int, size: Size, next_size: Size) -> Callable[..., nn.Module]:
-        padding = (next_size[0] - (2 * size[0] - 1), next_size[1] - (2 * size[1] - 1))
-        return partial(nn.ConvTranspose2d, channels, next_channels, 3, stride=2, padding=1, output_padding=padding)
+        layer: Callable[..., nn.Module] = TRANSPOSED_CONVOLUTIONS[len(size)]
+        padding = tuple(larger - (2 * side - 1) for side, larger in zip(size, next_size, strict=True))
+        return partial(layer, channels, next_channels, 3, stride=2, padding=1, output_padding=padding)

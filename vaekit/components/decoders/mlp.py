@@ -8,10 +8,10 @@ from vaekit.roles import decoders
 
 @decoders("mlp")
 class MLP(FullyConnected):
-    """Fully connected layers from the latent vector to every pixel; the fastest backbone, for images up to about 32×32.
+    """Fully connected layers from the latent vector to every number; the fastest backbone, for tables and images up to 32×32.
 
     Its last layer has width × pixels weights, separate ones for each pixel; prefer ``cnn`` for larger images. The output may have
-    any shape, whether an image's or not.
+    any shape.
 
     Shapes: ``(B, *in_shape)`` to ``(B, *out_shape)``, both arbitrary; outputs are unbounded.
 

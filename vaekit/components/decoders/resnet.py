@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
 from vaekit.nn.layers import (
+    CONVOLUTIONS,
+    LINEAR_MODES,
     Activation,
     Channels,
     activation_layer,
     fully_connected,
     halved_sizes,
     normalization_layer,
-    require_image_shape,
     residual_stage,
+    sides_of,
 )
 from vaekit.roles import decoders
 from vaekit.schema import Few
@@ -26,16 +28,17 @@ from vaekit.schema import Few
 class ResNet(Backbone):
     """One linear layer, then pre-activation residual blocks with GroupNorm; five to ten times slower than ``cnn``.
 
-    Each stage has ``depth`` blocks of two 3×3 convolutions and upsamples to an explicit size, so any size is met exactly.
+    Each stage has ``depth`` blocks of two convolutions with kernels of 3 and upsamples to an explicit size, met exactly.
     Normalisation throughout lets it train at any depth, which is its purpose; on a CPU, start with ``cnn``.
 
-    Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any height and width; outputs are unbounded.
+    Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
+    unbounded.
 
     Args:
         channels: Channels of the stages, from the latent vector to the image; each stage doubles the size.
         depth: Residual blocks per stage.
         activation: Nonlinearity before every convolution.
-        upsampling: How feature maps are enlarged: nearest is faster, bilinear smoother.
+        upsampling: How feature maps are enlarged: nearest is faster; bilinear, which is linear along every side, smoother.
 
     References:
         He et al. (2016), "Identity Mappings in Deep Residual Networks", ECCV, arXiv:1603.05027.
@@ -53,15 +56,16 @@ class ResNet(Backbone):
         upsampling: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:
         super().__init__(in_shape, out_shape)
-        require_image_shape(out_shape, f"decoder {self.kind!r}")
-        sizes = halved_sizes(out_shape, len(channels))[::-1]
+        size = sides_of(out_shape, f"decoder {self.kind!r}")
+        num_sides, mode = len(size), "nearest" if upsampling == "nearest" else LINEAR_MODES[len(size)]
+        sizes = halved_sizes(size, len(channels))[::-1]
         layers: list[nn.Module] = [fully_connected(in_shape, (), (channels[0], *sizes[0]), activation)]
-        layers += residual_stage(channels[0], channels[0], depth, activation)
-        for (width, next_width), size in zip(pairwise(channels), sizes[1:-1], strict=True):
-            layers += [nn.Upsample(size, mode=upsampling), *residual_stage(width, next_width, depth, activation)]
-        # Normalisation and activation work channel by channel: before the last upsampling they cost a quarter as much.
+        layers += residual_stage(num_sides, channels[0], channels[0], depth, activation)
+        for (width, next_width), larger in zip(pairwise(channels), sizes[1:-1], strict=True):
+            layers += [nn.Upsample(larger, mode=mode), *residual_stage(num_sides, width, next_width, depth, activation)]
+        # Normalisation and activation work channel by channel: before the last upsampling of an image they cost a quarter.
         layers += [normalization_layer("group", channels[-1]), activation_layer(activation)]
-        layers += [nn.Upsample(sizes[-1], mode=upsampling), nn.Conv2d(channels[-1], out_shape[0], 3, padding=1)]
+        layers += [nn.Upsample(sizes[-1], mode=mode), CONVOLUTIONS[num_sides](channels[-1], out_shape[0], 3, padding=1)]
         self.net = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
 from vaekit.nn.layers import (
+    CONVOLUTIONS,
     Activation,
     Channels,
     Normalization,
@@ -15,20 +16,20 @@ from vaekit.nn.layers import (
     fully_connected,
     halved_sizes,
     hidden_layer,
-    require_image_shape,
+    sides_of,
 )
 from vaekit.roles import encoders
 
 
 @encoders("cnn")
 class CNN(Backbone):
-    """Strided 3×3 convolutions, then fully connected layers; a sound default for images of any size.
+    """Strided convolutions with kernels of 3, then fully connected layers; a sound default for images of any size.
 
-    Each convolution halves both sides, rounding up, so the four convolutions of the default reduce 28×28 to 2×2 and 150×150 to
+    Each convolution halves every side, rounding up, so the four convolutions of the default reduce 28×28 to 2×2 and 150×150 to
     10×10. The next linear layer has weights for every position that remains: for much larger images, add an entry to
     ``channels``. Compared with the paper's encoder, kernels are 3×3 and there are more channels.
 
-    Shapes: ``(B, C, H, W)``, any height and width, to ``(B, *out_shape)``.
+    Shapes: ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length, to ``(B, *out_shape)``.
 
     Args:
         channels: Output channels of the convolutions, starting at the image; each convolution halves the size.
@@ -51,15 +52,15 @@ class CNN(Backbone):
         normalization: Normalization = "none",
     ) -> None:
         super().__init__(in_shape, out_shape)
-        require_image_shape(in_shape, f"encoder {self.kind!r}")
+        size = sides_of(in_shape, f"encoder {self.kind!r}")
         width = in_shape[0]
         convolutions: list[nn.Module] = []
         for next_width in channels:
-            layer = partial(nn.Conv2d, width, next_width, 3, stride=2, padding=1)
+            layer = partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=2, padding=1)
             convolutions += hidden_layer(layer, next_width, activation, normalization)
             width = next_width
         self.convolutions = nn.Sequential(*convolutions)
-        feature_shape = (width, *halved_sizes(in_shape, len(channels))[-1])
+        feature_shape = (width, *halved_sizes(size, len(channels))[-1])
         self.head = fully_connected(feature_shape, hidden, out_shape, activation, normalization)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ from vaekit.roles import encoders
 
 @encoders("mlp")
 class MLP(FullyConnected):
-    """Fully connected layers over the flattened image; the fastest backbone, for images up to about 32×32.
+    """Fully connected layers over the flattened example; the fastest backbone, for tables and images up to about 32×32.
 
     Its first layer has pixels × width weights and does not know which pixels are neighbours; prefer ``cnn`` for larger images.
-    The input may have any shape, whether an image's or not.
+    The input may have any shape.
 
     Shapes: ``(B, *in_shape)`` to ``(B, *out_shape)``, both arbitrary.
 

@@ -6,14 +6,15 @@ from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
 from vaekit.nn.layers import (
+    CONVOLUTIONS,
     Activation,
     Channels,
     activation_layer,
     fully_connected,
     halved_sizes,
     normalization_layer,
-    require_image_shape,
     residual_stage,
+    sides_of,
 )
 from vaekit.roles import encoders
 from vaekit.schema import Few
@@ -23,10 +24,10 @@ from vaekit.schema import Few
 class ResNet(Backbone):
     """Pre-activation residual blocks with GroupNorm, then one linear layer; five to ten times slower than ``cnn``.
 
-    Each stage halves both sides, rounding up, and has ``depth`` blocks of two 3×3 convolutions. Normalisation throughout lets it
-    train at any depth, which is its purpose; on a CPU, start with ``cnn``.
+    Each stage halves every side, rounding up, and has ``depth`` blocks of two convolutions with kernels of 3. Normalisation
+    throughout lets it train at any depth, which is its purpose; on a CPU, start with ``cnn``.
 
-    Shapes: ``(B, C, H, W)``, any height and width, to ``(B, *out_shape)``.
+    Shapes: ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length, to ``(B, *out_shape)``.
 
     Args:
         channels: Channels of the stages, starting at the image; each stage halves the size.
@@ -48,14 +49,14 @@ class ResNet(Backbone):
         activation: Activation = "silu",
     ) -> None:
         super().__init__(in_shape, out_shape)
-        require_image_shape(in_shape, f"encoder {self.kind!r}")
+        size = sides_of(in_shape, f"encoder {self.kind!r}")
         width = channels[0]
-        layers: list[nn.Module] = [nn.Conv2d(in_shape[0], width, 3, padding=1, bias=False)]
+        layers: list[nn.Module] = [CONVOLUTIONS[len(size)](in_shape[0], width, 3, padding=1, bias=False)]
         for next_width in channels:
-            layers += residual_stage(width, next_width, depth, activation, stride=2)
+            layers += residual_stage(len(size), width, next_width, depth, activation, stride=2)
             width = next_width
         layers += [normalization_layer("group", width), activation_layer(activation)]
-        feature_shape = (width, *halved_sizes(in_shape, len(channels))[-1])
+        feature_shape = (width, *halved_sizes(size, len(channels))[-1])
         self.net = nn.Sequential(*layers, fully_connected(feature_shape, (), out_shape, activation))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ class BCE(Likelihood):
 
     support: Literal["unit", "real"] = "unit"
     scores: ClassVar[Scores] = "binary"
+    factorised: ClassVar[bool] = True
 
     def forward(self, params: Tensor) -> BernoulliPixels:
-        return BernoulliPixels(at_least_float32(params))
+        return BernoulliPixels(at_least_float32(params), len(self.data_shape))

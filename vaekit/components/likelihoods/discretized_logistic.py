@@ -30,10 +30,11 @@ class DiscretizedLogistic(Likelihood):
 
     support: Literal["unit", "real"] = "unit"
     scores: ClassVar[Scores] = "levels"
+    factorised: ClassVar[bool] = True
 
     def __init__(self, data_shape: Shape, *, scale: PositiveFloat = 0.1, learned: bool = True) -> None:
         super().__init__(data_shape)
         self.scale = LogScale(scale, learned)
 
     def forward(self, params: Tensor) -> DiscretizedLogisticPixels:
-        return DiscretizedLogisticPixels(mean_image(params, "sigmoid"), self.scale())
+        return DiscretizedLogisticPixels(mean_image(params, "sigmoid"), self.scale(), len(self.data_shape))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import PositiveFloat
 from torch import Tensor
 
@@ -27,6 +29,8 @@ class Gaussian(Likelihood):
         Rybkin et al. (2021), "Simple and Effective VAE Training with Calibrated Decoders", ICML, arXiv:2006.13202.
     """
 
+    factorised: ClassVar[bool] = True
+
     def __init__(self, data_shape: Shape, *, sigma: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
         super().__init__(data_shape)
         self.scale = LogScale(sigma, learned)
@@ -34,4 +38,4 @@ class Gaussian(Likelihood):
         self.support = "unit" if link == "sigmoid" else "real"
 
     def forward(self, params: Tensor) -> GaussianPixels:
-        return GaussianPixels(mean_image(params, self.link), self.scale())
+        return GaussianPixels(mean_image(params, self.link), self.scale(), len(self.data_shape))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import PositiveFloat
 from torch import Tensor
 
@@ -21,6 +23,8 @@ class Laplace(Likelihood):
         link: How the decoder's output becomes the mean image.
     """
 
+    factorised: ClassVar[bool] = True
+
     def __init__(self, data_shape: Shape, *, scale: PositiveFloat = 0.3, learned: bool = True, link: Link = "sigmoid") -> None:
         super().__init__(data_shape)
         self.scale = LogScale(scale, learned)
@@ -28,4 +32,4 @@ class Laplace(Likelihood):
         self.support = "unit" if link == "sigmoid" else "real"
 
     def forward(self, params: Tensor) -> LaplacePixels:
-        return LaplacePixels(mean_image(params, self.link), self.scale())
+        return LaplacePixels(mean_image(params, self.link), self.scale(), len(self.data_shape))

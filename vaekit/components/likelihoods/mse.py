@@ -24,6 +24,7 @@ class MSE(Likelihood):
     """
 
     normalised: ClassVar[bool] = False
+    factorised: ClassVar[bool] = True
 
     def __init__(self, data_shape: Shape, *, link: Link = "sigmoid") -> None:
         super().__init__(data_shape)
@@ -31,4 +32,4 @@ class MSE(Likelihood):
         self.support = "unit" if link == "sigmoid" else "real"
 
     def forward(self, params: Tensor) -> SquaredErrorPixels:
-        return SquaredErrorPixels(mean_image(params, self.link))
+        return SquaredErrorPixels(mean_image(params, self.link), len(self.data_shape))

@@ -11,6 +11,7 @@ from pydantic import NonNegativeInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaekit.drawing.tiles import WIDE, tiles
 from vaekit.errors import UsageError
 from vaekit.extras import import_extra
 from vaekit.roles import loggers
@@ -77,10 +78,9 @@ class Tensorboard(Logger):
 
 
 def thumbnails(codes: Codes) -> Tensor:
-    """Return images in the projector's format, ``(N, C, S, S)`` on black: grey or RGB, and small enough for one sheet."""
-    images = codes.images.detach().float().cpu().clamp(0, 1)
-    if images.shape[1] not in (1, 3):
-        images = images.mean(1, keepdim=True)
+    """Return pictures in the projector's format, ``(N, C, S, S)`` on black: grey or RGB, and small enough for one sheet."""
+    drawn = codes.images.ndim < 4  # signals and rows of tables, which need not be drawn larger than they are shown
+    images = tiles(codes.images, small=LARGEST_THUMBNAIL // WIDE if drawn else 1) / 255
     num, _, height, width = images.shape
     longest = max(height, width)
     right, bottom = longest - width, longest - height

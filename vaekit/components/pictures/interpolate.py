@@ -70,7 +70,8 @@ class Interpolate(Picture):
         return labelled(images, columns=self.steps + 2, rows=ways, heads=heads)
 
     def animation(self) -> Animation:
-        from vaekit.drawing.grid import LARGE, single_images
+        from vaekit.drawing.grid import single_images
+        from vaekit.drawing.tiles import LARGE
 
         return Animation(single_images(self._decode(self.way or "linear"), small=LARGE), milliseconds=80, hold=800)
 

@@ -72,7 +72,8 @@ def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image:
     from PIL import Image, ImageDraw
 
     from vaekit.drawing.axes import text_size, text_width, write
-    from vaekit.drawing.grid import SMALL, grid
+    from vaekit.drawing.grid import grid
+    from vaekit.drawing.tiles import SMALL
 
     side = len(values)
     tiles = grid(images, columns=side, margin=0, small=TINY if side > MANY else SMALL)

@@ -38,8 +38,9 @@ class Morph(Picture):
         """
         import torch
 
-        from vaekit.drawing.grid import LARGE, single_images
+        from vaekit.drawing.grid import single_images
         from vaekit.drawing.latents import WAYS, decode, linear
+        from vaekit.drawing.tiles import LARGE
 
         labels = self.subject.labels("morph")
         codes = self.subject.codes

@@ -50,4 +50,4 @@ class Vamp(Prior):
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
         index = torch.arange(len(self.inputs)) * max(1, len(trace.x) // len(self.inputs)) % len(trace.x)
-        return {"inputs": trace.x[index]} | ({} if trace.y is None else {"labels": trace.y[index]})
+        return {"inputs": trace.x[index].nan_to_num(0.0)} | ({} if trace.y is None else {"labels": trace.y[index]})

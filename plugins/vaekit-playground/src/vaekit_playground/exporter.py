@@ -49,9 +49,13 @@ class Playground(vaekit.Exporter):
                 given=f"--part {part}",
                 remedy="leave --part out; --encoder adds the encoder",
             )
-        channels = trained.vae.data_shape[0]
-        if channels not in {1, 3}:
-            raise ExportError("a playground shows grey and RGB images", given=f"{channels} channels")
+        shape = trained.vae.data_shape
+        if len(shape) != 3 or shape[0] not in {1, 3}:
+            raise ExportError(
+                "a playground shows grey and RGB images",
+                given=f"a model of data of shape {shape}",
+                expected="shape (1, height, width) or (3, height, width)",
+            )
         if trained.vae.condition.size or len(trained.vae.latent_shape) > 1:
             raise ExportError("a playground shows models of latent vectors, without labels", remedy="export it with --onnx")
         files = runtime.load(self.runtime)

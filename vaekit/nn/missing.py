@@ -1,0 +1,36 @@
+"""Encoders of examples in which numbers are missing."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vaekit.interfaces import Backbone, Shape
+
+
+class FillMissing(Backbone):
+    """An encoder that sees 0 where a number is missing (NaN), and perhaps a mask that is 1 where one is known.
+
+    Args:
+        encoder: The encoder of what is filled; it sees ``channels`` more channels.
+        in_shape: The shape of one input.
+        out_shape: The shape of one output.
+        channels: The number of leading channels whose mask is appended to the input, along its first dimension.
+
+    Example:
+        >>> encode = FillMissing(nn.Identity(), (3,), (6,), channels=3)
+        >>> encode(torch.tensor([[1.5, torch.nan, 2.0]]))
+        tensor([[1.5000, 0.0000, 2.0000, 1.0000, 0.0000, 1.0000]])
+    """
+
+    def __init__(self, encoder: nn.Module, in_shape: Shape, out_shape: Shape, *, channels: int) -> None:
+        super().__init__(in_shape, out_shape)
+        self.encoder, self.channels = encoder, channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        missing = x.isnan()
+        filled = torch.where(missing, 0.0, x)
+        if self.channels:
+            filled = torch.cat([filled, (~missing[:, : self.channels]).to(x.dtype)], 1)
+        params: Tensor = self.encoder(filled)
+        return params

@@ -83,13 +83,17 @@ def use(objective: Objective) -> None:
 
 
 def walk(
-    chosen: dict[str, str], losses: tuple[str, ...] = (), shape: Shape = SHAPE, missing: Missing = "refuse"
+    chosen: dict[str, str],
+    losses: tuple[str, ...] = (),
+    shape: Shape = SHAPE,
+    missing: Missing = "refuse",
+    stride: int | None = None,
 ) -> UsageError | None:
     """Build, train and use a model of components by role; return the refusal of one that is refused."""
     options = {"latent_dim": 2, **small_parts({"encoder": "mlp", "decoder": "mlp", **chosen})}
     options |= {"loss": list(losses)} if losses else {}
     try:
-        model = build_spec({}, {**options, "missing": missing}).model
+        model = build_spec({}, {**options, "missing": missing, "latent_stride": stride}).model
         objective = build(model, Facts(data_shape=shape, missing=missing, class_names=CLASSES))
     except UsageError as error:
         return error
@@ -154,6 +158,16 @@ def test_backbones_of_other_shapes(chosen: dict[str, str], shape: Shape) -> None
         assert any(f"{role} {chosen[role]!r}" in str(refusal) for role in ("encoder", "decoder"))
         assert {chosen["encoder"], chosen["decoder"]} != {"mlp"}
         assert "mlp" in str(refusal.remedy)
+
+
+@pytest.mark.parametrize("shape", [SHAPE, *OTHER_SHAPES[1:]], ids=str)
+@pytest.mark.parametrize(
+    "chosen", [*products(roles.encoders, roles.decoders), *products(roles.posteriors), *products(roles.priors)], ids=name_of
+)
+def test_grids_of_latents(chosen: dict[str, str], shape: Shape) -> None:
+    (role, kind), *_ = chosen.items()
+    posterior = {} if "posterior" in chosen else {"posterior": fitting_posterior(role, kind)}
+    assert walk({**posterior, **chosen}, shape=shape, stride=2) is None
 
 
 @pytest.mark.parametrize("shape", [SHAPE, *OTHER_SHAPES], ids=str)

@@ -201,3 +201,41 @@ def test_halved_sizes_match_strided_convolutions():
         for size in layers.halved_sizes(sides, 8):
             assert x.shape[2:] == size
             x = convolution(x)
+
+
+# Grids of latents
+
+
+GRIDS = [((1, 64), (4, 16)), ((3, 64, 48), (4, 16, 12)), ((1, 16, 20, 12), (4, 4, 5, 3))]
+"""Shapes of data, and of latents at every fourth position."""
+
+
+def of_grid(role: str, kind: str, data_shape: Shape, latent_shape: Shape) -> Backbone:
+    spec = ROLES[role].spec(kind).model_validate({"kind": kind, "channels": (4, 6, 8)})
+    in_shape, out_shape = (data_shape, (2, *latent_shape)) if role == "encoder" else (latent_shape, data_shape)
+    return ROLES[role].build(spec, in_shape=in_shape, out_shape=out_shape).double()
+
+
+@pytest.mark.parametrize(("data_shape", "latent_shape"), GRIDS)
+@with_option("channels")
+def test_a_grid_of_latents_is_mapped_position_by_position(role: str, kind: str, data_shape: Shape, latent_shape: Shape) -> None:
+    backbone = of_grid(role, kind, data_shape, latent_shape)
+    assert not parts(backbone, nn.Linear)
+    assert backbone(torch.randn(2, *backbone.in_shape, dtype=torch.float64)).shape == (2, *backbone.out_shape)
+
+
+@pytest.mark.parametrize(("role", "kind"), [("encoder", "cnn"), ("decoder", "cnn"), ("decoder", "bilinear")])
+def test_the_far_corner_of_a_grid_does_not_matter(role: str, kind: str) -> None:
+    backbone = of_grid(role, kind, (1, 64, 64), (4, 16, 16))
+    x = torch.randn(1, *backbone.in_shape, dtype=torch.float64)
+    far = x.clone()
+    far[..., -1, -1] += 1
+    one, other = backbone(x), backbone(far)
+    assert torch.equal(one[..., 0, 0], other[..., 0, 0])
+    assert not torch.equal(one[..., -1, -1], other[..., -1, -1])
+
+
+def test_a_grid_that_no_halving_meets_is_reached_through_linear_layers() -> None:
+    backbone = of_grid("encoder", "cnn", (1, 28, 28), (3, 6, 6))
+    assert parts(backbone, nn.Linear)
+    assert backbone(torch.randn(2, 1, 28, 28, dtype=torch.float64)).shape == (2, 2, 3, 6, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -150,7 +151,7 @@ class VAE(nn.Module):
                 expected=f"floating-point values of shape (B, {', '.join(map(str, self.data_shape))})",
             )
         params = self._in_chunks(self.encoder, appended(x, c))
-        return params if len(self.latent_shape) == 1 else params.flatten(-len(self.latent_shape))
+        return params if len(self.latent_shape) == 1 else params.reshape(len(x), *self.posterior.param_shape)
 
     def _in_chunks(self, network: nn.Module, inputs: Tensor) -> Tensor:
         outputs: Tensor
@@ -351,7 +352,9 @@ def appended(x: Tensor, c: Tensor | None) -> Tensor:
 
 
 def params_shape(posterior: Posterior, latent_shape: Shape) -> Shape:
-    """Return the shape of the encoder's output: that of the posterior's parameters, their latents in ``latent_shape``.
+    """Return the shape of the encoder's output: that of the posterior's parameters.
+
+    For a grid it is ``(K, C, *sides)``, with K parameters for each latent.
 
     Raises:
         UsageError: The latents form a grid, and the posterior's parameters do not end with one number for each latent.
@@ -365,7 +368,7 @@ def params_shape(posterior: Posterior, latent_shape: Shape) -> Shape:
             given=f"parameters of shape {posterior.param_shape}",
             expected=f"a last dimension of {posterior.latent_dim}, one for each latent",
         )
-    return (*leading, *latent_shape)
+    return (math.prod(leading), *latent_shape)
 
 
 def _shape_of(decoder: nn.Module, attribute: str, argument: str) -> Shape:

@@ -169,6 +169,31 @@ def halved_sizes(size: Size, num: int) -> list[Size]:
     return sizes
 
 
+def halvings_to(sides: Shape, size: Size, most: int) -> int | None:
+    """Return how often a size must be halved to become that of a grid of latents; None if ``most`` times do not suffice.
+
+    Networks then map the grid position by position, instead of through fully connected layers.
+    """
+    sizes = halved_sizes(size, most)
+    return sizes.index(tuple(sides)) if tuple(sides) in sizes else None
+
+
+def upsampled_sizes(in_shape: Shape, size: Size, num: int) -> list[Size]:
+    """Return the sizes before, between and after ``num`` layers of a decoder that upsample latents to a size.
+
+    They double from ``num`` halvings of the size. For a grid of latents they start at its size, and the first ones do not double.
+    """
+    halvings = halvings_to(in_shape[1:], size, num)
+    sizes = halved_sizes(size, num if halvings is None else halvings)[::-1]
+    return [sizes[0]] * (num + 1 - len(sizes)) + sizes
+
+
+def grid_head(width: int, out_shape: Shape) -> nn.Sequential:
+    """Return a pointwise convolution from ``width`` channels to a grid of posterior parameters ``(K, C, *sides)``."""
+    convolution = CONVOLUTIONS[len(out_shape) - 2](width, math.prod(out_shape[:2]), 1)
+    return nn.Sequential(convolution, nn.Unflatten(1, out_shape[:2]))
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions with kernels of 3, each preceded by GroupNorm and an activation, added to their input: x + f(x).
 

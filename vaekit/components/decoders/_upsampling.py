@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor, nn
 
 from vaekit.interfaces import Backbone, Shape
 from vaekit.nn.layers import (
+    CONVOLUTIONS,
     Activation,
     Channels,
     Normalization,
     Size,
     Widths,
-    halved_sizes,
     hidden_layer,
     hidden_linear_layers,
     sides_of,
+    upsampled_sizes,
 )
 
 
@@ -39,7 +41,7 @@ class UpsamplingDecoder(Backbone):
         """Build the network.
 
         Args:
-            in_shape: Shape of a latent vector.
+            in_shape: Shape of a latent vector, or of a grid of latents, which is upsampled position by position.
             out_shape: ``(C, L)``, ``(C, H, W)`` or ``(C, D, H, W)``.
             channels: Input channels of the upsampling layers, from the latent vector to the image; each layer doubles the size.
             hidden: Widths of the linear layers between the latent vector and the first feature map.
@@ -51,16 +53,24 @@ class UpsamplingDecoder(Backbone):
             UsageError: ``out_shape`` is not that of a signal, an image or a volume.
         """
         super().__init__(in_shape, out_shape)
-        sizes = halved_sizes(sides_of(out_shape, f"decoder {self.kind!r}"), len(channels))[::-1]
+        sizes = upsampled_sizes(in_shape, sides_of(out_shape, f"decoder {self.kind!r}"), len(channels))
         map_shape = (channels[0], *sizes[0])
-        layers = hidden_linear_layers(in_shape, (*hidden, math.prod(map_shape)), activation, normalization)
-        layers.append(nn.Unflatten(1, map_shape))
+        if len(in_shape) == 1 or in_shape[1:] != sizes[0]:
+            layers = hidden_linear_layers(in_shape, (*hidden, math.prod(map_shape)), activation, normalization)
+            layers.append(nn.Unflatten(1, map_shape))
+        else:
+            layers = hidden_layer(partial(CONVOLUTIONS[len(sizes[0])], in_shape[0], channels[0], 1), channels[0], activation)
         for (width, next_width), (size, next_size) in zip(pairwise(channels), pairwise(sizes[:-1]), strict=True):
-            build = self.upsampling_layer(width, next_width, size, next_size)
-            layers += hidden_layer(build, next_width, activation, normalization)
+            layers += hidden_layer(self._layer(width, next_width, size, next_size), next_width, activation, normalization)
         # PyTorch's own initialisation: smaller logits, as other decoders start with, took 3 nats more on digits after 6 epochs.
-        output = self.upsampling_layer(channels[-1], out_shape[0], sizes[-2], sizes[-1])(bias=True)
+        output = self._layer(channels[-1], out_shape[0], sizes[-2], sizes[-1])(bias=True)
         self.net = nn.Sequential(*layers, output)
+
+    def _layer(self, channels: int, next_channels: int, size: Size, next_size: Size) -> Callable[..., nn.Module]:
+        """Return a function of ``bias`` that builds the layer from one size to the next, which may be the same."""
+        if size == next_size:
+            return partial(CONVOLUTIONS[len(size)], channels, next_channels, 3, padding=1)
+        return self.upsampling_layer(channels, next_channels, size, next_size)
 
     @staticmethod
     @abstractmethod

@@ -15,10 +15,10 @@ from vaekit.nn.layers import (
     Channels,
     activation_layer,
     fully_connected,
-    halved_sizes,
     normalization_layer,
     residual_stage,
     sides_of,
+    upsampled_sizes,
 )
 from vaekit.roles import decoders
 from vaekit.schema import Few
@@ -58,8 +58,12 @@ class ResNet(Backbone):
         super().__init__(in_shape, out_shape)
         size = sides_of(out_shape, f"decoder {self.kind!r}")
         num_sides, mode = len(size), "nearest" if upsampling == "nearest" else LINEAR_MODES[len(size)]
-        sizes = halved_sizes(size, len(channels))[::-1]
-        layers: list[nn.Module] = [fully_connected(in_shape, (), (channels[0], *sizes[0]), activation)]
+        sizes = upsampled_sizes(in_shape, size, len(channels))
+        layers: list[nn.Module]
+        if len(in_shape) == 1 or in_shape[1:] != sizes[0]:
+            layers = [fully_connected(in_shape, (), (channels[0], *sizes[0]), activation)]
+        else:
+            layers = [CONVOLUTIONS[num_sides](in_shape[0], channels[0], 1)]
         layers += residual_stage(num_sides, channels[0], channels[0], depth, activation)
         for (width, next_width), larger in zip(pairwise(channels), sizes[1:-1], strict=True):
             layers += [nn.Upsample(larger, mode=mode), *residual_stage(num_sides, width, next_width, depth, activation)]

@@ -14,7 +14,9 @@ from vaekit.nn.layers import (
     Normalization,
     Widths,
     fully_connected,
+    grid_head,
     halved_sizes,
+    halvings_to,
     hidden_layer,
     sides_of,
 )
@@ -27,7 +29,8 @@ class CNN(Backbone):
 
     Each convolution halves every side, rounding up, so the four convolutions of the default reduce 28×28 to 2×2 and 150×150 to
     10×10. The next linear layer has weights for every position that remains: for much larger images, add an entry to
-    ``channels``. Compared with the paper's encoder, kernels are 3×3 and there are more channels.
+    ``channels``. Compared with the paper's encoder, kernels are 3×3 and there are more channels. For a grid of latents, halving
+    stops at its size, and a pointwise convolution takes the place of the linear layers.
 
     Shapes: ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length, to ``(B, *out_shape)``.
 
@@ -55,13 +58,18 @@ class CNN(Backbone):
         size = sides_of(in_shape, f"encoder {self.kind!r}")
         width = in_shape[0]
         convolutions: list[nn.Module] = []
-        for next_width in channels:
-            layer = partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=2, padding=1)
+        halvings = halvings_to(out_shape[2:], size, len(channels))
+        for i, next_width in enumerate(channels):
+            stride = 2 if halvings is None or i < halvings else 1
+            layer = partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=stride, padding=1)
             convolutions += hidden_layer(layer, next_width, activation, normalization)
             width = next_width
         self.convolutions = nn.Sequential(*convolutions)
         feature_shape = (width, *halved_sizes(size, len(channels))[-1])
-        self.head = fully_connected(feature_shape, hidden, out_shape, activation, normalization)
+        if halvings is None:
+            self.head = fully_connected(feature_shape, hidden, out_shape, activation, normalization)
+        else:
+            self.head = grid_head(width, out_shape)
 
     def forward(self, x: Tensor) -> Tensor:
         params: Tensor = self.head(self.convolutions(x))

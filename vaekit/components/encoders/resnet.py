@@ -11,7 +11,9 @@ from vaekit.nn.layers import (
     Channels,
     activation_layer,
     fully_connected,
+    grid_head,
     halved_sizes,
+    halvings_to,
     normalization_layer,
     residual_stage,
     sides_of,
@@ -25,7 +27,8 @@ class ResNet(Backbone):
     """Pre-activation residual blocks with GroupNorm, then one linear layer; five to ten times slower than ``cnn``.
 
     Each stage halves every side, rounding up, and has ``depth`` blocks of two convolutions with kernels of 3. Normalisation
-    throughout lets it train at any depth, which is its purpose; on a CPU, start with ``cnn``.
+    throughout lets it train at any depth, which is its purpose; on a CPU, start with ``cnn``. For a grid of latents, halving
+    stops at its size, and a pointwise convolution takes the place of the linear layer.
 
     Shapes: ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length, to ``(B, *out_shape)``.
 
@@ -52,12 +55,16 @@ class ResNet(Backbone):
         size = sides_of(in_shape, f"encoder {self.kind!r}")
         width = channels[0]
         layers: list[nn.Module] = [CONVOLUTIONS[len(size)](in_shape[0], width, 3, padding=1, bias=False)]
-        for next_width in channels:
-            layers += residual_stage(len(size), width, next_width, depth, activation, stride=2)
+        halvings = halvings_to(out_shape[2:], size, len(channels))
+        for i, next_width in enumerate(channels):
+            stride = 2 if halvings is None or i < halvings else 1
+            layers += residual_stage(len(size), width, next_width, depth, activation, stride=stride)
             width = next_width
         layers += [normalization_layer("group", width), activation_layer(activation)]
         feature_shape = (width, *halved_sizes(size, len(channels))[-1])
-        self.net = nn.Sequential(*layers, fully_connected(feature_shape, (), out_shape, activation))
+        grid = halvings is not None
+        head = grid_head(width, out_shape) if grid else fully_connected(feature_shape, (), out_shape, activation)
+        self.net = nn.Sequential(*layers, head)
 
     def forward(self, x: Tensor) -> Tensor:
         params: Tensor = self.net(x)

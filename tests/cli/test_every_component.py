@@ -39,7 +39,14 @@ DATA: dict[str, dict[str, Any]] = {
     "volumes": {**CNN, "dataset.layout": "NDHW"},
 }
 """Data that are not images, with the options that they need."""
-POINTS += [("data", name) for name in DATA]
+MODELS: dict[str, dict[str, Any]] = {
+    "grid": {**CNN, "latent_stride": 2},
+    "grid of codes": {**CNN, "latent_stride": 2, "posterior": "vq"},
+    "conditional": {**CNN, "condition": "label", "condition.embedding": 3, "prior": "vamp", "loss": "iwae"},
+    "players": {"posterior": "gaussian", "condition": "label", "loss": "factor", "ema": 0.9},
+}
+"""Models that differ from the default in several parts."""
+POINTS += [("data", name) for name in DATA] + [("model", name) for name in MODELS]
 
 COMMANDS = {
     "evaluate": "evaluate RUN --json",
@@ -67,7 +74,8 @@ SLOW = {"bench", "decoder.onnx", "encoder.onnx", "autoencoder.onnx", "decoder.pt
 def options_of(point: Point, data: Path) -> dict[str, Any]:
     """Return the options of a small run that differs from the default in one component, or in its data."""
     role, kind = point
-    own = DATA[kind] if role == "data" else {"posterior": fitting_posterior(*point), role: kind}
+    several = DATA.get(kind) or MODELS.get(kind)
+    own = {"posterior": fitting_posterior(*point), role: kind} if several is None else several
     options: dict[str, Any] = {"encoder": "mlp", "decoder": "mlp", "likelihood": "bce", **own}
     roles_of = {registry.role for registry in PARTS}
     options |= small_parts({name: value for name, value in options.items() if name in roles_of})

@@ -151,7 +151,7 @@ class VAE(nn.Module):
                 expected=f"floating-point values of shape (B, {', '.join(map(str, self.data_shape))})",
             )
         params = self._in_chunks(self.encoder, appended(x, c))
-        return params if len(self.latent_shape) == 1 else params.reshape(len(x), *self.posterior.param_shape)
+        return params if len(self.latent_shape) == 1 else params.reshape(-1, *self.posterior.param_shape)
 
     def _in_chunks(self, network: nn.Module, inputs: Tensor) -> Tensor:
         outputs: Tensor

@@ -32,6 +32,7 @@ HEADINGS = [
     "From Python",
     "Data",
     "Write a backbone in 20 lines",
+    "Write a posterior",
     "Write a loss with a network of its own",
     "Design",
     "Contributing",
@@ -85,7 +86,7 @@ def test_the_table_of_numbers_is_that_of_the_metrics():
 
 def test_every_component_that_it_names_with_a_flag_exists():
     registries = {registry.role: registry for registry in vaekit.roles.REGISTRIES}
-    named = re.findall(r"--(encoder|decoder|loss|dataset|logger|posterior|prior|likelihood) (\w+)", README)
+    named = re.findall(r"--(encoder|decoder|loss|dataset|logger|posterior|prior|likelihood|condition) (\w+)", README)
     unknown = [(role, kind) for role, kind in named if kind not in registries[role]]
     assert set(unknown) <= {("encoder", "mine"), *(("loss", kind) for kind in vaekit.likelihoods.kinds())}
 
@@ -93,7 +94,9 @@ def test_every_component_that_it_names_with_a_flag_exists():
 # Python
 
 
-@pytest.mark.parametrize("heading", ["From Python", "Write a backbone in 20 lines", "Write a loss with a network of its own"])
+@pytest.mark.parametrize(
+    "heading", ["From Python", "Write a backbone in 20 lines", "Write a posterior", "Write a loss with a network of its own"]
+)
 def test_python_runs_as_it_stands(heading, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", block_below(heading, "python")]
@@ -103,7 +106,7 @@ def test_python_runs_as_it_stands(heading, tmp_path):
 
 
 def test_no_python_is_left_out():
-    assert sum(language == "python" for language, _ in BLOCKS) == 3
+    assert sum(language == "python" for language, _ in BLOCKS) == 4
 
 
 def test_the_same_backbone_as_a_package_is_found_by_its_entry_point(tmp_path):
@@ -134,6 +137,9 @@ NOT_RUN = {
     "vaekit train --dataset folder --dataset.path photos --dataset.size 150 --encoder cnn --decoder bilinear "
     "--pictures 2,10,20,28": "reads the user's photos",
     "vaekit train --loss mse --loss tc --tc.beta 6 --latent-dim 10": TRAINS,
+    "vaekit train --condition label --latent-dim 8": TRAINS,
+    "vaekit train --prior vamp": TRAINS,
+    "vaekit train --posterior vq --encoder cnn --latent-dim 16 --latent-stride 4 --num-codes 64": TRAINS,
     "vaekit train --augment.shear 25 --augment.rotate 10": TRAINS,
     "vaekit train --schedule constant --ema 0.99": TRAINS,
     "vaekit sweep --loss beta --over beta=1,2,4,8 --over seed=0..3": "trains 16 models",

@@ -269,7 +269,7 @@ class Registry(Generic[T]):
         options = {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
         with self.blaming(spec.kind):
             if any(available[name] is None for name in wiring(cls)):  # which only the number of classes can be
-                raise UsageError(f"the {self.role} {spec.kind!r} needs labels, which the data do not have")
+                raise UsageError(f"the {self.role} {spec.kind!r} needs a label of each example, which the data do not have")
             return cls(*(available[name] for name in wiring(cls)), **options)
 
     @property

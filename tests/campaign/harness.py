@@ -213,7 +213,7 @@ def contents(run: Path) -> dict[str, Any]:
             found[name] = [{key: record[key] for key in record.keys() - CLOCKS} for record in records]
         elif path.name == "last.safetensors":
             with safe_open(path, "np") as file:
-                metadata = json.loads(file.metadata()["vaekit-2"])
+                metadata = json.loads(file.metadata()["vaekit-3"])
                 tensors = {key: file.get_tensor(key).tobytes() for key in file.keys()}  # noqa: SIM118 - not a mapping
             del metadata["digest"], metadata["state"]["seconds"]
             found[name] = metadata, tensors

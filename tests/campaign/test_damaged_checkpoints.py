@@ -77,7 +77,7 @@ def relabel(content: bytes, chance: random.Random) -> bytes:
         {one: entry | {"shape": chance.choice([entry["shape"][::-1], [*entry["shape"], 1], [-1], [2**62, 4], [0], "x", []])}},
         {one: entry | {"data_offsets": chance.choice([[0, 2**63], [-1, 4], [8, 4], header[other]["data_offsets"], []])}},
         {one + "x": entry},
-        {"__metadata__": chance.choice([{}, None, [], {"vaekit-2": ""}, {"vaekit-2": "{}"}, {"vaekit-2": 3}])},
+        {"__metadata__": chance.choice([{}, None, [], {"vaekit-3": ""}, {"vaekit-3": "{}"}, {"vaekit-3": 3}])},
     ]
     edited = (text[:place] + chance.choice('0123456789ax{}[]",:\\') + text[place + 1 :]).encode()
     changed = with_header(header | chance.choice(changes), content[end:])
@@ -87,7 +87,7 @@ def relabel(content: bytes, chance: random.Random) -> bytes:
 def make_up(content: bytes, chance: random.Random) -> bytes:
     """Write a header by hand, or another length of it."""
     huge = {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
-    heads: list[Any] = [huge, {}, [], None, "x", {"a": huge}, {"__metadata__": {"vaekit-2": "[" * 100_000}}, {"": {}}]
+    heads: list[Any] = [huge, {}, [], None, "x", {"a": huge}, {"__metadata__": {"vaekit-3": "[" * 100_000}}, {"": {}}]
     length = chance.choice([0, 1, 2**31, 2**63, 2**64 - 1, len(content)])
     return chance.choice([with_header(chance.choice(heads), content[:64]), length.to_bytes(8, "little") + content[8:]])
 
@@ -123,7 +123,7 @@ def recast(tensors: dict[str, Any], chance: random.Random, names: list[str]) -> 
 def opened(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
     """Return a file's metadata, without the digest, and its tensors."""
     with safe_open(path, "pt") as file:
-        metadata = json.loads(file.metadata()["vaekit-2"])
+        metadata = json.loads(file.metadata()["vaekit-3"])
     del metadata["digest"]
     return metadata, load_file(path)
 
@@ -131,7 +131,7 @@ def opened(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
 def seal(path: Path, metadata: Any, tensors: dict[str, torch.Tensor]) -> None:
     """Write a file with a digest that fits."""
     digest = digest_of(json.loads(json.dumps(metadata)), tensors)
-    save_file(tensors, path, {"vaekit-2": json.dumps({**metadata, "digest": digest})})
+    save_file(tensors, path, {"vaekit-3": json.dumps({**metadata, "digest": digest})})
 
 
 def forge(path: Path, chance: random.Random, progress: bool) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaekit.components.conditions.label import Label
 from vaekit.components.likelihoods.bce import BCE
 from vaekit.components.likelihoods.gaussian import Gaussian as GaussianLikelihood
 from vaekit.components.likelihoods.mse import MSE
@@ -472,6 +473,52 @@ class Precise(Normal):
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
         self.zero = self.zero.double()
+
+
+class Unsaving(Normal):
+    """Learns a buffer that is not saved."""
+
+    learned = ("zero",)
+
+    def next_state(self, trace: Any) -> Any:
+        return {"zero": self.zero}
+
+
+class Meddling(Normal):
+    """Counts in place."""
+
+    learned = ("count",)
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
+        self.register_buffer("count", torch.zeros(()))
+
+    def next_state(self, trace: Any) -> Any:
+        return {"count": self.count.add_(1).clone()}
+
+
+class Borrowing(Normal):
+    """Sets what it does not have."""
+
+    def initial_state(self, trace: Any) -> Any:
+        return {"mean": trace.z.mean(0)}
+
+
+# Conditions
+
+
+class Relative(Label):
+    """Tells how a label differs from the first one of the batch."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        return super().forward(y) - super().forward(y[:1])
+
+
+class Wider(Label):
+    """Returns one number more than it says."""
+
+    def forward(self, y: Tensor) -> Tensor:
+        return torch.cat([super().forward(y), y[:, None].float()], 1)
 
 
 # Likelihoods
@@ -1165,6 +1212,11 @@ LIES: list[tuple[str, type, str, str]] = [
     ("prior", Elsewhere, "check_draws", r"draws of p\(z\), dimension 0, against the density"),
     ("prior", Mixture, "check_draws", r"draws of p\(z\), dimension 0, against the density"),
     ("prior", Hidden, "check_capabilities", "declared: False\n  came:     there"),
+    ("prior", Unsaving, "check_state", r"persistent buffers\n  came:     zero"),
+    ("prior", Meddling, "check_state", "twice"),
+    ("prior", Borrowing, "check_state", "initial_state\n  expected: some of zero\n  came:     {'mean'}"),
+    ("condition", Relative, "check_independence", "one by one"),
+    ("condition", Wider, "check_output", r"expected: \(1, 4\)\n  came:     \(1, 5\)"),
     ("prior", Precise, "check_dtype", r"in torch\.float32\n  expected: torch\.float32\n  came:     torch\.float64"),
     ("likelihood", likelihood_of(GaussianLikelihood, Loud), "check_draws", "draws of a pixel, against log_prob"),
     ("likelihood", likelihood_of(GaussianLikelihood, OnePixel), "check_draws", r"the mean of p\(x\|z'\) / p\(x\|z\)"),

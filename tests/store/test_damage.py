@@ -49,21 +49,21 @@ def test_a_flipped_bit_of_the_weights_is_noticed(run: vaekit.Run, place: float) 
 
 def test_edited_metadata_are_noticed(run: vaekit.Run) -> None:
     with safe_open(run.folder.model, "pt") as file:
-        metadata = json.loads(file.metadata()["vaekit-2"])
+        metadata = json.loads(file.metadata()["vaekit-3"])
     metadata["state"]["epoch"] += 1
-    save_file(load_file(run.folder.model), run.folder.model, {"vaekit-2": json.dumps(metadata)})
+    save_file(load_file(run.folder.model), run.folder.model, {"vaekit-3": json.dumps(metadata)})
     with pytest.raises(CheckpointError, match="damaged"):
         vaekit.load(run.path)
 
 
 def test_a_small_file_that_asks_for_a_huge_model_is_refused_before_it_takes_memory(run: vaekit.Run) -> None:
     with safe_open(run.folder.model, "pt") as file:
-        metadata = json.loads(file.metadata()["vaekit-2"])
+        metadata = json.loads(file.metadata()["vaekit-3"])
     metadata["spec"]["model"]["latent_dim"] = 10**6
     tensors = load_file(run.folder.model)
     del metadata["digest"]
     metadata["digest"] = digest_of(metadata, tensors)
-    save_file(tensors, run.folder.model, {"vaekit-2": json.dumps(metadata)})
+    save_file(tensors, run.folder.model, {"vaekit-3": json.dumps(metadata)})
     with pytest.raises(CheckpointError, match="do not match the model's architecture"):
         vaekit.load(run.path)
 
@@ -217,12 +217,12 @@ def test_counts_below_one_are_refused_by_pictures(run: vaekit.Run, kind: str, nu
 def reseal(file: Path, alter: Callable[[dict[str, Any], dict[str, Tensor]], object]) -> None:
     """Alter the metadata and tensors of a file, and give it the digest of what it then holds."""
     with safe_open(file, "pt") as opened:
-        metadata = json.loads(opened.metadata()["vaekit-2"])
+        metadata = json.loads(opened.metadata()["vaekit-3"])
     tensors = load_file(file)
     del metadata["digest"]
     alter(metadata, tensors)
     metadata["digest"] = digest_of(json.loads(json.dumps(metadata)), tensors)
-    save_file(tensors, file, {"vaekit-2": json.dumps(metadata)})
+    save_file(tensors, file, {"vaekit-3": json.dumps(metadata)})
 
 
 def test_weights_that_are_not_finite_are_neither_sampled_nor_evaluated(run: vaekit.Run) -> None:

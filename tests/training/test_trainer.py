@@ -519,12 +519,12 @@ def test_one_file_is_enough_to_rebuild_the_model(images, tmp_path):
 def test_a_checkpoint_from_a_missing_plugin_names_what_to_install(images, tmp_path):
     run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
     with safe_open(run.folder.model, "pt") as file:
-        metadata = json.loads(file.metadata()["vaekit-2"])
+        metadata = json.loads(file.metadata()["vaekit-3"])
     metadata["spec"]["model"]["encoder"]["kind"] = "acme_unet"
     metadata["versions"]["components"]["encoder:acme_unet"] = {"distribution": "vaekit-acme", "version": "1.2"}
     del metadata["digest"]
     metadata["digest"] = checkpoint.digest_of(metadata, load_file(run.folder.model))
-    save_file(load_file(run.folder.model), run.folder.model, {"vaekit-2": json.dumps(metadata)})
+    save_file(load_file(run.folder.model), run.folder.model, {"vaekit-3": json.dumps(metadata)})
     with pytest.raises(CheckpointError, match=r"pip install vaekit-acme==1\.2"):
         vaekit.load(run.path)
 

@@ -275,8 +275,9 @@ class Splits:
     def _class_names(self) -> tuple[str, ...] | None:
         if self.train.labels is None or self.train.class_names is not None:
             return self.train.class_names
-        most = max(int(part.labels.max()) for part in self.parts.values() if part.labels is not None and len(part))
-        return tuple(map(str, range(most + 1))) if most < MOST_CLASSES else None
+        labels = [part.labels for part in self.parts.values() if part.labels is not None and len(part)]
+        least, most = min(int(each.min()) for each in labels), max(int(each.max()) for each in labels)
+        return tuple(map(str, range(most + 1))) if least >= 0 and most < MOST_CLASSES else None
 
     @property
     def parts(self) -> dict[str, ImageSource]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 KEY = "vaekit"
 """The key of the metadata in an ONNX model."""
-FORMAT = 1
+FORMAT = 2
 Precision = Literal["fp32", "fp16", "int8"]
 
 

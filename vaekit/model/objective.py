@@ -141,9 +141,8 @@ class Objective(nn.Module):
                         "two losses have a term of the same name", given=f"{term}, of {both}", remedy="leave one out"
                     )
                 self.terms[term] = Term(name, aim)
-        fixed = tuple(f"vae.{part}" for part in self.frozen)
-        learned = {name: module for name, module in self.named_modules() if isinstance(module, Module) and module.learned}
-        self.learners = [name for name in learned if name not in fixed]
+        learned = [name for name, module in self.named_modules() if isinstance(module, Module) and module.learned]
+        self.learners = [name for name in learned if not self._is_frozen(name)]
         """The names of modules with state that learns without gradients."""
         self.players = self._players()
         self.owner = {name: i for i, player in enumerate(self.players) for name in player.names}
@@ -152,7 +151,7 @@ class Objective(nn.Module):
         """Group the parameters by the aims that move them."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, parameter in self.named_parameters():
-            if name.startswith(tuple(f"vae.{part}." for part in self.frozen)):
+            if self._is_frozen(name):
                 continue
             movers = self._movers(name)
             if not movers and not parameter.requires_grad:
@@ -165,6 +164,10 @@ class Objective(nn.Module):
                 )
             groups.setdefault(movers, []).append(name)
         return tuple(Player(movers, tuple(names), self._optim(movers)) for movers, names in groups.items())
+
+    def _is_frozen(self, name: str) -> bool:
+        """Whether a module, a parameter or a buffer is in a part of the model that is not trained."""
+        return f"{name}.".startswith(tuple(f"vae.{part}." for part in self.frozen))
 
     def _movers(self, name: str) -> tuple[str, ...]:
         """Return the aims that move a parameter."""

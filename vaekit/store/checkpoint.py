@@ -35,7 +35,7 @@ from vaekit.specs.models import RunSpec
 from vaekit.specs.resolve import resolve
 from vaekit.store.folder import RunFolder
 
-FORMAT = "vaekit-2"
+FORMAT = "vaekit-3"
 """The key of the metadata, a single JSON text, so that equal contents produce equal files."""
 LONGEST_NAME = 200
 """The largest number of characters in the name of a component, of its distribution and in its version."""

@@ -11,11 +11,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import vaekit
+from vaekit.drawing.grid import grid
 from vaekit.drawing.latents import decode
 from vaekit.errors import UsageError, VaekitError
 from vaekit.model.vae import appended
+from vaekit.streams import Streams
 
 Cli = Callable[..., tuple[int, str, str]]
 NUM_CLASSES = 3
@@ -136,3 +139,9 @@ def test_an_exported_decoder_takes_latents_and_labels(run: vaekit.Run) -> None:
     z, y = np.random.default_rng(0).standard_normal((4, 2)).astype(np.float32), np.array([0, 1, 2, 0])
     (images,) = session.run(None, {"latent": z, "label": y})
     assert np.abs(images - run.vae().decode(torch.from_numpy(z), torch.from_numpy(y)).clamp(0, 1).numpy()).max() < 1e-5
+
+
+def test_every_class_has_a_column_of_samples(run: vaekit.Run, tmp_path: Path) -> None:
+    vae, y = run.vae(), torch.arange(6) % NUM_CLASSES
+    expected = grid(vae.to_unit(vae.sample(6, y=y, generator=Streams(0).generator("sample"))), columns=NUM_CLASSES)
+    assert np.array_equal(np.asarray(Image.open(run.sample(6, out=tmp_path / "a.png"))), np.asarray(expected))

@@ -15,6 +15,8 @@ from vaekit.errors import UsageError
 from vaekit.model.vae import VAE
 from vaekit.streams import Streams
 
+MOST_COLUMNS = 20
+"""The largest number of classes that each have a column in a grid of samples."""
 CHUNK = 256
 """Number of images encoded or decoded at a time."""
 
@@ -78,6 +80,11 @@ def prior_spread(vae: VAE) -> Spread:
     generator = Streams(0).generator("prior spread", 0, vae.device)
     draws = vae.sample_latent(4096, generator=generator)
     return Spread(draws.mean(0), draws.std(0))
+
+
+def columns_of(vae: VAE) -> int | None:
+    """Return the columns of a grid of samples: one for each class, as a conditional model draws them in turn; None otherwise."""
+    return vae.condition.num_classes if 0 < vae.condition.num_classes <= MOST_COLUMNS else None
 
 
 def code_spread(codes: Tensor) -> Spread:

@@ -25,7 +25,7 @@ class Sample(Picture):
         num: Number of images.
         seed: Seed of the draws.
         temperature: Scale of the prior's noise; images vary less below 1.
-        label: Class to draw, if the model is conditional; none draws every class in turn.
+        label: Class to draw, if the model is conditional; none draws every class in turn, in a column each.
         separate: Whether to write a file for each image instead of a grid.
     """
 
@@ -48,8 +48,9 @@ class Sample(Picture):
 
     def still(self) -> Image:
         from vaekit.drawing.grid import grid
+        from vaekit.drawing.latents import columns_of
 
-        return grid(self._draws())
+        return grid(self._draws(), columns=columns_of(self.subject.vae) if self.label is None else None)
 
     def files(self) -> dict[str, Image]:
         from vaekit.drawing.grid import single_images

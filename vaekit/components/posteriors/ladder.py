@@ -16,11 +16,11 @@ from vaekit.roles import posteriors
 
 @posteriors("ladder")
 class Ladder(Posterior):
-    """Two layers of latents, ``q(z|x) = q(z2|x) q(z1|x, z2)``: the posterior of a ladder VAE, which corrects its prior's p(z1|z2).
+    """Two layers of latents, ``q(z|x) = q(z2|x) q(z1|x, z2)``: the posterior of a ladder VAE.
 
-    q(z1|x, z2) is in proportion to p(z1|z2) and to a Gaussian that the encoder emits, so the encoder need only say how an example
-    differs from what z2 predicts. One encoder serves both layers; the prior's ``top`` says how many latents are z2. The KL is
-    estimated by the samples.
+    q(z1|x, z2) is in proportion to the prior's p(z1|z2) and to a Gaussian that the encoder emits, which thus need only say how an
+    example differs from what z2 predicts. One encoder serves both layers; the prior's ``top`` says how many latents are z2. The
+    KL is estimated by the samples.
 
     Args:
         max_logvar: Bound of the log-variances that the encoder emits.

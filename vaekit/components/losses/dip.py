@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
-from vaekit.interfaces import Loss
+from vaekit.interfaces import Capability, Loss
 from vaekit.roles import losses
 from vaekit.trace import Trace
 
@@ -21,18 +21,19 @@ class DIP(Loss):
     """``λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)²``, added to the KL: DIP-VAE makes codes uncorrelated, of unit variance.
 
     C is the covariance over images of the posterior means (`i`), or of the codes themselves, noise included (`ii`). It is
-    estimated from the batch, at ``B D^2`` products per step. It goes with any posterior and any divergence, such as ``beta``.
+    estimated from the batch, at ``B D^2`` products per step. The KL is ``kl`` or any loss in its place, such as ``beta``.
 
     Args:
         variant: Whose covariance: `i` that of the means, `ii` that of samples of the codes.
         lambda_od: Weight λ_od of the covariances.
-        lambda_d: Weight λ_d of the variances; the paper has ten times λ_od for `i`, and for `ii` the same as λ_od.
+        lambda_d: Weight λ_d of the variances; the paper has ten times λ_od for `i`.
 
     References:
         Kumar et al. (2018), "Variational Inference of Disentangled Latent Concepts from Unlabeled Observations", ICLR,
             arXiv:1711.00848, equations 6 and 7.
     """
 
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})  # for the KL
     batch_statistic = True
     samples = None
     weights: Tensor
@@ -44,8 +45,9 @@ class DIP(Loss):
 
     def forward(self, trace: Trace) -> Tensor:
         total = covariance(trace.site.q.mean if self.variant == "i" else trace.z.flatten(0, -2))
-        variances = total.diagonal()
-        off_diagonal, diagonal = total.square().sum() - variances.square().sum(), (variances - 1).square().sum()
+        eye = torch.eye(len(total), device=total.device, dtype=total.dtype)
+        squares = (total - eye).square()
+        off_diagonal, diagonal = (squares * (1 - eye)).sum(), (squares * eye).sum()
         trace.metrics.update(off_diagonal=off_diagonal, diagonal=diagonal)
         return (self.weights * torch.stack([off_diagonal, diagonal])).sum()
 

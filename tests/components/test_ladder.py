@@ -1,0 +1,131 @@
+"""Two layers of latents: the densities of the prior and the posterior `ladder`, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import distributions as D
+from torch import nn
+
+import vaekit
+from vaekit import roles
+from vaekit.components.priors.ladder import Ladder
+from vaekit.distributions import DiagonalGaussian, StandardNormal, kl_per_dim
+from vaekit.distributions.ladder import Merged, TwoLayers
+from vaekit.errors import UsageError
+from vaekit.testing.core import Candidate
+from vaekit.testing.densities import arguments_of, noise_of, source_of
+from vaekit.testing.draws import Drawn
+from vaekit.testing.statistics import NUM_DRAWS, expect_joint_draws, expect_joint_mass, expect_mean
+from vaekit.trace import Site
+
+F64 = torch.float64
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def prior_of(latent_dim: int, top: int | None = None) -> Ladder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        prior = Ladder(latent_dim, top=top, hidden=(16, 8)).double()
+    with torch.no_grad():
+        prior.layers[-1].weight.mul_(3)  # so that z1 depends on z2
+    return prior
+
+
+def posterior_of(prior: Ladder, num: int) -> TwoLayers:
+    p = prior()
+    (mu2, mu1), (logvar2, logvar1) = p.split(random(num, prior.latent_dim)), p.split(random(num, prior.latent_dim, seed=1))
+    return TwoLayers(DiagonalGaussian(mu2, logvar2), Merged(DiagonalGaussian(mu1, logvar1), p.bottom))
+
+
+def test_the_priors_joint_density_is_torchs() -> None:
+    prior = prior_of(5, top=3)
+    first, second, last = prior.layers
+    z = random(4, 6, 5)
+    mu, logvar = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)(z[..., :3]).split(2, -1)
+    top = D.Independent(D.Normal(torch.zeros(3, dtype=F64), 1.0), 1)
+    bottom = D.Independent(D.Normal(mu, (0.5 * logvar).exp()), 1)
+    torch.testing.assert_close(prior().log_prob(z), top.log_prob(z[..., :3]) + bottom.log_prob(z[..., 3:]))
+    assert prior().log_prob(z).shape == (4, 6)
+
+
+def test_the_posterior_of_the_bottom_is_the_normalised_product_of_two_gaussians() -> None:
+    q = posterior_of(prior_of(5, top=3), 6)
+    assert isinstance(q.bottom, Merged)
+    z2, z1 = q.split(random(7, 6, 5, seed=2))
+    z2 = z2[:1].expand_as(z2)
+    product = q.bottom.evidence.log_prob(z1) + q.bottom.prior.given(z2).log_prob(z1)
+    normaliser = product - q.bottom.given(z2).log_prob(z1)
+    torch.testing.assert_close(normaliser, normaliser[:1].expand_as(normaliser))
+    torch.testing.assert_close(q.log_prob(torch.cat([z2, z1], -1)), q.top.log_prob(z2) + q.bottom.given(z2).log_prob(z1))
+
+
+def test_a_certain_encoder_overrules_the_prior_and_one_that_knows_nothing_leaves_it() -> None:
+    prior, z2 = prior_of(4), random(6, 2)
+    p = prior().bottom.given(z2)
+    certain, ignorant = (
+        Merged(DiagonalGaussian(random(6, 2), torch.full((6, 2), v, dtype=F64)), prior().bottom) for v in (-60, 60)
+    )
+    torch.testing.assert_close(certain.given(z2).mu, random(6, 2))
+    for mine, theirs in zip(ignorant.given(z2), p, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("role", ["prior", "posterior"])
+@torch.no_grad()
+def test_draws_follow_densities_that_integrate_to_one(role: str) -> None:
+    """As the kit asks of densities on the real space; it leaves other spaces out."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        source = source_of(Candidate(role, "ladder"), 2)
+        density = source(*arguments_of(source, 1))
+    noise = noise_of(source, *((NUM_DRAWS, 1) if role == "posterior" else (NUM_DRAWS,)))
+    drawn = Drawn(role, density, role == "posterior", density.rsample(noise).view(NUM_DRAWS, 2))
+    expect_joint_mass(drawn.draws, drawn.log_prob, f"the density of the {role}")
+    expect_joint_draws(drawn.draws, drawn.log_prob, f"draws of the {role}, against the density")
+
+
+@torch.no_grad()
+def test_the_sampled_kl_is_that_of_both_layers() -> None:
+    """By the chain rule it is KL(q(z2) || p(z2)) and the mean of KL(q(z1|z2) || p(z1|z2)) over z2, each in closed form."""
+    prior = prior_of(5, top=2)
+    q, p = posterior_of(prior, 3), prior()
+    z = q.rsample(random(50_000, 3, 5, seed=3))
+    z2, _ = q.split(q.rsample(random(50_000, 3, 5, seed=4)))
+    top, bottom = kl_per_dim(q.top, p.top), kl_per_dim(q.bottom.given(z2), p.bottom.given(z2))
+    assert top is not None
+    assert bottom is not None
+    sampled = q.log_prob(z) - p.log_prob(z)
+    expect_mean(sampled - bottom.sum(-1), top.sum(-1), "the sampled KL, less that of the bottom layer, against that of the top")
+    torch.testing.assert_close(Site(z, q, p).kl, sampled.mean(0))
+
+
+@pytest.mark.parametrize(("latent_dim", "top", "expected"), [(1, None, 1), (5, None, 2), (5, 4, 4)])
+def test_the_top_layer_is_half_of_the_latents_unless_told(latent_dim: int, top: int | None, expected: int) -> None:
+    p = Ladder(latent_dim, top=top)()
+    assert [part.shape[-1] for part in p.split(random(latent_dim))] == [expected, latent_dim - expected]
+
+
+def test_one_latent_is_a_standard_normal() -> None:
+    z, p = random(6, 1), Ladder(1).double()()
+    torch.testing.assert_close(p.log_prob(z), StandardNormal(torch.zeros(1, dtype=F64)).log_prob(z))
+    assert p.mean.shape == (1,)
+
+
+def test_a_bottom_layer_without_latents_is_refused() -> None:
+    with pytest.raises(UsageError, match="no latents left for its bottom layer") as error:
+        Ladder(4, top=4)
+    assert error.value.given == "4 latents in the top layer, of 4 in all"
+
+
+def test_the_posterior_refuses_a_model_with_another_prior() -> None:
+    encoder, decoder = roles.encoders.get("mlp")((1, 4, 3), (2, 4)), roles.decoders.get("mlp")((4,), (1, 4, 3))
+    posterior = roles.posteriors.get("ladder")(4)
+    with pytest.raises(UsageError, match="depends on p") as error:
+        vaekit.VAE(encoder, decoder, posterior=posterior)(torch.rand(2, 1, 4, 3))
+    assert error.value.given == "the prior 'normal'"
+    with pytest.raises(UsageError, match="depends on p"):
+        posterior(torch.zeros(2, 2, 4))

@@ -1,0 +1,59 @@
+"""The penalty on the covariance of the codes: DIP-VAE."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from vaekit.interfaces import Capability, Loss
+from vaekit.roles import losses
+from vaekit.trace import Trace
+
+Variant = Literal["i", "ii"]
+
+
+@losses("dip")
+class DIP(Loss):
+    """``λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)²``, added to the KL: DIP-VAE makes codes uncorrelated, of unit variance.
+
+    C is the covariance over images of the posterior means (`i`), or of the codes themselves, noise included (`ii`). It is
+    estimated from the batch, at ``B D^2`` products per step. The KL is ``kl`` or any loss in its place, such as ``beta``.
+
+    Args:
+        variant: Whose covariance: `i` that of the means, `ii` that of samples of the codes.
+        lambda_od: Weight λ_od of the covariances.
+        lambda_d: Weight λ_d of the variances; the paper has ten times λ_od for `i`.
+
+    References:
+        Kumar et al. (2018), "Variational Inference of Disentangled Latent Concepts from Unlabeled Observations", ICLR,
+            arXiv:1711.00848, equations 6 and 7.
+    """
+
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})  # for the KL
+    batch_statistic = True
+    samples = None
+    weights: Tensor
+
+    def __init__(self, *, variant: Variant = "i", lambda_od: NonNegativeFloat = 10.0, lambda_d: NonNegativeFloat = 100.0) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.tensor([lambda_od, lambda_d]), persistent=False)
+        self.variant: Variant = variant
+
+    def forward(self, trace: Trace) -> Tensor:
+        total = covariance(trace.site.q.mean if self.variant == "i" else trace.z.flatten(0, -2))
+        eye = torch.eye(len(total), device=total.device, dtype=total.dtype)
+        squares = (total - eye).square()
+        off_diagonal, diagonal = (squares * (1 - eye)).sum(), (squares * eye).sum()
+        trace.metrics.update(off_diagonal=off_diagonal, diagonal=diagonal)
+        return (self.weights * torch.stack([off_diagonal, diagonal])).sum()
+
+
+def covariance(codes: Tensor) -> Tensor:
+    """Return the covariance of ``(N, D)``, ``(D, D)``, in full precision; divided by N, so that of a single code is 0."""
+    centred = codes - codes.mean(0)
+    with nullcontext() if codes.is_meta else torch.autocast(codes.device.type, enabled=False):
+        return centred.mT @ centred / len(codes)

@@ -29,7 +29,7 @@ Shape = tuple[int, ...]
 
 
 class Capability(StrEnum):
-    """A property of a posterior or prior that a loss may require."""
+    """A property of a posterior or prior that a loss may require; others, in any words, can be declared as well."""
 
     LOG_PROB = "log_prob"
     """It has a density: ``log_prob`` is exact."""
@@ -123,7 +123,7 @@ class Posterior(Module):
         torch.Size([5])
     """
 
-    provides: ClassVar[frozenset[Capability]] = frozenset()
+    provides: ClassVar[frozenset[str]] = frozenset()
     """The capabilities of the distributions that it returns; losses are checked against them before data are read."""
     space: ClassVar[str] = "real"
     """The space of its codes: ``real`` vectors or, for example, a ``sphere``; the prior must have the same."""
@@ -182,11 +182,11 @@ class Prior(Module):
         torch.Size([5])
     """
 
-    provides: ClassVar[frozenset[Capability]] = frozenset()
+    provides: ClassVar[frozenset[str]] = frozenset()
     """The capabilities of the distribution that it returns; losses are checked against them before data are read."""
     space: ClassVar[str] = "real"
     """The space of its codes; the posterior must have the same."""
-    requires: ClassVar[frozenset[Capability]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset()
     """The capabilities that the posterior must provide."""
 
     def __init__(self, latent_dim: int) -> None:
@@ -305,8 +305,8 @@ class Declaration:
     """
 
     covers: frozenset[Slot] = frozenset()
-    requires: frozenset[Capability] = frozenset()
-    requires_of_prior: frozenset[Capability] = frozenset()
+    requires: frozenset[str] = frozenset()
+    requires_of_prior: frozenset[str] = frozenset()
 
 
 MODEL_PARTS: tuple[ModelPart, ...] = get_args(ModelPart)
@@ -368,9 +368,9 @@ class Loss(Module):
 
     covers: ClassVar[frozenset[Slot]] = frozenset()
     """The slots of the objective that the loss fills; their default terms (−log p(x|z), KL) are then not added."""
-    requires: ClassVar[frozenset[Capability]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset()
     """The capabilities that the posterior must provide."""
-    requires_of_prior: ClassVar[frozenset[Capability] | None] = None
+    requires_of_prior: ClassVar[frozenset[str] | None] = None
     """The capabilities that the prior must provide; default: the same."""
     samples: Shape | None = ()
     """The sample dimensions ``*S`` of the codes that the loss asks for, such as ``(K,)``; None if it takes any. A loss that does

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def test_what_is_appended_is_constant_over_positions() -> None:
     x, c = torch.rand(2, 1, 3, 4), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     wide = appended(x, c)
     assert torch.equal(wide[:, :1], x)
-    assert torch.equal(wide[:, 1:], c[:, :, None, None].expand(2, 2, 3, 4))
+    torch.testing.assert_close(wide[:, 1:], c[:, :, None, None].expand(2, 2, 3, 4) / math.sqrt(12))
+    torch.testing.assert_close(wide[:, 1:].flatten(1).norm(dim=1), c.norm(dim=1))
     assert torch.equal(appended(torch.zeros(2, 3), c), torch.cat([torch.zeros(2, 3), c], 1))
 
 

@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 def metadata_of(file: Path) -> dict[str, Any]:
     with safe_open(file, "pt") as opened:
-        content: dict[str, Any] = json.loads(opened.metadata()["vaekit-2"])
+        content: dict[str, Any] = json.loads(opened.metadata()["vaekit-3"])
     return content
 
 
@@ -204,7 +204,7 @@ def forged(trained: Site, tmp_path: Path) -> Any:
         if not isinstance(altered, str):  # whoever forges a file forges its digest too
             del metadata["digest"]
             altered = json.dumps({**metadata, "digest": digest_of(json.loads(json.dumps(metadata)), tensors)})
-        save_file(tensors, path, {"vaekit-2": altered})
+        save_file(tensors, path, {"vaekit-3": altered})
         return path
 
     return forge

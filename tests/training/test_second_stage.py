@@ -260,7 +260,7 @@ class Narrow(Loss):
         ),
         ({"freeze": REST}, "nothing to train(.*\n)*.*frozen: encoder, decoder, posterior, likelihood"),
         ({"loss": ["kl", "narrow"]}, "nothing to train(.*\n)*.*narrow trains encoder; frozen: encoder"),
-        ({"freeze": REST, "posterior": "delta", "prior": "mixture"}, "no loss depends on what is trained(.*\n)*.*prior"),
+        ({"freeze": REST, "posterior": "delta", "prior": "mixture"}, "no loss depends on the prior"),
         ({"encoder": "cnn", "decoder": "mlp"}, "frozen encoder is not that of(.*\n)*.*'cnn' here, 'mlp' there"),
         ({"encoder.hidden": (9,)}, r"frozen encoder is not that of(.*\n)*.*weight is \(9, 63\) here, \(8, 63\) there"),
         ({"encoder.activation": "relu"}, "frozen encoder is not that of(.*\n)*.*activation is relu here, silu there"),
@@ -297,3 +297,9 @@ def test_the_init_of_a_spec_is_written_and_read(images: Path) -> None:
     spec = build_spec({}, {"init": "runs/a", "freeze": "encoder,decoder"})
     assert (spec.train.init, spec.train.freeze) == (Path("runs/a"), ("encoder", "decoder"))
     assert build_spec({}, {"init": "none"}).train.init is None
+
+
+def test_a_part_that_no_loss_reaches_is_refused_before_training(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no loss depends on the prior, which would never be trained"):
+        vaekit.train(**options(images, posterior="delta", prior="mixture"), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

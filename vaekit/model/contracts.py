@@ -76,21 +76,24 @@ def check_players(objective: Objective, inputs: Inputs) -> None:
             given="; ".join(f"{term} trains {', '.join(parts)}" for term, parts in idle.items()) + frozen,
             remedy="freeze fewer parts, or leave the loss out" if frozen else "leave the loss out",
         )
-    if not frozen:
-        return
     training = objective.training
     total, *_ = objective.eval()(inputs)
     objective.train(training)
-    for player in objective.players:
-        own = objective.parameters_of(player)
-        gradients = torch.autograd.grad(total, own, retain_graph=True, allow_unused=True) if total.requires_grad else ()
-        if all(gradient is None for gradient in gradients):
-            parts = dict.fromkeys(name.split(".")[1] for name in player.names)
-            raise UsageError(
-                "no loss depends on what is trained",
-                given=f"trained: {', '.join(parts)}{frozen}",
-                remedy="freeze fewer parts, or add a loss that depends on it, for example kl for the prior",
-            )
+    names = list(objective.owner)
+    parameters = [objective.get_parameter(name) for name in names]
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True) if total.requires_grad else [None] * len(names)
+    reached = {_part_of(name) for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+    if unreached := [part for part in dict.fromkeys(map(_part_of, names)) if part not in reached]:
+        raise UsageError(
+            f"no loss depends on the {unreached[0]}, which would never be trained",
+            given=f"terms {', '.join(objective.terms)}{frozen}",
+            remedy="use parts without parameters, or add a loss that depends on it, for example kl for the prior",
+        )
+
+
+def _part_of(name: str) -> str:
+    """Return the part of the model, or the loss, that a parameter of an objective belongs to."""
+    return name.split(".")[1]
 
 
 def _check_modules(model: ModelSpec, objective: Objective) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from vaekit import roles
 from vaekit.errors import SpecError, UnknownComponentError, UsageError, plain
-from vaekit.interfaces import Capability, Declaration, Posterior, Prior
+from vaekit.interfaces import Declaration, Posterior, Prior
 from vaekit.registry import Registry
 from vaekit.schema import ComponentSpec, Spec
 from vaekit.specs.models import SECTIONS, ModelSpec, RunSpec, component_data, validated
@@ -220,7 +220,7 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
 
 
 def _check_provided(
-    who: str, required: frozenset[Capability], components: Registry[Any], cls: type[Posterior | Prior], instead: str
+    who: str, required: frozenset[str], components: Registry[Any], cls: type[Posterior | Prior], instead: str
 ) -> None:
     """Check that a posterior or prior provides the capabilities that another component requires of it."""
     if missing := required - cls.provides:

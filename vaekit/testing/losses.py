@@ -97,7 +97,8 @@ def check_aims(candidate: Candidate) -> None:
 def check_declarations(candidate: Candidate) -> None:
     """The loss declares slots and capabilities that exist, and covers the same slots once it is built."""
     declared, loss = candidate.cls.declare(candidate.keywords), loss_of(candidate)
-    for what, names, known in (("covers", declared.covers, get_args(Slot)), ("requires", declared.requires, tuple(Capability))):
+    provided = {each for kind in posteriors.kinds() for each in posteriors.get(kind).provides} | set(Capability)
+    for what, names, known in (("covers", declared.covers, get_args(Slot)), ("requires", declared.requires, sorted(provided))):
         expect(set(names) <= set(known), what, expected=f"some of {', '.join(known)}", came=set(names))
     expect(set(loss.covers) == set(declared.covers), "covers, once built", expected=set(declared.covers), came=set(loss.covers))
 

@@ -1247,4 +1247,5 @@ SOUND: list[tuple[str, type]] = [
     ("logger", Quiet),
     ("exporter", Weights),
     ("picture", Plain),
+    ("loss", Jittered),
 ]

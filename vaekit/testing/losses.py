@@ -250,26 +250,30 @@ def check_determinism(candidate: Candidate) -> None:
 def check_draws(candidate: Candidate) -> None:
     """What the loss draws is one row per example, a function of the generator alone, and enough to compute the loss from.
 
-    It is checked with the default prior and with a mixture, if the loss takes one, since the noise may depend on the model.
+    It is checked with the default prior and, if the loss takes it, with a mixture, since the noise may depend on the model.
     """
     loss, required = loss_of(candidate), candidate.cls.declare(candidate.keywords).requires_of_prior
-    kinds = [None, *(kind for kind in ("mixture",) if required <= priors.get(kind).provides)]
-    for vae in [vae_of(loss, prior=kind) for kind in kinds]:
-        model, like = f"a model with the prior {vae.prior.kind!r}", torch.zeros((), dtype=torch.float64)
+    models, mixture = [vae_of(loss)], priors.get("mixture")
+    if required <= mixture.provides and models[0].posterior.space == mixture.space:
+        models.append(vae_of(loss, prior="mixture"))
+    like = torch.zeros((), dtype=torch.float64)
+    for vae in models:
+        about = f"a model with the prior {vae.prior.kind!r}"
         for num in (1, 8):
-            with during(f"the noise for {num} examples and {model}"):
+            what = f"the noise for {num} examples and {about}"
+            with during(what):
                 one, other = (loss.draw_noise(num, torch.Generator().manual_seed(0), like=like, model=vae) for _ in range(2))
             if one is None or other is None:
-                expect(one is other, f"the noise for {model}", expected="always None, or never", came="None only at times")
+                expect(one is other, what, expected="always None, or never", came="None at times")
                 continue
-            came, what = getattr(one, "shape", type(one).__name__), f"the noise for {num} examples and {model}"
-            expect(isinstance(one, Tensor) and one.shape[:1] == (num,), what, expected=f"a tensor ({num}, ...)", came=came)
+            expect(isinstance(one, Tensor), what, expected="a tensor or None", came=type(one).__name__)
+            expect(one.shape[:1] == (num,), f"the shape of {what}", expected=f"({num}, ...)", came=tuple(one.shape))
             expect(one.dtype == like.dtype, f"the type of {what}", expected=like.dtype, came=one.dtype)
             expect(not one.requires_grad, what, expected="no function of parameters", came="one with a gradient")
-            expect(torch.equal(one, other), f"{what}, drawn twice from equal generators", expected="equal", came="different")
-        with during(f"the loss for {model}"):
+            expect(torch.equal(one, other), f"{what}, from equal generators", expected="equal draws", came="different ones")
+        with during(f"the loss of {about}"):
             value = loss(trace_of(vae, inputs_of(candidate, loss, vae)))
-        expect_finite(value, f"the loss for {model}")
+        expect_finite(value, f"the loss of {about}")
 
 
 @check("loss")

@@ -149,7 +149,7 @@ def test_a_batch_statistic_of_several_processes_sees_no_images():
     trace = vae(x, gather=lambda part, dim: torch.cat([part, part], dim))
     assert trace.whole.z.shape == (8, 3)
     assert trace.whole.kl.shape == (8,)
-    with pytest.raises(UsageError, match="latents and labels only"):
+    with pytest.raises(UsageError, match="latents, labels and draws only"):
         _ = trace.whole.log_likelihood
 
 

@@ -396,6 +396,23 @@ class Loss(Module):
         """
         return {}
 
+    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor | None:
+        """Draw the loss's own base noise for ``num`` examples, ``(num, ...)``, which the trace holds in ``draws``, by kind.
+
+        A loss that needs random numbers draws them here and nowhere else, so that a step depends on its seed and number alone.
+
+        Args:
+            num: The number of examples.
+            generator: The source of randomness; default: torch's global generator.
+            like: A tensor whose device and dtype the noise takes.
+            model: The model, for noise whose form depends on it.
+
+        Returns:
+            The noise, one row per example; None, the default, if the loss needs none with this model.
+        """
+        del num, generator, like, model
+        return None
+
     @abstractmethod
     def forward(self, trace: Trace) -> Tensor:
         """Return the loss in nats: ``(B,)``, or a 0-d tensor for a statistic of the batch.

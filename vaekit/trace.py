@@ -5,6 +5,7 @@ Shapes: ``B`` examples, ``D`` latent dimensions, ``*S`` sample dimensions (none 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -75,9 +76,9 @@ class Elsewhere:
 
     def __getattr__(self, name: str) -> Any:
         raise UsageError(
-            "a loss over a batch that several processes share has access to latents and labels only",
+            "a loss over a batch that several processes share has access to latents, labels and draws only",
             given=f"{name!r} of the images or the likelihood",
-            expected="trace.sites and trace.y",
+            expected="trace.sites, trace.y and trace.draws",
             remedy="train in one process",
         )
 
@@ -98,7 +99,8 @@ class Trace:
         epoch: The (fractional) number of passes over the data so far, a 0-d tensor; infinite at the schedules' final values.
         model: The model that made the trace, with its parameters as the player sees them.
         metrics: Additional numbers that losses log, each ``(B,)`` or 0-d.
-        whole: The trace of the whole batch if this one covers only the part of one process: latents and labels, no images.
+        draws: The noise that losses drew for themselves, by kind, each ``(B, ...)``; see `vaekit.Loss.draw_noise`.
+        whole: The trace of the whole batch if this one covers only the part of one process: latents, labels and draws, no images.
 
     Example:
         >>> encoder = vaekit.encoders.get("mlp")((1, 28, 28), (2, 16))
@@ -115,6 +117,7 @@ class Trace:
     epoch: Tensor | None = None
     model: Any = None
     metrics: dict[str, Tensor] = field(default_factory=dict)
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
     whole: Trace | None = None
     _log_likelihood: Tensor | None = field(default=None, repr=False)
 

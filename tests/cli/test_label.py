@@ -38,7 +38,15 @@ def data(path: Path, *, labels: bool = True) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
     folder = tmp_path_factory.mktemp("label")
-    options: dict[str, Any] = {"condition": "label", "latent_dim": 2, "epochs": 60, "lr": 1e-2, "batch_size": 32}
+    options: dict[str, Any] = {
+        "condition": "label",
+        "latent_dim": 2,
+        "loss": "beta",
+        "beta": 4,
+        "epochs": 60,
+        "lr": 1e-2,
+        "batch_size": 32,
+    }
     options |= {"encoder.hidden": (32,), "decoder.hidden": (32,), "pictures": "2", "threads": 1, "device": "cpu"}
     return vaekit.train(dataset="array", **{"dataset.path": str(data(folder / "bars.npz"))}, **options, out=folder / "run")
 

@@ -497,7 +497,7 @@ class Meddling(Normal):
         return {"count": self.count.add_(1).clone()}
 
 
-class Borrowing(Normal):
+class Claiming(Normal):
     """Sets what it does not have."""
 
     def initial_state(self, trace: Any) -> Any:
@@ -793,6 +793,67 @@ class SlippingBackbone(Sound):
 
     def forward(self, x: Tensor) -> Tensor:
         return HalfGradient.apply(super().forward(x))
+
+
+class Jittered(Loss):
+    """Compares codes with draws of its own, as it may."""
+
+    def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
+        return torch.randn(num, model.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
+
+    def forward(self, trace: Any) -> Tensor:
+        (noise,) = trace.draws.values()
+        return (trace.z - noise).square().sum(-1)
+
+
+class Rolling(Jittered):
+    """Draws where it computes."""
+
+    def forward(self, trace: Any) -> Tensor:
+        return super().forward(trace) + torch.randn_like(trace.z).sum(-1)
+
+
+class Global(Jittered):
+    """Draws from torch's global generator."""
+
+    def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
+        return super().draw_noise(num, None, like=like, model=model)
+
+
+class Lump(Jittered):
+    """Draws one row for all examples."""
+
+    def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
+        return super().draw_noise(1, generator, like=like, model=model)
+
+
+class SinglePrecision(Jittered):
+    """Draws single precision, whatever is asked for."""
+
+    def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
+        return super().draw_noise(num, generator, like=like.float(), model=model)
+
+
+class Parametric(Jittered):
+    """Draws what depends on parameters."""
+
+    def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
+        return super().draw_noise(num, generator, like=like, model=model) + next(model.parameters()).sum()
+
+
+class Abstaining(Jittered):
+    """Draws nothing if the prior is a mixture, and needs it nevertheless."""
+
+    def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
+        return None if model.prior.kind == "mixture" else super().draw_noise(num, generator, like=like, model=model)
+
+
+class Borrowing(Jittered):
+    """Takes the noise of other examples."""
+
+    def forward(self, trace: Any) -> Tensor:
+        (noise,) = trace.draws.values()
+        return (trace.z - noise.flip(0)).square().sum(-1)
 
 
 class Slots(Loss):
@@ -1214,7 +1275,7 @@ LIES: list[tuple[str, type, str, str]] = [
     ("prior", Hidden, "check_capabilities", "declared: False\n  came:     there"),
     ("prior", Unsaving, "check_state", r"persistent buffers\n  came:     zero"),
     ("prior", Meddling, "check_state", "twice"),
-    ("prior", Borrowing, "check_state", "initial_state\n  expected: some of zero\n  came:     {'mean'}"),
+    ("prior", Claiming, "check_state", "initial_state\n  expected: some of zero\n  came:     {'mean'}"),
     ("condition", Relative, "check_independence", "one by one"),
     ("condition", Wider, "check_output", r"expected: \(1, 4\)\n  came:     \(1, 5\)"),
     ("prior", Precise, "check_dtype", r"in torch\.float32\n  expected: torch\.float32\n  came:     torch\.float64"),
@@ -1250,6 +1311,13 @@ LIES: list[tuple[str, type, str, str]] = [
         r"the networks of the aim 'critic'.*\n.*\n  came:     \['critic'\]",
     ),
     ("loss", Asleep, "check_gradient", "critic.weight, from the critic"),
+    ("loss", Rolling, "check_determinism", "bit-equal values"),
+    ("loss", Global, "check_draws", "from equal generators\n  expected: equal draws"),
+    ("loss", Lump, "check_draws", r"8 examples .*\n  expected: \(8, ...\)\n  came:     \(1, 3\)"),
+    ("loss", SinglePrecision, "check_draws", r"expected: torch\.float64\n  came:     torch\.float32"),
+    ("loss", Parametric, "check_draws", "one with a gradient"),
+    ("loss", Abstaining, "check_draws", "the loss of a model with the prior 'mixture'\n  expected: no error"),
+    ("loss", Borrowing, "check_independence", "one by one"),
     ("loss", Slots, "check_declarations", "everything"),
     ("loss", Wide, "check_dtype", r"expected: torch\.float32\n  came:     torch\.float64"),
     ("loss", Slipping, "check_vmap", "the gradient of vae.encoder.* stacked, against each alone"),
@@ -1299,4 +1367,5 @@ SOUND: list[tuple[str, type]] = [
     ("logger", Quiet),
     ("exporter", Weights),
     ("picture", Plain),
+    ("loss", Jittered),
 ]

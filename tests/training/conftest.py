@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from training.tape import record
 
 from vaekit import roles
+from vaekit.compute import graphs
 from vaekit.interfaces import Loss
 
 
@@ -12,6 +14,14 @@ def images(tmp_path):
     path = tmp_path / "images.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (120, 9, 7), dtype=np.uint8))
     return path
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """Let steps be recorded on the CPU."""
+    monkeypatch.setattr(graphs, "DEVICES", {"cpu"})
+    monkeypatch.setattr(graphs, "record", record)
+    monkeypatch.setattr(graphs, "rehearse", lambda function, *, last: function())
 
 
 @pytest.fixture

@@ -106,19 +106,23 @@ def test_two_processes_that_divide_the_model_train_as_one_does(images, tmp_path)
     assert {name: tensor.shape for name, tensor in one.items()} == {name: tensor.shape for name, tensor in two.items()}
 
 
-def test_statistics_of_a_batch_are_those_of_the_whole_batch(images, tmp_path):
-    """The total correlation, and a plugin's loss that knows nothing of processes; one of them has no validation batch."""
+@pytest.mark.parametrize("more", [("--loss", "tc"), ("--prior", "mixture")], ids=["tc", "own draws"])
+def test_statistics_of_a_batch_are_those_of_the_whole_batch(images, tmp_path, more):
+    """The total correlation, and a plugin's loss that knows nothing of processes; one of them has no validation batch.
+
+    With a mixture, that loss draws from the prior.
+    """
     about = tmp_path / "site" / "vaekit_infovae-0.1.0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: vaekit-infovae\nVersion: 0.1.0\n")
     (about / "entry_points.txt").write_text("[vaekit.losses]\nmmd = vaekit_infovae.mmd:MMD\n")
     environment = vaekit_environment(about.parent, ROOT / "plugins" / "vaekit-infovae" / "src")
-    arguments = ["--dataset.path", images, "--loss", "tc", "--loss", "mmd"]
+    arguments = ["--dataset.path", images, "--loss", "mmd", *more]
     one = vaekit_command("train", *ARGUMENTS, *arguments, "--out", tmp_path / "one", environment=environment)
     assert one.returncode == 0, one.stderr
     run = vaekit.Run(tmp_path / "one")
     assert_close_runs(run, trained(tmp_path / "two", *arguments, environment=environment))
-    assert {"train_total_correlation", "train_squared_mmd"} <= run.metrics()[0].keys()
+    assert {"train_squared_mmd", *(["train_total_correlation"] if "tc" in more else [])} <= run.metrics()[0].keys()
 
 
 @pytest.mark.parametrize("loss", [("iwae", "--dreg"), ("factor", "--loss.hidden", "8")], ids=["iwae", "factor"])
@@ -145,7 +149,7 @@ def test_a_batch_statistic_of_several_processes_sees_no_images():
     trace = vae(x, gather=lambda part, dim: torch.cat([part, part], dim))
     assert trace.whole.z.shape == (8, 3)
     assert trace.whole.kl.shape == (8,)
-    with pytest.raises(UsageError, match="latents and labels only"):
+    with pytest.raises(UsageError, match="latents, labels and draws only"):
         _ = trace.whole.log_likelihood
 
 

@@ -32,14 +32,6 @@ from vaekit.training.trainer import Trainer
 
 
 @pytest.fixture
-def on_cpu(monkeypatch):
-    """Let steps be recorded on the CPU."""
-    monkeypatch.setattr(graphs, "DEVICES", {"cpu"})
-    monkeypatch.setattr(graphs, "record", record)
-    monkeypatch.setattr(graphs, "rehearse", lambda function, *, last: function())
-
-
-@pytest.fixture
 def images(tmp_path):
     path, rng = tmp_path / "images.npz", np.random.default_rng(0)
     smooth = rng.random((120, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
@@ -124,12 +116,15 @@ def test_a_replayed_stack_equals_its_models_alone(images, tmp_path):
 
 @pytest.mark.usefixtures("on_cpu")
 def test_a_replay_refuses_what_the_recording_was_not_made_for():
-    replay = Replay(lambda x, target, y: x + target)
+    replay = Replay(lambda x, target, y, draws: x + target + draws["own"])
     x, other = torch.zeros(3), torch.ones(3)
     for _ in range(graphs.WARM_UP + 1):
-        replay(x, x, None)
-    assert torch.equal(replay(other, other, None), torch.full((3,), 2.0))
-    for given in [(x, other, None), (x, x, x), (x[:1], x[:1], None), (None, x, None)]:
+        replay(x, x, None, {"own": x + 1})
+    own = {"own": x + 5}
+    assert torch.equal(replay(other, other, None, own), torch.full((3,), 7.0))
+    unlike = [(x, other, None), (x, x, x), (x[:1], x[:1], None), (None, x, None)]
+    draws = [{}, {"other": x}, {"own": x[:1]}, {"own": x, "other": x}, None, x]
+    for given in [*((*given, own) for given in unlike), *((other, other, None, each) for each in draws)]:
         with pytest.raises(ValueError, match="record"):
             replay(*given)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from vaekit.errors import UsageError
 
 Result = TypeVar("Result")
+Argument = Tensor | dict[str, Tensor] | None
 DEVICES = frozenset({"cuda"})
 """The types of devices that support recording."""
 WARM_UP = 3
@@ -29,17 +31,17 @@ class Replay(Generic[Result]):
     reads them.
 
     Args:
-        function: A function of tensors, or None for absent ones, that launches the same kernels on each call.
+        function: A function of tensors, None for absent ones, and dicts of tensors, that launches the same kernels on each call.
     """
 
     def __init__(self, function: Callable[..., Result]) -> None:
         self.function = function
         self.calls = 0
-        self.given: list[Tensor | None] = []
+        self.given: list[Argument] = []
         self.replay: Callable[[], None] | None = None
         self.result: Result
 
-    def __call__(self, *given: Tensor | None) -> Result:
+    def __call__(self, *given: Argument) -> Result:
         """Return the result of the function; the next call overwrites it.
 
         Raises:
@@ -52,15 +54,15 @@ class Replay(Generic[Result]):
             self.calls += 1
             return rehearse(lambda: self.function(*given), last=self.calls == WARM_UP)
         else:
-            copies = {id(tensor): tensor.clone() for tensor in given if tensor is not None}  # x may be the target
-            self.given = [None if tensor is None else copies[id(tensor)] for tensor in given]
+            copies = {id(tensor): tensor.clone() for tensor in tree_leaves(given) if tensor is not None}  # x may be the target
+            self.given = tree_map_only(Tensor, lambda tensor: copies[id(tensor)], list(given))
             self.result, self.replay = record(lambda: self.function(*self.given))
         self.replay()
         return self.result
 
-    def _copy(self, given: tuple[Tensor | None, ...]) -> None:
+    def _copy(self, given: tuple[Argument, ...]) -> None:
         copied: dict[int, Tensor] = {}
-        for place, tensor in zip(self.given, given, strict=True):
+        for place, tensor in _pairs(self.given, given):
             if place is None or tensor is None:
                 if place is not tensor:
                     raise ValueError("a tensor was given where the recording had None, or None where it had a tensor")
@@ -71,6 +73,21 @@ class Replay(Generic[Result]):
                 copied[id(place)] = tensor
             elif copied[id(place)] is not tensor:
                 raise ValueError("two different tensors were given where the recording had the same tensor twice")
+
+
+def _pairs(places: Iterable[Argument], given: Iterable[Argument]) -> Iterator[tuple[Tensor | None, Tensor | None]]:
+    """Yield each recorded tensor with the one that is given in its place.
+
+    Raises:
+        ValueError: A dict does not have the keys of the recorded one.
+    """
+    for place, argument in zip(places, given, strict=True):
+        if isinstance(place, dict) and isinstance(argument, dict) and place.keys() == argument.keys():
+            yield from ((tensor, argument[key]) for key, tensor in place.items())
+        elif isinstance(place, dict) or isinstance(argument, dict):
+            raise ValueError("a dict was given that does not have the keys of the recorded one")
+        else:
+            yield place, argument
 
 
 @cache

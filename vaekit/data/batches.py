@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from vaekit.data.sources import ImageSource
     from vaekit.data.specs import AugmentSpec, Binarize
+
+
+Drawn = TypeVar("Drawn", Tensor, Tensor | None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,16 @@ class Batch:
     step: int = 0
     """Number of the batch within its epoch."""
 
-    def share(self, draw: Callable[[int], Tensor]) -> Tensor:
-        """Return this rank's part of ``draw(size of the whole batch)``, so that any number of ranks sees the same draws."""
+    def share(self, draw: Callable[[int], Drawn]) -> Drawn:
+        """Return this rank's part of ``draw(size of the whole batch)``, so that any number of ranks sees the same draws.
+
+        What draws nothing returns None.
+        """
         size = len(self.x)
         if self.whole is None or self.whole == size:
             return draw(size)
-        return draw(self.whole)[self.offset : self.offset + size]
+        drawn = draw(self.whole)
+        return None if drawn is None else drawn[self.offset : self.offset + size]
 
 
 def full_batches(num_images: int, batch_size: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from vaekit.data.pixels import UNIT, Range
 from vaekit.distributions import LEVEL, QuantisedDensity
 from vaekit.evaluation.metrics import METRICS
 from vaekit.interfaces import Likelihood
-from vaekit.model.objective import Inputs, Objective
+from vaekit.model.objective import Objective
 from vaekit.streams import Streams
 from vaekit.trace import Trace, mean_over_samples
 
@@ -100,10 +99,8 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
         size = batch.x.shape[0]
         if size == 0:  # a process may have no share of the last batch
             continue
-        generator = streams.generator(f"evaluation/{split}", batch.step, device)
-        noise = batch.share(partial(objective.draw_noise, generator=generator, like=batch.inputs))
-        noise = objective.samples_first(noise)
-        _, terms, trace = objective.evaluate(Inputs(batch.inputs, batch.x, noise, final, batch.y))
+        inputs = objective.inputs_of(batch, streams, batch.step, epoch=final, split=split)
+        _, terms, trace = objective.evaluate(inputs)
         for name, value in terms.items():
             add(name, value.to(exact) * size)
         if trace.kl is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit import roles
-from vaekit.data.batches import Batches
+from vaekit.data.batches import Batch, Batches
 from vaekit.data.facts import Facts
 from vaekit.data.sources import ImageSource, Splits, sample_of
 from vaekit.errors import UsageError
@@ -158,6 +158,6 @@ def example_inputs(objective: Objective) -> Inputs:
     """Return inputs for a trial of an objective: three images with noise and labels, at the start of training."""
     vae = objective.vae
     x = torch.rand(3, *vae.data_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
-    noise = objective.samples_first(objective.draw_noise(3, torch.Generator(vae.device), like=x))
     y = torch.zeros(3, dtype=torch.int64, device=vae.device)
-    return Inputs(x, x, noise, torch.zeros((), device=vae.device), y)
+    batch = Batch(x, x, y, torch.arange(3, device=vae.device))
+    return objective.inputs_of(batch, Streams(0), 0, epoch=torch.zeros((), device=vae.device))

@@ -47,7 +47,10 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     p = vae.likelihood(outputs)
     _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
     _kept(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
-    trace = vae(inputs.x, inputs.noise, target=inputs.target, y=inputs.y, num_data=objective.num_data, epoch=inputs.epoch)
+    for kind, draw in (inputs.draws or {}).items():
+        shape = draw.shape[1:] if isinstance(draw, Tensor) else ()
+        _kept(roles.losses, kind, "its noise", draw, (num, *shape))
+    trace = objective.trace(inputs)
     for name, (kind, _) in objective.terms.items():
         loss: Any = objective.losses[kind]
         if kind in roles.losses:

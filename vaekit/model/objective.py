@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from vaekit.data.batches import Batch
 from vaekit.errors import UsageError
 from vaekit.interfaces import Aim, Loss, Module, Optim, Shape
 from vaekit.model.vae import VAE
 from vaekit.schema import ModelPart
+from vaekit.streams import Streams
 from vaekit.trace import Trace, mean_over_samples
 
 
@@ -27,6 +29,7 @@ class Inputs(NamedTuple):
         noise: The base noise of the posterior, ``(*S, B, D)``.
         epoch: The time for schedules, a 0-d tensor.
         y: Labels, ``(B,)``, or None.
+        draws: The noise of losses that draw some, by kind, each ``(B, ...)``, or None.
     """
 
     x: Tensor
@@ -34,6 +37,7 @@ class Inputs(NamedTuple):
     noise: Tensor
     epoch: Tensor
     y: Tensor | None = None
+    draws: dict[str, Tensor] | None = None
 
 
 class Result(NamedTuple):
@@ -144,6 +148,8 @@ class Objective(nn.Module):
         learned = [name for name, module in self.named_modules() if isinstance(module, Module) and module.learned]
         self.learners = [name for name in learned if not self._is_frozen(name)]
         """The names of modules with state that learns without gradients."""
+        self.drawers = [name for name, loss in losses.items() if type(loss).draw_noise is not Loss.draw_noise]
+        """The names of losses that may draw noise of their own."""
         self.players = self._players()
         self.owner = {name: i for i, player in enumerate(self.players) for name in player.names}
 
@@ -214,8 +220,31 @@ class Objective(nn.Module):
             self.vae.get_submodule(part).eval()
         return self
 
+    def inputs_of(self, batch: Batch, streams: Streams, number: int, *, epoch: Tensor, split: str | None = None) -> Inputs:
+        """Return the inputs for a batch, with noise that is a function of the seed, the number and, in evaluation, the split.
+
+        Each loss has a stream of its own, so that adding a loss changes no other draws.
+
+        Args:
+            batch: The batch, or the part of it that this process has.
+            streams: The random streams of the run.
+            number: The number of the step in training, or of the batch in evaluation.
+            epoch: The time for schedules, a 0-d tensor.
+            split: The name of the split in evaluation; default: training.
+        """
+        generator = partial(streams.generator, step=number, device=batch.inputs.device)
+        posterior, prefix = ("posterior", "") if split is None else (f"evaluation/{split}", f"evaluation/{split}/")
+        noise = batch.share(partial(self.draw_noise, generator=generator(posterior), like=batch.inputs))
+        draws: dict[str, Tensor] = {}
+        for kind in self.drawers:
+            draw = partial(cast("Loss", self.losses[kind]).draw_noise, like=batch.inputs, model=self.vae)
+            drawn = batch.share(partial(draw, generator=generator(f"{prefix}loss/{kind}")))
+            if drawn is not None:
+                draws[kind] = drawn
+        return Inputs(batch.inputs, batch.x, self.samples_first(noise), epoch, batch.y, draws)
+
     def draw_noise(self, num: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
-        """Draw the base noise of ``num`` images, ``(num, *S, D)``: batch first, so that processes can share it by images.
+        """Draw the base noise of the codes of ``num`` images, ``(num, *S, D)``: batch first, so that processes can share it.
 
         `samples_first` brings it into the order that the model takes.
         """
@@ -243,7 +272,7 @@ class Objective(nn.Module):
         if player is None:
             total, terms, trace = self.evaluate(inputs)
             return Result(total, terms, self.next_state(trace))
-        return Result(*self._value(self.players[player], self._trace(inputs) if trace is None else trace), {})
+        return Result(*self._value(self.players[player], self.trace(inputs) if trace is None else trace), {})
 
     @torch.no_grad()
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
@@ -256,7 +285,7 @@ class Objective(nn.Module):
 
     def evaluate(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor], Trace]:
         """Return the scalar to minimise, the terms to log, and the trace."""
-        trace = self._trace(inputs)
+        trace = self.trace(inputs)
         if len(self.players) == 1:
             total, terms = self._value(self.players[0], trace)
         else:
@@ -302,7 +331,8 @@ class Objective(nn.Module):
             terms = more | terms
         return reduce(torch.add, values), terms
 
-    def _trace(self, inputs: Inputs) -> Trace:
+    def trace(self, inputs: Inputs) -> Trace:
+        """Return the trace of the model for the inputs."""
         trace: Trace = self.vae(
             inputs.x,
             inputs.noise,
@@ -310,6 +340,7 @@ class Objective(nn.Module):
             y=inputs.y,
             num_data=self.num_data,
             epoch=inputs.epoch,
+            draws=inputs.draws,
             gather=self.gather if self.training else None,
         )
         return trace

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -236,6 +236,7 @@ class VAE(nn.Module):
         num_data: int | None = None,
         epoch: Tensor | None = None,
         generator: torch.Generator | None = None,
+        draws: Mapping[str, Tensor] | None = None,
         gather: Callable[[Tensor, int], Tensor] | None = None,
     ) -> Trace:
         """Encode, sample and decode; return the trace, from which losses and pictures are computed.
@@ -248,18 +249,21 @@ class VAE(nn.Module):
             num_data: The size of the dataset, stored in the trace.
             epoch: The time for schedules, stored in the trace.
             generator: The source of the noise if it is drawn.
+            draws: The noise of losses by kind, each ``(B, ...)``, stored in the trace.
             gather: A function that joins the parts of a tensor from all processes along the batch dimension, for ``trace.whole``.
         """
         if noise is None:
             noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
         params = self._params_of(x, self.condition_on(y))
         target = x if target is None else target
-        trace = self.trace_from(self.posterior(params, self), noise, target, y=y, num_data=num_data, epoch=epoch)
+        draws = draws or {}
+        trace = self.trace_from(self.posterior(params, self), noise, target, y=y, num_data=num_data, epoch=epoch, draws=draws)
         if gather is not None:
             y = None if y is None else gather(y, 0)
             site = self._site(self.posterior(gather(params, 0), self), gather(noise, -2), self.condition_on(y))
             absent: Any = Elsewhere()
-            trace.whole = Trace(absent, (site,), absent, y, num_data, epoch, self)
+            draws = {kind: gather(draw, 0) for kind, draw in draws.items()}
+            trace.whole = Trace(absent, (site,), absent, y, num_data, epoch, self, draws=draws)
         return trace
 
     def trace_from(
@@ -271,6 +275,7 @@ class VAE(nn.Module):
         y: Tensor | None = None,
         num_data: int | None = None,
         epoch: Tensor | None = None,
+        draws: Mapping[str, Tensor] | None = None,
     ) -> Trace:
         """Sample and decode; return the trace. This is the second half of `forward`, for many samples of images encoded once.
 
@@ -281,11 +286,12 @@ class VAE(nn.Module):
             y: Labels, ``(B,)``, which conditional models need; stored in the trace.
             num_data: The size of the dataset, stored in the trace.
             epoch: The time for schedules, stored in the trace.
+            draws: The noise of losses by kind, each ``(B, ...)``, stored in the trace.
         """
         c = self.condition_on(y)
         site = self._site(q, noise, c)
         p = self.likelihood_of(site.z, c)
-        return Trace(x=x, sites=(site,), likelihood=p, y=y, num_data=num_data, epoch=epoch, model=self)
+        return Trace(x=x, sites=(site,), likelihood=p, y=y, num_data=num_data, epoch=epoch, model=self, draws=draws or {})
 
     def _site(self, q: Distribution, noise: Tensor, c: Tensor | None) -> Site:
         has_density = Capability.LOG_PROB in self.posterior.provides

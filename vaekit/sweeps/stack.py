@@ -78,16 +78,18 @@ class StackedStep:
             batches: A batch for each of the ``leaders``.
             number: The step number.
         """
-        x, target, noise, _, y = self.inputs(batches, number)
+        x, target, noise, _, y, draws = self.inputs(batches, number)
         factors = [step.lr_factor(number) for step in self.steps]
         for average in self.averages:
             average.set_step(number)
         take = self.take if self.replay is None else self.replay
-        return take(x, target, noise, y, *(optimizer.numbers(factors) for optimizer in self.optimizers))
+        return take(x, target, noise, y, draws, *(optimizer.numbers(factors) for optimizer in self.optimizers))
 
-    def take(self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None, *numbers: Tensor) -> dict[str, Tensor]:
+    def take(
+        self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None, draws: dict[str, Tensor] | None, *numbers: Tensor
+    ) -> dict[str, Tensor]:
         """Take a step on data and noise, with the numbers of each optimiser, at the time already set."""
-        inputs = Inputs(x, target, noise, self.first.clock, y)
+        inputs = Inputs(x, target, noise, self.first.clock, y, draws)
         with self.first.autocast():
             total, terms, state = self.forward(self.base, self.parameters, self.buffers, inputs, shared=len(self.leaders) == 1)
         moving = [self.parameters[name] for name in self.moving]
@@ -109,7 +111,9 @@ class StackedStep:
             None if values[0] is None else torch.stack([values[seed] for seed in self.seed_of])
             for values in zip(*((each.x, each.target, each.noise, each.y) for each in given), strict=True)
         )
-        return Inputs(cast("Tensor", x), cast("Tensor", target), cast("Tensor", noise), given[0].epoch, y)
+        drawn = [each.draws or {} for each in given]
+        draws = {kind: torch.stack([drawn[seed][kind] for seed in self.seed_of]) for kind in drawn[0]}
+        return Inputs(cast("Tensor", x), cast("Tensor", target), cast("Tensor", noise), given[0].epoch, y, draws)
 
 
 def over_models(
@@ -121,7 +125,7 @@ def over_models(
         return functional_call(base, (parameters, buffers), (inputs,))
 
     own: Any = None if shared else 0
-    dims = Inputs(own, own, own, cast("Any", None), None if inputs.y is None else own)
+    dims = Inputs._make(None if each is None else own for each in inputs)._replace(epoch=cast("Any", None))
     result: Result = vmap(alone, in_dims=(0, 0, dims), randomness="different")(parameters, buffers, inputs)
     return result
 

@@ -93,7 +93,7 @@ def expect_exact_gradient(function: Callable[[Tensor], Tensor], at: Tensor, what
     expect(off <= 1e-5 * (1 + abs(difference)), what, expected=f"{difference:.6g}, by a difference of values", came=f"{came:.6g}")
 
 
-def expect_stackable(modules: Sequence[nn.Module], *inputs: Tensor) -> None:
+def expect_stackable(modules: Sequence[nn.Module], *inputs: Any) -> None:
     """Raise unless modules stacked under `torch.vmap`, as sweeps train them, have the output and the gradients of each alone.
 
     Args:

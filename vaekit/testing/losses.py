@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -33,28 +33,52 @@ def loss_of(candidate: Candidate, dtype: torch.dtype = torch.float64) -> Loss:
     return loss
 
 
-def vae_of(loss: Loss, dtype: torch.dtype = torch.float64) -> VAE:
-    """Build a small VAE of Bernoulli pixels, with a diagonal Gaussian posterior or the first one that suits the loss."""
+def vae_of(loss: Loss, dtype: torch.dtype = torch.float64, *, prior: str | None = None) -> VAE:
+    """Build a small VAE of Bernoulli pixels, with a diagonal Gaussian posterior or the first one that suits the loss.
+
+    Args:
+        loss: The loss.
+        dtype: The type of the parameters.
+        prior: The prior; default: the posterior's default.
+    """
     cls = next(each for kind in ("gaussian", *posteriors.kinds()) if loss.requires <= (each := posteriors.get(kind)).provides)
     shapes = {"latent_dim": LATENT_DIM, "latent_shape": (LATENT_DIM,), "data_shape": IMAGE}
     posterior: Posterior = posteriors.build(posteriors.spec(cls.kind)(kind=cls.kind), **shapes)
-    prior: Prior = priors.build(priors.spec(cls.default_prior)(kind=cls.default_prior), **shapes)
+    prior = prior or cls.default_prior
+    density: Prior = priors.build(priors.spec(prior)(kind=prior), **shapes)
     parts = (encoders, IMAGE, posterior.param_shape), (decoders, (LATENT_DIM,), IMAGE)
     encoder, decoder = (
         registry.build(registry.spec("mlp").model_validate({"hidden": (8,)}), in_shape=in_shape, out_shape=out_shape)
         for registry, in_shape, out_shape in parts
     )
-    return VAE(encoder, decoder, posterior=posterior, prior=prior).to(dtype)
+    return VAE(encoder, decoder, posterior=posterior, prior=density).to(dtype)
 
 
-def inputs_of(loss: Loss, num: int = 8, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Return random binary images, and noise for their codes, with the samples that the loss asks for."""
-    return torch.rand(num, *IMAGE, dtype=dtype).round(), torch.randn(*(loss.samples or ()), num, LATENT_DIM, dtype=dtype)
+class Inputs(NamedTuple):
+    """Images, the noise of their codes, and the loss's own by kind."""
+
+    x: Tensor
+    noise: Tensor
+    draws: dict[str, Tensor]
+
+    def to(self, kind: torch.dtype | str) -> Inputs:
+        """Return the inputs in another floating-point type, or on another device."""
+        draws = {name: draw.to(kind) for name, draw in self.draws.items()}
+        return Inputs(self.x.to(kind), self.noise.to(kind), draws)
 
 
-def trace_of(vae: nn.Module, x: Tensor, noise: Tensor) -> Trace:
+def inputs_of(candidate: Candidate, loss: Loss, vae: VAE, num: int = 8, dtype: torch.dtype = torch.float64) -> Inputs:
+    """Return random binary images, noise for their codes, with the samples that the loss asks for, and the loss's own noise."""
+    x = torch.rand(num, *IMAGE, dtype=dtype).round()
+    noise = torch.randn(*(loss.samples or ()), num, LATENT_DIM, dtype=dtype)
+    drawn = loss.draw_noise(num, like=x, model=vae)
+    return Inputs(x, noise, {} if drawn is None else {candidate.kind: drawn})
+
+
+def trace_of(vae: nn.Module, inputs: Inputs) -> Trace:
     """Trace a forward pass in the middle of training."""
-    trace: Trace = vae(x, noise, num_data=NUM_DATA, epoch=torch.tensor(1.5, device=x.device))
+    x, noise, draws = inputs
+    trace: Trace = vae(x, noise, num_data=NUM_DATA, epoch=torch.tensor(1.5, device=x.device), draws=draws)
     return trace
 
 
@@ -70,7 +94,7 @@ def check_value(candidate: Candidate) -> None:
     vae = vae_of(loss)
     for num in (1, 2, 8):
         with during(f"the loss of {num} examples"):
-            values = values_of(loss, trace_of(vae, *inputs_of(loss, num)))
+            values = values_of(loss, trace_of(vae, inputs_of(candidate, loss, vae, num)))
         shapes: set[tuple[int, ...]] = {(num,), ()} if loss.batch_statistic else {(num,)}
         allowed = " or ".join(map(str, shapes)) + ("" if loss.batch_statistic else "; () where batch_statistic is declared")
         for name, value in values.items():
@@ -110,8 +134,7 @@ def check_requirements(candidate: Candidate) -> None:
     if not required <= METHODS.keys():  # which stand for a kind of distribution
         return
     vae = vae_of(loss)
-    x, noise = inputs_of(loss)
-    trace = trace_of(vae, x, noise)
+    trace = trace_of(vae, inputs_of(candidate, loss, vae))
     q, p = least_of(required, trace.site.q), least_of(required, trace.site.p)
     site = Site(trace.z, q, p, has_density=Capability.LOG_PROB in required)
     provided = ", ".join(["mean", "rsample", *(METHODS[each] for each in Capability if each in required)])
@@ -158,10 +181,10 @@ def check_coverage(candidate: Candidate) -> None:
     def excess(far: float, epoch: float) -> Tensor:
         values = []
         for _ in range(NUM_BATCHES):
-            x, noise = inputs_of(loss, BATCH)
+            x, noise, draws = inputs_of(candidate, loss, vae, BATCH)
             q = DiagonalGaussian(zero + far, zero - far)
             time = torch.tensor(epoch, dtype=torch.float64)
-            trace = vae.trace_from(q, noise, x, num_data=20 * BATCH, epoch=time)
+            trace = vae.trace_from(q, noise, x, num_data=20 * BATCH, epoch=time, draws=draws)
             base = -_log_mean(trace.log_likelihood) if "reconstruction" in covers else torch.zeros(())
             values.append((loss(trace) - base).mean().detach())
         return torch.stack(values)
@@ -206,19 +229,52 @@ def check_independence(candidate: Candidate) -> None:
     vae = vae_of(loss)
     if loss.batch_statistic:
         return
-    x, noise = inputs_of(loss)
-    alone = torch.cat([loss(trace_of(vae, x[i : i + 1], noise[..., i : i + 1, :])) for i in range(len(x))])
-    expect_close(loss(trace_of(vae, x, noise)), alone, "a batch, against its examples one by one", rtol=1e-10, atol=1e-12)
+    inputs = inputs_of(candidate, loss, vae)
+    x, noise, draws = inputs
+    parts = [slice(i, i + 1) for i in range(len(x))]
+    each = [Inputs(x[i], noise[..., i, :], {kind: draw[i] for kind, draw in draws.items()}) for i in parts]
+    alone = torch.cat([loss(trace_of(vae, part)) for part in each])
+    expect_close(loss(trace_of(vae, inputs)), alone, "a batch, against its examples one by one", rtol=1e-10, atol=1e-12)
 
 
 @check("loss")
 def check_determinism(candidate: Candidate) -> None:
-    """The same trace always gives the same loss: the loss makes no random draws of its own."""
+    """The same trace always gives the same loss: the loss draws random numbers in ``draw_noise`` only."""
     loss = loss_of(candidate).eval()
     vae = vae_of(loss)
-    inputs = inputs_of(loss)
-    values = [loss(trace_of(vae, *inputs)) for _ in range(2)]
+    inputs = inputs_of(candidate, loss, vae)
+    values = [loss(trace_of(vae, inputs)) for _ in range(2)]
     expect(torch.equal(*values), "the loss of one trace, twice", expected="bit-equal values", came="other ones")
+
+
+@check("loss")
+def check_draws(candidate: Candidate) -> None:
+    """What the loss draws is one row per example, a function of the generator alone, and enough to compute the loss from.
+
+    It is checked with the default prior and, if the loss takes it, with a mixture, since the noise may depend on the model.
+    """
+    loss, required = loss_of(candidate), candidate.cls.declare(candidate.keywords).requires_of_prior
+    models, mixture = [vae_of(loss)], priors.get("mixture")
+    if required <= mixture.provides and models[0].posterior.space == mixture.space:
+        models.append(vae_of(loss, prior="mixture"))
+    like = torch.zeros((), dtype=torch.float64)
+    for vae in models:
+        about = f"a model with the prior {vae.prior.kind!r}"
+        for num in (1, 8):
+            what = f"the noise for {num} examples and {about}"
+            with during(what):
+                one, other = (loss.draw_noise(num, torch.Generator().manual_seed(0), like=like, model=vae) for _ in range(2))
+            if one is None or other is None:
+                expect(one is other, what, expected="always None, or never", came="None at times")
+                continue
+            expect(isinstance(one, Tensor), what, expected="a tensor or None", came=type(one).__name__)
+            expect(one.shape[:1] == (num,), f"the shape of {what}", expected=f"({num}, ...)", came=tuple(one.shape))
+            expect(one.dtype == like.dtype, f"the type of {what}", expected=like.dtype, came=one.dtype)
+            expect(not one.requires_grad, what, expected="no function of parameters", came="one with a gradient")
+            expect(torch.equal(one, other), f"{what}, from equal generators", expected="equal draws", came="different ones")
+        with during(f"the loss of {about}"):
+            value = loss(trace_of(vae, inputs_of(candidate, loss, vae)))
+        expect_finite(value, f"the loss of {about}")
 
 
 @check("loss")
@@ -230,7 +286,7 @@ def check_gradient(candidate: Candidate) -> None:
     named = {f"{own}.{name}" for aim in aims.values() for own in aim.own for name, _ in getattr(loss, own).named_parameters()}
     others = {name.replace(".", "_"): p for name, p in loss.named_parameters() if name not in named}
     for number, (name, aim) in enumerate(aims.items()):
-        value = values_of(loss, trace_of(vae, *inputs_of(loss, 16)))[name]
+        value = values_of(loss, trace_of(vae, inputs_of(candidate, loss, vae, 16)))[name]
         expect(value.requires_grad, f"the {name}", expected="a function of parameters", came="a constant")
         loss.zero_grad()
         moved = nn.ModuleDict({own: getattr(loss, own) for own in aim.own})
@@ -247,7 +303,8 @@ def check_gradient(candidate: Candidate) -> None:
 def check_purity(candidate: Candidate) -> None:
     """A forward pass changes neither the state of the loss nor the latents of the trace."""
     loss = loss_of(candidate)
-    trace = trace_of(vae_of(loss), *inputs_of(loss))
+    vae = vae_of(loss)
+    trace = trace_of(vae, inputs_of(candidate, loss, vae))
     state, z = {name: value.clone() for name, value in loss.state_dict().items()}, trace.z.clone()
     loss(trace)
     changed = [name for name, value in loss.state_dict().items() if not torch.equal(value, state[name])]
@@ -259,7 +316,8 @@ def check_purity(candidate: Candidate) -> None:
 def check_metrics(candidate: Candidate) -> None:
     """Each metric that the loss logs is a tensor of one number per example, or of a single number."""
     loss = loss_of(candidate)
-    trace = trace_of(vae_of(loss), *inputs_of(loss))
+    vae = vae_of(loss)
+    trace = trace_of(vae, inputs_of(candidate, loss, vae))
     loss(trace)
     for name, value in trace.metrics.items():
         came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -271,9 +329,9 @@ def check_dtype(candidate: Candidate) -> None:
     """Float32 traces give float32 losses that agree with float64."""
     loss = loss_of(candidate)
     vae = vae_of(loss)
-    x, noise = inputs_of(loss)
-    double = loss(trace_of(vae, x, noise))
-    loss, trace = loss_of(candidate, torch.float32), trace_of(vae.float(), x.float(), noise.float())
+    inputs = inputs_of(candidate, loss, vae)
+    double = loss(trace_of(vae, inputs))
+    loss, trace = loss_of(candidate, torch.float32), trace_of(vae.float(), inputs.to(torch.float32))
     single = loss(trace)
     expect(single.dtype == torch.float32, "the type of the loss in float32", expected=torch.float32, came=single.dtype)
     if not list(loss.parameters()):
@@ -283,11 +341,11 @@ def check_dtype(candidate: Candidate) -> None:
 @check("loss")
 def check_device(candidate: Candidate) -> None:
     """The loss moves to another device completely: it creates no tensor on the CPU."""
-    loss = loss_of(candidate, torch.float32).to("meta")
-    vae = vae_of(loss, torch.float32).to("meta")
-    inputs = [tensor.to("meta") for tensor in inputs_of(loss, dtype=torch.float32)]
+    loss = loss_of(candidate, torch.float32)
+    vae = vae_of(loss, torch.float32)
+    inputs = inputs_of(candidate, loss, vae, dtype=torch.float32).to("meta")
     with during("the loss on torch's meta device"):
-        value = loss(trace_of(vae, *inputs))
+        value = loss.to("meta")(trace_of(vae.to("meta"), inputs))
     expect(value.device.type == "meta", "the device of the loss", expected="meta", came=value.device.type)
 
 
@@ -296,7 +354,8 @@ def check_compile(candidate: Candidate) -> None:
     """`torch.compile` compiles model and loss to a single graph that agrees with eager execution."""
     loss = loss_of(candidate, torch.float32)
     vae = vae_of(loss, torch.float32)
-    expect_compiles(lambda *inputs: loss(trace_of(vae, *inputs)), inputs_of(loss, dtype=torch.float32))
+    inputs = inputs_of(candidate, loss, vae, dtype=torch.float32)
+    expect_compiles(lambda *inputs: loss(trace_of(vae, Inputs(*inputs))), inputs)
 
 
 class _Model(nn.Module):
@@ -306,8 +365,8 @@ class _Model(nn.Module):
         super().__init__()
         self.vae, self.loss = vae, loss
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        value: Tensor = self.loss(trace_of(self.vae, x, noise))
+    def forward(self, *inputs: Any) -> Tensor:
+        value: Tensor = self.loss(trace_of(self.vae, Inputs(*inputs)))
         return value
 
 
@@ -315,7 +374,8 @@ class _Model(nn.Module):
 def check_vmap(candidate: Candidate) -> None:
     """Models stacked under `torch.vmap`, as sweeps train them, have the losses and gradients of each model alone."""
     losses = [loss_of(candidate) for _ in range(2)]
-    expect_stackable([_Model(vae_of(loss), loss).eval() for loss in losses], *inputs_of(losses[0]))
+    models = [_Model(vae_of(loss), loss).eval() for loss in losses]
+    expect_stackable(models, *inputs_of(candidate, losses[0], models[0].vae))
 
 
 @check("loss")
@@ -323,5 +383,5 @@ def check_state_dict(candidate: Candidate) -> None:
     """Saving the weights and loading them into a new instance gives a bit-identical loss."""
     loss, other = loss_of(candidate), loss_of(candidate)
     vae = vae_of(loss)
-    inputs = inputs_of(loss)
-    expect_same_after_loading(loss, other, lambda module: [module(trace_of(vae, *inputs))])
+    inputs = inputs_of(candidate, loss, vae)
+    expect_same_after_loading(loss, other, lambda module: [module(trace_of(vae, inputs))])

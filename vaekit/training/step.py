@@ -68,17 +68,15 @@ class Step:
 
     def __call__(self, batch: Batch, number: int) -> dict[str, Tensor]:
         """Take step ``number``; return the terms of the objective, each 0-d."""
-        x, target, noise, _, y = self.inputs(batch, number)
+        x, target, noise, _, y, draws = self.inputs(batch, number)
         self.set_rates(number)
         take = self.take if self.replay is None else self.replay
-        return take(x, target, noise, y)
+        return take(x, target, noise, y, draws)
 
     def inputs(self, batch: Batch, number: int) -> Inputs:
         """Return the inputs of the objective at a step: the batch, its noise and the time."""
         self.clock.fill_(number / self.steps_per_epoch)
-        generator = self.streams.generator("posterior", number, self.device)
-        noise = batch.share(partial(self.objective.draw_noise, generator=generator, like=batch.inputs))
-        return Inputs(batch.inputs, batch.x, self.objective.samples_first(noise), self.clock, batch.y)
+        return self.objective.inputs_of(batch, self.streams, number, epoch=self.clock)
 
     def set_rates(self, number: int) -> None:
         """Set the learning rates of a step and the weight of its parameters in the moving average."""
@@ -93,10 +91,12 @@ class Step:
         if self.average is not None:
             self.average.set_step(number)
 
-    def take(self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+    def take(
+        self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None, draws: dict[str, Tensor] | None
+    ) -> dict[str, Tensor]:
         """Take a step on data and noise, at the time and learning rates already set."""
         with self.autocast():
-            total, terms, state = self.forward(Inputs(x, target, noise, self.clock, y))
+            total, terms, state = self.forward(Inputs(x, target, noise, self.clock, y, draws))
         total.backward()
         self.update(state)
         return dict(terms)

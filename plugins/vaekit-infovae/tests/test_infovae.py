@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from vaekit_infovae.mmd import squared_mmd
+from vaekit_infovae.mmd import sampled_squared_mmd, squared_mmd
 from vaekit_infovae.shapes import draw
 
 import vaekit
@@ -44,23 +44,53 @@ def test_mmd_is_unbiased_at_the_prior_and_positive_away_from_it():
     assert squared_mmd(2 + torch.zeros(1, 3, dtype=torch.float64), SCALES).isfinite()
 
 
-def test_mmd_refuses_another_prior():
-    class Other(vaekit.Prior):
-        """A learned normal."""
+def test_the_estimate_from_draws_is_unbiased_with_the_closed_form_as_its_mean():
+    generator = torch.Generator().manual_seed(0)
+    z = 0.5 + 1.5 * torch.randn(16, 3, generator=generator, dtype=torch.float64)
+    draws = torch.randn(4000, 16, 3, generator=generator, dtype=torch.float64)
+    values = torch.stack([sampled_squared_mmd(z, y, SCALES) for y in draws])
+    error = values.std() / len(values) ** 0.5
+    assert abs(values.mean() - squared_mmd(z, SCALES)) < 4 * error
+    assert error < 0.02 * squared_mmd(z, SCALES)
 
-        def __init__(self, latent_dim):
-            super().__init__(latent_dim)
-            self.mu = torch.nn.Parameter(torch.zeros(latent_dim))
 
-        def forward(self, model=None, c=None):
-            from vaekit.distributions import DiagonalGaussian
+def test_the_estimate_is_unbiased_where_a_code_depends_on_its_draw():
+    """As in a conditional model, where the label of an example determines both."""
+    y = torch.randn(8, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert abs(sampled_squared_mmd(y, y, SCALES)) < 1e-12
 
-            return DiagonalGaussian(self.mu, torch.zeros_like(self.mu))
 
-    encoder = vaekit.encoders.get("mlp")((1, 4, 4), (2, 3), hidden=(8,))
-    vae = vaekit.VAE(encoder, vaekit.decoders.get("mlp")((3,), (1, 4, 4), hidden=(8,)), prior=Other(3))
-    with pytest.raises(vaekit.VaekitError, match="standard normal only"):
-        vaekit.losses.get("mmd")()(vae(torch.rand(2, 1, 4, 4)))
+def model_of(prior, latent_dim=3):
+    prior = vaekit.priors.build(
+        vaekit.priors.spec(prior)(kind=prior), latent_dim=latent_dim, latent_shape=(latent_dim,), data_shape=(1, 4, 4)
+    )
+    encoder = vaekit.encoders.get("mlp")((1, 4, 4), (2, latent_dim), hidden=(8,))
+    return vaekit.VAE(encoder, vaekit.decoders.get("mlp")((latent_dim,), (1, 4, 4), hidden=(8,)), prior=prior)
+
+
+@pytest.mark.parametrize("prior", ["mixture", "vamp"])
+def test_mmd_draws_from_the_prior_of_the_model(prior):
+    torch.manual_seed(0)
+    vae, loss, x = model_of(prior), vaekit.losses.get("mmd")(), torch.rand(5, 1, 4, 4)
+    noise = loss.draw_noise(5, torch.Generator().manual_seed(0), like=x, model=vae)
+    trace = vae(x, draws={"mmd": noise})
+    value = loss(trace)
+    y = vae.prior(vae).rsample(vae.prior.draw_noise(5, torch.Generator().manual_seed(0), like=x))
+    torch.testing.assert_close(value, 100 * sampled_squared_mmd(trace.z, y, loss.scales))
+    value.backward()
+    assert all(parameter.grad is not None for name, parameter in vae.prior.named_parameters() if name != "logits")
+
+
+def test_mmd_draws_nothing_from_a_standard_normal():
+    vae, loss, x = model_of("normal"), vaekit.losses.get("mmd")(), torch.rand(5, 1, 4, 4)
+    assert loss.draw_noise(5, like=x, model=vae) is None
+    trace = vae(x)
+    torch.testing.assert_close(loss(trace), 100 * squared_mmd(trace.z, loss.scales))
+
+
+def test_mmd_says_how_to_draw_if_the_trace_has_no_draws():
+    with pytest.raises(vaekit.VaekitError, match=r"the trace has none(.|\n)*GaussianMixture(.|\n)*draws=\{\"mmd\""):
+        vaekit.losses.get("mmd")()(model_of("mixture")(torch.rand(2, 1, 4, 4)))
 
 
 def test_shapes_have_their_areas_and_places():

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from vaekit.distributions import Density, Distribution, kl_per_dim
+from vaekit.distributions import Density, Distribution, kl_per_dim, log_prob_in_turn
 from vaekit.errors import UsageError
 
 
@@ -57,6 +57,20 @@ class Site:
         if self._kl_per_dim is None:
             self._kl_per_dim = kl_per_dim(self.q, self.p)
         return self._kl_per_dim
+
+    @property
+    def kl_per_latent(self) -> Tensor | None:
+        """What each latent adds to the KL, given those before it, ``(B, D)``; they sum to it.
+
+        It is ``kl_per_dim`` if that is known, else estimated by the samples; None if a density has no term for each latent.
+        """
+        if self.kl_per_dim is not None or not self.has_density:
+            return self.kl_per_dim
+        log_q, log_p = (log_prob_in_turn(density, self.z) for density in (self.q, self.p))
+        if log_q is None or log_p is None:
+            return None
+        terms = log_q - log_p
+        return terms if terms.ndim == 2 else terms.flatten(0, -3).mean(0)
 
     @property
     def kl(self) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import distributions as D
@@ -129,3 +131,24 @@ def test_the_posterior_refuses_a_model_with_another_prior() -> None:
     assert error.value.given == "the prior 'normal'"
     with pytest.raises(UsageError, match="depends on p"):
         posterior(torch.zeros(2, 2, 4))
+
+
+@torch.no_grad()
+def test_the_kl_of_the_latents_sums_to_the_kl_layer_by_layer() -> None:
+    prior = prior_of(5)
+    q, p = posterior_of(prior, 3), prior()
+    z = q.rsample(random(4, 3, 5))
+    site = Site(z, q, p)
+    kl = site.kl_per_latent
+    assert kl is not None
+    torch.testing.assert_close(kl.sum(-1), (q.log_prob(z) - p.log_prob(z)).mean(0), rtol=1e-10, atol=1e-10)
+    top = q.top.log_prob(z[..., :2]) - p.top.log_prob(z[..., :2])
+    torch.testing.assert_close(kl[:, :2].sum(-1), top.mean(0), rtol=1e-10, atol=1e-10)
+
+
+def test_evaluation_reports_the_kl_of_each_latent(tmp_path: Path) -> None:
+    options = {"posterior": "ladder", "latent_dim": 5, "epochs": 1, "pictures": "none", "threads": 1, "device": "cpu"}
+    numbers = vaekit.train(**options, out=tmp_path / "run").evaluation()
+    assert numbers is not None
+    assert len(numbers["kl_per_latent"]) == 5
+    assert sum(numbers["kl_per_latent"]) == pytest.approx(numbers["kl"], rel=1e-4)

@@ -1,7 +1,16 @@
 """Distributions and densities, which posteriors, priors and likelihoods make from tensors."""
 
 from vaekit.distributions.delta import Delta
-from vaekit.distributions.density import Density, Distribution, FactorisedDensity, QuantisedDensity, at_least_float32, sum_event
+from vaekit.distributions.density import (
+    Density,
+    Distribution,
+    FactorisedDensity,
+    QuantisedDensity,
+    SequentialDensity,
+    at_least_float32,
+    log_prob_in_turn,
+    sum_event,
+)
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 from vaekit.distributions.mixture import GaussianMixture, MixtureOf
@@ -32,12 +41,14 @@ __all__ = [
     "Observed",
     "Quantised",
     "QuantisedDensity",
+    "SequentialDensity",
     "SquaredErrorPixels",
     "StandardNormal",
     "UniformCodes",
     "at_least_float32",
     "from_positions",
     "kl_per_dim",
+    "log_prob_in_turn",
     "register_kl",
     "sum_event",
     "to_positions",

@@ -41,6 +41,24 @@ class FactorisedDensity(Density, Protocol):
 
 
 @runtime_checkable
+class SequentialDensity(Density, Protocol):
+    """A density whose dimensions depend on those before them."""
+
+    def log_prob_in_turn(self, value: Tensor) -> Tensor:
+        """Return the log density of each dimension given those before it, ``(*S, B, *event)``; they sum to ``log_prob``."""
+        ...
+
+
+def log_prob_in_turn(density: object, value: Tensor) -> Tensor | None:
+    """Return the log density of each dimension given those before it; None if the density has no such terms."""
+    if isinstance(density, SequentialDensity):
+        return density.log_prob_in_turn(value)
+    per_dim = getattr(density, "log_prob_per_dim", None)
+    terms: Tensor | None = None if per_dim is None else per_dim(value)
+    return terms
+
+
+@runtime_checkable
 class QuantisedDensity(Density, Protocol):
     """A density of continuous pixels that can say how probable each grey level of quantised images is."""
 

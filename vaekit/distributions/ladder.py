@@ -87,5 +87,9 @@ class TwoLayers(NamedTuple):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log densities of ``(*S, B, D)``, ``(*S, B)``."""
+        return self.log_prob_in_turn(value).sum(-1)
+
+    def log_prob_in_turn(self, value: Tensor) -> Tensor:
+        """Return the log densities of the latents z2, and of the latents z1 given z2, ``(*S, B, D)``."""
         z2, z1 = self.split(value)
-        return self.top.log_prob(z2) + self.bottom.given(z2).log_prob(z1)
+        return torch.cat([self.top.log_prob_per_dim(z2), self.bottom.given(z2).log_prob_per_dim(z1)], -1)

@@ -117,8 +117,8 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
         code = site.z[(0,) * len(objective.samples)].to(exact)
         add("code", code.sum(0))
         add("code_square", code.square().sum(0))
-        if site.kl_per_dim is not None:
-            add("kl_per_latent", site.kl_per_dim.to(exact).sum(0))
+        if site.kl_per_latent is not None:
+            add("kl_per_latent", site.kl_per_latent.to(exact).sum(0))
         for metric in METRICS.values():
             if metric.measure is not None and (values := metric.measure(trace)) is not None:
                 add(metric.key, values.to(exact).sum(0))

@@ -136,8 +136,9 @@ def check_capabilities(candidate: Candidate) -> None:
         value = density.log_prob(z)
         expect(value.shape == (6,), "the shape of log_prob of 6 samples", expected=(6,), came=tuple(value.shape))
         expect_finite(value, "log_prob of its own samples")
-        if Capability.FACTORISED in source.provides:
-            expect_close(density.log_prob_per_dim(z).sum(-1), value, "log_prob_per_dim, summed, against log_prob", rtol=1e-9)
+        for method in ("log_prob_per_dim", "log_prob_in_turn"):
+            if hasattr(density, method):
+                expect_close(getattr(density, method)(z).sum(-1), value, f"{method}, summed, against log_prob", rtol=1e-9)
 
 
 @check("posterior", "prior")

@@ -20,7 +20,7 @@ class Ladder(Posterior):
 
     q(z1|x, z2) is in proportion to the prior's p(z1|z2) and to a Gaussian that the encoder emits, which thus need only say how an
     example differs from what z2 predicts. One encoder serves both layers; the prior's ``top`` says how many latents are z2. The
-    KL is estimated by the samples.
+    KL is estimated by the samples, latent by latent: ``kl_per_latent`` shows what each layer carries.
 
     Warm up the KL (``--loss beta --beta 1 --warmup 10``): on digits, the bottom layer then carries 9 of 23 nats, else 2 of 17.
 

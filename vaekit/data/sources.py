@@ -228,7 +228,7 @@ class Splits:
         train: The examples to train on.
         validation: Those to choose models by.
         test: Those of the final numbers.
-        missing: What stands for NaN, a missing number.
+        missing: How missing numbers, NaN, are handled.
 
     Raises:
         DataError: The parts have examples of different shapes.
@@ -250,7 +250,7 @@ class Splits:
         return self.train.shape
 
     def with_missing(self, missing: Missing) -> Splits:
-        """Return the splits with a choice of what stands for missing numbers.
+        """Return the splits with another treatment of missing numbers.
 
         Raises:
             DataError: They are refused, and there are some.

@@ -12,8 +12,8 @@ Binarize = Literal["none", "threshold", "static", "dynamic"]
 """How grey values become 0 or 1: not at all; by ``x > 0.5``; drawn once per dataset; drawn every time an image is seen."""
 
 Missing = Literal["refuse", "zeros", "channel"]
-"""What stands for missing numbers, NaN, where the encoder sees them: nothing, they are refused; zeros; zeros, and beside the
-data a mask that is 1 where a number is known. The likelihood leaves missing numbers out."""
+"""How missing numbers, NaN, are handled: they are refused, or the likelihood leaves them out and the encoder sees zeros, alone or
+beside a mask that is 1 where a number is known."""
 
 Fit = Literal["crop", "pad", "stretch"]
 """How an image of another size is brought to the one that is asked for."""

@@ -127,7 +127,7 @@ class ModelSpec(Spec):
     )
     latent_dim: Count = Field(32, description="Number of latent dimensions; of a grid, at each position.")
     latent_stride: Count | None = Field(
-        None, description="Distance of the positions of a grid of latents, in pixels; none for a vector without positions."
+        None, description="Spacing of a grid of latents, in pixels; none for a vector of latents without positions."
     )
 
 
@@ -258,8 +258,8 @@ class DataSpec(Spec):
     binarize: Binarize = Field(description="How grey pixels are binarised; default: the dataset's choice.")
     missing: Missing = Field(
         "refuse",
-        description="What stands for missing numbers (NaN) where the encoder sees them, if they are not refused: zeros, or zeros "
-        "and a mask beside the data (channel). The likelihood leaves them out.",
+        description="How missing numbers (NaN) are handled: they are refused, or left out of the likelihood and shown to the "
+        "encoder as zeros, with a mask beside the data (channel) or without (zeros).",
     )
     augment: AugmentSpec = Field(AugmentSpec(), description="Random augmentation of training images.")
 

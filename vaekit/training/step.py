@@ -57,7 +57,8 @@ class Step:
         self.optimizers = [self._optimizer(player) for player in self.objective.players]
         self.learned = {name: self.objective.get_buffer(name) for name in self.objective.learned}
         moving = {name: parameter for name, parameter in self.objective.named_parameters() if parameter.requires_grad}
-        self.average = None if train.ema is None else MovingAverage(moving | self.learned, train.ema)
+        moving |= {name: buffer for name, buffer in self.learned.items() if buffer.is_floating_point()}
+        self.average = None if train.ema is None else MovingAverage(moving, train.ema)
         self.forward = self._launched()
         self.clock = torch.zeros((), device=self.device)
         self.steps_per_epoch = full_batches(objective.num_data or 0, train.batch_size)

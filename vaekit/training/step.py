@@ -56,7 +56,7 @@ class Step:
             self.objective.gather = self.processes.gather
         self.optimizers = [self._optimizer(player) for player in self.objective.players]
         self.learned = {name: self.objective.get_buffer(name) for name in self.objective.learned}
-        moving = {name: parameter for name, parameter in self.objective.named_parameters() if parameter.requires_grad}
+        moving: dict[str, Tensor] = {name: each for name, each in self.objective.named_parameters() if each.requires_grad}
         moving |= {name: buffer for name, buffer in self.learned.items() if buffer.is_floating_point()}
         self.average = None if train.ema is None else MovingAverage(moving, train.ema)
         self.forward = self._launched()

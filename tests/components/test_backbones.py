@@ -239,3 +239,8 @@ def test_a_grid_that_no_halving_meets_is_reached_through_linear_layers() -> None
     backbone = of_grid("encoder", "cnn", (1, 28, 28), (3, 6, 6))
     assert parts(backbone, nn.Linear)
     assert backbone(torch.randn(2, 1, 28, 28, dtype=torch.float64)).shape == (2, 2, 3, 6, 6)
+
+
+def test_a_decoder_of_a_grid_doubles_as_late_as_it_can() -> None:
+    assert layers.upsampled_sizes((3, 7, 7), (28, 28), 4) == [(7, 7), (7, 7), (7, 7), (14, 14), (28, 28)]
+    assert layers.upsampled_sizes((3,), (28, 28), 4) == [(2, 2), (4, 4), (7, 7), (14, 14), (28, 28)]

@@ -155,3 +155,9 @@ def test_a_grid_is_exported_as_one(run: vaekit.Run) -> None:
     about = json.loads(run.export("onnx").path.with_suffix(".json").read_text())
     assert about["inputs"][0]["shape"] == ["batch", 3, 4, 4]
     assert about["latent_size"] == 48
+
+
+def test_every_entry_is_used_at_the_start() -> None:
+    vq, x = posterior(codes=30), outputs(50)
+    codes = nearest(to_positions(x, 2), vq.initial_state(trace_of(vq, x))["codebook"])
+    assert len(codes.unique()) == 30

@@ -271,14 +271,14 @@ class Objective(nn.Module):
         """
         if player is None:
             total, terms, trace = self.evaluate(inputs)
-            return Result(total, terms, self.next_state(trace))
+            return Result(total, terms, self.next_state(trace) if self.learners and self.training else {})
         return Result(*self._value(self.players[player], self.trace(inputs) if trace is None else trace), {})
 
     @torch.no_grad()
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
-        """Return the next values of the buffers that learn without gradients; empty in evaluation."""
+        """Return the next values of the buffers that learn without gradients."""
         state: dict[str, Tensor] = {}
-        for name in self.learners if self.training else ():
+        for name in self.learners:
             module = cast("Module", self.get_submodule(name))
             state |= {f"{name}.{buffer}": value for buffer, value in module.next_state(trace.whole or trace).items()}
         return state

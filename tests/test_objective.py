@@ -218,7 +218,7 @@ def test_gradients_stay_in_scope_under_ddp_with_two_processes(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(
         textwrap.dedent("""
-        import sys, torch, torch.distributed as dist
+        import os, sys, torch, torch.distributed as dist
         from torch.nn.parallel import DistributedDataParallel
         from test_objective import gradients, inputs, shared_producer, two_players
         from vaekit.model.objective import Inputs
@@ -240,6 +240,7 @@ def test_gradients_stay_in_scope_under_ddp_with_two_processes(tmp_path):
             del wrapped
         dist.barrier()
         dist.destroy_process_group()
+        os._exit(0)  # gloo's threads can abort the exit of a busy machine's interpreter
         """)
     )
     here = Path(__file__).parent

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from vaekit.citations import ENTRY, work_of
+from vaekit.citations import citations as entries_of
 from vaekit.roles import REGISTRIES
 
 ROOT = Path(__file__).parents[2]
@@ -20,12 +22,6 @@ BUILT_IN = [
 ]
 
 NAME = r"(?:[a-z]+ )*[A-Z][\w'’-]+"
-ENTRY = re.compile(
-    rf"(?P<authors>{NAME}(?: and {NAME}| et al\.)?) \((?P<year>(?:19|20)\d\d)\), "
-    r'"(?P<title>[^"]+)", (?P<published>[^"]+?)'
-    r"(?:, (?P<place>(?:equation|section|appendix|figure|algorithm)s? [^\"]+))?\."
-)
-"""Authors (year), "title", where it was published[, the place in it]."""
 HEADING = re.compile(r"^\s*References?\b.*$", re.MULTILINE)
 INLINE = re.compile(rf"et al\b|\beqs?\. ?\d|arXiv:|doi:|{NAME},? \(?(?:19|20)\d\d\b")
 
@@ -36,14 +32,12 @@ def citations(docstring: str) -> list[str]:
     Raises:
         ValueError: The docstring cites in another form.
     """
-    before, heading, section = f"\n{inspect.cleandoc(docstring)}\n".partition("\nReferences:\n")
-    lines = section.splitlines()
-    end = next((i for i, line in enumerate(lines) if line and not line.startswith("    ")), len(lines))
-    elsewhere = "\n".join([before, *lines[end:]])
-    entries = [" ".join(entry.split()) for entry in re.split(r"^ {4}(?=\S)", "\n".join(lines[:end]), flags=re.MULTILINE)]
-    entries = [entry for entry in entries if entry]
+    entries, text = entries_of(docstring), f"\n{inspect.cleandoc(docstring)}\n"
+    before, heading, section = text.partition("\nReferences:\n")
     if heading and not entries:
         raise ValueError("the section of references is empty")
+    after = section.splitlines()
+    elsewhere = "\n".join([before, *after[next((i for i, line in enumerate(after) if line and line[0] != " "), len(after)) :]])
     for found in (HEADING.search(elsewhere), INLINE.search(elsewhere)):
         if found:
             raise ValueError(f"a citation outside the section of references: {found[0]!r}")
@@ -126,3 +120,25 @@ def test_entries_may_go_on_in_deeper_lines():
 def test_other_forms_are_refused(wrong):
     with pytest.raises(ValueError, match=r"references|not authors"):
         citations(wrong)
+
+
+def test_an_entry_as_bibtex():
+    entry = citations(ENTRIES)[1]
+    assert work_of(entry).bibtex() == (
+        "@inproceedings{chen2018isolating,\n"
+        "  author = {Chen and others},\n"
+        "  title = {{Isolating Sources of Disentanglement in Variational Autoencoders}},\n"
+        "  year = {2018},\n"
+        "  booktitle = {NeurIPS},\n"
+        "  eprint = {1802.04942},\n"
+        "  archivePrefix = {arXiv},\n"
+        "}"
+    )
+    assert work_of(citations(ENTRIES)[2]).bibtex().startswith("@misc{white2016sampling,")
+    assert work_of("Chen 2018") is None
+
+
+def test_works_have_keys_of_their_own():
+    works = {work_of(entry) for file in FILES for _, text in docstrings(file) for entry in citations(text)}
+    titles = {(work.key, work.title) for work in works}
+    assert len({key for key, _ in titles}) == len(titles)

@@ -4,7 +4,7 @@
 field of a spec has its own name (``epochs``), and an augmentation is prefixed (``augment.rotate``). An option of a chosen
 component is prefixed with its role (``encoder.hidden``); an option of a loss or logger also with its kind (``tc.beta``). The
 prefix may be omitted if exactly one chosen component has the option and no field of a spec has the same name (``beta``). A name
-that matches several options is an error that lists them.
+that matches several options is an error that lists them. ``model`` starts from a model of the literature; see `vaekit.specs.zoo`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vaekit.errors import UsageError, VaekitError
 from vaekit.specs.models import SECTIONS, RunSpec
 from vaekit.specs.resolve import ROLES, SEVERAL, choose_components, chosen_components, complete, section_of
 from vaekit.specs.text import read_value
+from vaekit.specs.zoo import base_of
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 Path = tuple[str | int, ...]
 
 RESERVED = frozenset(
-    {"spec", "out", "reporter", "quiet", "json", "debug", "help"}
+    {"spec", "model", "out", "reporter", "quiet", "json", "debug", "help"}
     | {"over", "stack", "search", "storage", "trials", "metric", "prune"}
 )
 """Names with another meaning for `vaekit.train`, `vaekit.sweep` or the command line; options so named always need a prefix."""
@@ -68,15 +69,17 @@ class OptionTable:
 
     Args:
         base: Plain data of a spec, as read from a file; may be empty.
-        options: Values by name; only the components are used here. Hyphens count as underscores.
+        options: Values by name; only the model and the components are used here. Hyphens count as underscores.
 
     Raises:
-        UsageError: A component is unknown.
+        UsageError: A component or the model is unknown.
     """
 
     def __init__(self, base: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-        chosen = {name: value for name, value in _normalise(options).items() if name in ROLES}
-        self.data = choose_components(base, chosen)
+        given = _normalise(options)
+        if given.get("model") is not None:
+            base = base_of(given["model"], base, given.get("init"))
+        self.data = choose_components(base, {name: value for name, value in given.items() if name in ROLES})
         self.index = _options_by_name(self.data)
 
     @property
@@ -94,7 +97,7 @@ class OptionTable:
         """
         data, set_by = deepcopy(self.data), dict[Path, str]()
         for name, value in _normalise(options).items():
-            if name in ROLES:
+            if name in ROLES or name == "model":
                 continue
             option = self.find(name)
             if (other := set_by.setdefault(option.path, name)) != name:
@@ -166,6 +169,10 @@ def _options_by_name(data: Mapping[str, Any]) -> dict[str, list[Option]]:
     literal: Any = Literal
     index: dict[str, list[Option]] = defaultdict(list)
     chosen = chosen_components(data)
+    about = "Model of the literature to start from; `vaekit zoo` lists them."
+    index["model"].append(
+        Option(("model",), Annotated[str | None, Field(examples=["NAME"])], None, False, about, "components", ())
+    )
     for role in ROLES:
         section = section_of(role)
         kinds = (*ROLES[role].kinds(), *(roles.likelihoods.kinds() if role == "loss" else ()))

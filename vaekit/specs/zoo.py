@@ -1,0 +1,123 @@
+"""Models of the literature: files of data that name the parts of a model, its reference and its numbers.
+
+Built-in models are the files of ``vaekit/zoo``. A distribution adds models through the entry-point group ``vaekit.zoo``:
+``hvae = "vaekit_hamiltonian"`` announces ``hvae.yaml`` in the folder of that package, which is not imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from vaekit import plugins
+from vaekit.errors import PluginError, SpecError, UsageError
+from vaekit.files import local_path
+from vaekit.schema import Spec
+from vaekit.specs.models import SECTIONS, read_spec, spec_error
+
+FOLDER = Path(__file__).parents[1] / "zoo"
+GROUP = "vaekit.zoo"
+
+
+class Measurement(Spec):
+    """A number and how it was measured."""
+
+    number: str = Field(description="The number, with its name, its unit and the data.")
+    protocol: str = Field(description="How it was measured.")
+
+
+class Entry(Spec):
+    """A model of the literature."""
+
+    title: str = Field(description="Its name in the literature.")
+    year: int = Field(ge=1950, le=2100, description="The year of its publication.")
+    about: str = Field(description="What it is, and what a chooser must know.")
+    reference: str = Field(description="The work that introduced it, in the form of docstrings.")
+    paper: Measurement | None = Field(None, description="A number of the paper.")
+    ours: Measurement | None = Field(None, description="A number of vaekit's own.")
+    after: str | None = Field(None, description="The model to whose codes it is fitted; None for models trained by themselves.")
+    spec: dict[str, Any] = Field(description="A partial spec: how it differs from the default model.")
+
+
+def names() -> list[str]:
+    """Return the names of all models, sorted."""
+    own = [file.stem.replace("_", "-") for file in FOLDER.glob("*.yaml")]
+    return sorted({*own, *(kind.replace("_", "-") for kind in plugins.installed(GROUP))})
+
+
+def read(name: str) -> Entry:
+    """Read a model.
+
+    Raises:
+        UsageError: There is no model of that name; the message suggests close matches.
+        PluginError: A plugin announces it, and its file is missing or invalid.
+    """
+    name = name.replace("_", "-")
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=3)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "see `vaekit zoo`"
+        raise UsageError(f"unknown model {name!r}", remedy=remedy)
+    file = FOLDER / f"{name.replace('-', '_')}.yaml"
+    source = None if file.is_file() else _plugin(name)
+    if source is not None:
+        file = _file_of(source)
+    try:
+        return Entry.model_validate(read_spec(file))
+    except (SpecError, ValidationError) as error:
+        cause = spec_error(error, str(file)) if isinstance(error, ValidationError) else error
+        raise cause if source is None else source.unusable(cause) from None
+
+
+def _plugin(name: str) -> plugins.Plugin:
+    """Return the plugin that announces a model."""
+    found = [plugin for kind, claims in plugins.installed(GROUP).items() if kind.replace("_", "-") == name for plugin in claims]
+    if len(found) > 1:
+        raise PluginError(f"several plugins announce the model {name!r}", given=", ".join(map(str, found)), remedy="keep one")
+    return found[0]
+
+
+def _file_of(plugin: plugins.Plugin) -> Path:
+    """Return the file of a model that a plugin announces."""
+    roots = (str(plugin.source.locate_file("")), *sys.path)
+    module = plugins.module_file(plugin.entry_point.module, roots)
+    file = None if module is None else module.parent / f"{plugin.kind.replace('-', '_')}.yaml"
+    if file is None or not file.is_file():
+        raise plugin.unusable(UsageError("its file is missing", expected=f"{plugin.kind.replace('-', '_')}.yaml in that package"))
+    return file
+
+
+def base_of(name: str, base: Mapping[str, Any], init: Any = None) -> dict[str, Any]:
+    """Return a spec to start from: that of a model, laid over ``base``.
+
+    Its components replace those of the spec with their options; posterior, prior and losses are all the model's. A model that is
+    fitted to the codes of a trained one keeps them, and starts from the spec of the run that ``init`` names unless there is one.
+
+    Args:
+        name: The model.
+        base: Plain data of a spec; may be empty.
+        init: The run whose weights the new one starts from, if any.
+
+    Raises:
+        UsageError: The model is unknown, or it is fitted to a trained one and none is given.
+    """
+    entry = read(name)
+    if entry.after is not None and not base:
+        file = None if init is None else local_path(init) / "spec.yaml"
+        if file is None or not file.is_file():
+            raise UsageError(
+                f"the model {name!r} is fitted to the codes of a trained {entry.after!r}",
+                given="no run" if file is None else f"--init {init}, which is no run folder",
+                expected="--init RUN",
+                remedy=f"train one first: vaekit train --model {entry.after}",
+            )
+        base = read_spec(file)
+    if entry.after is None:
+        kept = {role: part for role, part in (base.get("model") or {}).items() if role not in {"posterior", "prior", "loss"}}
+        base = {**base, "model": kept}
+    sections = {section: {**(base.get(section) or {}), **(entry.spec.get(section) or {})} for section in SECTIONS}
+    return {**base, **{section: data for section, data in sections.items() if data}}

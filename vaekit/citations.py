@@ -23,7 +23,7 @@ class Work(NamedTuple):
     """A work that a docstring cites.
 
     Args:
-        authors: ``Kingma and Welling`` or ``Burda et al.``.
+        authors: The surnames of one or two authors, or that of the first and a sign for others.
         year: The year of publication.
         title: The title.
         published: Where it was published, such as ``ICLR``; empty if on arXiv only.

@@ -102,6 +102,15 @@ def walk(
     return None
 
 
+def completed(chosen: dict[str, str]) -> dict[str, str]:
+    """Return components that meet in an objective, with others in the further roles that go with one of them."""
+    posterior = next((fitting_posterior(role, kind) for role, kind in chosen.items() if role in {"prior", "loss"}), "gaussian")
+    posterior = chosen.get("posterior", posterior)
+    cls = roles.posteriors.get(posterior)
+    default = {"prior": cls.default_prior, "likelihood": "bce", "loss": cls.default_loss or "kl"}
+    return {"posterior": posterior, **default, **chosen}
+
+
 def missing(chosen: dict[str, str], loss: str) -> dict[str, Any]:
     """Return what a loss and the prior require of the posterior, and the loss of the prior, and these lack, by role."""
     options = {name: field.default for name, field in roles.losses.spec(loss).model_fields.items()}
@@ -116,8 +125,16 @@ def apart(chosen: dict[str, str]) -> bool:
     return roles.posteriors.get(chosen["posterior"]).space != roles.priors.get(chosen["prior"]).space
 
 
-@pytest.mark.parametrize("chosen", products(*BETWEEN), ids=name_of)
-def test_parts_that_meet_in_an_objective(chosen: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "parts",
+    [
+        *[pair for two in itertools.combinations(BETWEEN, 2) for pair in products(*two)],
+        *[three for three in products(roles.posteriors, roles.priors, roles.losses) if not apart(three)],
+    ],
+    ids=name_of,
+)
+def test_parts_that_meet_in_an_objective(parts: dict[str, str]) -> None:
+    chosen = completed(parts)
     refusal, lacks = walk(chosen), missing(chosen, chosen["loss"])
     assert (refusal is not None) == (apart(chosen) or bool(lacks)), refusal
     if refusal is not None and apart(chosen):
@@ -170,9 +187,16 @@ def test_grids_of_latents(chosen: dict[str, str], shape: Shape) -> None:
     assert walk({**posterior, **chosen}, shape=shape, stride=2) is None
 
 
-@pytest.mark.parametrize("shape", [SHAPE, *OTHER_SHAPES], ids=str)
-@pytest.mark.parametrize("chosen", products(roles.likelihoods, roles.losses), ids=name_of)
+@pytest.mark.parametrize(
+    ("chosen", "shape"),
+    [
+        *[(chosen, SHAPE) for chosen in products(roles.likelihoods, roles.losses)],
+        *[(chosen, shape) for chosen in (*products(roles.likelihoods), *products(roles.losses)) for shape in OTHER_SHAPES],
+    ],
+    ids=lambda value: name_of(value) if isinstance(value, dict) else str(value),
+)
 def test_objectives_of_data_that_lack_numbers(chosen: dict[str, str], shape: Shape) -> None:
+    chosen = {"likelihood": "bce", "loss": "kl", **chosen}
     posterior = fitting_posterior("loss", chosen["loss"])
     refusal = walk({"posterior": posterior, **chosen}, shape=shape, missing="channel")
     assert (refusal is not None) == (not roles.likelihoods.get(chosen["likelihood"]).factorised), refusal

@@ -69,6 +69,14 @@ COMMANDS = {
     "autoencoder.pt2": "export RUN --part autoencoder --torch DIR/a.pt2",
 }
 SLOW = {"bench", "decoder.onnx", "encoder.onnx", "autoencoder.onnx", "decoder.pt2", "autoencoder.pt2"}
+OF_LOSSES = {"evaluate", "log p(x)", "report", "bench"}
+"""The operations that a loss has a part in; the others work on the model, which does not hold it."""
+WALK = [
+    pytest.param(point, operation, marks=[pytest.mark.slow] if operation in SLOW else [], id=f"{'-'.join(point)}-{operation}")
+    for point in POINTS
+    for operation in COMMANDS
+    if point[0] != "loss" or operation in OF_LOSSES
+]
 
 
 def options_of(point: Point, data: Path) -> dict[str, Any]:
@@ -125,8 +133,7 @@ def test_every_picture_is_in_the_walk() -> None:
     assert set(roles.pictures.kinds()) <= COMMANDS.keys()
 
 
-@pytest.mark.parametrize("operation", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in COMMANDS])
-@pytest.mark.parametrize("point", POINTS, ids="-".join)
+@pytest.mark.parametrize(("point", "operation"), WALK)
 def test_an_operation(cli: Cli, run_of: RunOf, tmp_path: Path, point: Point, operation: str) -> None:
     run = run_of(point)
     paths = {"RUN": run, "OTHER": run_of(point, seed=1) if "OTHER" in COMMANDS[operation] else run, "DIR": tmp_path}

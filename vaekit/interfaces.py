@@ -29,7 +29,7 @@ Shape = tuple[int, ...]
 
 
 class Capability(StrEnum):
-    """A property of a posterior or prior that a loss may require; others, in any words, can be declared as well."""
+    """A property of a posterior or prior that a loss may require; plugins may declare others, as plain strings."""
 
     LOG_PROB = "log_prob"
     """It has a density: ``log_prob`` is exact."""

@@ -12,7 +12,7 @@ from vaekit.data.facts import Facts
 from vaekit.data.sources import Splits, TensorImages
 from vaekit.distributions import DiagonalGaussian, MixtureOf
 from vaekit.errors import UsageError
-from vaekit.model.assembly import assemble, build_vae
+from vaekit.model.assembly import assemble, build_vae, initial_state
 from vaekit.model.vae import VAE
 from vaekit.specs.options import build_spec
 
@@ -56,10 +56,10 @@ def test_it_starts_at_training_images_with_their_labels() -> None:
     labels = torch.arange(40) % 3
     source = TensorImages(images(40), labels, ("a", "b", "c"))
     spec = build_spec({}, {**SMALL, "condition": "label", "binarize": "none", "likelihood": "bce"})
-    prior: Any = assemble(spec, Splits(source, source, source)).vae.prior
-    found = [(source.images / 255 == each).flatten(1).all(1).nonzero().item() for each in prior.inputs]
+    state = initial_state(spec, assemble(spec, Splits(source, source, source)), source)
+    found = [(source.images / 255 == each).flatten(1).all(1).nonzero().item() for each in state["vae.prior.inputs"]]
     assert len(set(found)) == 5
-    assert prior.labels.tolist() == labels[found].tolist()
+    assert state["vae.prior.labels"].tolist() == labels[found].tolist()
 
 
 def test_inputs_stay_within_the_range_of_the_data() -> None:

@@ -19,7 +19,7 @@ class Facts(Spec):
     )
     value_range: Range = Field(UNIT, description="The lowest and highest values, which pictures show as black and white.")
     class_names: tuple[str, ...] | None = Field(None, description="The name of each label; None if there are no labels.")
-    missing: Missing = Field("refuse", description="What stands for NaN, a missing number, where the encoder sees it.")
+    missing: Missing = Field("refuse", description="How missing numbers (NaN) are handled.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Facts:

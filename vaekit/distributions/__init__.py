@@ -8,6 +8,7 @@ from vaekit.distributions.density import (
     QuantisedDensity,
     SequentialDensity,
     at_least_float32,
+    full_precision,
     log_prob_in_turn,
     sum_event,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "UniformCodes",
     "at_least_float32",
     "from_positions",
+    "full_precision",
     "kl_per_dim",
     "log_prob_in_turn",
     "register_kl",

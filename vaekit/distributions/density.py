@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -71,6 +72,11 @@ def sum_event(values: Tensor, ndim: int) -> Tensor:
     """Sum over the last ``ndim`` dimensions in at least float32, since bfloat16 cannot represent 10,000 nats."""
     dtype = torch.promote_types(values.dtype, torch.float32)
     return values.sum(tuple(range(-ndim, 0)), dtype=dtype)
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[None]:
+    """Return a context in which products on the device of a tensor are not computed in half precision by autocast."""
+    return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
 
 
 def at_least_float32(values: Tensor) -> Tensor:

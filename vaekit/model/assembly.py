@@ -30,15 +30,17 @@ NUM_INITIAL = 1024
 def assemble(spec: RunSpec, splits: Splits) -> Objective:
     """Build the model of a spec and the objective for its data, on the CPU, initialised with the spec's seed.
 
+    What starts from training images is set later, when a run begins; see `initial_state`.
+
     Raises:
         PluginError: A component does not return what its role promises.
         UsageError: A loss has nothing to train, or no loss depends on what is trained.
     """
     vae = build_vae(spec.model, splits.facts, seed=spec.train.seed)
     objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed, frozen=spec.train.freeze)
-    objective.load_state_dict(initial_state(spec, objective, splits.train), strict=False)
-    check_contracts(spec.model, objective, example_inputs(objective))
-    check_players(objective, example_inputs(objective))
+    inputs = example_inputs(objective)
+    check_contracts(spec.model, objective, inputs)
+    check_players(objective, inputs)
     return objective
 
 

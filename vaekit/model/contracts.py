@@ -61,7 +61,7 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
 
 
 def check_players(objective: Objective, inputs: Inputs) -> None:
-    """Check that each loss has parameters to train and, if parts of the model are frozen, that a loss depends on the others.
+    """Check that each loss has parameters to train, and that a loss depends on each part of the model that is trained.
 
     Args:
         objective: The objective; its training mode does not change.

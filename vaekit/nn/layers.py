@@ -188,9 +188,39 @@ def upsampled_sizes(in_shape: Shape, size: Size, num: int) -> list[Size]:
     return [sizes[0]] * (num + 1 - len(sizes)) + sizes
 
 
-def grid_head(width: int, out_shape: Shape) -> nn.Sequential:
-    """Return a pointwise convolution from ``width`` channels to a grid of posterior parameters ``(K, C, *sides)``."""
-    convolution = CONVOLUTIONS[len(out_shape) - 2](width, math.prod(out_shape[:2]), 1)
+def strides_to(sides: Shape, size: Size, num: int) -> list[int]:
+    """Return the strides of ``num`` convolutions of an encoder: 2, up to those that lead to the sides of a grid of latents."""
+    halvings = halvings_to(sides, size, num)
+    return [2 if halvings is None or i < halvings else 1 for i in range(num)]
+
+
+def parameters_head(
+    width: int,
+    size: Size,
+    num: int,
+    out_shape: Shape,
+    *,
+    hidden: Widths = (),
+    activation: Activation,
+    normalization: Normalization = "none",
+) -> nn.Sequential:
+    """Return the last layers of an encoder, from ``width`` channels to posterior parameters.
+
+    They are fully connected, or a pointwise convolution for a grid of parameters ``(K, C, *sides)``.
+
+    Args:
+        width: The number of channels of the feature map.
+        size: The sides of the example.
+        num: The number of convolutions with the strides of `strides_to`.
+        out_shape: The shape of the parameters.
+        hidden: Widths of the hidden linear layers.
+        activation: Nonlinearity after every hidden layer.
+        normalization: What every hidden layer is normalised over.
+    """
+    if halvings_to(out_shape[2:], size, num) is None:
+        feature_shape = (width, *halved_sizes(size, num)[-1])
+        return fully_connected(feature_shape, hidden, out_shape, activation, normalization)
+    convolution = CONVOLUTIONS[len(size)](width, math.prod(out_shape[:2]), 1)
     return nn.Sequential(convolution, nn.Unflatten(1, out_shape[:2]))
 
 

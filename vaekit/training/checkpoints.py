@@ -90,25 +90,25 @@ class Checkpoints:
         checkpoint.check_readable(self.folder.last, self.spec, **self.about)
 
     def load_initial(self) -> tuple[str, ...]:
-        """Load the weights that the spec's ``init`` names, if any; return a note on what was taken.
+        """Load the weights that the spec's ``init`` names, if any, and what starts from training images; return notes.
 
         Raises:
             CheckpointError: They are missing or damaged.
             UsageError: They do not fit the model or the data.
         """
         step = self.step
+        weights: dict[str, Tensor] = {}
         initial = read_initial(self.spec, step.objective.vae, self.about["facts"], self.processes)
-        if initial is None:
-            return ()
-        weights = checkpoint.with_prefix("vae.", initial.weights)
-        self._set(weights)
+        if initial is not None:
+            weights = checkpoint.with_prefix("vae.", initial.weights)
+            self._set(weights)
+            self.about["init"] = initial.digest
         with step.gathered():
             state = initial_state(self.spec, step.whole, self.source)  # which depends on those weights
         self._set({name: tensor for name, tensor in state.items() if name not in weights})
         if step.average is not None:
             step.average.start()
-        self.about["init"] = initial.digest
-        return (initial.note,)
+        return () if initial is None else (initial.note,)
 
     @torch.no_grad()
     def _set(self, tensors: Mapping[str, Tensor]) -> None:

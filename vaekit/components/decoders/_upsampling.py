@@ -55,7 +55,7 @@ class UpsamplingDecoder(Backbone):
         super().__init__(in_shape, out_shape)
         sizes = upsampled_sizes(in_shape, sides_of(out_shape, f"decoder {self.kind!r}"), len(channels))
         map_shape = (channels[0], *sizes[0])
-        if len(in_shape) == 1 or in_shape[1:] != sizes[0]:
+        if in_shape[1:] != sizes[0]:
             layers = hidden_linear_layers(in_shape, (*hidden, math.prod(map_shape)), activation, normalization)
             layers.append(nn.Unflatten(1, map_shape))
         else:

@@ -60,13 +60,14 @@ class ResNet(Backbone):
         num_sides, mode = len(size), "nearest" if upsampling == "nearest" else LINEAR_MODES[len(size)]
         sizes = upsampled_sizes(in_shape, size, len(channels))
         layers: list[nn.Module]
-        if len(in_shape) == 1 or in_shape[1:] != sizes[0]:
+        if in_shape[1:] != sizes[0]:
             layers = [fully_connected(in_shape, (), (channels[0], *sizes[0]), activation)]
         else:
             layers = [CONVOLUTIONS[num_sides](in_shape[0], channels[0], 1)]
         layers += residual_stage(num_sides, channels[0], channels[0], depth, activation)
-        for (width, next_width), larger in zip(pairwise(channels), sizes[1:-1], strict=True):
-            layers += [nn.Upsample(larger, mode=mode), *residual_stage(num_sides, width, next_width, depth, activation)]
+        for (width, next_width), (smaller, larger) in zip(pairwise(channels), pairwise(sizes[:-1]), strict=True):
+            layers.append(nn.Identity() if smaller == larger else nn.Upsample(larger, mode=mode))
+            layers += residual_stage(num_sides, width, next_width, depth, activation)
         # Normalisation and activation work channel by channel: before the last upsampling of an image they cost a quarter.
         layers += [normalization_layer("group", channels[-1]), activation_layer(activation)]
         layers += [nn.Upsample(sizes[-1], mode=mode), CONVOLUTIONS[num_sides](channels[-1], out_shape[0], 3, padding=1)]

@@ -13,12 +13,10 @@ from vaekit.nn.layers import (
     Channels,
     Normalization,
     Widths,
-    fully_connected,
-    grid_head,
-    halved_sizes,
-    halvings_to,
     hidden_layer,
+    parameters_head,
     sides_of,
+    strides_to,
 )
 from vaekit.roles import encoders
 
@@ -58,18 +56,14 @@ class CNN(Backbone):
         size = sides_of(in_shape, f"encoder {self.kind!r}")
         width = in_shape[0]
         convolutions: list[nn.Module] = []
-        halvings = halvings_to(out_shape[2:], size, len(channels))
-        for i, next_width in enumerate(channels):
-            stride = 2 if halvings is None or i < halvings else 1
+        for next_width, stride in zip(channels, strides_to(out_shape[2:], size, len(channels)), strict=True):
             layer = partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=stride, padding=1)
             convolutions += hidden_layer(layer, next_width, activation, normalization)
             width = next_width
         self.convolutions = nn.Sequential(*convolutions)
-        feature_shape = (width, *halved_sizes(size, len(channels))[-1])
-        if halvings is None:
-            self.head = fully_connected(feature_shape, hidden, out_shape, activation, normalization)
-        else:
-            self.head = grid_head(width, out_shape)
+        self.head = parameters_head(
+            width, size, len(channels), out_shape, hidden=hidden, activation=activation, normalization=normalization
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         params: Tensor = self.head(self.convolutions(x))

@@ -10,13 +10,11 @@ from vaekit.nn.layers import (
     Activation,
     Channels,
     activation_layer,
-    fully_connected,
-    grid_head,
-    halved_sizes,
-    halvings_to,
     normalization_layer,
+    parameters_head,
     residual_stage,
     sides_of,
+    strides_to,
 )
 from vaekit.roles import encoders
 from vaekit.schema import Few
@@ -55,15 +53,11 @@ class ResNet(Backbone):
         size = sides_of(in_shape, f"encoder {self.kind!r}")
         width = channels[0]
         layers: list[nn.Module] = [CONVOLUTIONS[len(size)](in_shape[0], width, 3, padding=1, bias=False)]
-        halvings = halvings_to(out_shape[2:], size, len(channels))
-        for i, next_width in enumerate(channels):
-            stride = 2 if halvings is None or i < halvings else 1
+        for next_width, stride in zip(channels, strides_to(out_shape[2:], size, len(channels)), strict=True):
             layers += residual_stage(len(size), width, next_width, depth, activation, stride=stride)
             width = next_width
         layers += [normalization_layer("group", width), activation_layer(activation)]
-        feature_shape = (width, *halved_sizes(size, len(channels))[-1])
-        grid = halvings is not None
-        head = grid_head(width, out_shape) if grid else fully_connected(feature_shape, (), out_shape, activation)
+        head = parameters_head(width, size, len(channels), out_shape, activation=activation)
         self.net = nn.Sequential(*layers, head)
 
     def forward(self, x: Tensor) -> Tensor:

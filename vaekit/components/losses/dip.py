@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from vaekit.distributions import full_precision
 from vaekit.interfaces import Capability, Loss
 from vaekit.roles import losses
 from vaekit.trace import Trace
@@ -24,7 +24,7 @@ class DIP(Loss):
     estimated from the batch, at ``B D^2`` products per step. The KL is ``kl`` or any loss in its place, such as ``beta``.
 
     Args:
-        variant: Whose covariance: `i` that of the means, `ii` that of samples of the codes.
+        variant: Covariance of the posterior means (`i`), or of samples of the codes (`ii`).
         lambda_od: Weight λ_od of the covariances.
         lambda_d: Weight λ_d of the variances; the paper has ten times λ_od for `i`.
 
@@ -55,5 +55,5 @@ class DIP(Loss):
 def covariance(codes: Tensor) -> Tensor:
     """Return the covariance of ``(N, D)``, ``(D, D)``, in full precision; divided by N, so that of a single code is 0."""
     centred = codes - codes.mean(0)
-    with nullcontext() if codes.is_meta else torch.autocast(codes.device.type, enabled=False):
+    with full_precision(codes):
         return centred.mT @ centred / len(codes)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from vaekit.distributions import Quantised, at_least_float32, from_positions, to_positions
+from vaekit.distributions import Quantised, at_least_float32, from_positions, full_precision, to_positions
 from vaekit.interfaces import Capability, Posterior, Shape
 from vaekit.roles import posteriors
 from vaekit.schema import Count
@@ -105,7 +104,7 @@ class VQ(Posterior):
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Return the number of the entry ``(K, C)`` that is nearest to each vector ``(..., C)``, in full precision."""
-    with nullcontext() if vectors.is_meta else torch.autocast(vectors.device.type, enabled=False):
+    with full_precision(vectors):
         return (codebook.square().sum(-1) - 2 * vectors @ codebook.T).argmin(-1)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vaekit.components.priors._mixtures import MixturePrior
 from vaekit.distributions import GaussianMixture
-from vaekit.interfaces import Capability, Prior
 from vaekit.roles import priors
 from vaekit.schema import Count
 
 
 @priors("mixture")
-class Mixture(Prior):
+class Mixture(MixturePrior):
     """A mixture of diagonal Gaussians, all of whose parameters are learned: clusters of codes need not be forced together.
 
     It has no closed-form KL, so the KL is estimated by the samples. Components start with means drawn from N(0, I).
@@ -27,8 +27,6 @@ class Mixture(Prior):
         Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120, section 2.
     """
 
-    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
-
     def __init__(self, latent_dim: int, *, num_components: Count = 10) -> None:
         super().__init__(latent_dim)
         self.logits = nn.Parameter(torch.zeros(num_components))
@@ -38,9 +36,3 @@ class Mixture(Prior):
     def forward(self, model: Any = None, c: Tensor | None = None) -> GaussianMixture:
         del model, c
         return GaussianMixture(self.logits, self.mu, self.log_std)
-
-    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw ``(num, D + 1)``: standard normal noise, and a number that selects the component."""
-        noise = super().draw_noise(num, generator, like=like, temperature=temperature)
-        component = torch.rand(num, 1, generator=generator, device=like.device, dtype=like.dtype)
-        return torch.cat([noise, component], -1)

@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from vaekit.components.priors._mixtures import MixturePrior
 from vaekit.distributions import MixtureOf
-from vaekit.interfaces import Capability, Prior, Shape
+from vaekit.interfaces import Capability, Shape
 from vaekit.roles import priors
 from vaekit.schema import Count
 from vaekit.trace import Trace
 
 
 @priors("vamp")
-class Vamp(Prior):
+class Vamp(MixturePrior):
     """The mean of the posteriors of learned pseudo-inputs: the VampPrior, which resembles the codes of the data.
 
     ``p(z) = (1/K) sum_k q(z|u_k)``, which also trains the encoder. Each step encodes the K pseudo-inputs, which start as training
@@ -29,7 +30,6 @@ class Vamp(Prior):
         Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120, equation 8.
     """
 
-    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
     labels: Tensor
 
@@ -41,12 +41,6 @@ class Vamp(Prior):
     def forward(self, model: Any = None, c: Tensor | None = None) -> MixtureOf:
         del c
         return MixtureOf(model.encode(self.inputs.clamp(*model.value_range), self.labels))
-
-    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw ``(num, D + 1)``: standard normal noise, and a number that selects the component."""
-        noise = super().draw_noise(num, generator, like=like, temperature=temperature)
-        component = torch.rand(num, 1, generator=generator, device=like.device, dtype=like.dtype)
-        return torch.cat([noise, component], -1)
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
         index = torch.arange(len(self.inputs)) * max(1, len(trace.x) // len(self.inputs)) % len(trace.x)

@@ -1,0 +1,78 @@
+"""Models of the zoo on MNIST, binarised again at every visit, with the same networks and budget: ELBO and log p(x) over seeds.
+
+    python benchmarks/zoo.py [--models vae,iwae-5,…] [--seeds 3] [--epochs 10] [--runs FOLDER] [--json FILE]
+
+Both networks are 784-200-200, with 10 latents; batches have 128 images, and the learning rate falls from 1e-3 to 0 along half a
+cosine. Each run takes one thread. Log p(x) is estimated by 500 importance samples for each of the 10,000 test images. With
+``--runs``, runs are kept, and those that are complete are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import write
+
+import vaekit
+
+COMMON: dict[str, Any] = {
+    "dataset": "mnist",
+    "binarize": "dynamic",
+    "encoder.hidden": (200, 200),
+    "decoder.hidden": (200, 200),
+    "latent_dim": 10,
+    "lr": 1e-3,
+    "pictures": "none",
+    "threads": 1,
+    "device": "cpu",
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "vae": {"model": "vae"},
+    "iwae-5": {"model": "iwae", "num_samples": 5},
+    "iwae-50": {"model": "iwae", "num_samples": 50},
+    "vampprior": {"model": "vampprior"},
+    "maf-prior": {"model": "maf-prior"},
+    "iaf": {"model": "iaf"},
+    "ladder-vae": {"model": "ladder-vae"},
+    "s-vae": {"model": "s-vae", "latent_dim": 11},  # a sphere of as many dimensions
+}
+
+
+def measure(name: str, seed: int, epochs: int, samples: int, folder: Path) -> dict[str, float]:
+    """Train a model, unless there is a complete run of it, and return its ELBO and log p(x) on the test set."""
+    out = folder / f"{name}-{seed}"
+    run = vaekit.Run(out) if out.is_dir() else vaekit.train(**COMMON, **MODELS[name], seed=seed, epochs=epochs, out=out)
+    numbers = run.evaluation() or {}
+    if numbers.get("samples") != samples:
+        numbers = run.evaluate(samples=samples)
+    return {"elbo": numbers["elbo"], "log_px": numbers["log_likelihood"], "kl": numbers["kl"]}
+
+
+def main() -> None:
+    """Train all models with all seeds and print one line per model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.runs or Path(temporary)
+        for name in arguments.models.split(","):
+            found = [measure(name, seed, arguments.epochs, arguments.samples, folder) for seed in range(arguments.seeds)]
+            results[name] = {key: [each[key] for each in found] for key in found[0]}
+            means = {key: f"{statistics.mean(values):9.2f}" for key, values in results[name].items()}
+            seeds = " ".join(f"{value:.2f}" for value in results[name]["log_px"])
+            print(f"{name:12} ELBO {means['elbo']}  log p(x) {means['log_px']} ({seeds})  KL {means['kl']}", flush=True)
+    write(arguments.json, 1, results, epochs=arguments.epochs, samples=arguments.samples)
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,7 @@ import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -62,10 +62,8 @@ def read(name: str) -> Entry:
         near = difflib.get_close_matches(name, names(), n=3)
         remedy = f"did you mean {' or '.join(near)}?" if near else "see `vaekit zoo`"
         raise UsageError(f"unknown model {name!r}", remedy=remedy)
-    file = FOLDER / f"{name.replace('-', '_')}.yaml"
-    source = None if file.is_file() else _plugin(name)
-    if source is not None:
-        file = _file_of(source)
+    source = None if is_built_in(name) else _plugin(name)
+    file = FOLDER / f"{name.replace('-', '_')}.yaml" if source is None else _file_of(source)
     try:
         return Entry.model_validate(read_spec(file))
     except (SpecError, ValidationError) as error:
@@ -73,9 +71,19 @@ def read(name: str) -> Entry:
         raise cause if source is None else source.unusable(cause) from None
 
 
+def announced() -> list[plugins.Plugin]:
+    """Return the plugins that announce a model, one for each model."""
+    return [plugin for claims in plugins.installed(GROUP).values() for plugin in claims]
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a model comes with vaekit, whose models take precedence."""
+    return (FOLDER / f"{name.replace('-', '_')}.yaml").is_file()
+
+
 def _plugin(name: str) -> plugins.Plugin:
     """Return the plugin that announces a model."""
-    found = [plugin for kind, claims in plugins.installed(GROUP).items() if kind.replace("_", "-") == name for plugin in claims]
+    found = [plugin for plugin in announced() if plugin.kind.replace("_", "-") == name]
     if len(found) > 1:
         raise PluginError(f"several plugins announce the model {name!r}", given=", ".join(map(str, found)), remedy="keep one")
     return found[0]
@@ -89,6 +97,16 @@ def _file_of(plugin: plugins.Plugin) -> Path:
     if file is None or not file.is_file():
         raise plugin.unusable(UsageError("its file is missing", expected=f"{plugin.kind.replace('-', '_')}.yaml in that package"))
     return file
+
+
+def state(plugin: plugins.Plugin) -> tuple[Literal["ready", "shadowed", "broken"], str]:
+    """Return whether the model that a plugin announces can be used, and its name or the reason why it cannot."""
+    if is_built_in(plugin.kind):
+        return "shadowed", f"vaekit's own model {plugin.kind!r} is used"
+    try:
+        return "ready", read(plugin.kind).title
+    except PluginError as error:
+        return "broken", str(error)
 
 
 def base_of(name: str, base: Mapping[str, Any], init: Any = None) -> dict[str, Any]:

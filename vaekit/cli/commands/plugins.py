@@ -25,20 +25,24 @@ def list_plugins() -> None:
     """List installed plugins: distribution, version, components, and whether each can be used. Imports them all."""
     from vaekit.plugins import SWITCH, Plugin, enabled, installed
     from vaekit.registry import Registry
+    from vaekit.specs import zoo
 
     if not enabled():
         typer.echo(f"plugins are disabled by --no-plugins or {SWITCH}=0")
         return
-    found: dict[str, list[tuple[Registry[object], Plugin]]] = {}
+    found: dict[str, list[tuple[Registry[object] | None, Plugin]]] = {}
     for registry in REGISTRIES:
         for plugin in (p for claims in installed(registry.group).values() for p in claims):
             found.setdefault(str(plugin), []).append((registry, plugin))
+    for plugin in zoo.announced():
+        found.setdefault(str(plugin), []).append((None, plugin))
     for distribution, components in sorted(found.items()):
         typer.secho(distribution, bold=True)
-        for registry, plugin in components:
-            state, reason = registry.state(plugin)
+        for role, plugin in components:
+            state, reason = zoo.state(plugin) if role is None else role.state(plugin)
             colour = {"ready": "green", "shadowed": "yellow", "broken": "red"}[state]
-            typer.echo(f"  {registry.role:<11}{plugin.kind:<16}" + typer.style(f"{state:<9}", fg=colour), nl=False)
+            name = "model" if role is None else role.role
+            typer.echo(f"  {name:<11}{plugin.kind:<16}" + typer.style(f"{state:<9}", fg=colour), nl=False)
             typer.echo(indent(reason, " " * 38).lstrip())
     if not found:
         typer.echo("no plugins are installed; `vaekit plugins new NAME --role encoder` starts one")

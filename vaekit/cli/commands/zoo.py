@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from textwrap import fill, indent, shorten
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,11 +32,17 @@ def command(arguments: Sequence[str]) -> tuple[typer.Typer, list[str]]:
 
 def zoo(context: typer.Context, as_json: JsonOption = False) -> None:
     """List models of the literature, and show them; `vaekit train --model NAME` trains one."""
+    from vaekit.errors import PluginError
     from vaekit.specs.zoo import names, read
 
     if context.invoked_subcommand is not None:
         return
-    entries = {name: read(name) for name in names()}
+    entries = {}
+    for name in names():
+        try:
+            entries[name] = read(name)
+        except PluginError as error:  # the others are listed nevertheless
+            warnings.warn(str(error), stacklevel=2)
     if as_json:
         for name, entry in entries.items():
             typer.echo(json.dumps({"name": name, **entry.model_dump(mode="json")}, ensure_ascii=False))

@@ -1,8 +1,8 @@
 """Numbers of losses that may change during training: their schedules as data, and as modules.
 
 An option of type `Scheduled` is a number or a schedule. As text, a schedule is ``linear(0, 4, epochs=10)`` or, shorter,
-``linear(0, 4, 10)``; as data it is a mapping, ``{schedule: linear, start: 0, end: 4, epochs: 10}``. A loss turns the option into a
-module by `scheduled` and calls that with the epoch of the trace.
+``linear(0, 4, 10)``; as data it is a mapping, ``{schedule: linear, start: 0, end: 4, epochs: 10}``. A loss turns the option into
+a module by `scheduled` and calls that with the epoch of the trace.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class CosineSchedule(Schedule):
 
 
 class SigmoidSchedule(Schedule):
-    """A logistic curve over ``epochs`` epochs, stretched so that it reaches both ends; a larger ``slope`` is steeper in the middle.
+    """A logistic curve over ``epochs`` epochs, stretched to reach both ends; a larger ``slope`` is steeper in the middle.
 
     References:
         Bowman et al. (2016), "Generating Sentences from a Continuous Space", CoNLL, arXiv:1511.06349, section 3.1.

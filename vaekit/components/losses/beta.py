@@ -17,11 +17,11 @@ from vaekit.trace import Trace
 
 @losses("beta")
 class Beta(Loss):
-    """``β KL(q(z|x) || p(z))``: β above 1 disentangles at the cost of reconstruction; a β that grows keeps latents from dying early.
+    """``β KL(q(z|x) || p(z))``: β above 1 disentangles at the cost of reconstruction; one that grows keeps latents alive.
 
     The KL is summed over latents and the reconstruction over pixels, so β is the paper's unnormalised one: 1 is the VAE for
-    images of any size. Warm-up is ``linear(0, 1, 10)``, and cyclical annealing ``cyclic(0, 1, 10)``. The references are, in order,
-    for β, both of these, and free bits.
+    images of any size. Warm-up is a β of ``linear(0, 1, 10)``, and cyclical annealing one of ``cyclic(0, 1, 10)``. The references
+    are, in order, for β, warm-up, cyclical annealing and free bits.
 
     Args:
         beta: Weight of the KL.

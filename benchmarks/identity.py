@@ -28,7 +28,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "mlp, moving average, constant rate": {"ema": 0.9, "schedule": "constant"},
     "mlp, bf16": {"precision": "bf16"},
     "mlp, layer normalisation": {"encoder.normalization": "layer", "decoder.normalization": "group"},
-    "mlp, free bits": {"loss": "beta", "beta": 2, "free_bits": 0.1, "loss.warmup": 1},
+    "mlp, free bits": {"loss": "beta", "beta": "linear(0, 2, 1)", "free_bits": 0.1},
     "mlp, total correlation": {"loss": "tc"},
     "mlp, capacity": {"loss": "capacity"},
     "mlp, mse": {"loss": "mse", "binarize": "none"},

@@ -78,7 +78,7 @@ def test_unknown_components_are_named_with_what_exists():
 
 
 def test_a_spec_survives_its_file(tmp_path):
-    spec = parse(encoder="cnn", loss=["mse", {"kind": "beta", "warmup": 5}])
+    spec = parse(encoder="cnn", loss=["mse", {"kind": "beta", "beta": "cyclic(0, 4, 5)"}])
     file = tmp_path / "spec.yaml"
     file.write_text(dump_spec(spec))
     assert resolve(read_spec(file)) == spec

@@ -58,7 +58,7 @@ def kinds():
 
 
 SETTINGS = [
-    {"loss": "beta", "loss.warmup": 1.5, "loss.beta": 4},
+    {"loss": "beta", "loss.beta": "linear(0, 4, 1.5)"},
     {"grad_clip": 0.1, "weight_decay": 0.1},
     {"augment.rotate": 20, "augment.brightness": 0.2},
     {"augment.rotate": 20, "augment.target": "original", "likelihood": "bce", "binarize": "dynamic"},

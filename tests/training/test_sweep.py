@@ -79,6 +79,7 @@ def assert_close(together, single, *, atol):
     ("loss", "over"),
     [
         ("beta", {"beta": (1.0, 4.0), "seed": (0, 5)}),
+        ("beta", {"beta": ("linear(0, 1, 1)", "linear(2, 4, 1.5)"), "free_bits": (0.1, 0.3)}),
         ("tc", {"tc.beta": (2.0, 8.0), "lr": (1e-3, 1e-2)}),
         ("capacity", {"capacity.gamma": (1.0, 30.0), "weight_decay": (0.0, 0.3), "grad_clip": (None, 5.0)}),
         ("kl", {"seed": (0, 1, 2), "schedule": ("cosine", "constant")}),
@@ -366,7 +367,7 @@ def objective(**given):
 def test_numbers_in_buffers_do_not_keep_models_apart_but_other_attributes_do():
     base = objective(loss="beta", beta=1)
     assert difference(base, objective(loss="beta", beta=7)) is None
-    assert "warmup" in difference(base, objective(loss="beta", warmup=3))
+    assert "beta.beta is Number in one and Changing" in difference(base, objective(loss="beta", beta="linear(0, 4, 3)"))
     assert "shape" in difference(objective(), objective(latent_dim=3)) or "latent" in difference(
         objective(), objective(latent_dim=3)
     )

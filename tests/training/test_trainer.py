@@ -346,7 +346,7 @@ def test_the_best_weights_are_those_of_the_lowest_validation_objective(images, t
 
 
 def test_validation_takes_schedules_at_their_final_values(images, tmp_path):
-    run = vaekit.train(**options(images, epochs=1, loss="beta", beta=2.0, warmup=1000), out=tmp_path / "run")
+    run = vaekit.train(**options(images, epochs=1, loss="beta", beta="linear(0, 2, 1000)"), out=tmp_path / "run")
     (record,) = run.metrics()
     assert record["validation_beta"] == pytest.approx(2 * record["validation_kl"])
     assert record["train_beta"] < 0.01 * record["train_kl"]

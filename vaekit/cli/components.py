@@ -36,6 +36,7 @@ def find(name: str) -> list[tuple[Registry[object], str]]:
 def describe(registry: Registry[object], kind: str) -> str:
     """Return a component's docstring, with its options, their types and defaults in place of ``Args``."""
     from vaekit.cli.options import component_fields
+    from vaekit.nn.schedules import SIGNATURES, takes_schedules
     from vaekit.specs.text import type_text, value_text
 
     lines = []
@@ -44,5 +45,7 @@ def describe(registry: Registry[object], kind: str) -> str:
         lines.append(f"--{registry.role}.{name.replace('_', '-')} {type_text(field.annotation)}  ({default})")
         lines += wrap(field.description or "", 96, initial_indent="    ", subsequent_indent="    ")
     options = "\n".join(["Options:", *(f"  {line}" for line in lines)]) if lines else "No options."
+    if any(takes_schedules(field.annotation) for field in component_fields(registry.spec(kind)).values()):
+        options += "\n\n" + "\n".join(wrap(f"A schedule, over epochs, is one of {SIGNATURES}.", 100))
     before, after = without_args(registry.get(kind).__doc__)
     return "\n\n".join(part for part in (before, options, after) if part)

@@ -1,34 +1,326 @@
-"""Schedules of loss weights, as functions of the number of epochs passed."""
+"""Numbers of losses that may change during training: their schedules as data, and as modules.
+
+An option of type `Scheduled` is a number or a schedule. As text, a schedule is ``linear(0, 4, epochs=10)`` or, shorter,
+``linear(0, 4, 10)``; as data it is a mapping, ``{schedule: linear, start: 0, end: 4, epochs: 10}``. A loss turns the option into
+a module by `scheduled` and calls that with the epoch of the trace.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
-from torch import Tensor
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PositiveFloat, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+from torch import Tensor, nn
 
-Schedule = Literal["linear", "cosine", "cyclical"]
+from vaekit.schema import Spec, alternatives
 
 
-def ramp(epoch: Tensor | None, num_epochs: float, schedule: Schedule = "linear") -> Tensor | float:
-    """Return a factor in [0, 1] that rises from 0 to 1 over ``num_epochs`` epochs.
+def _text(number: float) -> str:
+    """Return the shortest text from which a number is read back."""
+    return repr(float(number)).removesuffix(".0")
 
-    ``cyclical`` repeats with a period of ``num_epochs``: it rises linearly over the first half of each period and stays at 1 over
-    the second (R = 0.5 in the paper). Every schedule has reached its final value, 1, at an infinite epoch and where ``epoch`` is
-    None.
 
-    Example:
-        >>> ramp(torch.tensor(5.0), num_epochs=20)
-        tensor(0.2500)
+class Schedule(Spec):
+    """A number that changes from ``start`` to ``end``, over epochs; training is evaluated at ``end``.
+
+    Args:
+        start: The number at the beginning of training.
+        end: The final number.
+    """
+
+    schedule: str
+    start: float
+    end: float
+
+    def __str__(self) -> str:
+        """Return the one text form in which specs are written: arguments that have a default are named."""
+        needed = type(self).needed()
+        texts = [_text(value) if name in needed else f"{name}={_text(value)}" for name, value in self.numbers().items()]
+        return f"{self.schedule}({', '.join(texts)})"
+
+    def numbers(self) -> dict[str, float]:
+        """Return the arguments by name."""
+        return {name: getattr(self, name) for name in self.arguments()}
+
+    @classmethod
+    def kind(cls) -> str:
+        """Return the name of the kind."""
+        name: str = cls.model_fields["schedule"].default
+        return name
+
+    @classmethod
+    def arguments(cls) -> tuple[str, ...]:
+        """Return the names of the arguments in order."""
+        return tuple(name for name in cls.model_fields if name != "schedule")
+
+    @classmethod
+    def needed(cls) -> tuple[str, ...]:
+        """Return the names of the arguments without a default."""
+        return tuple(name for name in cls.arguments() if cls.model_fields[name].is_required())
+
+    @classmethod
+    def signature(cls) -> str:
+        """Return the kind with its arguments, as in ``cyclic(start, end, period, rise=0.5)``."""
+        more = [f"{name}={_text(cls.model_fields[name].default)}" for name in cls.arguments() if name not in cls.needed()]
+        return f"{cls.kind()}({', '.join([*cls.needed(), *more])})"
+
+    @staticmethod
+    def progress(epoch: Tensor, *shape: Tensor) -> Tensor:
+        """Return how far the number is from ``start``, 0, to ``end``, 1; exactly 1 at an infinite epoch.
+
+        Args:
+            epoch: The number of epochs passed, 0-d.
+            shape: The arguments behind ``start`` and ``end``, each 0-d.
+        """
+        raise NotImplementedError
+
+
+class LinearSchedule(Schedule):
+    """A straight line over ``epochs`` epochs."""
+
+    schedule: Literal["linear"] = "linear"
+    epochs: PositiveFloat
+
+    @staticmethod
+    def progress(epoch: Tensor, *shape: Tensor) -> Tensor:
+        (epochs,) = shape
+        return (epoch / epochs).clamp(max=1.0)
+
+
+class CosineSchedule(Schedule):
+    """Half a period of a cosine over ``epochs`` epochs: slow at both ends."""
+
+    schedule: Literal["cosine"] = "cosine"
+    epochs: PositiveFloat
+
+    @staticmethod
+    def progress(epoch: Tensor, *shape: Tensor) -> Tensor:
+        (epochs,) = shape
+        return 0.5 - 0.5 * torch.cos(math.pi * (epoch / epochs).clamp(max=1.0))
+
+
+class SigmoidSchedule(Schedule):
+    """A logistic curve over ``epochs`` epochs, stretched to reach both ends; a larger ``slope`` is steeper in the middle.
 
     References:
-        Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing", NAACL, arXiv:1903.10145.
+        Bowman et al. (2016), "Generating Sentences from a Continuous Space", CoNLL, arXiv:1511.06349, section 3.1.
     """
-    if num_epochs == 0 or epoch is None:
-        return 1.0
-    progress = epoch / num_epochs
-    if schedule == "cyclical":
-        return torch.where(torch.isfinite(progress), (2.0 * torch.frac(progress)).clamp(max=1.0), torch.ones_like(progress))
-    progress = progress.clamp(max=1.0)
-    return progress if schedule == "linear" else 0.5 - 0.5 * torch.cos(math.pi * progress)
+
+    schedule: Literal["sigmoid"] = "sigmoid"
+    epochs: PositiveFloat
+    slope: PositiveFloat = 10.0
+
+    @staticmethod
+    def progress(epoch: Tensor, *shape: Tensor) -> Tensor:
+        epochs, slope = shape
+        centred = (epoch / epochs).clamp(max=1.0) - 0.5
+        return 0.5 + 0.5 * torch.tanh(slope / 2 * centred) / torch.tanh(slope / 4)  # tanh is the logistic function of twice that
+
+
+class CyclicSchedule(Schedule):
+    """A line that starts again every ``period`` epochs; it rises over the part ``rise`` of a period and then stays at ``end``.
+
+    References:
+        Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing", NAACL, arXiv:1903.10145,
+            equation 6.
+    """
+
+    schedule: Literal["cyclic"] = "cyclic"
+    period: PositiveFloat
+    rise: Annotated[float, Field(gt=0, le=1)] = 0.5
+
+    @staticmethod
+    def progress(epoch: Tensor, *shape: Tensor) -> Tensor:
+        period, rise = shape
+        periods = epoch / period
+        return torch.where(torch.isfinite(periods), (torch.frac(periods) / rise).clamp(max=1.0), torch.ones_like(periods))
+
+
+KINDS: dict[str, type[Schedule]] = {
+    each.kind(): each for each in (LinearSchedule, CosineSchedule, SigmoidSchedule, CyclicSchedule)
+}
+"""The schedules by kind; ``constant(value)``, which is a number, can be written as well."""
+SIGNATURES = ", ".join(each.signature() for each in KINDS.values())
+_CALL = re.compile(r"\s*(\w+)\s*\((.*)\)\s*")
+
+
+class Levels:
+    """The annotation of an option that is a number or a schedule.
+
+    Args:
+        low: The lowest number, for a schedule at both ends; None for any.
+    """
+
+    def __init__(self, low: float | None = None) -> None:
+        self.low = low
+        self._number: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(ge=low, allow_inf_nan=False)])
+
+    def read(self, value: Any) -> float | Schedule:
+        """Return a number, a schedule, or the text or data of either as what it is.
+
+        Raises:
+            PydanticCustomError: It is none of these.
+        """
+        found = _read(value)
+        for name, number in (("", found),) if not isinstance(found, Schedule) else found.numbers().items():
+            if name in {"", "start", "end"}:
+                try:
+                    level = self._number.validate_python(number)
+                except ValidationError as error:
+                    raise _invalid(f"{name}: {_first(error)}" if name else _first(error)) from None
+        return found if isinstance(found, Schedule) else level
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        written = core_schema.plain_serializer_function_ser_schema(lambda each: str(each) if isinstance(each, Schedule) else each)
+        return core_schema.no_info_plain_validator_function(self.read, serialization=written)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        number = handler(core_schema.float_schema(ge=self.low))
+        text = {"type": "string", "pattern": rf"^({'|'.join((*KINDS, 'constant'))})\(.*\)$", "description": SIGNATURES}
+        models = []
+        for each in KINDS.values():
+            model = dict(handler(each.__pydantic_core_schema__))
+            models.append({**model, "required": ["schedule", *model.get("required", ())]} if "properties" in model else model)
+        return {"anyOf": [number, text, *models]}
+
+
+Scheduled = Annotated[float | Schedule, Levels()]
+"""The type of an option that is a number or a schedule."""
+NonNegativeScheduled = Annotated[float | Schedule, Levels(0)]
+"""The type of an option that is a number or a schedule, never below 0."""
+
+
+class Number(nn.Module):
+    """A number as a module that is called with the epoch; it is a buffer, so that sweeps can stack models that differ in it.
+
+    Args:
+        value: The number.
+    """
+
+    value: Tensor
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.tensor(float(value)), persistent=False)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, epoch: Tensor | None) -> Tensor: ...
+
+    def forward(self, epoch: Tensor | None) -> Tensor:
+        """Return the number at an epoch, 0-d; None and infinity stand for the end of training."""
+        del epoch
+        return self.value
+
+
+class Changing(Number):
+    """A number that follows a schedule; all numbers of the schedule are buffers.
+
+    Args:
+        schedule: The schedule.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__(schedule.end)
+        numbers = schedule.numbers()
+        del numbers["end"]
+        for name, number in numbers.items():
+            self.register_buffer(name, torch.tensor(number), persistent=False)
+        self.shape = tuple(name for name in numbers if name != "start")
+        self.progress = type(schedule).progress
+
+    def forward(self, epoch: Tensor | None) -> Tensor:
+        if epoch is None:
+            return self.value
+        progress = self.progress(epoch, *(getattr(self, name) for name in self.shape))
+        start: Tensor = self.get_buffer("start")
+        return start * (1 - progress) + self.value * progress  # exact at both ends
+
+
+def scheduled(value: float | Schedule) -> Number:
+    """Return the value of an option of type `Scheduled` as a module that maps the epoch of a trace to a number, 0-d.
+
+    Example:
+        >>> beta = scheduled(LinearSchedule(start=0, end=4, epochs=10))
+        >>> beta(torch.tensor(5.0)), beta(torch.tensor(torch.inf))
+        (tensor(2.), tensor(4.))
+    """
+    return Changing(value) if isinstance(value, Schedule) else Number(value)
+
+
+def takes_schedules(annotation: Any) -> bool:
+    """Whether the values of a type may be schedules."""
+    return Schedule in alternatives(annotation)
+
+
+def _read(value: Any) -> Any:
+    """Return text and data as a schedule or, if they are a plain number, as that; other values as they are."""
+    if isinstance(value, str) and (call := _CALL.fullmatch(value)):
+        return _build(call[1], *_arguments(call[2]))
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            raise _invalid(f"must be a number or a schedule: {SIGNATURES}") from None
+    if isinstance(value, Mapping):
+        if not isinstance(value.get("schedule"), str):
+            raise _invalid(f"needs `schedule`, one of {', '.join(KINDS)}, and its arguments")
+        return _build(value["schedule"], [], {name: each for name, each in value.items() if name != "schedule"})
+    if isinstance(value, bool | None | list | tuple):
+        raise _invalid(f"must be a number or a schedule: {SIGNATURES}")
+    return value
+
+
+def _arguments(text: str) -> tuple[list[str], dict[str, str]]:
+    """Split the text between parentheses into arguments by position and by name."""
+    by_position: list[str] = []
+    by_name: dict[str, str] = {}
+    for part in text.split(",") if text.strip() else []:
+        name, equals, value = (each.strip() for each in part.partition("="))
+        if equals and name in by_name:
+            raise _invalid(f"{name} is given twice")
+        if equals:
+            by_name[name] = value
+        elif by_name:
+            raise _invalid(f"arguments by position come first, and {name!r} does not")
+        else:
+            by_position.append(name)
+    return by_position, by_name
+
+
+def _build(kind: str, by_position: list[str], by_name: Mapping[str, Any]) -> float | Schedule:
+    """Return the schedule of a kind with its arguments."""
+    if kind == "constant":
+        names: tuple[str, ...] = ("value",)
+        signature = "constant(value)"
+    elif kind in KINDS:
+        names, signature = KINDS[kind].arguments(), KINDS[kind].signature()
+    else:
+        raise _invalid(f"unknown schedule {kind!r}, must be one of {SIGNATURES}")
+    if len(by_position) > len(names):
+        raise _invalid(f"{len(by_position)} arguments by position, must be {signature}")
+    if twice := [name for name in names[: len(by_position)] if name in by_name]:
+        raise _invalid(f"{twice[0]} is given twice, must be {signature}")
+    given = {**dict(zip(names, by_position, strict=False)), **by_name}
+    if unknown := [name for name in given if name not in names]:
+        raise _invalid(f"unknown argument {unknown[0]!r}, must be {signature}")
+    try:
+        if kind == "constant":
+            return TypeAdapter(float).validate_python(given.get("value"))
+        return KINDS[kind].model_validate(given)
+    except ValidationError as error:
+        (name, *_), message = error.errors()[0]["loc"] or ("value",), _first(error)
+        raise _invalid(f"{name}: {message}, must be {signature}") from None
+
+
+def _invalid(message: str) -> PydanticCustomError:
+    return PydanticCustomError("schedule", "{message}", {"message": message})
+
+
+def _first(error: ValidationError) -> str:
+    return error.errors(include_url=False)[0]["msg"]

@@ -88,4 +88,6 @@ def _part_text(part: Any) -> str:
         return ",".join([*texts, *texts, "…"] if Ellipsis in args else texts)
     if get_origin(part) is not None:
         return str(part)
-    return part.__name__ if isinstance(part, type) else str(part)
+    if isinstance(part, type):
+        return part.__name__.lower() if issubclass(part, BaseModel) else part.__name__
+    return str(part)

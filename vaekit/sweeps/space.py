@@ -79,8 +79,9 @@ def check_over(over: Mapping[str, Sequence[Any] | Range], options: Mapping[str, 
 def read_over(text: str) -> tuple[str, list[str] | Range]:
     """Parse an option and its values, or their range.
 
-    ``beta=1,2,4`` lists values, and ``encoder.hidden=512;256,256`` lists values that contain commas. ``seed=0..3`` is a range of
-    integers, ``beta=0.5..8`` a range of real numbers, and ``lr=1e-4..1e-2:log`` a range on a logarithmic scale.
+    ``beta=1,2,4`` lists values, and ``encoder.hidden=512;256,256`` lists values that contain commas; those in parentheses, as in
+    ``beta=1,linear(0,1,5)``, are part of a value. ``seed=0..3`` is a range of integers, ``beta=0.5..8`` a range of real numbers,
+    and ``lr=1e-4..1e-2:log`` a range on a logarithmic scale.
 
     Raises:
         UsageError: The text has none of these forms.
@@ -91,7 +92,7 @@ def read_over(text: str) -> tuple[str, list[str] | Range]:
     name = name.replace("-", "_")
     if bounds := re.fullmatch(rf"({_NUMBER})\.\.({_NUMBER})(:log)?", values):
         return name, Range(_number(bounds[1]), _number(bounds[2]), log=bounds[3] is not None)
-    return name, values.split(";" if ";" in values else ",")
+    return name, values.split(";") if ";" in values else re.split(r",(?![^()]*\))", values)
 
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

@@ -65,7 +65,8 @@ def sweep(
     """Train a model for every combination of some options' values, together if that is faster; or search for the best values.
 
     `vaekit sweep --loss beta --over beta=1,2,4 --over seed=0..3` trains twelve models. Separate values that contain commas with
-    semicolons: `--over "encoder.hidden=512;256,256"`. Each model gets its own run folder, as `train` writes it.
+    semicolons: `--over "encoder.hidden=512;256,256"`; schedules need none: `--over "beta=1,linear(0,1,5)"`. Each model gets its
+    own run folder, as `train` writes it.
 
     With `--search optuna --storage FILE --trials 50`, values are chosen from lists and ranges based on earlier trials:
     `--over lr=1e-4..1e-2:log --over latent_dim=2..64 --over encoder=mlp,cnn`. Start the same command any number of times, on any

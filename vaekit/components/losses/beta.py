@@ -1,4 +1,4 @@
-"""The weighted KL of β-VAE, with warm-up and free bits."""
+"""The weighted KL of β-VAE, with free bits."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from vaekit.distributions import FactorisedDensity
 from vaekit.interfaces import Capability, Declaration, Loss, Slot
-from vaekit.nn.schedules import Schedule, ramp
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace
 
 
 @losses("beta")
 class Beta(Loss):
-    """``β KL(q(z|x) || p(z))``: β above 1 disentangles at the cost of reconstruction; warm-up keeps latents from dying early.
+    """``β KL(q(z|x) || p(z))``: β above 1 disentangles at the cost of reconstruction; one that grows keeps latents alive.
 
     The KL is summed over latents and the reconstruction over pixels, so β is the paper's unnormalised one: 1 is the VAE for
-    images of any size. The references are, in order, for β, warm-up, cyclical warm-up and free bits.
+    images of any size. Warm-up is a β of ``linear(0, 1, 10)``, and cyclical annealing one of ``cyclic(0, 1, 10)``. The references
+    are, in order, for β, warm-up, cyclical annealing and free bits.
 
     Args:
         beta: Weight of the KL.
-        warmup: Epochs over which the weight rises from 0 to β; 0 for a constant weight.
-        anneal: How the weight rises; `cyclical` starts again every `warmup` epochs.
         free_bits: Nats per latent dimension up to which its KL, averaged over the batch, is not penalised.
 
     References:
@@ -40,36 +38,26 @@ class Beta(Loss):
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
     samples = None
-    beta: Tensor
 
-    def __init__(
-        self,
-        *,
-        beta: NonNegativeFloat = 4.0,
-        warmup: NonNegativeFloat = 0.0,
-        anneal: Schedule = "linear",
-        free_bits: NonNegativeFloat = 0.0,
-    ) -> None:
+    def __init__(self, *, beta: NonNegativeScheduled = 4.0, free_bits: NonNegativeScheduled = 0.0) -> None:
         super().__init__()
-        self.register_buffer("beta", torch.tensor(beta), persistent=False)
-        self.warmup, self.anneal, self.free_bits = warmup, anneal, free_bits
-        self.batch_statistic = free_bits > 0
+        self.beta, self.free_bits = scheduled(beta), scheduled(free_bits)
+        self.batch_statistic = free_bits != 0
 
     @classmethod
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
-        factorised = {Capability.FACTORISED} if options["free_bits"] > 0 else set()
+        factorised = {Capability.FACTORISED} if options["free_bits"] != 0 else set()
         return Declaration(cls.covers, cls.requires | factorised)
 
     def forward(self, trace: Trace) -> Tensor:
-        weight = self.beta * ramp(trace.epoch, self.warmup, self.anneal)
-        if self.free_bits == 0:
-            kl = trace.kl
-            assert kl is not None  # guaranteed by `requires`, which assembly checks
-            return weight * kl
-        return weight * sum_free_bits(trace, self.free_bits)
+        if self.batch_statistic:
+            return self.beta(trace.epoch) * sum_free_bits(trace, self.free_bits(trace.epoch))
+        kl = trace.kl
+        assert kl is not None  # guaranteed by `requires`, which assembly checks
+        return self.beta(trace.epoch) * kl
 
 
-def sum_free_bits(trace: Trace, free_bits: float) -> Tensor:
+def sum_free_bits(trace: Trace, free_bits: Tensor) -> Tensor:
     """Return the sum over latents of the KL averaged over the batch, or of ``free_bits`` where that is larger, 0-d."""
     kept = []
     for site in trace.sites:

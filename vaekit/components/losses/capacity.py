@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from vaekit.interfaces import Capability, Loss, Slot
-from vaekit.nn.schedules import ramp
+from vaekit.nn.schedules import LinearSchedule, NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace
+
+GROWING = LinearSchedule(start=0, end=25, epochs=20)
 
 
 @losses("capacity")
@@ -22,8 +22,7 @@ class CapacityLoss(Loss):
 
     Args:
         gamma: Weight γ.
-        capacity: Final capacity C, in nats.
-        warmup: Epochs over which C grows from 0; 0 for a constant C.
+        capacity: Capacity C, in nats.
 
     References:
         Burgess et al. (2018), "Understanding disentangling in β-VAE", arXiv:1804.03599, equation 8.
@@ -33,18 +32,12 @@ class CapacityLoss(Loss):
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
     samples = None
     batch_statistic = True
-    gamma: Tensor
-    capacity: Tensor
 
-    def __init__(
-        self, *, gamma: PositiveFloat = 1000.0, capacity: NonNegativeFloat = 25.0, warmup: NonNegativeFloat = 20.0
-    ) -> None:
+    def __init__(self, *, gamma: NonNegativeScheduled = 1000.0, capacity: NonNegativeScheduled = GROWING) -> None:
         super().__init__()
-        self.register_buffer("gamma", torch.tensor(gamma), persistent=False)
-        self.register_buffer("capacity", torch.tensor(capacity), persistent=False)
-        self.warmup = warmup
+        self.gamma, self.capacity = scheduled(gamma), scheduled(capacity)
 
     def forward(self, trace: Trace) -> Tensor:
         kl = trace.kl
         assert kl is not None  # guaranteed by `requires`, which assembly checks
-        return self.gamma * (kl.mean() - self.capacity * ramp(trace.epoch, self.warmup)).abs()
+        return self.gamma(trace.epoch) * (kl.mean() - self.capacity(trace.epoch)).abs()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, cast
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from vaekit.distributions import Quantised
 from vaekit.interfaces import Capability, Loss, Slot
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace
 
@@ -31,13 +31,12 @@ class Commitment(Loss):
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.CODES})
     requires_of_prior: ClassVar[frozenset[Capability]] = frozenset()
-    weight: Tensor
 
-    def __init__(self, *, commitment: NonNegativeFloat = 0.25) -> None:
+    def __init__(self, *, commitment: NonNegativeScheduled = 0.25) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.tensor(commitment), persistent=False)
+        self.commitment = scheduled(commitment)
 
     def forward(self, trace: Trace) -> Tensor:
         q = cast("Quantised", trace.site.q)
         trace.metrics["perplexity"] = torch.exp(torch.special.entr(q.usage).sum())
-        return self.weight * (q.outputs - q.entries.detach()).square().sum(-1)
+        return self.commitment(trace.epoch) * (q.outputs - q.entries.detach()).square().sum(-1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from vaekit.distributions import full_precision
 from vaekit.interfaces import Capability, Loss
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace
 
@@ -36,11 +36,12 @@ class DIP(Loss):
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})  # for the KL
     batch_statistic = True
     samples = None
-    weights: Tensor
 
-    def __init__(self, *, variant: Variant = "i", lambda_od: NonNegativeFloat = 10.0, lambda_d: NonNegativeFloat = 100.0) -> None:
+    def __init__(
+        self, *, variant: Variant = "i", lambda_od: NonNegativeScheduled = 10.0, lambda_d: NonNegativeScheduled = 100.0
+    ) -> None:
         super().__init__()
-        self.register_buffer("weights", torch.tensor([lambda_od, lambda_d]), persistent=False)
+        self.lambda_od, self.lambda_d = scheduled(lambda_od), scheduled(lambda_d)
         self.variant: Variant = variant
 
     def forward(self, trace: Trace) -> Tensor:
@@ -49,7 +50,7 @@ class DIP(Loss):
         squares = (total - eye).square()
         off_diagonal, diagonal = (squares * (1 - eye)).sum(), (squares * eye).sum()
         trace.metrics.update(off_diagonal=off_diagonal, diagonal=diagonal)
-        return (self.weights * torch.stack([off_diagonal, diagonal])).sum()
+        return self.lambda_od(trace.epoch) * off_diagonal + self.lambda_d(trace.epoch) * diagonal
 
 
 def covariance(codes: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import PositiveFloat
 from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.interfaces import Aim, Capability, Loss, Optim, Slot
 from vaekit.nn.layers import Widths, fully_connected
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace
 
@@ -35,18 +36,17 @@ class Factor(Loss):
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
     batch_statistic = True
-    gamma: Tensor
 
     def __init__(
         self,
         latent_dim: int,
         *,
-        gamma: NonNegativeFloat = 6.0,
+        gamma: NonNegativeScheduled = 6.0,
         hidden: Widths = (256, 256, 256),
         critic_lr: PositiveFloat = 1e-4,
     ) -> None:
         super().__init__()
-        self.register_buffer("gamma", torch.tensor(gamma), persistent=False)
+        self.gamma = scheduled(gamma)
         self.critic_lr = critic_lr
         self.critic = fully_connected((latent_dim,), hidden, (1,), "leaky_relu")
 
@@ -58,7 +58,7 @@ class Factor(Loss):
         kl, total_correlation = trace.kl, self.critic(trace.z).squeeze(-1)
         assert kl is not None  # guaranteed by `requires`, which assembly checks
         trace.metrics["total_correlation"] = total_correlation
-        value: Tensor = kl + self.gamma * total_correlation
+        value: Tensor = kl + self.gamma(trace.epoch) * total_correlation
         return value
 
     def criticise(self, trace: Trace) -> Tensor:

@@ -6,12 +6,11 @@ import math
 from typing import ClassVar, Literal, NamedTuple, cast
 
 import torch
-from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from vaekit.distributions import FactorisedDensity
 from vaekit.interfaces import Capability, Loss, Slot
-from vaekit.nn.schedules import Schedule, ramp
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Site, Trace
 
@@ -38,8 +37,6 @@ class TC(Loss):
         gamma: Weight of the dimension-wise KL.
         estimator: How q(z) is estimated: `stratified` is unbiased, and exact when the batch is the dataset; `weighted` is the
             paper's minibatch-weighted sampling, which shifts the logged terms by constants.
-        warmup: Epochs over which all three weights rise from 0; 0 for constant weights.
-        anneal: How the weights rise.
 
     References:
         Chen et al. (2018), "Isolating Sources of Disentanglement in Variational Autoencoders", NeurIPS, arXiv:1802.04942,
@@ -49,27 +46,24 @@ class TC(Loss):
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.FACTORISED})
     batch_statistic = True
-    weights: Tensor
 
     def __init__(
         self,
         *,
-        beta: NonNegativeFloat = 6.0,
-        alpha: NonNegativeFloat = 1.0,
-        gamma: NonNegativeFloat = 1.0,
+        beta: NonNegativeScheduled = 6.0,
+        alpha: NonNegativeScheduled = 1.0,
+        gamma: NonNegativeScheduled = 1.0,
         estimator: Estimator = "stratified",
-        warmup: NonNegativeFloat = 0.0,
-        anneal: Schedule = "linear",
     ) -> None:
         super().__init__()
-        self.register_buffer("weights", torch.tensor([alpha, beta, gamma]), persistent=False)
+        self.alpha, self.beta, self.gamma = scheduled(alpha), scheduled(beta), scheduled(gamma)
         self.estimator: Estimator = estimator
-        self.warmup, self.anneal = warmup, anneal
 
     def forward(self, trace: Trace) -> Tensor:
         terms = decompose(trace.site, trace.num_data, self.estimator)
         trace.metrics.update(terms._asdict())
-        return ramp(trace.epoch, self.warmup, self.anneal) * (self.weights[:, None] * torch.stack(terms)).sum(0)
+        weights = torch.stack([weight(trace.epoch) for weight in (self.alpha, self.beta, self.gamma)])
+        return (weights[:, None] * torch.stack(terms)).sum(0)
 
 
 def decompose(site: Site, num_data: int | None, estimator: Estimator) -> Decomposition:

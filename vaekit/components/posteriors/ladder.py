@@ -22,7 +22,8 @@ class Ladder(Posterior):
     example differs from what z2 predicts. One encoder serves both layers; the prior's ``top`` says how many latents are z2. The
     KL is estimated by the samples, latent by latent: ``kl_per_latent`` shows what each layer carries.
 
-    Warm up the KL (``--loss beta --beta 1 --warmup 10``): on digits, the bottom layer then carries 9 of 23 nats, else 2 of 17.
+    Warm up the KL (``--loss beta --beta "linear(0, 1, 10)"``): on digits, the bottom layer then carries 9 of 23 nats, and else 2
+    of 17.
 
     Args:
         max_logvar: Bound of the log-variances that the encoder emits.

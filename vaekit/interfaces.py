@@ -59,7 +59,7 @@ class Module(Component, nn.Module, ABC):
 
         Args:
             trace: The trace of the step's batch. If several processes share the batch, it is that of the whole batch, with
-                latents and labels but without images.
+                latents, labels and ``log_likelihood`` but without images.
         """
         del trace
         return {}

@@ -174,7 +174,7 @@ def test_losses_have_a_number_per_example_or_one_per_batch(kind):
 
 
 @pytest.mark.parametrize("kind", roles.losses.kinds())
-def test_numbers_of_losses_are_buffers_that_move_with_the_module_and_are_not_saved(kind):
+def test_numbers_of_losses_are_buffers_that_move_with_the_module_and_are_not_saved_unless_they_are_learned(kind):
     loss = build(kind)
-    assert loss.state_dict().keys() == dict(loss.named_parameters()).keys()
+    assert loss.state_dict().keys() == {*dict(loss.named_parameters()), *loss.learned}
     assert all(buffer.dtype == F64 for buffer in loss.buffers())

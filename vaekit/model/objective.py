@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from typing import NamedTuple, cast
 
@@ -209,6 +210,11 @@ class Objective(nn.Module):
         return any(aim.own and not aim.judged for _, aim in self.terms.values())
 
     @property
+    def has_controller(self) -> bool:
+        """Whether a loss changes by state that it learns without gradients, such as a weight that a controller sets."""
+        return any(name.startswith("losses.") for name in self.learners)
+
+    @property
     def producers(self) -> set[int]:
         """The numbers of the players that own parameters of the model, which produce the trace."""
         return {owner for name, owner in self.owner.items() if name.startswith("vae.")}
@@ -278,9 +284,11 @@ class Objective(nn.Module):
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
         """Return the next values of the buffers that learn without gradients."""
         state: dict[str, Tensor] = {}
+        if trace.whole is not None and self.gather is not None:
+            trace = replace(trace.whole, _log_likelihood=self.gather(trace.log_likelihood.detach(), -1))
         for name in self.learners:
             module = cast("Module", self.get_submodule(name))
-            state |= {f"{name}.{buffer}": value for buffer, value in module.next_state(trace.whole or trace).items()}
+            state |= {f"{name}.{buffer}": value for buffer, value in module.next_state(trace).items()}
         return state
 
     def evaluate(self, inputs: Inputs) -> tuple[Tensor, dict[str, Tensor], Trace]:

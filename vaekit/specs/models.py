@@ -191,7 +191,7 @@ class TrainSpec(Spec):
     best: str = Field(
         "auto",
         description="Number of the validation set that chooses the best epoch, such as elbo or, with a direction, kl:max; last "
-        "chooses the last epoch; auto chooses by the loss, or the last epoch where a critic plays.",
+        "chooses the last epoch; auto chooses by the loss, or the last epoch where a critic plays or a controller sets weights.",
         examples=["elbo"],
     )
     seed: Seed = Field(0, description="Seed of all random draws.")

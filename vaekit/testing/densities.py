@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vaekit.interfaces import Capability, Posterior, Prior
+from vaekit.interfaces import Capability, Module, Posterior, Prior
 from vaekit.model.vae import VAE
 from vaekit.registry import Registry
 from vaekit.roles import decoders, encoders, posteriors, priors
@@ -20,6 +20,7 @@ from vaekit.testing.common import (
     module_of,
 )
 from vaekit.testing.core import Candidate, check, during, expect, expect_close, expect_finite
+from vaekit.trace import Trace
 
 F64 = torch.float64
 METHODS = {Capability.LOG_PROB: "log_prob", Capability.FACTORISED: "log_prob_per_dim"}
@@ -279,10 +280,19 @@ def check_state(candidate: Candidate) -> None:
     Initial values are those of own parameters and buffers.
     """
     source = source_of(candidate)
-    part: Posterior | Prior = source.part
-    before = {name: value.clone() for name, value in source.state_dict().items()}
     x = torch.rand(20, *DATA, dtype=F64, generator=torch.Generator().manual_seed(0))
-    trace = source.model(x, generator=torch.Generator().manual_seed(0))
+    expect_pure_state(source.part, source, source.model(x, generator=torch.Generator().manual_seed(0)))
+
+
+def expect_pure_state(part: Module, whole: nn.Module, trace: Trace) -> None:
+    """Raise unless the next and the initial state of a component are what `Module` promises.
+
+    Args:
+        part: The component.
+        whole: The module that must not change.
+        trace: The trace that they are computed from.
+    """
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
     own = dict([*part.named_parameters(), *part.named_buffers()])
     unknown = [name for name in part.learned if name not in dict(part.named_buffers()) or name not in part.state_dict()]
     expect(not unknown, "the learned state", expected="persistent buffers", came=", ".join(unknown))
@@ -297,7 +307,7 @@ def check_state(candidate: Candidate) -> None:
             expect_finite(value, f"the new {name}")
     same = all(torch.equal(value, states[1][name]) for name, value in states[0].items())
     expect(same, "the next state of one trace, twice", expected="equal", came="others")
-    changed = [name for name, value in source.state_dict().items() if not torch.equal(value, before[name])]
+    changed = [name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])]
     expect(not changed, "the state of the model afterwards", expected="unchanged", came=f"{', '.join(changed)} changed")
 
 

@@ -17,9 +17,9 @@ from vaekit.roles import decoders, encoders, posteriors, priors
 from vaekit.testing.backbones import expect_compiles
 from vaekit.testing.common import expect_gradients, expect_same_after_loading, expect_stackable, module_of
 from vaekit.testing.core import Candidate, ConformanceError, check, during, expect, expect_close, expect_finite
-from vaekit.testing.densities import METHODS
+from vaekit.testing.densities import METHODS, expect_pure_state
 from vaekit.testing.statistics import ERRORS, expect_mean
-from vaekit.trace import Site, Trace
+from vaekit.trace import Elsewhere, Site, Trace
 
 LATENT_DIM, IMAGE = 3, (1, 6, 5)
 NUM_DATA = 50
@@ -376,6 +376,24 @@ def check_vmap(candidate: Candidate) -> None:
     losses = [loss_of(candidate) for _ in range(2)]
     models = [_Model(vae_of(loss), loss).eval() for loss in losses]
     expect_stackable(models, *inputs_of(candidate, losses[0], models[0].vae))
+
+
+@check("loss")
+def check_state(candidate: Candidate) -> None:
+    """State that learns without gradients is persistent, and its next values are a pure function of a trace.
+
+    If several processes share the batch, that trace has latents, labels and the log-likelihood, but no images.
+    """
+    loss = loss_of(candidate)
+    vae = vae_of(loss)
+    trace = trace_of(vae, inputs_of(candidate, loss, vae, 16))
+    expect_pure_state(loss, loss, trace)
+    absent: Any = Elsewhere()
+    shared = replace(trace, x=absent, likelihood=absent, _log_likelihood=trace.log_likelihood)
+    with torch.no_grad(), during("computing its next state from a batch that several processes share"):
+        here, there = loss.next_state(trace), loss.next_state(shared)
+    for name, value in here.items():
+        expect_close(there[name], value, f"the next {name} of a batch that several processes share", rtol=1e-12, atol=0)
 
 
 @check("loss")

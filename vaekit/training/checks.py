@@ -58,7 +58,7 @@ def best_criterion(spec: RunSpec, objective: Objective) -> Criterion | None:
     """
     best = spec.train.best
     if best == "auto":
-        best = "last" if objective.has_critic else "loss"
+        best = "last" if objective.has_critic or objective.has_controller else "loss"
     return None if best == "last" else Criterion.read(best)
 
 

@@ -1,0 +1,74 @@
+"""The KL held at a set point by a controller: ControlVAE."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from vaekit.errors import UsageError
+from vaekit.interfaces import Capability, Loss, Slot
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
+from vaekit.roles import losses
+from vaekit.trace import Trace
+
+
+@losses("control")
+class Control(Loss):
+    """``β KL``, with a β that a controller changes after each step so that the KL stays at a set point: ControlVAE.
+
+    ``β = β_min + Kp sigmoid(KL - target) + Ki sum (KL - target)``: a PI controller, whose sum is kept within the bounds of β so
+    that it does not wind up while the KL is out of reach. A set point that grows, such as ``linear(0, 25, 20)``, lets the code
+    pick up one factor of variation after another, as `capacity` does. Small gains are slow: β changes by `ki` times the error in
+    nats per step. β is logged, and validation has that of the latest step.
+
+    Args:
+        kl: Set point of the KL, in nats per example.
+        kp: Gain Kp of the error.
+        ki: Gain Ki of the sum of errors, per step.
+        beta_min: Smallest β.
+        beta_max: Largest β.
+
+    References:
+        Shao et al. (2020), "ControlVAE: Controllable Variational Autoencoder", ICML, arXiv:2004.05988, algorithm 1.
+    """
+
+    covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    samples = None
+    learned = ("beta", "integral")
+    beta: Tensor
+    integral: Tensor
+
+    def __init__(
+        self,
+        *,
+        kl: NonNegativeScheduled = 20.0,
+        kp: NonNegativeFloat = 0.01,
+        ki: PositiveFloat = 0.001,
+        beta_min: NonNegativeFloat = 0.0,
+        beta_max: PositiveFloat = 100.0,
+    ) -> None:
+        super().__init__()
+        if beta_min >= beta_max:
+            raise UsageError("no β lies between its bounds", given=f"{beta_min} and {beta_max}", expected="beta_min < beta_max")
+        self.kl, self.kp, self.ki = scheduled(kl), scheduled(kp), scheduled(ki)
+        self.beta_min, self.beta_max = scheduled(beta_min), scheduled(beta_max)
+        self.register_buffer("beta", torch.tensor(beta_min + 0.5 * kp))
+        self.register_buffer("integral", torch.zeros(()))
+
+    def forward(self, trace: Trace) -> Tensor:
+        kl = trace.kl
+        assert kl is not None  # guaranteed by `requires`, which assembly checks
+        trace.metrics["beta"] = self.beta
+        return self.beta * kl
+
+    def next_state(self, trace: Trace) -> dict[str, Tensor]:
+        kl, epoch = trace.kl, trace.epoch
+        assert kl is not None  # guaranteed by `requires`, which assembly checks
+        excess, low, high = kl.mean() - self.kl(epoch), self.beta_min(epoch), self.beta_max(epoch)
+        integral = torch.minimum((self.integral + self.ki(epoch) * excess).clamp(min=0), high - low)
+        beta = torch.minimum(low + self.kp(epoch) * torch.sigmoid(excess) + integral, high)
+        return {"beta": beta, "integral": integral}

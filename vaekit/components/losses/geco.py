@@ -1,0 +1,82 @@
+"""The smallest KL at a tolerated reconstruction error: GECO."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from vaekit.interfaces import Capability, Loss, Shape, Slot
+from vaekit.nn.schedules import Scheduled, scheduled
+from vaekit.roles import losses
+from vaekit.trace import Trace, mean_over_samples
+
+LARGEST = 1e4
+"""The largest β and the largest λ."""
+FASTEST = 0.02
+"""The largest change of log λ per step; else λ would grow by orders of magnitude before the first images are reconstructed."""
+
+
+@losses("geco")
+class GECO(Loss):
+    """``β KL``, with a β that training finds: the smallest KL at which the reconstruction error is tolerated.
+
+    The error is the mean of -log p(x|z) per number of the data: the mean squared error for `mse`, the cross-entropy of a pixel in
+    nats for `bce`, and under a density it may be negative. A run's `reconstruction`, divided by the numbers of an image, is the
+    error of that run. After each step, the Lagrange multiplier λ of the constraint grows by a factor of
+    ``exp(rate (error - tolerance))``, with a moving average of the error, but by 2% at most. The objective is the paper's,
+    ``KL + λ (error - tolerance)``, divided by λ, so ``β = 1 / λ``: its minimiser is the same, and its scale does not change with
+    λ. If the tolerance cannot be met, β falls to nearly 0. β is logged, and validation has that of the latest step.
+
+    Args:
+        data_shape: The shape of an example.
+        tolerance: Tolerated error κ, in nats per number of the data.
+        rate: Rate at which log λ follows the error, per step.
+        decay: Decay of the moving average.
+
+    References:
+        Rezende and Viola (2018), "Taming VAEs", arXiv:1810.00597, algorithm 1.
+    """
+
+    covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    samples = None
+    learned = ("beta", "error")
+    beta: Tensor
+    error: Tensor
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        *,
+        tolerance: Scheduled = 0.1,
+        rate: PositiveFloat = 1.0,
+        decay: Annotated[float, Field(ge=0, lt=1)] = 0.99,
+    ) -> None:
+        super().__init__()
+        self.numbers = math.prod(data_shape)
+        self.tolerance, self.rate, self.decay = scheduled(tolerance), scheduled(rate), scheduled(decay)
+        self.register_buffer("beta", torch.ones(()))
+        self.register_buffer("error", torch.zeros(()))
+
+    def forward(self, trace: Trace) -> Tensor:
+        kl = trace.kl
+        assert kl is not None  # guaranteed by `requires`, which assembly checks
+        trace.metrics["beta"] = self.beta
+        return self.beta * kl
+
+    def next_state(self, trace: Trace) -> dict[str, Tensor]:
+        decay, rate = self.decay(trace.epoch), self.rate(trace.epoch)
+        error = decay * self.error + (1 - decay) * self.error_of(trace)
+        growth = (rate * (error - self.tolerance(trace.epoch))).clamp(-FASTEST, FASTEST)  # of log λ
+        return {"beta": (self.beta * torch.exp(-growth)).clamp(1 / LARGEST, LARGEST), "error": error}
+
+    def initial_state(self, trace: Trace) -> dict[str, Tensor]:
+        return {"error": self.error_of(trace)}
+
+    def error_of(self, trace: Trace) -> Tensor:
+        """Return the mean of -log p(x|z) over a batch, per number of the data, 0-d."""
+        return -mean_over_samples(trace.log_likelihood).mean() / self.numbers

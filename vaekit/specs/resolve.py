@@ -226,6 +226,7 @@ def _check_provided(
     components: Registry[Any],
     cls: type[Posterior | Prior],
     instead: str,
+    *,
     also: frozenset[str] = frozenset(),
 ) -> None:
     """Check that a posterior or prior provides the capabilities that another component requires of it.

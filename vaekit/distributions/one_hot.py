@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,18 @@ from torch import Tensor
 
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
+
+FARTHEST = 10.0
+"""The largest standard normal noise whose Gumbel noise is finite in float32, with room to spare; none is drawn beyond it."""
+
+
+def gumbel(noise: Tensor) -> Tensor:
+    """Map standard normal noise n to Gumbel noise of the same probability, ``-log(-log Phi(n))``, accurate in both tails.
+
+    This is that of `torch.special.log_ndtr`, which cannot be stacked by `torch.vmap`.
+    """
+    tail = 0.5 * torch.erfc(noise.abs().clamp(max=FARTHEST) / math.sqrt(2))  # Phi(-|n|)
+    return -torch.log(torch.where(noise > 0, -torch.log1p(-tail), -torch.log(tail)))
 
 
 class OneHot(NamedTuple):
@@ -40,18 +53,18 @@ class OneHot(NamedTuple):
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise ``(*S, B, N K P)`` to samples of the same shape, by way of Gumbel noise."""
-        gumbel = -torch.log(-torch.special.log_ndtr(noise))  # log_ndtr is accurate in both tails
-        scores = self.log_probs + gumbel.unflatten(-1, self.log_probs.shape[-3:])
+        scores = self.log_probs + gumbel(noise).unflatten(-1, self.log_probs.shape[-3:])
         soft = torch.softmax(scores / self.temperature, -2)
         if not self.hard:
-            return soft.flatten(-3)
+            return torch.flatten(soft, -3)
         classes = torch.arange(scores.shape[-2], device=scores.device)[:, None]
         hard = (classes == scores.argmax(-2, keepdim=True)).to(soft.dtype)
-        return (hard + (soft - soft.detach())).flatten(-3)
+        return torch.flatten(hard + (soft - soft.detach()), -3)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log probabilities of one-hot vectors ``(*S, B, N K P)``, ``(*S, B)``; linear in their numbers."""
-        return (value.unflatten(-1, self.log_probs.shape[-3:]) * self.log_probs).sum((-3, -2, -1))
+        terms: Tensor = value.unflatten(-1, self.log_probs.shape[-3:]) * self.log_probs
+        return terms.sum((-3, -2, -1))
 
 
 class GaussianAndOneHot(NamedTuple):

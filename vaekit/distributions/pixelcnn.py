@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -172,7 +172,7 @@ class PixelCNNCodes(NamedTuple):
             for k in range(len(form.sides)):
                 if not any(position[k + 1 :]):  # otherwise the features of stack k are those of a row that it has seen
                     self._see(k, position[: k + 1], drawn, kept, like=own)
-            found = [rows[position[: k + 1]][-1][:, :, *position[k + 1 :]] for k, rows in enumerate(kept)]
+            found = [_at(rows[position[: k + 1]][-1], position[k + 1 :]) for k, rows in enumerate(kept)]
             context = sum(found[1:], found[0]) if found else self.weights["start"].expand(len(own), -1)
             drawn[position] = self._draw(context, own)
         z = from_positions(self.vocabulary.vectors(torch.stack([*drawn.values()], 1)))
@@ -206,6 +206,12 @@ class PixelCNNCodes(NamedTuple):
             bounds = torch.softmax(logits, -1).cumsum(-1)[:, :-1]
             codes = *codes[:r], (uniform[:, r, None] >= bounds).sum(-1), *codes[r + 1 :]
         return torch.stack(codes, -1)
+
+
+def _at(features: Tensor, place: Index) -> Tensor:
+    """Return features ``(B, W, *sides)`` at a place, ``(B, W)``."""
+    index: Any = (..., *place)
+    return features[index]
 
 
 @register_kl(Quantised, PixelCNNCodes)

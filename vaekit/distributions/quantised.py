@@ -73,7 +73,8 @@ class Codebooks(NamedTuple):
         return self.books.mean(1).sum(0)
 
     def vectors(self, codes: Tensor) -> Tensor:
-        return reduce(torch.add, (book[own] for book, own in zip(self.books, codes.unbind(-1), strict=True)))
+        sums: Tensor = reduce(torch.add, (book[own] for book, own in zip(self.books, codes.unbind(-1), strict=True)))
+        return sums
 
     def codes(self, vectors: Tensor) -> Tensor:
         found = []

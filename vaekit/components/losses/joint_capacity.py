@@ -61,6 +61,5 @@ class JointCapacity(Loss):
         growth = ramp(trace.epoch, self.warmup)
         _, _, classes, positions = q.discrete.log_probs.shape
         most = positions * torch.log(torch.full_like(gamma, max(1, classes)))
-        return gamma * (
-            (continuous - capacity * growth).abs() + (discrete - torch.minimum(discrete_capacity, most) * growth).abs()
-        )
+        off = (continuous - capacity * growth).abs() + (discrete - torch.minimum(discrete_capacity, most) * growth).abs()
+        return torch.mul(gamma, off)

@@ -34,7 +34,9 @@ class Capability(StrEnum):
     LOG_PROB = "log_prob"
     """It has a density: ``log_prob`` is exact."""
     CODES = "codes"
-    """Its latents are entries of a codebook; see `vaekit.distributions.Quantised`."""
+    """Its latents are entries of a learned codebook; see `vaekit.distributions.Quantised`."""
+    READABLE = "readable_codes"
+    """The codes of its latents can be read from these, exactly; see `vaekit.distributions.Vocabulary`."""
     FACTORISED = "factorised"
     """Its dimensions are independent: ``log_prob_per_dim`` is available."""
 
@@ -140,6 +142,11 @@ class Posterior(Module):
     @abstractmethod
     def param_shape(self) -> Shape:
         """The shape of the encoder's output for one example."""
+
+    @property
+    def code_sizes(self) -> Shape:
+        """For discrete codes: how many values each of the code numbers of a position has; none for others."""
+        return ()
 
     @abstractmethod
     def forward(self, params: Tensor, model: Any = None) -> Distribution:

@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.distributions import OneHot, at_least_float32
+from vaekit.distributions import OneHot, at_least_float32, one_hot
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Posterior, Shape
 from vaekit.roles import posteriors
@@ -75,3 +75,6 @@ class Categorical(Posterior):
         del model
         logits = at_least_float32(params).unflatten(-1, (self.num, self.num_classes, -1))
         return OneHot(torch.log_softmax(logits, -2), self.temperature, self.straight_through or not self.training)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        return one_hot(z.unflatten(-1, (self.num, self.num_classes, -1))).flatten(-3)

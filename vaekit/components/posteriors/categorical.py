@@ -33,7 +33,7 @@ class Categorical(Posterior):
     References:
         Jang et al. (2017), "Categorical Reparameterization with Gumbel-Softmax", ICLR, arXiv:1611.01144, section 2.
         Maddison et al. (2017), "The Concrete Distribution: A Continuous Relaxation of Discrete Random Variables", ICLR,
-            arXiv:1611.00712, section 3 and appendix C.
+            arXiv:1611.00712, section 3.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})

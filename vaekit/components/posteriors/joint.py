@@ -30,8 +30,7 @@ class Joint(Posterior):
         max_logvar: Bound of the log-variances.
 
     References:
-        Dupont (2018), "Learning Disentangled Joint Continuous and Discrete Representations", NeurIPS, arXiv:1804.00104,
-            section 3.
+        Dupont (2018), "Learning Disentangled Joint Continuous and Discrete Representations", NeurIPS, arXiv:1804.00104.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({Capability.LOG_PROB, "joint"})

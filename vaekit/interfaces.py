@@ -157,6 +157,10 @@ class Posterior(Module):
             model: The model, for posteriors that depend on its prior or on other parts of it.
         """
 
+    def nearest(self, z: Tensor) -> Tensor:
+        """Return the latents in its space that are nearest to vectors ``(..., D)``, which pictures decode; default: these."""
+        return z
+
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
         """Draw the base noise that ``rsample`` maps to ``num`` latent vectors: standard normal, ``(num, D)``.
 

@@ -14,8 +14,11 @@ from vaekit.components.posteriors.fsq import FSQ
 from vaekit.components.posteriors.residual_vq import ResidualVQ
 from vaekit.components.posteriors.vq import VQ
 from vaekit.components.priors.uniform import Uniform
+from vaekit.data.facts import Facts
 from vaekit.distributions import Codebooks, Levels, UniformCodes, from_positions, kl_per_dim, nearest, to_positions
+from vaekit.drawing.latents import decode, decode_nearest
 from vaekit.errors import UsageError
+from vaekit.model.assembly import build_vae
 from vaekit.specs.options import build_spec
 from vaekit.trace import Site, Trace
 
@@ -187,6 +190,28 @@ def test_the_kl_from_the_uniform_prior_is_the_log_number_of_codes(cls: Any, nats
     torch.testing.assert_close(kl.sum(-1), torch.full((5,), nats, dtype=F64))
     z = p.rsample(prior.draw_noise(5, like=torch.zeros((), dtype=F64)))
     torch.testing.assert_close(p.log_prob(z), torch.full((5,), -nats, dtype=F64))
+
+
+@pytest.mark.parametrize("kind", ["vq", "fsq", "residual_vq", "categorical", "joint"])
+@torch.no_grad()
+def test_pictures_decode_the_nearest_codes(kind: str) -> None:
+    facts, options = Facts(data_shape=(1, 8, 8)), {"posterior": kind, "encoder": "cnn", "latent_dim": 4, "latent_stride": 4}
+    vae: Any = build_vae(build_spec({}, {**options, "encoder.channels": (8, 8), "decoder.channels": (8, 8)}).model, facts, seed=0)
+    vae.eval()
+    z, own = torch.randn(20, 16, generator=torch.Generator().manual_seed(0)), vae.sample_latent(20)
+    near = vae.posterior.nearest(z)
+    assert torch.equal(decode_nearest(vae, z), decode(vae, near))
+    assert not torch.equal(near, z)
+    if kind != "residual_vq":  # whose codes are found one after another
+        assert torch.equal(vae.posterior.nearest(own), own)
+        assert torch.equal(vae.posterior.nearest(near), near)
+        assert ((near - z).square().sum(-1)[:, None] <= (own - z[:, None]).square().sum(-1) + 1e-5).all() or kind == "joint"
+    if kind in ("categorical", "joint"):
+        classes = near.view(20, 4, 4)[:, -2 if kind == "joint" else 0 :]
+        assert torch.equal(classes.sum(1), torch.ones(20, 4))
+        assert torch.equal(classes.argmax(1), z.view(20, 4, 4)[:, -classes.shape[1] :].argmax(1))
+    if kind == "joint":
+        assert torch.equal(near[:, :8], z[:, :8])
 
 
 def test_codes_that_cannot_be_read_have_no_pixelcnn() -> None:

@@ -16,7 +16,7 @@ from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 from vaekit.distributions.mixture import GaussianMixture, MixtureOf
 from vaekit.distributions.observed import Observed
-from vaekit.distributions.one_hot import GaussianAndOneHot, OneHot
+from vaekit.distributions.one_hot import GaussianAndOneHot, OneHot, one_hot
 from vaekit.distributions.pixels import (
     LEVEL,
     BernoulliPixels,
@@ -67,6 +67,7 @@ __all__ = [
     "kl_per_dim",
     "log_prob_in_turn",
     "nearest",
+    "one_hot",
     "register_kl",
     "sum_event",
     "to_positions",

@@ -24,6 +24,12 @@ def gumbel(noise: Tensor) -> Tensor:
     return -torch.log(torch.where(noise > 0, -torch.log1p(-tail), -torch.log(tail)))
 
 
+def one_hot(scores: Tensor) -> Tensor:
+    """Return the one-hot vectors of the largest of scores ``(..., K, P)``, along K."""
+    classes = torch.arange(scores.shape[-2], device=scores.device)[:, None]
+    return (classes == scores.argmax(-2, keepdim=True)).to(scores.dtype)
+
+
 class OneHot(NamedTuple):
     """Independent categorical variables, N at each of P positions, each a one-hot vector of K numbers: latents ``(N, K, P)``.
 
@@ -57,9 +63,7 @@ class OneHot(NamedTuple):
         soft = torch.softmax(scores / self.temperature, -2)
         if not self.hard:
             return torch.flatten(soft, -3)
-        classes = torch.arange(scores.shape[-2], device=scores.device)[:, None]
-        hard = (classes == scores.argmax(-2, keepdim=True)).to(soft.dtype)
-        return torch.flatten(hard + (soft - soft.detach()), -3)
+        return torch.flatten(one_hot(scores) + (soft - soft.detach()), -3)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log probabilities of one-hot vectors ``(*S, B, N K P)``, ``(*S, B)``; linear in their numbers."""

@@ -58,6 +58,12 @@ def encode_samples(vae: VAE, examples: Examples, num: int, generator: torch.Gene
 
 
 @torch.no_grad()
+def decode_nearest(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
+    """Return the decoded mean images of the codes nearest to vectors ``(N, D)``, which differ if codes are discrete."""
+    return decode(vae, vae.posterior.nearest(z), c)
+
+
+@torch.no_grad()
 def decode(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
     """Return the decoded mean images of codes ``(N, D)``, in [0, 1] to be shown.
 

@@ -79,8 +79,8 @@ class Interpolate(Picture):
         """Return the images along the path, ``(steps, C, H, W)``."""
         import torch
 
-        from vaekit.drawing.latents import WAYS, decode, encode_means, linear
+        from vaekit.drawing.latents import WAYS, decode_nearest, encode_means, linear
 
         vae, (first, last) = self.subject.vae, encode_means(self.subject.vae, self.ends)
         t, told = torch.linspace(0, 1, self.steps, device=first.device), vae.condition_on(self.ends.labels)
-        return decode(vae, WAYS[way](first, last, t), None if told is None else linear(told[0], told[1], t))
+        return decode_nearest(vae, WAYS[way](first, last, t), None if told is None else linear(told[0], told[1], t))

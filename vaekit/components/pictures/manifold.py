@@ -45,13 +45,13 @@ class Manifold(Picture):
         """Decode the plane at ``values`` ``(side, k)`` of its axes: ``(rows * side, C, H, W)``, the last value in the top row."""
         import torch
 
-        from vaekit.drawing.latents import decode
+        from vaekit.drawing.latents import decode_nearest
 
         vae, told, along = self.subject.vae, self.subject.told(self.label), values[:, 0]
         if len(plane.axes) == 1:
-            return decode(vae, plane.center + along[:, None] * plane.axes[0], told)
+            return decode_nearest(vae, plane.center + along[:, None] * plane.axes[0], told)
         down, along = torch.meshgrid(values[:, 1].flip(0), along, indexing="ij")
-        return decode(vae, plane.center + torch.stack([along, down], -1).flatten(0, 1) @ plane.axes, told)
+        return decode_nearest(vae, plane.center + torch.stack([along, down], -1).flatten(0, 1) @ plane.axes, told)
 
 
 def quantile_grid(side: int, spread: Spread) -> Tensor:

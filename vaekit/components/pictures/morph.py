@@ -39,7 +39,7 @@ class Morph(Picture):
         import torch
 
         from vaekit.drawing.grid import single_images
-        from vaekit.drawing.latents import WAYS, decode, linear
+        from vaekit.drawing.latents import WAYS, decode_nearest, linear
         from vaekit.drawing.tiles import LARGE
 
         labels = self.subject.labels("morph")
@@ -49,7 +49,7 @@ class Morph(Picture):
         t = torch.arange(self.steps, device=stations.device) / self.steps
         legs = [WAYS[self.way](a, b, t) for a, b in zip(stations, stations.roll(-1, 0), strict=True)]
         between = None if told is None else torch.cat([linear(*ends, t) for ends in zip(told, told.roll(-1, 0), strict=True)])
-        images = decode(vae, torch.cat(legs), between)
+        images = decode_nearest(vae, torch.cat(legs), between)
         return Animation(single_images(images, small=LARGE), milliseconds=FRAME_MS, hold=FRAME_MS)
 
 

@@ -92,14 +92,14 @@ class Traverse(Picture):
     @cached_property
     def images(self) -> Tensor:
         """The decoded images, ``(latents, steps, C, H, W)``."""
-        from vaekit.drawing.latents import decode, encode_means
+        from vaekit.drawing.latents import decode_nearest, encode_means
 
         vae, latents, (values, _) = self.subject.vae, self.latents, self.positions
         given = self.subject.images([self.base], self.fit, self.label).at(slice(1))
         z = encode_means(vae, given).repeat(len(latents), self.steps, 1)
         for row, d in enumerate(latents):
             z[row, :, d] = values[:, d]
-        images: Tensor = decode(vae, z.flatten(0, 1), vae.condition_on(given.labels)).unflatten(0, z.shape[:2])
+        images: Tensor = decode_nearest(vae, z.flatten(0, 1), vae.condition_on(given.labels)).unflatten(0, z.shape[:2])
         return images
 
     @property

@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.distributions import OneHot, at_least_float32
+from vaekit.distributions import OneHot, at_least_float32, one_hot
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Posterior, Shape
 from vaekit.roles import posteriors
@@ -33,7 +33,7 @@ class Categorical(Posterior):
     References:
         Jang et al. (2017), "Categorical Reparameterization with Gumbel-Softmax", ICLR, arXiv:1611.01144, section 2.
         Maddison et al. (2017), "The Concrete Distribution: A Continuous Relaxation of Discrete Random Variables", ICLR,
-            arXiv:1611.00712, section 3 and appendix C.
+            arXiv:1611.00712, section 3.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
@@ -75,3 +75,6 @@ class Categorical(Posterior):
         del model
         logits = at_least_float32(params).unflatten(-1, (self.num, self.num_classes, -1))
         return OneHot(torch.log_softmax(logits, -2), self.temperature, self.straight_through or not self.training)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        return one_hot(z.unflatten(-1, (self.num, self.num_classes, -1))).flatten(-3)

@@ -80,6 +80,10 @@ class FSQ(Posterior):
         codes = vocabulary.codes(bounded)
         return Quantised(from_positions(bounded), from_positions(vocabulary.vectors(codes)), codes)
 
+    def nearest(self, z: Tensor) -> Tensor:
+        vocabulary = self.vocabulary
+        return from_positions(vocabulary.vectors(vocabulary.codes(to_positions(z, self.channels))))
+
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
         """Return zeros ``(num, D)``, since rounding needs no noise."""
         return like.new_zeros(num, self.latent_dim)

@@ -81,6 +81,10 @@ class ResidualVQ(Posterior):
         partial = from_positions(torch.stack(entries).cumsum(0))
         return Quantised(outputs, partial[-1], codes, self.usage / self.usage.sum(-1, keepdim=True), partial)
 
+    def nearest(self, z: Tensor) -> Tensor:
+        vocabulary = self.vocabulary
+        return from_positions(vocabulary.vectors(vocabulary.codes(to_positions(z, self.channels))))
+
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
         """Return zeros ``(num, D)``, since the nearest entries need no noise."""
         return like.new_zeros(num, self.latent_dim)

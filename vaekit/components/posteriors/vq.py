@@ -78,6 +78,10 @@ class VQ(Posterior):
         codes = vocabulary.codes(to_positions(outputs, self.channels))
         return Quantised(outputs, from_positions(vocabulary.vectors(codes)), codes, self.usage / self.usage.sum())
 
+    def nearest(self, z: Tensor) -> Tensor:
+        vocabulary = self.vocabulary
+        return from_positions(vocabulary.vectors(vocabulary.codes(to_positions(z, self.channels))))
+
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
         """Return zeros ``(num, D)``, since the nearest entry needs no noise."""
         return like.new_zeros(num, self.latent_dim)

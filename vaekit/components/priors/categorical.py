@@ -21,7 +21,7 @@ class Categorical(Prior):
         learned: Whether the probabilities of the classes are learned.
 
     References:
-        Jang et al. (2017), "Categorical Reparameterization with Gumbel-Softmax", ICLR, arXiv:1611.01144, section 3.
+        Jang et al. (2017), "Categorical Reparameterization with Gumbel-Softmax", ICLR, arXiv:1611.01144.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})

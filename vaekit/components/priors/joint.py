@@ -18,8 +18,7 @@ class Joint(Prior):
     """A standard normal and, at each position, a categorical variable with equally probable classes: the prior of JointVAE.
 
     References:
-        Dupont (2018), "Learning Disentangled Joint Continuous and Discrete Representations", NeurIPS, arXiv:1804.00104,
-            section 3.
+        Dupont (2018), "Learning Disentangled Joint Continuous and Discrete Representations", NeurIPS, arXiv:1804.00104.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})

@@ -21,6 +21,7 @@ SLOW = ("mlflow", "wandb", "onnx")
 EXPECTED = {
     ("loss", "factor"): {"check_coverage": "an untrained critic knows nothing of the total correlation"},
     ("loss", "commitment"): {"check_coverage": "it is no divergence, and it needs codes"},
+    ("prior", "hypersphere"): {"check_gradient_of_density": "a uniform density has no derivative"},
     ("prior", "uniform"): {"check_gradient_of_density": "probabilities of codes have no derivative"},
     ("posterior", "vq"): {
         "check_foreign_values": "values that are not the nearest entries have no probability",

@@ -2,6 +2,7 @@
 
 from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import (
+    Curved,
     Density,
     Distribution,
     FactorisedDensity,
@@ -28,6 +29,7 @@ from vaekit.distributions.quantised import Quantised, UniformCodes, from_positio
 __all__ = [
     "LEVEL",
     "BernoulliPixels",
+    "Curved",
     "Delta",
     "Density",
     "DiagonalGaussian",

@@ -19,8 +19,8 @@ from vaekit.roles import posteriors
 class PowerSphericalPosterior(Posterior):
     """Power spherical density on the unit sphere, ``q(z|x) ∝ (1 + mu · z)^kappa``: much like ``vmf``, with a lighter tail.
 
-    The density at ``-mu`` is 0. Parameters, draws and KL are as those of ``vmf``, without Bessel functions, which take most of
-    the time of its density.
+    Parameters, draws and KL are as those of ``vmf``, but the normaliser has no Bessel functions. As the density falls to 0 at
+    ``-mu``, importance weights are not bounded: prefer ``vmf`` for log p(x) and for ``iwae``.
 
     Args:
         max_kappa: Bound of the concentration; for a large one, the standard deviation in each direction is ``(2 / kappa)^(1/2)``.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def test_concentrations_are_positive_and_bounded(kind: str) -> None:
 @pytest.mark.parametrize("role", ["posterior", "prior"])
 def test_a_sphere_needs_two_numbers(role: str) -> None:
     for kind in {"posterior": ("vmf", "power_spherical"), "prior": ("hypersphere",)}[role]:
-        with pytest.raises(UsageError, match="no directions") as error:
+        with pytest.raises(UsageError, match="needs two dimensions") as error:
             getattr(roles, f"{role}s").get(kind)(1)
         assert (error.value.given, error.value.remedy) == ("1 latent", "raise latent_dim")
 
@@ -112,16 +112,13 @@ def test_codes_of_images_and_of_the_prior_are_in_the_space(kind: str) -> None:
 @torch.no_grad()
 def test_a_temperature_draws_codes_to_the_centre_of_the_ball_and_a_sphere_has_none() -> None:
     draws = {
-        (kind, t): model_of(kind).sample_latent(MANY, temperature=t, generator=torch.Generator().manual_seed(0)).norm(dim=-1).mean()
+        (kind, t): model_of(kind).sample_latent(MANY, temperature=t, generator=torch.Generator().manual_seed(0))
         for kind in ("vmf", "poincare")
-        for t in (1.0, 0.3)
+        for t in (0.0, 0.3, 1.0)
     }
-    assert draws["poincare", 0.3] < 0.5 * draws["poincare", 1.0]
-    assert draws["vmf", 0.3] == draws["vmf", 1.0]
-    cold, warm = (
-        model_of("vmf").sample_latent(9, temperature=t, generator=torch.Generator().manual_seed(0)) for t in (0.0, 1.0)
-    )
-    assert torch.equal(cold, warm)
+    assert draws["poincare", 0.3].norm(dim=-1).mean() < 0.5 * draws["poincare", 1.0].norm(dim=-1).mean()
+    assert not draws["poincare", 0.0].any()
+    assert torch.equal(draws["vmf", 0.0], draws["vmf", 1.0])
 
 
 @pytest.mark.parametrize("kind", ["vmf", "poincare"])
@@ -192,12 +189,12 @@ def test_paths_in_flat_space_are_straight_lines() -> None:
 
 
 @pytest.fixture(scope="module", params=["vmf", "poincare"])
-def run(request: pytest.FixtureRequest, labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[vaekit.Run]:
+def run(request: pytest.FixtureRequest, labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
     """A run of each space."""
     options = {"encoder.hidden": (16,), "decoder.hidden": (16,), "epochs": 2, "batch_size": 16, "threads": 1, "device": "cpu"}
     options |= {"dataset": "array", "dataset.path": str(labelled_run.parent / "images.npz"), "latent_dim": 3, "likelihood": "bce"}
     folder = tmp_path_factory.mktemp("space") / "run"
-    yield vaekit.train(**options, posterior=request.param, pictures="none", out=folder)
+    return vaekit.train(**options, posterior=request.param, pictures="none", out=folder)
 
 
 PICTURES: dict[str, Callable[[Any], Any]] = {

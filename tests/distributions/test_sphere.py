@@ -124,7 +124,7 @@ def test_the_von_mises_fisher_density_is_scipys(dim: int, kappa: float) -> None:
 @pytest.mark.parametrize("dim", [2, 3, 6, 40])
 @pytest.mark.parametrize("kappa", [0.0, 0.4, 5.0, 200.0, 1e4])
 def test_densities_integrate_to_one_and_have_their_moments(family: Family, dim: int, kappa: float) -> None:
-    """By the trapezoidal rule over ``y = 2 artanh(cos)``, which converges exponentially, as all derivatives vanish at both ends."""
+    """By the trapezoidal rule over ``y = 2 artanh(cos)``: it converges exponentially, as all derivatives vanish at the ends."""
     q, y = density(family, dim, kappa), torch.linspace(-70, 70, 1401, dtype=F64)
     angle = 2 * torch.atan(torch.exp(-0.5 * y))
     mass = torch.exp(log_density_of_angle(q, angle)) * 0.5 * torch.sin(angle) * (y[1] - y[0])
@@ -270,7 +270,12 @@ def test_draws_of_the_prior_are_uniform() -> None:
 @pytest.mark.parametrize("b", ["near", "far", "same", "opposite"])
 def test_geodesics_stay_on_the_sphere_at_constant_speed(b: str) -> None:
     start = normalised(random(5))
-    end = {"near": normalised(start + 0.1 * random(5, seed=1)), "far": normalised(random(5, seed=1)), "same": start, "opposite": -start}
+    end = {
+        "near": normalised(start + 0.1 * random(5, seed=1)),
+        "far": normalised(random(5, seed=1)),
+        "same": start,
+        "opposite": -start,
+    }
     path = uniform(5).geodesic(start, end[b], torch.linspace(0, 1, 6, dtype=F64))
     torch.testing.assert_close(path.norm(dim=-1), torch.ones(6, dtype=F64))
     torch.testing.assert_close(path[[0, -1]], torch.stack([start, end[b]]))

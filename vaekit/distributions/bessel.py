@@ -1,7 +1,7 @@
 """Modified Bessel functions of the first kind ``I_v``, as densities on spheres need them, for any order and argument.
 
-torch has them for orders 0 and 1 only, and scipy's run on the CPU, outside the graph. Here they are sums and recurrences of tensors
-without branches, so they compile, stack and differentiate like other functions, and nothing overflows or cancels in float32.
+torch has them for orders 0 and 1 only, and scipy's run on the CPU, outside the graph. Here they are sums and recurrences of
+tensors without branches, so they compile, stack and differentiate like other functions, and nothing overflows or cancels.
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def bessel(order: float, kappa: Tensor) -> tuple[Tensor, Tensor]:
     u, w = _evaluate(coefficients, p), _evaluate(_at_order(W, n), p) / n
     shared = 2 * n * kappa / (n + kappa + root)
     more = kappa.square() / (n + root)  # root - n
-    deficit = shared + n * torch.log1p(more / (2 * n)) + 0.25 * torch.log1p((kappa / n).square()) - torch.log(u / sum(coefficients))
+    deficit = shared + n * torch.log1p(more / (2 * n)) + 0.25 * torch.log1p((kappa / n).square())
+    deficit = deficit - torch.log(u / sum(coefficients))
     ratio = 1 / (n + root) - w / (u * root)  # I_{n+1} / (kappa I_n)
     gap = shared + kappa.square() / root * w / u
     for j in range(steps - 1, -1, -1):
@@ -97,4 +98,3 @@ def bessel(order: float, kappa: Tensor) -> tuple[Tensor, Tensor]:
         ratio = 1 / (twice + kappa.square() * ratio)
         gap = kappa * ratio * (twice - gap)
     return deficit, gap
-

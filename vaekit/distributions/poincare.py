@@ -1,7 +1,7 @@
 """Densities over the Poincaré ball, the hyperbolic space of curvature -c: points of length below ``c^(-1/2)``.
 
-geoopt has these maps, but torch.compile cannot follow them: they branch on the sign of a tensor. They are also written differently
-here, so that nothing cancels near the boundary: as functions of squared distances instead of differences of squared lengths.
+geoopt has these maps, but torch.compile cannot follow them, as they branch on the sign of a tensor, and its projection keeps
+points of float32 within 6 units of 0. Here they are functions of squared distances, which do not cancel near the boundary.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def move(mu: Tensor, w: Tensor, c: Tensor) -> Tensor:
 
 
 def exp_map(mu: Tensor, v: Tensor, c: Tensor) -> Tensor:
-    """Return the point at the distance and in the direction of ``v`` from ``mu``, in an orthonormal frame that is parallel to 0's.
+    """Return the point at the distance and in the direction of ``v`` from ``mu``, in an orthonormal frame, parallel to that at 0.
 
     References:
         Mathieu et al. (2019), "Continuous Hierarchical Representations with Poincaré Variational Auto-Encoders", NeurIPS,

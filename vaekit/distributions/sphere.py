@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaekit.distributions.bessel import bessel
+from vaekit.distributions.density import at_least_float32
 from vaekit.distributions.kl import register_kl
 from vaekit.distributions.quantile import quantile
+from vaekit.errors import UsageError
 
 SHIFT = 8
 """The argument from which Stirling's series is used, in steps of 1: with 4 terms, it is off by 1e-11 at most."""
@@ -21,6 +23,29 @@ STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680)
 def log_area(dim: int) -> float:
     """Return the logarithm of the area of the unit sphere in ``dim`` dimensions."""
     return math.log(2) + 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim)
+
+
+def check_sphere(dim: int) -> None:
+    """Check that vectors of ``dim`` numbers have directions between which one can move.
+
+    Raises:
+        UsageError: There is one number only.
+    """
+    if dim < 2:
+        raise UsageError(
+            "a sphere needs two dimensions or more", given=f"{dim} latent", expected="2 or more", remedy="raise latent_dim"
+        )
+
+
+def polar(params: Tensor, max_kappa: float) -> tuple[Tensor, Tensor]:
+    """Return mean directions ``(B, D)`` and concentrations ``(B,)`` of encoder outputs ``(B, 2, D)``.
+
+    A concentration is the mean of D numbers, since the output then has the form of a grid if latents do. It is D times their
+    softplus, as the density is nearly uniform for a concentration far below D.
+    """
+    direction, raw = at_least_float32(params).unbind(-2)
+    kappa = direction.shape[-1] * F.softplus(raw.mean(-1))
+    return normalised(direction), kappa.clamp(max=max_kappa)
 
 
 def normalised(vectors: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ class Interpolate(Picture):
     """Interpolate between the codes of two images, and between what a conditional model is told of them.
 
     Args:
-        way: Straight, which is the shortest path in a curved space, or along a great circle; none shows both, or animates the straight one.
+        way: Straight, which is the shortest path in a curved space, or along a great circle; none shows both, or animates the
+            straight one.
         steps: Number of decoded images, both ends included.
         fit: How images of another size are fitted to the model's; none refuses them.
         label: Class of image files, which a conditional model must be told.

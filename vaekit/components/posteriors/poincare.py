@@ -19,8 +19,8 @@ from vaekit.roles import posteriors
 class Poincare(Posterior):
     """A normal density wrapped onto the Poincaré ball: the posterior of a Poincaré VAE, for data with a hierarchy.
 
-    The encoder outputs ``(2, D)``: a vector in the tangent space at 0, which the exponential map carries to the centre ``mu``, and
-    log-variances in the tangent space at ``mu``. The decoder sees points of the ball, as any decoder sees codes; it has no
+    The encoder outputs ``(2, D)``: a vector in the tangent space at 0, which the exponential map carries to the centre ``mu``,
+    and log-variances in the tangent space at ``mu``. The decoder sees points of the ball, as any decoder sees codes; it has no
     gyroplane layer. The prior ``poincare`` says how curved the space is. The KL is estimated by the samples.
 
     Args:

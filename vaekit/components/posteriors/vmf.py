@@ -6,11 +6,8 @@ from typing import Any, ClassVar
 
 from pydantic import PositiveFloat
 from torch import Tensor
-from torch.nn import functional as F
 
-from vaekit.distributions import at_least_float32
-from vaekit.distributions.sphere import VonMisesFisher, normalised
-from vaekit.errors import UsageError
+from vaekit.distributions.sphere import VonMisesFisher, check_sphere, polar
 from vaekit.interfaces import Capability, Posterior, Shape
 from vaekit.roles import posteriors
 
@@ -39,10 +36,7 @@ class VMF(Posterior):
 
     def __init__(self, latent_dim: int, *, max_kappa: PositiveFloat = 1e4) -> None:
         super().__init__(latent_dim)
-        if latent_dim < 2:
-            raise UsageError(
-                "a sphere has no directions in one dimension", given=f"{latent_dim} latent", expected="2 or more", remedy="raise latent_dim"
-            )
+        check_sphere(latent_dim)
         self.max_kappa = max_kappa
 
     @property
@@ -51,5 +45,4 @@ class VMF(Posterior):
 
     def forward(self, params: Tensor, model: Any = None) -> VonMisesFisher:
         del model
-        direction, raw = at_least_float32(params).unbind(-2)
-        return VonMisesFisher(normalised(direction), (self.latent_dim * F.softplus(raw.mean(-1))).clamp(max=self.max_kappa))
+        return VonMisesFisher(*polar(params, self.max_kappa))

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from vaekit.distributions.sphere import UniformSphere
-from vaekit.errors import UsageError
+from vaekit.distributions.sphere import UniformSphere, check_sphere
 from vaekit.interfaces import Capability, Prior
 from vaekit.roles import priors
 
@@ -29,10 +28,7 @@ class Hypersphere(Prior):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
-        if latent_dim < 2:
-            raise UsageError(
-                "a sphere has no directions in one dimension", given=f"{latent_dim} latent", expected="2 or more", remedy="raise latent_dim"
-            )
+        check_sphere(latent_dim)
         self.register_buffer("zero", torch.zeros(latent_dim), persistent=False)
 
     def forward(self, model: Any = None, c: Tensor | None = None) -> UniformSphere:

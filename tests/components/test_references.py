@@ -19,7 +19,7 @@ BUILT_IN = [
     (registry, kind) for registry in REGISTRIES for kind in registry.kinds() if registry.origin(kind).distribution == "vaekit"
 ]
 
-NAME = r"(?:[a-z]+ )*[A-Z][\w'’-]+"
+NAME = r"(?:(?:[a-z]+|De) )*[A-Z][\w'’-]+"
 ENTRY = re.compile(
     rf"(?P<authors>{NAME}(?: and {NAME}| et al\.)?) \((?P<year>(?:19|20)\d\d)\), "
     r'"(?P<title>[^"]+)", (?P<published>[^"]+?)'

@@ -24,7 +24,7 @@ def quantile(log_density: Callable[[Tensor], Tensor], center: Tensor, scale: Ten
     F is integrated panel by panel over ``center + scale sinh(s)``, by Gauss's rule of five points, and solved by Newton's method.
     The last step is differentiable by what ``log_density`` depends on, and has the derivative of the exact quantile by the
     implicit function theorem. There is no rejection, so the noise has a fixed size, and neighbouring noise gives neighbouring
-    draws. In float64, a draw is off by 1e-7 of the scale, or in the tails, where a millionth of all are, by 1e-4. Those beyond
+    draws. In float64, a draw is off by 1e-6 of the scale, or in the tails, where a millionth of all are, by 1e-4. Those beyond
     the ends, 1e-11 of all, lie at the ends.
 
     Args:

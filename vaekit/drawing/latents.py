@@ -86,7 +86,7 @@ def nearest_codes(vae: VAE, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def path(vae: VAE, way: Way, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Return the path from code ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, ``(N, D)``; a straight one is a geodesic of the space."""
+    """Return the path from code ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, ``(N, D)``; a straight one is the shortest."""
     prior = prior_of(vae)
     return prior.geodesic(a, b, t) if way == "linear" and isinstance(prior, Curved) else WAYS[way](a, b, t)
 

@@ -93,7 +93,7 @@ class VonMisesFisher(NamedTuple):
     def rsample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise ``(*S, B, D)`` to samples: the first number to ``mu · z``, the others to the direction.
 
-        ``y = 2 artanh(mu · z)`` is drawn by its quantiles: its density has a width of ``(2 / (D - 1))^(1/2)`` or less for any
+        ``y = 2 artanh(mu · z)`` is drawn by its quantiles: its density has a width of ``2 (D - 1)^(-1/2)`` or less for any
         ``kappa``, and exponential tails.
         """
         b, kappa = _half(self.mu), self.kappa.unsqueeze(-1)

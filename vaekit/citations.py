@@ -9,7 +9,7 @@ import inspect
 import re
 from typing import NamedTuple
 
-_NAME = r"(?:[a-z]+ )*[A-Z][\w'’-]+"
+_NAME = r"(?:(?:[a-z]+|De) )*[A-Z][\w'’-]+"
 ENTRY = re.compile(
     rf"(?P<authors>{_NAME}(?: and {_NAME}| et al\.)?) \((?P<year>(?:19|20)\d\d)\), "
     r'"(?P<title>[^"]+)", (?P<published>[^"]+?)'

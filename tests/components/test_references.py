@@ -21,7 +21,7 @@ BUILT_IN = [
     (registry, kind) for registry in REGISTRIES for kind in registry.kinds() if registry.origin(kind).distribution == "vaekit"
 ]
 
-NAME = r"(?:[a-z]+ )*[A-Z][\w'’-]+"
+NAME = r"(?:(?:[a-z]+|De) )*[A-Z][\w'’-]+"
 HEADING = re.compile(r"^\s*References?\b.*$", re.MULTILINE)
 INLINE = re.compile(rf"et al\b|\beqs?\. ?\d|arXiv:|doi:|{NAME},? \(?(?:19|20)\d\d\b")
 

@@ -22,6 +22,7 @@ EXPECTED = {
     ("loss", "factor"): {"check_coverage": "an untrained critic knows nothing of the total correlation"},
     ("loss", "commitment"): {"check_coverage": "it is no divergence, and it needs codes"},
     ("loss", "joint_capacity"): {"check_coverage": "it needs a categorical latent beside Gaussian ones"},
+    ("prior", "hypersphere"): {"check_gradient_of_density": "a uniform density has no derivative"},
     ("prior", "uniform"): {"check_gradient_of_density": "probabilities of codes have no derivative"},
     ("prior", "pixelcnn"): {"check_gradient_of_density": "probabilities of codes have no derivative"},
     ("posterior", "vq"): {

@@ -2,6 +2,7 @@
 
 from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import (
+    Curved,
     Density,
     Distribution,
     FactorisedDensity,
@@ -40,6 +41,7 @@ __all__ = [
     "LEVEL",
     "BernoulliPixels",
     "Codebooks",
+    "Curved",
     "Delta",
     "Density",
     "DiagonalGaussian",

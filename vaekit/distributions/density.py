@@ -68,6 +68,22 @@ class QuantisedDensity(Density, Protocol):
         ...
 
 
+@runtime_checkable
+class Curved(Distribution, Protocol):
+    """A distribution over a space of vectors other than all of them, such as a sphere, which knows the way around in it.
+
+    If the prior is one, pictures decode only vectors that are codes.
+    """
+
+    def project(self, value: Tensor) -> Tensor:
+        """Return the codes that are nearest to vectors ``(…, D)``."""
+        ...
+
+    def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+        """Return the shortest path from code ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)`` from 0 to 1, ``(N, D)``."""
+        ...
+
+
 def sum_event(values: Tensor, ndim: int) -> Tensor:
     """Sum over the last ``ndim`` dimensions in at least float32, since bfloat16 cannot represent 10,000 nats."""
     dtype = torch.promote_types(values.dtype, torch.float32)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vaekit.distributions import StandardNormal
+from vaekit.distributions import Curved, StandardNormal
 from vaekit.drawing.examples import Examples
 from vaekit.drawing.options import Way
 from vaekit.errors import UsageError
@@ -69,18 +69,38 @@ def decode(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
 
     Args:
         vae: The model.
-        z: The codes.
+        z: The codes; vectors that are no codes, such as those off a sphere, are first moved to the nearest one.
         c: What a conditional model is told, from `VAE.condition_on`: ``(N, E)``, or ``(1, E)`` for all codes.
     """
+    z = nearest_codes(vae, z)
     told = [None] * len(z.split(CHUNK)) if c is None else c.expand(len(z), -1).split(CHUNK)
     images = [vae.likelihood_of(*both).mean for both in zip(z.split(CHUNK), told, strict=True)]
     return vae.to_unit(torch.cat(images))
 
 
+def prior_of(vae: VAE) -> Any:
+    """Return p(z), of the first class if it depends on the class."""
+    return vae.prior(vae, vae.condition_on(vae.classes_in_turn(1)))
+
+
+@torch.no_grad()
+def nearest_codes(vae: VAE, z: Tensor) -> Tensor:
+    """Return the codes that are nearest to vectors ``(N, D)``: the vectors themselves where all are codes."""
+    prior = prior_of(vae)
+    return prior.project(z) if isinstance(prior, Curved) else z
+
+
+@torch.no_grad()
+def path(vae: VAE, way: Way, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    """Return the path from code ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, ``(N, D)``; a straight one is the shortest."""
+    prior = prior_of(vae)
+    return prior.geodesic(a, b, t) if way == "linear" and isinstance(prior, Curved) else WAYS[way](a, b, t)
+
+
 @torch.no_grad()
 def prior_spread(vae: VAE) -> Spread:
     """Return the spread of the prior: exact for a standard normal, otherwise estimated from 4,096 fixed draws."""
-    prior: Any = vae.prior(vae, vae.condition_on(vae.classes_in_turn(1)))
+    prior = prior_of(vae)
     if isinstance(prior, StandardNormal):
         return Spread(torch.zeros_like(prior.zero), torch.ones_like(prior.zero))
     generator = Streams(0).generator("prior spread", 0, vae.device)

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Module, Posterior, Prior, Shape
 from vaekit.model.vae import VAE
 from vaekit.registry import Registry
@@ -96,6 +97,15 @@ def source_of(
     return source if dtype == torch.float32 else source.to(dtype)
 
 
+def takes_one_dimension(candidate: Candidate) -> bool:
+    """Whether the component can be built for a single dimension; one that cannot says so by a `UsageError`."""
+    try:
+        candidate.build(latent_dim=1, latent_shape=(1,), data_shape=DATA)
+    except UsageError:
+        return False
+    return True
+
+
 def arguments_of(source: Source, num: int = 6, dtype: torch.dtype = F64) -> tuple[Tensor, ...]:
     """Return random arguments of ``forward``: encoder outputs for a posterior, none for a prior."""
     part = source.part
@@ -111,8 +121,11 @@ def noise_of(source: Source, *shape: int, dtype: torch.dtype = F64) -> Tensor:
 
 @check("posterior", "prior")
 def check_sampling(candidate: Candidate) -> None:
-    """Samples have the right shape, with and without sample dimensions, and are determined by the noise."""
-    for latent_dim in (1, 2, 16):
+    """Samples have the right shape, with and without sample dimensions, and are determined by the noise.
+
+    A component may refuse a single dimension by a `UsageError`, as a sphere has none.
+    """
+    for latent_dim in (1, 2, 16) if takes_one_dimension(candidate) else (2, 16):
         source = source_of(candidate, latent_dim)
         with during(f"the {candidate.role} of {latent_dim} dimensions, and samples of it"):
             density = source(*arguments_of(source))

@@ -66,9 +66,9 @@ class Drawn:
 
 def drawn_of(candidate: Candidate, *, factorised: bool, latent_dim: int) -> Iterator[Drawn]:
     """Yield draws from p(z), or from the posteriors of several images, if the density is factorised or not as requested."""
-    source = source_of(candidate, latent_dim)
-    if source.part.space != "real":
+    if candidate.cls.space != "real":
         return
+    source = source_of(candidate, latent_dim)
     if Capability.LOG_PROB not in source.provides or (Capability.FACTORISED in source.provides) != factorised:
         return
     with torch.no_grad():

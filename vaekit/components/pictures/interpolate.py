@@ -27,7 +27,8 @@ class Interpolate(Picture):
     """Interpolate between the codes of two images, and between what a conditional model is told of them.
 
     Args:
-        way: Straight, or along a great circle; none shows both, or animates the straight one.
+        way: Straight, which is the shortest path in a curved space, or along a great circle; none shows both, or animates the
+            straight one.
         steps: Number of decoded images, both ends included.
         fit: How images of another size are fitted to the model's; none refuses them.
         label: Class of image files, which a conditional model must be told.
@@ -79,8 +80,8 @@ class Interpolate(Picture):
         """Return the images along the path, ``(steps, C, H, W)``."""
         import torch
 
-        from vaekit.drawing.latents import WAYS, decode_nearest, encode_means, linear
+        from vaekit.drawing.latents import decode_nearest, encode_means, linear, path
 
         vae, (first, last) = self.subject.vae, encode_means(self.subject.vae, self.ends)
         t, told = torch.linspace(0, 1, self.steps, device=first.device), vae.condition_on(self.ends.labels)
-        return decode_nearest(vae, WAYS[way](first, last, t), None if told is None else linear(told[0], told[1], t))
+        return decode_nearest(vae, path(vae, way, first, last, t), None if told is None else linear(told[0], told[1], t))

@@ -22,7 +22,7 @@ class Morph(Picture):
     """Animate a path through the most central test image of every class and back to the first.
 
     Args:
-        way: Straight, or along great circles.
+        way: Straight, which is the shortest path in a curved space, or along great circles.
         steps: Number of images from one class to the next.
     """
 
@@ -39,7 +39,7 @@ class Morph(Picture):
         import torch
 
         from vaekit.drawing.grid import single_images
-        from vaekit.drawing.latents import WAYS, decode_nearest, linear
+        from vaekit.drawing.latents import decode_nearest, linear, path
         from vaekit.drawing.tiles import LARGE
 
         labels = self.subject.labels("morph")
@@ -47,7 +47,7 @@ class Morph(Picture):
         vae, found = self.subject.vae, examples_of_classes(codes, labels[: len(codes)])
         stations, told = codes[list(found.values())], vae.condition_on(torch.tensor(list(found)))
         t = torch.arange(self.steps, device=stations.device) / self.steps
-        legs = [WAYS[self.way](a, b, t) for a, b in zip(stations, stations.roll(-1, 0), strict=True)]
+        legs = [path(vae, self.way, a, b, t) for a, b in zip(stations, stations.roll(-1, 0), strict=True)]
         between = None if told is None else torch.cat([linear(*ends, t) for ends in zip(told, told.roll(-1, 0), strict=True)])
         images = decode_nearest(vae, torch.cat(legs), between)
         return Animation(single_images(images, small=LARGE), milliseconds=FRAME_MS, hold=FRAME_MS)

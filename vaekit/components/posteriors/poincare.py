@@ -1,0 +1,63 @@
+"""The wrapped normal posterior on the Poincaré ball."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from vaekit.distributions import at_least_float32
+from vaekit.distributions.poincare import WrappedNormal, exp_map, squared
+from vaekit.errors import UsageError
+from vaekit.interfaces import Capability, Posterior, Shape
+from vaekit.roles import posteriors
+
+
+@posteriors("poincare")
+class Poincare(Posterior):
+    """A normal density wrapped onto the Poincaré ball: the posterior of a Poincaré VAE, for data with a hierarchy.
+
+    The encoder outputs ``(2, D)``: a vector in the tangent space at 0, which the exponential map carries to the centre ``mu``,
+    and log-variances in the tangent space at ``mu``. The decoder sees points of the ball, as any decoder sees codes; it has no
+    gyroplane layer. The prior ``poincare`` says how curved the space is. The KL is estimated by the samples.
+
+    Args:
+        max_radius: Bound of the distance of ``mu`` from 0, approached smoothly, in units of ``c^(-1/2)``: float32 cannot tell
+            points from the boundary that are further than 12 units away.
+        max_logvar: Bound of the log-variance.
+
+    References:
+        Mathieu et al. (2019), "Continuous Hierarchical Representations with Poincaré Variational Auto-Encoders", NeurIPS,
+            arXiv:1901.06033, section 3.
+        Nagano et al. (2019), "A Wrapped Normal Distribution on Hyperbolic Space for Gradient-Based Learning", ICML,
+            arXiv:1902.02992.
+    """
+
+    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    space = "poincare"
+    default_prior = "poincare"
+
+    def __init__(
+        self, latent_dim: int, *, max_radius: PositiveFloat = 6.0, max_logvar: Annotated[float, Field(gt=0, le=60)] = 20.0
+    ) -> None:
+        super().__init__(latent_dim)
+        self.max_radius, self.max_logvar = max_radius, max_logvar
+
+    @property
+    def param_shape(self) -> Shape:
+        return (2, self.latent_dim)
+
+    def forward(self, params: Tensor, model: Any = None) -> WrappedNormal:
+        p = None if model is None else model.prior(model)
+        if not isinstance(p, WrappedNormal):
+            raise UsageError(
+                "the posterior 'poincare' depends on the curvature, which the prior has not",
+                given="no model" if model is None else f"the prior {model.prior.kind!r}",
+                expected="a model with the prior 'poincare'",
+            )
+        tangent, raw = at_least_float32(params).unbind(-2)
+        short = tangent * torch.rsqrt(1 + p.c * squared(tangent) / self.max_radius**2)
+        mu = exp_map(torch.zeros_like(short), short, p.c)
+        return WrappedNormal(mu, 0.5 * raw.clamp(-self.max_logvar, self.max_logvar), p.c)

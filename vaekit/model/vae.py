@@ -263,7 +263,9 @@ class VAE(nn.Module):
             site = self._site(self.posterior(gather(params, 0), self), gather(noise, -2), self.condition_on(y))
             absent: Any = Elsewhere()
             draws = {kind: gather(draw, 0) for kind, draw in draws.items()}
-            trace.whole = Trace(absent, (site,), absent, y, num_data, epoch, self, draws=draws)
+            own = trace.statistics
+            learned = None if own is None else gather(own.detach(), 0)
+            trace.whole = Trace(absent, (site,), absent, y, num_data, epoch, self, draws=draws, _statistics=learned)
         return trace
 
     def trace_from(

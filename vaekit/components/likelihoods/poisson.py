@@ -1,0 +1,26 @@
+"""The Poisson likelihood of counts."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from vaekit.distributions import PoissonCounts, at_least_float32
+from vaekit.interfaces import Likelihood, Scores
+from vaekit.nn.heads import MAX_LOG_RATE, softly_below
+from vaekit.roles import likelihoods
+
+
+@likelihoods("poisson")
+class Poisson(Likelihood):
+    """Poisson counts: the decoder emits the log of each rate, at most 20. For tables of integers from 0.
+
+    The variance of a count is its mean. Where counts of like examples vary more, use `negative_binomial`.
+    """
+
+    scores: ClassVar[Scores] = "counts"
+    factorised: ClassVar[bool] = True
+
+    def forward(self, params: Tensor) -> PoissonCounts:
+        return PoissonCounts(softly_below(at_least_float32(params), MAX_LOG_RATE), len(self.data_shape))

@@ -294,6 +294,10 @@ class Likelihood(Module):
     def forward(self, params: Tensor) -> Density:
         """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z), whose mean is the decoded example."""
 
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """Map examples to what the encoder sees, of the same shape; default: the examples. NaN, a missing number, stays NaN."""
+        return x
+
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
         """Draw the base noise that ``rsample`` maps to ``num`` examples; default: one number for each of an example's.
 

@@ -150,7 +150,7 @@ class VAE(nn.Module):
                 given=f"{x.dtype} of shape {tuple(x.shape)}",
                 expected=f"floating-point values of shape (B, {', '.join(map(str, self.data_shape))})",
             )
-        params = self._in_chunks(self.encoder, appended(x, c))
+        params = self._in_chunks(self.encoder, appended(self.likelihood.encoder_input(x), c))
         return params if len(self.latent_shape) == 1 else params.reshape(-1, *self.posterior.param_shape)
 
     def _in_chunks(self, network: nn.Module, inputs: Tensor) -> Tensor:

@@ -50,6 +50,11 @@ def fields_of(params: Tensor, ndim: int, *sizes: int) -> Tensor:
     return at_least_float32(params).unflatten(-ndim, (*sizes, params.shape[-ndim] // math.prod(sizes)))
 
 
+def log_counts(x: Tensor) -> Tensor:
+    """Return ``log(1 + x)`` of counts, which an encoder can see beside each other: counts of one feature differ by magnitudes."""
+    return torch.log1p(x.clamp(min=0))
+
+
 def softly_above(value: Tensor, low: float) -> Tensor:
     """Bound a tensor from below by a smooth function; a gradient leads back from anywhere, unlike that of a clamp."""
     return low + F.softplus(value - low)
@@ -88,12 +93,17 @@ class LogScale(nn.Module):
         self.learned = learned
 
     def forward(self) -> Tensor:
-        bounded: Tensor = _AtLeast.apply(SPEEDUP * self.value, math.log(MIN_SCALE)) if self.learned else self.value
-        return bounded
+        return at_least(SPEEDUP * self.value, math.log(MIN_SCALE)) if self.learned else self.value
+
+
+def at_least(value: Tensor, bound: float) -> Tensor:
+    """Clamp a tensor from below, with a gradient that leads back above the bound; that of `torch.clamp` is 0 there."""
+    bounded: Tensor = _AtLeast.apply(value, bound)
+    return bounded
 
 
 class _AtLeast(torch.autograd.Function):
-    """Clamp from below, with a gradient that leads back above the bound; that of `torch.clamp` is 0 there."""
+    """See `at_least`."""
 
     generate_vmap_rule = True
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaekit.distributions import NegativeBinomialCounts, at_least_float32
 from vaekit.interfaces import Likelihood, Scores, Shape
-from vaekit.nn.heads import MAX_LOG_RATE, SPEEDUP, softly_below
+from vaekit.nn.heads import MAX_LOG_RATE, SPEEDUP, log_counts, softly_below
 from vaekit.roles import likelihoods
 
 MAX_SHAPE = 1000.0
@@ -21,8 +21,8 @@ MAX_SHAPE = 1000.0
 class NegativeBinomial(Likelihood):
     """Counts of mean μ and variance ``μ + μ²/r``: Poisson counts whose rates vary, as those of genes in cells do.
 
-    The decoder emits log μ, at most 20. The inverse dispersion r is learned, one number for each feature. There is no library
-    size: that an example has more counts in total than another has to be in its code.
+    The encoder sees ``log(1 + x)``. The decoder emits log μ, at most 20. The inverse dispersion r is learned, one number for
+    each feature. There is no library size: that an example has more counts in total than another has to be in its code.
 
     References:
         Lopez et al. (2018), "Deep Generative Modeling for Single-Cell Transcriptomics", Nature Methods.
@@ -34,6 +34,9 @@ class NegativeBinomial(Likelihood):
     def __init__(self, data_shape: Shape) -> None:
         super().__init__(data_shape)
         self.log_shape = nn.Parameter(torch.zeros(math.prod(self.data_shape)))
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        return log_counts(x)
 
     def forward(self, params: Tensor) -> NegativeBinomialCounts:
         log_mean = softly_below(at_least_float32(params), MAX_LOG_RATE)

@@ -16,11 +16,12 @@ import vaekit
 from vaekit import roles
 from vaekit.components.losses.prior_nll import PriorNLL
 from vaekit.components.priors.full_mixture import FullMixture
+from vaekit.data import TensorImages
 from vaekit.data.facts import Facts
 from vaekit.distributions import Delta, FullGaussianMixture
 from vaekit.errors import UsageError
 from vaekit.interfaces import ModelPart
-from vaekit.model.assembly import build_objective, build_vae, example_inputs
+from vaekit.model.assembly import build_objective, build_vae, example_inputs, initial_state
 from vaekit.specs.options import build_spec
 from vaekit.trace import Site, Trace
 
@@ -98,6 +99,25 @@ def test_the_loss_is_the_cross_entropy_and_moves_the_prior_alone() -> None:
     declared = roles.losses.get("prior_nll").declare({})
     assert declared.requires == frozenset()
     assert declared.requires_of_prior == {"log_prob"}
+
+
+def test_the_fit_sees_more_images_than_others_and_fewer_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def fit(self: FullMixture, trace: Trace) -> dict[str, Tensor]:
+        seen.append(len(trace.z))
+        return {}
+
+    monkeypatch.setattr(FullMixture, "initial_state", fit)
+    options = {"latent_dim": 2, "encoder.hidden": (8,), "decoder.hidden": (8,), "likelihood": "bce"}
+    spec = build_spec({}, {**options, "prior": "full_mixture"})
+    for num, side in ((12_000, 8), (900, 8), (3000, 200), (1200, 300)):
+        images = TensorImages(torch.zeros(num, 1, side, side, dtype=torch.uint8))
+        objective = build_objective(spec.model, build_vae(spec.model, Facts(data_shape=images.shape), seed=0))
+        initial_state(spec, objective, images)
+        assert objective.vae.chunk is None
+    assert seen == [10_000, 900, 1677, 1024]  # 2**26 / 200**2 is 1,677; 1,024 are always seen
+    monkeypatch.undo()
 
 
 @pytest.fixture(scope="module")

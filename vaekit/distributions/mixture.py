@@ -73,7 +73,7 @@ class FullGaussianMixture(NamedTuple):
         shape = centred.shape[:-3]
         rows = centred.flatten(0, -4).movedim(0, -1).flatten(-2)  # (K, D, N): one solve for each component
         scaled = torch.linalg.solve_triangular(self.tril, rows, upper=False)
-        log_det = torch.log(self.tril.diagonal(dim1=-2, dim2=-1)).sum(-1, keepdim=True)
+        log_det = torch.log(self.tril.flatten(-2)[:, :: self.mu.shape[-1] + 1]).sum(-1, keepdim=True)
         components = -0.5 * (scaled.square().sum(1) + self.mu.shape[-1] * LOG_2PI) - log_det
         weighted = components + torch.log_softmax(self.logits, 0).unsqueeze(-1)
         return torch.logsumexp(weighted, 0).view(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,17 +10,36 @@ from torch import Tensor
 
 from vaekit.distributions.density import sum_event
 
-NEAR = 0.05
-"""Logits nearer to 0 than this are replaced by Taylor series, whose relative error is then below 1e-13."""
+NEAR = 0.25
+"""Numbers nearer to 0 than this are mapped by Taylor series, whose relative error is then below 1e-13."""
+
+
+LOG_SINHC = (1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775, -691 / 3831077250, 2 / 127702575)
+"""The coefficients of ``log(sinh(v) / v)``, for even powers of v from the second."""
 
 
 def log_sinhc(value: Tensor) -> Tensor:
     """Return ``log(sinh(v) / v)``, which is even and 0 at 0."""
     near = value.abs() < NEAR
     square = torch.where(near, value, 0.0).square()
-    series = square * (1 / 6 + square * (-1 / 180 + square * (1 / 2835 - square / 37800)))
     size = torch.where(near, 1.0, value).abs()
-    return torch.where(near, series, size + torch.log(-torch.expm1(-2.0 * size)) - torch.log(2.0 * size))
+    return torch.where(near, _powers(square, LOG_SINHC) * square, size + torch.log(-torch.expm1(-2 * size)) - torch.log(2 * size))
+
+
+def langevin(value: Tensor) -> Tensor:
+    """Return ``coth(v) - 1/v``, the derivative of `log_sinhc`."""
+    near = value.abs() < NEAR
+    little, large = torch.where(near, value, 0.0), torch.where(near, 1.0, value)
+    derivative = [2 * (power + 1) * each for power, each in enumerate(LOG_SINHC)]
+    return torch.where(near, _powers(little.square(), derivative) * little, 1 / torch.tanh(large) - 1 / large)
+
+
+def _powers(value: Tensor, coefficients: Sequence[float]) -> Tensor:
+    """Return the value of a polynomial, whose coefficients begin with the constant."""
+    total = torch.zeros_like(value)
+    for each in reversed(coefficients):
+        total = total * value + each
+    return total
 
 
 class ContinuousBernoulliPixels(NamedTuple):
@@ -38,14 +58,7 @@ class ContinuousBernoulliPixels(NamedTuple):
     @property
     def mean(self) -> Tensor:
         """The mean ``1 / (1 - exp(-l)) - 1 / l``, which is nearer to ½ than λ."""
-        near = self.logits.abs() < NEAR
-        little = torch.where(near, self.logits, 0.0)
-        square = little.square()
-        series = 0.5 + little * (1 / 12 + square * (-1 / 720 + square * (1 / 30240 - square / 1209600)))
-        large = torch.where(near, 1.0, self.logits)
-        size = large.abs()
-        right = -1.0 / torch.expm1(-size) - 1.0 / size
-        return torch.where(near, series, torch.where(large > 0, right, 1.0 - right))
+        return 0.5 + 0.5 * langevin(0.5 * self.logits)
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise to the quantiles of the same probabilities."""

@@ -36,7 +36,9 @@ class FullMixture(Prior):
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
-    num_initial = 10_000
+    num_initial = (
+        10_000  # log p of held-out codes of MNIST with 32 latents: -44.8 if fitted to 1,024, -37.8 to these, -37.3 to all
+    )
     place: Tensor
 
     def __init__(self, latent_dim: int, *, num_components: Few = 10) -> None:
@@ -46,14 +48,15 @@ class FullMixture(Prior):
         self.log_diagonal = nn.Parameter(torch.zeros(num_components, latent_dim))
         self.below = nn.Parameter(torch.zeros(num_components, latent_dim * (latent_dim - 1) // 2))
         rows, columns = torch.tril_indices(latent_dim, latent_dim, -1)
-        self.register_buffer("place", rows * latent_dim + columns, persistent=False)
+        diagonal = torch.arange(latent_dim) * (latent_dim + 1)
+        self.register_buffer("place", torch.cat([diagonal, rows * latent_dim + columns]), persistent=False)
 
     @property
     def tril(self) -> Tensor:
         """The Cholesky factors of the covariances, ``(K, D, D)``."""
         num, dim = self.mu.shape
-        below = self.below.new_zeros(num, dim * dim).index_copy(1, self.place, self.below).view(num, dim, dim)
-        return below + torch.diag_embed(torch.exp(self.log_diagonal))
+        values = torch.cat([torch.exp(self.log_diagonal), self.below], 1)
+        return values.new_zeros(num, dim * dim).index_copy(1, self.place, values).view(num, dim, dim)
 
     def forward(self, model: Any = None, c: Tensor | None = None) -> FullGaussianMixture:
         del model, c
@@ -79,11 +82,7 @@ class FullMixture(Prior):
             warnings.simplefilter("ignore")  # on fits that stop early or find fewer clusters: gradient steps go on from there
             fit = library.GaussianMixture(num, reg_covar=floor, random_state=0).fit(codes)
         weights, mu, covariances = (torch.from_numpy(each) for each in (fit.weights_, fit.means_, fit.covariances_))
-        tril = torch.linalg.cholesky(covariances)
-        state = {
-            "logits": torch.log(weights),
-            "mu": mu,
-            "log_diagonal": torch.log(tril.diagonal(dim1=-2, dim2=-1)),
-            "below": tril.flatten(1)[:, self.place.cpu()],
-        }
+        factors = torch.linalg.cholesky(covariances).flatten(1)[:, self.place.cpu()]
+        diagonal, below = factors.split([self.latent_dim, factors.shape[1] - self.latent_dim], 1)
+        state = {"logits": torch.log(weights), "mu": mu, "log_diagonal": torch.log(diagonal), "below": below}
         return {name: value.to(self.mu) for name, value in state.items()}

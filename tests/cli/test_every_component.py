@@ -192,7 +192,7 @@ def has_bytes(point: Point) -> bool:
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("point", filter(has_bytes, POINTS), ids="-".join)
+@pytest.mark.parametrize("point", list(filter(has_bytes, POINTS)), ids="-".join)
 def test_stacked_models_are_those_that_are_trained_alone(data: Path, tmp_path: Path, point: Point) -> None:
     """Of data that are floats, which stay in single precision, this is not tried."""
     options = options_of(point, data)

@@ -31,6 +31,15 @@ def fitting_posterior(role: str, kind: str) -> str:
     return "gaussian"
 
 
+def fitting_prior(role: str, kind: str) -> dict[str, str]:
+    """Return a choice of a prior that can be learned for a loss that trains nothing else; none for other components."""
+    if role != "loss":
+        return {}
+    aims = roles.losses.build(roles.losses.spec(kind)(), latent_dim=2, data_shape=(1, 8, 6)).aims()
+    alone = bool(aims) and all(aim.moves == ("prior",) and not aim.own for aim in aims.values())
+    return {"prior": "mixture"} if alone else {}
+
+
 OPTIONS: dict[str, Any] = {
     "hidden": (8,),
     "channels": (4, 8),
@@ -39,6 +48,7 @@ OPTIONS: dict[str, Any] = {
     "transforms": 2,
     "num_stages": 2,
     "width": 8,
+    "bins": 16,
 }
 
 

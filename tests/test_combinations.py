@@ -14,9 +14,9 @@ from vaekit import roles
 from vaekit.data.facts import Facts
 from vaekit.data.specs import Missing
 from vaekit.errors import UsageError
-from vaekit.interfaces import Shape
+from vaekit.interfaces import Loss, Shape
 from vaekit.model.assembly import build_objective, build_vae, example_inputs
-from vaekit.model.contracts import check_contracts
+from vaekit.model.contracts import check_contracts, check_players
 from vaekit.model.objective import Objective
 from vaekit.registry import Registry
 from vaekit.specs.models import ModelSpec
@@ -47,8 +47,16 @@ def build(model: ModelSpec, facts: Facts) -> Objective:
 
 
 def train(objective: Objective) -> None:
-    """Take a step on grey levels; every parameter receives a finite gradient and the loss remains finite."""
+    """Take a step on grey levels; every parameter receives a finite gradient and the loss remains finite.
+
+    Those of the likelihood receive none from a loss that stands in for it, and those of the prior none if there is no loss for
+    it, and a loss may have nothing to train. Such a model is refused before training.
+    """
     inputs = example_inputs(objective)
+    if objective.terms.keys() - {term for player in objective.players for term in player.aims}:
+        with pytest.raises(UsageError, match="nothing to train"):
+            check_players(objective, inputs)
+        return
     grey = (inputs.x * 255).round() / 255
     if objective.vae.missing:
         grey.view(-1)[::3] = torch.nan
@@ -56,6 +64,14 @@ def train(objective: Objective) -> None:
     total, terms, _ = objective(inputs)
     total.backward()
     assert all(term.isfinite() for term in terms.values()), terms
+    covered = {slot for loss in objective.losses.values() if isinstance(loss, Loss) for slot in loss.covers}
+    may_idle = {"likelihood"} if "reconstruction" in covered else set()
+    may_idle |= set() if "divergence" in covered else {"prior"}
+    idle = {name.split(".")[1] for name, parameter in objective.named_parameters() if parameter.grad is None}
+    if idle and idle <= may_idle:
+        with pytest.raises(UsageError, match=f"no loss depends on the ({'|'.join(idle)})"):
+            check_players(objective, inputs)
+        return
     moved = {name for player in objective.players for name in player.names}
     for name, parameter in objective.named_parameters():
         assert name in moved, f"nothing trains {name}"
@@ -119,6 +135,15 @@ def missing(chosen: dict[str, str], loss: str, *, by: str = "loss prior") -> dic
     required = {"posterior": frozenset().union(*(of_posterior[each] for each in by.split())), "prior": declared.requires_of_prior}
     lacks = {registry.role: required[registry.role] - registry.get(chosen[registry.role]).provides for registry in BETWEEN[:2]}
     return {role: lack for role, lack in lacks.items() if lack}
+
+
+def takes(loss: str, shape: Shape) -> bool:
+    """Return whether a loss takes data of a shape."""
+    try:
+        roles.losses.build(roles.losses.spec(loss)(), latent_dim=2, data_shape=shape)
+    except UsageError:
+        return False
+    return True
 
 
 def apart(chosen: dict[str, str]) -> bool:
@@ -204,7 +229,8 @@ def test_objectives_of_data_that_lack_numbers(chosen: dict[str, str], shape: Sha
     chosen = {"likelihood": "bce", "loss": "kl", **chosen}
     posterior = fitting_posterior("loss", chosen["loss"])
     refusal = walk({"posterior": posterior, **chosen}, shape=shape, missing="channel")
-    assert (refusal is not None) == (not roles.likelihoods.get(chosen["likelihood"]).factorised), refusal
+    factorised = roles.likelihoods.get(chosen["likelihood"]).factorised
+    assert (refusal is not None) == (not factorised or not takes(chosen["loss"], shape)), refusal
 
 
 @pytest.mark.parametrize("losses", list(itertools.combinations(roles.losses.kinds(), 2)), ids="-".join)

@@ -195,6 +195,7 @@ def place(labelled_run, binary_run, tmp_path, monkeypatch):
     table = rng.standard_normal((200, 5), np.float32)
     table[::2, 1] = np.nan
     np.save(tmp_path / "table.npy", table)
+    np.save(tmp_path / "counts.npy", rng.poisson(3, (200, 5)))
     np.save(tmp_path / "signals.npy", rng.standard_normal((200, 2, 9), np.float32))
     np.save(tmp_path / "volumes.npy", rng.integers(0, 256, (200, 6, 6, 6)).astype(np.uint8))
     monkeypatch.setattr(throughput, "throughput", shortened(throughput.throughput))

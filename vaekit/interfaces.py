@@ -53,6 +53,8 @@ class Module(Component, nn.Module, ABC):
 
     learned: ClassVar[tuple[str, ...]] = ()
     """The names of the buffers that `next_state` replaces after each training step; they must be persistent."""
+    num_initial: ClassVar[int] = 1024
+    """The number of training images that `initial_state` asks for; it receives fewer if there are fewer, or if they are large."""
 
     def next_state(self, trace: Trace) -> Mapping[str, Tensor]:
         """Return the values of the `learned` buffers after a training step.
@@ -61,7 +63,7 @@ class Module(Component, nn.Module, ABC):
 
         Args:
             trace: The trace of the step's batch. If several processes share the batch, it is that of the whole batch, with
-                latents, labels and ``log_likelihood`` but without images.
+                latents, labels, ``log_likelihood`` and the likelihood's statistics, but without images.
         """
         del trace
         return {}
@@ -70,7 +72,8 @@ class Module(Component, nn.Module, ABC):
         """Return values of own parameters and buffers to start training from; default: those set by ``__init__``.
 
         Args:
-            trace: The trace of up to 1,024 training images, spread over the training set.
+            trace: The trace of up to `num_initial` training images, spread over the training set. If another component asks
+                for more, there are more.
         """
         del trace
         return {}
@@ -258,7 +261,7 @@ class Condition(Module):
         """Map labels ``(B,)``, integers from 0 to K - 1, to ``(B, E)``."""
 
 
-Scores = Literal["density", "levels", "binary"]
+Scores = Literal["density", "levels", "binary", "counts"]
 
 
 class Likelihood(Module):
@@ -280,8 +283,9 @@ class Likelihood(Module):
     support: Literal["unit", "real"] = "real"
     """The pixel values that it can score: all real numbers, or [0, 1] only (``unit``); data outside it are rejected."""
     scores: ClassVar[Scores] = "density"
-    """What ``log_prob`` is: a density of real-valued pixels, the probability of 8-bit grey ``levels`` (k / 255), or that of
-    ``binary`` pixels. Bits per dimension are reported for levels, and for 8-bit images under a density that is a
+    """What ``log_prob`` is: a density of real-valued pixels, or the probability of 8-bit grey ``levels`` (k / 255), of ``binary``
+    pixels, or of ``counts``, which are integers from 0. Other data are rejected, but grey pixels are scored where binary ones
+    are. Bits per dimension are reported for levels, and for 8-bit images under a density that is a
     `vaekit.distributions.QuantisedDensity`."""
     normalised: ClassVar[bool] = True
     """Whether ``log_prob`` includes its normalising constants; if not, the ELBO is known only up to a constant."""
@@ -300,6 +304,35 @@ class Likelihood(Module):
     @abstractmethod
     def forward(self, params: Tensor) -> Density:
         """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z), whose mean is the decoded example."""
+
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """Map examples to what the encoder sees, of the same shape; default: the examples. NaN, a missing number, stays NaN."""
+        return x
+
+    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
+        """Draw the base noise that ``rsample`` maps to ``num`` examples; default: one number for each of an example's.
+
+        It is standard normal for a density, and uniform on [0, 1) for probabilities.
+
+        Args:
+            num: The number of examples.
+            generator: The source of randomness; default: torch's global generator.
+            like: A tensor whose device and dtype the noise takes.
+        """
+        draw = torch.randn if self.scores == "density" else torch.rand
+        return draw(num, *self.data_shape, generator=generator, device=like.device, dtype=like.dtype)
+
+    def statistics(self, p: Density, x: Tensor) -> Tensor | None:
+        """Return numbers per example, ``(B, ...)``, from which `next_state` learns; None, the default, if it learns from none.
+
+        The trace has them in ``trace.statistics``, also that of a batch that several processes share, which has no images.
+
+        Args:
+            p: p(x|z), as `forward` returned it.
+            x: The examples, ``(B, *data_shape)``; NaN is a missing number.
+        """
+        del p, x
+        return None
 
 
 Slot = Literal["reconstruction", "divergence"]

@@ -114,7 +114,8 @@ class Trace:
         model: The model that made the trace, with its parameters as the player sees them.
         metrics: Additional numbers that losses log, each ``(B,)`` or 0-d.
         draws: The noise that losses drew for themselves, by kind, each ``(B, ...)``; see `vaekit.Loss.draw_noise`.
-        whole: The trace of the whole batch if this one covers only the part of one process: latents, labels and draws, no images.
+        whole: The trace of the whole batch if this one covers only the part of one process: latents, labels, draws and the
+            likelihood's statistics, no images.
 
     Example:
         >>> encoder = vaekit.encoders.get("mlp")((1, 28, 28), (2, 16))
@@ -134,6 +135,7 @@ class Trace:
     draws: Mapping[str, Tensor] = field(default_factory=dict)
     whole: Trace | None = None
     _log_likelihood: Tensor | None = field(default=None, repr=False)
+    _statistics: Tensor | None = field(default=None, repr=False)
 
     @property
     def site(self) -> Site:
@@ -156,6 +158,13 @@ class Trace:
         if self._log_likelihood is None:
             self._log_likelihood = self.likelihood.log_prob(self.x)
         return self._log_likelihood
+
+    @property
+    def statistics(self) -> Tensor | None:
+        """What the likelihood learns from without gradients, ``(B, ...)``; see `vaekit.Likelihood.statistics`."""
+        if self._statistics is None and self.model is not None and not isinstance(self.x, Elsewhere):
+            self._statistics = self.model.likelihood.statistics(self.likelihood, self.x)
+        return self._statistics
 
     @property
     def kl(self) -> Tensor | None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import PARTS, fitting_posterior, small_parts
+from small import PARTS, fitting_posterior, fitting_prior, small_parts
 
 import vaekit
 from vaekit import roles
@@ -84,11 +84,12 @@ def options_of(point: Point, data: Path) -> dict[str, Any]:
     """Return the options of a small run that differs from the default in one component, or in its data."""
     role, kind = point
     several = DATA.get(kind) or MODELS.get(kind)
-    own = {"posterior": fitting_posterior(*point), role: kind} if several is None else several
+    own = {"posterior": fitting_posterior(*point), **fitting_prior(*point), role: kind} if several is None else several
     options: dict[str, Any] = {"encoder": "mlp", "decoder": "mlp", "likelihood": "bce", **own}
     roles_of = {registry.role for registry in PARTS}
     options |= small_parts({name: value for name, value in options.items() if name in roles_of})
-    file = data / f"{kind if role == 'data' else 'images'}.npz"
+    counts = roles.likelihoods.get(options["likelihood"]).scores == "counts"
+    file = data / f"{kind if role == 'data' else 'counts' if counts else 'images'}.npz"
     options |= {"dataset": "array", "dataset.path": str(file), "latent_dim": 2}
     if options["likelihood"] == "bce":
         options["binarize"] = "dynamic"
@@ -107,6 +108,7 @@ def data(labelled_run: Path) -> Path:
     blobs = rng.integers(0, 256, (240, 5, 6, 4)).astype(np.uint8)
     for name, examples in zip(DATA, (rows, holes, waves, blobs), strict=True):
         np.savez(folder / f"{name}.npz", examples=examples, labels=labels)
+    np.savez(folder / "counts.npz", examples=rng.poisson(1 + 5 * (labels[:, None] == np.arange(6) // 2)), labels=labels)
     return folder
 
 
@@ -191,8 +193,14 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
 
 
+def has_bytes(point: Point) -> bool:
+    """Return whether the data of a point are bytes."""
+    role, kind = point
+    return kind == "volumes" if role == "data" else role != "likelihood" or roles.likelihoods.get(kind).scores != "counts"
+
+
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("point", [point for point in POINTS if point[0] != "data" or point[1] == "volumes"], ids="-".join)
+@pytest.mark.parametrize("point", list(filter(has_bytes, POINTS)), ids="-".join)
 def test_stacked_models_are_those_that_are_trained_alone(data: Path, tmp_path: Path, point: Point) -> None:
     """Of data that are floats, which stay in single precision, this is not tried."""
     options = options_of(point, data)

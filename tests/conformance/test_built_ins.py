@@ -20,6 +20,8 @@ DECLARATIONS = ("check_documentation", "check_spec_round_trip")
 SLOW = ("mlflow", "wandb", "onnx")
 EXPECTED = {
     ("loss", "factor"): {"check_coverage": "an untrained critic knows nothing of the total correlation"},
+    ("loss", "ms_ssim"): {"check_coverage": "it is no likelihood"},
+    ("loss", "prior_nll"): {"check_coverage": "it is no divergence, as it leaves out the entropy of q"},
     ("loss", "commitment"): {"check_coverage": "it is no divergence, and it needs codes"},
     ("loss", "joint_capacity"): {"check_coverage": "it needs a categorical latent beside Gaussian ones"},
     ("prior", "hypersphere"): {"check_gradient_of_density": "a uniform density has no derivative"},

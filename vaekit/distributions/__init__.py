@@ -1,5 +1,6 @@
 """Distributions and densities, which posteriors, priors and likelihoods make from tensors."""
 
+from vaekit.distributions.counts import NegativeBinomialCounts, PoissonCounts
 from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import (
     Curved,
@@ -15,7 +16,8 @@ from vaekit.distributions.density import (
 )
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
-from vaekit.distributions.mixture import GaussianMixture, MixtureOf
+from vaekit.distributions.levels import CategoricalPixels, DiscretizedLogisticMixturePixels
+from vaekit.distributions.mixture import FullGaussianMixture, GaussianMixture, MixtureOf
 from vaekit.distributions.observed import Observed
 from vaekit.distributions.one_hot import GaussianAndOneHot, OneHot, one_hot
 from vaekit.distributions.pixels import (
@@ -36,31 +38,40 @@ from vaekit.distributions.quantised import (
     nearest,
     to_positions,
 )
+from vaekit.distributions.student import StudentTPixels
+from vaekit.distributions.unit import ContinuousBernoulliPixels
 
 __all__ = [
     "LEVEL",
     "BernoulliPixels",
+    "CategoricalPixels",
     "Codebooks",
+    "ContinuousBernoulliPixels",
     "Curved",
     "Delta",
     "Density",
     "DiagonalGaussian",
+    "DiscretizedLogisticMixturePixels",
     "DiscretizedLogisticPixels",
     "Distribution",
     "FactorisedDensity",
+    "FullGaussianMixture",
     "GaussianAndOneHot",
     "GaussianMixture",
     "GaussianPixels",
     "LaplacePixels",
     "Levels",
     "MixtureOf",
+    "NegativeBinomialCounts",
     "Observed",
     "OneHot",
+    "PoissonCounts",
     "Quantised",
     "QuantisedDensity",
     "SequentialDensity",
     "SquaredErrorPixels",
     "StandardNormal",
+    "StudentTPixels",
     "UniformCodes",
     "Vocabulary",
     "at_least_float32",

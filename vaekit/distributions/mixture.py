@@ -44,6 +44,41 @@ class GaussianMixture(NamedTuple):
         return torch.logsumexp(components + torch.log_softmax(self.logits, 0), -1)
 
 
+class FullGaussianMixture(NamedTuple):
+    """``sum_k w_k N(mu_k, L_k L_k^T)`` over latent vectors.
+
+    Args:
+        logits: The logits of the weights, ``(K,)``.
+        mu: The means, ``(K, D)``.
+        tril: The Cholesky factors L of the covariances, lower triangular with a positive diagonal, ``(K, D, D)``.
+    """
+
+    logits: Tensor
+    mu: Tensor
+    tril: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.softmax(self.logits, 0) @ self.mu
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """Map noise ``(*S, B, D + 1)`` to samples ``(*S, B, D)``: the last number, uniform on [0, 1), selects the component."""
+        bounds = torch.softmax(self.logits, 0).cumsum(0)[:-1]
+        component = (noise[..., -1:] >= bounds).sum(-1)
+        return self.mu[component] + (self.tril[component] * noise[..., None, :-1]).sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return log densities of ``(*S, B, D)``, ``(*S, B)``."""
+        centred = (value.unsqueeze(-2) - self.mu).unsqueeze(-1)
+        shape = centred.shape[:-3]
+        rows = centred.flatten(0, -4).movedim(0, -1).flatten(-2)  # (K, D, N): one solve for each component
+        scaled = torch.linalg.solve_triangular(self.tril, rows, upper=False)
+        log_det = torch.log(self.tril.flatten(-2)[:, :: self.mu.shape[-1] + 1]).sum(-1, keepdim=True)
+        components = -0.5 * (scaled.square().sum(1) + self.mu.shape[-1] * LOG_2PI) - log_det
+        weighted = components + torch.log_softmax(self.logits, 0).unsqueeze(-1)
+        return torch.logsumexp(weighted, 0).view(shape)
+
+
 class MixtureOf(NamedTuple):
     """The mixture of the K densities of a batch, all of the same weight.
 

@@ -129,7 +129,7 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
 def meaning_of_elbo(likelihood: Likelihood, *, binary: bool, value_range: Range = UNIT, missing: bool = False) -> str:
     """Describe what the numbers called ELBO are for this likelihood, on binary or other pixels, of which some may be missing."""
     x, pixels = ("known x", "known pixels") if missing else ("x", "pixels")
-    if likelihood.scores == "levels" or (likelihood.scores == "binary" and binary):
+    if likelihood.scores in ("levels", "counts") or (likelihood.scores == "binary" and binary):
         return f"lower bound of log p({x}), nats"
     if likelihood.scores == "binary":
         return "cross-entropy on grey values, not a log-likelihood"

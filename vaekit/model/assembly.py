@@ -23,8 +23,8 @@ from vaekit.schema import ModelPart
 from vaekit.specs.models import ModelSpec, RunSpec
 from vaekit.streams import Streams, derive_seed
 
-NUM_INITIAL = 1024
-"""The largest number of training images that initial states are computed from."""
+INITIAL_NUMBERS = 2**26
+"""The most numbers in the training images that initial states are computed from, if these are more than 1,024."""
 
 
 def assemble(spec: RunSpec, splits: Splits) -> Objective:
@@ -144,12 +144,16 @@ def initial_state(spec: RunSpec, objective: Objective, source: ImageSource) -> d
     }
     if not parts:
         return {}
-    index, vae, training = sample_of(len(source), NUM_INITIAL), objective.vae, objective.training
-    batches = Batches(source, batch_size=NUM_INITIAL, streams=Streams(spec.train.seed), binarize=spec.data.binarize, train=False)
+    most = min(max(part.num_initial for part in parts.values()), INITIAL_NUMBERS // math.prod(source.shape))
+    num, vae, training = max(most, Module.num_initial), objective.vae, objective.training
+    index = sample_of(len(source), num)
+    batches = Batches(source, batch_size=num, streams=Streams(spec.train.seed), binarize=spec.data.binarize, train=False)
     x, y = batches.fixed(index).to(vae.device), None if source.labels is None else source.labels[index].to(vae.device)
     generator = Streams(spec.train.seed).generator("initial state", 0, vae.device)
+    vae.chunk, before = Module.num_initial, vae.chunk
     trace = objective.eval().vae(x, y=y, num_data=objective.num_data, generator=generator)
     objective.train(training)
+    vae.chunk = before
     return {f"{name}.{own}": value for name, part in parts.items() for own, value in part.initial_state(trace).items()}
 
 

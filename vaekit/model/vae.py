@@ -150,7 +150,7 @@ class VAE(nn.Module):
                 given=f"{x.dtype} of shape {tuple(x.shape)}",
                 expected=f"floating-point values of shape (B, {', '.join(map(str, self.data_shape))})",
             )
-        params = self._in_chunks(self.encoder, appended(x, c))
+        params = self._in_chunks(self.encoder, appended(self.likelihood.encoder_input(x), c))
         return params if len(self.latent_shape) == 1 else params.reshape(-1, *self.posterior.param_shape)
 
     def _in_chunks(self, network: nn.Module, inputs: Tensor) -> Tensor:
@@ -263,7 +263,9 @@ class VAE(nn.Module):
             site = self._site(self.posterior(gather(params, 0), self), gather(noise, -2), self.condition_on(y))
             absent: Any = Elsewhere()
             draws = {kind: gather(draw, 0) for kind, draw in draws.items()}
-            trace.whole = Trace(absent, (site,), absent, y, num_data, epoch, self, draws=draws)
+            own = trace.statistics
+            learned = None if own is None else gather(own.detach(), 0)
+            trace.whole = Trace(absent, (site,), absent, y, num_data, epoch, self, draws=draws, _statistics=learned)
         return trace
 
     def trace_from(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vaekit.distributions import at_least_float32
 from vaekit.errors import UsageError
@@ -15,6 +16,9 @@ Link = Literal["sigmoid", "identity"]
 
 MIN_SCALE = 1.0 / 256.0
 """Smallest learned scale: one grey level. Below it, a density over 8-bit pixels grows without bound."""
+
+MAX_LOG_RATE = 20.0
+"""Bound of the log of a mean count, 5e8, so that no decoder's output makes it infinite."""
 
 SPEEDUP = 10.0
 """How many times faster a learned log scale moves than a weight.
@@ -28,6 +32,37 @@ def mean_image(params: Tensor, link: Link) -> Tensor:
     """Map the decoder's output to a mean image: into [0, 1] by a sigmoid, or unchanged."""
     params = at_least_float32(params)
     return torch.sigmoid(params) if link == "sigmoid" else params
+
+
+def widened_by(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
+    """Return the shape of ``times`` numbers for each number of an example, as that many times the channels."""
+    return (times * shape[0], *shape[1:])
+
+
+def fields_of(params: Tensor, ndim: int, *sizes: int) -> Tensor:
+    """Split the channels of the decoder's output ``(*S, B, k * C, ...)`` into ``(*S, B, *sizes, C, ...)``; k is their product.
+
+    Args:
+        params: The output, whose last ``ndim`` dimensions are those of an example, with k times its channels.
+        ndim: The number of dimensions of an example.
+        sizes: The sizes of the new dimensions.
+    """
+    return at_least_float32(params).unflatten(-ndim, (*sizes, params.shape[-ndim] // math.prod(sizes)))
+
+
+def log_counts(x: Tensor) -> Tensor:
+    """Return ``log(1 + x)`` of counts, which an encoder can see beside each other: counts of one feature differ by magnitudes."""
+    return torch.log1p(x.clamp(min=0))
+
+
+def softly_above(value: Tensor, low: float) -> Tensor:
+    """Bound a tensor from below by a smooth function; a gradient leads back from anywhere, unlike that of a clamp."""
+    return low + F.softplus(value - low)
+
+
+def softly_below(value: Tensor, high: float) -> Tensor:
+    """Bound a tensor from above by a smooth function; a gradient leads back from anywhere, unlike that of a clamp."""
+    return high - F.softplus(high - value)
 
 
 class LogScale(nn.Module):
@@ -58,12 +93,17 @@ class LogScale(nn.Module):
         self.learned = learned
 
     def forward(self) -> Tensor:
-        bounded: Tensor = _AtLeast.apply(SPEEDUP * self.value, math.log(MIN_SCALE)) if self.learned else self.value
-        return bounded
+        return at_least(SPEEDUP * self.value, math.log(MIN_SCALE)) if self.learned else self.value
+
+
+def at_least(value: Tensor, bound: float) -> Tensor:
+    """Clamp a tensor from below, with a gradient that leads back above the bound; that of `torch.clamp` is 0 there."""
+    bounded: Tensor = _AtLeast.apply(value, bound)
+    return bounded
 
 
 class _AtLeast(torch.autograd.Function):
-    """Clamp from below, with a gradient that leads back above the bound; that of `torch.clamp` is 0 there."""
+    """See `at_least`."""
 
     generate_vmap_rule = True
 

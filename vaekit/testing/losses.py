@@ -130,16 +130,20 @@ def check_declarations(candidate: Candidate) -> None:
 @check("loss")
 def check_requirements(candidate: Candidate) -> None:
     """The loss works with any posterior and prior that provide what it requires, or rejects them with a `UsageError`."""
-    required, loss = candidate.cls.declare(candidate.keywords).requires, loss_of(candidate)
-    if not required <= METHODS.keys():  # which stand for a kind of distribution
+    declared, loss = candidate.cls.declare(candidate.keywords), loss_of(candidate)
+    required, of_prior = declared.requires, declared.requires_of_prior
+    if not required | of_prior <= METHODS.keys():  # which stand for a kind of distribution
         return
     vae = vae_of(loss)
     trace = trace_of(vae, inputs_of(candidate, loss, vae))
-    q, p = least_of(required, trace.site.q), least_of(required, trace.site.p)
+    q, p = least_of(required, trace.site.q), least_of(of_prior, trace.site.p)
     site = Site(trace.z, q, p, has_density=Capability.LOG_PROB in required)
-    provided = ", ".join(["mean", "rsample", *(METHODS[each] for each in Capability if each in required)])
+    provided = [
+        ", ".join(["mean", "rsample", *(METHODS[each] for each in Capability if each in some)]) for some in (required, of_prior)
+    ]
+    who = "a posterior and a prior that have {}" if required == of_prior else "a posterior that has {}, and a prior that has {},"
     try:
-        with during(f"the loss of a posterior and a prior that have {provided} and nothing else"):
+        with during(f"the loss of {who.format(*provided)} and nothing else"):
             value = loss(replace(trace, sites=(site,)))
     except ConformanceError as error:
         if isinstance(error.__cause__, UsageError):

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from vaekit.compute.sharding import own
@@ -17,13 +18,16 @@ from vaekit.interfaces import Likelihood
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 
+CHUNK = 1024
+"""The number of examples that are checked at once."""
+
 
 def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
     """Check that the data fit the likelihood and the batch size.
 
     Raises:
         UsageError: The batch size exceeds the size of the training set.
-        DataError: Pixel values lie outside the support of the likelihood, or are not the grey levels that it scores.
+        DataError: Pixel values lie outside the support of the likelihood, or are not the grey levels or counts that it scores.
     """
     if spec.train.batch_size > len(splits.train):
         raise UsageError(
@@ -38,6 +42,8 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
             expected="bytes from 0 to 255, or other integers with their range: --dataset.range LOW,HIGH",
             remedy="store the images as integers, or use a likelihood of real-valued pixels: --loss gaussian",
         )
+    if likelihood.scores == "counts":
+        _check_counts(likelihood, splits)
     for name, split in splits.parts.items() if likelihood.support == "unit" else ():
         low, high = split.value_range()
         if low < 0 or high > 1:
@@ -47,6 +53,29 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
                 f"the likelihood {likelihood.kind!r} scores only pixels in [0, 1]",
                 given=f"pixels from {low:.4g} to {high:.4g} in the {name} split",
                 remedy=pixels if len(splits.shape) > 2 else f"use {real}",
+            )
+
+
+def _check_counts(likelihood: Likelihood, splits: Splits) -> None:
+    """Check that all numbers that are not missing are counts.
+
+    Raises:
+        DataError: They are not.
+    """
+    for name, split in splits.parts.items():
+        given = "bytes, which are pixels between 0 and 1" if split.integer else None
+        for index in torch.arange(0 if split.integer else len(split), device=split.device).split(CHUNK):
+            x = split.gather(index)
+            others = x[((x < 0) | (x != x.round())) & ~x.isnan()]
+            if len(others):
+                given = f"{others[0].item():.6g}"
+                break
+        if given is not None:
+            raise DataError(
+                f"the likelihood {likelihood.kind!r} scores counts only",
+                given=f"{given}, in the {name} split",
+                expected="integers from 0, for example in a table: an array of shape (N, F)",
+                remedy="store counts as they are, or use a likelihood on all reals: --loss gaussian --likelihood.link identity",
             )
 
 

@@ -47,7 +47,8 @@ class Beta(Loss):
     @classmethod
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
         factorised = {Capability.FACTORISED} if options["free_bits"] != 0 else set()
-        return Declaration(cls.covers, cls.requires | factorised)
+        required = cls.requires | factorised
+        return Declaration(cls.covers, required, required)
 
     def forward(self, trace: Trace) -> Tensor:
         if self.batch_statistic:

@@ -1,0 +1,47 @@
+"""The Gaussian likelihood with a standard deviation for each pixel."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from vaekit.distributions import GaussianPixels
+from vaekit.interfaces import Likelihood, Shape
+from vaekit.nn.heads import MIN_SCALE, Link, fields_of, mean_image, softly_above, widened_by
+from vaekit.roles import likelihoods
+
+
+@likelihoods("heteroscedastic_gaussian")
+class HeteroscedasticGaussian(Likelihood):
+    """Gaussian pixels ``N(mean(z), sigma(z)^2)``: the decoder also emits a log σ for each pixel, so it says where it is unsure.
+
+    Pixels that never change draw σ to its lower bound, 1/256, one grey level, and then dominate the likelihood: where images have
+    a constant background, samples may be worse than with the one σ of `gaussian`. It suits tables and signals.
+
+    Args:
+        sigma: Standard deviation where the decoder emits 0, in units of the pixel range.
+        link: How the decoder's output becomes the mean image.
+
+    References:
+        Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix C.2.
+    """
+
+    factorised: ClassVar[bool] = True
+
+    def __init__(self, data_shape: Shape, *, sigma: PositiveFloat = 0.3, link: Link = "sigmoid") -> None:
+        super().__init__(data_shape)
+        self.log_sigma, self.link = math.log(sigma), link
+        self.support = "unit" if link == "sigmoid" else "real"
+
+    @property
+    def param_shape(self) -> Shape:
+        return widened_by(self.data_shape, 2)
+
+    def forward(self, params: Tensor) -> GaussianPixels:
+        ndim = len(self.data_shape)
+        mean, log_sigma = fields_of(params, ndim, 2).unbind(-ndim - 1)
+        log_scale = softly_above(self.log_sigma + log_sigma, math.log(MIN_SCALE))
+        return GaussianPixels(mean_image(mean, self.link), log_scale, ndim)

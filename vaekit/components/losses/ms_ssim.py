@@ -1,0 +1,102 @@
+"""Structural similarity of images at several scales, in place of the reconstruction term."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import ClassVar
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+from torch.nn import functional as F
+
+from vaekit.errors import UsageError
+from vaekit.interfaces import Loss, Shape, Slot
+from vaekit.nn.heads import at_least
+from vaekit.roles import losses
+from vaekit.trace import Trace
+
+WINDOW, SIGMA = 11, 1.5
+"""Width and standard deviation of the Gaussian window, in pixels."""
+C1, C2 = 0.01**2, 0.03**2
+"""The constants that stabilise ratios, for images between 0 and 1."""
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""The weight of each scale, from the finest."""
+LEAST = 1e-3
+"""Bound of the similarity at a scale: powers of less have gradients without bound, and those of negative numbers do not exist."""
+
+
+@losses("ms_ssim")
+class MSSSIM(Loss):
+    """``w (1 - MS-SSIM(x, mean))``: similar structures at several scales instead of equal pixels; covers -log p(x|z).
+
+    There are as many scales, five at most, as leave images of 11 pixels: two for 28×28, three for 64×64, five from 176×176; the
+    paper's weights of these scales are divided by their sum. No likelihood's scale takes part, so the weight balances the KL. The
+    ELBO that is reported besides is that of the likelihood. Pixels of any range are brought to [0, 1]; missing ones count as
+    reconstructed.
+
+    Args:
+        weight: Weight w, in nats.
+
+    References:
+        Wang et al. (2003), "Multiscale Structural Similarity for Image Quality Assessment", Asilomar Conference on Signals,
+            Systems and Computers, equation 7.
+        Snell et al. (2017), "Learning to Generate Images with Perceptual Metrics", ICIP, arXiv:1511.06409.
+    """
+
+    covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction"})
+    weight: Tensor
+    exponents: Tensor
+
+    def __init__(self, data_shape: Shape, *, weight: PositiveFloat = 100.0) -> None:
+        super().__init__()
+        if len(data_shape) != 3:
+            raise UsageError(
+                "structural similarity is defined for images", given=f"loss ms_ssim, data of {data_shape}", expected="(C, H, W)"
+            )
+        side = min(data_shape[1:])
+        num = next((num for num in (5, 4, 3, 2) if side >> (num - 1) >= WINDOW), 1)
+        width = WINDOW if side >= WINDOW else side - 1 + side % 2  # the largest odd one that fits
+        exponents = torch.tensor(WEIGHTS[:num])
+        self.register_buffer("weight", torch.tensor(weight), persistent=False)
+        self.register_buffer("exponents", exponents / exponents.sum(), persistent=False)
+        for scale in range(num):
+            for axis, length in zip("hw", data_shape[1:], strict=True):
+                self.register_buffer(f"window_{axis}{scale}", windows(length >> scale, width), persistent=False)
+
+    def forward(self, trace: Trace) -> Tensor:
+        low, high = (0.0, 1.0) if trace.model is None else trace.model.value_range
+        mean, x = trace.reconstruction, trace.x
+        mean, x = ((each - low) / (high - low) for each in (mean, torch.where(x.isnan(), mean, x)))
+        with nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+            return self.weight * (1 - self.similarity(x, mean))
+
+    def similarity(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the MS-SSIM of images ``(B, C, H, W)`` in [0, 1], ``(B,)``; it is averaged over positions at each scale."""
+        found = []
+        for scale in range(len(self.exponents)):
+            if scale:
+                x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
+            mean_x, mean_y = self.blur(x, scale), self.blur(y, scale)
+            variances = self.blur(x * x, scale) + self.blur(y * y, scale) - mean_x.square() - mean_y.square()
+            covariance = self.blur(x * y, scale) - mean_x * mean_y
+            each = (2 * covariance + C2) / (variances + C2)
+            if scale == len(self.exponents) - 1:
+                each = each * (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1)
+            found.append(at_least(each.flatten(1).mean(1), LEAST))
+        return torch.exp((torch.log(torch.stack(found, -1)) * self.exponents).sum(-1))
+
+    def blur(self, images: Tensor, scale: int) -> Tensor:
+        """Return the means of images under the window at each position where it fits.
+
+        These are products with banded matrices, which take a tenth of the time of convolutions of one channel on a CPU.
+        """
+        over_columns: Tensor = images @ self.get_buffer(f"window_w{scale}")
+        return self.get_buffer(f"window_h{scale}").mT @ over_columns
+
+
+def windows(length: int, width: int) -> Tensor:
+    """Return a Gaussian window at each position where it fits, as columns: ``(length, length - width + 1)``."""
+    place = torch.arange(length)[:, None] - torch.arange(length - width + 1) - width // 2
+    values = torch.exp(-0.5 * (place / SIGMA).square()) * (place.abs() <= width // 2)
+    return values / values.sum(0)

@@ -3,6 +3,7 @@
 from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import (
     Density,
+    DensityOfDraws,
     Distribution,
     FactorisedDensity,
     QuantisedDensity,
@@ -10,6 +11,7 @@ from vaekit.distributions.density import (
     at_least_float32,
     full_precision,
     log_prob_in_turn,
+    rsample_and_log_prob,
     sum_event,
 )
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
@@ -31,6 +33,7 @@ __all__ = [
     "BernoulliPixels",
     "Delta",
     "Density",
+    "DensityOfDraws",
     "DiagonalGaussian",
     "DiscretizedLogisticPixels",
     "Distribution",
@@ -52,6 +55,7 @@ __all__ = [
     "kl_per_dim",
     "log_prob_in_turn",
     "register_kl",
+    "rsample_and_log_prob",
     "sum_event",
     "to_positions",
 ]

@@ -130,13 +130,16 @@ def check_declarations(candidate: Candidate) -> None:
 @check("loss")
 def check_requirements(candidate: Candidate) -> None:
     """The loss works with any posterior and prior that provide what it requires, or rejects them with a `UsageError`."""
-    required, loss = candidate.cls.declare(candidate.keywords).requires, loss_of(candidate)
-    if not required <= METHODS.keys():  # which stand for a kind of distribution
+    declared, loss = candidate.cls.declare(candidate.keywords), loss_of(candidate)
+    required, of_prior = declared.requires, declared.requires_of_prior
+    if not required | of_prior <= METHODS.keys():  # which stand for a kind of distribution
         return
     vae = vae_of(loss)
-    trace = trace_of(vae, inputs_of(candidate, loss, vae))
-    q, p = least_of(required, trace.site.q), least_of(required, trace.site.p)
-    site = Site(trace.z, q, p, has_density=Capability.LOG_PROB in required)
+    inputs = inputs_of(candidate, loss, vae)
+    trace = trace_of(vae, inputs)
+    q, p = least_of(required, trace.site.q), least_of(of_prior, trace.site.p)
+    known = {Capability.LOG_PROB, Capability.LOG_PROB_OF_DRAWS} & required
+    site = Site.drawn(q, inputs.noise, p, has_density=bool(known))
     provided = ", ".join(["mean", "rsample", *(METHODS[each] for each in Capability if each in required)])
     try:
         with during(f"the loss of a posterior and a prior that have {provided} and nothing else"):
@@ -150,8 +153,13 @@ def check_requirements(candidate: Candidate) -> None:
 
 def least_of(required: frozenset[Capability], density: Any) -> Any:
     """Reduce a factorised density to the methods of a distribution and those of the required capabilities."""
+
+    def rsample_and_log_prob(noise: Tensor) -> tuple[Tensor, Tensor]:
+        z = density.rsample(noise)
+        return z, density.log_prob(z)
+
     names = ["rsample", *(METHODS[each] for each in required)]
-    methods = {name: staticmethod(getattr(density, name)) for name in names}
+    methods = {name: staticmethod(getattr(density, name, rsample_and_log_prob)) for name in names}
     return type("Least", (), {"mean": density.mean, **methods})()
 
 

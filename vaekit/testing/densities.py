@@ -264,9 +264,8 @@ def check_gradient_of_density(candidate: Candidate) -> None:
     source = source_of(candidate)
     arguments, noise = arguments_of(source), noise_of(source, 6)
     if arguments and states_draws(source(*arguments)):
-        for number, what in enumerate(("samples", "the stated density of samples")):
-            name = f"the derivative of {what} by the encoder's output"
-            expect_exact_gradient(lambda given, i=number: source(given).rsample_and_log_prob(noise)[i], arguments[0], name)
+        what = "the derivative of samples, and of the densities that are stated with them, by the encoder's output"
+        expect_exact_gradient(lambda given: _sample(source, given, noise), arguments[0], what)
     if Capability.LOG_PROB not in source.provides:
         return
     z = source(*arguments).rsample(noise).detach()

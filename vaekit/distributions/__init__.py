@@ -14,7 +14,7 @@ from vaekit.distributions.density import (
     rsample_and_log_prob,
     sum_event,
 )
-from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
+from vaekit.distributions.gaussian import DiagonalGaussian, FullGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 from vaekit.distributions.mixture import GaussianMixture, MixtureOf
 from vaekit.distributions.observed import Observed
@@ -38,6 +38,7 @@ __all__ = [
     "DiscretizedLogisticPixels",
     "Distribution",
     "FactorisedDensity",
+    "FullGaussian",
     "GaussianMixture",
     "GaussianPixels",
     "LaplacePixels",

@@ -33,6 +33,8 @@ class Capability(StrEnum):
 
     LOG_PROB = "log_prob"
     """It has a density: ``log_prob`` is exact."""
+    LOG_PROB_OF_DRAWS = "log_prob_of_draws"
+    """Its density is known at its own draws: by ``rsample_and_log_prob``, or because it provides ``LOG_PROB``."""
     CODES = "codes"
     """Its latents are entries of a learned codebook; see `vaekit.distributions.Quantised`."""
     READABLE = "readable_codes"
@@ -137,6 +139,11 @@ class Posterior(Module):
     default_loss: ClassVar[str | None] = "kl"
     """The loss to add if none covers the divergence; None for posteriors without one."""
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if Capability.LOG_PROB in cls.provides:  # the stronger capability, which need not be named with the weaker one
+            cls.provides = cls.provides | {Capability.LOG_PROB_OF_DRAWS}
+
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -153,7 +160,9 @@ class Posterior(Module):
 
     @abstractmethod
     def forward(self, params: Tensor, model: Any = None) -> Distribution:
-        """Map encoder outputs ``(B, *param_shape)`` to q(z|x): a `Density` if ``provides`` includes ``LOG_PROB``.
+        """Map encoder outputs ``(B, *param_shape)`` to q(z|x).
+
+        It is a `Density` if ``provides`` includes ``LOG_PROB``, a `DensityOfDraws` if it includes ``LOG_PROB_OF_DRAWS`` alone.
 
         Args:
             params: The encoder's output.
@@ -353,6 +362,15 @@ class Declaration:
     requires_of_prior: frozenset[str] = frozenset()
 
 
+def required_of_prior(requires: frozenset[str]) -> frozenset[str]:
+    """Return what a prior must provide where the posterior must provide ``requires``: the same, but at any value.
+
+    The draws are the posterior's, so that a density that is known at its own draws does not suffice for a prior.
+    """
+    draws = {Capability.LOG_PROB_OF_DRAWS}
+    return requires - draws | {Capability.LOG_PROB} if requires & draws else requires
+
+
 MODEL_PARTS: tuple[ModelPart, ...] = get_args(ModelPart)
 INFERENCE, GENERATION = ("encoder", "posterior"), ("decoder", "prior", "likelihood", "condition")
 """The parts of q(z|x), and those of p(x, z); a condition, which both use, counts as one of the latter."""
@@ -415,7 +433,7 @@ class Loss(Module):
     requires: ClassVar[frozenset[str]] = frozenset()
     """The capabilities that the posterior must provide."""
     requires_of_prior: ClassVar[frozenset[str] | None] = None
-    """The capabilities that the prior must provide; default: the same."""
+    """The capabilities that the prior must provide; default: the same, see `required_of_prior`."""
     samples: Shape | None = ()
     """The sample dimensions ``*S`` of the codes that the loss asks for, such as ``(K,)``; None if it takes any. A loss that does
     not declare them receives one sample per image, without a sample dimension."""
@@ -430,7 +448,8 @@ class Loss(Module):
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
         """Return what the loss covers and requires with these options; override it if the answer depends on them."""
         del options
-        return Declaration(cls.covers, cls.requires, cls.requires if cls.requires_of_prior is None else cls.requires_of_prior)
+        of_prior = required_of_prior(cls.requires) if cls.requires_of_prior is None else cls.requires_of_prior
+        return Declaration(cls.covers, cls.requires, of_prior)
 
     def aims(self) -> Mapping[str, Aim]:
         """Return what the loss minimises, by the name of the term; none stands for `forward`, over the whole model.

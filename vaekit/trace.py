@@ -11,19 +11,19 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from vaekit.distributions import Density, Distribution, kl_per_dim, log_prob_in_turn
+from vaekit.distributions import Density, Distribution, kl_per_dim, log_prob_in_turn, rsample_and_log_prob
 from vaekit.errors import UsageError
 
 
 @dataclass
 class Site:
-    """A latent variable in a trace.
+    """A latent variable in a trace; `drawn` draws it.
 
     Args:
         z: Samples, ``(*S, B, D)``.
         q: The posterior q(z|x).
         p: The prior p(z).
-        has_density: Whether the posterior declares that it has a density.
+        has_density: Whether the posterior declares that it has a density, at least at its own draws.
     """
 
     z: Tensor
@@ -32,6 +32,12 @@ class Site:
     has_density: bool = True
     _log_q: Tensor | None = field(default=None, repr=False)
     _kl_per_dim: Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def drawn(cls, q: Distribution, noise: Tensor, p: Distribution, *, has_density: bool = True) -> Site:
+        """Map noise ``(*S, B, D)`` to samples of q; a density that is stated with the draws is kept."""
+        z, log_q = rsample_and_log_prob(q, noise) if has_density else (q.rsample(noise), None)
+        return cls(z, q, p, has_density, log_q)
 
     @property
     def log_q(self) -> Tensor:
@@ -80,6 +86,11 @@ class Site:
         if not self.has_density:
             return None
         return mean_over_samples(self.log_q - self.log_p)
+
+    def detach(self) -> Site:
+        """Return a copy of this latent variable that is detached from the graph that produced it."""
+        log_q = None if self._log_q is None else self._log_q.detach()
+        return Site(self.z.detach(), detached(self.q), detached(self.p), self.has_density, log_q)
 
 
 class Elsewhere:
@@ -194,7 +205,7 @@ class Trace:
 
     def detach(self) -> Trace:
         """Return a copy of this trace that is detached from the graph that produced it."""
-        sites = tuple(Site(s.z.detach(), detached(s.q), detached(s.p), s.has_density) for s in self.sites)
+        sites = tuple(site.detach() for site in self.sites)
         whole = None if self.whole is None else self.whole.detach()
         return replace(self, sites=sites, likelihood=detached(self.likelihood), metrics={}, whole=whole, _log_likelihood=None)
 

@@ -32,7 +32,7 @@ from vaekit.interfaces import Aim, Backbone, Capability, Dataset, Loss, Posterio
 from vaekit.training.logger import Logger
 
 Shape = tuple[int, ...]
-LOG_PROB, FACTORISED = Capability.LOG_PROB, Capability.FACTORISED
+LOG_PROB, OF_DRAWS, FACTORISED = Capability.LOG_PROB, Capability.LOG_PROB_OF_DRAWS, Capability.FACTORISED
 
 
 def posterior_of(density: type) -> type[Gaussian]:
@@ -363,11 +363,11 @@ class Isotropic(Linear):
         return Linear(self.mu, 1.5 * torch.eye(self.mu.shape[-1], dtype=self.mu.dtype)).log_prob(value)
 
 
-def joint_of(density: type) -> type[Posterior]:
+def joint_of(density: type, capability: Capability = LOG_PROB) -> type[Posterior]:
     """Return a posterior that is correlated, and says that it is not factorised."""
 
     class Lie(Posterior):
-        provides: ClassVar[frozenset[Capability]] = frozenset({LOG_PROB})
+        provides: ClassVar[frozenset[Capability]] = frozenset({capability})
 
         @property
         def param_shape(self) -> Shape:
@@ -380,6 +380,54 @@ def joint_of(density: type) -> type[Posterior]:
 
     Lie.__name__ = density.__name__
     return Lie
+
+
+class OfDraws(NamedTuple):
+    """A joint Gaussian ``z = mu + A e`` that knows the density of its own draws only, in truth."""
+
+    mu: Tensor
+    matrix: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mu
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return self.rsample_and_log_prob(noise)[0]
+
+    def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mu + noise @ self.matrix.T, StandardNormal(noise).log_prob(noise) - self.matrix.logdet()
+
+
+class Undetermined(OfDraws):
+    """Forgets the log-determinant."""
+
+    def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return super().rsample_and_log_prob(noise)[0], StandardNormal(noise).log_prob(noise)
+
+
+class Folded(OfDraws):
+    """Leads several noises to one draw, as a planar flow without its constraint does; its log-determinant is right."""
+
+    def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        bent = (2 * noise).tanh()
+        log_det = (1 - 4 * (1 - bent.square())).abs().log().sum(-1)
+        return self.mu + noise - 2 * bent, StandardNormal(noise).log_prob(noise) - log_det
+
+
+class Averted(OfDraws):
+    """States the density of other draws than those of ``rsample``."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return super().rsample(-noise)
+
+
+class OtherScores(DiagonalGaussian):
+    """States a density with its draws that is not that of ``log_prob``."""
+
+    def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.rsample(noise)
+        return z, self.log_prob(z) + 1
 
 
 class Upside(DiagonalGaussian):
@@ -1262,6 +1310,12 @@ LIES: list[tuple[str, type, str, str]] = [
     ("posterior", Doubled, "check_dtype", r"the type of samples in torch\.float32"),
     ("posterior", joint_of(Unnormalised), "check_density", "the integral of the density of"),
     ("posterior", joint_of(Isotropic), "check_draws", "the characteristic function of draws of"),
+    ("posterior", joint_of(OfDraws), "check_capabilities", "OfDraws.log_prob, capability log_prob\n  expected: declared: True"),
+    ("posterior", joint_of(Undetermined, OF_DRAWS), "check_log_determinant", "against the log-determinant by autograd"),
+    ("posterior", joint_of(Undetermined, OF_DRAWS), "check_draws", "importance weights of draws of"),
+    ("posterior", joint_of(Folded, OF_DRAWS), "check_draws", "importance weights of draws of"),
+    ("posterior", joint_of(Averted, OF_DRAWS), "check_sampling", "rsample_and_log_prob of 6 samples of 1 dim.*against rsample"),
+    ("posterior", posterior_of(OtherScores), "check_capabilities", "stated with draws, against log_prob"),
     (
         "posterior",
         posterior_of(Upside),
@@ -1363,6 +1417,7 @@ LIES: list[tuple[str, type, str, str]] = [
 SOUND: list[tuple[str, type]] = [
     ("encoder", Sound),
     ("posterior", joint_of(Linear)),
+    ("posterior", joint_of(OfDraws, OF_DRAWS)),
     ("posterior", Nested),
     ("logger", Quiet),
     ("exporter", Weights),

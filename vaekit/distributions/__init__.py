@@ -5,6 +5,7 @@ from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import (
     Curved,
     Density,
+    DensityOfDraws,
     Distribution,
     FactorisedDensity,
     QuantisedDensity,
@@ -12,9 +13,10 @@ from vaekit.distributions.density import (
     at_least_float32,
     full_precision,
     log_prob_in_turn,
+    rsample_and_log_prob,
     sum_event,
 )
-from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
+from vaekit.distributions.gaussian import DiagonalGaussian, FullGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 from vaekit.distributions.levels import CategoricalPixels, DiscretizedLogisticMixturePixels
 from vaekit.distributions.mixture import FullGaussianMixture, GaussianMixture, MixtureOf
@@ -50,11 +52,13 @@ __all__ = [
     "Curved",
     "Delta",
     "Density",
+    "DensityOfDraws",
     "DiagonalGaussian",
     "DiscretizedLogisticMixturePixels",
     "DiscretizedLogisticPixels",
     "Distribution",
     "FactorisedDensity",
+    "FullGaussian",
     "FullGaussianMixture",
     "GaussianAndOneHot",
     "GaussianMixture",
@@ -82,6 +86,7 @@ __all__ = [
     "nearest",
     "one_hot",
     "register_kl",
+    "rsample_and_log_prob",
     "sum_event",
     "to_positions",
 ]

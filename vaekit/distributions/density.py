@@ -33,6 +33,14 @@ class Density(Distribution, Protocol):
         ...
 
 
+class DensityOfDraws(Distribution, Protocol):
+    """A distribution that states the density of each draw together with it, as normalising flows without an inverse can."""
+
+    def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Map base noise ``(*S, B, *event)`` to samples, as ``rsample`` does, and to their log densities ``(*S, B)``."""
+        ...
+
+
 class FactorisedDensity(Density, Protocol):
     """A density whose dimensions are independent."""
 
@@ -48,6 +56,13 @@ class SequentialDensity(Density, Protocol):
     def log_prob_in_turn(self, value: Tensor) -> Tensor:
         """Return the log density of each dimension given those before it, ``(*S, B, *event)``; they sum to ``log_prob``."""
         ...
+
+
+def rsample_and_log_prob(distribution: Distribution, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return samples, and their log densities if the distribution states them with the samples, else None."""
+    stated = getattr(distribution, "rsample_and_log_prob", None)
+    drawn: tuple[Tensor, Tensor | None] = (distribution.rsample(noise), None) if stated is None else stated(noise)
+    return drawn
 
 
 def log_prob_in_turn(density: object, value: Tensor) -> Tensor | None:

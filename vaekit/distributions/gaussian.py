@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vaekit.distributions.density import full_precision
+
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -41,6 +43,49 @@ class DiagonalGaussian(NamedTuple):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.log_prob_per_dim(value).sum(-1)
+
+
+class FullGaussian(NamedTuple):
+    """``N(mu, L L^T)`` over latent vectors, with ``L = diag(exp(logvar / 2)) M``.
+
+    Args:
+        mu: The means, ``(B, D)``.
+        logvar: The log-variance of each dimension given those before it, ``(B, D)``.
+        unit: The lower triangular matrices M, with a unit diagonal, ``(B, D, D)``.
+    """
+
+    mu: Tensor
+    logvar: Tensor
+    unit: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.mu
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each dimension by itself, ``(B, D)``."""
+        return torch.exp(self.logvar) * self.unit.square().sum(-1)
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        """Return ``z = mu + L noise`` for noise ``(*S, B, D)``."""
+        with full_precision(noise):
+            mixed = (self.unit @ noise.unsqueeze(-1)).squeeze(-1)
+        return torch.addcmul(self.mu, torch.exp(0.5 * self.logvar), mixed)
+
+    def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return samples and their log densities ``(*S, B)``, without solving for the noise."""
+        return self.rsample(noise), -0.5 * (LOG_2PI + self.logvar + noise.square()).sum(-1)
+
+    def log_prob_in_turn(self, value: Tensor) -> Tensor:
+        """Return the log density of each dimension given those before it, ``(*S, B, D)``."""
+        scaled = ((value - self.mu) * torch.exp(-0.5 * self.logvar)).unsqueeze(-1)
+        unit = self.unit.expand(*scaled.shape[:-2], *self.unit.shape[-2:])
+        noise = torch.linalg.solve_triangular(unit, scaled, upper=False, unitriangular=True).squeeze(-1)
+        return -0.5 * (LOG_2PI + self.logvar + noise.square())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_prob_in_turn(value).sum(-1)
 
 
 class StandardNormal(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
+from vaekit.distributions.gaussian import DiagonalGaussian, FullGaussian, StandardNormal
 
 KL = Callable[[Any, Any], Tensor]
 F = TypeVar("F", bound=Callable[..., Tensor])
@@ -17,7 +17,9 @@ _TABLE: dict[tuple[type, type], KL] = {}
 
 
 def register_kl(q: type, p: type) -> Callable[[F], F]:
-    """Return a decorator for the closed-form KL of two factorised densities: a function ``(q, p) -> (B, D)``, per dimension.
+    """Return a decorator for a closed-form KL: a function ``(q, p) -> (B, D)``, per dimension.
+
+    Where dimensions depend on each other, the terms are what each adds given those before it; in any case they sum to the KL.
 
     Args:
         q: Type of the first density.
@@ -33,6 +35,8 @@ def register_kl(q: type, p: type) -> Callable[[F], F]:
 
 def kl_per_dim(q: object, p: object) -> Tensor | None:
     """Return ``KL(q_d || p_d)`` in nats, ``(B, D)``, or None if no closed form is registered.
+
+    For densities whose dimensions depend on each other, it is what each adds given those before it.
 
     Example:
         >>> q = DiagonalGaussian(torch.ones(1, 2), torch.zeros(1, 2))
@@ -51,6 +55,12 @@ def _gaussian_standard(q: DiagonalGaussian, p: StandardNormal) -> Tensor:
         Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix B.
     """
     return 0.5 * (q.mu.square() + torch.expm1(q.logvar) - q.logvar)
+
+
+@register_kl(FullGaussian, StandardNormal)
+def _full_standard(q: FullGaussian, p: StandardNormal) -> Tensor:
+    """Return what each dimension adds, given those before it: the mean of ``log q(z_d|z_<d) - log p(z_d)``."""
+    return 0.5 * (q.mu.square() + q.variance - 1 - q.logvar)
 
 
 @register_kl(DiagonalGaussian, DiagonalGaussian)

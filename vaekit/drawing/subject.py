@@ -71,7 +71,7 @@ class Subject:
         from vaekit.drawing.latents import code_spread, prior_spread
         from vaekit.interfaces import Capability
 
-        if Capability.LOG_PROB in self.vae.posterior.provides:
+        if Capability.LOG_PROB_OF_DRAWS in self.vae.posterior.provides:
             return prior_spread(self.vae)
         return code_spread(self.codes)
 

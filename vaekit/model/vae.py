@@ -296,8 +296,8 @@ class VAE(nn.Module):
         return Trace(x=x, sites=(site,), likelihood=p, y=y, num_data=num_data, epoch=epoch, model=self, draws=draws or {})
 
     def _site(self, q: Distribution, noise: Tensor, c: Tensor | None) -> Site:
-        has_density = Capability.LOG_PROB in self.posterior.provides
-        return Site(z=q.rsample(noise), q=q, p=self.prior(self, c), has_density=has_density)
+        has_density = Capability.LOG_PROB_OF_DRAWS in self.posterior.provides
+        return Site.drawn(q, noise, self.prior(self, c), has_density=has_density)
 
     @torch.no_grad()
     def sample(

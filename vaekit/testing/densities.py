@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from vaekit.distributions import rsample_and_log_prob
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Module, Posterior, Prior, Shape
 from vaekit.model.vae import VAE
@@ -24,7 +25,11 @@ from vaekit.testing.core import Candidate, check, during, expect, expect_close, 
 from vaekit.trace import Trace
 
 F64 = torch.float64
-METHODS = {Capability.LOG_PROB: "log_prob", Capability.FACTORISED: "log_prob_per_dim"}
+METHODS = {
+    Capability.LOG_PROB: "log_prob",
+    Capability.LOG_PROB_OF_DRAWS: "rsample_and_log_prob",
+    Capability.FACTORISED: "log_prob_per_dim",
+}
 FAR = 100.0
 """A value far from any code; in float64, a standard normal density underflows at 39."""
 
@@ -112,6 +117,11 @@ def arguments_of(source: Source, num: int = 6, dtype: torch.dtype = F64) -> tupl
     return (torch.randn(num, *part.param_shape, dtype=dtype),) if isinstance(part, Posterior) else ()
 
 
+def states_draws(density: Any) -> bool:
+    """Whether a distribution states the density of its draws with them."""
+    return hasattr(density, METHODS[Capability.LOG_PROB_OF_DRAWS])
+
+
 def noise_of(source: Source, *shape: int, dtype: torch.dtype = F64) -> Tensor:
     """Return base noise for ``shape`` latent vectors, the same on every call."""
     generator, num = torch.Generator().manual_seed(0), torch.Size(shape).numel()
@@ -136,6 +146,14 @@ def check_sampling(candidate: Candidate) -> None:
         mean = (6, latent_dim) if candidate.role == "posterior" else (latent_dim,)
         expect(density.mean.shape == mean, "the shape of the mean", expected=mean, came=tuple(density.mean.shape))
         expect(torch.equal(z, again), "samples of one noise, drawn twice by one seed", expected="equal", came="others")
+        if states_draws(density):
+            for shape, expected in (((6,), z), ((2, 6), more)):
+                what = f"rsample_and_log_prob of {' x '.join(map(str, shape))} samples of {latent_dim} dimensions"
+                with during(what):
+                    drawn, score = density.rsample_and_log_prob(noise_of(source, *shape))
+                expect(score.shape == shape, f"the log densities of {what}", expected=shape, came=tuple(score.shape))
+                expect_close(drawn, expected, f"the samples of {what}, against rsample", rtol=1e-10, atol=1e-12)
+                expect_finite(score, f"the log densities of {what}")
 
 
 @check("posterior")
@@ -149,26 +167,39 @@ def check_independence(candidate: Candidate) -> None:
     if Capability.LOG_PROB in posterior.provides:
         rows = torch.cat([each.log_prob(row[None]) for each, row in zip(alone, z, strict=True)])
         expect_close(q.log_prob(z), rows, "log_prob of a batch, against its rows", rtol=1e-10, atol=1e-12)
+    if states_draws(q):
+        rows = torch.cat([each.rsample_and_log_prob(n[None])[1] for each, n in zip(alone, noise, strict=True)])
+        stated = q.rsample_and_log_prob(noise)[1]
+        expect_close(stated, rows, "log densities of the draws of a batch, against its rows", rtol=1e-10, atol=1e-12)
 
 
 @check("posterior", "prior")
 def check_capabilities(candidate: Candidate) -> None:
-    """It provides exactly the capabilities that it declares."""
+    """It provides exactly the capabilities that it declares.
+
+    Where any value can be scored, it may state the density of its draws as well, and then states the same.
+    """
     source = source_of(candidate)
     density: Any = source(*arguments_of(source))
     z = density.rsample(noise_of(source, 6))
+    anywhere = Capability.LOG_PROB in source.provides
     for capability, method in METHODS.items():
         declared = capability in source.provides
+        if anywhere and capability == Capability.LOG_PROB_OF_DRAWS:
+            continue
         has = "" if hasattr(density, method) else "not "
         what = f"{type(density).__name__}.{method}, capability {capability}"
         expect(hasattr(density, method) == declared, what, expected=f"declared: {declared}", came=f"{has}there")
-    if Capability.LOG_PROB in source.provides:
+    if anywhere:
         value = density.log_prob(z)
         expect(value.shape == (6,), "the shape of log_prob of 6 samples", expected=(6,), came=tuple(value.shape))
         expect_finite(value, "log_prob of its own samples")
         for method in ("log_prob_per_dim", "log_prob_in_turn"):
             if hasattr(density, method):
                 expect_close(getattr(density, method)(z).sum(-1), value, f"{method}, summed, against log_prob", rtol=1e-9)
+        if states_draws(density):
+            stated = density.rsample_and_log_prob(noise_of(source, 6))[1]
+            expect_close(stated, value, "log densities that are stated with draws, against log_prob", rtol=1e-9)
 
 
 @check("posterior", "prior")
@@ -177,7 +208,12 @@ def check_detachment(candidate: Candidate) -> None:
     source = source_of(candidate)
     noise, z = noise_of(source, 6), torch.randn(6, source.latent_dim, dtype=F64)
     scored = Capability.LOG_PROB in source.provides
-    expect_detachable(source, arguments_of(source), lambda q: [q.mean, q.rsample(noise), *([q.log_prob(z)] if scored else [])])
+
+    def values(q: Any) -> list[Tensor]:
+        stated = list(q.rsample_and_log_prob(noise)) if states_draws(q) else []
+        return [q.mean, q.rsample(noise), *stated, *([q.log_prob(z)] if scored else [])]
+
+    expect_detachable(source, arguments_of(source), values)
 
 
 @check("posterior", "prior")
@@ -226,6 +262,9 @@ def check_extremes(candidate: Candidate) -> None:
         expect_finite(z, f"samples where the encoder emits {value:g}")
         if Capability.LOG_PROB in posterior.provides:
             expect_finite(q.log_prob(z), f"log_prob of samples where the encoder emits {value:g}")
+        if states_draws(q):
+            stated = q.rsample_and_log_prob(noise_of(posterior, 2, dtype=torch.float32))[1]
+            expect_finite(stated, f"log densities of draws where the encoder emits {value:g}")
 
 
 @check("posterior", "prior")
@@ -242,17 +281,22 @@ def check_gradient(candidate: Candidate) -> None:
         expect_finite(gradient, "the gradient of samples to the encoder's output")
     if Capability.LOG_PROB in source.provides:
         value = value + density.log_prob(torch.randn_like(z)).square().sum()
+    if states_draws(density):
+        value = value + density.rsample_and_log_prob(noise_of(source, 16))[1].square().sum()
     if any(parameter.requires_grad for parameter in source.part.parameters()):
         expect_gradients(source.part, value, "from samples and log densities")
 
 
 @check("posterior", "prior")
 def check_gradient_of_density(candidate: Candidate) -> None:
-    """The gradients of log_prob, and of a posterior's samples, agree with finite differences."""
+    """The gradients of log_prob, of a posterior's samples and of their stated densities agree with finite differences."""
     source = source_of(candidate)
+    arguments, noise = arguments_of(source), noise_of(source, 6)
+    if arguments and states_draws(source(*arguments)):
+        what = "the derivative of samples, and of the densities that are stated with them, by the encoder's output"
+        expect_exact_gradient(lambda given: _sample(source, given, noise), arguments[0], what)
     if Capability.LOG_PROB not in source.provides:
         return
-    arguments, noise = arguments_of(source), noise_of(source, 6)
     z = source(*arguments).rsample(noise).detach()
     expect_exact_gradient(lambda value: source(*arguments).log_prob(value), z, "the derivative of log_prob by the value")
     for params in arguments:
@@ -274,6 +318,8 @@ def check_dtype(candidate: Candidate) -> None:
         came = {"samples": z, "the mean": density.mean}
         if Capability.LOG_PROB in source.provides:
             came["log_prob"] = density.log_prob(z.to(expected))
+        if states_draws(density):
+            came["a stated density"] = density.rsample_and_log_prob(noise_of(source, 6, dtype=expected))[1]
         for what, value in came.items():
             expect(value.dtype == expected, f"the type of {what} in {emitted}", expected=expected, came=value.dtype)
 
@@ -345,5 +391,6 @@ def _inputs(source: Source) -> tuple[Tensor, ...]:
 
 
 def _sample(source: nn.Module, *inputs: Tensor) -> Tensor:
-    z: Tensor = source(*inputs[:-1]).rsample(inputs[-1])
-    return z
+    """Return samples and, as a last number, the density that is stated with each, if it is."""
+    z, stated = rsample_and_log_prob(source(*inputs[:-1]), inputs[-1])
+    return z if stated is None else torch.cat([z, stated.unsqueeze(-1)], -1)

@@ -35,7 +35,7 @@ def pairs_of(candidate: Candidate) -> Iterator[tuple[str, Source, Source]]:
             p = source_of(prior, posterior=q.part)
         except (ConformanceError, VaekitError, ValidationError):
             continue
-        if Capability.LOG_PROB in q.provides & p.provides:
+        if Capability.LOG_PROB_OF_DRAWS in q.provides and Capability.LOG_PROB in p.provides:
             yield f"KL(q || p) with the {others.role} {kind!r}", q, p
 
 
@@ -51,8 +51,8 @@ def check_kl(candidate: Candidate) -> None:
         (params,) = arguments_of(posterior, NUM_POSTERIORS)
         params[0] = 0
         q, p = posterior(params), prior()
-        z = q.rsample(noise_of(posterior, NUM_DRAWS, NUM_POSTERIORS))
-        sampled, closed = q.log_prob(z) - p.log_prob(z), Site(z, q, p).kl_per_dim
+        site = Site.drawn(q, noise_of(posterior, NUM_DRAWS, NUM_POSTERIORS), p)
+        z, sampled, closed = site.z, site.log_q - site.log_p, site.kl_per_dim
         if closed is None:
             lowest = (sampled.mean(0) + ERRORS * sampled.std(0) / math.sqrt(NUM_DRAWS)).min().item()
             expect(lowest >= 0, f"{what}, as log q - log p of draws", expected="0 or more", came=f"{lowest:.4g} at most")

@@ -135,9 +135,11 @@ def check_requirements(candidate: Candidate) -> None:
     if not required | of_prior <= METHODS.keys():  # which stand for a kind of distribution
         return
     vae = vae_of(loss)
-    trace = trace_of(vae, inputs_of(candidate, loss, vae))
+    inputs = inputs_of(candidate, loss, vae)
+    trace = trace_of(vae, inputs)
     q, p = least_of(required, trace.site.q), least_of(of_prior, trace.site.p)
-    site = Site(trace.z, q, p, has_density=Capability.LOG_PROB in required)
+    known = {Capability.LOG_PROB, Capability.LOG_PROB_OF_DRAWS} & required
+    site = Site.drawn(q, inputs.noise, p, has_density=bool(known))
     provided = [
         ", ".join(["mean", "rsample", *(METHODS[each] for each in Capability if each in some)]) for some in (required, of_prior)
     ]
@@ -154,8 +156,13 @@ def check_requirements(candidate: Candidate) -> None:
 
 def least_of(required: frozenset[Capability], density: Any) -> Any:
     """Reduce a factorised density to the methods of a distribution and those of the required capabilities."""
+
+    def rsample_and_log_prob(noise: Tensor) -> tuple[Tensor, Tensor]:
+        z = density.rsample(noise)
+        return z, density.log_prob(z)
+
     names = ["rsample", *(METHODS[each] for each in required)]
-    methods = {name: staticmethod(getattr(density, name)) for name in names}
+    methods = {name: staticmethod(getattr(density, name, rsample_and_log_prob)) for name in names}
     return type("Least", (), {"mean": density.mean, **methods})()
 
 

@@ -22,6 +22,8 @@ NUM_DRAWS = 50_000
 ERRORS = 4.9
 """The number of standard errors by which a mean may be off: the two-sided normal quantile at `LEVEL`."""
 NUM_FREQUENCIES = 16
+NARROWER = 0.25
+"""The variance of a Gaussian amid draws, as a fraction of theirs, by which the densities stated with them are checked."""
 UNEVEN = 0.05
 """The largest standard error allowed for the mean of importance weights; above it, a test would have no power."""
 
@@ -164,3 +166,32 @@ def expect_joint_draws(draws: Tensor, log_density: LogDensity, what: str) -> Non
         expected=f"{integrated.mean(0)[worst].item():.4g} ± {allowed[worst].item():.2g}",
         came=f"{drawn.mean(0)[worst].item():.4g}",
     )
+
+
+def expect_stated_draws(draws: Tensor, log_q: Tensor, what: str) -> None:
+    """Raise unless draws ``(N, D)`` occur with the log densities ``(N,)`` that are stated with them.
+
+    For any density g whose support is within that of q, ``E_q[g(z) / q(z) w(z)] = E_g[w(z)]``. Here g is a Gaussian amid the
+    draws, narrower than they are, so that the weights are even; w are waves of random frequencies, and the constant 1. A factor
+    that q lacks everywhere, somewhere, or because two noises lead to one draw, shows in one of these means.
+
+    Args:
+        draws: The draws.
+        log_q: The log densities that are stated with them.
+        what: What is compared, for the message.
+    """
+    expect_finite(draws, what)
+    expect_finite(log_q, what)
+    covariance = NARROWER * torch.cov(draws.T).reshape(draws.shape[1], -1)
+    scale = torch.linalg.cholesky(covariance)
+    centred = draws - draws.mean(0)
+    standard = torch.linalg.solve_triangular(scale, centred.T, upper=False).T
+    log_g = -0.5 * (standard.square() + math.log(2 * math.pi)).sum(-1) - scale.diagonal().log().sum()
+    what = f"importance weights of {what}"
+    weights = weights_of(log_g - log_q, what)
+    frequencies = torch.randn(NUM_FREQUENCIES, draws.shape[1], dtype=draws.dtype)
+    phases = standard @ frequencies.T
+    waves = torch.cat([torch.ones_like(weights)[:, None], phases.cos(), phases.sin()], 1)
+    damped = (-0.5 * frequencies.square().sum(-1)).exp()
+    expected = torch.cat([damped.new_ones(1), damped, torch.zeros_like(damped)])
+    expect_mean(weights[:, None] * waves, expected, what)

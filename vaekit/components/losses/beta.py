@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vaekit.distributions import FactorisedDensity
-from vaekit.interfaces import Capability, Declaration, Loss, Slot
+from vaekit.interfaces import Capability, Declaration, Loss, Slot, required_of_prior
 from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace
@@ -36,7 +36,7 @@ class Beta(Loss):
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB_OF_DRAWS})
     samples = None
 
     def __init__(self, *, beta: NonNegativeScheduled = 4.0, free_bits: NonNegativeScheduled = 0.0) -> None:
@@ -47,8 +47,8 @@ class Beta(Loss):
     @classmethod
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
         factorised = {Capability.FACTORISED} if options["free_bits"] != 0 else set()
-        required = cls.requires | factorised
-        return Declaration(cls.covers, required, required)
+        requires = cls.requires | factorised
+        return Declaration(cls.covers, requires, required_of_prior(requires))
 
     def forward(self, trace: Trace) -> Tensor:
         if self.batch_statistic:

@@ -29,7 +29,7 @@ class CapacityLoss(Loss):
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB_OF_DRAWS})
     samples = None
     batch_statistic = True
 

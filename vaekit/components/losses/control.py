@@ -36,7 +36,7 @@ class Control(Loss):
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB_OF_DRAWS})
     samples = None
     learned = ("beta", "integral")
     beta: Tensor

@@ -33,7 +33,7 @@ class DIP(Loss):
             arXiv:1711.00848, equations 6 and 7.
     """
 
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})  # for the KL
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB_OF_DRAWS})  # for the KL
     batch_statistic = True
     samples = None
 

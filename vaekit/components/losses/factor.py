@@ -34,7 +34,7 @@ class Factor(Loss):
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB_OF_DRAWS})
     batch_statistic = True
 
     def __init__(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from vaekit.interfaces import GENERATION, INFERENCE, Aim, Capability, Loss, Slot
+from vaekit.interfaces import GENERATION, INFERENCE, Aim, Capability, Declaration, Loss, Slot
 from vaekit.roles import losses
 from vaekit.schema import Count
 from vaekit.trace import Trace, detached
@@ -31,11 +33,16 @@ class IWAE(Loss):
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB_OF_DRAWS})
 
     def __init__(self, *, num_samples: Count = 5, dreg: bool = False) -> None:
         super().__init__()
         self.samples, self.dreg = (num_samples,), dreg
+
+    @classmethod
+    def declare(cls, options: Mapping[str, Any]) -> Declaration:
+        anywhere = {Capability.LOG_PROB} if options["dreg"] else set()  # the gradient of log q by the codes alone
+        return replace(super().declare(options), requires=cls.requires | anywhere)
 
     def aims(self) -> dict[str, Aim]:
         if not self.dreg:

@@ -1,24 +1,15 @@
-"""A normalising flow as the prior."""
+"""A masked autoregressive flow as the prior."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, ClassVar, NamedTuple
-
-import torch
-from torch import Tensor, nn
-from torch.func import functional_call
-
-from vaekit.distributions import StandardNormal
-from vaekit.extras import import_extra
-from vaekit.interfaces import Capability, Prior
+from vaekit.components.priors._flows import FlowPrior
 from vaekit.nn.layers import Channels
 from vaekit.roles import priors
 from vaekit.schema import Few
 
 
 @priors("maf")
-class MAF(Prior):
+class MAF(FlowPrior):
     """A masked autoregressive flow: a prior that takes almost any shape. Needs ``pip install "vaekit[flows]"`` (zuko).
 
     Its density takes one pass of each transform, a draw as many passes as there are latents. The KL is estimated by the samples.
@@ -31,95 +22,5 @@ class MAF(Prior):
         Papamakarios et al. (2017), "Masked Autoregressive Flow for Density Estimation", NeurIPS, arXiv:1705.07057.
     """
 
-    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
-
     def __init__(self, latent_dim: int, *, transforms: Few = 3, hidden: Channels = (128, 128)) -> None:
-        super().__init__(latent_dim)
-        self.form = (latent_dim, transforms, tuple(hidden))
-        place = torch.get_default_device()
-        with torch.device("cpu"):  # its masks are computed from values
-            flow = network(self.form)
-        self.flow = flow.to(place)
-        _directions_of(self.form)  # now, since it cannot be built while torch traces a model
-
-    def forward(self, model: Any = None, c: Tensor | None = None) -> FlowDensity:
-        del model, c
-        return FlowDensity(self.form, tuple(tensors_of(self.flow).values()))
-
-
-Form = tuple[int, int, tuple[int, ...]]
-"""The number of latents, the number of transforms, and the widths of their hidden layers."""
-
-
-def network(form: Form) -> nn.Module:
-    """Build a flow that maps latents to standard normal noise."""
-    flows = import_extra("zuko.flows", "flows", "the prior 'maf'")
-    latent_dim, transforms, hidden = form
-    flow: nn.Module = flows.MAF(latent_dim, transforms=transforms, hidden_features=hidden)
-    return flow
-
-
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and buffers of a module by name."""
-    return dict([*module.named_parameters(), *module.named_buffers()])
-
-
-class _Directions(nn.Module):
-    """Both directions of a flow."""
-
-    def __init__(self, flow: Any) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, value: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        transform = self.flow.transform()
-        noise, log_det = (transform.inv if inverse else transform).call_and_ladj(value)
-        return noise, log_det
-
-
-@cache
-def _directions_of(form: Form) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return the directions of a flow, without weights, and the names of its tensors."""
-    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        directions = _Directions(network(form)).to("meta")
-    return directions, tuple(tensors_of(directions))
-
-
-def _apply(form: Form, inverse: bool, value: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    """Map values to noise, or noise to values if ``inverse``; return also the log determinant."""
-    directions, names = _directions_of(form)
-    given = dict(zip(names, tensors, strict=True))
-    result: tuple[Tensor, Tensor] = functional_call(directions, given, (value,), {"inverse": inverse})
-    return result
-
-
-apply_flow = torch.compiler.allow_in_graph(_apply)
-"""`_apply`, which torch.compile records as it is: it cannot follow zuko's lazy transforms."""
-
-
-class FlowDensity(NamedTuple):
-    """The density of ``f(noise)`` for standard normal noise and an invertible f.
-
-    Args:
-        form: The form of f.
-        tensors: Its parameters and buffers.
-    """
-
-    form: Form
-    tensors: tuple[Tensor, ...]
-
-    @property
-    def mean(self) -> Tensor:
-        """The image of zero noise, ``(D,)``; the mean has no closed form."""
-        return self.rsample(self.tensors[0].new_zeros(self.form[0]))
-
-    def rsample(self, noise: Tensor) -> Tensor:
-        """Map noise ``(*S, B, D)`` to latent vectors of the same shape."""
-        z: Tensor = apply_flow(self.form, True, noise, *self.tensors)[0]
-        return z
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Return log densities of ``(*S, B, D)``, ``(*S, B)``."""
-        noise, log_det = apply_flow(self.form, False, value, *self.tensors)
-        density: Tensor = StandardNormal(noise).log_prob(noise) + log_det
-        return density
+        super().__init__(latent_dim, "MAF", transforms=transforms, hidden_features=tuple(hidden))

@@ -1,0 +1,40 @@
+"""A neural spline flow as the prior."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from vaekit.components.priors._flows import FlowPrior
+from vaekit.nn.layers import Channels
+from vaekit.roles import priors
+from vaekit.schema import Few
+
+
+@priors("nsf")
+class NSF(FlowPrior):
+    """An autoregressive neural spline flow: a prior that takes almost any shape. Needs ``pip install "vaekit[flows]"`` (zuko).
+
+    Each transform bends every latent by a monotone spline, where `maf` moves and scales it, so that a latent by itself may have
+    several modes; numbers outside [-5, 5] are left as they are. Its density takes one pass of each transform, a draw as many
+    passes as there are latents. The KL is estimated by the samples.
+
+    Args:
+        transforms: Number of autoregressive transforms.
+        hidden: Widths of the hidden layers of each.
+        bins: Number of pieces of each spline.
+
+    References:
+        Durkan et al. (2019), "Neural Spline Flows", NeurIPS, arXiv:1906.04032, section 3.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        transforms: Few = 3,
+        hidden: Channels = (128, 128),
+        bins: Annotated[Few, Field(ge=2)] = 8,
+    ) -> None:
+        super().__init__(latent_dim, "NSF", transforms=transforms, hidden_features=tuple(hidden), bins=bins)

@@ -31,7 +31,22 @@ def fitting_posterior(role: str, kind: str) -> str:
     return "gaussian"
 
 
-OPTIONS: dict[str, Any] = {"hidden": (8,), "channels": (4, 8), "mode": "offline", "num_codes": 8, "transforms": 2}
+OPTIONS: dict[str, Any] = {
+    "hidden": (8,),
+    "channels": (4, 8),
+    "mode": "offline",
+    "num_codes": 8,
+    "transforms": 2,
+    "num_bounds": 2,
+    "num_samples": 3,
+}
+    "hidden": (8,),
+    "channels": (4, 8),
+    "mode": "offline",
+    "num_codes": 8,
+    "transforms": 2,
+    "num_bounds": 2,
+}
 
 
 def small(registry: Registry[Any], kind: str) -> dict[str, Any]:

@@ -40,13 +40,6 @@ OPTIONS: dict[str, Any] = {
     "num_bounds": 2,
     "num_samples": 3,
 }
-    "hidden": (8,),
-    "channels": (4, 8),
-    "mode": "offline",
-    "num_codes": 8,
-    "transforms": 2,
-    "num_bounds": 2,
-}
 
 
 def small(registry: Registry[Any], kind: str) -> dict[str, Any]:

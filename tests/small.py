@@ -39,6 +39,8 @@ OPTIONS: dict[str, Any] = {
     "transforms": 2,
     "num_bounds": 2,
     "num_samples": 3,
+    "num_stages": 2,
+    "width": 8,
 }
 
 

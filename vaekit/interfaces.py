@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vaekit.data.specs import Binarize
 from vaekit.distributions import Density, Distribution
+from vaekit.errors import UsageError
 from vaekit.schema import ModelPart
 from vaekit.trace import Trace
 
@@ -34,7 +35,9 @@ class Capability(StrEnum):
     LOG_PROB = "log_prob"
     """It has a density: ``log_prob`` is exact."""
     CODES = "codes"
-    """Its latents are entries of a codebook; see `vaekit.distributions.Quantised`."""
+    """Its latents are entries of a learned codebook; see `vaekit.distributions.Quantised`."""
+    READABLE = "readable_codes"
+    """The codes of its latents can be read from these, exactly; see `vaekit.distributions.Vocabulary`."""
     FACTORISED = "factorised"
     """Its dimensions are independent: ``log_prob_per_dim`` is available."""
 
@@ -140,6 +143,11 @@ class Posterior(Module):
     @abstractmethod
     def param_shape(self) -> Shape:
         """The shape of the encoder's output for one example."""
+
+    @property
+    def code_sizes(self) -> Shape:
+        """For discrete codes: how many values each of the code numbers of a position has; none for others."""
+        return ()
 
     @abstractmethod
     def forward(self, params: Tensor, model: Any = None) -> Distribution:
@@ -412,6 +420,22 @@ class Loss(Module):
         """
         del num, generator, like, model
         return None
+
+    def noise_of(self, trace: Trace) -> Tensor:
+        """Return the noise that `draw_noise` drew for a trace, ``(B, ...)``.
+
+        Raises:
+            UsageError: The trace has none.
+        """
+        if self.kind not in trace.draws:
+            priors = ", ".join(type(site.p).__name__ for site in trace.sites)
+            raise UsageError(
+                f"the loss {self.kind!r} needs noise of its own, and the trace has none",
+                given=f"draws of {', '.join(trace.draws) or 'no loss'}; the prior {priors}",
+                expected=f"noise under {self.kind!r} in trace.draws",
+                remedy=f'call the model with draws={{"{self.kind}": loss.draw_noise(len(x), like=x, model=model)}}',
+            )
+        return trace.draws[self.kind]
 
     @abstractmethod
     def forward(self, trace: Trace) -> Tensor:

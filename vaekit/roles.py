@@ -19,7 +19,9 @@ decoders: Registry[Backbone] = Registry("decoder", "decoders", "vaekit.interface
 posteriors: Registry[Posterior] = Registry(
     "posterior", "posteriors", "vaekit.interfaces:Posterior", ("latent_dim", "latent_shape")
 )
-priors: Registry[Prior] = Registry("prior", "priors", "vaekit.interfaces:Prior", ("latent_dim", "latent_shape", "data_shape"))
+priors: Registry[Prior] = Registry(
+    "prior", "priors", "vaekit.interfaces:Prior", ("latent_dim", "latent_shape", "data_shape", "code_sizes")
+)
 likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaekit.interfaces:Likelihood", ("data_shape",))
 conditions: Registry[Condition] = Registry("condition", "conditions", "vaekit.interfaces:Condition", ("num_classes",))
 losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "data_shape"))

@@ -42,6 +42,7 @@ DATA: dict[str, dict[str, Any]] = {
 MODELS: dict[str, dict[str, Any]] = {
     "grid": {**CNN, "latent_stride": 2},
     "grid of codes": {**CNN, "latent_stride": 2, "posterior": "vq"},
+    "codes in turn": {**CNN, "latent_stride": 2, "posterior": "fsq", "prior": "pixelcnn"},
     "conditional": {**CNN, "condition": "label", "condition.embedding": 3, "prior": "vamp", "loss": "iwae"},
     "players": {"posterior": "gaussian", "condition": "label", "loss": "factor", "ema": 0.9},
 }

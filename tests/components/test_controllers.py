@@ -163,20 +163,23 @@ def test_a_run_resumes_with_its_beta_to_the_same_bytes(images: Path, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["geco", "control"])
-def test_several_processes_set_the_beta_of_one(images: Path, tmp_path: Path, kind: str) -> None:
-    flags = [text for name, value in small(images, loss=kind).items() for text in (f"--{name.replace('_', '-')}", flag(value))]
+@pytest.mark.parametrize(("kind", "more"), [("geco", {"tolerance": 0.69, "decay": 0}), ("control", {})])
+def test_several_processes_set_the_beta_of_one(images: Path, tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
+    given = small(images, loss=kind, **more)
+    flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", flag(value))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, *launcher, "-m", "vaekit", "train", *flags, "--quiet", "--out", str(tmp_path / "two")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
-    vaekit.train(**small(images, loss=kind), out=tmp_path / "one")
+    vaekit.train(**given, out=tmp_path / "one")
     two, one = (load_file(tmp_path / each / "checkpoints/last.safetensors") for each in ("two", "one"))
     name = f"objective.losses.{kind}.beta"
     assert one[name] != roles.losses.get(kind)(*((1, 9, 7),) * (kind == "geco")).beta
-    for name in one:  # sums over the batch are rounded in another order
-        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    learned = [name for name in one if f"losses.{kind}" in name]
+    assert len(learned) == 4  # two buffers, and their averages
+    for name in learned:  # sums over the batch are rounded in another order; those of half a batch differ by 1e-3
+        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=0, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def flag(value: Any) -> str:

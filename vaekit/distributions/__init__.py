@@ -16,6 +16,7 @@ from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 from vaekit.distributions.mixture import GaussianMixture, MixtureOf
 from vaekit.distributions.observed import Observed
+from vaekit.distributions.one_hot import GaussianAndOneHot, OneHot
 from vaekit.distributions.pixels import (
     LEVEL,
     BernoulliPixels,
@@ -24,33 +25,48 @@ from vaekit.distributions.pixels import (
     LaplacePixels,
     SquaredErrorPixels,
 )
-from vaekit.distributions.quantised import Quantised, UniformCodes, from_positions, to_positions
+from vaekit.distributions.quantised import (
+    Codebooks,
+    Levels,
+    Quantised,
+    UniformCodes,
+    Vocabulary,
+    from_positions,
+    nearest,
+    to_positions,
+)
 
 __all__ = [
     "LEVEL",
     "BernoulliPixels",
+    "Codebooks",
     "Delta",
     "Density",
     "DiagonalGaussian",
     "DiscretizedLogisticPixels",
     "Distribution",
     "FactorisedDensity",
+    "GaussianAndOneHot",
     "GaussianMixture",
     "GaussianPixels",
     "LaplacePixels",
+    "Levels",
     "MixtureOf",
     "Observed",
+    "OneHot",
     "Quantised",
     "QuantisedDensity",
     "SequentialDensity",
     "SquaredErrorPixels",
     "StandardNormal",
     "UniformCodes",
+    "Vocabulary",
     "at_least_float32",
     "from_positions",
     "full_precision",
     "kl_per_dim",
     "log_prob_in_turn",
+    "nearest",
     "register_kl",
     "sum_event",
     "to_positions",

@@ -207,7 +207,8 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
             given=f"{posterior.space} and {prior.space}",
             remedy=f"use --prior {' or '.join(fit)}" if fit else "use another posterior",
         )
-    _check_provided(f"the prior {prior.kind!r}", prior.requires, roles.posteriors, posterior, "prior")
+    of_losses = frozenset().union(*(own.requires for own in declared))
+    _check_provided(f"the prior {prior.kind!r}", prior.requires, roles.posteriors, posterior, "prior", also=of_losses)
     for i, (loss, own) in enumerate(zip(model.loss, declared, strict=True)):
         for other, its in zip(model.loss[:i], declared, strict=False):
             if shared := own.covers & its.covers:
@@ -215,16 +216,26 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
                     f"losses {other.kind!r} and {loss.kind!r} both cover the {' and '.join(sorted(shared))}",
                     remedy="keep one of them",
                 )
-        _check_provided(f"loss {loss.kind!r}", own.requires, roles.posteriors, posterior, "loss")
+        _check_provided(f"loss {loss.kind!r}", own.requires, roles.posteriors, posterior, "loss", also=prior.requires)
         _check_provided(f"loss {loss.kind!r}", own.requires_of_prior, roles.priors, prior, "loss")
 
 
 def _check_provided(
-    who: str, required: frozenset[str], components: Registry[Any], cls: type[Posterior | Prior], instead: str
+    who: str,
+    required: frozenset[str],
+    components: Registry[Any],
+    cls: type[Posterior | Prior],
+    instead: str,
+    *,
+    also: frozenset[str] = frozenset(),
 ) -> None:
-    """Check that a posterior or prior provides the capabilities that another component requires of it."""
+    """Check that a posterior or prior provides the capabilities that another component requires of it.
+
+    Those that also provide what further components require are suggested instead, or if there are none, all that fit.
+    """
     if missing := required - cls.provides:
-        role, fit = components.role, _fitting(components, "provides", required.issubset)
+        role, fit = components.role, _fitting(components, "provides", (required | also).issubset)
+        fit = fit or _fitting(components, "provides", required.issubset)
         raise UsageError(
             f"{who} needs {', '.join(sorted(missing))}, which the {role} {cls.kind!r} does not provide",
             given=f"{role} {cls.kind!r}, which provides {', '.join(sorted(cls.provides)) or 'no density'}",

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from vaekit.interfaces import Capability, Module, Posterior, Prior
+from vaekit.interfaces import Capability, Module, Posterior, Prior, Shape
 from vaekit.model.vae import VAE
 from vaekit.registry import Registry
 from vaekit.roles import decoders, encoders, posteriors, priors
@@ -35,18 +35,14 @@ class Source(nn.Module):
     """A posterior or prior in a small model, which it is called with.
 
     Args:
-        part: The posterior or prior.
+        posterior: The posterior of the model.
+        prior: Its prior.
+        role: Which of them it is.
     """
 
-    def __init__(self, part: Posterior | Prior) -> None:
+    def __init__(self, posterior: Posterior, prior: Prior, role: str) -> None:
         super().__init__()
-        dim = part.latent_dim
-        self.role = "posterior" if isinstance(part, Posterior) else "prior"
-        if isinstance(part, Posterior):
-            posterior, prior = part, _built(priors, part.default_prior, dim)
-        else:
-            fitting = [kind for kind in ("gaussian", *posteriors.kinds()) if posteriors.get(kind).space == part.space]
-            posterior, prior = _built(posteriors, fitting[0], dim), part
+        self.role, dim = role, posterior.latent_dim
         encoder, decoder = encoders.get("mlp")(DATA, posterior.param_shape), decoders.get("mlp")((dim,), DATA)
         self.model = VAE(encoder, decoder, posterior=posterior, prior=prior)
 
@@ -68,15 +64,35 @@ class Source(nn.Module):
         return self.model.latent_dim
 
 
-def _built(components: Registry[Any], kind: str, latent_dim: int) -> Any:
-    shapes = {"latent_dim": latent_dim, "latent_shape": (latent_dim,), "data_shape": DATA}
-    return components.build(components.spec(kind)(kind=kind), **shapes)
+def _built(components: Registry[Any], kind: str, latent_dim: int, code_sizes: Shape = ()) -> Any:
+    return components.build(components.spec(kind)(kind=kind), **_wiring(latent_dim, code_sizes))
 
 
-def source_of(candidate: Candidate, latent_dim: int = 3, dtype: torch.dtype = F64) -> Source:
-    """Build the posterior or prior in a small model, in eval mode."""
-    part: Posterior | Prior = module_of(candidate, latent_dim=latent_dim, latent_shape=(latent_dim,), data_shape=DATA)
-    source = Source(part).eval()
+def _wiring(latent_dim: int, code_sizes: Shape) -> dict[str, Any]:
+    return {"latent_dim": latent_dim, "latent_shape": (latent_dim,), "data_shape": DATA, "code_sizes": code_sizes}
+
+
+def source_of(
+    candidate: Candidate, latent_dim: int = 3, dtype: torch.dtype = F64, *, posterior: Posterior | None = None
+) -> Source:
+    """Build the posterior or prior in a small model, in eval mode.
+
+    Args:
+        candidate: The posterior or prior.
+        latent_dim: The number of latents.
+        dtype: The type of its parameters.
+        posterior: The posterior of a prior's model; default: the first that suits it.
+    """
+    if candidate.role == "posterior":
+        part: Posterior = module_of(candidate, **_wiring(latent_dim, ()))
+        source = Source(part, _built(priors, part.default_prior, latent_dim, part.code_sizes), "posterior")
+    else:
+        space, required = candidate.cls.space, candidate.cls.requires
+        kinds = [kind for kind in ("gaussian", *posteriors.kinds()) if posteriors.get(kind).space == space]
+        fitting = next((kind for kind in kinds if required <= posteriors.get(kind).provides), "gaussian")
+        posterior = posterior or _built(posteriors, fitting, latent_dim)
+        source = Source(posterior, module_of(candidate, **_wiring(latent_dim, posterior.code_sizes)), "prior")
+    source.eval()
     return source if dtype == torch.float32 else source.to(dtype)
 
 

@@ -24,15 +24,18 @@ def pairs_of(candidate: Candidate) -> Iterator[tuple[str, Source, Source]]:
 
     One that cannot be built with its default options is left out.
     """
-    source = source_of(candidate)
     others = priors if candidate.role == "posterior" else posteriors
     for kind in others.kinds():
+        other = Candidate(others.role, kind)
+        one, prior = (candidate, other) if candidate.role == "posterior" else (other, candidate)
+        if one.cls.space != prior.cls.space or not prior.cls.requires <= one.cls.provides:
+            continue
         try:
-            other = source_of(Candidate(others.role, kind), source.latent_dim)
+            q = source_of(one)
+            p = source_of(prior, posterior=q.part)
         except (ConformanceError, VaekitError, ValidationError):
             continue
-        q, p = (source, other) if candidate.role == "posterior" else (other, source)
-        if Capability.LOG_PROB in q.provides & p.provides and q.part.space == p.part.space:
+        if Capability.LOG_PROB in q.provides & p.provides:
             yield f"KL(q || p) with the {others.role} {kind!r}", q, p
 
 

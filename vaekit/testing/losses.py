@@ -45,7 +45,7 @@ def vae_of(loss: Loss, dtype: torch.dtype = torch.float64, *, prior: str | None 
     shapes = {"latent_dim": LATENT_DIM, "latent_shape": (LATENT_DIM,), "data_shape": IMAGE}
     posterior: Posterior = posteriors.build(posteriors.spec(cls.kind)(kind=cls.kind), **shapes)
     prior = prior or cls.default_prior
-    density: Prior = priors.build(priors.spec(prior)(kind=prior), **shapes)
+    density: Prior = priors.build(priors.spec(prior)(kind=prior), **shapes, code_sizes=posterior.code_sizes)
     parts = (encoders, IMAGE, posterior.param_shape), (decoders, (LATENT_DIM,), IMAGE)
     encoder, decoder = (
         registry.build(registry.spec("mlp").model_validate({"hidden": (8,)}), in_shape=in_shape, out_shape=out_shape)

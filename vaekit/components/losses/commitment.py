@@ -16,10 +16,10 @@ from vaekit.trace import Trace
 
 @losses("commitment")
 class Commitment(Loss):
-    """``β |outputs - entries|²``: keeps the encoder's outputs near the entries of the codebook, which are constants here.
+    """``KL + β |outputs - entries|²``: keeps the encoder's outputs near the entries of the codebook, which are constants here.
 
-    It replaces the KL, which is constant under a uniform prior. The logged ``perplexity`` is the effective number of entries in
-    use.
+    The KL is constant under a uniform prior, and trains others. The logged ``distance`` is the squared distance, and the
+    ``perplexity`` the effective number of entries in use; with several codebooks, their mean.
 
     Args:
         commitment: Weight β, in nats per unit of squared distance.
@@ -29,8 +29,8 @@ class Commitment(Loss):
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.CODES})
-    requires_of_prior: ClassVar[frozenset[Capability]] = frozenset()
+    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.CODES, Capability.LOG_PROB})
+    requires_of_prior: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
 
     def __init__(self, *, commitment: NonNegativeScheduled = 0.25) -> None:
         super().__init__()
@@ -38,5 +38,8 @@ class Commitment(Loss):
 
     def forward(self, trace: Trace) -> Tensor:
         q = cast("Quantised", trace.site.q)
-        trace.metrics["perplexity"] = torch.exp(torch.special.entr(q.usage).sum())
-        return self.commitment(trace.epoch) * (q.outputs - q.entries.detach()).square().sum(-1)
+        distance, kl = q.distance, trace.kl
+        assert kl is not None  # guaranteed by `requires`, which assembly checks
+        assert q.usage is not None  # guaranteed by CODES
+        trace.metrics.update(distance=distance, perplexity=torch.exp(torch.special.entr(q.usage).sum(-1)).mean())
+        return kl + self.commitment(trace.epoch) * distance

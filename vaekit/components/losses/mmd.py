@@ -1,29 +1,35 @@
-"""The loss ``mmd``."""
+"""The maximum mean discrepancy between codes and the prior."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-import vaekit
-from vaekit.distributions import StandardNormal
-from vaekit.errors import UsageError
+from vaekit.distributions import StandardNormal, full_precision
+from vaekit.interfaces import Loss
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
+from vaekit.roles import losses
+from vaekit.trace import Trace
+
+Kernel = Literal["rbf", "imq"]
 
 
-@vaekit.losses("mmd")
-class MMD(vaekit.Loss):
+@losses("mmd")
+class MMD(Loss):
     """Maximum mean discrepancy between the codes of a batch and the prior: InfoVAE with a KL, WAE without one.
 
-    ``MMD² = E k(z, z') - 2 E k(z, y) + E k(y, y')`` with y from the prior and ``k(a, b) = exp(-|a - b|² / (2 s² D))``, averaged
-    over the scales s. Expectations over y are computed in closed form for a standard normal; for any other prior they are means
-    over as many draws as there are codes. Means are taken over pairs of different examples, which makes them unbiased, so the
-    value may be slightly negative. It takes B² D operations per step. It covers neither reconstruction nor KL.
+    ``MMD² = E k(z, z') - 2 E k(z, y) + E k(y, y')`` with y from the prior. For ``rbf`` and a standard normal, expectations over y
+    are computed in closed form; else they are means over as many draws as there are codes. Means are taken over pairs of
+    different examples, which makes them unbiased, so the value may be slightly negative. It takes B² D operations per step. It
+    covers neither reconstruction nor KL.
 
     Args:
         weight: Weight λ of the loss.
+        kernel: Kernel k, averaged over the scales s, of ``d = |a - b|² / (2 s² D)``: `rbf` is ``exp(-d)``, and `imq` is
+            ``1 / (1 + d)``, whose gradient reaches codes far from the prior.
         scales: Widths s of the kernel, in units of the square root of the latent size.
 
     References:
@@ -33,45 +39,38 @@ class MMD(vaekit.Loss):
     """
 
     batch_statistic = True
-    weight: Tensor
     scales: Tensor
 
     def __init__(
         self,
         *,
-        weight: NonNegativeFloat = 100.0,
+        weight: NonNegativeScheduled = 100.0,
+        kernel: Kernel = "rbf",
         scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (0.5, 1.0, 2.0),
     ) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.tensor(weight), persistent=False)
+        self.weight, self.kernel = scheduled(weight), kernel
         self.register_buffer("scales", torch.tensor(scales), persistent=False)
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor | None:
-        """Draw the base noise of ``num`` latent vectors of the prior; none if the prior is a standard normal."""
-        if isinstance(model.prior, vaekit.priors.get("normal")):
+        """Draw the base noise of ``num`` latent vectors of the prior; none if the expectations are known."""
+        if model.prior.kind == "normal" and self.kernel == "rbf":
             return None
         noise: Tensor = model.prior.draw_noise(num, generator, like=like)
         return noise
 
-    def forward(self, trace: vaekit.Trace) -> Tensor:
+    def forward(self, trace: Trace) -> Tensor:
         site = trace.site
-        if isinstance(site.p, StandardNormal):
+        if isinstance(site.p, StandardNormal) and self.kernel == "rbf":
             value = squared_mmd(site.z, self.scales)
-        elif "mmd" in trace.draws:
-            value = sampled_squared_mmd(site.z, site.p.rsample(trace.draws["mmd"]), self.scales)
         else:
-            raise UsageError(
-                "the loss 'mmd' compares codes with draws from the prior, and the trace has none",
-                given=f"the prior {type(site.p).__name__}, draws of {', '.join(trace.draws) or 'no loss'}",
-                expected="noise under 'mmd' in trace.draws",
-                remedy='call the model with draws={"mmd": loss.draw_noise(len(x), like=x, model=model)}',
-            )
+            value = sampled_squared_mmd(site.z, site.p.rsample(self.noise_of(trace)), self.scales, self.kernel)
         trace.metrics["squared_mmd"] = value
-        return self.weight * value
+        return self.weight(trace.epoch) * value
 
 
 def squared_mmd(z: Tensor, scales: Tensor) -> Tensor:
-    """Return the unbiased estimate of MMD² between codes ``(B, D)`` and a standard normal, 0-d.
+    """Return the unbiased estimate of MMD² between codes ``(B, D)`` and a standard normal with the kernel `rbf`, 0-d.
 
     A single code has no pairs: the term of pairs is then 0.
     """
@@ -82,17 +81,19 @@ def squared_mmd(z: Tensor, scales: Tensor) -> Tensor:
     return mean_kernel(z, z, scales) + (among_prior - 2 * to_prior).mean()
 
 
-def sampled_squared_mmd(z: Tensor, y: Tensor, scales: Tensor) -> Tensor:
+def sampled_squared_mmd(z: Tensor, y: Tensor, scales: Tensor, kernel: Kernel = "rbf") -> Tensor:
     """Return the unbiased estimate of MMD² between the distributions of codes and of draws from the prior, both ``(B, D)``, 0-d.
 
     A code and the draw of the same example are no pair: in a conditional model, they share its label.
     """
-    return mean_kernel(z, z, scales) - 2 * mean_kernel(z, y, scales) + mean_kernel(y, y, scales)
+    return mean_kernel(z, z, scales, kernel) - 2 * mean_kernel(z, y, scales, kernel) + mean_kernel(y, y, scales, kernel)
 
 
-def mean_kernel(a: Tensor, b: Tensor, scales: Tensor) -> Tensor:
+def mean_kernel(a: Tensor, b: Tensor, scales: Tensor, kernel: Kernel = "rbf") -> Tensor:
     """Return the mean of k over all pairs ``(a_i, b_j)`` of different examples, 0-d; 0 if there is a single one."""
     num, dim = a.shape
-    squared = (a.square().sum(-1)[:, None] + b.square().sum(-1) - 2 * a @ b.T).clamp(min=0)
-    kernel = torch.exp(-squared / (2 * dim * scales.square()[:, None, None])).mean(0)
-    return (kernel.sum() - kernel.diagonal().sum()) / max(num * (num - 1), 1)
+    with full_precision(a):
+        squared = (a.square().sum(-1)[:, None] + b.square().sum(-1) - 2 * a @ b.T).clamp(min=0)
+    scaled = squared / (2 * dim * scales.square()[:, None, None])
+    values = (torch.exp(-scaled) if kernel == "rbf" else 1 / (1 + scaled)).mean(0)
+    return (values.sum() - values.diagonal().sum()) / max(num * (num - 1), 1)

@@ -15,9 +15,9 @@ from vaekit.roles import priors
 
 @priors("uniform")
 class Uniform(Prior):
-    """Every entry of the posterior's codebook is equally probable at each position: the prior that a VQ-VAE is trained with.
+    """All codes of the posterior are equally probable at each position: the prior that a VQ-VAE is trained with.
 
-    The KL is the constant ``P log K``, for P positions and K entries.
+    The KL is the constant ``P log K``, for P positions and K codes; for residual quantisation, R draws of K each, ``P R log K``.
 
     References:
         van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, section 3.2.
@@ -26,15 +26,15 @@ class Uniform(Prior):
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
     space = "codes"
 
-    def __init__(self, latent_dim: int, latent_shape: Shape) -> None:
+    def __init__(self, latent_dim: int, latent_shape: Shape, code_sizes: Shape) -> None:
         super().__init__(latent_dim)
-        self.num = math.prod(latent_shape[1:])
+        self.num, self.draws = math.prod(latent_shape[1:]), len(code_sizes)
 
     def forward(self, model: Any = None, c: Tensor | None = None) -> UniformCodes:
         del c
-        return UniformCodes(model.posterior.codebook, self.num)
+        return UniformCodes(model.posterior.vocabulary, self.num)
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw ``(num, P)``, uniform on [0, 1); the temperature has no effect."""
+        """Draw ``(num, P R)``, uniform on [0, 1); the temperature has no effect."""
         del temperature
-        return torch.rand(num, self.num, generator=generator, device=like.device, dtype=like.dtype)
+        return torch.rand(num, self.num * self.draws, generator=generator, device=like.device, dtype=like.dtype)

@@ -1,1 +1,1 @@
-"""InfoVAE for vaekit; entry points refer to `mmd` and `shapes`."""
+"""Drawn shapes for vaekit; an entry point refers to `shapes`."""

@@ -1,0 +1,72 @@
+"""How codebooks are learned: they start at clusters of the encoder's outputs and follow moving averages of these."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vaekit.distributions import nearest
+
+MOST_OUTPUTS, ROUNDS = 16_384, 10
+"""The most encoder outputs that the initial codebook is fitted to, and the rounds of k-means."""
+
+
+class Learned(NamedTuple):
+    """A codebook and the moving averages that it follows.
+
+    Args:
+        codebook: Its entries, ``(K, C)``.
+        usage: The fraction of vectors that each entry is nearest to, ``(K,)``.
+        sums: The sums of those vectors, divided by the number of all, ``(K, C)``.
+    """
+
+    codebook: Tensor
+    usage: Tensor
+    sums: Tensor
+
+
+def followed(state: Learned, vectors: Tensor, codes: Tensor, *, decay: float, restart: float) -> Learned:
+    """Return a codebook after a step whose vectors ``(M, C)`` have the codes ``(M,)``; entries that are hardly used move."""
+    usage, sums = clusters(vectors, codes, len(state.codebook))
+    usage = decay * state.usage + (1 - decay) * usage
+    sums = decay * state.sums + (1 - decay) * sums
+    num = len(state.codebook)
+    rare = usage < restart / num
+    place = rare.cumsum(0) - 1  # each moves to an output of its own, as equal entries would compete by rounding errors
+    rare &= place < len(vectors)
+    usage = torch.where(rare, 1 / num, usage)
+    moved = vectors[place.clamp(min=0) * max(1, len(vectors) // num) % len(vectors)]
+    sums = torch.where(rare[:, None], moved / num, sums)
+    return Learned(sums / usage[:, None], usage, sums)
+
+
+def fitted(noise: Tensor, vectors: Tensor) -> Learned:
+    """Return a codebook that is fitted to vectors ``(M, C)`` by k-means.
+
+    Args:
+        noise: Standard normal noise ``(K, C)``: entries for which there are no vectors start at these moments.
+        vectors: The vectors.
+    """
+    num = len(noise)
+    codebook = vectors.mean(0) + vectors.std(0) * noise
+    some = vectors[:: max(1, len(vectors) // num)][:num]
+    codebook[: len(some)] = some
+    for _ in range(ROUNDS):
+        usage, sums = clusters(vectors, nearest(vectors, codebook), num)
+        codebook = torch.where(usage[:, None] > 0, sums / usage[:, None].clamp(min=1e-12), codebook)
+    usage = usage.clamp(min=1 / len(vectors))
+    return Learned(codebook, usage, codebook * usage[:, None])
+
+
+def few(vectors: Tensor) -> Tensor:
+    """Return at most about `MOST_OUTPUTS` of vectors ``(M, C)``."""
+    return vectors[:: max(1, len(vectors) // MOST_OUTPUTS)]
+
+
+def clusters(vectors: Tensor, codes: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Return the fraction of vectors ``(M, C)`` that have each of ``num`` codes, and their sums, divided by M."""
+    usage, sums = vectors.new_zeros(num), vectors.new_zeros(num, vectors.shape[1])
+    part = vectors.new_full(codes.shape, 1 / len(vectors))
+    return usage.index_add(0, codes, part), sums.index_add(0, codes, vectors / len(vectors))

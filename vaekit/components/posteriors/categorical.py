@@ -1,0 +1,77 @@
+"""Categorical latents with the Gumbel-softmax estimator."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from vaekit.distributions import OneHot, at_least_float32
+from vaekit.errors import UsageError
+from vaekit.interfaces import Capability, Posterior, Shape
+from vaekit.roles import posteriors
+from vaekit.schema import Count
+
+
+@posteriors("categorical")
+class Categorical(Posterior):
+    """Categorical variables of K classes as one-hot vectors, trained by the Gumbel-softmax (or Concrete) relaxation.
+
+    The D latents are D / K variables: ``--latent-dim 200 --num-classes 10`` makes 20. On a grid, they are the channels of each
+    position. In training, samples are relaxed: a low temperature makes them nearly one-hot, at the cost of noisy gradients (on
+    digits, 0.4 took the ELBO 8 nats further than 1). The KL is that of the discrete variables, in closed form, so the training
+    loss is no bound. Evaluation, samples and log p(x) use one-hot vectors, whose ELBO is one; `active_units` and reconstructions
+    use the probabilities, which are the mean.
+
+    Args:
+        num_classes: Number K of classes of each variable; default: all latents, or channels of a grid, are one variable.
+        temperature: Temperature of relaxed samples.
+        straight_through: Whether training uses one-hot samples, too, with the gradient of relaxed ones.
+
+    References:
+        Jang et al. (2017), "Categorical Reparameterization with Gumbel-Softmax", ICLR, arXiv:1611.01144, section 2.
+        Maddison et al. (2017), "The Concrete Distribution: A Continuous Relaxation of Discrete Random Variables", ICLR,
+            arXiv:1611.00712, section 3 and appendix C.
+    """
+
+    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
+    space = "one_hot"
+    default_prior = "categorical"
+    temperature: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        latent_shape: Shape,
+        *,
+        num_classes: Count | None = None,
+        temperature: PositiveFloat = 0.5,
+        straight_through: bool = False,
+    ) -> None:
+        super().__init__(latent_dim)
+        channels = latent_shape[0]
+        self.num_classes = channels if num_classes is None else num_classes
+        if channels % self.num_classes:
+            raise UsageError(
+                "the latents of the posterior 'categorical' are not a whole number of variables",
+                given=f"{channels} {'latents' if len(latent_shape) == 1 else 'channels'}, {self.num_classes} classes",
+                expected="a multiple of the number of classes",
+                remedy=f"use --latent-dim {self.num_classes * (channels // self.num_classes + 1)}, or other --num-classes",
+            )
+        self.num, self.straight_through = channels // self.num_classes, straight_through
+        self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
+
+    @property
+    def param_shape(self) -> Shape:
+        return (self.latent_dim,)
+
+    @property
+    def code_sizes(self) -> Shape:
+        return (self.num_classes,) * self.num
+
+    def forward(self, params: Tensor, model: Any = None) -> OneHot:
+        del model
+        logits = at_least_float32(params).unflatten(-1, (self.num, self.num_classes, -1))
+        return OneHot(torch.log_softmax(logits, -2), self.temperature, self.straight_through or not self.training)

@@ -1,0 +1,80 @@
+"""Gaussian latents and a categorical one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+from vaekit.distributions import DiagonalGaussian, GaussianAndOneHot, OneHot, at_least_float32
+from vaekit.errors import UsageError
+from vaekit.interfaces import Capability, Posterior, Shape
+from vaekit.roles import posteriors
+from vaekit.schema import Count
+
+
+@posteriors("joint")
+class Joint(Posterior):
+    """Gaussian latents for what varies continuously, and a categorical variable of K classes for kinds: JointVAE.
+
+    The last K of the D latents, or of the channels of a grid, are the one-hot vector of the categorical variable; see
+    `categorical` for how it is trained and evaluated. The KL is the sum of both. A plain ELBO often leaves the categorical
+    variable unused: the loss ``joint_capacity`` allots nats to each part.
+
+    Args:
+        num_classes: Number K of classes; default: half of the latents, rounded up.
+        temperature: Temperature of relaxed samples of the categorical variable.
+        max_logvar: Bound of the log-variances.
+
+    References:
+        Dupont (2018), "Learning Disentangled Joint Continuous and Discrete Representations", NeurIPS, arXiv:1804.00104,
+            section 3.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({Capability.LOG_PROB, "joint"})
+    space = "joint"
+    default_prior = "joint"
+    temperature: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        latent_shape: Shape,
+        *,
+        num_classes: Count | None = None,
+        temperature: PositiveFloat = 0.67,
+        max_logvar: Annotated[float, Field(gt=0, le=60)] = 20.0,
+    ) -> None:
+        super().__init__(latent_dim)
+        channels = latent_shape[0]
+        if num_classes is not None and num_classes > channels:
+            raise UsageError(
+                "the posterior 'joint' has fewer latents than classes",
+                given=f"{channels} {'latents' if len(latent_shape) == 1 else 'channels'}, {num_classes} classes",
+                expected="a latent for each class, and some for the Gaussian",
+                remedy=f"use --latent-dim {num_classes + 10}, or fewer --num-classes",
+            )
+        self.num_classes = (channels + 1) // 2 if num_classes is None else num_classes
+        self.num_discrete = latent_dim // channels * self.num_classes
+        self.max_logvar = max_logvar
+        self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
+
+    @property
+    def param_shape(self) -> Shape:
+        """Return ``(2, D)``: means and logits, and the log-variances, of which those of one-hot vectors are not used."""
+        return (2, self.latent_dim)
+
+    @property
+    def code_sizes(self) -> Shape:
+        return (self.num_classes,)
+
+    def forward(self, params: Tensor, model: Any = None) -> GaussianAndOneHot:
+        del model
+        first, second = at_least_float32(params).unbind(-2)
+        num = self.latent_dim - self.num_discrete
+        logvar = second[..., :num].clamp(-self.max_logvar, self.max_logvar)
+        logits = first[..., num:].unflatten(-1, (1, self.num_classes, -1))
+        one_hot = OneHot(torch.log_softmax(logits, -2), self.temperature, not self.training)
+        return GaussianAndOneHot(DiagonalGaussian(first[..., :num], logvar), one_hot)

@@ -1,0 +1,110 @@
+"""Vector quantisation in stages, each of which quantises what those before it have left."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, cast
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor
+
+from vaekit.components.posteriors._codebooks import Learned, few, fitted, followed
+from vaekit.distributions import Codebooks, Quantised, at_least_float32, from_positions, to_positions
+from vaekit.interfaces import Capability, Posterior, Shape
+from vaekit.roles import posteriors
+from vaekit.schema import Count, Few
+from vaekit.trace import Trace
+
+
+@posteriors("residual_vq")
+class ResidualVQ(Posterior):
+    """The sum of R entries of R codebooks at each position, from coarse to fine: ``K^R`` vectors for the price of ``R K``.
+
+    Each stage quantises the residual of the stages before it, with a codebook that is learned as that of `vq`. The encoder
+    receives the gradient of the sum unchanged. The loss ``commitment`` keeps outputs near the sums of the first 1 to R entries.
+    The KL from the uniform prior is ``P R log K``.
+
+    Args:
+        num_stages: Number of stages R.
+        num_codes: Number of entries of each codebook.
+        decay: Decay of the moving averages.
+        restart: Usage below which an entry moves, as a fraction of the mean usage; 0 for never.
+
+    References:
+        Zeghidour et al. (2021), "SoundStream: An End-to-End Neural Audio Codec", TASLP, arXiv:2107.03312, section III.C.
+        Lee et al. (2022), "Autoregressive Image Generation using Residual Quantization", CVPR, arXiv:2203.01941, section 3.1.
+    """
+
+    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.CODES})
+    space = "codes"
+    default_prior = "uniform"
+    default_loss = "commitment"
+    learned = ("codebooks", "usage", "sums")
+    codebooks: Tensor
+    usage: Tensor
+    sums: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        latent_shape: Shape,
+        *,
+        num_stages: Few = 4,
+        num_codes: Annotated[Count, Field(ge=2)] = 256,
+        decay: Annotated[float, Field(ge=0, lt=1)] = 0.99,
+        restart: NonNegativeFloat = 0.1,
+    ) -> None:
+        super().__init__(latent_dim)
+        self.channels, self.decay, self.restart = latent_shape[0], decay, restart
+        self.register_buffer("codebooks", torch.randn(num_stages, num_codes, self.channels))
+        self.register_buffer("usage", torch.full((num_stages, num_codes), 1 / num_codes))
+        self.register_buffer("sums", self.codebooks / num_codes)
+
+    @property
+    def param_shape(self) -> Shape:
+        return (self.latent_dim,)
+
+    @property
+    def code_sizes(self) -> Shape:
+        return self.vocabulary.sizes
+
+    @property
+    def vocabulary(self) -> Codebooks:
+        """The codebooks, which the prior shares."""
+        return Codebooks(self.codebooks)
+
+    def forward(self, params: Tensor, model: Any = None) -> Quantised:
+        del model
+        outputs = at_least_float32(params)
+        codes = self.vocabulary.codes(to_positions(outputs, self.channels))
+        entries = [book[own] for book, own in zip(self.codebooks, codes.unbind(-1), strict=True)]
+        partial = from_positions(torch.stack(entries).cumsum(0))
+        return Quantised(outputs, partial[-1], codes, self.usage / self.usage.sum(-1, keepdim=True), partial)
+
+    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
+        """Return zeros ``(num, D)``, since the nearest entries need no noise."""
+        return like.new_zeros(num, self.latent_dim)
+
+    def next_state(self, trace: Trace) -> dict[str, Tensor]:
+        q = cast("Quantised", trace.site.q)
+        residual = to_positions(q.outputs, self.channels).flatten(0, -2)
+        stages = []
+        for *state, codes in zip(self.codebooks, self.usage, self.sums, q.codes.flatten(0, -2).unbind(-1), strict=True):
+            stages.append(followed(Learned(*state), residual, codes, decay=self.decay, restart=self.restart))
+            residual = residual - state[0][codes]
+        return _stacked(stages)
+
+    def initial_state(self, trace: Trace) -> dict[str, Tensor]:
+        residual = few(to_positions(cast("Quantised", trace.site.q).outputs, self.channels).flatten(0, -2))
+        stages = []
+        for noise in self.codebooks:
+            stages.append(fitted(noise, residual))
+            entries = Codebooks(stages[-1].codebook[None])
+            residual = residual - entries.vectors(entries.codes(residual))
+        return _stacked(stages)
+
+
+def _stacked(stages: list[Learned]) -> dict[str, Tensor]:
+    """Return the states of all stages, by the names of the buffers."""
+    names = "codebooks", "usage", "sums"
+    return {name: torch.stack(each) for name, each in zip(names, zip(*stages, strict=True), strict=True)}

@@ -46,6 +46,8 @@ OPTIONS: dict[str, Any] = {
     "mode": "offline",
     "num_codes": 8,
     "transforms": 2,
+    "num_bounds": 2,
+    "num_samples": 3,
     "num_stages": 2,
     "width": 8,
     "bins": 16,

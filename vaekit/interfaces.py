@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vaekit.data.specs import Binarize
 from vaekit.distributions import Density, Distribution
+from vaekit.errors import UsageError
 from vaekit.schema import ModelPart
 from vaekit.trace import Trace
 
@@ -475,6 +476,22 @@ class Loss(Module):
         """
         del num, generator, like, model
         return None
+
+    def noise_of(self, trace: Trace) -> Tensor:
+        """Return the noise that `draw_noise` drew for a trace, ``(B, ...)``.
+
+        Raises:
+            UsageError: The trace has none.
+        """
+        if self.kind not in trace.draws:
+            priors = ", ".join(type(site.p).__name__ for site in trace.sites)
+            raise UsageError(
+                f"the loss {self.kind!r} needs noise of its own, and the trace has none",
+                given=f"draws of {', '.join(trace.draws) or 'no loss'}; the prior {priors}",
+                expected=f"noise under {self.kind!r} in trace.draws",
+                remedy=f'call the model with draws={{"{self.kind}": loss.draw_noise(len(x), like=x, model=model)}}',
+            )
+        return trace.draws[self.kind]
 
     @abstractmethod
     def forward(self, trace: Trace) -> Tensor:

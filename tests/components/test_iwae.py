@@ -158,3 +158,73 @@ def test_a_run_with_several_samples_trains_resumes_evaluates_and_exports(tmp_pat
     assert single is not None
     assert stacked["iwae"] == pytest.approx(single["iwae"], rel=1e-4)
     assert IWAE(num_samples=3).samples == (3,)
+
+
+BOUNDS: dict[str, dict[str, Any]] = {
+    "iwae": {"num_samples": 6},
+    "miwae": {"num_samples": 3, "num_bounds": 2},
+    "ciwae": {"num_samples": 6, "elbo_weight": 0.25},
+    "piwae": {"num_samples": 3, "num_bounds": 2},
+}
+
+
+def with_samples(objective: Objective, noise: torch.Tensor) -> Inputs:
+    """Return inputs with the same noise for six samples, in the sample dimensions of the objective."""
+    return inputs_of(objective)._replace(noise=noise.reshape(*objective.samples, *noise.shape[1:]))
+
+
+def value_of(loss: str, noise: torch.Tensor, **options: Any) -> tuple[float, dict[str, torch.Tensor]]:
+    """Return the loss and the gradients of the model's parameters, from the same weights, images and noise."""
+    objective = objective_of(loss=loss, **options)
+    total, terms, _ = objective(with_samples(objective, noise))
+    total.backward()
+    return terms["loss"].item(), {name: each.grad for name, each in objective.vae.named_parameters()}
+
+
+@pytest.fixture
+def noise() -> torch.Tensor:
+    return torch.randn(6, 5, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def test_bounds_of_the_same_samples_are_ordered(noise: torch.Tensor) -> None:
+    """By Jensen's inequality: the ELBO, the mean of bounds of fewer samples, the bound of all."""
+    values = {name: value_of(name, noise, **options)[0] for name, options in BOUNDS.items()}
+    elbo = value_of("ciwae", noise, num_samples=6, elbo_weight=1)[0]
+    assert elbo > values["ciwae"] > values["iwae"]
+    assert elbo > values["miwae"] > values["iwae"]
+    assert values["piwae"] == pytest.approx(values["iwae"], rel=1e-12)
+    assert values["ciwae"] == pytest.approx(0.25 * elbo + 0.75 * values["iwae"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "like"),
+    [
+        ("miwae", {"num_samples": 6, "num_bounds": 1}, {"loss": "iwae", "num_samples": 6}),
+        ("ciwae", {"num_samples": 6, "elbo_weight": 0}, {"loss": "iwae", "num_samples": 6}),
+        ("miwae", {"num_samples": 1, "num_bounds": 6}, {"loss": "ciwae", "num_samples": 6, "elbo_weight": 1}),
+        ("piwae", {"num_samples": 6, "num_bounds": 1}, {"loss": "iwae", "num_samples": 6}),
+    ],
+)
+def test_limits_of_bounds_and_of_their_gradients(noise: torch.Tensor, loss: str, options: Any, like: Any) -> None:
+    (value, gradients), (expected, others) = value_of(loss, noise, **options), value_of(noise=noise, **like)
+    assert value == pytest.approx(expected, rel=1e-12)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, others[name], rtol=1e-9, atol=1e-12)
+
+
+def test_one_sample_and_one_bound_is_the_sampled_elbo() -> None:
+    one = torch.randn(1, 5, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    objective = objective_of(loss="miwae", num_samples=1, num_bounds=1)
+    inputs = with_samples(objective, one)
+    site = (trace := objective.vae(inputs.x, one[0])).sites[0]
+    expected = (-trace.log_likelihood - site.log_p + site.log_q).mean()
+    torch.testing.assert_close(objective(inputs).total, expected, rtol=1e-12, atol=0)
+
+
+def test_the_decoder_follows_the_bound_of_all_samples_and_the_encoder_the_mean_of_bounds(noise: torch.Tensor) -> None:
+    _, gradients = value_of("piwae", noise, **BOUNDS["piwae"])
+    of_all, of_mean = (value_of(name, noise, **BOUNDS[name])[1] for name in ("iwae", "miwae"))
+    for name, gradient in gradients.items():
+        follows, other = (of_mean, of_all) if name.startswith("encoder") else (of_all, of_mean)
+        torch.testing.assert_close(gradient, follows[name], rtol=1e-9, atol=1e-12)
+        assert not torch.allclose(gradient, other[name], rtol=1e-3, atol=0), name

@@ -23,7 +23,7 @@ done
 rm -r written
 python -m pip install -q wheels/*.whl pytest
 vaekit plugins
-[ "$(vaekit plugins | grep -c ' ready ')" = 15 ]
+[ "$(vaekit plugins | grep -c ' ready ')" = 14 ]
 python -m pytest -q -p no:cacheprovider tests
 
 # train → interrupted → resume → evaluate → sample → export → reload elsewhere

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from vaekit.store.record import load_splits
 from vaekit.streams import Streams
 from vaekit.training.progress import Silent
 
-PLUGIN = Path(__file__).parents[2] / "plugins" / "vaekit-infovae" / "src"
 GIVEN = [{"loss": "shaken"}, {"loss": "mmd", "prior": "mixture"}, {"loss": "mmd", "prior": "vamp", "prior.num_inputs": 5}]
 
 
@@ -36,11 +34,8 @@ class Shaken(Loss):
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.syspath_prepend(PLUGIN)
-    with losses.temporarily():
-        from vaekit_infovae.mmd import MMD
-    with losses.temporarily(shaken=Shaken, mmd=MMD):
+def registered():
+    with losses.temporarily(shaken=Shaken):
         yield
 
 

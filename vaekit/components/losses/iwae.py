@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -10,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from vaekit.components.losses._bounds import negative_bound
 from vaekit.interfaces import GENERATION, INFERENCE, Aim, Capability, Declaration, Loss, Slot
 from vaekit.roles import losses
 from vaekit.schema import Count
@@ -50,19 +50,12 @@ class IWAE(Loss):
         return {"iwae": Aim(moves=GENERATION), "dreg": Aim("doubly_reparameterised", moves=INFERENCE, judged=False)}
 
     def forward(self, trace: Trace) -> Tensor:
-        weight = _flat(trace.log_weight)
-        return math.log(len(weight)) - torch.logsumexp(weight, 0)
+        return negative_bound(trace.log_weight)
 
     def doubly_reparameterised(self, trace: Trace) -> Tensor:
         """Return a value with the bound's gradient by q: weights are squared, and q has a gradient only through the codes."""
         weight = trace.log_likelihood
         for site in trace.sites:
             weight = weight + site.log_p - detached(site.q).log_prob(site.z)
-        weight = _flat(weight)
         shares = torch.softmax(weight.detach(), 0)
         return -(shares.square() * weight).sum(0)
-
-
-def _flat(weight: Tensor) -> Tensor:
-    """Return log weights ``(*S, B)`` as ``(K, B)``."""
-    return weight.reshape(-1, weight.shape[-1])

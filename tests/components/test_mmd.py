@@ -1,24 +1,12 @@
-"""The loss and the dataset pass vaekit's checks and do what they document."""
+"""The maximum mean discrepancy."""
 
 import pytest
 import torch
-from vaekit_infovae.mmd import sampled_squared_mmd, squared_mmd
-from vaekit_infovae.shapes import draw
 
 import vaekit
-from vaekit.testing import checks
+from vaekit.components.losses.mmd import mean_kernel, sampled_squared_mmd, squared_mmd
 
 SCALES = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
-
-
-@pytest.mark.parametrize("check", checks("loss"))
-def test_mmd_conforms(check):
-    check("mmd")
-
-
-@pytest.mark.parametrize("check", checks("dataset"))
-def test_shapes_conform(check):
-    check("shapes", options={"num_images": 100})
 
 
 def test_closed_forms_agree_with_sums_over_a_grid():
@@ -62,7 +50,11 @@ def test_the_estimate_is_unbiased_where_a_code_depends_on_its_draw():
 
 def model_of(prior, latent_dim=3):
     prior = vaekit.priors.build(
-        vaekit.priors.spec(prior)(kind=prior), latent_dim=latent_dim, latent_shape=(latent_dim,), data_shape=(1, 4, 4)
+        vaekit.priors.spec(prior)(kind=prior),
+        latent_dim=latent_dim,
+        latent_shape=(latent_dim,),
+        data_shape=(1, 4, 4),
+        code_sizes=(),
     )
     encoder = vaekit.encoders.get("mlp")((1, 4, 4), (2, latent_dim), hidden=(8,))
     return vaekit.VAE(encoder, vaekit.decoders.get("mlp")((latent_dim,), (1, 4, 4), hidden=(8,)), prior=prior)
@@ -93,15 +85,21 @@ def test_mmd_says_how_to_draw_if_the_trace_has_no_draws():
         vaekit.losses.get("mmd")()(model_of("mixture")(torch.rand(2, 1, 4, 4)))
 
 
-def test_shapes_have_their_areas_and_places():
-    radius, middle = torch.full((3,), 0.25), torch.zeros(3, 2)
-    images = draw(torch.arange(3), middle, radius, torch.zeros(3), 200).double() / 255
-    areas = images.mean((1, 2, 3))
-    exact = torch.tensor([torch.pi / 2, 2, 3**1.5 / 4], dtype=torch.float64) * 0.25**2
-    torch.testing.assert_close(areas, exact, rtol=0.01, atol=0)
-    turned = draw(torch.arange(3), middle + torch.tensor([0.1, -0.2]), radius, torch.ones(3), 200).double() / 255
-    torch.testing.assert_close(turned.mean((1, 2, 3)), exact, rtol=0.01, atol=0)
-    weights = turned[0, 0] / turned[0, 0].sum()
-    axis = (torch.arange(200) + 0.5) / 200 - 0.5
-    assert (weights.sum(1) @ axis.double()).item() == pytest.approx(0.1, abs=1e-3)
-    assert (weights.sum(0) @ axis.double()).item() == pytest.approx(-0.2, abs=1e-3)
+def test_the_inverse_multiquadratic_kernel_is_that_of_wae():
+    """``C / (C + |a - b|²)`` with ``C = 2 D s²``, for the scales s, averaged over pairs of different examples."""
+    a, b = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kernels = [c / (c + torch.cdist(a, b).square()) for c in 2 * 3 * SCALES.square()]
+    expected = torch.stack(kernels).mean(0)
+    expected.fill_diagonal_(0)
+    torch.testing.assert_close(mean_kernel(a, b, SCALES, "imq"), expected.sum() / 30)
+    far = (30 + a).requires_grad_()
+    rbf, imq = (torch.autograd.grad(mean_kernel(far, b, SCALES, kernel), far)[0].abs().max() for kernel in ("rbf", "imq"))
+    assert imq > 1e-6
+    assert rbf < 1e-30
+
+
+def test_with_that_kernel_mmd_draws_from_a_standard_normal_too():
+    vae, loss, x = model_of("normal"), vaekit.losses.get("mmd")(kernel="imq"), torch.rand(5, 1, 4, 4)
+    noise = loss.draw_noise(5, torch.Generator().manual_seed(0), like=x, model=vae)
+    trace = vae(x, draws={"mmd": noise})
+    torch.testing.assert_close(loss(trace), 100 * sampled_squared_mmd(trace.z, noise, loss.scales, "imq"))

@@ -1,1 +1,0 @@
-"""InfoVAE for vaekit; entry points refer to `mmd` and `shapes`."""

@@ -1,0 +1,1 @@
+"""Drawn shapes for vaekit; an entry point refers to `shapes`."""

@@ -14,9 +14,9 @@ from vaekit import roles
 from vaekit.data.facts import Facts
 from vaekit.data.specs import Missing
 from vaekit.errors import UsageError
-from vaekit.interfaces import Shape
+from vaekit.interfaces import Loss, Shape
 from vaekit.model.assembly import build_objective, build_vae, example_inputs
-from vaekit.model.contracts import check_contracts
+from vaekit.model.contracts import check_contracts, check_players
 from vaekit.model.objective import Objective
 from vaekit.registry import Registry
 from vaekit.specs.models import ModelSpec
@@ -47,7 +47,11 @@ def build(model: ModelSpec, facts: Facts) -> Objective:
 
 
 def train(objective: Objective) -> None:
-    """Take a step on grey levels; every parameter receives a finite gradient and the loss remains finite."""
+    """Take a step on grey levels; every parameter receives a finite gradient and the loss remains finite.
+
+    A prior that no loss depends on is refused before training. One that losses know by its draws only, as there is no
+    divergence, receives no gradient by what its draws do not follow smoothly: the weights of a mixture.
+    """
     inputs = example_inputs(objective)
     grey = (inputs.x * 255).round() / 255
     if objective.vae.missing:
@@ -56,15 +60,37 @@ def train(objective: Objective) -> None:
     total, terms, _ = objective(inputs)
     total.backward()
     assert all(term.isfinite() for term in terms.values()), terms
+    covered = {slot for loss in objective.losses.values() if isinstance(loss, Loss) for slot in loss.covers}
+    idle = {name for name, parameter in objective.named_parameters() if parameter.grad is None}
+    if idle and "divergence" not in covered:
+        if not any(parameter.grad is not None for parameter in objective.vae.prior.parameters()):
+            with pytest.raises(UsageError, match="no loss depends on the prior"):
+                check_players(objective, inputs)
+            return
+        assert idle <= discrete(objective)
+    else:
+        idle = set()
     moved = {name for player in objective.players for name in player.names}
     for name, parameter in objective.named_parameters():
+        if name in idle:
+            continue
         assert name in moved, f"nothing trains {name}"
         assert parameter.grad is not None, f"{name} has no gradient"
         assert parameter.grad.isfinite().all(), name
     with torch.no_grad():
         for parameter in objective.parameters():
-            parameter.sub_(1e-3 * parameter.grad.sign())
+            if parameter.grad is not None:
+                parameter.sub_(1e-3 * parameter.grad.sign())
         assert all(term.isfinite() for term in objective(inputs).terms.values())
+
+
+def discrete(objective: Objective) -> set[str]:
+    """Return the parameters of the prior that its draws have no gradient by."""
+    vae = objective.vae
+    parameters = {f"vae.prior.{name}": parameter for name, parameter in vae.prior.named_parameters()}
+    draws = vae.prior(vae).rsample(vae.prior.draw_noise(3, like=next(vae.parameters())))
+    gradients = torch.autograd.grad(draws.sum(), list(parameters.values()), allow_unused=True)
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
 
 
 def use(objective: Objective) -> None:

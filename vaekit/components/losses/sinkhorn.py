@@ -25,6 +25,7 @@ class Sinkhorn(Loss):
     ``E|z - y|² + ε KL(plan || independence)``. The two last terms remove the bias of ε. A small ε is optimal transport; a large
     one compares means only. It takes ``3 B^2`` operations per iteration. As both samples are finite, it is above 0 even for codes
     distributed as the prior. It covers neither reconstruction nor KL: with the posterior `delta` it is the Sinkhorn autoencoder.
+    A learned prior is trained by its draws, but for the weights of a mixture, which choose among components.
 
     Iterations are computed in logarithms, from a large ε to the chosen one. They are own code, since libraries of optimal
     transport stop them at a tolerance, by a decision that a compiled step cannot take.

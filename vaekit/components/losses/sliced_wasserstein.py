@@ -22,7 +22,8 @@ class SlicedWasserstein(Loss):
     W² is the squared Wasserstein distance on a line, which sorting solves exactly, and u a random direction. For two
     distributions that differ by a shift, the distance is the squared shift. It needs neither a density nor a kernel, at
     ``L B log B`` operations for L directions. As both samples are finite, it is above 0 even for codes distributed as the prior;
-    larger batches have less of that bias. It covers neither reconstruction nor KL: with the posterior `delta` it is SWAE.
+    larger batches have less of that bias. It covers neither reconstruction nor KL: with the posterior `delta` it is SWAE. A learned
+    prior is trained by its draws, but for the weights of a mixture, which choose among components.
 
     Args:
         weight: Weight of the loss.

@@ -49,8 +49,9 @@ def build(model: ModelSpec, facts: Facts) -> Objective:
 def train(objective: Objective) -> None:
     """Take a step on grey levels; every parameter receives a finite gradient and the loss remains finite.
 
-    Those of the likelihood receive none from a loss that stands in for it, and those of the prior none if there is no loss for
-    it, and a loss may have nothing to train. Such a model is refused before training.
+    Parameters of the likelihood receive none from a loss that stands in for it, and those of the prior none if there is no loss
+    for it, and a loss may have nothing to train: such a model is refused before training. A prior that losses know by its draws
+    only receives none by what these do not follow smoothly: the weights of a mixture.
     """
     inputs = example_inputs(objective)
     if objective.terms.keys() - {term for player in objective.players for term in player.aims}:
@@ -67,20 +68,35 @@ def train(objective: Objective) -> None:
     covered = {slot for loss in objective.losses.values() if isinstance(loss, Loss) for slot in loss.covers}
     may_idle = {"likelihood"} if "reconstruction" in covered else set()
     may_idle |= set() if "divergence" in covered else {"prior"}
-    idle = {name.split(".")[1] for name, parameter in objective.named_parameters() if parameter.grad is None}
+    reached = {name.split(".")[1] for name, parameter in objective.named_parameters() if parameter.grad is not None}
+    without = {name for name, parameter in objective.named_parameters() if parameter.grad is None}
+    idle = {name.split(".")[1] for name in without} - reached
     if idle and idle <= may_idle:
         with pytest.raises(UsageError, match=f"no loss depends on the ({'|'.join(idle)})"):
             check_players(objective, inputs)
         return
+    assert not without or ("divergence" not in covered and without <= discrete(objective))
     moved = {name for player in objective.players for name in player.names}
     for name, parameter in objective.named_parameters():
+        if name in without:
+            continue
         assert name in moved, f"nothing trains {name}"
         assert parameter.grad is not None, f"{name} has no gradient"
         assert parameter.grad.isfinite().all(), name
     with torch.no_grad():
         for parameter in objective.parameters():
-            parameter.sub_(1e-3 * parameter.grad.sign())
+            if parameter.grad is not None:
+                parameter.sub_(1e-3 * parameter.grad.sign())
         assert all(term.isfinite() for term in objective(inputs).terms.values())
+
+
+def discrete(objective: Objective) -> set[str]:
+    """Return the parameters of the prior that its draws have no gradient by."""
+    vae = objective.vae
+    parameters = {f"vae.prior.{name}": parameter for name, parameter in vae.prior.named_parameters()}
+    draws = vae.prior(vae).rsample(vae.prior.draw_noise(3, like=next(vae.parameters())))
+    gradients = torch.autograd.grad(draws.sum(), list(parameters.values()), allow_unused=True)
+    return {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None}
 
 
 def use(objective: Objective) -> None:

@@ -47,7 +47,7 @@ PYTHAE = {
     "Adversarial_AE": "aae",
     "VAEGAN": "vae-gan",
     "VQVAE": "vq-vae",
-    "HRQVAE": "residual-vq",
+    "HRQVAE": "residual-vq-vae",
     "RAE_GP": "rae-gp",
     "RAE_L2": "rae-l2",
 }

@@ -60,7 +60,7 @@ def rotated(mu: Tensor, points: Tensor) -> Tensor:
 
     It is Householder's reflection to the farther of ``mu`` and ``-mu``, whose denominator is never below 1.
     """
-    sign = torch.where(mu[..., :1] < 0, -1.0, 1.0).to(mu.dtype)
+    sign = 2 * (mu[..., :1] >= 0).to(mu.dtype) - 1
     axis = torch.cat([mu[..., :1] + sign, mu[..., 1:]], -1)
     along = (axis * points).sum(-1, keepdim=True) / (1 + mu[..., :1].abs())
     return sign * (along * axis - points)

@@ -176,7 +176,8 @@ def _advantage(likelihood: Likelihood, params: Tensor) -> float:
     """Return by how much a mean image scores better than another image, at least."""
     p = likelihood(params)
     near = scored(likelihood, p.mean)
-    return (p.log_prob(near) - p.log_prob(others_of(likelihood, near))).min().item()
+    least: float = (p.log_prob(near) - p.log_prob(others_of(likelihood, near))).min().item()
+    return least
 
 
 def fitted(likelihood: Likelihood, params: Tensor, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import fitting_posterior, small_parts
+from small import fitting_posterior, small, small_parts
 
 from vaekit import roles
 from vaekit.data.facts import Facts
@@ -217,7 +217,9 @@ def test_backbones_of_other_shapes(chosen: dict[str, str], shape: Shape) -> None
     """A backbone that takes images only says so, and what to use instead; all parts that take any shape go together."""
     refusal = walk(chosen, shape=shape)
     if refusal is not None:
-        assert str(shape) in str(refusal.given)
+        spec = roles.likelihoods.spec(chosen["likelihood"])(**small(roles.likelihoods, chosen["likelihood"]))
+        outputs = roles.likelihoods.build(spec, data_shape=shape).param_shape
+        assert any(str(each) in str(refusal.given) for each in (shape, outputs))
         assert any(f"{role} {chosen[role]!r}" in str(refusal) for role in ("encoder", "decoder"))
         assert {chosen["encoder"], chosen["decoder"]} != {"mlp"}
         assert "mlp" in str(refusal.remedy)

@@ -15,11 +15,14 @@ from vaekit.components.conditions.label import Label
 from vaekit.components.likelihoods.bce import BCE
 from vaekit.components.likelihoods.gaussian import Gaussian as GaussianLikelihood
 from vaekit.components.likelihoods.mse import MSE
+from vaekit.components.likelihoods.negative_binomial import NegativeBinomial
+from vaekit.components.likelihoods.poisson import Poisson
 from vaekit.components.losses.kl import KL
 from vaekit.components.posteriors.gaussian import Gaussian
 from vaekit.components.priors.normal import Normal
 from vaekit.data import Splits, TensorImages
-from vaekit.distributions import DiagonalGaussian, StandardNormal, at_least_float32, kl_per_dim, register_kl
+from vaekit.distributions import DiagonalGaussian, StandardNormal, at_least_float32, kl_per_dim, register_kl, sum_event
+from vaekit.distributions.counts import NegativeBinomialCounts, PoissonCounts, poisson_quantile
 from vaekit.distributions.pixels import BernoulliPixels, GaussianPixels, SquaredErrorPixels
 from vaekit.drawing.animation import Animation
 from vaekit.drawing.grid import grid
@@ -600,6 +603,35 @@ class Grey(BernoulliPixels):
         return self.mean.expand(noise.shape)
 
 
+class Stepping(GaussianLikelihood):
+    """Counts its steps in place."""
+
+    learned = ("steps",)
+
+    def __init__(self, data_shape: Shape) -> None:
+        super().__init__(data_shape)
+        self.register_buffer("steps", torch.zeros(1))
+        self.steps: Tensor
+
+    def next_state(self, trace: Any) -> dict[str, Tensor]:
+        self.steps += 1
+        return {"steps": self.steps.clone()}
+
+
+class Underdispersed(NegativeBinomialCounts):
+    """Draws Poisson counts of the same mean."""
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return poisson_quantile(self.mean, noise.select(-self.event_ndim - 1, 1))
+
+
+class Unordered(PoissonCounts):
+    """Forgets the factorials."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) + sum_event(torch.lgamma(value + 1) - value.log1p(), self.event_ndim)
+
+
 class UnitVariance(SquaredErrorPixels):
     """Draws from a Gaussian of variance 1, where the squared error is one of variance 1/2."""
 
@@ -746,6 +778,12 @@ class GaussianOnly(Loss):
     def forward(self, trace: Any) -> Tensor:
         mu, logvar = trace.site.q
         return 0.5 * (mu.square() + logvar.expm1() - logvar).sum(-1)
+
+
+class UndeclaredOfPrior(KL):
+    """The KL, without the declaration that the prior must have a density."""
+
+    requires_of_prior = frozenset()
 
 
 class Undeclared(KL):
@@ -1343,6 +1381,9 @@ LIES: list[tuple[str, type, str, str]] = [
     ("likelihood", likelihood_of(GaussianLikelihood, EvenTerms), "check_factorised", "all numbers but one that was changed"),
     ("likelihood", likelihood_of(GaussianLikelihood, DensityTimesWidth), "check_grey_levels", "the sum over the probabilities"),
     ("likelihood", likelihood_of(GaussianLikelihood, Deaf), "check_gradient", "the derivative of log_prob"),
+    ("likelihood", likelihood_of(NegativeBinomial, Underdispersed), "check_draws", "how often a pixel drawn is"),
+    ("likelihood", likelihood_of(Poisson, Unordered), "check_normalised", "the mass of one pixel"),
+    ("likelihood", Stepping, "check_state", "the next state of one trace, twice"),
     ("likelihood", likelihood_of(BCE, Fair), "check_draws", "how often a pixel drawn is"),
     ("likelihood", likelihood_of(BCE, Grey), "check_draws", "draws of a pixel of binary"),
     ("likelihood", likelihood_of(MSE, UnitVariance), "check_draws", "draws of a pixel, against log_prob"),
@@ -1355,6 +1396,7 @@ LIES: list[tuple[str, type, str, str]] = [
     ("loss", Presuming, "check_requirements", "mean, rsample, log_prob and nothing else"),
     ("loss", GaussianOnly, "check_requirements", "mean, rsample, log_prob, log_prob_per_dim and nothing else"),
     ("loss", Undeclared, "check_requirements", "mean, rsample and nothing else"),
+    ("loss", UndeclaredOfPrior, "check_requirements", "a prior that has mean, rsample, and nothing else"),
     ("loss", TwoTongues, "check_declarations", "covers, once built"),
     ("loss", Leaky, "check_independence", "one by one"),
     ("loss", Constant, "check_gradient", "a constant"),

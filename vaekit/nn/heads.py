@@ -47,7 +47,8 @@ def fields_of(params: Tensor, ndim: int, *sizes: int) -> Tensor:
         ndim: The number of dimensions of an example.
         sizes: The sizes of the new dimensions.
     """
-    return at_least_float32(params).unflatten(-ndim, (*sizes, params.shape[-ndim] // math.prod(sizes)))
+    split: Tensor = at_least_float32(params).unflatten(-ndim, (*sizes, params.shape[-ndim] // math.prod(sizes)))
+    return split
 
 
 def log_counts(x: Tensor) -> Tensor:

@@ -11,7 +11,18 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from vaekit.testing.core import REGISTRY_OF, Candidate, ConformanceError, built, check, during, expect, expect_close
+from vaekit.interfaces import Module
+from vaekit.testing.core import (
+    REGISTRY_OF,
+    Candidate,
+    ConformanceError,
+    built,
+    check,
+    during,
+    expect,
+    expect_close,
+    expect_finite,
+)
 from vaekit.trace import Site, Trace
 
 ALL_ROLES = tuple(REGISTRY_OF)
@@ -72,6 +83,33 @@ def expect_gradients(module: nn.Module, loss: Tensor, what: str, *, floor: float
             expected=f"a finite one above {floor:g}",
             came="none" if largest is None else f"{largest:.3e} at most",
         )
+
+
+def expect_pure_state(part: Module, whole: nn.Module, trace: Trace) -> None:
+    """Raise unless state that a part learns without gradients is persistent, and its next values are a function of a trace.
+
+    Args:
+        part: The part.
+        whole: A module that holds it, and all that its state may depend on.
+        trace: A trace.
+    """
+    before = {name: value.clone() for name, value in whole.state_dict().items()}
+    own = dict([*part.named_parameters(), *part.named_buffers()])
+    unknown = [name for name in part.learned if name not in dict(part.named_buffers()) or name not in part.state_dict()]
+    expect(not unknown, "the learned state", expected="persistent buffers", came=", ".join(unknown))
+    with torch.no_grad(), during("computing its next and its initial state"):
+        states = part.next_state(trace), part.next_state(trace), part.initial_state(trace)
+    expect(set(states[0]) == set(part.learned), "the names in next_state", expected=set(part.learned), came=set(states[0]))
+    expect(set(states[2]) <= set(own), "the names in initial_state", expected=f"some of {', '.join(own)}", came=set(states[2]))
+    for state in states:
+        for name, value in state.items():
+            given, needed = (value.shape, value.dtype), (own[name].shape, own[name].dtype)
+            expect(given == needed, f"the shape and type of the new {name}", expected=needed, came=given)
+            expect_finite(value, f"the new {name}")
+    same = all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    expect(same, "the next state of one trace, twice", expected="equal", came="others")
+    changed = [name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])]
+    expect(not changed, "the state of the model afterwards", expected="unchanged", came=f"{', '.join(changed)} changed")
 
 
 def expect_exact_gradient(function: Callable[[Tensor], Tensor], at: Tensor, what: str) -> None:

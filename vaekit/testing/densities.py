@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vaekit.distributions import rsample_and_log_prob
 from vaekit.errors import UsageError
-from vaekit.interfaces import Capability, Module, Posterior, Prior, Shape
+from vaekit.interfaces import Capability, Posterior, Prior, Shape
 from vaekit.model.vae import VAE
 from vaekit.registry import Registry
 from vaekit.roles import decoders, encoders, posteriors, priors
@@ -18,11 +18,11 @@ from vaekit.testing.common import (
     expect_detachable,
     expect_exact_gradient,
     expect_gradients,
+    expect_pure_state,
     expect_same_after_loading,
     module_of,
 )
 from vaekit.testing.core import Candidate, check, during, expect, expect_close, expect_finite
-from vaekit.trace import Trace
 
 F64 = torch.float64
 METHODS = {
@@ -355,35 +355,9 @@ def check_state(candidate: Candidate) -> None:
     Initial values are those of own parameters and buffers.
     """
     source = source_of(candidate)
+    part: Posterior | Prior = source.part
     x = torch.rand(20, *DATA, dtype=F64, generator=torch.Generator().manual_seed(0))
-    expect_pure_state(source.part, source, source.model(x, generator=torch.Generator().manual_seed(0)))
-
-
-def expect_pure_state(part: Module, whole: nn.Module, trace: Trace) -> None:
-    """Raise unless the next and the initial state of a component are what `Module` promises.
-
-    Args:
-        part: The component.
-        whole: The module that must not change.
-        trace: The trace that they are computed from.
-    """
-    before = {name: value.clone() for name, value in whole.state_dict().items()}
-    own = dict([*part.named_parameters(), *part.named_buffers()])
-    unknown = [name for name in part.learned if name not in dict(part.named_buffers()) or name not in part.state_dict()]
-    expect(not unknown, "the learned state", expected="persistent buffers", came=", ".join(unknown))
-    with torch.no_grad(), during("computing its next and its initial state"):
-        states = part.next_state(trace), part.next_state(trace), part.initial_state(trace)
-    expect(set(states[0]) == set(part.learned), "the names in next_state", expected=set(part.learned), came=set(states[0]))
-    expect(set(states[2]) <= set(own), "the names in initial_state", expected=f"some of {', '.join(own)}", came=set(states[2]))
-    for state in states:
-        for name, value in state.items():
-            given, needed = (value.shape, value.dtype), (own[name].shape, own[name].dtype)
-            expect(given == needed, f"the shape and type of the new {name}", expected=needed, came=given)
-            expect_finite(value, f"the new {name}")
-    same = all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    expect(same, "the next state of one trace, twice", expected="equal", came="others")
-    changed = [name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])]
-    expect(not changed, "the state of the model afterwards", expected="unchanged", came=f"{', '.join(changed)} changed")
+    expect_pure_state(part, source, source.model(x, generator=torch.Generator().manual_seed(0)))
 
 
 def _inputs(source: Source) -> tuple[Tensor, ...]:

@@ -17,11 +17,13 @@ from vaekit.testing.common import (
     expect_detachable,
     expect_exact_gradient,
     expect_gradients,
+    expect_pure_state,
     expect_same_after_loading,
     module_of,
 )
 from vaekit.testing.core import Candidate, check, during, expect, expect_close, expect_finite
 from vaekit.testing.statistics import NUM_DRAWS, UNEVEN, expect_draws, expect_mass, expect_mean, line_around, weights_of
+from vaekit.trace import Trace
 
 F64 = torch.float64
 IMAGE_SHAPES: tuple[Shape, ...] = ((1, 28, 28), (3, 5, 4), (4, 1, 1))
@@ -176,7 +178,8 @@ def _advantage(likelihood: Likelihood, params: Tensor) -> float:
     """Return by how much a mean image scores better than another image, at least."""
     p = likelihood(params)
     near = scored(likelihood, p.mean)
-    return (p.log_prob(near) - p.log_prob(others_of(likelihood, near))).min().item()
+    least: float = (p.log_prob(near) - p.log_prob(others_of(likelihood, near))).min().item()
+    return least
 
 
 def fitted(likelihood: Likelihood, params: Tensor, x: Tensor) -> Tensor:
@@ -364,3 +367,21 @@ def check_state_dict(candidate: Candidate) -> None:
     likelihood, other = likelihood_of(candidate), likelihood_of(candidate)
     params, x = params_of(likelihood, 6), images_of(likelihood)
     expect_same_after_loading(likelihood, other, lambda module: [module(params).log_prob(x)])
+
+
+@check("likelihood")
+def check_state(candidate: Candidate) -> None:
+    """State that learns without gradients is persistent, and its next values are a pure function of a trace.
+
+    They are computed from numbers for each example, `Likelihood.statistics`, which processes that share a batch exchange.
+    """
+    likelihood = likelihood_of(candidate)
+    params, x = params_of(likelihood, 2, 6), images_of(likelihood)
+    p = likelihood(params)
+    with during("the statistics of 6 examples"):
+        numbers = likelihood.statistics(p, x)
+    if numbers is not None:
+        each = [likelihood.statistics(likelihood(params[:, [i]]), x[[i]]) for i in range(6)]
+        alone = torch.cat([own for own in each if own is not None])
+        expect_close(numbers, alone, "the statistics of 6 examples, against each alone", rtol=1e-10)
+    expect_pure_state(likelihood, likelihood, Trace(x, (), p, _statistics=numbers))

@@ -15,9 +15,9 @@ from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Posterior, Pri
 from vaekit.model.vae import VAE
 from vaekit.roles import decoders, encoders, posteriors, priors
 from vaekit.testing.backbones import expect_compiles
-from vaekit.testing.common import expect_gradients, expect_same_after_loading, expect_stackable, module_of
+from vaekit.testing.common import expect_gradients, expect_pure_state, expect_same_after_loading, expect_stackable, module_of
 from vaekit.testing.core import Candidate, ConformanceError, check, during, expect, expect_close, expect_finite
-from vaekit.testing.densities import METHODS, expect_pure_state
+from vaekit.testing.densities import METHODS
 from vaekit.testing.statistics import ERRORS, expect_mean
 from vaekit.trace import Elsewhere, Site, Trace
 

@@ -48,7 +48,7 @@ class OptimalGaussian(Likelihood):
         """Return the sum of squared errors of each example, averaged over samples, and the number of its known numbers."""
         known = ~x.isnan()
         errors = torch.where(known, x.nan_to_num(0.0) - p.mean, 0.0).square()
-        total = errors.flatten(-len(self.data_shape)).sum(-1)
+        total: Tensor = errors.flatten(-len(self.data_shape)).sum(-1)
         total = total if total.ndim == 1 else total.flatten(0, -2).mean(0)
         return torch.stack([total, known.flatten(1).sum(-1).to(total.dtype)], -1)
 
@@ -63,4 +63,5 @@ class OptimalGaussian(Likelihood):
         statistics = trace.statistics
         assert statistics is not None  # its own method
         total, known = statistics.sum(0)
-        return (total / known.clamp(min=1)).clamp(min=MIN_SCALE**2).to(self.variance.dtype).view(1)
+        error: Tensor = (total / known.clamp(min=1)).clamp(min=MIN_SCALE**2)
+        return error.to(self.variance.dtype).view(1)

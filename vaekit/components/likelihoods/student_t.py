@@ -23,7 +23,8 @@ class StudentT(Likelihood):
     """Numbers that follow Student's t: an outlier costs the logarithm of its distance, so it hardly changes the model.
 
     The decoder emits a location and a log scale for each number. The degrees of freedom ν are one number, learned by default:
-    few where there are outliers, many where there are none. The paper's decoder emits ν for each number as well.
+    few where there are outliers, many where there are none. The paper's decoder emits ν for each number as well. Bits
+    per dimension are not known, as the distribution function is not.
 
     Args:
         dof: Degrees of freedom ν, above 1; the initial value if they are learned.

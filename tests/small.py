@@ -35,7 +35,7 @@ def fitting_prior(role: str, kind: str) -> dict[str, str]:
     """Return a choice of a prior that can be learned for a loss that trains nothing else; none for other components."""
     if role != "loss":
         return {}
-    aims = roles.losses.build(roles.losses.spec(kind)(), latent_dim=2, data_shape=(1, 8, 6)).aims()
+    aims = roles.losses.build(roles.losses.spec(kind)(), latent_dim=2, data_shape=(1, 8, 6), num_classes=3).aims()
     alone = bool(aims) and all(aim.moves == ("prior",) and not aim.own for aim in aims.values())
     return {"prior": "mixture"} if alone else {}
 

@@ -41,7 +41,7 @@ def name_of(chosen: dict[str, str]) -> str:
 
 def build(model: ModelSpec, facts: Facts) -> Objective:
     """Build a model, try its contracts, and return its objective."""
-    objective = build_objective(model, build_vae(model, facts, seed=0), num_data=64, seed=0)
+    objective = build_objective(model, build_vae(model, facts, seed=0), num_data=64, num_classes=len(CLASSES), seed=0)
     check_contracts(model, objective, example_inputs(objective))
     return objective
 
@@ -156,7 +156,7 @@ def missing(chosen: dict[str, str], loss: str, *, by: str = "loss prior") -> dic
 def takes(loss: str, shape: Shape) -> bool:
     """Return whether a loss takes data of a shape."""
     try:
-        roles.losses.build(roles.losses.spec(loss)(), latent_dim=2, data_shape=shape)
+        roles.losses.build(roles.losses.spec(loss)(), latent_dim=2, data_shape=shape, num_classes=3)
     except UsageError:
         return False
     return True

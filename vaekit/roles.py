@@ -24,7 +24,7 @@ priors: Registry[Prior] = Registry(
 )
 likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaekit.interfaces:Likelihood", ("data_shape",))
 conditions: Registry[Condition] = Registry("condition", "conditions", "vaekit.interfaces:Condition", ("num_classes",))
-losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "data_shape"))
+losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "data_shape", "num_classes"))
 datasets: Registry[Dataset] = Registry("dataset", "datasets", "vaekit.interfaces:Dataset")
 # Loggers, exporters and pictures are defined next to the code that calls them, in higher layers than this module.
 loggers: Registry[Any] = Registry("logger", "loggers", "vaekit.training.logger:Logger")

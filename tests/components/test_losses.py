@@ -35,7 +35,7 @@ def trace(q=None, *, num_data=None, epoch=None, batch=8):
 
 def build(kind, **options):
     spec = roles.losses.spec(kind)(**options)
-    return roles.losses.build(spec, latent_dim=3, data_shape=(1, 4, 5)).double()
+    return roles.losses.build(spec, latent_dim=3, data_shape=(1, 4, 5), num_classes=3).double()
 
 
 def exact_log_q(z, q):

@@ -37,7 +37,14 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
         UsageError: A loss has nothing to train, or no loss depends on what is trained.
     """
     vae = build_vae(spec.model, splits.facts, seed=spec.train.seed)
-    objective = build_objective(spec.model, vae, num_data=len(splits.train), seed=spec.train.seed, frozen=spec.train.freeze)
+    objective = build_objective(
+        spec.model,
+        vae,
+        num_data=len(splits.train),
+        num_classes=splits.facts.num_classes,
+        seed=spec.train.seed,
+        frozen=spec.train.freeze,
+    )
     inputs = example_inputs(objective)
     check_contracts(spec.model, objective, inputs)
     check_players(objective, inputs)
@@ -108,7 +115,13 @@ def latent_shape_of(model: ModelSpec, facts: Facts) -> Shape:
 
 
 def build_objective(
-    model: ModelSpec, vae: VAE, *, num_data: int | None = None, seed: int | None = None, frozen: Sequence[ModelPart] = ()
+    model: ModelSpec,
+    vae: VAE,
+    *,
+    num_data: int | None = None,
+    num_classes: int | None = None,
+    seed: int | None = None,
+    frozen: Sequence[ModelPart] = (),
 ) -> Objective:
     """Build the objective of a model from its losses.
 
@@ -116,13 +129,13 @@ def build_objective(
         model: The model section of a spec.
         vae: The model.
         num_data: The size of the dataset.
+        num_classes: The number of classes; None if there are no labels.
         seed: The seed of the initial weights of losses that have networks; see `build_vae`.
         frozen: Parts of the model that are not trained.
     """
     with _seeded(seed, "initial weights of losses"):
-        losses: dict[str, Loss] = {
-            spec.kind: roles.losses.build(spec, latent_dim=vae.latent_dim, data_shape=vae.data_shape) for spec in model.loss
-        }
+        wiring = {"latent_dim": vae.latent_dim, "data_shape": vae.data_shape, "num_classes": num_classes}
+        losses: dict[str, Loss] = {spec.kind: roles.losses.build(spec, **wiring) for spec in model.loss}
     if not any("reconstruction" in loss.covers for loss in losses.values()):
         losses = {"reconstruction": Reconstruction(), **losses}
     return Objective(vae, losses, num_data=num_data, frozen=frozen)

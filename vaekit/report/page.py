@@ -71,7 +71,7 @@ def write_report(run: Record, out: str | Path | None = None) -> Path:
 
 def objective_of(run: Record, vae: VAE) -> str:
     """Return the terms of the objective as a sum: ``reconstruction + kl``."""
-    losses = build_objective(run.spec.model, vae).losses
+    losses = build_objective(run.spec.model, vae, num_classes=run.header.facts.num_classes).losses
     return " + ".join(name for name, _ in losses.named_children())
 
 

@@ -21,7 +21,7 @@ from vaekit.testing.densities import METHODS
 from vaekit.testing.statistics import ERRORS, expect_mean
 from vaekit.trace import Elsewhere, Site, Trace
 
-LATENT_DIM, IMAGE = 3, (1, 6, 5)
+LATENT_DIM, IMAGE, NUM_CLASSES = 3, (1, 6, 5), 4
 NUM_DATA = 50
 BATCH, NUM_BATCHES = 16, 64
 """Size and number of the batches that an expectation is estimated from."""
@@ -29,7 +29,7 @@ BATCH, NUM_BATCHES = 16, 64
 
 def loss_of(candidate: Candidate, dtype: torch.dtype = torch.float64) -> Loss:
     """Build the loss."""
-    loss: Loss = module_of(candidate, dtype, latent_dim=LATENT_DIM, data_shape=IMAGE)
+    loss: Loss = module_of(candidate, dtype, latent_dim=LATENT_DIM, data_shape=IMAGE, num_classes=NUM_CLASSES)
     return loss
 
 
@@ -55,30 +55,33 @@ def vae_of(loss: Loss, dtype: torch.dtype = torch.float64, *, prior: str | None 
 
 
 class Inputs(NamedTuple):
-    """Images, the noise of their codes, and the loss's own by kind."""
+    """Images, their labels, the noise of their codes, and the loss's own by kind."""
 
     x: Tensor
+    y: Tensor
     noise: Tensor
     draws: dict[str, Tensor]
 
     def to(self, kind: torch.dtype | str) -> Inputs:
         """Return the inputs in another floating-point type, or on another device."""
         draws = {name: draw.to(kind) for name, draw in self.draws.items()}
-        return Inputs(self.x.to(kind), self.noise.to(kind), draws)
+        y = self.y.to(kind) if isinstance(kind, str) else self.y
+        return Inputs(self.x.to(kind), y, self.noise.to(kind), draws)
 
 
 def inputs_of(candidate: Candidate, loss: Loss, vae: VAE, num: int = 8, dtype: torch.dtype = torch.float64) -> Inputs:
-    """Return random binary images, noise for their codes, with the samples that the loss asks for, and the loss's own noise."""
+    """Return random binary images, labels, noise for the samples of codes that the loss asks for, and the loss's own noise."""
     x = torch.rand(num, *IMAGE, dtype=dtype).round()
     noise = torch.randn(*(loss.samples or ()), num, LATENT_DIM, dtype=dtype)
     drawn = loss.draw_noise(num, like=x, model=vae)
-    return Inputs(x, noise, {} if drawn is None else {candidate.kind: drawn})
+    y = torch.arange(num) % NUM_CLASSES
+    return Inputs(x, y, noise, {} if drawn is None else {candidate.kind: drawn})
 
 
 def trace_of(vae: nn.Module, inputs: Inputs) -> Trace:
     """Trace a forward pass in the middle of training."""
-    x, noise, draws = inputs
-    trace: Trace = vae(x, noise, num_data=NUM_DATA, epoch=torch.tensor(1.5, device=x.device), draws=draws)
+    x, y, noise, draws = inputs
+    trace: Trace = vae(x, noise, y=y, num_data=NUM_DATA, epoch=torch.tensor(1.5, device=x.device), draws=draws)
     return trace
 
 
@@ -192,10 +195,10 @@ def check_coverage(candidate: Candidate) -> None:
     def excess(far: float, epoch: float) -> Tensor:
         values = []
         for _ in range(NUM_BATCHES):
-            x, noise, draws = inputs_of(candidate, loss, vae, BATCH)
+            x, y, noise, draws = inputs_of(candidate, loss, vae, BATCH)
             q = DiagonalGaussian(zero + far, zero - far)
             time = torch.tensor(epoch, dtype=torch.float64)
-            trace = vae.trace_from(q, noise, x, num_data=20 * BATCH, epoch=time, draws=draws)
+            trace = vae.trace_from(q, noise, x, y=y, num_data=20 * BATCH, epoch=time, draws=draws)
             base = -_log_mean(trace.log_likelihood) if "reconstruction" in covers else torch.zeros(())
             values.append((loss(trace) - base).mean().detach())
         return torch.stack(values)
@@ -241,9 +244,9 @@ def check_independence(candidate: Candidate) -> None:
     if loss.batch_statistic:
         return
     inputs = inputs_of(candidate, loss, vae)
-    x, noise, draws = inputs
+    x, y, noise, draws = inputs
     parts = [slice(i, i + 1) for i in range(len(x))]
-    each = [Inputs(x[i], noise[..., i, :], {kind: draw[i] for kind, draw in draws.items()}) for i in parts]
+    each = [Inputs(x[i], y[i], noise[..., i, :], {kind: draw[i] for kind, draw in draws.items()}) for i in parts]
     alone = torch.cat([loss(trace_of(vae, part)) for part in each])
     expect_close(loss(trace_of(vae, inputs)), alone, "a batch, against its examples one by one", rtol=1e-10, atol=1e-12)
 

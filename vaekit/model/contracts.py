@@ -63,6 +63,8 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
 def check_players(objective: Objective, inputs: Inputs) -> None:
     """Check that each loss has parameters to train and, if parts of the model are frozen, that a loss depends on the others.
 
+    An aim that does not count in the objective may be idle, such as that of a prior that has no parameters.
+
     Args:
         objective: The objective; its training mode does not change.
         inputs: A small batch.
@@ -72,7 +74,8 @@ def check_players(objective: Objective, inputs: Inputs) -> None:
     """
     frozen = f"; frozen: {', '.join(objective.frozen)}" if objective.frozen else ""
     trained = {term for player in objective.players for term in player.aims}
-    idle = {term: aim.moves or aim.own for term, (_, aim) in objective.terms.items() if term not in trained}
+    judged = {term: aim for term, (_, aim) in objective.terms.items() if aim.judged}
+    idle = {term: aim.moves or aim.own for term, aim in judged.items() if term not in trained}
     if idle:
         raise UsageError(
             "a loss has nothing to train: its parts of the model are frozen or have no parameters",

@@ -1,0 +1,67 @@
+"""What losses with a critic share: a network that tells examples apart, and the terms of the two sides."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaekit.distributions import at_least_float32
+from vaekit.interfaces import Shape
+from vaekit.nn.layers import CONVOLUTIONS, Channels, Widths, fully_connected, halved_sizes, hidden_layer, hidden_linear_layers
+from vaekit.trace import Trace
+
+
+class ExampleCritic(nn.Module):
+    """A critic on examples: features, then a logit that is high for data and low for what the model made.
+
+    Features are the output of strided convolutions, or of linear layers for tables. There is no batch normalisation, so a logit
+    does not depend on the rest of the batch.
+
+    Args:
+        data_shape: Shape of an example.
+        channels: Output channels of the convolutions, each of which halves the size; widths of linear layers for tables.
+        hidden: Widths of the linear layers between the features and the logit.
+    """
+
+    def __init__(self, data_shape: Shape, channels: Channels, hidden: Widths) -> None:
+        super().__init__()
+        num_channels, *size = data_shape
+        if size:
+            layers = [
+                partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=2, padding=1)
+                for width, next_width in pairwise((num_channels, *channels))
+            ]
+            convolutions = zip(layers, channels, strict=True)
+            self.features = nn.Sequential(*(part for layer, width in convolutions for part in hidden_layer(layer, width, "leaky_relu")))
+            shape = (channels[-1], *halved_sizes(tuple(size), len(channels))[-1])
+        else:
+            self.features = nn.Sequential(*hidden_linear_layers(data_shape, channels, "leaky_relu"))
+            shape = (channels[-1],)
+        self.head = fully_connected(shape, hidden, (1,), "leaky_relu")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits of features ``(N, ...)``, ``(N,)``."""
+        return at_least_float32(self.head(features).squeeze(-1))
+
+
+def as_seen(images: Tensor, trace: Trace) -> Tensor:
+    """Scale examples ``(*S, B, ...)`` from the data's range to [-1, 1], as a critic sees them.
+
+    Numbers that are missing in the data are 0 in all examples, so they tell nothing.
+    """
+    low, high = trace.model.value_range
+    scaled = (images - low) * (2 / (high - low)) - 1
+    return scaled.masked_fill(trace.x.isnan(), 0) if trace.model.missing else scaled
+
+
+def taken_for_data(logits: Tensor) -> Tensor:
+    """Return ``-log D``, for the critic where logits are those of data, and for what fools it."""
+    return F.softplus(-logits)
+
+
+def taken_for_made(logits: Tensor) -> Tensor:
+    """Return ``-log(1 - D)``, for the critic where logits are those of what the model made."""
+    return F.softplus(logits)

@@ -56,7 +56,7 @@ def inputs_of(objective: Objective) -> Inputs:
         draws = draws[:, :3]
     else:
         draws[:, -1] = draws[:, -1].sigmoid()
-    held = {kind: draws for kind in objective.drawers}
+    held = dict.fromkeys(objective.drawers, draws)
     return Inputs(x, x, noise, torch.zeros((), dtype=torch.float64), torch.arange(NUM) % 3, held)
 
 
@@ -181,7 +181,7 @@ def test_missing_numbers_tell_a_critic_nothing(loss: str) -> None:
     for shift in (0.0, 1.0):
         with torch.no_grad():
             objective.vae.decoder.net[-2].bias[2] += shift
-        total, terms, _ = objective(inputs)
+        total, *_ = objective(inputs)
         objective.zero_grad()
         total.backward()
         assert total.isfinite()

@@ -20,6 +20,8 @@ DECLARATIONS = ("check_documentation", "check_spec_round_trip")
 SLOW = ("mlflow", "wandb", "onnx")
 EXPECTED = {
     ("loss", "factor"): {"check_coverage": "an untrained critic knows nothing of the total correlation"},
+    ("loss", "aae"): {"check_coverage": "an untrained critic knows nothing of the divergence"},
+    ("loss", "vae_gan"): {"check_coverage": "features of a critic are compared instead of pixels"},
     ("loss", "commitment"): {"check_coverage": "it is no divergence, and it needs codes"},
     ("prior", "uniform"): {"check_gradient_of_density": "probabilities of codes have no derivative"},
     ("posterior", "vq"): {

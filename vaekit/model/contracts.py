@@ -63,8 +63,6 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
 def check_players(objective: Objective, inputs: Inputs) -> None:
     """Check that each loss has parameters to train and, if parts of the model are frozen, that a loss depends on the others.
 
-    An aim that does not count in the objective may be idle, such as that of a prior that has no parameters.
-
     Args:
         objective: The objective; its training mode does not change.
         inputs: A small batch.
@@ -74,6 +72,7 @@ def check_players(objective: Objective, inputs: Inputs) -> None:
     """
     frozen = f"; frozen: {', '.join(objective.frozen)}" if objective.frozen else ""
     trained = {term for player in objective.players for term in player.aims}
+    # An aim that does not count in the objective may be idle, such as one for a prior that has no parameters.
     judged = {term: aim for term, (_, aim) in objective.terms.items() if aim.judged}
     idle = {term: aim.moves or aim.own for term, aim in judged.items() if term not in trained}
     if idle:

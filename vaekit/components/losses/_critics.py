@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaekit.distributions import at_least_float32
+from vaekit.errors import UsageError
 from vaekit.interfaces import Shape
 from vaekit.nn.layers import CONVOLUTIONS, Channels, Widths, fully_connected, halved_sizes, hidden_layer, hidden_linear_layers
 from vaekit.trace import Trace
@@ -28,23 +29,23 @@ class ExampleCritic(nn.Module):
 
     def __init__(self, data_shape: Shape, channels: Channels, hidden: Widths) -> None:
         super().__init__()
-        num_channels, *size = data_shape
-        if size:
-            layers = [
-                partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=2, padding=1)
-                for width, next_width in pairwise((num_channels, *channels))
-            ]
-            convolutions = zip(layers, channels, strict=True)
-            self.features = nn.Sequential(*(part for layer, width in convolutions for part in hidden_layer(layer, width, "leaky_relu")))
-            shape = (channels[-1], *halved_sizes(tuple(size), len(channels))[-1])
+        _, *size = data_shape
+        if not size:
+            shape: Shape = (channels[-1],)
+            layers = hidden_linear_layers(data_shape, channels, "leaky_relu")
         else:
-            self.features = nn.Sequential(*hidden_linear_layers(data_shape, channels, "leaky_relu"))
-            shape = (channels[-1],)
+            shape = (channels[-1], *halved_sizes(tuple(size), len(channels))[-1])
+            layers = []
+            for width, next_width in pairwise((data_shape[0], *channels)):
+                convolution = partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=2, padding=1)
+                layers += hidden_layer(convolution, next_width, "leaky_relu")
+        self.features = nn.Sequential(*layers)
         self.head = fully_connected(shape, hidden, (1,), "leaky_relu")
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits of features ``(N, ...)``, ``(N,)``."""
-        return at_least_float32(self.head(features).squeeze(-1))
+        logits: Tensor = at_least_float32(self.head(features).squeeze(-1))
+        return logits
 
 
 def as_seen(images: Tensor, trace: Trace) -> Tensor:
@@ -65,3 +66,19 @@ def taken_for_data(logits: Tensor) -> Tensor:
 def taken_for_made(logits: Tensor) -> Tensor:
     """Return ``-log(1 - D)``, for the critic where logits are those of what the model made."""
     return F.softplus(logits)
+
+
+def prior_draws(trace: Trace, kind: str) -> Tensor:
+    """Return draws from the prior, ``(B, D)``, by the noise of the loss of that kind.
+
+    Raises:
+        UsageError: The trace has no noise of the loss.
+    """
+    if kind not in trace.draws:
+        raise UsageError(
+            f"the loss {kind!r} needs draws from the prior, and the trace has none",
+            given=f"draws of {', '.join(trace.draws) or 'no loss'}",
+            expected=f"noise under {kind!r} in trace.draws",
+            remedy=f'call the model with draws={{"{kind}": loss.draw_noise(len(x), like=x, model=model)}}',
+        )
+    return trace.site.p.rsample(trace.draws[kind])

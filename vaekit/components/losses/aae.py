@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
-from torch.nn import functional as F
 
+from vaekit.components.losses._critics import prior_draws, taken_for_data, taken_for_made
 from vaekit.distributions import at_least_float32
-from vaekit.errors import UsageError
 from vaekit.interfaces import Aim, Capability, Loss, Optim, Slot
 from vaekit.nn.layers import Widths, fully_connected
 from vaekit.roles import losses
@@ -21,10 +20,13 @@ from vaekit.trace import Trace
 class AAE(Loss):
     """``-λ log D(z)``: the adversarial autoencoder, whose codes are drawn to the prior by a critic D instead of a KL.
 
-    The critic tells draws from the prior from codes, ``max E log D(z_p) + E log(1 - D(z))``. It matches the distribution of all
-    codes to the prior, not each posterior, so posteriors need no density: with `delta`, the model is an autoencoder from whose
-    prior one can sample. Its logit estimates the ratio of the two densities; the mean over codes is logged as ``aggregate_kl``, an
-    estimate of KL(q(z) ‖ p(z)). If the prior has parameters, they are fitted to the codes by maximum likelihood.
+    The critic tells draws from the prior from codes: it maximises ``log D(z_p) + log(1 - D(z))``. So all codes together follow
+    the prior, not the posterior of each image, which needs no density: with `delta`, the model is an autoencoder that can be
+    sampled from. The logit of D estimates the log ratio of the two densities; minus its mean over codes is logged as
+    ``aggregate_kl``, an estimate of KL(q(z) ‖ p(z)). A prior that has parameters is fitted to the codes by maximum likelihood.
+
+    With a weight much above the default, the codes follow the prior before they tell images apart; on digits, a weight of 50 left
+    the decoder with almost nothing.
 
     Args:
         latent_dim: Number of latents.
@@ -69,7 +71,7 @@ class AAE(Loss):
     def forward(self, trace: Trace) -> Tensor:
         logits = self.logits(trace.z)
         trace.metrics["aggregate_kl"] = -logits
-        return self.weight * F.softplus(-logits)
+        return self.weight * taken_for_data(logits)
 
     def fit_prior(self, trace: Trace) -> Tensor:
         """Return ``-log p(z)``, ``(B,)``."""
@@ -77,16 +79,9 @@ class AAE(Loss):
 
     def criticise(self, trace: Trace) -> Tensor:
         """Return the cross-entropy of the critic on draws from the prior and on codes, ``(B,)``."""
-        if "aae" not in trace.draws:
-            raise UsageError(
-                "the loss 'aae' compares codes with draws from the prior, and the trace has none",
-                given=f"draws of {', '.join(trace.draws) or 'no loss'}",
-                expected="noise under 'aae' in trace.draws",
-                remedy='call the model with draws={"aae": loss.draw_noise(len(x), like=x, model=model)}',
-            )
-        drawn, coded = self.logits(trace.site.p.rsample(trace.draws["aae"])), self.logits(trace.z)
+        drawn, coded = self.logits(prior_draws(trace, "aae")), self.logits(trace.z)
         trace.metrics["aae_critic_accuracy"] = 0.5 * ((drawn > 0).to(drawn) + (coded < 0).to(drawn))
-        return 0.5 * (F.softplus(-drawn) + F.softplus(coded))
+        return 0.5 * (taken_for_data(drawn) + taken_for_made(coded))
 
     def logits(self, z: Tensor) -> Tensor:
         """Return the critic's logits of codes, ``(B,)``."""

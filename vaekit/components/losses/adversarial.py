@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
@@ -43,7 +41,7 @@ class Adversarial(Loss):
         weight: NonNegativeFloat = 10.0,
         channels: Channels = (32, 64, 128),
         hidden: Widths = (256,),
-        critic_lr: PositiveFloat = 1e-3,
+        critic_lr: PositiveFloat = 4e-4,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", torch.tensor(weight), persistent=False)

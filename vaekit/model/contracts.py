@@ -72,7 +72,9 @@ def check_players(objective: Objective, inputs: Inputs) -> None:
     """
     frozen = f"; frozen: {', '.join(objective.frozen)}" if objective.frozen else ""
     trained = {term for player in objective.players for term in player.aims}
-    idle = {term: aim.moves or aim.own for term, (_, aim) in objective.terms.items() if term not in trained}
+    # An aim that does not count in the objective may be idle, such as one for a prior that has no parameters.
+    judged = {term: aim for term, (_, aim) in objective.terms.items() if aim.judged}
+    idle = {term: aim.moves or aim.own for term, aim in judged.items() if term not in trained}
     if idle:
         raise UsageError(
             "a loss has nothing to train: its parts of the model are frozen or have no parameters",

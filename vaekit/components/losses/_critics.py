@@ -1,0 +1,84 @@
+"""What losses with a critic share: a network that tells examples apart, and the terms of the two sides."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaekit.distributions import at_least_float32
+from vaekit.errors import UsageError
+from vaekit.interfaces import Shape
+from vaekit.nn.layers import CONVOLUTIONS, Channels, Widths, fully_connected, halved_sizes, hidden_layer, hidden_linear_layers
+from vaekit.trace import Trace
+
+
+class ExampleCritic(nn.Module):
+    """A critic on examples: features, then a logit that is high for data and low for what the model made.
+
+    Features are the output of strided convolutions, or of linear layers for tables. There is no batch normalisation, so a logit
+    does not depend on the rest of the batch.
+
+    Args:
+        data_shape: Shape of an example.
+        channels: Output channels of the convolutions, each of which halves the size; widths of linear layers for tables.
+        hidden: Widths of the linear layers between the features and the logit.
+    """
+
+    def __init__(self, data_shape: Shape, channels: Channels, hidden: Widths) -> None:
+        super().__init__()
+        _, *size = data_shape
+        if not size:
+            shape: Shape = (channels[-1],)
+            layers = hidden_linear_layers(data_shape, channels, "leaky_relu")
+        else:
+            shape = (channels[-1], *halved_sizes(tuple(size), len(channels))[-1])
+            layers = []
+            for width, next_width in pairwise((data_shape[0], *channels)):
+                convolution = partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=2, padding=1)
+                layers += hidden_layer(convolution, next_width, "leaky_relu")
+        self.features = nn.Sequential(*layers)
+        self.head = fully_connected(shape, hidden, (1,), "leaky_relu")
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits of features ``(N, ...)``, ``(N,)``."""
+        logits: Tensor = at_least_float32(self.head(features).squeeze(-1))
+        return logits
+
+
+def as_seen(images: Tensor, trace: Trace) -> Tensor:
+    """Scale examples ``(*S, B, ...)`` from the data's range to [-1, 1], as a critic sees them.
+
+    Numbers that are missing in the data are 0 in all examples, so they tell nothing.
+    """
+    low, high = trace.model.value_range
+    scaled = (images - low) * (2 / (high - low)) - 1
+    return scaled.masked_fill(trace.x.isnan(), 0) if trace.model.missing else scaled
+
+
+def taken_for_data(logits: Tensor) -> Tensor:
+    """Return ``-log D``, for the critic where logits are those of data, and for what fools it."""
+    return F.softplus(-logits)
+
+
+def taken_for_made(logits: Tensor) -> Tensor:
+    """Return ``-log(1 - D)``, for the critic where logits are those of what the model made."""
+    return F.softplus(logits)
+
+
+def prior_draws(trace: Trace, kind: str) -> Tensor:
+    """Return draws from the prior, ``(B, D)``, by the noise of the loss of that kind.
+
+    Raises:
+        UsageError: The trace has no noise of the loss.
+    """
+    if kind not in trace.draws:
+        raise UsageError(
+            f"the loss {kind!r} needs draws from the prior, and the trace has none",
+            given=f"draws of {', '.join(trace.draws) or 'no loss'}",
+            expected=f"noise under {kind!r} in trace.draws",
+            remedy=f'call the model with draws={{"{kind}": loss.draw_noise(len(x), like=x, model=model)}}',
+        )
+    return trace.site.p.rsample(trace.draws[kind])

@@ -1,4 +1,4 @@
-"""Two layers of latents: the densities of the prior and the posterior `ladder`, and what they refuse."""
+"""Layers of latents: the densities of the prior and the posteriors of hierarchies, and what they refuse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import vaekit
 from vaekit import roles
 from vaekit.components.priors.ladder import Ladder
 from vaekit.distributions import DiagonalGaussian, StandardNormal, kl_per_dim
-from vaekit.distributions.ladder import Merged, TwoLayers
+from vaekit.distributions.ladder import Layers, Merged, sizes_of
 from vaekit.errors import UsageError
 from vaekit.testing.core import Candidate
 from vaekit.testing.densities import arguments_of, noise_of, source_of
@@ -28,24 +28,26 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def prior_of(latent_dim: int, top: int | None = None) -> Ladder:
+def prior_of(latent_dim: int, top: int | None = None, layers: int = 2) -> Ladder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        prior = Ladder(latent_dim, top=top, hidden=(16, 8)).double()
+        prior = Ladder(latent_dim, layers=layers, top=top, hidden=(16, 8)).double()
     with torch.no_grad():
-        prior.layers[-1].weight.mul_(3)  # so that z1 depends on z2
+        for *_, last in prior.networks:
+            last.weight.mul_(3)  # so that layers depend on those above
     return prior
 
 
-def posterior_of(prior: Ladder, num: int) -> TwoLayers:
+def posterior_of(prior: Ladder, num: int) -> Layers:
     p = prior()
-    (mu2, mu1), (logvar2, logvar1) = p.split(random(num, prior.latent_dim)), p.split(random(num, prior.latent_dim, seed=1))
-    return TwoLayers(DiagonalGaussian(mu2, logvar2), Merged(DiagonalGaussian(mu1, logvar1), p.bottom))
+    parts = zip(p.split(random(num, prior.latent_dim)), p.split(random(num, prior.latent_dim, seed=1)), strict=True)
+    first, *others = (DiagonalGaussian(*each) for each in parts)
+    return Layers(p.sizes, first, tuple(map(Merged, others, p.others)))
 
 
 def test_the_priors_joint_density_is_torchs() -> None:
     prior = prior_of(5, top=3)
-    first, second, last = prior.layers
+    first, second, last = prior.networks[0]
     z = random(4, 6, 5)
     mu, logvar = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)(z[..., :3]).split(2, -1)
     top = D.Independent(D.Normal(torch.zeros(3, dtype=F64), 1.0), 1)
@@ -56,20 +58,21 @@ def test_the_priors_joint_density_is_torchs() -> None:
 
 def test_the_posterior_of_the_bottom_is_the_normalised_product_of_two_gaussians() -> None:
     q = posterior_of(prior_of(5, top=3), 6)
-    assert isinstance(q.bottom, Merged)
+    (bottom,) = q.others
+    assert isinstance(bottom, Merged)
     z2, z1 = q.split(random(7, 6, 5, seed=2))
     z2 = z2[:1].expand_as(z2)
-    product = q.bottom.evidence.log_prob(z1) + q.bottom.prior.given(z2).log_prob(z1)
-    normaliser = product - q.bottom.given(z2).log_prob(z1)
+    product = bottom.evidence.log_prob(z1) + bottom.prior.given(z2).log_prob(z1)
+    normaliser = product - q.others[0].given(z2).log_prob(z1)
     torch.testing.assert_close(normaliser, normaliser[:1].expand_as(normaliser))
-    torch.testing.assert_close(q.log_prob(torch.cat([z2, z1], -1)), q.top.log_prob(z2) + q.bottom.given(z2).log_prob(z1))
+    torch.testing.assert_close(q.log_prob(torch.cat([z2, z1], -1)), q.first.log_prob(z2) + q.others[0].given(z2).log_prob(z1))
 
 
 def test_a_certain_encoder_overrules_the_prior_and_one_that_knows_nothing_leaves_it() -> None:
     prior, z2 = prior_of(4), random(6, 2)
-    p = prior().bottom.given(z2)
+    p = prior().others[0].given(z2)
     certain, ignorant = (
-        Merged(DiagonalGaussian(random(6, 2), torch.full((6, 2), v, dtype=F64)), prior().bottom) for v in (-60, 60)
+        Merged(DiagonalGaussian(random(6, 2), torch.full((6, 2), v, dtype=F64)), prior().others[0]) for v in (-60, 60)
     )
     torch.testing.assert_close(certain.given(z2).mu, random(6, 2))
     for mine, theirs in zip(ignorant.given(z2), p, strict=True):
@@ -97,7 +100,7 @@ def test_the_sampled_kl_is_that_of_both_layers() -> None:
     q, p = posterior_of(prior, 3), prior()
     z = q.rsample(random(50_000, 3, 5, seed=3))
     z2, _ = q.split(q.rsample(random(50_000, 3, 5, seed=4)))
-    top, bottom = kl_per_dim(q.top, p.top), kl_per_dim(q.bottom.given(z2), p.bottom.given(z2))
+    top, bottom = kl_per_dim(q.first, p.first), kl_per_dim(q.others[0].given(z2), p.others[0].given(z2))
     assert top is not None
     assert bottom is not None
     sampled = q.log_prob(z) - p.log_prob(z)
@@ -105,10 +108,13 @@ def test_the_sampled_kl_is_that_of_both_layers() -> None:
     torch.testing.assert_close(Site(z, q, p).kl, sampled.mean(0))
 
 
-@pytest.mark.parametrize(("latent_dim", "top", "expected"), [(1, None, 1), (5, None, 2), (5, 4, 4)])
-def test_the_top_layer_is_half_of_the_latents_unless_told(latent_dim: int, top: int | None, expected: int) -> None:
-    p = Ladder(latent_dim, top=top)()
-    assert [part.shape[-1] for part in p.split(random(latent_dim))] == [expected, latent_dim - expected]
+@pytest.mark.parametrize(
+    ("latent_dim", "layers", "top", "expected"),
+    [(1, 2, None, [1]), (5, 2, None, [2, 3]), (5, 2, 4, [4, 1]), (9, 4, None, [2, 2, 2, 3]), (9, 3, 1, [1, 4, 4]), (2, 4, None, [1, 1])],
+)
+def test_layers_are_equal_and_none_is_empty(latent_dim: int, layers: int, top: int | None, expected: list[int]) -> None:
+    p = Ladder(latent_dim, layers=layers, top=top)()
+    assert [part.shape[-1] for part in p.split(random(latent_dim))] == expected
 
 
 def test_one_latent_is_a_standard_normal() -> None:
@@ -142,7 +148,7 @@ def test_the_kl_of_the_latents_sums_to_the_kl_layer_by_layer() -> None:
     kl = site.kl_per_latent
     assert kl is not None
     torch.testing.assert_close(kl.sum(-1), (q.log_prob(z) - p.log_prob(z)).mean(0), rtol=1e-10, atol=1e-10)
-    top = q.top.log_prob(z[..., :2]) - p.top.log_prob(z[..., :2])
+    top = q.first.log_prob(z[..., :2]) - p.first.log_prob(z[..., :2])
     torch.testing.assert_close(kl[:, :2].sum(-1), top.mean(0), rtol=1e-10, atol=1e-10)
 
 

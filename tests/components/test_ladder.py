@@ -11,6 +11,7 @@ from torch import nn
 
 import vaekit
 from vaekit import roles
+from vaekit.components.posteriors.bottom_up import BottomUp
 from vaekit.components.priors.ladder import Ladder
 from vaekit.distributions import DiagonalGaussian, StandardNormal, kl_per_dim
 from vaekit.distributions.ladder import Layers, Merged, sizes_of
@@ -22,6 +23,7 @@ from vaekit.testing.statistics import NUM_DRAWS, expect_joint_draws, expect_join
 from vaekit.trace import Site
 
 F64 = torch.float64
+POSTERIORS = [kind for kind in roles.posteriors.kinds() if roles.posteriors.get(kind).space == "ladder"]
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -68,6 +70,37 @@ def test_the_posterior_of_the_bottom_is_the_normalised_product_of_two_gaussians(
     torch.testing.assert_close(q.log_prob(torch.cat([z2, z1], -1)), q.first.log_prob(z2) + q.others[0].given(z2).log_prob(z1))
 
 
+@pytest.mark.parametrize("upward", [False, True])
+def test_many_layers_are_a_chain_of_torchs_densities(upward: bool) -> None:
+    """Each layer depends on all that are drawn before it, whichever end is drawn first."""
+    prior = prior_of(9, top=2, layers=4)
+    p = prior()
+    if upward:
+        p = p._replace(sizes=p.sizes[::-1], upward=True)
+    z = random(3, 6, 9)
+    parts = p.split(z)[::-1] if upward else p.split(z)
+    assert [part.shape[-1] for part in parts] == [2, 2, 2, 3]
+    terms = [D.Normal(torch.zeros(2, dtype=F64), 1.0).log_prob(parts[0])]
+    for num, network in enumerate(prior.networks, 1):
+        first, second, last = network
+        mu, logvar = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)(torch.cat(parts[:num], -1)).chunk(2, -1)
+        terms.append(D.Normal(mu, (0.5 * logvar).exp()).log_prob(parts[num]))
+    torch.testing.assert_close(p.log_prob_in_turn(z), torch.cat(terms[::-1] if upward else terms, -1))
+    torch.testing.assert_close(p.log_prob(z), torch.cat(terms, -1).sum(-1))
+    noise = random(3, 6, 9, seed=1)
+    z = p.rsample(noise)  # the density of draws is that of noise, but for the volume of each conditional
+    jacobian = torch.autograd.functional.jacobian(lambda e: p.rsample(e[None, None])[0, 0], noise[0, 0])
+    volume = torch.linalg.slogdet(jacobian).logabsdet
+    torch.testing.assert_close(p.log_prob(z)[0, 0], D.Normal(0.0, 1.0).log_prob(noise[0, 0]).sum() - volume)
+
+
+@pytest.mark.parametrize("upward", [False, True])
+def test_the_mean_is_that_of_each_layer_given_the_means_before_it(upward: bool) -> None:
+    p = prior_of(9, layers=4)()._replace(upward=upward)
+    p = p._replace(sizes=p.sizes[::-1] if upward else p.sizes)
+    torch.testing.assert_close(p.mean, p.rsample(torch.zeros(9, dtype=F64)))
+
+
 def test_a_certain_encoder_overrules_the_prior_and_one_that_knows_nothing_leaves_it() -> None:
     prior, z2 = prior_of(4), random(6, 2)
     p = prior().others[0].given(z2)
@@ -79,13 +112,13 @@ def test_a_certain_encoder_overrules_the_prior_and_one_that_knows_nothing_leaves
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("role", ["prior", "posterior"])
+@pytest.mark.parametrize(("role", "kind"), [("prior", "ladder"), *(("posterior", kind) for kind in POSTERIORS)])
 @torch.no_grad()
-def test_draws_follow_densities_that_integrate_to_one(role: str) -> None:
+def test_draws_follow_densities_that_integrate_to_one(role: str, kind: str) -> None:
     """As the kit asks of densities on the real space; it leaves other spaces out."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        source = source_of(Candidate(role, "ladder"), 2)
+        source = source_of(Candidate(role, kind), 2)
         density = source(*arguments_of(source, 1))
     noise = noise_of(source, *((NUM_DRAWS, 1) if role == "posterior" else (NUM_DRAWS,)))
     drawn = Drawn(role, density, role == "posterior", density.rsample(noise).view(NUM_DRAWS, 2))
@@ -158,3 +191,30 @@ def test_evaluation_reports_the_kl_of_each_latent(tmp_path: Path) -> None:
     assert numbers is not None
     assert len(numbers["kl_per_latent"]) == 5
     assert sum(numbers["kl_per_latent"]) == pytest.approx(numbers["kl"], rel=1e-4)
+
+
+def test_inference_from_the_bottom_up_sees_the_example_through_the_bottom_layer_alone() -> None:
+    """As in figure 2 of Burda et al. (2016): q(z1|x) q(z2|z1)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        posterior = BottomUp(5, top=2, hidden=(8,)).double()
+    assert posterior.param_shape == (2, 3)
+    params, z = random(6, 2, 3), random(4, 6, 5, seed=1)
+    q = posterior(params)
+    first, last = posterior.networks[0]
+    mu, logvar = nn.Sequential(first, nn.SiLU(), last)(z[..., 2:]).chunk(2, -1)
+    bottom = D.Normal(params[:, 0], (0.5 * params[:, 1]).exp()).log_prob(z[..., 2:])
+    top = D.Normal(mu, (0.5 * logvar).exp()).log_prob(z[..., :2])
+    torch.testing.assert_close(q.log_prob_in_turn(z), torch.cat([top, bottom], -1))
+
+
+def test_posterior_and_prior_must_have_the_same_layers() -> None:
+    encoder, decoder = roles.encoders.get("mlp")((1, 4, 3), (2, 2)), roles.decoders.get("mlp")((4,), (1, 4, 3))
+    model = vaekit.VAE(encoder, decoder, posterior=BottomUp(4), prior=Ladder(4, top=1))
+    with pytest.raises(UsageError, match="have other layers") as error:
+        model(torch.rand(2, 1, 4, 3))
+    assert error.value.given == "layers of (1, 3) latents in the prior"
+    model = vaekit.VAE(encoder, decoder, posterior=BottomUp(4))
+    with pytest.raises(UsageError, match="have other layers") as error:
+        model(torch.rand(2, 1, 4, 3))
+    assert error.value.given == "the prior 'normal'"

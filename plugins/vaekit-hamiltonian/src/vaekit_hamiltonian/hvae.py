@@ -50,7 +50,7 @@ class HVAE(vaekit.Loss):
         steps: Count = 3,
         step_size: PositiveFloat = 0.05,
         max_step_size: PositiveFloat = 0.5,
-        beta_zero: Annotated[float, Field(gt=0, le=1)] = 0.3,
+        beta_zero: Annotated[float, Field(gt=0, le=1)] = 0.7,
     ) -> None:
         super().__init__()
         self.latent_dim, self.steps = latent_dim, steps

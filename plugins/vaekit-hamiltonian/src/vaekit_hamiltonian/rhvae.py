@@ -68,7 +68,7 @@ class RHVAE(vaekit.Loss):
         steps: Count = 3,
         step_size: PositiveFloat = 0.05,
         max_step_size: PositiveFloat = 0.5,
-        beta_zero: Annotated[float, Field(gt=0, le=1)] = 0.3,
+        beta_zero: Annotated[float, Field(gt=0, le=1)] = 0.7,
         num_centroids: Count = 100,
         temperature: PositiveFloat = 1.5,
         regularization: PositiveFloat = 0.01,

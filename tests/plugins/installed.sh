@@ -23,7 +23,7 @@ done
 rm -r written
 python -m pip install -q wheels/*.whl pytest
 vaekit plugins
-[ "$(vaekit plugins | grep -c ' ready ')" = 14 ]
+[ "$(vaekit plugins | grep -c ' ready ')" = 18 ]
 python -m pytest -q -p no:cacheprovider tests
 
 # train → interrupted → resume → evaluate → sample → export → reload elsewhere
@@ -47,6 +47,8 @@ except KeyboardInterrupt:
     pass
 PYTHON
 vaekit resume run
+vaekit train --model rhvae --num-centroids 10 --epochs 1 --pictures none --out hamiltonian
+vaekit evaluate hamiltonian --samples 10
 vaekit evaluate run --samples 10
 vaekit sample run --num 4
 vaekit export run --onnx

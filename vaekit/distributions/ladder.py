@@ -1,8 +1,8 @@
-"""Densities over two layers of latents, of which the bottom one depends on the top one."""
+"""Densities over layers of latents, each of which depends on the layers that are drawn before it."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -10,26 +10,32 @@ from torch.nn import functional as F
 
 from vaekit.distributions.density import at_least_float32
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
+from vaekit.errors import UsageError
 
 MAX_LOGVAR = 20.0
 """Bound of the log-variances that a network computes, so that their exponentials cannot overflow."""
 
 
-class TopDown(NamedTuple):
-    """``p(z1|z2) = N(mu(z2), diag exp(logvar(z2)))``, both of which a fully connected network computes.
+class Conditional(Protocol):
+    """The density of a layer of latents given those that are drawn before it."""
+
+    def given(self, before: Tensor) -> DiagonalGaussian:
+        """Return the density for the latents before, ``(*S, B, D')``."""
+        ...
+
+
+class Network(NamedTuple):
+    """A Gaussian whose mean and log-variance a fully connected network computes from the latents before: ``N(mu, exp(logvar))``.
 
     Args:
-        layers: The weights ``(out, in)`` and biases ``(out,)`` of its layers; none if there are no latents z1.
+        layers: The weights ``(out, in)`` and biases ``(out,)`` of its layers.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
 
-    def given(self, z2: Tensor) -> DiagonalGaussian:
-        """Return p(z1|z2) for top latents ``(*S, B, D2)``."""
-        if not self.layers:
-            return DiagonalGaussian(z2[..., :0], z2[..., :0])
+    def given(self, before: Tensor) -> DiagonalGaussian:
         *hidden, (weight, bias) = self.layers
-        h = z2
+        h = before
         for each in hidden:
             h = F.silu(F.linear(h, *each))
         mu, logvar = at_least_float32(F.linear(h, weight, bias)).chunk(2, -1)
@@ -37,59 +43,118 @@ class TopDown(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """``q(z1|x, z2)``, in proportion to ``N(z1; evidence) p(z1|z2)``: what an example says of z1, and what z2 says of it.
+    """``q(z_l|x, z_<l)``, in proportion to ``N(z_l; evidence) p(z_l|z_<l)``: what an example says of z_l, and what z_<l says.
 
     Args:
-        evidence: The Gaussian that the encoder derives from the example, ``(B, D1)``.
-        prior: p(z1|z2).
+        evidence: The Gaussian that the encoder derives from the example, ``(B, D_l)``.
+        prior: p(z_l|z_<l).
 
     References:
         Sønderby et al. (2016), "Ladder Variational Autoencoders", NeurIPS, arXiv:1602.02282, equations 18 and 19.
     """
 
     evidence: DiagonalGaussian
-    prior: TopDown
+    prior: Conditional
 
-    def given(self, z2: Tensor) -> DiagonalGaussian:
-        """Return q(z1|x, z2) for top latents ``(*S, B, D2)``: precisions add up, and weight the means."""
-        (mu, logvar), p = self.evidence, self.prior.given(z2)
+    def given(self, before: Tensor) -> DiagonalGaussian:
+        """Return q(z_l|x, z_<l) for latents ``(*S, B, D')``: precisions add up, and weight the means."""
+        (mu, logvar), p = self.evidence, self.prior.given(before)
         share = torch.sigmoid(p.logvar - logvar)  # of the evidence in the precision
         return DiagonalGaussian(torch.lerp(p.mu, mu.expand_as(p.mu), share), -torch.logaddexp(-logvar, -p.logvar))
 
 
-class TwoLayers(NamedTuple):
-    """The density of latents ``z = (z2, z1)``, of which z2 is drawn first and z1 given z2.
+class Residual(NamedTuple):
+    """``q(z_l|x, z_<l) = N(mu + Δmu, σ² Δσ²)``, where mu and σ are those of ``p(z_l|z_<l)``.
 
     Args:
-        top: The density of z2, with D2 dimensions.
-        bottom: The density of z1 given z2.
+        difference: Δmu and the log of Δσ², which the encoder derives from the example, each ``(B, D_l)``.
+        prior: p(z_l|z_<l).
+
+    References:
+        Vahdat and Kautz (2020), "NVAE: A Deep Hierarchical Variational Autoencoder", NeurIPS, arXiv:2007.03898, section 3.2.
     """
 
-    top: DiagonalGaussian | StandardNormal
-    bottom: TopDown | Merged
+    difference: DiagonalGaussian
+    prior: Conditional
+
+    def given(self, before: Tensor) -> DiagonalGaussian:
+        (mu, logvar), p = self.difference, self.prior.given(before)
+        return DiagonalGaussian(p.mu + mu, (p.logvar + logvar).clamp(-MAX_LOGVAR, MAX_LOGVAR))
+
+
+class Layers(NamedTuple):
+    """The density of latents ``z = (z_1, ..., z_L)``, which are drawn layer by layer, each given those before it.
+
+    Args:
+        sizes: The numbers of latents of the layers.
+        first: The density of the layer that is drawn first.
+        others: The densities of the other layers, in the order in which they are drawn.
+        upward: Whether z_L is drawn first and z_1 last.
+    """
+
+    sizes: tuple[int, ...]
+    first: DiagonalGaussian | StandardNormal
+    others: tuple[Conditional, ...]
+    upward: bool = False
 
     @property
     def mean(self) -> Tensor:
-        """The mean of z2, and the mean of z1 given that; the mean of z1 has no closed form."""
-        z2 = self.top.mean
-        return torch.cat([z2, self.bottom.given(z2).mean], -1)
+        """The mean of the first layer, that of the second given this mean, and so on; other means have no closed form."""
+        parts = [self.first.mean]
+        for each in self.others:
+            parts.append(each.given(torch.cat(parts, -1)).mean)
+        return self._joined(parts)
 
-    def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Split ``(*S, B, D)`` into the layers z2 and z1."""
-        num = self.top.mean.shape[-1]
-        return z[..., :num], z[..., num:]
+    def split(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Split ``(*S, B, D)`` into z_1, …, z_L."""
+        return z.split(self.sizes, -1)
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map noise ``(*S, B, D)`` to samples, layer by layer."""
-        top, bottom = self.split(noise)
-        z2 = self.top.rsample(top)
-        return torch.cat([z2, self.bottom.given(z2).rsample(bottom)], -1)
+        first, *others = self._in_turn(noise)
+        parts = [self.first.rsample(first)]
+        for each, part in zip(self.others, others, strict=True):
+            parts.append(each.given(torch.cat(parts, -1)).rsample(part))
+        return self._joined(parts)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log densities of ``(*S, B, D)``, ``(*S, B)``."""
         return self.log_prob_in_turn(value).sum(-1)
 
     def log_prob_in_turn(self, value: Tensor) -> Tensor:
-        """Return the log densities of the latents z2, and of the latents z1 given z2, ``(*S, B, D)``."""
-        z2, z1 = self.split(value)
-        return torch.cat([self.top.log_prob_per_dim(z2), self.bottom.given(z2).log_prob_per_dim(z1)], -1)
+        """Return the log density of each latent given the layers that are drawn before its own, ``(*S, B, D)``."""
+        parts = self._in_turn(value)
+        terms = [self.first.log_prob_per_dim(parts[0])]
+        for num, (each, part) in enumerate(zip(self.others, parts[1:], strict=True), 1):
+            terms.append(each.given(torch.cat(parts[:num], -1)).log_prob_per_dim(part))
+        return self._joined(terms)
+
+    def _in_turn(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Split ``(*S, B, D)`` into layers in the order in which they are drawn."""
+        parts = self.split(z)
+        return parts[::-1] if self.upward else parts
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts[::-1] if self.upward else parts, -1)
+
+
+def sizes_of(latent_dim: int, layers: int, top: int | None = None) -> tuple[int, ...]:
+    """Return the numbers of latents of each layer: equal ones, or ``top`` in z_1 and equal ones in the others; none is empty.
+
+    Raises:
+        UsageError: No latents are left for the layers below the top one.
+
+    Example:
+        >>> sizes_of(5, 2), sizes_of(10, 3, top=2), sizes_of(1, 2)
+        ((2, 3), (2, 4, 4), (1,))
+    """
+    if top is not None and (top >= latent_dim or layers == 1):
+        raise UsageError(
+            "a hierarchy has no latents left for its bottom layer",
+            given=f"{top} latents in the top layer, of {latent_dim} in all" + (", and one layer" if layers == 1 else ""),
+            expected="fewer in the top layer than in all, and two layers or more",
+            remedy="raise latent_dim, or lower top",
+        )
+    rest, num = (latent_dim, layers) if top is None else (latent_dim - top, layers - 1)
+    sizes = [rest * (i + 1) // num - rest * i // num for i in range(num)]
+    return tuple(size for size in (top or 0, *sizes) if size)

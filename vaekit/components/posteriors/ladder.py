@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from vaekit.distributions import DiagonalGaussian, at_least_float32
-from vaekit.distributions.ladder import Merged, TopDown, TwoLayers
+from vaekit.distributions.ladder import Layers, Merged
 from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Posterior, Shape
 from vaekit.roles import posteriors
@@ -16,14 +16,15 @@ from vaekit.roles import posteriors
 
 @posteriors("ladder")
 class Ladder(Posterior):
-    """Two layers of latents, ``q(z|x) = q(z2|x) q(z1|x, z2)``: the posterior of a ladder VAE.
+    """Layers of latents from the top down, ``q(z|x) = q(z_1|x) prod_l q(z_l|x, z_<l)``: the posterior of a ladder VAE.
 
-    q(z1|x, z2) is in proportion to the prior's p(z1|z2) and to a Gaussian that the encoder emits, which thus need only say how an
-    example differs from what z2 predicts. One encoder serves both layers; the prior's ``top`` says how many latents are z2. The
-    KL is estimated by the samples, latent by latent: ``kl_per_latent`` shows what each layer carries.
+    q(z_l|x, z_<l) is in proportion to the prior's p(z_l|z_<l) and to a Gaussian that the encoder emits, which thus need only say
+    how an example differs from what the layers above predict. One encoder serves all layers; the prior's ``layers`` and ``top``
+    say which latents are which. The KL is estimated by the samples, latent by latent: ``kl_per_latent`` shows what each layer
+    carries.
 
-    Warm up the KL (``--loss beta --beta "linear(0, 1, 10)"``): on digits, the bottom layer then carries 9 of 23 nats, and else 2
-    of 17.
+    Warm up the KL (``--loss beta --beta 'linear(0, 1, 10)'``): on digits, the bottom one of two layers then carries 9 of 23 nats,
+    else 2 of 17.
 
     Args:
         max_logvar: Bound of the log-variances that the encoder emits.
@@ -44,14 +45,15 @@ class Ladder(Posterior):
     def param_shape(self) -> Shape:
         return (2, self.latent_dim)
 
-    def forward(self, params: Tensor, model: Any = None) -> TwoLayers:
+    def forward(self, params: Tensor, model: Any = None) -> Layers:
         p = None if model is None else model.prior(model)
-        if not isinstance(p, TwoLayers) or not isinstance(p.bottom, TopDown):
+        if not isinstance(p, Layers):
             raise UsageError(
-                "the posterior 'ladder' depends on p(z1|z2), which the prior has not",
+                "the posterior 'ladder' depends on p(z_l|z_<l), which the prior has not",
                 given="no model" if model is None else f"the prior {model.prior.kind!r}",
                 expected="a model with the prior 'ladder'",
             )
         mu, raw = at_least_float32(params).unbind(-2)
-        (mu2, mu1), (logvar2, logvar1) = (p.split(each) for each in (mu, raw.clamp(-self.max_logvar, self.max_logvar)))
-        return TwoLayers(DiagonalGaussian(mu2, logvar2), Merged(DiagonalGaussian(mu1, logvar1), p.bottom))
+        parts = zip(p.split(mu), p.split(raw.clamp(-self.max_logvar, self.max_logvar)), strict=True)
+        first, *others = (DiagonalGaussian(*each) for each in parts)
+        return Layers(p.sizes, first, tuple(Merged(each, given) for each, given in zip(others, p.others, strict=True)))

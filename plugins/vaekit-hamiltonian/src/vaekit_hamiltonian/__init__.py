@@ -1,0 +1,1 @@
+"""Hamiltonian VAEs for vaekit; entry points refer to `hvae` and `rhvae`."""

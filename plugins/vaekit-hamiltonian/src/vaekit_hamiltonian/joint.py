@@ -1,0 +1,82 @@
+"""What both losses need: the joint density of a trace's model, their noise, and numbers that are learned within bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import vaekit
+from vaekit.distributions import at_least_float32
+from vaekit.errors import UsageError
+
+
+def log_joint_of(trace: vaekit.Trace) -> Callable[[Tensor], Tensor]:
+    """Return the function that maps latents ``(B, D)`` to ``log p(x|z) + log p(z)``, ``(B,)``.
+
+    Raises:
+        UsageError: Latents are not free to move: the space of the posterior is not that of real vectors.
+    """
+    model = trace.model
+    if model.posterior.space not in SPACES:
+        raise UsageError(
+            "momenta would move latents out of the space of their posterior",
+            given=f"the posterior {model.posterior.kind!r}, whose space is {model.posterior.space!r}",
+            expected=f"a posterior on the space {' or '.join(map(repr, SPACES))}",
+        )
+    c, prior = model.condition_on(trace.y), trace.site.p
+
+    def log_joint(z: Tensor) -> Tensor:
+        log_likelihood: Tensor = model.likelihood_of(z, c).log_prob(trace.x)
+        return log_likelihood + prior.log_prob(z)
+
+    return log_joint
+
+
+SPACES = ("real", "ladder")
+"""The spaces of which every vector of real numbers is a code."""
+
+
+def momentum_noise(trace: vaekit.Trace, kind: str) -> Tensor:
+    """Return the noise of the momenta of a trace, ``(B, D)``.
+
+    Raises:
+        UsageError: The trace has none.
+    """
+    if kind not in trace.draws:
+        raise UsageError(
+            f"the loss {kind!r} needs noise for momenta, and the trace has none",
+            given=f"draws of {', '.join(trace.draws) or 'no loss'}",
+            expected=f"noise under {kind!r} in trace.draws",
+            remedy=f'call the model with draws={{"{kind}": loss.draw_noise(len(x), like=x, model=model)}}',
+        )
+    return at_least_float32(trace.draws[kind])
+
+
+class Bounded(nn.Module):
+    """A learned number, or several, between 0 and a bound.
+
+    Args:
+        value: The initial value.
+        bound: The bound.
+        shape: The shape.
+
+    Raises:
+        UsageError: The initial value is not below the bound.
+    """
+
+    bound: Tensor
+
+    def __init__(self, value: float, bound: float, shape: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        if value >= bound:
+            raise UsageError("a learned number starts beyond its bound", given=value, expected=f"less than {bound}")
+        self.register_buffer("bound", torch.tensor(bound), persistent=False)
+        self.logit = nn.Parameter(torch.full(shape, math.log(value / (bound - value))))
+
+    def forward(self) -> Tensor:
+        """Return the numbers."""
+        value: Tensor = self.bound * torch.sigmoid(self.logit)
+        return value

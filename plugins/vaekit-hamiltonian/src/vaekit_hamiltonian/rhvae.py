@@ -1,0 +1,117 @@
+"""The loss ``rhvae``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveFloat
+from torch import Tensor
+
+import vaekit
+from vaekit.distributions import at_least_float32
+from vaekit.interfaces import Shape, Slot
+from vaekit.nn.layers import Widths, fully_connected
+from vaekit.schema import Count
+
+from .integrators import Metric, gradient_of, quadratic_cooling, riemannian_leapfrog
+from .joint import Bounded, log_joint_of, momentum_noise
+
+MAX_LOG = 5.0
+"""Bound of the logarithms on the diagonal of a matrix, so that the metric is never singular in single precision."""
+
+
+@vaekit.losses("rhvae")
+class RHVAE(vaekit.Loss):
+    """The negative bound of a Riemannian Hamiltonian VAE: `hvae` with a learned metric of the latent space.
+
+    The inverse metric is ``G⁻¹(z) = λ I + sum_i L_i L_iᵀ exp(-|z - c_i|² / T²)``. Its centroids c_i are the codes of N training
+    images, chosen when training begins, and a network computes the matrix L_i from each image. Momenta are ``N(0, G(z))``, and
+    trajectories are generalised leapfrog steps, whose implicit equations are solved by a fixed number of iterations: what these
+    leave unsolved is the error of the bound, and small steps make it small. The paper takes all training images, few as they
+    are; every step encodes the N images and factorises matrices of D × D.
+
+    Only the objective sees the last code. The ELBO, log p(x), codes and reconstructions of a run are those of q(z₀|x), and
+    samples are those of the prior, not of the metric. The metric `gain` is what the trajectory adds to the ELBO.
+
+    Args:
+        latent_dim: Number of latents D.
+        data_shape: The shape of an example.
+        steps: Number K of leapfrog steps.
+        step_size: Initial size of a step, which is learned.
+        max_step_size: Bound of the size.
+        beta_zero: Initial inverse temperature β₀, which is learned; 1 for momenta that do not cool.
+        num_centroids: Number N of images whose codes are centroids.
+        temperature: Radius T of the neighbourhood of a centroid.
+        regularization: Inverse metric λ far from all centroids.
+        iterations: Number of iterations that solve an implicit equation.
+        hidden: Widths of the hidden layers of the network that computes the matrices.
+
+    References:
+        Chadebec et al. (2020), "Geometry-Aware Hamiltonian Variational Auto-Encoder", arXiv:2010.11518.
+        Chadebec et al. (2022), "Data Augmentation in High Dimensional Low Sample Size Setting Using a Geometry-Based Variational
+            Autoencoder", TPAMI, arXiv:2105.00026.
+    """
+
+    covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})
+    requires: ClassVar[frozenset[vaekit.Capability]] = frozenset({vaekit.Capability.LOG_PROB})
+    images: Tensor
+    labels: Tensor
+    temperature: Tensor
+    regularization: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        data_shape: Shape,
+        *,
+        steps: Count = 3,
+        step_size: PositiveFloat = 0.05,
+        max_step_size: PositiveFloat = 0.5,
+        beta_zero: Annotated[float, Field(gt=0, le=1)] = 0.7,
+        num_centroids: Count = 100,
+        temperature: PositiveFloat = 1.5,
+        regularization: PositiveFloat = 0.01,
+        iterations: Count = 3,
+        hidden: Widths = (128,),
+    ) -> None:
+        super().__init__()
+        self.latent_dim, self.steps, self.iterations = latent_dim, steps, iterations
+        self.step = Bounded(step_size, max_step_size)
+        self.beta_zero = Bounded(beta_zero, 1.0) if beta_zero < 1 else None
+        self.register_buffer("images", torch.rand(num_centroids, *data_shape))
+        self.register_buffer("labels", torch.zeros(num_centroids, dtype=torch.int64))
+        self.register_buffer("temperature", torch.tensor(temperature), persistent=False)
+        self.register_buffer("regularization", torch.tensor(regularization), persistent=False)
+        self.net = fully_connected(data_shape, hidden, (latent_dim, latent_dim), "silu")
+
+    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:
+        """Draw the noise γ of the momenta of ``num`` examples, ``(num, D)``."""
+        del model
+        return torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
+
+    def initial_state(self, trace: vaekit.Trace) -> dict[str, Tensor]:
+        index = torch.arange(len(self.images)) * max(1, len(trace.x) // len(self.images)) % len(trace.x)
+        return {"images": trace.x[index].nan_to_num(0.0)} | ({} if trace.y is None else {"labels": trace.y[index]})
+
+    def metric(self, model: Any) -> Metric:
+        """Return the metric, which depends on the encoder."""
+        return Metric(model.encode(self.images, self.labels).mean, self.factors(), self.temperature, self.regularization)
+
+    def factors(self) -> Tensor:
+        """Return the matrices L_i, ``(N, D, D)``: lower triangular, with exponentials on the diagonal."""
+        entries = at_least_float32(self.net(self.images))
+        diagonal = entries.diagonal(dim1=-2, dim2=-1).clamp(-MAX_LOG, MAX_LOG).exp()
+        return entries.tril(-1) + torch.diag_embed(diagonal)
+
+    def forward(self, trace: vaekit.Trace) -> Tensor:
+        log_joint, noise, metric = log_joint_of(trace), momentum_noise(trace, "rhvae"), self.metric(trace.model)
+        step, z = self.step(), trace.z
+        beta_zero = torch.ones_like(step) if self.beta_zero is None else self.beta_zero()
+        cooling = quadratic_cooling(beta_zero, self.steps)
+        rho = metric.momentum(z, noise)
+        start, rho = metric.kinetic(z, rho), rho * beta_zero.rsqrt()
+        z, rho = riemannian_leapfrog(z, rho, gradient_of(lambda z: -log_joint(z)), metric, step, cooling, self.iterations)
+        bound = log_joint(z) - trace.site.log_q + start - metric.kinetic(z, rho)
+        trace.metrics["gain"] = bound.detach() - trace.log_weight.detach()
+        return -bound

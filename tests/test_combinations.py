@@ -54,7 +54,8 @@ def train(objective: Objective) -> None:
     only receives none by what these do not follow smoothly: the weights of a mixture.
     """
     inputs = example_inputs(objective)
-    if objective.terms.keys() - {term for player in objective.players for term in player.aims}:
+    trained = {term for player in objective.players for term in player.aims}
+    if any(aim.judged and term not in trained for term, (_, aim) in objective.terms.items()):
         with pytest.raises(UsageError, match="nothing to train"):
             check_players(objective, inputs)
         return
@@ -232,7 +233,15 @@ def test_backbones_of_other_shapes(chosen: dict[str, str], shape: Shape) -> None
 def test_grids_of_latents(chosen: dict[str, str], shape: Shape) -> None:
     (role, kind), *_ = chosen.items()
     posterior = {} if "posterior" in chosen else {"posterior": fitting_posterior(role, kind)}
-    assert walk({**posterior, **chosen}, shape=shape, stride=2) is None
+    refusal = walk({**posterior, **chosen}, shape=shape, stride=2)
+    assert (refusal is not None) == (role == "posterior" and not by_position(kind)), refusal
+    assert refusal is None or "cannot have a grid of latents" in str(refusal)
+
+
+def by_position(kind: str) -> bool:
+    """Return whether the parameters of a posterior end with one number for each latent, as those on a grid must."""
+    posterior = roles.posteriors.build(roles.posteriors.spec(kind)(), latent_dim=12, latent_shape=(3, 2, 2))
+    return posterior.param_shape[-1] == posterior.latent_dim
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaekit.distributions import at_least_float32
-from vaekit.errors import UsageError
 from vaekit.interfaces import Shape
 from vaekit.nn.layers import CONVOLUTIONS, Channels, Widths, fully_connected, halved_sizes, hidden_layer, hidden_linear_layers
 from vaekit.trace import Trace
@@ -66,19 +65,3 @@ def taken_for_data(logits: Tensor) -> Tensor:
 def taken_for_made(logits: Tensor) -> Tensor:
     """Return ``-log(1 - D)``, for the critic where logits are those of what the model made."""
     return F.softplus(logits)
-
-
-def prior_draws(trace: Trace, kind: str) -> Tensor:
-    """Return draws from the prior, ``(B, D)``, by the noise of the loss of that kind.
-
-    Raises:
-        UsageError: The trace has no noise of the loss.
-    """
-    if kind not in trace.draws:
-        raise UsageError(
-            f"the loss {kind!r} needs draws from the prior, and the trace has none",
-            given=f"draws of {', '.join(trace.draws) or 'no loss'}",
-            expected=f"noise under {kind!r} in trace.draws",
-            remedy=f'call the model with draws={{"{kind}": loss.draw_noise(len(x), like=x, model=model)}}',
-        )
-    return trace.site.p.rsample(trace.draws[kind])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.components.losses._critics import prior_draws, taken_for_data, taken_for_made
+from vaekit.components.losses._critics import taken_for_data, taken_for_made
 from vaekit.distributions import at_least_float32
 from vaekit.interfaces import Aim, Capability, Loss, Optim, Slot
 from vaekit.nn.layers import Widths, fully_connected
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace
 
@@ -40,19 +41,17 @@ class AAE(Loss):
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
     requires_of_prior: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
-    weight: Tensor
 
     def __init__(
         self,
         latent_dim: int,
         *,
-        weight: NonNegativeFloat = 10.0,
+        weight: NonNegativeScheduled = 10.0,
         hidden: Widths = (256, 256),
         critic_lr: PositiveFloat = 1e-3,
     ) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.tensor(weight), persistent=False)
-        self.critic_lr = critic_lr
+        self.weight, self.critic_lr = scheduled(weight), critic_lr
         self.critic = fully_connected((latent_dim,), hidden, (1,), "leaky_relu")
 
     def aims(self) -> dict[str, Aim]:
@@ -71,7 +70,7 @@ class AAE(Loss):
     def forward(self, trace: Trace) -> Tensor:
         logits = self.logits(trace.z)
         trace.metrics["aggregate_kl"] = -logits
-        return self.weight * taken_for_data(logits)
+        return self.weight(trace.epoch) * taken_for_data(logits)
 
     def fit_prior(self, trace: Trace) -> Tensor:
         """Return ``-log p(z)``, ``(B,)``."""
@@ -79,7 +78,7 @@ class AAE(Loss):
 
     def criticise(self, trace: Trace) -> Tensor:
         """Return the cross-entropy of the critic on draws from the prior and on codes, ``(B,)``."""
-        drawn, coded = self.logits(prior_draws(trace, "aae")), self.logits(trace.z)
+        drawn, coded = self.logits(trace.site.p.rsample(self.noise_of(trace))), self.logits(trace.z)
         trace.metrics["aae_critic_accuracy"] = 0.5 * ((drawn > 0).to(drawn) + (coded < 0).to(drawn))
         return 0.5 * (taken_for_data(drawn) + taken_for_made(coded))
 

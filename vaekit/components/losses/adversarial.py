@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import PositiveFloat
 from torch import Tensor
 
 from vaekit.components.losses._critics import ExampleCritic, as_seen, taken_for_data, taken_for_made
 from vaekit.interfaces import Aim, Loss, Optim, Shape
 from vaekit.nn.layers import Channels, Widths
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace, mean_over_samples
 
@@ -32,20 +32,18 @@ class Adversarial(Loss):
     """
 
     samples = None
-    weight: Tensor
 
     def __init__(
         self,
         data_shape: Shape,
         *,
-        weight: NonNegativeFloat = 10.0,
+        weight: NonNegativeScheduled = 10.0,
         channels: Channels = (32, 64, 128),
         hidden: Widths = (256,),
         critic_lr: PositiveFloat = 4e-4,
     ) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.tensor(weight), persistent=False)
-        self.critic_lr = critic_lr
+        self.weight, self.critic_lr = scheduled(weight), critic_lr
         self.critic = ExampleCritic(data_shape, channels, hidden)
 
     def aims(self) -> dict[str, Aim]:
@@ -54,7 +52,7 @@ class Adversarial(Loss):
         return {"adversarial": Aim(), "adversarial_critic": critic}
 
     def forward(self, trace: Trace) -> Tensor:
-        return self.weight * mean_over_samples(taken_for_data(self.logits(trace.reconstruction, trace)))
+        return self.weight(trace.epoch) * mean_over_samples(taken_for_data(self.logits(trace.reconstruction, trace)))
 
     def criticise(self, trace: Trace) -> Tensor:
         """Return the cross-entropy of the critic on data and on reconstructions, ``(B,)``."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.components.losses._critics import ExampleCritic, as_seen, prior_draws, taken_for_data, taken_for_made
+from vaekit.components.losses._critics import ExampleCritic, as_seen, taken_for_data, taken_for_made
 from vaekit.distributions import sum_event
 from vaekit.interfaces import INFERENCE, Aim, Loss, Optim, Shape, Slot
 from vaekit.nn.layers import Channels, Widths
+from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace
 
@@ -43,20 +44,18 @@ class VAEGAN(Loss):
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction"})
-    gamma: Tensor
 
     def __init__(
         self,
         data_shape: Shape,
         *,
-        gamma: NonNegativeFloat = 0.1,
+        gamma: NonNegativeScheduled = 0.1,
         channels: Channels = (32, 64, 128),
         hidden: Widths = (256,),
         critic_lr: PositiveFloat = 4e-4,
     ) -> None:
         super().__init__()
-        self.register_buffer("gamma", torch.tensor(gamma), persistent=False)
-        self.critic_lr = critic_lr
+        self.gamma, self.critic_lr = scheduled(gamma), critic_lr
         self.critic = ExampleCritic(data_shape, channels, hidden)
 
     def aims(self) -> dict[str, Aim]:
@@ -81,7 +80,7 @@ class VAEGAN(Loss):
         real, made = self.features(trace.x, trace), self.features(trace.reconstruction, trace)
         drawn = self.features(self.samples_of(trace), trace)
         fooling = taken_for_data(self.critic(made)) + taken_for_data(self.critic(drawn))
-        value: Tensor = self.gamma * self.distance(real, made) + fooling
+        value: Tensor = self.gamma(trace.epoch) * self.distance(real, made) + fooling
         return value
 
     def fit_likelihood(self, trace: Trace) -> Tensor:
@@ -107,6 +106,6 @@ class VAEGAN(Loss):
 
     def samples_of(self, trace: Trace) -> Tensor:
         """Return the mean images of draws from the prior, ``(B, C, H, W)``."""
-        model, z = trace.model, prior_draws(trace, "vae_gan")
+        model, z = trace.model, trace.site.p.rsample(self.noise_of(trace))
         images: Tensor = model.likelihood_of(z, model.condition_on(trace.y)).mean
         return images

@@ -207,7 +207,9 @@ class Trace:
         """Return a copy of this trace that is detached from the graph that produced it."""
         sites = tuple(site.detach() for site in self.sites)
         whole = None if self.whole is None else self.whole.detach()
-        return replace(self, sites=sites, likelihood=detached(self.likelihood), metrics={}, whole=whole, _log_likelihood=None)
+        own = None if self._statistics is None else self._statistics.detach()
+        p = detached(self.likelihood)
+        return replace(self, sites=sites, likelihood=p, metrics={}, whole=whole, _log_likelihood=None, _statistics=own)
 
 
 def mean_over_samples(values: Tensor) -> Tensor:

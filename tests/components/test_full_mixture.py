@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from vaekit.data.facts import Facts
 from vaekit.distributions import Delta, FullGaussianMixture
 from vaekit.errors import UsageError
 from vaekit.interfaces import ModelPart
+from vaekit.model import assembly
 from vaekit.model.assembly import build_objective, build_vae, example_inputs, initial_state
 from vaekit.specs.options import build_spec
 from vaekit.trace import Site, Trace
@@ -109,15 +111,21 @@ def test_the_fit_sees_more_images_than_others_and_fewer_where_they_are_large(mon
         return {}
 
     monkeypatch.setattr(FullMixture, "initial_state", fit)
+    monkeypatch.setattr(assembly, "INITIAL_NUMBERS", 640_000)
     options = {"latent_dim": 2, "encoder.hidden": (8,), "decoder.hidden": (8,), "likelihood": "bce"}
     spec = build_spec({}, {**options, "prior": "full_mixture"})
-    for num, side in ((12_000, 8), (900, 8), (3000, 200), (1200, 300)):
+    for num, side in ((12_000, 8), (900, 8), (3000, 20), (1200, 30)):
         images = TensorImages(torch.zeros(num, 1, side, side, dtype=torch.uint8))
         objective = build_objective(spec.model, build_vae(spec.model, Facts(data_shape=images.shape), seed=0))
         initial_state(spec, objective, images)
         assert objective.vae.chunk is None
-    assert seen == [10_000, 900, 1677, 1024]  # 2**26 / 200**2 is 1,677; 1,024 are always seen
-    monkeypatch.undo()
+    assert seen == [10_000, 900, 1600, 1024]  # 1,024 are always seen
+
+
+def test_the_fit_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.mixture", None)
+    with pytest.raises(UsageError, match=r"vaekit\[mixtures\]"):
+        FullMixture(3).initial_state(trace_of(codes_of(20)))
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,7 @@ def test_only_images_have_structure() -> None:
 
 def test_training_makes_digits_similar(tmp_path: Path) -> None:
     options: dict[str, Any] = {"loss": "ms_ssim", "latent_dim": 8, "device": "cpu", "threads": 1, "pictures": "none", "epochs": 2}
+    options |= {"encoder.hidden": (64,), "decoder.hidden": (64,), "lr": 3e-3}
     run = vaekit.train(**options, out=tmp_path / "run")
     values = [record["validation_ms_ssim"] for record in run.metrics()]
     assert values[-1] < values[0] < 100

@@ -15,7 +15,7 @@ from vaekit.nn.heads import MIN_SCALE, SPEEDUP, Link, fields_of, mean_image, sof
 from vaekit.roles import likelihoods
 
 MAX_DOF = 1000.0
-"""Bound of the learned degrees of freedom: the density is then a Gaussian to within 0.001 nats at three standard deviations."""
+"""Bound of the learned degrees of freedom: up to three standard deviations, a Gaussian to within 0.02 nats."""
 
 
 @likelihoods("student_t")

@@ -33,7 +33,7 @@ class Reconstruct(Picture):
         self.images, self.fit, self.label = images, fit, label
 
     def still(self) -> Image:
-        """Show the test images first, then the files.
+        """Show images in the order given, each above its reconstruction.
 
         Raises:
             DataError: A file is missing, unreadable, or of another size.

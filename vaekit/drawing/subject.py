@@ -95,12 +95,14 @@ class Subject:
 
         Raises:
             UsageError: No test image has that number, or the class of files is missing or unknown.
-            DataError: A file is missing, unreadable, or of another size.
+            DataError: None are given, or a file is missing, unreadable, or of another size.
         """
         import torch
 
         from vaekit.drawing.examples import Examples
 
+        if not given:
+            raise DataError("no images are given", expected="numbers of test images, files or folders")
         number = self.chosen_class(label)
         parts = []
         for each in given:

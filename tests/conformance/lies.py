@@ -914,7 +914,7 @@ class Lump(Jittered):
 
 
 class SinglePrecision(Jittered):
-    """Draws single precision, whatever is asked for."""
+    """Draws float32 noise regardless of the requested dtype."""
 
     def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
         return super().draw_noise(num, generator, like=like.float(), model=model)

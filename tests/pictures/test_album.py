@@ -80,6 +80,12 @@ def test_numbers_and_files_are_reconstructed_together(run, tmp_path):
     assert run.pictures.reconstruct([3, "5", tmp_path / "a.png"], out=tmp_path / "r.png").is_file()
 
 
+def test_reconstructing_no_images_is_refused(run, tmp_path):
+    with pytest.raises(DataError, match="no images are given"):
+        run.pictures.reconstruct([], out=tmp_path / "r.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_interpolation_shows_both_paths_between_the_images(run, tmp_path):
     both = size(run.pictures.interpolate(0, 1, out=tmp_path / "both.png"))
     one = size(run.pictures.interpolate(0, "1", way="spherical", out=tmp_path / "one.png"))

@@ -70,7 +70,7 @@ def decode(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
     Args:
         vae: The model.
         z: The codes; vectors that are no codes, such as those off a sphere, are first moved to the nearest one.
-        c: What a conditional model is told, from `VAE.condition_on`: ``(N, E)``, or ``(1, E)`` for all codes.
+        c: The condition of each code, from `VAE.condition_on`: ``(N, E)``, or ``(1, E)`` for all codes.
     """
     z = nearest_codes(vae, z)
     told = [None] * len(z.split(CHUNK)) if c is None else c.expand(len(z), -1).split(CHUNK)

@@ -97,7 +97,7 @@ class VAE(nn.Module):
 
     @property
     def data_shape(self) -> Shape:
-        """The shape of an image, ``(C, H, W)``."""
+        """The shape of an example, such as ``(C, H, W)`` for images."""
         return self.likelihood.data_shape
 
     @property

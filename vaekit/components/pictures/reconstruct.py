@@ -21,7 +21,7 @@ class Reconstruct(Picture):
 
     Args:
         fit: How images of another size are fitted to the model's; none refuses them.
-        label: Class of image files, which a conditional model must be told.
+        label: Class of image files, required for conditional models.
     """
 
     paths = ("reconstructions/given.png",)
@@ -33,7 +33,7 @@ class Reconstruct(Picture):
         self.images, self.fit, self.label = images, fit, label
 
     def still(self) -> Image:
-        """Show the test images first, then the files.
+        """Show images in the order given, each above its reconstruction.
 
         Raises:
             DataError: A file is missing, unreadable, or of another size.

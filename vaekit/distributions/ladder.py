@@ -24,22 +24,32 @@ class Conditional(Protocol):
         ...
 
 
+CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
+"""Convolutions by the number of dimensions of their weights."""
+
+
 class Network(NamedTuple):
-    """A Gaussian whose mean and log-variance a fully connected network computes from the latents before: ``N(mu, exp(logvar))``.
+    """A Gaussian whose mean and log-variance a network computes from the latents before: ``N(mu, exp(logvar))``.
 
     Args:
-        layers: The weights ``(out, in)`` and biases ``(out,)`` of its layers.
+        layers: The weights ``(out, in)`` and biases ``(out,)`` of its layers; or weights ``(out, in, *kernel)`` of convolutions.
+        sides: The sides of the grid of latents, over which convolutions go; none for fully connected layers.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
+    sides: tuple[int, ...] = ()
 
     def given(self, before: Tensor) -> DiagonalGaussian:
-        *hidden, (weight, bias) = self.layers
-        h = before
+        *hidden, last = self.layers
+        h = before.reshape(-1, last[0].shape[1] if not hidden else hidden[0][0].shape[1], *self.sides)
         for each in hidden:
-            h = F.silu(F.linear(h, *each))
-        mu, logvar = at_least_float32(F.linear(h, weight, bias)).chunk(2, -1)
+            h = F.silu(self._mapped(h, *each))
+        mu, logvar = at_least_float32(self._mapped(h, *last)).chunk(2, 1)
+        mu, logvar = (each.reshape(*before.shape[:-1], -1) for each in (mu, logvar))
         return DiagonalGaussian(mu, logvar.clamp(-MAX_LOGVAR, MAX_LOGVAR))
+
+    def _mapped(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return CONVOLUTIONS[weight.ndim](h, weight, bias, padding="same") if self.sides else F.linear(h, weight, bias)
 
 
 class Merged(NamedTuple):
@@ -61,25 +71,6 @@ class Merged(NamedTuple):
         (mu, logvar), p = self.evidence, self.prior.given(before)
         share = torch.sigmoid(p.logvar - logvar)  # of the evidence in the precision
         return DiagonalGaussian(torch.lerp(p.mu, mu.expand_as(p.mu), share), -torch.logaddexp(-logvar, -p.logvar))
-
-
-class Residual(NamedTuple):
-    """``q(z_l|x, z_<l) = N(mu + Δmu, σ² Δσ²)``, where mu and σ are those of ``p(z_l|z_<l)``.
-
-    Args:
-        difference: Δmu and the log of Δσ², which the encoder derives from the example, each ``(B, D_l)``.
-        prior: p(z_l|z_<l).
-
-    References:
-        Vahdat and Kautz (2020), "NVAE: A Deep Hierarchical Variational Autoencoder", NeurIPS, arXiv:2007.03898, section 3.2.
-    """
-
-    difference: DiagonalGaussian
-    prior: Conditional
-
-    def given(self, before: Tensor) -> DiagonalGaussian:
-        (mu, logvar), p = self.difference, self.prior.given(before)
-        return DiagonalGaussian(p.mu + mu, (p.logvar + logvar).clamp(-MAX_LOGVAR, MAX_LOGVAR))
 
 
 class Layers(NamedTuple):

@@ -37,12 +37,12 @@ def metric_of(dim, num=6):
 
 
 def euclidean(z, rho, step, cooling):
-    return leapfrog(z, rho, gradient_of(potential), step, cooling)
+    return leapfrog(z, rho, gradient_of(potential), step=step, cooling=cooling)
 
 
 def riemannian(z, rho, step, cooling):
     """Iterations are as many as an implicit equation needs to be solved to rounding."""
-    return riemannian_leapfrog(z, rho, gradient_of(potential), metric_of(z.shape[-1]), step, cooling, 40)
+    return riemannian_leapfrog(z, rho, gradient_of(potential), metric_of(z.shape[-1]), step=step, cooling=cooling, iterations=40)
 
 
 @pytest.mark.parametrize("check", checks("loss"))
@@ -104,8 +104,9 @@ def test_a_constant_metric_is_a_change_of_coordinates():
     """With G⁻¹ = λ I, steps are those of unit mass whose size is larger by the square root of λ."""
     flat = Metric(torch.zeros(1, 3, dtype=F64), torch.zeros(1, 3, 3, dtype=F64), number(1.0), number(0.25))
     z, rho, cooling = random(6, 3), random(6, 3, seed=1), quadratic_cooling(number(0.5), 4)
-    end, momentum = leapfrog(z, rho, gradient_of(potential), number(0.1), cooling)
-    moved, scaled = riemannian_leapfrog(z, flat.momentum(z, rho), gradient_of(potential), flat, number(0.2), cooling, 1)
+    end, momentum = leapfrog(z, rho, gradient_of(potential), step=number(0.1), cooling=cooling)
+    start = flat.momentum(z, rho)
+    moved, scaled = riemannian_leapfrog(z, start, gradient_of(potential), flat, step=number(0.2), cooling=cooling, iterations=1)
     torch.testing.assert_close(moved, end)
     torch.testing.assert_close(scaled * 0.5, momentum)  # momenta are larger by what velocities are smaller
 
@@ -136,7 +137,7 @@ def test_cooling_ends_at_temperature_one(num_steps):
 
 def test_no_step_is_none():
     z, rho = random(3, 2), random(3, 2, seed=1)
-    assert all(map(torch.equal, leapfrog(z, rho, gradient_of(potential), number(0.1), torch.ones(0)), (z, rho)))
+    assert all(map(torch.equal, leapfrog(z, rho, gradient_of(potential), step=number(0.1), cooling=torch.ones(0)), (z, rho)))
     assert quadratic_cooling(number(0.3), 0).shape == (0,)
 
 
@@ -179,7 +180,7 @@ def loss_of(kind, **options):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         wiring = (2, (4,)) if kind == "rhvae" else (2,)
-        small = {"iterations": 30, **SMALL} if kind == "rhvae" else {}
+        small = {"iterations": 12, **SMALL} if kind == "rhvae" else {}
         return vaekit.losses.get(kind)(*wiring, **{**small, **options}).double()
 
 
@@ -189,13 +190,13 @@ def loss_of(kind, **options):
 @torch.no_grad()
 def test_the_weight_of_a_trajectory_has_the_evidence_as_its_mean(kind, beta_zero, step):
     """So its logarithm is a bound in expectation; a wrong volume, density or constant would show."""
-    num = 20_000
+    num = 20_000 if kind == "hvae" else 5_000
     trace = trace_of(kind, num)
     log_weight = -loss_of(kind, steps=4, step_size=step, beta_zero=beta_zero)(trace)
     exact = trace.model.log_evidence(trace.x)[0]
     ratio = (log_weight - exact).exp()
     error = ratio.std() / math.sqrt(num)
-    assert error < 0.02
+    assert error < 0.05
     assert abs(ratio.mean() - 1) < 4 * error
     assert log_weight.mean() < exact
 
@@ -203,7 +204,7 @@ def test_the_weight_of_a_trajectory_has_the_evidence_as_its_mean(kind, beta_zero
 @pytest.mark.parametrize(("kind", "beta_zero", "step"), [("hvae", 1.0, 0.25), ("hvae", 0.7, 0.25), ("rhvae", 1.0, 0.03)])
 @torch.no_grad()
 def test_the_bound_is_tighter_than_the_elbo(kind, beta_zero, step):
-    trace = trace_of(kind, 20_000)
+    trace = trace_of(kind, 5_000)
     bound = -loss_of(kind, steps=4, step_size=step, beta_zero=beta_zero)(trace)
     gain = trace.metrics["gain"]
     torch.testing.assert_close(gain, bound - trace.log_weight)
@@ -244,10 +245,8 @@ def test_gradients_of_gradients_are_those_of_finite_differences(kind):
         values = []
         for shift in (1e-6, -1e-6):
             with torch.no_grad():
-                moved = torch.func.functional_call(
-                    loss, {name: parameter + shift * direction}, (trace_of(kind, 3, DiagonalGaussian(mu, logvar)),)
-                )
-            values.append(moved.sum())
+                trace = trace_of(kind, 3, DiagonalGaussian(mu, logvar))
+                values.append(torch.func.functional_call(loss, {name: parameter + shift * direction}, (trace,)).sum())
         assert (gradient * direction).sum().item() == pytest.approx(((values[0] - values[1]) / 2e-6).item(), rel=1e-4, abs=1e-7)
 
 

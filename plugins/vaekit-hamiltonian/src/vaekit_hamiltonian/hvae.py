@@ -48,7 +48,7 @@ class HVAE(vaekit.Loss):
         latent_dim: int,
         *,
         steps: Count = 3,
-        step_size: PositiveFloat = 0.05,
+        step_size: PositiveFloat = 0.1,
         max_step_size: PositiveFloat = 0.5,
         beta_zero: Annotated[float, Field(gt=0, le=1)] = 0.7,
     ) -> None:
@@ -67,7 +67,8 @@ class HVAE(vaekit.Loss):
         step, z = self.step(), trace.z
         beta_zero = torch.ones_like(step[0]) if self.beta_zero is None else self.beta_zero()
         cooling = quadratic_cooling(beta_zero, self.steps)
-        z, rho = leapfrog(z, noise * beta_zero.rsqrt(), gradient_of(lambda z: -log_joint(z)), step, cooling)
+        gradient = gradient_of(lambda z: -log_joint(z))
+        z, rho = leapfrog(z, noise * beta_zero.rsqrt(), gradient, step=step, cooling=cooling)
         kinetic = 0.5 * (noise.square() - rho.square()).sum(-1)
         bound = log_joint(z) - trace.site.log_q + kinetic
         trace.metrics["gain"] = bound.detach() - trace.log_weight.detach()

@@ -33,7 +33,7 @@ def quadratic_cooling(beta_zero: Tensor, num_steps: int) -> Tensor:
     return heat[1:] / heat[:-1]
 
 
-def leapfrog(z: Tensor, rho: Tensor, gradient: Gradient, step: Tensor, cooling: Tensor) -> tuple[Tensor, Tensor]:
+def leapfrog(z: Tensor, rho: Tensor, gradient: Gradient, *, step: Tensor, cooling: Tensor) -> tuple[Tensor, Tensor]:
     """Follow the Hamiltonian ``U(z) + |rho|² / 2`` for K steps; return the last latents and momenta.
 
     Args:
@@ -100,7 +100,7 @@ class Metric(NamedTuple):
 
 
 def riemannian_leapfrog(
-    z: Tensor, rho: Tensor, gradient: Gradient, metric: Metric, step: Tensor, cooling: Tensor, iterations: int
+    z: Tensor, rho: Tensor, gradient: Gradient, metric: Metric, *, step: Tensor, cooling: Tensor, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Follow the Hamiltonian ``U(z) + rhoᵀ G⁻¹(z) rho / 2 + log det G(z) / 2`` for K generalised leapfrog steps.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -66,12 +67,12 @@ class RHVAE(vaekit.Loss):
         data_shape: Shape,
         *,
         steps: Count = 3,
-        step_size: PositiveFloat = 0.05,
+        step_size: PositiveFloat = 0.1,
         max_step_size: PositiveFloat = 0.5,
         beta_zero: Annotated[float, Field(gt=0, le=1)] = 0.7,
         num_centroids: Count = 100,
         temperature: PositiveFloat = 1.5,
-        regularization: PositiveFloat = 0.01,
+        regularization: PositiveFloat = 0.1,
         iterations: Count = 3,
         hidden: Widths = (128,),
     ) -> None:
@@ -99,10 +100,13 @@ class RHVAE(vaekit.Loss):
         return Metric(model.encode(self.images, self.labels).mean, self.factors(), self.temperature, self.regularization)
 
     def factors(self) -> Tensor:
-        """Return the matrices L_i, ``(N, D, D)``: lower triangular, with exponentials on the diagonal."""
+        """Return the matrices L_i, ``(N, D, D)``: lower triangular, with exponentials on the diagonal.
+
+        They are divided by the square root of N, so that the size of steps does not depend on the number of centroids.
+        """
         entries = at_least_float32(self.net(self.images))
         diagonal = entries.diagonal(dim1=-2, dim2=-1).clamp(-MAX_LOG, MAX_LOG).exp()
-        return entries.tril(-1) + torch.diag_embed(diagonal)
+        return (entries.tril(-1) + torch.diag_embed(diagonal)) / math.sqrt(len(entries))
 
     def forward(self, trace: vaekit.Trace) -> Tensor:
         log_joint, noise, metric = log_joint_of(trace), momentum_noise(trace, "rhvae"), self.metric(trace.model)
@@ -111,7 +115,8 @@ class RHVAE(vaekit.Loss):
         cooling = quadratic_cooling(beta_zero, self.steps)
         rho = metric.momentum(z, noise)
         start, rho = metric.kinetic(z, rho), rho * beta_zero.rsqrt()
-        z, rho = riemannian_leapfrog(z, rho, gradient_of(lambda z: -log_joint(z)), metric, step, cooling, self.iterations)
+        gradient = gradient_of(lambda z: -log_joint(z))
+        z, rho = riemannian_leapfrog(z, rho, gradient, metric, step=step, cooling=cooling, iterations=self.iterations)
         bound = log_joint(z) - trace.site.log_q + start - metric.kinetic(z, rho)
         trace.metrics["gain"] = bound.detach() - trace.log_weight.detach()
         return -bound

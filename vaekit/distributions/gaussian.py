@@ -81,7 +81,7 @@ class FullGaussian(NamedTuple):
         """Return the log density of each dimension given those before it, ``(*S, B, D)``."""
         scaled = ((value - self.mu) * torch.exp(-0.5 * self.logvar)).unsqueeze(-1)
         unit = self.unit.expand(*scaled.shape[:-2], *self.unit.shape[-2:])
-        noise = torch.linalg.solve_triangular(unit, scaled, upper=False, unitriangular=True).squeeze(-1)
+        noise: Tensor = torch.linalg.solve_triangular(unit, scaled, upper=False, unitriangular=True).squeeze(-1)
         return -0.5 * (LOG_2PI + self.logvar + noise.square())
 
     def log_prob(self, value: Tensor) -> Tensor:

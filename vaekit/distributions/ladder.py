@@ -98,7 +98,8 @@ class Layers(NamedTuple):
 
     def split(self, z: Tensor) -> tuple[Tensor, ...]:
         """Split ``(*S, B, D)`` into z_1, …, z_L."""
-        return z.split(self.sizes, -1)
+        parts: tuple[Tensor, ...] = z.split(self.sizes, -1)
+        return parts
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map noise ``(*S, B, D)`` to samples, layer by layer."""

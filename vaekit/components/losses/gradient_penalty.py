@@ -54,7 +54,7 @@ class GradientPenalty(Loss):
             images: Tensor = model.likelihood_of(codes, c).mean
             return images
 
-        _, derivative = torch.func.jvp(decoded, (z,), (signs,))
+        derivative: Tensor = torch.func.jvp(decoded, (z,), (signs,))[1]
         norm = mean_over_samples(derivative.flatten(z.ndim - 1).square().sum(-1))
         trace.metrics["squared_jacobian"] = norm
         return self.weight(trace.epoch) * norm

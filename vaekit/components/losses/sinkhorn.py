@@ -66,7 +66,8 @@ def sinkhorn_divergence(z: Tensor, y: Tensor, epsilon: Tensor, num_iterations: i
     """Return the debiased transport cost between points ``(*S, B, D)`` of equal weights, ``(*S)``."""
     costs = torch.stack([squared_distances(z, y), squared_distances(z, z), squared_distances(y, y)])
     between, of_z, of_y = transport(costs, epsilon, num_iterations)
-    return between - 0.5 * (of_z + of_y)
+    divergence: Tensor = between - 0.5 * (of_z + of_y)
+    return divergence
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:

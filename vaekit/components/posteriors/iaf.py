@@ -72,14 +72,15 @@ class Autoregressive(nn.Module):
         degrees = [ends + 1, *(torch.arange(width) * latent_dim // width for width in hidden)]
         masks = [later[:, None] >= earlier for earlier, later in pairwise([*degrees, ends.repeat(2)])]
         self.context = nn.Linear(context, hidden[0])
-        self.layers = nn.ModuleList(nn.Linear(mask.shape[1], mask.shape[0], bias=i > 0) for i, mask in enumerate(masks))
+        layers = [nn.Linear(mask.shape[1], mask.shape[0], bias=i > 0) for i, mask in enumerate(masks)]
+        self.layers = nn.ModuleList(layers)
         for number, mask in enumerate(masks):
             self.register_buffer(f"mask{number}", mask.to(torch.get_default_dtype()), persistent=False)
         with torch.no_grad():
-            last = self.layers[-1]
-            last.bias[latent_dim:] += GATE
+            layers[-1].bias[latent_dim:] += GATE
 
     def forward(self, context: Tensor) -> GatedStep:
         """Return the transform of a batch of contexts ``(B, context)``."""
-        weights = tuple(self.get_buffer(f"mask{number}") * layer.weight for number, layer in enumerate(self.layers))
-        return GatedStep(weights, (self.context(context), *(layer.bias for layer in self.layers[1:])))
+        layers = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        weights = tuple(self.get_buffer(f"mask{number}") * layer.weight for number, layer in enumerate(layers))
+        return GatedStep(weights, (self.context(context), *(layer.bias for layer in layers[1:])))

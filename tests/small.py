@@ -22,7 +22,8 @@ PARTS: tuple[Registry[Any], ...] = (
 
 def fitting_posterior(role: str, kind: str) -> str:
     """Return a posterior that a prior or a loss can be used with: the default one if it can."""
-    for posterior in ("gaussian", *roles.posteriors.kinds()):
+    same = [kind] if role == "prior" and kind in roles.posteriors else []
+    for posterior in ("gaussian", *same, *roles.posteriors.kinds()):
         cls = roles.posteriors.get(posterior)
         if role == "prior" and roles.priors.get(kind).space == cls.space:
             return posterior

@@ -39,6 +39,7 @@ class MMD(Loss):
     """
 
     batch_statistic = True
+    samples = None
     scales: Tensor
 
     def __init__(
@@ -62,27 +63,27 @@ class MMD(Loss):
     def forward(self, trace: Trace) -> Tensor:
         site = trace.site
         if isinstance(site.p, StandardNormal) and self.kernel == "rbf":
-            value = squared_mmd(site.z, self.scales)
+            value = squared_mmd(site.z, self.scales).mean()
         else:
-            value = sampled_squared_mmd(site.z, site.p.rsample(self.noise_of(trace)), self.scales, self.kernel)
+            value = sampled_squared_mmd(site.z, site.p.rsample(self.noise_of(trace)), self.scales, self.kernel).mean()
         trace.metrics["squared_mmd"] = value
         return self.weight(trace.epoch) * value
 
 
 def squared_mmd(z: Tensor, scales: Tensor) -> Tensor:
-    """Return the unbiased estimate of MMD² between codes ``(B, D)`` and a standard normal with the kernel `rbf`, 0-d.
+    """Return the unbiased estimate of MMD² between codes ``(*S, B, D)`` and a standard normal with the kernel `rbf`, ``(*S)``.
 
     A single code has no pairs: the term of pairs is then 0.
     """
     dim, norms = z.shape[-1], z.square().sum(-1)
     variance = scales.square() * dim  # of the kernel
-    to_prior = (variance / (variance + 1)) ** (dim / 2) * torch.exp(-norms[:, None] / (2 * (variance + 1))).mean(0)
+    to_prior = (variance / (variance + 1)) ** (dim / 2) * torch.exp(-norms.unsqueeze(-1) / (2 * (variance + 1))).mean(-2)
     among_prior = (variance / (variance + 2)) ** (dim / 2)
-    return mean_kernel(z, z, scales) + (among_prior - 2 * to_prior).mean()
+    return mean_kernel(z, z, scales) + (among_prior - 2 * to_prior).mean(-1)
 
 
 def sampled_squared_mmd(z: Tensor, y: Tensor, scales: Tensor, kernel: Kernel = "rbf") -> Tensor:
-    """Return the unbiased estimate of MMD² between the distributions of codes and of draws from the prior, both ``(B, D)``, 0-d.
+    """Return the unbiased estimate of MMD² between the distributions of codes ``(*S, B, D)`` and of draws ``(B, D)``, ``(*S)``.
 
     A code and the draw of the same example are no pair: in a conditional model, they share its label.
     """
@@ -90,10 +91,10 @@ def sampled_squared_mmd(z: Tensor, y: Tensor, scales: Tensor, kernel: Kernel = "
 
 
 def mean_kernel(a: Tensor, b: Tensor, scales: Tensor, kernel: Kernel = "rbf") -> Tensor:
-    """Return the mean of k over all pairs ``(a_i, b_j)`` of different examples, 0-d; 0 if there is a single one."""
-    num, dim = a.shape
+    """Return the mean of k over all pairs ``(a_i, b_j)`` of different examples, ``(*S)``; 0 if there is a single one."""
+    num, dim = a.shape[-2:]
     with full_precision(a):
-        squared = (a.square().sum(-1)[:, None] + b.square().sum(-1) - 2 * a @ b.T).clamp(min=0)
-    scaled = squared / (2 * dim * scales.square()[:, None, None])
-    values = (torch.exp(-scaled) if kernel == "rbf" else 1 / (1 + scaled)).mean(0)
-    return (values.sum() - values.diagonal().sum()) / max(num * (num - 1), 1)
+        squared = (a.square().sum(-1).unsqueeze(-1) + b.square().sum(-1).unsqueeze(-2) - 2 * a @ b.mT).clamp(min=0)
+    scaled = squared.unsqueeze(-3) / (2 * dim * scales.square()[:, None, None])
+    values = (torch.exp(-scaled) if kernel == "rbf" else 1 / (1 + scaled)).mean(-3)
+    return (values.sum((-2, -1)) - values.diagonal(dim1=-2, dim2=-1).sum(-1)) / max(num * (num - 1), 1)

@@ -91,7 +91,7 @@ class Subject:
         Args:
             given: The images.
             fit: How files of another size are fitted to the model's; none refuses them.
-            label: The class of the files, which a conditional model must be told; those of test images are known.
+            label: The class of the files, required for conditional models; those of test images are known.
 
         Raises:
             UsageError: No test image has that number, or the class of files is missing or unknown.
@@ -124,7 +124,7 @@ class Subject:
         """Return the number of the class that a user names, by name or number; None if none is named.
 
         Raises:
-            UsageError: The model is not conditional, or there is no such class.
+            UsageError: The model is not conditional, or the class is unknown.
         """
         if label is None:
             return None
@@ -134,11 +134,11 @@ class Subject:
         if str(label) in names:
             return names.index(str(label))
         if not str(label).isdecimal() or int(label) >= len(names):
-            raise UsageError("there is no such class", given=label, expected=", ".join(names))
+            raise UsageError("unknown class", given=label, expected=", ".join(names))
         return int(label)
 
-    def told(self, label: ClassName | None = None) -> Tensor | None:
-        """Return what a conditional model is told of a class, ``(1, E)``; default: of the first; None if it is unconditional."""
+    def condition_of(self, label: ClassName | None = None) -> Tensor | None:
+        """Return the condition of a class, ``(1, E)``; default: of the first; None if the model is unconditional."""
         import torch
 
         number = self.chosen_class(label)

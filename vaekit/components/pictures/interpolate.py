@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @pictures("interpolate")
 class Interpolate(Picture):
-    """Interpolate between the codes of two images, and between what a conditional model is told of them.
+    """Interpolate between the codes of two images, and, in conditional models, between their conditions.
 
     Args:
         way: Straight, or along a great circle; none shows both, or animates the straight one.
         steps: Number of decoded images, both ends included.
         fit: How images of another size are fitted to the model's; none refuses them.
-        label: Class of image files, which a conditional model must be told.
+        label: Class of image files, required for conditional models.
     """
 
     paths = ("pictures/interpolation.png",)

@@ -47,7 +47,7 @@ class Manifold(Picture):
 
         from vaekit.drawing.latents import decode
 
-        vae, told, along = self.subject.vae, self.subject.told(self.label), values[:, 0]
+        vae, told, along = self.subject.vae, self.subject.condition_of(self.label), values[:, 0]
         if len(plane.axes) == 1:
             return decode(vae, plane.center + along[:, None] * plane.axes[0], told)
         down, along = torch.meshgrid(values[:, 1].flip(0), along, indexing="ij")

@@ -21,7 +21,7 @@ class Reconstruct(Picture):
 
     Args:
         fit: How images of another size are fitted to the model's; none refuses them.
-        label: Class of image files, which a conditional model must be told.
+        label: Class of image files, required for conditional models.
     """
 
     paths = ("reconstructions/given.png",)

@@ -40,7 +40,7 @@ class Traverse(Picture):
         quantiles: Whether to go from the 1 % to the 99 % quantile of the codes of test images instead.
         base: Image whose code the other latents keep; none selects the first test image.
         fit: How an image file of another size is fitted to the model's; none refuses it.
-        label: Class of an image file, which a conditional model must be told.
+        label: Class of an image file, required for conditional models.
     """
 
     paths = ("pictures/traversal.png", "pictures/traversal.gif")

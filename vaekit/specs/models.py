@@ -120,7 +120,7 @@ class ModelSpec(Spec):
     posterior: PosteriorSpec = Field(description="Approximate posterior q(z|x).")
     prior: PriorSpec = Field(description="Prior p(z).")
     likelihood: LikelihoodSpec = Field(description="Likelihood p(x|z); default: the dataset's.")
-    condition: ConditionSpec = Field(description="What networks receive about an example besides its data: none, or its label.")
+    condition: ConditionSpec = Field(description="What networks receive besides data: none, or the label of each example.")
     loss: tuple[LossSpec, ...] = Field(
         description="Terms of the objective, losses or a likelihood; kl is added unless a loss covers it.",
         json_schema_extra=_one_or_several,

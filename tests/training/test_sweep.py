@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import pytest
@@ -372,6 +373,15 @@ def test_numbers_in_buffers_do_not_keep_models_apart_but_other_attributes_do():
         objective(), objective(latent_dim=3)
     )
     assert "parts" in difference(base, objective(loss="tc"))
+
+
+def test_partial_functions_keep_models_apart_only_if_they_call_another_or_with_other_arguments():
+    one, other = objective(), objective()
+    one.vae.decoder.scale, other.vae.decoder.scale = partial(torch.add, 1, alpha=2), partial(torch.add, 1, alpha=2)
+    assert difference(one, other) is None
+    for changed in (partial(torch.add, 1, alpha=3), partial(torch.add, 2, alpha=2), partial(torch.sub, 1, alpha=2), torch.add):
+        other.vae.decoder.scale = changed
+        assert "vae.decoder.scale is" in difference(one, other)
 
 
 def test_an_objective_whose_course_depends_on_its_data_is_refused():

@@ -218,6 +218,8 @@ _TORCHS_OWN = frozenset(vars(nn.Module()))
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
+    if isinstance(one, partial) and isinstance(other, partial):  # which are otherwise equal to themselves only
+        return _equal((one.func, one.args, one.keywords), (other.func, other.args, other.keywords))
     try:
         return bool(one == other)
     except (TypeError, ValueError, RuntimeError):  # for example arrays, whose comparison is not a single bool

@@ -54,7 +54,7 @@ def as_seen(images: Tensor, trace: Trace) -> Tensor:
     Numbers that are missing in the data are 0 in all examples, so they tell nothing.
     """
     low, high = trace.model.value_range
-    scaled = (images - low) * (2 / (high - low)) - 1
+    scaled: Tensor = (images - low) * (2 / (high - low)) - 1
     return scaled.masked_fill(trace.x.isnan(), 0) if trace.model.missing else scaled
 
 

@@ -68,4 +68,5 @@ class Adversarial(Loss):
         seen = as_seen(images, trace)
         batch = seen.shape[: seen.ndim - trace.x.ndim + 1]
         logits: Tensor = self.critic(self.critic.features(seen.flatten(0, len(batch) - 1)))
-        return logits.unflatten(0, batch)
+        unflattened: Tensor = logits.unflatten(0, batch)
+        return unflattened

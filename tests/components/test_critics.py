@@ -114,7 +114,7 @@ def test_players_of_a_vae_gan() -> None:
     vae, critic = objective.vae, objective.losses["vae_gan"].critic
     trace = vae(inputs.x, inputs.noise, y=inputs.y)
     z = vae.prior().rsample(inputs.draws["vae_gan"])
-    images = inputs.x, trace.reconstruction, vae.decode(z.detach(), inputs.y)
+    images = inputs.x, trace.reconstruction, vae.decode(z, inputs.y)
     real, made, drawn = (critic.features(seen(each)) for each in images)
     matching = 0.5 * (real - made).square().sum((1, 2, 3)).mean()
     fooling = -(log_sigmoid(critic.head(made)) + log_sigmoid(critic.head(drawn))).mean()
@@ -131,7 +131,7 @@ def test_players_of_a_vae_gan() -> None:
             "vae.encoder": matching + kl,
             "vae.decoder": decoding,
             "vae.condition": decoding + kl,
-            "vae.prior": kl,
+            "vae.prior": decoding + kl,
             "vae.likelihood": -trace.log_likelihood.mean(),
             "losses.vae_gan": told,
         },

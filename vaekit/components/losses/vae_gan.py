@@ -24,8 +24,9 @@ class VAEGAN(Loss):
     The features take the place of pixels: unlike a squared error, they do not punish sharp edges that are a pixel off. Three
     players move at once: the encoder minimises the distance of features and the KL; the decoder γ times that distance, and
     ``-log D(x~) - log D(x_p)`` for reconstructions and for samples x_p from the prior; the critic maximises
-    ``log D(x) + log(1 - D(x~)) + log(1 - D(x_p))``. Only that last term moves the features. Parameters of the likelihood, such as
-    σ, are fitted to the reconstructions, which makes the reported ELBO that of pixels; nothing else minimises it.
+    ``log D(x) + log(1 - D(x~)) + log(1 - D(x_p))``. Only that last term moves the features. A learned prior plays with the
+    decoder; parameters of the likelihood, such as σ, are fitted to the reconstructions. The reported ELBO is that of pixels,
+    which the model does not maximise.
 
     Watch ``vae_gan_critic_accuracy``: near 1, the critic gives the decoder no direction; then lower its learning rate, or raise
     γ. A step takes several times as long as that of a VAE. Critics tell binary pixels from grey means at a glance, so use a
@@ -62,7 +63,7 @@ class VAEGAN(Loss):
         optim = Optim(lr=self.critic_lr, betas=(0.5, 0.9))
         return {
             "feature_matching": Aim(moves=INFERENCE),
-            "vae_gan_decoder": Aim("generate", moves=("decoder", "condition"), judged=False),
+            "vae_gan_decoder": Aim("generate", moves=("decoder", "prior", "condition"), judged=False),
             "vae_gan_likelihood": Aim("fit_likelihood", moves=("likelihood",), judged=False),
             "vae_gan_critic": Aim("criticise", moves=(), own=("critic",), optim=optim, judged=False),
         }

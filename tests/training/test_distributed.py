@@ -137,6 +137,13 @@ def test_a_second_stage_is_that_of_one_process(images, tmp_path, alone, parallel
     assert one.header.init == two.header.init is not None
 
 
+@pytest.mark.parametrize("loss", ["decoder_norm", "gradient_penalty"])
+def test_losses_that_call_the_model_are_those_of_one_process_where_it_is_divided(images, tmp_path, loss):
+    """One reads the shards of the decoder's weights, the other calls the decoder again, for its derivative."""
+    arguments = ["--dataset.path", images, *DIVIDED, "--loss", loss, "--loss", "kl"]
+    assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
+
+
 def test_a_batch_statistic_of_several_processes_sees_no_images():
     vae, x = vaekit.VAE(Encoder((1, 4, 4), (2, 3)), Decoder((3,), (1, 4, 4))), torch.rand(4, 1, 4, 4)
     trace = vae(x, gather=lambda part, dim: torch.cat([part, part], dim))

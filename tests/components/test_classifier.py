@@ -18,7 +18,7 @@ from vaekit.model.assembly import build_objective, build_vae
 from vaekit.model.objective import Inputs, Objective
 from vaekit.specs.options import build_spec
 
-SHAPE, Y = (1, 4, 3), torch.tensor([0, 2, 1, 2, 0])
+SHAPE, Y = (1, 4, 3), torch.tensor([0, 2, 1, 2, 1])
 SMALL: dict[str, Any] = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2}
 
 

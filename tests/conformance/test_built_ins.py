@@ -24,6 +24,8 @@ EXPECTED = {
     ("loss", "prior_nll"): {"check_coverage": "it is no divergence, as it leaves out the entropy of q"},
     ("loss", "aae"): {"check_coverage": "an untrained critic knows nothing of the divergence"},
     ("loss", "vae_gan"): {"check_coverage": "features of a critic are compared instead of pixels"},
+    ("loss", "ciwae"): {"check_coverage": "where q = p, its part of the ELBO is looser than the bound of all samples"},
+    ("loss", "miwae"): {"check_coverage": "where q = p, bounds of fewer samples are looser than that of all"},
     ("loss", "commitment"): {"check_coverage": "it is no divergence, and it needs codes"},
     ("loss", "joint_capacity"): {"check_coverage": "it needs a categorical latent beside Gaussian ones"},
     ("prior", "hypersphere"): {"check_gradient_of_density": "a uniform density has no derivative"},

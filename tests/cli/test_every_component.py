@@ -41,6 +41,7 @@ DATA: dict[str, dict[str, Any]] = {
 """Data that are not images, with the options that they need."""
 MODELS: dict[str, dict[str, Any]] = {
     "grid": {**CNN, "latent_stride": 2},
+    "grid of layers": {**CNN, "latent_stride": 2, "posterior": "ladder", "prior": "ladder"},
     "grid of codes": {**CNN, "latent_stride": 2, "posterior": "vq"},
     "codes in turn": {**CNN, "latent_stride": 2, "posterior": "fsq", "prior": "pixelcnn"},
     "conditional": {**CNN, "condition": "label", "condition.embedding": 3, "prior": "vamp", "loss": "iwae"},

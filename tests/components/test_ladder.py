@@ -33,7 +33,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 def prior_of(latent_dim: int, top: int | None = None, layers: int = 2) -> Ladder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        prior = Ladder(latent_dim, (latent_dim,), layers=layers, top=top, hidden=(16, 8)).double()
+        prior = Ladder(latent_dim, layers=layers, top=top, hidden=(16, 8)).double()
     with torch.no_grad():
         for *_, last in prior.networks:
             last.weight.mul_(3)  # so that layers depend on those above
@@ -153,19 +153,19 @@ def test_the_sampled_kl_is_that_of_both_layers() -> None:
     ],
 )
 def test_layers_are_equal_and_none_is_empty(latent_dim: int, layers: int, top: int | None, expected: list[int]) -> None:
-    p = Ladder(latent_dim, (latent_dim,), layers=layers, top=top)()
+    p = Ladder(latent_dim, layers=layers, top=top)()
     assert [part.shape[-1] for part in p.split(random(latent_dim))] == expected
 
 
 def test_one_latent_is_a_standard_normal() -> None:
-    z, p = random(6, 1), Ladder(1, (1,)).double()()
+    z, p = random(6, 1), Ladder(1).double()()
     torch.testing.assert_close(p.log_prob(z), StandardNormal(torch.zeros(1, dtype=F64)).log_prob(z))
     assert p.mean.shape == (1,)
 
 
 def test_a_bottom_layer_without_latents_is_refused() -> None:
     with pytest.raises(UsageError, match="no latents left for its bottom layer") as error:
-        Ladder(4, (4,), top=4)
+        Ladder(4, top=4)
     assert error.value.given == "4 latents in the top layer, of 4 in all"
 
 
@@ -217,7 +217,7 @@ def test_inference_from_the_bottom_up_sees_the_example_through_the_bottom_layer_
 
 def test_posterior_and_prior_must_have_the_same_layers() -> None:
     encoder, decoder = roles.encoders.get("mlp")((1, 4, 3), (2, 2)), roles.decoders.get("mlp")((4,), (1, 4, 3))
-    model = vaekit.VAE(encoder, decoder, posterior=BottomUp(4), prior=Ladder(4, (4,), top=1))
+    model = vaekit.VAE(encoder, decoder, posterior=BottomUp(4), prior=Ladder(4, top=1))
     with pytest.raises(UsageError, match="have other layers") as error:
         model(torch.rand(2, 1, 4, 3))
     assert error.value.given == "layers of (1, 3) latents in the prior"

@@ -24,32 +24,22 @@ class Conditional(Protocol):
         ...
 
 
-CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
-"""Convolutions by the number of dimensions of their weights."""
-
-
 class Network(NamedTuple):
-    """A Gaussian whose mean and log-variance a network computes from the latents before: ``N(mu, exp(logvar))``.
+    """A Gaussian whose mean and log-variance a fully connected network computes from the latents before: ``N(mu, exp(logvar))``.
 
     Args:
-        layers: The weights ``(out, in)`` and biases ``(out,)`` of its layers; or weights ``(out, in, *kernel)`` of convolutions.
-        sides: The sides of the grid of latents, over which convolutions go; none for fully connected layers.
+        layers: The weights ``(out, in)`` and biases ``(out,)`` of its layers.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    sides: tuple[int, ...] = ()
 
     def given(self, before: Tensor) -> DiagonalGaussian:
-        *hidden, last = self.layers
-        h = before.reshape(-1, last[0].shape[1] if not hidden else hidden[0][0].shape[1], *self.sides)
+        *hidden, (weight, bias) = self.layers
+        h = before
         for each in hidden:
-            h = F.silu(self._mapped(h, *each))
-        mu, logvar = at_least_float32(self._mapped(h, *last)).chunk(2, 1)
-        mu, logvar = (each.reshape(*before.shape[:-1], -1) for each in (mu, logvar))
+            h = F.silu(F.linear(h, *each))
+        mu, logvar = at_least_float32(F.linear(h, weight, bias)).chunk(2, -1)
         return DiagonalGaussian(mu, logvar.clamp(-MAX_LOGVAR, MAX_LOGVAR))
-
-    def _mapped(self, h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return CONVOLUTIONS[weight.ndim](h, weight, bias, padding="same") if self.sides else F.linear(h, weight, bias)
 
 
 class Merged(NamedTuple):

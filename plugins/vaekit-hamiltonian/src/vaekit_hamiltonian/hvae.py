@@ -22,12 +22,15 @@ class HVAE(vaekit.Loss):
 
     A code z₀ of the posterior receives a random momentum ρ₀ of variance 1/β₀, and both take K leapfrog steps under the potential
     ``U(z) = -log p(x, z)``, while the momentum cools down. The steps preserve volume, so that
-    ``log p(x, z_K) + log N(ρ_K; 0, I) - log q(z₀|x) - log N(γ; 0, I)`` with ``γ = sqrt(β₀) ρ₀`` is a bound on log p(x) in
-    expectation, and nothing but the step sizes and β₀ is learned besides the VAE. A training step evaluates K + 1 gradients of
-    the decoder, and differentiates through them.
+    ``log p(x, z_K) + log N(ρ_K; 0, I) - log q(z₀|x) - log N(γ; 0, I)``, with ``γ = sqrt(β₀) ρ₀``, is a bound on log p(x) in
+    expectation. Besides the VAE, only the sizes of steps and β₀ are learned. A training step evaluates K + 1 gradients of the
+    decoder, and differentiates through them.
 
-    Only the objective sees z_K. The ELBO, log p(x), codes and reconstructions of a run are those of q(z₀|x), which is trained to
-    start the trajectory. The metric `gain` is what the trajectory adds to the ELBO.
+    Without cooling, a trajectory that conserves its energy adds nothing to the ELBO; too much heat costs more than a few steps
+    regain. For a VAE trained on digits, three steps of size 0.1 add 0.7 nats with a β₀ of 0.7, 0.2 with 1, and -1.6 with 0.3.
+
+    Only the objective sees z_K. The ELBO, log p(x), codes and reconstructions of a run are those of q(z₀|x), from which
+    trajectories start. The metric `gain` is what they add to the ELBO.
 
     Args:
         latent_dim: Number of latents.

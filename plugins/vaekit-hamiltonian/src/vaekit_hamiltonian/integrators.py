@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from vaekit.distributions import full_precision
+
 Gradient: TypeAlias = Callable[[Tensor], Tensor]
 """Maps latents ``(B, D)`` to the gradient of U at each of them, ``(B, D)``."""
 
@@ -80,9 +82,10 @@ class Metric(NamedTuple):
         """Return G⁻¹ at latents ``(B, D)``, ``(B, D, D)``."""
         squared = (z[:, None] - self.centroids).square().sum(-1)
         near = torch.exp(-squared / self.temperature.square())
-        matrices = self.factors @ self.factors.mT
         eye = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-        return torch.einsum("bn,nij->bij", near, matrices) + self.regularization * eye
+        with full_precision(z):
+            matrices = self.factors @ self.factors.mT
+            return torch.einsum("bn,nij->bij", near, matrices) + self.regularization * eye
 
     def root(self, z: Tensor) -> Tensor:
         """Return the lower Cholesky factor of G⁻¹, ``(B, D, D)``."""
@@ -95,7 +98,7 @@ class Metric(NamedTuple):
     def kinetic(self, z: Tensor, rho: Tensor) -> Tensor:
         """Return ``rhoᵀ G⁻¹(z) rho / 2 + log det G(z) / 2``, ``(B,)``."""
         root = self.root(z)
-        scaled = torch.einsum("bji,bj->bi", root, rho)
+        scaled = _times(root.mT, rho)
         return 0.5 * scaled.square().sum(-1) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
@@ -140,4 +143,5 @@ def _kinetic_force(metric: Metric, z: Tensor, rho: Tensor) -> Tensor:
 
 
 def _times(matrix: Tensor, vector: Tensor) -> Tensor:
-    return torch.einsum("bij,bj->bi", matrix, vector)
+    with full_precision(vector):
+        return torch.einsum("bij,bj->bi", matrix, vector)

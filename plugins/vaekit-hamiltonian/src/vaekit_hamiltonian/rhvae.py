@@ -18,22 +18,19 @@ from vaekit.schema import Count
 from .integrators import Metric, gradient_of, quadratic_cooling, riemannian_leapfrog
 from .joint import Bounded, log_joint_of, momentum_noise
 
-MAX_LOG = 5.0
-"""Bound of the logarithms on the diagonal of a matrix, so that the metric is never singular in single precision."""
-
 
 @vaekit.losses("rhvae")
 class RHVAE(vaekit.Loss):
     """The negative bound of a Riemannian Hamiltonian VAE: `hvae` with a learned metric of the latent space.
 
     The inverse metric is ``G⁻¹(z) = λ I + sum_i L_i L_iᵀ exp(-|z - c_i|² / T²)``. Its centroids c_i are the codes of N training
-    images, chosen when training begins, and a network computes the matrix L_i from each image. Momenta are ``N(0, G(z))``, and
-    trajectories are generalised leapfrog steps, whose implicit equations are solved by a fixed number of iterations: what these
-    leave unsolved is the error of the bound, and small steps make it small. The paper takes all training images, few as they
-    are; every step encodes the N images and factorises matrices of D × D.
+    images, which are chosen when training begins, and a network computes the matrix L_i from each image. Momenta are
+    ``N(0, G(z) / β₀)`` at first. Two of the three parts of a generalised leapfrog step are implicit and are solved by iterating:
+    what the iterations leave unsolved is the error of the bound, and they diverge if steps are too large. The paper takes all
+    training images, few as they are; every step encodes the N images, and factorises matrices of D × D.
 
     Only the objective sees the last code. The ELBO, log p(x), codes and reconstructions of a run are those of q(z₀|x), and
-    samples are those of the prior, not of the metric. The metric `gain` is what the trajectory adds to the ELBO.
+    samples are those of the prior, not of the metric. The metric `gain` is what trajectories add to the ELBO.
 
     Args:
         latent_dim: Number of latents D.
@@ -67,8 +64,8 @@ class RHVAE(vaekit.Loss):
         data_shape: Shape,
         *,
         steps: Count = 3,
-        step_size: PositiveFloat = 0.1,
-        max_step_size: PositiveFloat = 0.5,
+        step_size: PositiveFloat = 0.05,
+        max_step_size: PositiveFloat = 0.1,
         beta_zero: Annotated[float, Field(gt=0, le=1)] = 0.7,
         num_centroids: Count = 100,
         temperature: PositiveFloat = 1.5,
@@ -102,10 +99,11 @@ class RHVAE(vaekit.Loss):
     def factors(self) -> Tensor:
         """Return the matrices L_i, ``(N, D, D)``: lower triangular, with exponentials on the diagonal.
 
-        They are divided by the square root of N, so that the size of steps does not depend on the number of centroids.
+        What the network computes is bounded by 1, and matrices are divided by the square root of N. Otherwise training would
+        scale the metric up until steps diverge, and the length of steps would depend on the number of centroids.
         """
-        entries = at_least_float32(self.net(self.images))
-        diagonal = entries.diagonal(dim1=-2, dim2=-1).clamp(-MAX_LOG, MAX_LOG).exp()
+        entries = torch.tanh(at_least_float32(self.net(self.images)))
+        diagonal = entries.diagonal(dim1=-2, dim2=-1).exp()
         return (entries.tril(-1) + torch.diag_embed(diagonal)) / math.sqrt(len(entries))
 
     def forward(self, trace: vaekit.Trace) -> Tensor:

@@ -93,19 +93,26 @@ def source_of(
         part: Posterior = module_of(candidate, **_wiring(latent_dim, ()))
         source = Source(part, _built(priors, part.default_prior, latent_dim, part.code_sizes), "posterior")
     else:
-        space, required = candidate.cls.space, candidate.cls.requires
-        kinds = [kind for kind in ("gaussian", *posteriors.kinds()) if posteriors.get(kind).space == space]
-        fitting = next((kind for kind in kinds if required <= posteriors.get(kind).provides), "gaussian")
-        posterior = posterior or _built(posteriors, fitting, latent_dim)
+        posterior = posterior or _fitting(candidate, latent_dim)
         source = Source(posterior, module_of(candidate, **_wiring(latent_dim, posterior.code_sizes)), "prior")
     source.eval()
     return source if dtype == torch.float32 else source.to(dtype)
 
 
+def _fitting(candidate: Candidate, latent_dim: int) -> Posterior:
+    """Build the first posterior that suits a prior."""
+    space, required = candidate.cls.space, candidate.cls.requires
+    kinds = [kind for kind in ("gaussian", *posteriors.kinds()) if posteriors.get(kind).space == space]
+    fitting = next((kind for kind in kinds if required <= posteriors.get(kind).provides), "gaussian")
+    posterior: Posterior = _built(posteriors, fitting, latent_dim)
+    return posterior
+
+
 def takes_one_dimension(candidate: Candidate) -> bool:
     """Whether the component can be built for a single dimension; one that cannot says so by a `UsageError`."""
     try:
-        candidate.build(latent_dim=1, latent_shape=(1,), data_shape=DATA)
+        codes = _fitting(candidate, 1).code_sizes if candidate.role == "prior" else ()
+        candidate.build(**_wiring(1, codes))
     except UsageError:
         return False
     return True

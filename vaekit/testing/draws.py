@@ -17,7 +17,7 @@ from torch import Tensor
 from vaekit.distributions import StandardNormal
 from vaekit.interfaces import Capability, Posterior
 from vaekit.testing.core import Candidate, check, expect_close
-from vaekit.testing.densities import Source, arguments_of, noise_of, source_of, states_draws
+from vaekit.testing.densities import Source, arguments_of, noise_of, source_of, states_draws, takes_one_dimension
 from vaekit.testing.statistics import (
     NUM_DRAWS,
     LogDensity,
@@ -105,7 +105,7 @@ def check_log_determinant(candidate: Candidate) -> None:
 
     It is checked where the noise is the default: standard normal, one number for each latent.
     """
-    for latent_dim in (1, 3):
+    for latent_dim in (1, 3) if takes_one_dimension(candidate) else (3,):
         source = source_of(candidate, latent_dim)
         part, own = source.part, type(source.part).draw_noise is Posterior.draw_noise
         if part.space != "real" or not own or Capability.LOG_PROB_OF_DRAWS not in source.provides:

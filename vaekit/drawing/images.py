@@ -55,7 +55,7 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None, 
                 remedy="resize it, or pass --fit crop, pad or stretch",
             )
         if channels == 1 and is_coloured(file):
-            warnings.warn(f"{file} is in colour, which the model's images have not: it is read as grey", stacklevel=2)
+            warnings.warn(f"{file} is in colour, and the model's images are grey: it is read as grey", stacklevel=2)
     warn_of_frames(files)
     decode = ImageReader((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch", limits)
     return torch.stack([decode(file) for file in files]).float() / 255

@@ -49,7 +49,7 @@ class Ladder(Posterior):
         p = None if model is None else model.prior(model)
         if not isinstance(p, Layers):
             raise UsageError(
-                "the posterior 'ladder' depends on p(z_l|z_<l), which the prior has not",
+                "the posterior 'ladder' depends on p(z_l|z_<l), which the prior does not provide",
                 given="no model" if model is None else f"the prior {model.prior.kind!r}",
                 expected="a model with the prior 'ladder'",
             )

@@ -53,7 +53,7 @@ class Poincare(Posterior):
         p = None if model is None else model.prior(model)
         if not isinstance(p, WrappedNormal):
             raise UsageError(
-                "the posterior 'poincare' depends on the curvature, which the prior has not",
+                "the posterior 'poincare' depends on the curvature, which the prior does not provide",
                 given="no model" if model is None else f"the prior {model.prior.kind!r}",
                 expected="a model with the prior 'poincare'",
             )

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vaekit.benchmark.machine import covered
 from vaekit.benchmark.report import compare, differences, read_result
-from vaekit.benchmark.throughput import PARTS, TASKS, throughput
+from vaekit.benchmark.throughput import PARTS, TASKS, _saved_bytes, throughput
 from vaekit.cli import main
 from vaekit.errors import DataError, UsageError
 
@@ -58,6 +58,22 @@ def test_a_step_moves_at_least_its_parameters_and_moments(result):
     num_parameters = 36 * 8 + 8 + 8 * 4 + 4 + 2 * 8 + 8 + 8 * 36 + 36
     small, large = (next(r for r in result["rows"] if r["task"] == "train" and r["batch"] == size) for size in (8, 16))
     assert 40 * num_parameters < small["bytes"] < large["bytes"]
+
+
+def test_a_loss_that_differentiates_by_torch_func_is_measured_without_the_bytes_of_its_step():
+    """Which are counted by hooks that torch.func refuses; any other error is one."""
+    weight = torch.ones(3, requires_grad=True)
+
+    def step():
+        torch.func.grad(lambda z: (weight * z).square().sum())(torch.ones(3)).sum().backward()
+
+    def fails():
+        raise RuntimeError("of a loss")
+
+    assert _saved_bytes(step, torch.nn.Module()) is None
+    assert _saved_bytes(lambda: weight.square().sum().backward(), torch.nn.Module()) == 12
+    with pytest.raises(RuntimeError, match="of a loss"):
+        _saved_bytes(fails, torch.nn.Module())
 
 
 def test_the_machine_the_versions_and_the_commit_are_recorded(result):

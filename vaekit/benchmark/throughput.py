@@ -6,11 +6,12 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vaekit.benchmark.machine import (
@@ -75,8 +76,9 @@ def throughput(
         ``rows`` has one row per task and combination: ``images_per_second`` with its quartiles ``lower`` and ``upper``; the
         ``flops`` of a batch and their ``flops_fraction`` of the matrix peak; and ``peak_bytes``, see `peak_memory`. For training,
         a row also has the milliseconds of its ``parts`` (timed separately on a GPU, where their sum exceeds the step); the
-        minimum number of ``bytes`` that a step moves and its ``bytes_fraction`` of the memory bandwidth; ``first_step_seconds``,
-        which includes compilation; and, on CUDA, ``busy_fraction``, the fraction of a step in which the GPU computes or copies.
+        minimum number of ``bytes`` that a step moves and its ``bytes_fraction`` of the memory bandwidth, unless a loss takes
+        gradients by `torch.func`; ``first_step_seconds``, which includes compilation; and, on CUDA, ``busy_fraction``, the
+        fraction of a step in which the GPU computes or copies.
 
         ``machine`` contains the peaks by device and precision, ``environment`` describes the machine and the versions, and
         ``spec`` is what all rows have in common.
@@ -167,13 +169,6 @@ def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float
             parts[name].append(spent)
     used = {"busy_fraction": busy(whole) / statistics.median(wholes)} if device.type == "cuda" else {}
     inputs = step.inputs(next(batches), 0)
-    saved: dict[int, int] = {}
-    own = {parameter.data_ptr() for parameter in step.objective.parameters()}
-
-    def note(tensor: Tensor) -> Tensor:
-        if tensor.data_ptr() not in own:
-            saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
-        return tensor
 
     def eager() -> None:
         with step.autocast():
@@ -181,17 +176,18 @@ def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float
         total.backward()
         step.objective.zero_grad(set_to_none=True)
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        flops = _flops(eager)
-    # forward and backward read parameters, backward writes gradients, AdamW reads four arrays and writes three; tensors saved for
-    # the backward pass are written and read
-    least = 10 * sum(p.numel() * p.element_size() for p in step.objective.parameters()) + 2 * sum(saved.values())
+    flops, saved, moved = _flops(eager), _saved_bytes(eager, step.objective), {}
+    if saved is not None:
+        # forward and backward read parameters, backward writes gradients, AdamW reads four arrays and writes three; tensors saved
+        # for the backward pass are written and read
+        least = 10 * sum(p.numel() * p.element_size() for p in step.objective.parameters()) + 2 * saved
+        moved = _fraction("bytes", least, wholes, peak)
     return {
         "task": "train",
         **_speed(wholes, size),
         "parts": {name: statistics.median(values) for name, values in parts.items()},
         **_fraction("flops", flops, wholes, peak),
-        **_fraction("bytes", least, wholes, peak),
+        **moved,
         **used,
         "first_step_seconds": first / 1e3,
     }
@@ -223,7 +219,38 @@ def _fraction(what: str, amount: float, times: Sequence[float], peak: Mapping[st
     return {what: amount, f"{what}_fraction": amount / (1e-3 * statistics.median(times)) / peak[what]}
 
 
+def _saved_bytes(function: Callable[[], object], model: nn.Module) -> int | None:
+    """Return the bytes of the tensors, but for parameters, that a function saves for its backward pass.
+
+    None if it takes gradients by `torch.func`, which does not allow saved tensors to be seen.
+    """
+    saved: dict[int, int] = {}
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def note(tensor: Tensor) -> Tensor:
+        if tensor.data_ptr() not in own:
+            saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            function()
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+        return None
+    return sum(saved.values())
+
+
+class _NoModules(nullcontext[None]):
+    """Stands for the tracker of modules of a `FlopCounterMode`, whose hooks fail where `torch.func` differentiates."""
+
+    parents = frozenset({"Global"})
+
+
 def _flops(function: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = cast("Any", _NoModules())
+    with counter:
         function()
     return int(counter.get_total_flops())

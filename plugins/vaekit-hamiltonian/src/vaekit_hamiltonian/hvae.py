@@ -9,11 +9,12 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 import vaekit
+from vaekit.distributions import at_least_float32
 from vaekit.interfaces import Slot
 from vaekit.schema import Count
 
 from .integrators import gradient_of, leapfrog, quadratic_cooling
-from .joint import Bounded, log_joint_of, momentum_noise
+from .joint import Bounded, log_joint_of
 
 
 @vaekit.losses("hvae")
@@ -66,7 +67,7 @@ class HVAE(vaekit.Loss):
         return torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
 
     def forward(self, trace: vaekit.Trace) -> Tensor:
-        log_joint, noise = log_joint_of(trace), momentum_noise(trace, "hvae")
+        log_joint, noise = log_joint_of(trace), at_least_float32(self.noise_of(trace))
         step, z = self.step(), trace.z
         beta_zero = torch.ones_like(step[0]) if self.beta_zero is None else self.beta_zero()
         cooling = quadratic_cooling(beta_zero, self.steps)

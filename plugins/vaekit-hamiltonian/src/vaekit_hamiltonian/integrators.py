@@ -99,7 +99,8 @@ class Metric(NamedTuple):
         """Return ``rhoᵀ G⁻¹(z) rho / 2 + log det G(z) / 2``, ``(B,)``."""
         root = self.root(z)
         scaled = _times(root.mT, rho)
-        return 0.5 * scaled.square().sum(-1) - root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        diagonal = (root * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)).sum(-1)
+        return 0.5 * scaled.square().sum(-1) - diagonal.log().sum(-1)
 
 
 def riemannian_leapfrog(

@@ -1,4 +1,4 @@
-"""What both losses need: the joint density of a trace's model, their noise, and numbers that are learned within bounds."""
+"""What both losses need: the joint density of a trace's model, and numbers that are learned within bounds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import vaekit
-from vaekit.distributions import at_least_float32
 from vaekit.errors import UsageError
 
 
@@ -37,22 +36,6 @@ def log_joint_of(trace: vaekit.Trace) -> Callable[[Tensor], Tensor]:
 
 SPACES = ("real", "ladder")
 """The spaces of which every vector of real numbers is a code."""
-
-
-def momentum_noise(trace: vaekit.Trace, kind: str) -> Tensor:
-    """Return the noise of the momenta of a trace, ``(B, D)``.
-
-    Raises:
-        UsageError: The trace has none.
-    """
-    if kind not in trace.draws:
-        raise UsageError(
-            f"the loss {kind!r} needs noise for momenta, and the trace has none",
-            given=f"draws of {', '.join(trace.draws) or 'no loss'}",
-            expected=f"noise under {kind!r} in trace.draws",
-            remedy=f'call the model with draws={{"{kind}": loss.draw_noise(len(x), like=x, model=model)}}',
-        )
-    return at_least_float32(trace.draws[kind])
 
 
 class Bounded(nn.Module):

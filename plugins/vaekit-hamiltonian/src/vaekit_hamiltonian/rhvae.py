@@ -16,7 +16,7 @@ from vaekit.nn.layers import Widths, fully_connected
 from vaekit.schema import Count
 
 from .integrators import Metric, gradient_of, quadratic_cooling, riemannian_leapfrog
-from .joint import Bounded, log_joint_of, momentum_noise
+from .joint import Bounded, log_joint_of
 
 
 @vaekit.losses("rhvae")
@@ -103,11 +103,11 @@ class RHVAE(vaekit.Loss):
         scale the metric up until steps diverge, and the length of steps would depend on the number of centroids.
         """
         entries = torch.tanh(at_least_float32(self.net(self.images)))
-        diagonal = entries.diagonal(dim1=-2, dim2=-1).exp()
-        return (entries.tril(-1) + torch.diag_embed(diagonal)) / math.sqrt(len(entries))
+        eye = torch.eye(self.latent_dim, dtype=torch.bool, device=entries.device)
+        return torch.where(eye, entries.exp(), entries.tril(-1)) / math.sqrt(len(entries))
 
     def forward(self, trace: vaekit.Trace) -> Tensor:
-        log_joint, noise, metric = log_joint_of(trace), momentum_noise(trace, "rhvae"), self.metric(trace.model)
+        log_joint, noise, metric = log_joint_of(trace), at_least_float32(self.noise_of(trace)), self.metric(trace.model)
         step, z = self.step(), trace.z
         beta_zero = torch.ones_like(step) if self.beta_zero is None else self.beta_zero()
         cooling = quadratic_cooling(beta_zero, self.steps)

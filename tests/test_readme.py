@@ -27,6 +27,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 HEADINGS = [
     "vaekit",
     "Train",
+    "Models of the literature",
     "Numbers",
     "Export",
     "From Python",
@@ -136,13 +137,19 @@ NOT_RUN = {
     "vaekit train --dataset mnist --epochs 30": "downloads MNIST",
     "vaekit train --dataset folder --dataset.path photos --dataset.size 150 --encoder cnn --decoder bilinear "
     "--pictures 2,10,20,28": "reads the user's photos",
+    'vaekit train --loss beta --beta "linear(0, 1, 10)"': TRAINS,
     "vaekit train --loss mse --loss tc --tc.beta 6 --latent-dim 10": TRAINS,
+    "vaekit train --loss control --loss.kl 12": TRAINS,
     "vaekit train --condition label --latent-dim 8": TRAINS,
     "vaekit train --prior vamp": TRAINS,
+    "vaekit train --posterior vmf --latent-dim 6": TRAINS,
     "vaekit train --posterior vq --encoder cnn --latent-dim 16 --latent-stride 4 --num-codes 64": TRAINS,
     "vaekit train --augment.shear 25 --augment.rotate 10": TRAINS,
     "vaekit train --schedule constant --ema 0.99": TRAINS,
     "vaekit sweep --loss beta --over beta=1,2,4,8 --over seed=0..3": "trains 16 models",
+    'vaekit sweep --loss beta --over "beta=linear(0,1,5),linear(0,4,5)"': TRAINS,
+    "vaekit train --model beta-tcvae --dataset mnist": "downloads MNIST",
+    "vaekit train --model vq-vae": TRAINS,
     "vaekit sweep --search optuna --storage lr.journal --trials 50 --over lr=1e-4..1e-2:log --over latent_dim=2..64": (
         "trains 50 models"
     ),

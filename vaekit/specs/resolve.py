@@ -264,10 +264,13 @@ def _check_missing(spec: RunSpec) -> None:
 
 
 def _fitting(components: Registry[Any], attribute: str, fits: Callable[[Any], bool]) -> list[str]:
-    """Return the components whose class attribute satisfies a condition; broken plugins are not suggested."""
-    found = []
-    for kind in components.kinds():
+    """Return up to five components whose class attribute satisfies a condition, the default one first.
+
+    Broken plugins are not suggested.
+    """
+    found: list[str] = []
+    for kind in sorted(components.kinds(), key=lambda kind: kind != DEFAULTS.get(components.role)):
         with suppress(Exception):
             if fits(getattr(components.get(kind), attribute)):
                 found.append(kind)
-    return found
+    return found[:5]

@@ -292,7 +292,15 @@ def test_components_list_names_every_component(cli: Cli) -> None:
 def test_components_show_has_options_reference_and_origin(cli: Cli) -> None:
     code, out, _ = cli("components", "show", "loss:beta")
     assert code == 0
-    for part in ("loss beta", "vaekit", "--loss.free-bits float", "default 4", "float|schedule", "cyclic(start, end, period", "Higgins"):
+    for part in (
+        "loss beta",
+        "vaekit",
+        "--loss.free-bits float",
+        "default 4",
+        "float|schedule",
+        "cyclic(start, end, period",
+        "Higgins",
+    ):
         assert part in out
     assert "Args:" not in out
 

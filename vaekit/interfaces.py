@@ -44,6 +44,11 @@ class Capability(StrEnum):
     """Its dimensions are independent: ``log_prob_per_dim`` is available."""
 
 
+def knows_density_of_draws(posterior: Any) -> bool:
+    """Whether the density of a posterior is known at its own draws, by either capability, for modules of any class."""
+    return not {Capability.LOG_PROB, Capability.LOG_PROB_OF_DRAWS}.isdisjoint(posterior.provides)
+
+
 class Component:
     """The base of all roles."""
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import PARTS, fitting_posterior, small_parts
+from small import PARTS, fitting_posterior, fitting_prior, small_parts
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from training.tape import record
 
 import vaekit
+from vaekit import roles
 from vaekit.compute import graphs
 from vaekit.compute.graphs import Replay
 from vaekit.compute.process import Interrupted
@@ -26,6 +27,7 @@ from vaekit.specs.options import build_spec
 from vaekit.store.folder import RunFolder
 from vaekit.store.record import load_splits
 from vaekit.streams import Streams
+from vaekit.training.checks import check_data
 from vaekit.training.hardware import fit_to_machine
 from vaekit.training.step import Step
 from vaekit.training.trainer import Trainer
@@ -36,6 +38,7 @@ def images(tmp_path):
     path, rng = tmp_path / "images.npz", np.random.default_rng(0)
     smooth = rng.random((120, 4, 4, 3)).repeat(4, 1).repeat(4, 2)
     np.savez(path, images=(255 * smooth).astype(np.uint8), labels=rng.integers(3, size=120))
+    np.savez(path.with_name("counts.npz"), counts=rng.poisson(3, (120, 5)), labels=rng.integers(3, size=120))
     return path
 
 
@@ -44,6 +47,8 @@ def options(images, **more):
     networks = {"encoder.hidden": (8,), "decoder.hidden": (8,)}
     if {"encoder", "decoder"} & set(more):
         networks = {}
+    if roles.likelihoods.get(more.get("likelihood", "bce")).scores == "counts":
+        images = images.with_name("counts.npz")
     return {"dataset": "array", "dataset.path": str(images), "compile": "graph", **fixed, **networks, **more}
 
 
@@ -52,7 +57,14 @@ def kinds():
     for registry in PARTS:
         for kind in registry.kinds():
             yield pytest.param(
-                small_parts({"posterior": fitting_posterior(registry.role, kind), registry.role: kind}),
+                small_parts(
+                    {
+                        "likelihood": "bce",
+                        "posterior": fitting_posterior(registry.role, kind),
+                        **fitting_prior(registry.role, kind),
+                        registry.role: kind,
+                    }
+                ),
                 id=f"{registry.role}-{kind}",
             )
 
@@ -201,6 +213,9 @@ def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeyp
     assert not splits.train.is_binary  # which is looked up before the first step
     assert splits.fingerprint  # and so are these
     assert splits.facts
+    vae = build_vae(spec.model, splits.facts)
+    check_data(spec, vae.likelihood, splits)
+    monkeypatch.setattr("vaekit.training.trainer.check_data", lambda *_: None)
     spec = spec.model_copy(update={"train": spec.train.model_copy(update={"device": "cuda"})})
 
     def backward(total):
@@ -209,7 +224,7 @@ def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeyp
             parameter.grad = torch.empty_like(parameter)
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
-    objective = build_objective(spec.model, build_vae(spec.model, splits.facts), num_data=len(splits.train))
+    objective = build_objective(spec.model, vae, num_data=len(splits.train), num_classes=splits.facts.num_classes)
     with gpu:
         trainer = Trainer(spec, objective, splits, RunFolder.create(spec, tmp_path / "run"))
         for number, batch in enumerate(trainer.batches.epoch(0)):

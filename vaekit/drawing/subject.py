@@ -71,7 +71,7 @@ class Subject:
         from vaekit.drawing.latents import code_spread, prior_spread
         from vaekit.interfaces import Capability
 
-        if Capability.LOG_PROB_OF_DRAWS in self.vae.posterior.provides:
+        if knows_density_of_draws(self.vae.posterior):
             return prior_spread(self.vae)
         return code_spread(self.codes)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vaekit.data import Batch
 from vaekit.errors import UsageError
-from vaekit.interfaces import Capability
+from vaekit.interfaces import knows_density_of_draws
 from vaekit.model.vae import VAE
 from vaekit.streams import Streams
 
@@ -42,7 +42,7 @@ def log_likelihood(
     References:
         Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
     """
-    if Capability.LOG_PROB_OF_DRAWS not in vae.posterior.provides:
+    if not knows_density_of_draws(vae.posterior):
         raise UsageError(f"log p(x) cannot be estimated, since the posterior {vae.posterior.kind!r} has no density")
     training, exact = vae.training, torch.float32 if vae.device.type == "mps" else torch.float64
     vae.eval()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vaekit.data.pixels import UNIT, Range
 from vaekit.distributions import Density, DiagonalGaussian, Distribution, FactorisedDensity, Observed
 from vaekit.errors import UsageError
-from vaekit.interfaces import Capability, Condition, Likelihood, Posterior, Prior, Shape
+from vaekit.interfaces import Condition, Likelihood, Posterior, Prior, Shape, knows_density_of_draws
 from vaekit.roles import conditions, likelihoods, posteriors, priors
 from vaekit.trace import Elsewhere, Site, Trace
 
@@ -296,8 +296,7 @@ class VAE(nn.Module):
         return Trace(x=x, sites=(site,), likelihood=p, y=y, num_data=num_data, epoch=epoch, model=self, draws=draws or {})
 
     def _site(self, q: Distribution, noise: Tensor, c: Tensor | None) -> Site:
-        has_density = Capability.LOG_PROB_OF_DRAWS in self.posterior.provides
-        return Site.drawn(q, noise, self.prior(self, c), has_density=has_density)
+        return Site.drawn(q, noise, self.prior(self, c), has_density=knows_density_of_draws(self.posterior))
 
     @torch.no_grad()
     def sample(

@@ -69,7 +69,7 @@ class Subject:
     def spread(self) -> Spread:
         """The spread of the prior, or of the codes if the posterior has no density and so need not match the prior."""
         from vaekit.drawing.latents import code_spread, prior_spread
-        from vaekit.interfaces import Capability
+        from vaekit.interfaces import knows_density_of_draws
 
         if knows_density_of_draws(self.vae.posterior):
             return prior_spread(self.vae)

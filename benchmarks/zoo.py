@@ -34,7 +34,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "vae": {"model": "vae"},
     "iwae-5": {"model": "iwae", "num_samples": 5},
     "iwae-50": {"model": "iwae", "num_samples": 50},
-    "vampprior": {"model": "vampprior"},
+    "vampprior": {"model": "vampprior", "num_inputs": 100},
     "maf-prior": {"model": "maf-prior"},
     "iaf": {"model": "iaf"},
     "ladder-vae": {"model": "ladder-vae"},

@@ -16,7 +16,7 @@ from vaekit.trace import Trace
 
 @losses("sliced_wasserstein")
 class SlicedWasserstein(Loss):
-    """``weight D E_u W²(u·z, u·y)``: the codes of a batch become distributed as draws y from the prior, whatever that is.
+    """``weight D E_u W²(u·z, u·y)``: the codes of a batch become distributed as draws y from any prior.
 
     W² is the squared Wasserstein distance on a line, which sorting solves exactly, and u a random direction. For two
     distributions that differ by a shift, the distance is the squared shift. It needs neither a density nor a kernel, at

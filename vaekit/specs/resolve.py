@@ -264,12 +264,13 @@ def _check_missing(spec: RunSpec) -> None:
 
 
 def _fitting(components: Registry[Any], attribute: str, fits: Callable[[Any], bool]) -> list[str]:
-    """Return up to five components whose class attribute satisfies a condition, the default one first.
+    """Return up to five components whose class attribute satisfies a condition, the most common one first.
 
     Broken plugins are not suggested.
     """
     found: list[str] = []
-    for kind in sorted(components.kinds(), key=lambda kind: kind != DEFAULTS.get(components.role)):
+    first = {"posterior": "gaussian", "prior": "normal", "likelihood": "gaussian"}.get(components.role)
+    for kind in sorted(components.kinds(), key=lambda kind: kind != first):
         with suppress(Exception):
             if fits(getattr(components.get(kind), attribute)):
                 found.append(kind)

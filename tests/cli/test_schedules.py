@@ -53,7 +53,7 @@ def test_there_is_an_example_of_each_kind() -> None:
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_a_schedule_begins_at_its_start_and_ends_exactly_at_its_end(text: str) -> None:
     assert at(text, 0) == pytest.approx(1, abs=1e-15)
-    number = scheduled(READ(text.replace("5", "0.3")))  # which is no sum of floats of that size
+    number = scheduled(READ(text.replace("5", "0.3")))  # an interpolation would miss it by a rounding error
     assert number(torch.tensor(math.inf)) == torch.tensor(0.3)
     assert number(None) == torch.tensor(0.3)
     values = [at(text, epoch) for epoch in np.linspace(0, 35, 200)]

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import vaekit
-from vaekit.components.posteriors.vq import VQ, nearest
-from vaekit.distributions import from_positions, to_positions
+from vaekit.components.posteriors.vq import VQ
+from vaekit.distributions import from_positions, nearest, to_positions
 from vaekit.model.vae import VAE
 from vaekit.trace import Site, Trace
 

@@ -11,6 +11,12 @@ from torch import Tensor
 from vaekit.distributions.gaussian import LOG_2PI
 
 
+def selected(logits: Tensor, noise: Tensor) -> Tensor:
+    """Return the component that the last number of noise ``(..., D + 1)``, uniform on [0, 1), selects, ``(...)``."""
+    bounds = torch.softmax(logits, 0).cumsum(0)[:-1]
+    return (noise[..., -1:] >= bounds).sum(-1)
+
+
 class GaussianMixture(NamedTuple):
     """``sum_k w_k N(mu_k, diag exp(2 log_std_k))`` over latent vectors.
 
@@ -33,8 +39,7 @@ class GaussianMixture(NamedTuple):
 
         Samples are differentiable functions of the selected component.
         """
-        bounds = torch.softmax(self.logits, 0).cumsum(0)[:-1]
-        component = (noise[..., -1:] >= bounds).sum(-1)
+        component = selected(self.logits, noise)
         return self.mu[component] + torch.exp(self.log_std[component]) * noise[..., :-1]
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -63,8 +68,7 @@ class FullGaussianMixture(NamedTuple):
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map noise ``(*S, B, D + 1)`` to samples ``(*S, B, D)``: the last number, uniform on [0, 1), selects the component."""
-        bounds = torch.softmax(self.logits, 0).cumsum(0)[:-1]
-        component = (noise[..., -1:] >= bounds).sum(-1)
+        component = selected(self.logits, noise)
         return self.mu[component] + (self.tril[component] * noise[..., None, :-1]).sum(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:

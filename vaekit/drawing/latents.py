@@ -59,8 +59,8 @@ def encode_samples(vae: VAE, examples: Examples, num: int, generator: torch.Gene
 
 @torch.no_grad()
 def decode_nearest(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
-    """Return the decoded mean images of the codes nearest to vectors ``(N, D)``, which differ if codes are discrete."""
-    return decode(vae, vae.posterior.nearest(z), c)
+    """Return the decoded mean images of the codes nearest to vectors ``(N, D)``; see `nearest_codes`."""
+    return decode(vae, nearest_codes(vae, z), c)
 
 
 @torch.no_grad()
@@ -69,10 +69,9 @@ def decode(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
 
     Args:
         vae: The model.
-        z: The codes; vectors that are no codes, such as those off a sphere, are first moved to the nearest one.
+        z: The codes.
         c: The condition of each code, from `VAE.condition_on`: ``(N, E)``, or ``(1, E)`` for all codes.
     """
-    z = nearest_codes(vae, z)
     told = [None] * len(z.split(CHUNK)) if c is None else c.expand(len(z), -1).split(CHUNK)
     images = [vae.likelihood_of(*both).mean for both in zip(z.split(CHUNK), told, strict=True)]
     return vae.to_unit(torch.cat(images))
@@ -85,8 +84,8 @@ def prior_of(vae: VAE) -> Any:
 
 @torch.no_grad()
 def nearest_codes(vae: VAE, z: Tensor) -> Tensor:
-    """Return the codes that are nearest to vectors ``(N, D)``: the vectors themselves where all are codes."""
-    prior = prior_of(vae)
+    """Return the codes nearest to vectors ``(N, D)``, which differ from them if codes are discrete, or on a sphere, say."""
+    z, prior = vae.posterior.nearest(z), prior_of(vae)
     return prior.project(z) if isinstance(prior, Curved) else z
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,15 +47,20 @@ class Entry(Spec):
 
 def names() -> list[str]:
     """Return the names of all models, sorted."""
-    own = [file.stem.replace("_", "-") for file in FOLDER.glob("*.yaml")]
-    return sorted({*own, *(kind.replace("_", "-") for kind in plugins.installed(GROUP))})
+    return sorted({*_built_in(), *(kind.replace("_", "-") for kind in plugins.installed(GROUP))})
+
+
+@cache
+def _built_in() -> frozenset[str]:
+    """Return the names of the models that come with vaekit."""
+    return frozenset(file.stem.replace("_", "-") for file in FOLDER.glob("*.yaml"))
 
 
 def read(name: str) -> Entry:
     """Read a model.
 
     Raises:
-        UsageError: There is no model of that name; the message suggests close matches.
+        UsageError: The name is unknown; the message suggests close matches.
         PluginError: A plugin announces it, and its file is missing or invalid.
     """
     name = name.replace("_", "-")
@@ -78,7 +84,7 @@ def announced() -> list[plugins.Plugin]:
 
 def is_built_in(name: str) -> bool:
     """Whether a model comes with vaekit, whose models take precedence."""
-    return (FOLDER / f"{name.replace('-', '_')}.yaml").is_file()
+    return name.replace("_", "-") in _built_in()
 
 
 def _plugin(name: str) -> plugins.Plugin:

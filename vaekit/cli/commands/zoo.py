@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from textwrap import fill, indent, shorten
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,7 @@ from vaekit.cli.common import JsonOption, Panel
 if TYPE_CHECKING:
     from vaekit.schema import ComponentSpec
     from vaekit.specs.models import ModelSpec
+    from vaekit.specs.zoo import Entry
 
 PANEL = Panel.COMPONENTS
 WIDTH = 100
@@ -45,7 +46,7 @@ def zoo(context: typer.Context, as_json: JsonOption = False) -> None:
             warnings.warn(str(error), stacklevel=2)
     if as_json:
         for name, entry in entries.items():
-            typer.echo(json.dumps({"name": name, **entry.model_dump(mode="json")}, ensure_ascii=False))
+            typer.echo(_line(name, entry))
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
     longest = max(map(len, entries))
@@ -63,7 +64,7 @@ def show(
 
     entry = read(name)
     if as_json:
-        typer.echo(json.dumps({"name": name, **entry.model_dump(mode="json")}, ensure_ascii=False))
+        typer.echo(_line(name, entry))
         return
     typer.secho(f"{entry.title} ({entry.year})", bold=True)
     typer.echo(fill(entry.about, WIDTH) + "\n")
@@ -78,14 +79,18 @@ def show(
         typer.echo(fill(text, WIDTH, initial_indent=f"{label:<11}", subsequent_indent=" " * 11, break_on_hyphens=False))
 
 
+def _line(name: str, entry: Entry) -> str:
+    """Return a model as a line of JSON."""
+    return json.dumps({"name": name, **entry.model_dump(mode="json")}, ensure_ascii=False)
+
+
 def _parts(name: str, after: str | None) -> str:
     """Return a drawing of the parts of a model, each with the options that are not at their defaults."""
     from vaekit.specs.options import OptionTable
     from vaekit.specs.resolve import complete
     from vaekit.specs.zoo import base_of, read
 
-    base: dict[str, Any] = {} if after is None else dict(read(after).spec)
-    data = OptionTable(base_of(name, base or {"model": {}}) if after else read(name).spec, {}).data
+    data = OptionTable(read(name).spec if after is None else base_of(name, read(after).spec), {}).data
     data["train"].pop("freeze", None)  # needs a run
     model = complete(data, f"the model {name!r}").model
     size = f"z ({model.latent_dim}{'' if model.latent_stride is None else f' × grid, every {model.latent_stride} pixels'})"

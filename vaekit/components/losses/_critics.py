@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaekit.distributions import at_least_float32
-from vaekit.interfaces import Shape
+from vaekit.interfaces import Aim, Optim, Shape
 from vaekit.nn.layers import CONVOLUTIONS, Channels, Widths, fully_connected, halved_sizes, hidden_layer, hidden_linear_layers
 from vaekit.trace import Trace
 
@@ -45,6 +45,11 @@ class ExampleCritic(nn.Module):
         """Return the logits of features ``(N, ...)``, ``(N,)``."""
         logits: Tensor = at_least_float32(self.head(features).squeeze(-1))
         return logits
+
+
+def critic_aim(lr: float) -> Aim:
+    """Return the aim of a loss to train its network ``critic`` by its method ``criticise``, with an optimiser of its own."""
+    return Aim("criticise", moves=(), own=("critic",), optim=Optim(lr=lr, betas=(0.5, 0.9)), judged=False)
 
 
 def as_seen(images: Tensor, trace: Trace) -> Tensor:

@@ -8,9 +8,9 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.components.losses._critics import taken_for_data, taken_for_made
+from vaekit.components.losses._critics import critic_aim, taken_for_data, taken_for_made
 from vaekit.distributions import at_least_float32
-from vaekit.interfaces import Aim, Capability, Loss, Optim, Slot
+from vaekit.interfaces import Aim, Capability, Loss, Slot
 from vaekit.nn.layers import Widths, fully_connected
 from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
@@ -55,11 +55,10 @@ class AAE(Loss):
         self.critic = fully_connected((latent_dim,), hidden, (1,), "leaky_relu")
 
     def aims(self) -> dict[str, Aim]:
-        optim = Optim(lr=self.critic_lr, betas=(0.5, 0.9))
         return {
             "aae": Aim(),
             "aae_prior": Aim("fit_prior", moves=("prior",), judged=False),
-            "aae_critic": Aim("criticise", moves=(), own=("critic",), optim=optim, judged=False),
+            "aae_critic": critic_aim(self.critic_lr),
         }
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.components.losses._critics import ExampleCritic, as_seen, taken_for_data, taken_for_made
-from vaekit.interfaces import Aim, Loss, Optim, Shape
+from vaekit.components.losses._critics import ExampleCritic, as_seen, critic_aim, taken_for_data, taken_for_made
+from vaekit.interfaces import Aim, Loss, Shape
 from vaekit.nn.layers import Channels, Widths
 from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
@@ -47,9 +47,7 @@ class Adversarial(Loss):
         self.critic = ExampleCritic(data_shape, channels, hidden)
 
     def aims(self) -> dict[str, Aim]:
-        optim = Optim(lr=self.critic_lr, betas=(0.5, 0.9))
-        critic = Aim("criticise", moves=(), own=("critic",), optim=optim, judged=False)
-        return {"adversarial": Aim(), "adversarial_critic": critic}
+        return {"adversarial": Aim(), "adversarial_critic": critic_aim(self.critic_lr)}
 
     def forward(self, trace: Trace) -> Tensor:
         return self.weight(trace.epoch) * mean_over_samples(taken_for_data(self.logits(trace.reconstruction, trace)))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
+from vaekit.components.losses._controllers import ControlledKL
 from vaekit.errors import UsageError
-from vaekit.interfaces import Capability, Loss, Slot
 from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace
 
 
 @losses("control")
-class Control(Loss):
+class Control(ControlledKL):
     """``β KL``, with a β that a controller changes after each step so that the KL stays at a set point: ControlVAE.
 
     ``β = β_min + Kp sigmoid(KL - target) + Ki sum (KL - target)``: a PI controller, whose sum is kept within the bounds of β so
@@ -35,11 +33,7 @@ class Control(Loss):
         Shao et al. (2020), "ControlVAE: Controllable Variational Autoencoder", ICML, arXiv:2004.05988, algorithm 1.
     """
 
-    covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB_OF_DRAWS})
-    samples = None
     learned = ("beta", "integral")
-    beta: Tensor
     integral: Tensor
 
     def __init__(
@@ -58,12 +52,6 @@ class Control(Loss):
         self.beta_min, self.beta_max = scheduled(beta_min), scheduled(beta_max)
         self.register_buffer("beta", torch.tensor(beta_min + 0.5 * kp))
         self.register_buffer("integral", torch.zeros(()))
-
-    def forward(self, trace: Trace) -> Tensor:
-        kl = trace.kl
-        assert kl is not None  # guaranteed by `requires`, which assembly checks
-        trace.metrics["beta"] = self.beta
-        return self.beta * kl
 
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
         kl, epoch = trace.kl, trace.epoch

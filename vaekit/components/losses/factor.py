@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
-from torch.nn import functional as F
 
-from vaekit.interfaces import Aim, Capability, Loss, Optim, Slot
+from vaekit.components.losses._critics import critic_aim, taken_for_data, taken_for_made
+from vaekit.interfaces import Aim, Capability, Loss, Slot
 from vaekit.nn.layers import Widths, fully_connected
 from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
@@ -51,8 +51,7 @@ class Factor(Loss):
         self.critic = fully_connected((latent_dim,), hidden, (1,), "leaky_relu")
 
     def aims(self) -> dict[str, Aim]:
-        optim = Optim(lr=self.critic_lr, betas=(0.5, 0.9))
-        return {"factor": Aim(), "critic": Aim("criticise", moves=(), own=("critic",), optim=optim, judged=False)}
+        return {"factor": Aim(), "critic": critic_aim(self.critic_lr)}
 
     def forward(self, trace: Trace) -> Tensor:
         kl, total_correlation = trace.kl, self.critic(trace.z).squeeze(-1)
@@ -69,4 +68,4 @@ class Factor(Loss):
         z = trace.z
         shuffled = torch.stack([latent.roll(1 + d) for d, latent in enumerate(z.unbind(-1))], -1)
         real, other = self.critic(z).squeeze(-1), self.critic(shuffled).squeeze(-1)
-        return 0.5 * (F.softplus(-real) + F.softplus(other))
+        return 0.5 * (taken_for_data(real) + taken_for_made(other))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from vaekit.interfaces import Capability, Loss, Shape, Slot
+from vaekit.components.losses._controllers import ControlledKL
+from vaekit.interfaces import Shape
 from vaekit.nn.schedules import Scheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace, mean_over_samples
@@ -21,7 +22,7 @@ FASTEST = 0.02
 
 
 @losses("geco")
-class GECO(Loss):
+class GECO(ControlledKL):
     """``β KL``, with a β that training finds: the smallest KL at which the reconstruction error is tolerated.
 
     The error is the mean of -log p(x|z) per number of the data: the mean squared error for `mse`, the cross-entropy of a pixel in
@@ -41,11 +42,7 @@ class GECO(Loss):
         Rezende and Viola (2018), "Taming VAEs", arXiv:1810.00597, algorithm 1.
     """
 
-    covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
-    requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB_OF_DRAWS})
-    samples = None
     learned = ("beta", "error")
-    beta: Tensor
     error: Tensor
 
     def __init__(
@@ -61,12 +58,6 @@ class GECO(Loss):
         self.tolerance, self.rate, self.decay = scheduled(tolerance), scheduled(rate), scheduled(decay)
         self.register_buffer("beta", torch.ones(()))
         self.register_buffer("error", torch.zeros(()))
-
-    def forward(self, trace: Trace) -> Tensor:
-        kl = trace.kl
-        assert kl is not None  # guaranteed by `requires`, which assembly checks
-        trace.metrics["beta"] = self.beta
-        return self.beta * kl
 
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
         decay, rate = self.decay(trace.epoch), self.rate(trace.epoch)

@@ -8,9 +8,9 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.components.losses._critics import ExampleCritic, as_seen, taken_for_data, taken_for_made
+from vaekit.components.losses._critics import ExampleCritic, as_seen, critic_aim, taken_for_data, taken_for_made
 from vaekit.distributions import sum_event
-from vaekit.interfaces import INFERENCE, Aim, Loss, Optim, Shape, Slot
+from vaekit.interfaces import INFERENCE, Aim, Loss, Shape, Slot
 from vaekit.nn.layers import Channels, Widths
 from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
@@ -60,12 +60,11 @@ class VAEGAN(Loss):
         self.critic = ExampleCritic(data_shape, channels, hidden)
 
     def aims(self) -> dict[str, Aim]:
-        optim = Optim(lr=self.critic_lr, betas=(0.5, 0.9))
         return {
             "feature_matching": Aim(moves=INFERENCE),
             "vae_gan_decoder": Aim("generate", moves=("decoder", "prior", "condition"), judged=False),
             "vae_gan_likelihood": Aim("fit_likelihood", moves=("likelihood",), judged=False),
-            "vae_gan_critic": Aim("criticise", moves=(), own=("critic",), optim=optim, judged=False),
+            "vae_gan_critic": critic_aim(self.critic_lr),
         }
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:

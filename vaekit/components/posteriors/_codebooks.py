@@ -1,16 +1,58 @@
-"""How codebooks are learned: they start at clusters of the encoder's outputs and follow moving averages of these."""
+"""What posteriors of codes share, and how codebooks are learned.
+
+Codebooks start at clusters of the encoder's outputs and follow moving averages of these.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vaekit.distributions import nearest
+from vaekit.distributions import Vocabulary, from_positions, nearest, to_positions
+from vaekit.interfaces import Posterior, Shape
 
 MOST_OUTPUTS, ROUNDS = 16_384, 10
 """The most encoder outputs that the initial codebook is fitted to, and the rounds of k-means."""
+
+
+class CodesPosterior(Posterior):
+    """A posterior whose latents are vectors of a vocabulary at each position, without noise.
+
+    Args:
+        latent_dim: The number of latents.
+        latent_shape: Their shape, which starts with the number of channels.
+    """
+
+    space = "codes"
+    default_prior = "uniform"
+
+    def __init__(self, latent_dim: int, latent_shape: Shape) -> None:
+        super().__init__(latent_dim)
+        self.channels = latent_shape[0]
+
+    @property
+    @abstractmethod
+    def vocabulary(self) -> Vocabulary:
+        """The vectors that codes stand for, which the prior shares."""
+
+    @property
+    def param_shape(self) -> Shape:
+        return (self.latent_dim,)
+
+    @property
+    def code_sizes(self) -> Shape:
+        return self.vocabulary.sizes
+
+    def nearest(self, z: Tensor) -> Tensor:
+        vocabulary = self.vocabulary
+        return from_positions(vocabulary.vectors(vocabulary.codes(to_positions(z, self.channels))))
+
+    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
+        """Return zeros ``(num, D)``, since quantisation needs no noise."""
+        return like.new_zeros(num, self.latent_dim)
 
 
 class Learned(NamedTuple):

@@ -8,9 +8,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from vaekit.components.posteriors._codebooks import CodesPosterior
 from vaekit.distributions import Levels, Quantised, at_least_float32, from_positions, to_positions
 from vaekit.errors import UsageError
-from vaekit.interfaces import Capability, Posterior, Shape
+from vaekit.interfaces import Capability, Shape
 from vaekit.roles import posteriors
 
 MARGIN = 1e-3
@@ -18,7 +19,7 @@ MARGIN = 1e-3
 
 
 @posteriors("fsq")
-class FSQ(Posterior):
+class FSQ(CodesPosterior):
     """Latents that are bounded by tanh and rounded to one of a few levels each, without a codebook: finite scalar quantisation.
 
     A position of C channels has as many codes as the levels' product, such as 8·5·5·5 = 1000, so a few channels suffice:
@@ -33,8 +34,6 @@ class FSQ(Posterior):
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.READABLE})
-    space = "codes"
-    default_prior = "uniform"
     below: Tensor
     top: Tensor
 
@@ -45,8 +44,7 @@ class FSQ(Posterior):
         *,
         levels: Annotated[tuple[Annotated[int, Field(ge=3, le=256)], ...], Field(min_length=1)] = (5,),
     ) -> None:
-        super().__init__(latent_dim)
-        self.channels = latent_shape[0]
+        super().__init__(latent_dim, latent_shape)
         if len(levels) not in (1, self.channels):
             raise UsageError(
                 "the posterior 'fsq' needs a number of levels for each channel",
@@ -57,14 +55,6 @@ class FSQ(Posterior):
         self.sizes = tuple(levels) * (self.channels // len(levels))
         self.register_buffer("below", torch.tensor([float(size // 2) for size in self.sizes]), persistent=False)
         self.register_buffer("top", torch.tensor([size - 1.0 for size in self.sizes]), persistent=False)
-
-    @property
-    def param_shape(self) -> Shape:
-        return (self.latent_dim,)
-
-    @property
-    def code_sizes(self) -> Shape:
-        return self.sizes
 
     @property
     def vocabulary(self) -> Levels:
@@ -79,11 +69,3 @@ class FSQ(Posterior):
         bounded = (reach * torch.tanh(vectors + torch.atanh(offset / reach)) - offset) / self.below  # 0 stays 0
         codes = vocabulary.codes(bounded)
         return Quantised(from_positions(bounded), from_positions(vocabulary.vectors(codes)), codes)
-
-    def nearest(self, z: Tensor) -> Tensor:
-        vocabulary = self.vocabulary
-        return from_positions(vocabulary.vectors(vocabulary.codes(to_positions(z, self.channels))))
-
-    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
-        """Return zeros ``(num, D)``, since rounding needs no noise."""
-        return like.new_zeros(num, self.latent_dim)

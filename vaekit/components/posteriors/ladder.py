@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from vaekit.components.posteriors._priors import density_of_prior
 from vaekit.distributions import DiagonalGaussian, at_least_float32
 from vaekit.distributions.ladder import Layers, Merged
-from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Posterior, Shape
 from vaekit.roles import posteriors
 
@@ -46,13 +46,7 @@ class Ladder(Posterior):
         return (2, self.latent_dim)
 
     def forward(self, params: Tensor, model: Any = None) -> Layers:
-        p = None if model is None else model.prior(model)
-        if not isinstance(p, Layers):
-            raise UsageError(
-                "the posterior 'ladder' depends on p(z_l|z_<l), which the prior does not provide",
-                given="no model" if model is None else f"the prior {model.prior.kind!r}",
-                expected="a model with the prior 'ladder'",
-            )
+        p = density_of_prior("ladder", model, Layers, "p(z_l|z_<l)")
         mu, raw = at_least_float32(params).unbind(-2)
         parts = zip(p.split(mu), p.split(raw.clamp(-self.max_logvar, self.max_logvar)), strict=True)
         first, *others = (DiagonalGaussian(*each) for each in parts)

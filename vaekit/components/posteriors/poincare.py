@@ -8,9 +8,9 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
+from vaekit.components.posteriors._priors import density_of_prior
 from vaekit.distributions import at_least_float32
 from vaekit.distributions.poincare import WrappedNormal, exp_map, squared
-from vaekit.errors import UsageError
 from vaekit.interfaces import Capability, Posterior, Shape
 from vaekit.roles import posteriors
 
@@ -50,13 +50,7 @@ class Poincare(Posterior):
         return (2, self.latent_dim)
 
     def forward(self, params: Tensor, model: Any = None) -> WrappedNormal:
-        p = None if model is None else model.prior(model)
-        if not isinstance(p, WrappedNormal):
-            raise UsageError(
-                "the posterior 'poincare' depends on the curvature, which the prior does not provide",
-                given="no model" if model is None else f"the prior {model.prior.kind!r}",
-                expected="a model with the prior 'poincare'",
-            )
+        p = density_of_prior("poincare", model, WrappedNormal, "the curvature")
         tangent, raw = at_least_float32(params).unbind(-2)
         short = tangent * torch.rsqrt(1 + p.c * squared(tangent) / self.max_radius**2)
         mu = exp_map(torch.zeros_like(short), short, p.c)

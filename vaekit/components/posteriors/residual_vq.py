@@ -8,16 +8,16 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from vaekit.components.posteriors._codebooks import Learned, few, fitted, followed
+from vaekit.components.posteriors._codebooks import CodesPosterior, Learned, few, fitted, followed
 from vaekit.distributions import Codebooks, Quantised, at_least_float32, from_positions, to_positions
-from vaekit.interfaces import Capability, Posterior, Shape
+from vaekit.interfaces import Capability, Shape
 from vaekit.roles import posteriors
 from vaekit.schema import Count, Few
 from vaekit.trace import Trace
 
 
 @posteriors("residual_vq")
-class ResidualVQ(Posterior):
+class ResidualVQ(CodesPosterior):
     """The sum of R entries of R codebooks at each position, from coarse to fine: ``K^R`` vectors for the price of ``R K``.
 
     Each stage quantises the residual of the stages before it, with a codebook that is learned as that of `vq`. The encoder
@@ -36,8 +36,6 @@ class ResidualVQ(Posterior):
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.CODES})
-    space = "codes"
-    default_prior = "uniform"
     default_loss = "commitment"
     learned = ("codebooks", "usage", "sums")
     codebooks: Tensor
@@ -54,19 +52,11 @@ class ResidualVQ(Posterior):
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.99,
         restart: NonNegativeFloat = 0.1,
     ) -> None:
-        super().__init__(latent_dim)
-        self.channels, self.decay, self.restart = latent_shape[0], decay, restart
+        super().__init__(latent_dim, latent_shape)
+        self.decay, self.restart = decay, restart
         self.register_buffer("codebooks", torch.randn(num_stages, num_codes, self.channels))
         self.register_buffer("usage", torch.full((num_stages, num_codes), 1 / num_codes))
         self.register_buffer("sums", self.codebooks / num_codes)
-
-    @property
-    def param_shape(self) -> Shape:
-        return (self.latent_dim,)
-
-    @property
-    def code_sizes(self) -> Shape:
-        return self.vocabulary.sizes
 
     @property
     def vocabulary(self) -> Codebooks:
@@ -80,14 +70,6 @@ class ResidualVQ(Posterior):
         entries = [book[own] for book, own in zip(self.codebooks, codes.unbind(-1), strict=True)]
         partial = from_positions(torch.stack(entries).cumsum(0))
         return Quantised(outputs, partial[-1], codes, self.usage / self.usage.sum(-1, keepdim=True), partial)
-
-    def nearest(self, z: Tensor) -> Tensor:
-        vocabulary = self.vocabulary
-        return from_positions(vocabulary.vectors(vocabulary.codes(to_positions(z, self.channels))))
-
-    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
-        """Return zeros ``(num, D)``, since the nearest entries need no noise."""
-        return like.new_zeros(num, self.latent_dim)
 
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
         q = cast("Quantised", trace.site.q)

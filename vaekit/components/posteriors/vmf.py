@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
-
-from pydantic import PositiveFloat
-from torch import Tensor
-
-from vaekit.distributions.sphere import VonMisesFisher, check_sphere, polar
-from vaekit.interfaces import Capability, Posterior, Shape
+from vaekit.components.posteriors._spheres import SphericalPosterior
+from vaekit.distributions.sphere import VonMisesFisher
 from vaekit.roles import posteriors
 
 
 @posteriors("vmf")
-class VMF(Posterior):
+class VMF(SphericalPosterior):
     """Von Mises-Fisher density on the unit sphere, ``q(z|x) ∝ exp(kappa mu · z)``: the posterior of an S-VAE.
 
     The encoder outputs ``(2, D)``: a vector whose direction is ``mu``, and numbers whose mean, through softplus and times D, is
@@ -31,19 +26,4 @@ class VMF(Posterior):
         Davidson et al. (2018), "Hyperspherical Variational Auto-Encoders", UAI, arXiv:1804.00891, section 3.
     """
 
-    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
-    space = "sphere"
-    default_prior = "hypersphere"
-
-    def __init__(self, latent_dim: int, *, max_kappa: PositiveFloat = 1e4) -> None:
-        super().__init__(latent_dim)
-        check_sphere(latent_dim)
-        self.max_kappa = max_kappa
-
-    @property
-    def param_shape(self) -> Shape:
-        return (2, self.latent_dim)
-
-    def forward(self, params: Tensor, model: Any = None) -> VonMisesFisher:
-        del model
-        return VonMisesFisher(*polar(params, self.max_kappa))
+    density = VonMisesFisher

@@ -8,18 +8,16 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from vaekit.components.posteriors._codebooks import Learned, few, fitted, followed
-from vaekit.distributions import Codebooks, Quantised, at_least_float32, from_positions, nearest, to_positions
-from vaekit.interfaces import Capability, Posterior, Shape
+from vaekit.components.posteriors._codebooks import CodesPosterior, Learned, few, fitted, followed
+from vaekit.distributions import Codebooks, Quantised, at_least_float32, from_positions, to_positions
+from vaekit.interfaces import Capability, Shape
 from vaekit.roles import posteriors
 from vaekit.schema import Count
 from vaekit.trace import Trace
 
-__all__ = ["VQ", "nearest"]
-
 
 @posteriors("vq")
-class VQ(Posterior):
+class VQ(CodesPosterior):
     """The nearest entry of a learned codebook at each position: the posterior of a VQ-VAE, for grids (``--latent-stride 4``).
 
     The encoder receives the gradient of the entries unchanged. The codebook starts at a k-means clustering of encoder outputs and
@@ -36,8 +34,6 @@ class VQ(Posterior):
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.CODES, Capability.READABLE})
-    space = "codes"
-    default_prior = "uniform"
     default_loss = "commitment"
     learned = ("codebook", "usage", "sums")
     codebook: Tensor
@@ -53,19 +49,11 @@ class VQ(Posterior):
         decay: Annotated[float, Field(ge=0, lt=1)] = 0.99,
         restart: NonNegativeFloat = 0.1,
     ) -> None:
-        super().__init__(latent_dim)
-        self.channels, self.decay, self.restart = latent_shape[0], decay, restart
+        super().__init__(latent_dim, latent_shape)
+        self.decay, self.restart = decay, restart
         self.register_buffer("codebook", torch.randn(num_codes, self.channels))
         self.register_buffer("usage", torch.full((num_codes,), 1 / num_codes))
         self.register_buffer("sums", self.codebook / num_codes)
-
-    @property
-    def param_shape(self) -> Shape:
-        return (self.latent_dim,)
-
-    @property
-    def code_sizes(self) -> Shape:
-        return self.vocabulary.sizes
 
     @property
     def vocabulary(self) -> Codebooks:
@@ -77,14 +65,6 @@ class VQ(Posterior):
         outputs, vocabulary = at_least_float32(params), self.vocabulary
         codes = vocabulary.codes(to_positions(outputs, self.channels))
         return Quantised(outputs, from_positions(vocabulary.vectors(codes)), codes, self.usage / self.usage.sum())
-
-    def nearest(self, z: Tensor) -> Tensor:
-        vocabulary = self.vocabulary
-        return from_positions(vocabulary.vectors(vocabulary.codes(to_positions(z, self.channels))))
-
-    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
-        """Return zeros ``(num, D)``, since the nearest entry needs no noise."""
-        return like.new_zeros(num, self.latent_dim)
 
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
         q = cast("Quantised", trace.site.q)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vaekit.components.priors._mixtures import MixturePrior
 from vaekit.distributions import FullGaussianMixture
 from vaekit.errors import UsageError
 from vaekit.extras import import_extra
-from vaekit.interfaces import Capability, Prior
 from vaekit.roles import priors
 from vaekit.schema import Few
 from vaekit.trace import Trace
@@ -21,7 +21,7 @@ LEAST_SHARE = 1e-4
 
 
 @priors("full_mixture")
-class FullMixture(Prior):
+class FullMixture(MixturePrior):
     """A mixture of Gaussians with full covariances, which starts at a fit to the codes of training images by EM.
 
     Fitted to the codes of a trained model (``--init RUN --freeze encoder,decoder,posterior,likelihood``), it is ex-post density
@@ -35,7 +35,6 @@ class FullMixture(Prior):
         Ghosh et al. (2020), "From Variational to Deterministic Autoencoders", ICLR, arXiv:1903.12436, section 4.
     """
 
-    provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})
     num_initial = (
         10_000  # log p of held-out codes of MNIST with 32 latents: -44.8 if fitted to 1,024, -37.8 to these, -37.3 to all
     )
@@ -61,12 +60,6 @@ class FullMixture(Prior):
     def forward(self, model: Any = None, c: Tensor | None = None) -> FullGaussianMixture:
         del model, c
         return FullGaussianMixture(self.logits, self.mu, self.tril)
-
-    def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw ``(num, D + 1)``: standard normal noise, and a number that selects the component."""
-        noise = super().draw_noise(num, generator, like=like, temperature=temperature)
-        component = torch.rand(num, 1, generator=generator, device=like.device, dtype=like.dtype)
-        return torch.cat([noise, component], -1)
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
         library = import_extra("sklearn.mixture", "mixtures", "the prior 'full_mixture'")

@@ -1,0 +1,31 @@
+"""What posteriors that depend on the prior share."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from vaekit.errors import UsageError
+
+P = TypeVar("P")
+
+
+def density_of_prior(kind: str, model: Any, density: type[P], what: str) -> P:
+    """Return the density of a model's prior.
+
+    Args:
+        kind: The posterior, which goes with the prior of the same name.
+        model: The model.
+        density: The type that it must have.
+        what: What the posterior takes from it.
+
+    Raises:
+        UsageError: There is no model, or its prior is another one.
+    """
+    p = None if model is None else model.prior(model)
+    if not isinstance(p, density):
+        raise UsageError(
+            f"the posterior {kind!r} depends on {what}, which the prior does not provide",
+            given="no model" if model is None else f"the prior {model.prior.kind!r}",
+            expected=f"a model with the prior {kind!r}",
+        )
+    return p

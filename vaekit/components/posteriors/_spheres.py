@@ -1,0 +1,34 @@
+"""What posteriors on spheres share."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import PositiveFloat
+from torch import Tensor
+
+from vaekit.distributions.sphere import PowerSpherical, VonMisesFisher, check_sphere, polar
+from vaekit.interfaces import Capability, Posterior, Shape
+
+
+class SphericalPosterior(Posterior):
+    """A density on the unit sphere with a mean direction and a concentration."""
+
+    provides: ClassVar[frozenset[str]] = frozenset({Capability.LOG_PROB})
+    space = "sphere"
+    default_prior = "hypersphere"
+    density: ClassVar[type[VonMisesFisher] | type[PowerSpherical]]
+    """The density of mean directions and concentrations."""
+
+    def __init__(self, latent_dim: int, *, max_kappa: PositiveFloat = 1e4) -> None:
+        super().__init__(latent_dim)
+        check_sphere(latent_dim)
+        self.max_kappa = max_kappa
+
+    @property
+    def param_shape(self) -> Shape:
+        return (2, self.latent_dim)
+
+    def forward(self, params: Tensor, model: Any = None) -> VonMisesFisher | PowerSpherical:
+        del model
+        return self.density(*polar(params, self.max_kappa))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker of the suite has a core; more threads would wait for each other
+
 
 def pytest_configure() -> None:
     """Let Ctrl-C and hang-ups reach tests and what they start, also where pytest runs in the background and so ignores them."""

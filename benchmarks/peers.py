@@ -66,7 +66,7 @@ def pythae_model(trainer: Trainer) -> Any:
     return VAE(config, Encoder(encoder), Decoder(decoder))
 
 
-def pythae_epoch(trainer: Trainer, folder: Path) -> Callable[[], None]:
+def pythae_epoch(trainer: Trainer, folder: Path, batch: int = BATCH) -> Callable[[], None]:
     """Return a function that runs one epoch of pythae's trainer."""
     from pythae.data.datasets import BaseDataset
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
@@ -75,7 +75,7 @@ def pythae_epoch(trainer: Trainer, folder: Path) -> Callable[[], None]:
     images = source.gather(torch.arange(len(source), device=source.device)).float().cpu() / 255
     config = BaseTrainerConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=batch,
         learning_rate=1e-4,
         num_epochs=1,
         no_cuda=trainer.step.device.type != "cuda",

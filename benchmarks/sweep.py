@@ -38,15 +38,18 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_trainers(options: dict[str, Any], *, models: int, steps: int, threads: int, device: str, batch: int) -> list[Trainer]:
-    """Build trainers on random images that differ in seed; one epoch has ``steps`` steps."""
+def make_trainers(
+    options: dict[str, Any], *, models: int, steps: int, threads: int, device: str, batch: int, seeds: bool = True
+) -> list[Trainer]:
+    """Build trainers on random images that differ in seed, or else in learning rate; one epoch has ``steps`` steps."""
     common = {"binarize": "none", "likelihood": "bce", "batch_size": batch, "epochs": 10_000, "threads": threads}
     generator = torch.Generator().manual_seed(0)
     images = TensorImages(torch.randint(0, 256, (steps * batch, 1, 28, 28), dtype=torch.uint8, generator=generator)).to(device)
     trainers = []
-    for seed in range(models):
+    for number in range(models):
         launch = {"device": device, "compile": "graph" if device == "cuda" else "off"}
-        given = {**common, **options, **launch, "seed": seed, "pictures": "none"}
+        own = {"seed": number} if seeds else {"lr": 1e-4 * (1 + number)}
+        given = {**common, **options, **launch, **own, "pictures": "none"}
         spec = fit_to_machine(build_spec({}, given))
         folder = RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run")
         splits = Splits(images, images, images)
@@ -108,7 +111,7 @@ def parts(stack: Stack) -> dict[str, float]:
     for number in range(step.first.steps_per_epoch):
         batches = timed("inputs", lambda number=number: step.inputs([next(epoch) for epoch in epochs], number))
         state = (step.base, step.parameters, step.buffers, batches)
-        total, _ = timed("forward", lambda state=state: step.forward(*state, shared=shared))
+        total, *_ = timed("forward", lambda state=state: step.forward(*state, shared=shared))
         gradients = timed("backward", lambda total=total: torch.autograd.grad(total.sum(), moving))
         named = dict(zip(step.moving, gradients, strict=True))
         timed("optimiser", lambda named=named: [each.step(named, each.numbers(factors)) for each in step.optimizers])

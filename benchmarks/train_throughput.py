@@ -78,6 +78,7 @@ def networks(trainer: Trainer) -> tuple[nn.Module, nn.Module]:
     """Return copies of a trainer's encoder and decoder in PyTorch's default memory format."""
     vae = build_vae(trainer.spec.model, trainer.splits.facts, seed=0)
     vae.load_state_dict(trainer.step.objective.vae.state_dict())
+    vae.to(trainer.step.device)
     return vae.encoder, vae.decoder
 
 
@@ -89,12 +90,12 @@ class ByHand:
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-4, weight_decay=0.0, fused=True)
         source = trainer.splits.train
-        self.images = source.gather(torch.arange(len(source))).float() / 255
+        self.images = source.gather(torch.arange(len(source), device=source.device)).float() / 255
         self.dynamic, self.batch = trainer.spec.data.binarize == "dynamic", batch
 
     def data(self) -> Iterator[Tensor]:
         """Yield the batches of an epoch."""
-        for index in torch.randperm(len(self.images)).split(self.batch):
+        for index in torch.randperm(len(self.images), device=self.images.device).split(self.batch):
             x = self.images[index]
             yield torch.bernoulli(x) if self.dynamic else x
 

@@ -1,6 +1,6 @@
 """Models of the zoo on MNIST, binarised again at every visit, with the same networks and budget: ELBO and log p(x) over seeds.
 
-    python benchmarks/zoo.py [--models vae,iwae-5,…] [--seeds 3] [--epochs 10] [--runs FOLDER] [--json FILE]
+    python benchmarks/zoo.py [--models vae,iwae-5,…] [--seeds 3] [--epochs 10] [--device cpu] [--runs FOLDER] [--json FILE]
 
 Both networks are 784-200-200, with 10 latents; batches have 128 images, and the learning rate falls from 1e-3 to 0 along half a
 cosine. Each run takes one thread. Log p(x) is estimated by 500 importance samples for each of the 10,000 test images. With
@@ -28,7 +28,7 @@ COMMON: dict[str, Any] = {
     "lr": 1e-3,
     "pictures": "none",
     "threads": 1,
-    "device": "cpu",
+    "precision": "fp32",
 }
 MODELS: dict[str, dict[str, Any]] = {
     "vae": {"model": "vae"},
@@ -42,13 +42,14 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(name: str, seed: int, epochs: int, samples: int, folder: Path) -> dict[str, float]:
+def measure(name: str, seed: int, epochs: int, samples: int, device: str, folder: Path) -> dict[str, float]:
     """Train a model, unless there is a complete run of it, and return its ELBO and log p(x) on the test set."""
     out = folder / f"{name}-{seed}"
-    run = vaekit.Run(out) if out.is_dir() else vaekit.train(**COMMON, **MODELS[name], seed=seed, epochs=epochs, out=out)
+    given = {**COMMON, **MODELS[name], "seed": seed, "epochs": epochs, "device": device}
+    run = vaekit.Run(out) if out.is_dir() else vaekit.train(**given, out=out)
     numbers = run.evaluation() or {}
     if numbers.get("samples") != samples:
-        numbers = run.evaluate(samples=samples)
+        numbers = run.evaluate(samples=samples, device=device)
     return {"elbo": numbers["elbo"], "log_px": numbers["log_likelihood"], "kl": numbers["kl"]}
 
 
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -66,7 +68,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.runs or Path(temporary)
         for name in arguments.models.split(","):
-            found = [measure(name, seed, arguments.epochs, arguments.samples, folder) for seed in range(arguments.seeds)]
+            common = (arguments.epochs, arguments.samples, arguments.device, folder)
+            found = [measure(name, seed, *common) for seed in range(arguments.seeds)]
             results[name] = {key: [each[key] for each in found] for key in found[0]}
             means = {key: f"{statistics.mean(values):9.2f}" for key, values in results[name].items()}
             seeds = " ".join(f"{value:.2f}" for value in results[name]["log_px"])

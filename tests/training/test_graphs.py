@@ -176,6 +176,18 @@ def test_a_trainer_that_replays_ends_with_its_last_user(images, tmp_path):
         gc.enable()
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("given", [*kinds(), *SETTINGS])
+def test_a_gpu_replays_the_steps_that_it_takes_kernel_by_kernel(images, tmp_path, given):
+    given = options(images, **{**given, "device": "cuda"})
+    plain = vaekit.train(**given | {"compile": "off"}, out=tmp_path / "plain")
+    chosen = vaekit.train(**given | {"compile": "auto"}, out=tmp_path / "chosen")
+    assert chosen.spec.train.compile == "graph"
+    for mine, theirs in zip(chosen.metrics(), plain.metrics(), strict=True):
+        for name in ("train_loss", "validation_loss"):
+            np.testing.assert_allclose(mine[name], theirs[name], rtol=2e-3, err_msg=name)
+
+
 class OnGPU(torch.Generator):
     """A generator that says it is a GPU's."""
 

@@ -4,9 +4,10 @@
 
 Parts:
 
-* `steps`: an epoch of vaekit's loop, with its steps launched kernel by kernel (`off`), replayed as a CUDA graph (`graph`) and
-  compiled as well (`on`), in alternation with the hand-written loop of train_throughput.py, launched both ways, and with
-  pythae's trainer, whose data stay on the host. The data are in the GPU's memory otherwise.
+* `steps`: an epoch of vaekit's loop, with its steps launched kernel by kernel (`off`) or replayed as a CUDA graph (`graph`), in
+  alternation with the hand-written loop of train_throughput.py, launched both ways, and with pythae's trainer, whose data stay on
+  the host. The data are in the GPU's memory otherwise.
+* `compiled`: the same with steps that are compiled as well as replayed (`on`).
 * `busy`: the part of a step during which the GPU is busy, the kernels that take longest, and where Python spends its time.
 * `sweep`: stacked models against the same models one after another.
 * `likelihood`: log p(x) with 5,000 samples against pythae, and how it depends on the number of images decoded at once.
@@ -45,6 +46,7 @@ from torch import Tensor
 from train_throughput import CNN, MLP, ByHand, one_epoch
 
 import vaekit
+from vaekit.benchmark import machine
 from vaekit.benchmark.throughput import throughput
 from vaekit.data import Batch, Splits, TensorImages
 from vaekit.evaluation.importance import log_likelihood
@@ -72,9 +74,19 @@ RESNET = {
 }
 
 
-def show(title: str, row: dict[str, Any]) -> None:
-    """Print a result on one line, without its tables."""
-    print(f"{title}: " + json.dumps(row, default=str, ensure_ascii=False, separators=(",", ":"))[:900], flush=True)
+class Results(dict[str, Any]):
+    """The results of a part, written and printed one by one, so that those before an interruption remain."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    def add(self, title: str, row: dict[str, Any]) -> None:
+        """Add a result; what is a list of lines is not printed."""
+        self[title] = row
+        write(self.settings.json, torch.get_num_threads(), self, part=self.settings.part, tiny=self.settings.tiny)
+        short = {name: value for name, value in row.items() if not isinstance(value, list)}
+        print(f"{title}: {json.dumps(short, default=str, ensure_ascii=False)}", flush=True)
 
 
 def random_images(num: int, device: str, shape: tuple[int, ...] = (1, 28, 28)) -> TensorImages:
@@ -130,18 +142,18 @@ def waiting(epoch: Callable[[], None], device: str) -> Callable[[], None]:
     return run
 
 
-def steps(settings: Settings) -> dict[str, Any]:
+def steps(settings: Settings, results: Results) -> None:
     """Time epochs of every way, and of the peers, in alternation."""
-    results: dict[str, Any] = {}
-    ways = ("off", "graph", "on") if settings.device == "cuda" else ("off",)
+    ways = [("fp32", "off"), ("fp32", "graph"), ("bf16", "off"), ("bf16", "graph")]
+    if settings.device == "cpu":
+        ways = [("fp32", "off"), ("bf16", "off")]
     for case, (options, batch) in CASES.items():
         num, theirs = (4, 2) if settings.tiny else (400 if batch == 128 else 100, 40 if batch == 128 else 4)
         images, few = random_images(num * batch, settings.device), random_images(theirs * batch, settings.device)
         contenders: dict[str, tuple[Callable[[], None], int]] = {}
-        for precision in ("fp32", "bf16"):
-            for way in ways:
-                trainer = make_trainer(images, options, settings, compile=way, precision=precision, batch_size=batch)
-                contenders[f"{precision}, {way}"] = one_epoch(trainer), num * batch
+        for precision, way in ways:
+            trainer = make_trainer(images, options, settings, compile=way, precision=precision, batch_size=batch)
+            contenders[f"{precision}, {way}"] = one_epoch(trainer), num * batch
         plain = make_trainer(images, options, settings, compile="off", batch_size=batch)
         contenders["by hand"] = ByHand(plain, batch).epoch, num * batch
         if settings.device == "cuda":
@@ -151,69 +163,71 @@ def steps(settings: Settings) -> dict[str, Any]:
             contenders["pythae"] = pythae_epoch(small, Path(folder), batch), theirs * batch
             epochs = {name: waiting(epoch, settings.device) for name, (epoch, _) in contenders.items()}
             times = in_turn(epochs, 1 if settings.tiny else 5)
-        row = {name: per_second(contenders[name][1], spent) for name, spent in times.items()}
-        results[case] = {"images_per_second": row}
+        row: dict[str, Any] = {name: round(per_second(contenders[name][1], spent)) for name, spent in times.items()}
         best = "fp32, graph" if settings.device == "cuda" else "fp32, off"
         for peer in ("by hand", "by hand, graph", "pythae"):
             if peer in times:
                 share = contenders[best][1] / contenders[peer][1]
                 pairs = zip(times[peer], times[best], strict=True)
-                results[case][f"{best} against {peer}"] = spread([share * a.wall / b.wall for a, b in pairs])
-        show(case, results[case])
-    return results
+                row[f"{best} against {peer}"] = spread([share * a.wall / b.wall for a, b in pairs])
+        results.add(case, row)
 
 
-def busy(settings: Settings) -> dict[str, Any]:
+def compiled(settings: Settings, results: Results) -> None:
+    """Time epochs of compiled steps against replayed ones."""
+    for case, (options, batch) in CASES.items():
+        for precision in ("fp32", "bf16"):
+            num = 4 if settings.tiny else 400 if batch == 128 else 100
+            images, epochs, first = random_images(num * batch, settings.device), {}, 0.0
+            for way in ("on", "graph" if settings.device == "cuda" else "off"):
+                trainer = make_trainer(images, options, settings, compile=way, precision=precision, batch_size=batch)
+                epochs[way] = waiting(one_epoch(trainer), settings.device)
+                began = time.perf_counter()
+                epochs[way]()
+                first = max(first, time.perf_counter() - began)
+            times = in_turn(epochs, 1 if settings.tiny else 5)
+            row: dict[str, Any] = {way: round(per_second(num * batch, spent)) for way, spent in times.items()}
+            results.add(f"{case}, {precision}", {**row, "seconds_of_first_epoch": first})
+
+
+def busy(settings: Settings, results: Results) -> None:
     """Measure the part of a step in which the GPU is busy; profile the kernels and Python."""
-    results: dict[str, Any] = {}
-    path = Path(tempfile.mkdtemp()) / "images.npy"
-    np.save(path, np.random.default_rng(0).integers(0, 256, (16384, 28, 28), dtype=np.uint8))
     for case, (options, batch) in CASES.items():
         for way in ("off", "graph") if settings.device == "cuda" else ("off",):
-            images = random_images((4 if settings.tiny else 200) * batch, settings.device)
+            images = random_images((4 if settings.tiny else 300) * batch, settings.device)
             trainer = make_trainer(images, options, settings, compile=way, batch_size=batch)
             epoch = waiting(one_epoch(trainer), settings.device)
-            for _ in range(2):
-                epoch()
-            began = time.perf_counter()
             epoch()
-            row: dict[str, Any] = {"milliseconds_per_step": 1e3 * (time.perf_counter() - began) / trainer.batches.steps_per_epoch}
-            python = cProfile.Profile()
+            times = in_turn({"epoch": epoch}, 3)["epoch"]
+            spent = 1e3 * statistics.median(each.wall for each in times) / trainer.step.steps_per_epoch
+            row: dict[str, Any] = {"milliseconds_per_step": spent}
+            python, text = cProfile.Profile(), io.StringIO()
             python.runcall(epoch)
-            text = io.StringIO()
             pstats.Stats(python, stream=text).sort_stats("tottime").print_stats(25)
             row["python"] = text.getvalue().splitlines()
             if settings.device == "cuda":
+                few = random_images(20 * batch, settings.device)
+                short = make_trainer(few, options, settings, compile=way, batch_size=batch)
+                once = one_epoch(short)
+                once()
+                row["busy_milliseconds"] = machine.busy(once, 1) / short.step.steps_per_epoch
+                row["busy_fraction"] = row["busy_milliseconds"] / spent
                 with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-                    epoch()
+                    once()
                 row["kernels"] = profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=25).splitlines()
-                (measured,) = throughput(
-                    batch_sizes=(batch,),
-                    precisions=("fp32",),
-                    compilations=(way,),
-                    devices=("cuda",),
-                    tasks=("train",),
-                    seconds=0.5,
-                    **{"dataset": "array", "dataset.path": str(path), "binarize": "none", "likelihood": "bce"},
-                    **options,
-                )["rows"]
-                row |= {name: measured[name] for name in ("busy_fraction", "flops_fraction", "bytes_fraction", "parts")}
-            results[f"{case}, {way}"] = row
-            show(f"{case}, {way}", {name: value for name, value in row.items() if name not in ("python", "kernels")})
-    return results
+            results.add(f"{case}, {way}", row)
 
 
-def stacks(settings: Settings) -> dict[str, Any]:
+def stacks(settings: Settings, results: Results) -> None:
     """Time stacked models and the same models one after another."""
-    results: dict[str, Any] = {}
     small, large = "mlp 784-64-10", "mlp 784-512-20"
-    cases = [(16, small, True, False), (16, small, False, False), (16, large, True, False), (64, small, True, False)]
-    cases += [(64, small, False, False), (16, small, True, True), (64, large, True, False)]
+    cases = [(16, small, True, False), (64, small, True, False), (16, small, False, False), (16, large, True, False)]
+    cases += [(64, large, True, False), (64, small, False, False), (16, small, True, True)]
     if settings.tiny:
         cases = [(2, small, True, False), (2, small, False, False)]
     for models, name, seeds, compiled in cases:
         title = f"{models} × {name}, {'a seed each' if seeds else 'one seed'}, {'compiled' if compiled else 'eager'}"
-        results[title] = sweep.compare(
+        row = sweep.compare(
             sweep.CASES[name],
             compiled=compiled,
             models=models,
@@ -224,14 +238,12 @@ def stacks(settings: Settings) -> dict[str, Any]:
             batch=128,
             seeds=seeds,
         )
-        show(title, results[title])
-    return results
+        results.add(title, row)
 
 
-def likelihood(settings: Settings) -> dict[str, Any]:
+def likelihood(settings: Settings, results: Results) -> None:
     """Time log p(x) of 100 images with 5,000 samples, and pythae's of four of them."""
     num, samples = (4, 100) if settings.tiny else (100, 5000)
-    results: dict[str, Any] = {}
     trainer = make_trainer(random_images(128 * 50, settings.device), MLP, settings, compile="off", batch_size=128)
     one_epoch(trainer)()
     vae, device = trainer.step.objective.vae, settings.device
@@ -258,14 +270,11 @@ def likelihood(settings: Settings) -> dict[str, Any]:
     chunks = (None, 1024, 4096, 16384, 65536) if device == "cuda" else (None,)
     contenders = {f"{precision}, {chunk or 'default'}": ours(precision, chunk) for precision in ("fp32", "bf16") for chunk in chunks}
     times = in_turn({**contenders, "pythae": pythae}, 1 if settings.tiny else 3)
-    results["images_per_second"] = {name: per_second(4 if name == "pythae" else num, spent) for name, spent in times.items()}
-    results["log_likelihood"] = estimates
-    for name, row in results.items():
-        show(name, row)
-    return results
+    results.add("images_per_second", {name: per_second(4 if name == "pythae" else num, spent) for name, spent in times.items()})
+    results.add("log_likelihood", estimates)
 
 
-def trained(settings: Settings, title: str, **options: Any) -> dict[str, Any]:
+def trained(settings: Settings, **options: Any) -> dict[str, Any]:
     """Train on MNIST, or on digits to try; return the evaluation, and the seconds and validation ELBO of each epoch."""
     given = {"dataset": "digits" if settings.tiny else "mnist", "device": settings.device, "pictures": "none"}
     with tempfile.TemporaryDirectory() as folder:
@@ -273,23 +282,23 @@ def trained(settings: Settings, title: str, **options: Any) -> dict[str, Any]:
         run = vaekit.train(**given, **options, out=Path(folder) / "run")
         whole = time.perf_counter() - began
         records = run.metrics()
-        results = {
+        return {
             "seconds": whole,
             "spec": {name: getattr(run.spec.train, name) for name in ("compile", "precision", "batch_size", "epochs")},
-            "evaluation": run.evaluation(),
+            "evaluation": {name: value for name, value in (run.evaluation() or {}).items() if not isinstance(value, list)},
+            "last": {name: records[-1].get(name) for name in ("seconds", "images_per_second", "validation_elbo")},
             "epochs": [
                 {name: record.get(name) for name in ("epoch", "seconds", "epoch_seconds", "images_per_second", "validation_elbo")}
                 for record in records
             ],
         }
-    show(title, {**results, "epochs": results["epochs"][-1], "evaluation": results["evaluation"].get("elbo")})
-    return results
 
 
-def mnist(settings: Settings) -> dict[str, Any]:
+def mnist(settings: Settings, results: Results) -> None:
     """Train the default model on MNIST for 30 epochs, in single precision and as `auto` chooses."""
     epochs = 1 if settings.tiny else 30
-    return {name: trained(settings, name, epochs=epochs, precision=name) for name in ("fp32", "auto")}
+    for name in ("fp32", "auto"):
+        results.add(name, trained(settings, epochs=epochs, precision=name))
 
 
 @contextmanager
@@ -303,15 +312,13 @@ def tf32(enabled: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def precision(settings: Settings) -> dict[str, Any]:
+def precision(settings: Settings, results: Results) -> None:
     """Train an MLP and a CNN for three epochs in each precision, with each batch size."""
-    results: dict[str, Any] = {}
     for case, (options, batch) in CASES.items():
         for name in ("fp32", "tf32", "bf16"):
             with tf32(name == "tf32"):
                 given = {**options, "precision": "bf16" if name == "bf16" else "fp32", "batch_size": 128 if settings.tiny else batch}
-                results[f"{case}, {name}"] = trained(settings, f"{case}, {name}", **given, epochs=1 if settings.tiny else 3, lr=1e-3)
-    return results
+                results.add(f"{case}, {name}", trained(settings, **given, epochs=1 if settings.tiny else 3, lr=1e-3))
 
 
 @contextmanager
@@ -327,10 +334,9 @@ def layout(name: str) -> Iterator[None]:
         yield
 
 
-def images(settings: Settings) -> dict[str, Any]:
+def images(settings: Settings, results: Results) -> None:
     """Measure training on 128×128 images, in each memory format."""
-    side, batch, num = (16, 4, 16) if settings.tiny else (128, 64, 1024)
-    results: dict[str, Any] = {}
+    side, batch, num = (16, 4, 16) if settings.tiny else (128, 64, 512)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         np.save(path, np.random.default_rng(0).integers(0, 256, (num, side, side, 3), dtype=np.uint8))
@@ -351,21 +357,18 @@ def images(settings: Settings) -> dict[str, Any]:
                             **{"dataset": "array", "dataset.path": str(path), **options},
                         )["rows"]
                     names = ("images_per_second", "flops_fraction", "busy_fraction", "peak_bytes", "first_step_seconds")
-                    title = f"{model}, {form}, {arithmetic}, {way}"
-                    results[title] = {name: row.get(name) for name in names}
-                    show(title, results[title])
-    return results
+                    results.add(f"{model}, {form}, {arithmetic}, {way}", {name: row.get(name) for name in names})
 
 
-def onnx(settings: Settings) -> dict[str, Any]:
+def onnx(settings: Settings, results: Results) -> None:
     """Time an exported decoder in ONNX Runtime with its CUDA provider."""
     import onnxruntime
 
     providers = onnxruntime.get_available_providers()
     if settings.device == "cuda" and "CUDAExecutionProvider" not in providers:
-        return {"not measured": f"ONNX Runtime {onnxruntime.__version__} offers {', '.join(providers)}"}
+        results.add("not measured", {"providers": ", ".join(providers), "onnxruntime": onnxruntime.__version__})
+        return
     provider = "CUDAExecutionProvider" if settings.device == "cuda" else "CPUExecutionProvider"
-    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         run = vaekit.train(dataset="digits", epochs=1, device="cpu", pictures="none", out=Path(folder) / "run")
         session = onnxruntime.InferenceSession(run.export().path, providers=[provider])
@@ -377,12 +380,12 @@ def onnx(settings: Settings) -> dict[str, Any]:
                 began = time.perf_counter()
                 session.run(None, {given.name: z})
                 times.append(time.perf_counter() - began)
-            results[f"batch {size}"] = {"milliseconds": 1e3 * statistics.median(times)}
-    return results
+            results.add(f"batch {size}", {"milliseconds": 1e3 * statistics.median(times)})
 
 
-PARTS: dict[str, Callable[[Settings], dict[str, Any]]] = {
+PARTS: dict[str, Callable[[Settings, Results], None]] = {
     "steps": steps,
+    "compiled": compiled,
     "busy": busy,
     "sweep": stacks,
     "likelihood": likelihood,
@@ -404,8 +407,7 @@ def main() -> None:
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
     logging.disable(logging.INFO)
-    results = PARTS[settings.part](settings)
-    write(settings.json, torch.get_num_threads(), results, part=settings.part, tiny=settings.tiny)
+    PARTS[settings.part](settings, Results(settings))
 
 
 if __name__ == "__main__":

@@ -105,11 +105,11 @@ def parts(stack: Stack) -> dict[str, float]:
         spent[name].append(1e3 * (time.perf_counter() - began))
         return result
 
-    epochs = [stack.trainers[leader].batches.epoch(0) for leader in step.leaders]
+    epochs = [stack.trainers[leader].step.batches.readings(0) for leader in step.leaders]
     moving = [step.parameters[name] for name in step.moving]
     factors, shared = [1.0] * len(step.steps), len(step.leaders) == 1
-    for number in range(step.first.steps_per_epoch):
-        batches = timed("inputs", lambda number=number: step.inputs([next(epoch) for epoch in epochs], number))
+    for _ in range(step.first.steps_per_epoch):
+        batches = timed("inputs", lambda: step.inputs([next(epoch) for epoch in epochs]))
         state = (step.base, step.parameters, step.buffers, batches)
         total, *_ = timed("forward", lambda state=state: step.forward(*state, shared=shared))
         gradients = timed("backward", lambda total=total: torch.autograd.grad(total.sum(), moving))

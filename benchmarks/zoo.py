@@ -74,7 +74,7 @@ def main() -> None:
             means = {key: f"{statistics.mean(values):9.2f}" for key, values in results[name].items()}
             seeds = " ".join(f"{value:.2f}" for value in results[name]["log_px"])
             print(f"{name:12} ELBO {means['elbo']}  log p(x) {means['log_px']} ({seeds})  KL {means['kl']}", flush=True)
-    write(arguments.json, 1, results, epochs=arguments.epochs, samples=arguments.samples)
+            write(arguments.json, 1, results, epochs=arguments.epochs, samples=arguments.samples)
 
 
 if __name__ == "__main__":

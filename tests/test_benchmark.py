@@ -88,11 +88,11 @@ def test_two_measurements_are_compared_row_by_row(result):
     faster = deepcopy(result)
     for row in faster["rows"]:
         for name in ("lower", "images_per_second", "upper"):
-            row[name] *= 100
+            row[name] *= 1e6  # beyond what other load on the machine does to the quartiles
     faster["environment"]["threads"] = 4
     rows = compare(result, faster)
     assert len(rows) == len(result["rows"])
-    assert all(row["ratio"] == pytest.approx(100) and row["beyond_quartiles"] for row in rows)
+    assert all(row["ratio"] == pytest.approx(1e6) and row["beyond_quartiles"] for row in rows)
     assert not any(row["beyond_quartiles"] for row in compare(result, result))
     assert differences(result, faster) == ["threads: 1 before, 4 after"]
     with pytest.raises(UsageError, match="no row in common"):

@@ -22,6 +22,7 @@ from vaekit.model.assembly import build_objective, build_vae
 from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.specs.options import build_spec
 from vaekit.specs.resolve import resolve
+from vaekit.store.record import load_splits
 from vaekit.trace import Site, Trace
 from vaekit.training.hardware import fit_to_machine
 from vaekit.training.step import Step
@@ -335,4 +336,4 @@ def test_an_object_that_holds_tensors_and_cannot_be_detached_is_refused():
 def test_a_model_of_two_players_is_not_sharded():
     spec = fit_to_machine(build_spec({}, {"parallel": "fsdp", "device": "cpu", "batch_size": 2}))
     with pytest.raises(UsageError, match="cannot be sharded"):
-        Step(spec, shared_producer(), ProcessGroup(0, 2))
+        Step(spec, shared_producer(), load_splits(spec), ProcessGroup(0, 2))

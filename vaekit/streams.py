@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -28,6 +30,41 @@ class Streams:
         if generator is None:
             generator = self._generators[device] = torch.Generator(device)
         return generator.manual_seed(derive_seed(self.seed, stream, step))
+
+
+class RecordableStreams(Streams):
+    """Streams that a CUDA graph can draw from: each has a generator of its own, which keeps its address.
+
+    Within `recorded`, generators are handed out without being seeded. Before a recording is replayed, `seed_all` seeds those that
+    it draws from, so a replayed step draws what the step itself would.
+    """
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self._own: dict[tuple[str, torch.device], torch.Generator] = {}
+        self._recording = False
+
+    def generator(self, stream: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+        """Return the generator of a stream, seeded for ``(seed, stream, step)`` unless it is being recorded."""
+        device = torch.device(device)
+        generator = self._own.get((stream, device))
+        if generator is None:
+            generator = self._own[stream, device] = torch.Generator(device)
+        return generator if self._recording else generator.manual_seed(derive_seed(self.seed, stream, step))
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[torch.Generator]]:
+        """Hand out generators as they are within the context, whose value are the generators of all streams so far."""
+        self._recording = True
+        try:
+            yield list(self._own.values())
+        finally:
+            self._recording = False
+
+    def seed_all(self, step: int) -> None:
+        """Seed the generators of all streams for a step."""
+        for (stream, _), generator in self._own.items():
+            generator.manual_seed(derive_seed(self.seed, stream, step))
 
 
 def derive_seed(seed: int, stream: str, step: int) -> int:

@@ -171,7 +171,7 @@ def test_workers_that_read_on_give_the_batches_of_whatever_is_asked_for_next(tmp
 def test_streaming_to_a_gpu_gives_the_same_batches(tmp_path: Path, workers):
     source = grey(21, (3, 6, 5))
     np.save(tmp_path / "a.npy", source.images.numpy())
-    mapped = MappedImages(tmp_path / "a.npy", "NCHW", source.labels)
+    mapped = MappedImages(tmp_path / "a.npy", "NCHW")
     for streamed in (picture_files(tmp_path, source), mapped):
         made = batches(streamed, workers=workers, device="cuda")
         for epoch in range(3):
@@ -179,7 +179,7 @@ def test_streaming_to_a_gpu_gives_the_same_batches(tmp_path: Path, workers):
                 torch.cuda._sleep(1_000_000)  # so that copies run ahead of what is computed
                 assert ours.x.is_cuda
                 assert torch.equal(ours.x.cpu(), theirs.x)
-                assert torch.equal(ours.y.cpu(), theirs.y)
+                assert streamed is mapped or torch.equal(ours.y.cpu(), theirs.y)
                 assert torch.equal(ours.index.cpu(), theirs.index)
 
 

@@ -73,10 +73,10 @@ def test_a_moved_folder_is_the_same_dataset(folder: Path, tmp_path: Path) -> Non
 def interrupted_run(monkeypatch: pytest.MonkeyPatch, **given: object) -> None:
     step = Step.__call__
 
-    def interrupt(self, batch, number):
-        if number == 3:
+    def interrupt(self, reading):
+        if reading.number == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, number)
+        return step(self, reading)
 
     with monkeypatch.context() as patch:
         patch.setattr(Step, "__call__", interrupt)

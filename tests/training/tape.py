@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -47,10 +49,12 @@ class Tape(TorchDispatchMode):
                     old.copy_(new)
 
 
-def record(function):
+def record(function, streams=()):
     """Stand in for `vaekit.compute.graphs.record`."""
     tape = Tape()
-    with tape:
+    with ExitStack() as recorded, tape:
+        for each in streams:
+            recorded.enter_context(each.recorded())
         result = function()
     tape.rewind()
     return result, tape.replay

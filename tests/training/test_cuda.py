@@ -57,11 +57,11 @@ def test_every_arithmetic_learns_as_single_precision_does(images, tmp_path, netw
 def test_a_step_never_waits_for_the_device(images, tmp_path, network, compiled, monkeypatch):
     step = Step.__call__
 
-    def watched(self, batch, number):
-        if number <= graphs.WARM_UP:  # libraries load on first use; recording waits
-            return step(self, batch, number)
+    def watched(self, reading):
+        if reading.number <= graphs.WARM_UP:  # libraries load on first use; recording waits
+            return step(self, reading)
         with graphs.refusing_waits():
-            return step(self, batch, number)
+            return step(self, reading)
 
     monkeypatch.setattr(Step, "__call__", watched)
     given = options(images, **network, binarize="dynamic", grad_clip=1.0, ema=0.9, compile=compiled)
@@ -74,10 +74,10 @@ def test_a_run_resumes_on_cuda(images, tmp_path, monkeypatch, compiled):
     whole = vaekit.train(**given, out=tmp_path / "whole")
     step = Step.__call__
 
-    def interrupted(self, batch, number):
-        if number == 12:  # of 24
+    def interrupted(self, reading):
+        if reading.number == 12:  # of 24
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, number)
+        return step(self, reading)
 
     with monkeypatch.context() as patch:
         patch.setattr(Step, "__call__", interrupted)

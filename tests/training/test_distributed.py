@@ -85,10 +85,10 @@ import os, signal, sys
 from vaekit.cli import main
 from vaekit.training.step import Step
 
-def hooked(self, batch, at, step=Step.__call__):
-    if at == 8:
+def hooked(self, reading, step=Step.__call__):
+    if reading.number == 8:
         {}
-    return step(self, batch, at)
+    return step(self, reading)
 
 Step.__call__ = hooked
 sys.exit(main(sys.argv[1:]))

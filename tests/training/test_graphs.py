@@ -26,7 +26,7 @@ from vaekit.model.assembly import assemble, build_objective, build_vae
 from vaekit.specs.options import build_spec
 from vaekit.store.folder import RunFolder
 from vaekit.store.record import load_splits
-from vaekit.streams import Streams
+from vaekit.streams import RecordableStreams, Streams
 from vaekit.training.checks import check_data
 from vaekit.training.hardware import fit_to_machine
 from vaekit.training.step import Step
@@ -87,9 +87,9 @@ def weights(run):
 @pytest.mark.parametrize("given", [*kinds(), *SETTINGS])
 def test_replayed_steps_are_those_that_python_takes(images, tmp_path, monkeypatch, given):
     replays = []
-    monkeypatch.setattr(graphs, "record", lambda function: replays.append(function) or record(function))
+    monkeypatch.setattr(graphs, "record", lambda *given: replays.append(given) or record(*given))
     replayed = vaekit.train(**options(images, **given), out=tmp_path / "replayed")
-    assert len(replays) == (2 if "augment.rotate" in given else 1)
+    assert len(replays) == 1
     monkeypatch.setattr(graphs, "WARM_UP", 10**9)  # the same step, but never recorded
     taken = vaekit.train(**options(images, **given), out=tmp_path / "taken")
     for name, tensor in weights(taken).items():
@@ -102,10 +102,10 @@ def test_a_replayed_run_resumes_to_the_same_weights(images, tmp_path, monkeypatc
     whole = vaekit.train(**given, out=tmp_path / "whole")
     step = Step.__call__
 
-    def interrupted(self, batch, number):
-        if number == 8:
+    def interrupted(self, reading):
+        if reading.number == 8:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, number)
+        return step(self, reading)
 
     monkeypatch.setattr(Step, "__call__", interrupted)
     with pytest.raises(Interrupted):
@@ -127,28 +127,29 @@ def test_a_replayed_stack_equals_its_models_alone(images, tmp_path):
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_a_replay_refuses_what_the_recording_was_not_made_for():
-    replay = Replay(lambda x, target, y, draws: x + target + draws["own"])
-    x, other = torch.zeros(3), torch.ones(3)
-    for _ in range(graphs.WARM_UP + 1):
-        replay(x, x, None, {"own": x + 1})
-    own = {"own": x + 5}
-    assert torch.equal(replay(other, other, None, own), torch.full((3,), 7.0))
-    unlike = [(x, other, None), (x, x, x), (x[:1], x[:1], None), (None, x, None)]
-    draws = [{}, {"other": x}, {"own": x[:1]}, {"own": x, "other": x}, None, x]
-    for given in [*((*given, own) for given in unlike), *((other, other, None, each) for each in draws)]:
-        with pytest.raises(ValueError, match="record"):
-            replay(*given)
+def test_a_replay_draws_what_the_function_would_and_refuses_what_it_was_not_recorded_for():
+    streams, plain = RecordableStreams(0), Streams(0)
+
+    def draw(pair, number):
+        return pair[0] + torch.rand(3, generator=streams.generator("noise", number))
+
+    replay, x = Replay(draw, [streams]), torch.zeros(3)
+    for number in range(graphs.WARM_UP + 4):
+        expected = number + torch.rand(3, generator=plain.generator("noise", number))
+        assert torch.equal(replay(number, (x + number, None), number), expected)
+    for pair in [(x[:1], None), (None, None), (x, x), (x, 1), (x,)]:
+        with pytest.raises(ValueError, match="not like those recorded"):
+            replay(0, pair, 0)
 
 
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("function", [lambda x: x * x.sum().item(), lambda x: x * x.new_tensor(2.0), lambda x: x[x > 0]])
 def test_the_likeness_refuses_what_waits(function):
     replay = Replay(function)
-    for _ in range(graphs.WARM_UP):
-        replay(torch.ones(2))
+    for number in range(graphs.WARM_UP):
+        replay(number, torch.ones(2))
     with pytest.raises(RuntimeError, match="not permitted"):
-        replay(torch.ones(2))
+        replay(graphs.WARM_UP, torch.ones(2))
 
 
 def test_graphs_are_refused_where_there_are_none(images, tmp_path):
@@ -163,8 +164,8 @@ def test_a_trainer_that_replays_ends_with_its_last_user(images, tmp_path):
     spec = fit_to_machine(build_spec({}, options(images, **{"augment.rotate": 5}, likelihood="bce", binarize="dynamic")))
     splits = load_splits(spec)
     trainer = Trainer(spec, assemble(spec, splits), splits, RunFolder.create(spec, tmp_path / "run"))
-    for number, batch in enumerate(trainer.batches.epoch(0)):
-        trainer.step(batch, number)
+    for reading in trainer.step.batches.readings(0):
+        trainer.step(reading)
     assert trainer.step.replay is not None
     gc.collect()
     gc.disable()
@@ -239,10 +240,10 @@ def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeyp
     objective = build_objective(spec.model, vae, num_data=len(splits.train), num_classes=splits.facts.num_classes)
     with gpu:
         trainer = Trainer(spec, objective, splits, RunFolder.create(spec, tmp_path / "run"))
-        for number, batch in enumerate(trainer.batches.epoch(0)):
-            trainer.meter.add(trainer.step(batch, number))
-    assert number == trainer.batches.steps_per_epoch - 1
-    assert {tensor.device.type for tensor in (batch.x, trainer.meter.sums, *trainer.step.objective.parameters())} == {"cuda"}
+        for reading in trainer.step.batches.readings(0):
+            trainer.meter.add(trainer.step(reading))
+    assert reading.number == trainer.step.steps_per_epoch - 1
+    assert {tensor.device.type for tensor in (reading.positions, trainer.meter.sums, *trainer.step.objective.parameters())} == {"cuda"}
 
 
 @pytest.mark.parametrize("function", [lambda x: x @ torch.ones(3, 3), lambda x: x + torch.ones(3), lambda x: x.sum().item()])

@@ -19,7 +19,7 @@ from vaekit.specs.options import build_spec
 from vaekit.store.record import load_splits
 from vaekit.training.hardware import fit_to_machine
 from vaekit.training.progress import Silent
-from vaekit.training.step import Step, training_batches
+from vaekit.training.step import Step
 
 
 def options(images: Path, **more: Any) -> dict[str, Any]:
@@ -33,7 +33,8 @@ def spec_of(**given: Any) -> RunSpec:
 
 
 def step_of(spec: RunSpec) -> Step:
-    return Step(spec, assemble(spec, load_splits(spec)))
+    splits = load_splits(spec)
+    return Step(spec, assemble(spec, splits), splits)
 
 
 def test_a_run_takes_the_steps_of_torchs_adamw_with_its_schedule_of_milestones(images: Path) -> None:
@@ -41,19 +42,17 @@ def test_a_run_takes_the_steps_of_torchs_adamw_with_its_schedule_of_milestones(i
     spec = spec_of(**options(images, schedule="step", lr_milestones=(1, 2), lr_gamma=0.3, **adam))
     splits = load_splits(spec)
     mine, theirs = (assemble(spec, splits) for _ in range(2))
-    step = Step(spec, mine)
+    step = Step(spec, mine, splits)
     optimizer = torch.optim.AdamW(theirs.parameters(), weight_decay=0.0, fused=True, **adam)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2], 0.3)
-    batches, number = training_batches(step, splits), 0
     for epoch in range(3):
-        for batch in batches.epoch(epoch):
-            step(batch, number)
-            total, *_ = theirs(step.inputs(batch, number))
+        for reading in step.batches.readings(epoch):
+            step(reading)
+            total, *_ = theirs(step.inputs(reading))
             total.backward()
             optimizer.step()
             optimizer.zero_grad()
-            number += 1
-        assert step.learning_rate(number - 1) == pytest.approx(optimizer.param_groups[0]["lr"])
+        assert step.learning_rate(reading.number) == pytest.approx(optimizer.param_groups[0]["lr"])
         schedule.step()
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(
@@ -103,9 +102,10 @@ def test_a_player_has_the_runs_settings_except_where_its_aims_say_otherwise(
     images: Path, optim: Optim, expected: tuple[Any, ...]
 ) -> None:
     spec = spec_of(**options(images, lr=1e-3, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.5))
-    whole = assemble(spec, load_splits(spec))
+    splits = load_splits(spec)
+    whole = assemble(spec, splits)
     objective = Objective(whole.vae, {**dict(whole.losses.items()), "critic": Critic(optim)}, num_data=whole.num_data)  # type: ignore[dict-item]
-    settings = [optimizer.param_groups[0] for optimizer in Step(spec, objective).optimizers]
+    settings = [optimizer.param_groups[0] for optimizer in Step(spec, objective, splits).optimizers]
     found = [(each["peak_lr"], each["betas"], each["eps"], each["decay"]) for each in settings]
     assert found == [(1e-3, (0.8, 0.9), 1e-3, 0.5), expected]
 

@@ -286,10 +286,10 @@ import os, signal, sys
 from vaekit.cli import main
 from vaekit.training.step import Step
 step = Step.__call__
-def hooked(self, batch, at):
-    if at == 8:
+def hooked(self, reading):
+    if reading.number == 8:
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, at)
+    return step(self, reading)
 Step.__call__ = hooked
 main(sys.argv[1:])
 """

@@ -162,10 +162,10 @@ def interrupt_at(monkeypatch, number):
     """Send this process Ctrl-C while it takes training step ``number``."""
     step = Step.__call__
 
-    def interrupted(self, batch, at):
-        if at == number:
+    def interrupted(self, reading):
+        if reading.number == number:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, at)
+        return step(self, reading)
 
     monkeypatch.setattr(Step, "__call__", interrupted)
 
@@ -611,10 +611,10 @@ def test_convolutions_are_trained_with_channels_last_and_to_the_same_losses(tmp_
     given |= {"encoder.channels": (3, 4), "decoder.channels": (4, 3)}
     step, layouts = Step.__call__, set()
 
-    def watched(self, batch, number):
-        tensors = [batch.x, *(p for p in self.objective.parameters() if p.ndim == 4)]
+    def watched(self, reading):
+        tensors = [self.batches.make(reading).x, *(p for p in self.objective.parameters() if p.ndim == 4)]
         layouts.add(all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in tensors))
-        return step(self, batch, number)
+        return step(self, reading)
 
     monkeypatch.setattr(Step, "__call__", watched)
     last = vaekit.train(**given, out=tmp_path / "last")

@@ -26,8 +26,7 @@ from vaekit.benchmark.machine import (
     timed,
 )
 from vaekit.compute.process import threads
-from vaekit.data.batches import Batch
-from vaekit.data.sources import Splits
+from vaekit.data.batches import Reading
 from vaekit.evaluation.bound import evaluate
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.model.assembly import assemble
@@ -39,7 +38,7 @@ from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import fit_to_machine
 from vaekit.training.meter import Meter
 from vaekit.training.progress import Reporter, Silent
-from vaekit.training.step import Step, training_batches
+from vaekit.training.step import Step
 
 TASKS = ("train", "encode", "sample", "evaluate")
 PARTS = ("data", "forward", "backward", "optimiser")
@@ -117,11 +116,11 @@ def _measure(spec: RunSpec, peak: Mapping[str, float], tasks: Sequence[str], sec
     objective = assemble(spec, splits)
     check_data(spec, objective.vae.likelihood, splits)
     spec = choose_compilation(spec, objective)
-    step = Step(spec, objective)
+    step = Step(spec, objective, splits)
     device, vae, size = step.device, step.objective.vae, spec.train.batch_size
     forget_peak_memory(device)
     if "train" in tasks:
-        yield _train(step, splits, peak, seconds) | {"peak_bytes": peak_memory(device)}
+        yield _train(step, peak, seconds) | {"peak_bytes": peak_memory(device)}
     if spec.train.compile != "off":
         return
     evaluator = Evaluator(spec, step.objective, splits, step.processes, step.memory_format)
@@ -147,15 +146,14 @@ def _measure(spec: RunSpec, peak: Mapping[str, float], tasks: Sequence[str], sec
             }
 
 
-def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float) -> dict[str, Any]:
+def _train(step: Step, peak: Mapping[str, float], seconds: float) -> dict[str, Any]:
     """Measure training: whole steps and, alternating with them, their parts."""
     device, size, meter = step.device, step.spec.train.batch_size, Meter()
-    epochs = training_batches(step, splits)
-    batches = (batch for epoch in itertools.count() for batch in epochs.epoch(epoch))
+    readings = (reading for epoch in itertools.count() for reading in step.batches.readings(epoch))
     step.objective.train()
 
     def whole() -> None:
-        meter.add(step(next(batches), 0))
+        meter.add(step(next(readings)))
 
     first, _ = timed(whole, device)
     calls = calls_in_a_row(device)
@@ -165,10 +163,10 @@ def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float
     end = time.perf_counter() + seconds
     while len(wholes) < 5 or time.perf_counter() < end:
         wholes.append(timed(whole, device, calls)[0])
-        for name, spent in _parts(step, batches).items():
+        for name, spent in _parts(step, readings).items():
             parts[name].append(spent)
     used = {"busy_fraction": busy(whole) / statistics.median(wholes)} if device.type == "cuda" else {}
-    inputs = step.inputs(next(batches), 0)
+    inputs = step.inputs(next(readings))
 
     def eager() -> None:
         with step.autocast():
@@ -193,10 +191,10 @@ def _train(step: Step, splits: Splits, peak: Mapping[str, float], seconds: float
     }
 
 
-def _parts(step: Step, batches: Iterator[Batch]) -> dict[str, float]:
+def _parts(step: Step, readings: Iterator[Reading]) -> dict[str, float]:
     """Take one step part by part; return the milliseconds of each part."""
     device = step.device
-    data, inputs = timed(lambda: step.inputs(next(batches), 0), device)
+    data, inputs = timed(lambda: step.inputs(next(readings)), device)
 
     def forward() -> Tensor:
         with step.autocast():

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from vaekit.errors import UsageError
+from vaekit.streams import RecordableStreams
 
 Result = TypeVar("Result")
-Argument = Tensor | dict[str, Tensor] | None
 DEVICES = frozenset({"cuda"})
 """The types of devices that support recording."""
 WARM_UP = 3
@@ -26,23 +26,29 @@ one must not synchronise with the device."""
 class Replay(Generic[Result]):
     """A function of tensors on a GPU that is recorded after its first calls and replayed from then on.
 
-    A replay runs no Python code. Everything that changes from call to call must therefore be in the arguments, or in tensors that
-    stay at the same address, and the function must not synchronise with the device. Arguments are copied to where the recording
-    reads them.
+    A replay runs no Python code. Everything that changes from call to call must therefore be in the arguments, in draws from the
+    streams, or in tensors that stay at the same address, and the function must not synchronise with the device. Arguments are
+    copied to where the recording reads them.
 
     Args:
-        function: A function of tensors, None for absent ones, and dicts of tensors, that launches the same kernels on each call.
+        function: A function of tuples and lists of tensors that launches the same kernels on each call; what is no tensor in its
+            arguments is recorded as it is in the last call before the recording.
+        streams: The random streams that it draws from.
     """
 
-    def __init__(self, function: Callable[..., Result]) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., Result], streams: Sequence[RecordableStreams] = ()) -> None:
+        self.function, self.streams = function, streams
         self.calls = 0
-        self.given: list[Argument] = []
+        self.given: list[Any] = []
         self.replay: Callable[[], None] | None = None
         self.result: Result
 
-    def __call__(self, *given: Argument) -> Result:
+    def __call__(self, number: int, *given: Any) -> Result:
         """Return the result of the function; the next call overwrites it.
+
+        Args:
+            number: The number of the step for which the streams are seeded.
+            given: The arguments of the function.
 
         Raises:
             UsageError: The function cannot be recorded.
@@ -54,40 +60,33 @@ class Replay(Generic[Result]):
             self.calls += 1
             return rehearse(lambda: self.function(*given), last=self.calls == WARM_UP)
         else:
-            copies = {id(tensor): tensor.clone() for tensor in tree_leaves(given) if tensor is not None}  # x may be the target
-            self.given = tree_map_only(Tensor, lambda tensor: copies[id(tensor)], list(given))
-            self.result, self.replay = record(lambda: self.function(*self.given))
+            kept = tree_map_only(Tensor, torch.clone, given)
+            self.given = list(_leaves(kept))
+            self.result, self.replay = record(lambda: self.function(*kept), self.streams)
+        for streams in self.streams:
+            streams.seed_all(number)
         self.replay()
         return self.result
 
-    def _copy(self, given: tuple[Argument, ...]) -> None:
-        copied: dict[int, Tensor] = {}
-        for place, tensor in _pairs(self.given, given):
-            if place is None or tensor is None:
-                if place is not tensor:
-                    raise ValueError("a tensor was given where the recording had None, or None where it had a tensor")
-            elif id(place) not in copied:
-                if place.shape != tensor.shape:
-                    raise ValueError(f"a tensor has shape {tuple(tensor.shape)}, but was recorded with {tuple(place.shape)}")
-                place.copy_(tensor)
-                copied[id(place)] = tensor
-            elif copied[id(place)] is not tensor:
-                raise ValueError("two different tensors were given where the recording had the same tensor twice")
+    def _copy(self, given: tuple[Any, ...]) -> None:
+        places, leaves = self.given, list(_leaves(given))
+        if [_form(place) for place in places] != [_form(leaf) for leaf in leaves]:
+            forms = [", ".join(map(str, map(_form, each))) for each in (leaves, places)]
+            raise ValueError(f"the arguments {forms[0]} are not like those recorded, {forms[1]}")
+        changing = [number for number, place in enumerate(places) if isinstance(place, Tensor)]
+        torch._foreach_copy_([places[number] for number in changing], [leaves[number] for number in changing])
 
 
-def _pairs(places: Iterable[Argument], given: Iterable[Argument]) -> Iterator[tuple[Tensor | None, Tensor | None]]:
-    """Yield each recorded tensor with the one that is given in its place.
-
-    Raises:
-        ValueError: A dict does not have the keys of the recorded one.
-    """
-    for place, argument in zip(places, given, strict=True):
-        if isinstance(place, dict) and isinstance(argument, dict) and place.keys() == argument.keys():
-            yield from ((tensor, argument[key]) for key, tensor in place.items())
-        elif isinstance(place, dict) or isinstance(argument, dict):
-            raise ValueError("a dict was given that does not have the keys of the recorded one")
+def _leaves(given: Iterable[Any]) -> Iterator[Any]:
+    for each in given:
+        if isinstance(each, tuple | list):
+            yield from _leaves(each)
         else:
-            yield place, argument
+            yield each
+
+
+def _form(leaf: object) -> torch.Size | type:
+    return leaf.shape if isinstance(leaf, Tensor) else type(leaf)
 
 
 @cache
@@ -121,8 +120,12 @@ def rehearse(function: Callable[[], Result], *, last: bool) -> Result:
     return result
 
 
-def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+def record(function: Callable[[], Result], streams: Sequence[RecordableStreams]) -> tuple[Result, Callable[[], None]]:
     """Record a function without running it; return the tensors that will hold its result, and a function that replays it.
+
+    Args:
+        function: The function.
+        streams: The random streams that it draws from.
 
     Raises:
         UsageError: The function does something that cannot be recorded, such as synchronising with the device.
@@ -130,8 +133,13 @@ def record(function: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
     graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     of_this_thread = "thread_local"  # other threads, which prefetch data, are not restricted
     try:
-        with _explained(), torch.cuda.graph(graph, stream=_side(), capture_error_mode=of_this_thread):
-            result = function()
+        with _explained(), ExitStack() as recorded:
+            for each in streams:
+                for generator in recorded.enter_context(each.recorded()):
+                    if generator.device.type == "cuda":
+                        graph.register_generator_state(generator)
+            with torch.cuda.graph(graph, stream=_side(), capture_error_mode=of_this_thread):
+                result = function()
     finally:
         torch.cuda.set_stream(current)  # some releases do not restore it after a failed recording
     return result, graph.replay

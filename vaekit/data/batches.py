@@ -7,14 +7,13 @@ import itertools
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vaekit.compute.graphs import Replay
 from vaekit.data.augment import NUM_DRAWS, augment
 from vaekit.data.binarize import binarize, draw_fixed_noise, draw_noise
 from vaekit.data.pixels import Array
@@ -61,6 +60,26 @@ class Batch:
             return draw(size)
         drawn = draw(self.whole)
         return None if drawn is None else drawn[self.offset : self.offset + size]
+
+
+class Reading(NamedTuple):
+    """What `Batches.make` makes a batch from, on its device.
+
+    Args:
+        number: The number of the step in the run, which seeds the draws.
+        step: The number of the step within its epoch.
+        positions: Positions in the source, int64 ``(B,)``.
+        images: The examples at these positions, as the source stores them; None if they are in memory, to be gathered.
+        y: Their labels; None if there are none, or as for images.
+        noise: Noise of binarisation that belongs to the examples; None if they have none.
+    """
+
+    number: int
+    step: int
+    positions: Tensor
+    images: Tensor | None
+    y: Tensor | None
+    noise: Tensor | None
 
 
 def full_batches(num_images: int, batch_size: int) -> int:
@@ -147,7 +166,6 @@ class Batches:
         workers: Processes that decode a source outside memory; 0 reads in this thread. A source of numbers needs no decoding: a
             thread reads it ahead.
         memory_format: Memory format of images; signals, volumes and tables are contiguous.
-        replays: Whether to record augmentation as a CUDA graph and replay it.
 
     Raises:
         UsageError: The settings do not fit each other or the images.
@@ -176,18 +194,16 @@ class Batches:
         in_turn: bool = False,
         workers: int = 0,
         memory_format: torch.memory_format = torch.contiguous_format,
-        replays: bool = False,
     ) -> None:
         self.batch_size, self.streams, self.binarize, self.train, self.split = batch_size, streams, binarize, train, split
         self.augment = augment if augment is not None and train and not augment.is_off else None
         self.device, self.workers = torch.device(device), workers
         self.memory_format = memory_format if len(source.shape) == 3 else torch.contiguous_format
-        self._replay = Replay(partial(_augmented, self.augment)) if replays and self.augment is not None else None
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)
         self.order = Order(streams, len(source), batch_size, train=train, rank=rank, world_size=world_size, in_turn=in_turn)
         self.steps_per_epoch = self.order.steps_per_epoch
-        self._ahead: tuple[tuple[int, int], Iterator[tuple[Tensor, Tensor]]] | None = None
+        self._ahead: tuple[tuple[int, int], Iterator[tuple[Tensor, Tensor | None]]] | None = None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch.
@@ -196,57 +212,43 @@ class Batches:
             epoch: Counted from 0.
             start: First step within the epoch, to resume an interrupted one.
         """
-        source = self.source if self._binarized is None else self._binarized
+        return map(self.make, self.readings(epoch, start))
+
+    def readings(self, epoch: int, start: int = 0) -> Iterator[Reading]:
+        """Yield what each batch of an epoch is made from; see `epoch`."""
+        source, host = self._stored, torch.device("cpu")
         position, read = self._ahead or (None, None)
         self._ahead = None
         if read is None or position != (epoch, start):
-            parts = self.order.parts(epoch, start, source.device)
+            parts = self.order.parts(epoch, start, host if self._fixes_noise else source.device)
             read = _read(source, parts, self.workers, pin=self.device.type == "cuda")
         for step in self.order.steps(start):
-            index, raw = next(read)
-            y = None if source.labels is None else source.labels.index_select(0, index)
-            yield self._finish(epoch * self.steps_per_epoch + step, step, index, raw, y)
+            index, images = next(read)
+            y = None if images is None or source.labels is None else source.labels.index_select(0, index)
+            noise = self._fixed_noise(index) if self._fixes_noise else None
+            yield Reading(epoch * self.steps_per_epoch + step, step, *self._move(index, images, y, noise))
         self._ahead = (epoch + 1 if self.train else epoch, 0), read
 
-    def fixed(self, index: Tensor) -> Tensor:
-        """Return the examples at ``index`` as every evaluation sees them, ``(N, *shape)``: the noise belongs to the example."""
-        raw = self.source.gather(index)
-        x = raw / 255 if raw.dtype == torch.uint8 else raw
-        return x if self.binarize == "none" else self._binary(x, self._noise(0, slice(0), index))
-
-    def _move(self, *tensors: Tensor) -> list[Tensor]:
-        """Copy tensors to the device; a GPU does so while it is still computing the previous step."""
-        if self._copies is None:
-            return [tensor.to(self.device) for tensor in tensors]
-        with torch.cuda.stream(self._copies):
-            moved = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
-        current = torch.cuda.current_stream(self.device)
-        current.wait_stream(self._copies)
-        for tensor in moved:
-            tensor.record_stream(current)  # or its memory could be reused for the next copy before this stream has read it
-        return moved
-
-    @cached_property
-    def _copies(self) -> torch.cuda.Stream | None:
-        return torch.cuda.Stream(self.device) if self.device.type == "cuda" and not self.source.resident else None
-
-    def _finish(self, number: int, step: int, index: Tensor, raw: Tensor, y: Tensor | None) -> Batch:
-        """Make a batch from raw images; ``number`` counts the steps of the run, ``step`` those of the epoch."""
+    def make(self, reading: Reading) -> Batch:
+        """Make a batch: a function of the tensors of a reading, of its number and of the streams."""
+        number, step, index, images, y, noise = reading
+        if images is None:
+            images = self._stored.gather(index)
+            y = None if self._stored.labels is None else self._stored.labels.index_select(0, index)
         low, span = step * self.batch_size, self.order.span(step)
         whole, part = min(self.batch_size, len(self.source) - low), slice(span.start - low, span.stop - low)
-        draws_noise = self.binarize != "none" and self._binarized is None
-        noise = self._noise(number, part, index) if draws_noise else None  # before the indices are moved
-        raw, index, *rest = self._move(raw, index) if y is None else self._move(raw, index, y)
-        y = rest[0] if rest else None
-        x = raw / 255 if raw.dtype == torch.uint8 else raw
+        x = images / 255 if images.dtype == torch.uint8 else images
         inputs = x
         if self.augment is not None:
             generator = self.streams.generator("augment", number, self.device)
             draws = torch.rand(whole, NUM_DRAWS, generator=generator, device=self.device)
-            inputs = augment(x, self.augment, draws[part]) if self._replay is None else self._replay(x, draws[part]).clone()
+            inputs = augment(x, self.augment, draws[part])
             if self.augment.target == "augmented":
                 x = inputs
-        if draws_noise:
+        if self.binarize != "none" and self._binarized is None:
+            if self.binarize == "dynamic" and self.train:
+                generator = self.streams.generator("binarise", number, self.device)
+                noise = draw_noise((self.batch_size, *self.source.shape), generator)[part]
             shared = inputs is x
             x = self._binary(x, noise)
             inputs = x if shared else self._binary(inputs, noise)
@@ -254,19 +256,50 @@ class Batches:
         inputs = x if shared else inputs.contiguous(memory_format=self.memory_format)
         return Batch(x, inputs, y, index, whole, part.start, step)
 
+    def fixed(self, index: Tensor) -> Tensor:
+        """Return the examples at ``index`` as every evaluation sees them, ``(N, *shape)``: the noise belongs to the example."""
+        images = self.source.gather(index)
+        x = images / 255 if images.dtype == torch.uint8 else images
+        noise = None if self.binarize in ("none", "threshold") else self._fixed_noise(index).to(x.device)
+        return x if self.binarize == "none" else self._binary(x, noise)
+
+    def _move(self, *tensors: Tensor | None) -> list[Any]:
+        """Copy tensors to the device; a GPU does so while it is still computing the previous step."""
+        if self._copies is None:
+            return [None if tensor is None else tensor.to(self.device) for tensor in tensors]
+        with torch.cuda.stream(self._copies):
+            moved = [None if tensor is None else tensor.to(self.device, non_blocking=True) for tensor in tensors]
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self._copies)
+        for tensor in moved:
+            if tensor is not None:
+                tensor.record_stream(current)  # or its memory could be reused for the next copy before this stream has read it
+        return moved
+
+    @cached_property
+    def _copies(self) -> torch.cuda.Stream | None:
+        copies = self.device.type == "cuda" and (self._fixes_noise or not self.source.resident)
+        return torch.cuda.Stream(self.device) if copies else None
+
     def _binary(self, x: Tensor, noise: Tensor | None) -> Tensor:
         """Binarise examples; missing numbers stay missing."""
         binary = binarize(x, noise)
         return torch.where(x.isnan(), x, binary) if self.source.has_missing else binary
 
-    def _noise(self, number: int, part: slice, index: Tensor) -> Tensor | None:
-        """Return the noise that binarises the images at ``index``, a part of a batch; None for a threshold."""
-        if self.binarize == "threshold":
-            return None
-        if self.binarize == "static" or not self.train:
-            return draw_fixed_noise(Streams(0), f"static/{self.split}", index, self.source.shape).to(self.device)
-        generator = self.streams.generator("binarise", number, self.device)
-        return draw_noise((self.batch_size, *self.source.shape), generator)[part]
+    @cached_property
+    def _fixes_noise(self) -> bool:
+        """Whether each batch needs noise that belongs to its examples."""
+        fixed = self.binarize == "static" or (self.binarize == "dynamic" and not self.train)
+        return fixed and self._binarized is None
+
+    def _fixed_noise(self, index: Tensor) -> Tensor:
+        """Draw the noise that belongs to the examples at ``index``, on the CPU."""
+        return draw_fixed_noise(Streams(0), f"static/{self.split}", index, self.source.shape)
+
+    @property
+    def _stored(self) -> ImageSource:
+        """The source that batches are read from."""
+        return self.source if self._binarized is None else self._binarized
 
     @cached_property
     def _binarized(self) -> ImageSource | None:
@@ -280,13 +313,11 @@ class Batches:
         return TensorImages(torch.cat(parts), source.labels, source.class_names)
 
 
-def _augmented(spec: AugmentSpec, x: Tensor, draws: Tensor) -> Tensor:
-    return augment(x, spec, draws)
-
-
-def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the indices and images of each part, reading ahead if there are workers."""
-    if workers == 0 or source.resident:
+def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield the indices and images of each part, reading ahead if there are workers; no images if they are in memory."""
+    if source.resident:
+        return ((index, None) for index in parts)
+    if workers == 0:
         return ((index, source.gather(index)) for index in parts)
     return (_by_processes if source.encoded else _by_thread)(source, parts, workers, pin)
 

@@ -14,9 +14,10 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from vaekit.compute import process
 from vaekit.compute.graphs import Replay
-from vaekit.data.batches import Batch
+from vaekit.data.batches import Reading
 from vaekit.model.assembly import example_inputs
 from vaekit.model.objective import Inputs, Objective, Result
+from vaekit.streams import RecordableStreams
 from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.training.step import Step
 
@@ -56,9 +57,7 @@ class StackedStep:
         self.averages = [step.average for step in steps if step.average is not None]
         self.base = with_quick_linear(copy.deepcopy(self.first.objective).to("meta"))
         self.forward = process.compiled(over_models) if compiled else over_models
-        self.replay = (
-            Replay(partial(StackedStep.take, cast("StackedStep", proxy(self)))) if self.first.replay is not None else None
-        )
+        self.replay = self._replay() if self.first.records else None
 
     def _optimizer(self, player: int, *, compiled: bool) -> StackedAdamW:
         objective = self.first.objective
@@ -71,25 +70,28 @@ class StackedStep:
             compiled=compiled,
         )
 
-    def __call__(self, batches: Sequence[Batch], number: int) -> dict[str, Tensor]:
+    def _replay(self) -> Replay[dict[str, Tensor]]:
+        me = cast("StackedStep", proxy(self))  # a strong reference in the recording would keep the step alive
+        streams = [cast("RecordableStreams", self.steps[leader].streams) for leader in self.leaders]
+        return Replay(partial(StackedStep.take, me), streams)
+
+    def __call__(self, readings: Sequence[Reading]) -> dict[str, Tensor]:
         """Take one step of every model; return the terms to log, each ``(S,)``.
 
         Args:
-            batches: A batch for each of the ``leaders``.
-            number: The step number.
+            readings: A reading for each of the ``leaders``.
         """
-        x, target, noise, _, y, draws = self.inputs(batches, number)
+        number = readings[0].number
+        self.first.clock.fill_(number / self.first.steps_per_epoch)
         factors = [step.lr_factor(number) for step in self.steps]
         for average in self.averages:
             average.set_step(number)
-        take = self.take if self.replay is None else self.replay
-        return take(x, target, noise, y, draws, *(optimizer.numbers(factors) for optimizer in self.optimizers))
+        numbers = [optimizer.numbers(factors) for optimizer in self.optimizers]
+        return self.take(readings, numbers) if self.replay is None else self.replay(number, readings, numbers)
 
-    def take(
-        self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None, draws: dict[str, Tensor] | None, *numbers: Tensor
-    ) -> dict[str, Tensor]:
-        """Take a step on data and noise, with the numbers of each optimiser, at the time already set."""
-        inputs = Inputs(x, target, noise, self.first.clock, y, draws)
+    def take(self, readings: Sequence[Reading], numbers: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Take a step with the numbers of each optimiser, at the time already set."""
+        inputs = self.inputs(readings)
         with self.first.autocast():
             total, terms, state = self.forward(self.base, self.parameters, self.buffers, inputs, shared=len(self.leaders) == 1)
         moving = [self.parameters[name] for name in self.moving]
@@ -102,9 +104,9 @@ class StackedStep:
             average.update()
         return dict(terms)
 
-    def inputs(self, batches: Sequence[Batch], number: int) -> Inputs:
+    def inputs(self, readings: Sequence[Reading]) -> Inputs:
         """Return the inputs of all models: shared if there is a single seed, else stacked by each model's seed."""
-        given = [self.steps[leader].inputs(batch, number) for leader, batch in zip(self.leaders, batches, strict=True)]
+        given = [self.steps[leader].inputs(reading) for leader, reading in zip(self.leaders, readings, strict=True)]
         if len(given) == 1:
             return given[0]
         x, target, noise, y = (
@@ -113,7 +115,7 @@ class StackedStep:
         )
         drawn = [each.draws or {} for each in given]
         draws = {kind: torch.stack([drawn[seed][kind] for seed in self.seed_of]) for kind in drawn[0]}
-        return Inputs(cast("Tensor", x), cast("Tensor", target), cast("Tensor", noise), given[0].epoch, y, draws)
+        return Inputs(cast("Tensor", x), cast("Tensor", target), cast("Tensor", noise), self.first.clock, y, draws)
 
 
 def over_models(

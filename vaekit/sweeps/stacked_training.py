@@ -88,10 +88,9 @@ class Stack:
         began, saved = time.perf_counter(), time.monotonic()
         start, seconds_before = position.step, position.seconds
         meter = _joined([trainer.meter for trainer in self.trainers])
-        streams = [self.trainers[leader].batches.epoch(position.epoch, start=start) for leader in self.step.leaders]
-        for batches in zip(*streams, strict=True):
-            number = position.epoch * step.steps_per_epoch + position.step
-            terms = self.step(batches, number)
+        leading = [self.trainers[leader].step.batches for leader in self.step.leaders]
+        for readings in zip(*(batches.readings(position.epoch, start=start) for batches in leading), strict=True):
+            number, terms = readings[0].number, self.step(readings)
             meter.add(terms)
             for trainer in self.trainers:
                 trainer.position.step += 1

@@ -20,13 +20,13 @@ from vaekit.compute.graphs import Replay
 from vaekit.compute.layout import lay_out
 from vaekit.compute.process import compiled, keep_freed_memory
 from vaekit.compute.sharding import gathered, own, shard
-from vaekit.data.batches import Batch, Batches, full_batches
+from vaekit.data.batches import Batches, Reading, full_batches
 from vaekit.data.sources import Splits
 from vaekit.errors import UsageError
 from vaekit.interfaces import Optim
 from vaekit.model.objective import Inputs, Objective, Player
 from vaekit.specs.models import RunSpec
-from vaekit.streams import Streams
+from vaekit.streams import RecordableStreams, Streams
 from vaekit.training.average import MovingAverage
 
 
@@ -35,18 +35,24 @@ class Step:
 
     Every random draw and schedule of a step is a function of the step number, so training can resume at any step.
 
+    On CUDA, a step can be recorded as a graph: everything from the positions of the examples in the data to the new weights.
+
     Args:
         spec: A complete spec, fitted to this machine.
         objective: The objective to minimise; it is moved to the device of the processes.
+        splits: The data, of which the training split is used.
         processes: The processes that train together; default: this process alone.
     """
 
-    def __init__(self, spec: RunSpec, objective: Objective, processes: ProcessGroup | None = None) -> None:
+    def __init__(self, spec: RunSpec, objective: Objective, splits: Splits, processes: ProcessGroup | None = None) -> None:
         self.spec, self.processes = spec, processes or ProcessGroup(device=spec.train.device)
-        self.device, self.streams = self.processes.device, Streams(spec.train.seed)
+        self.device = self.processes.device
         if self.device.type == "cpu":
             keep_freed_memory()
         train, several = spec.train, self.processes.size > 1
+        self.records = self.device.type in graphs.DEVICES and train.compile in ("on", "graph") and not several
+        """Whether a step is recorded as a CUDA graph."""
+        self.streams = RecordableStreams(train.seed) if self.records else Streams(train.seed)
         self.objective = objective.to(self.device)
         divided = several and train.parallel == "fsdp"
         self.memory_format = torch.contiguous_format if divided else lay_out(self.objective)
@@ -63,24 +69,22 @@ class Step:
         self.clock = torch.zeros((), device=self.device)
         self.steps_per_epoch = full_batches(objective.num_data or 0, train.batch_size)
         self.num_steps = train.epochs * self.steps_per_epoch
-        self.replay: Replay[dict[str, Tensor]] | None = None
-        if self.device.type in graphs.DEVICES and train.compile in ("on", "graph") and not several:
-            self._record()
+        self.batches = self._batches(splits)
+        self.replay = self._replay() if self.records else None
 
-    def __call__(self, batch: Batch, number: int) -> dict[str, Tensor]:
-        """Take step ``number``; return the terms of the objective, each 0-d."""
-        x, target, noise, _, y, draws = self.inputs(batch, number)
-        self.set_rates(number)
-        take = self.take if self.replay is None else self.replay
-        return take(x, target, noise, y, draws)
+    def __call__(self, reading: Reading) -> dict[str, Tensor]:
+        """Take the step of a reading; return the terms of the objective, each 0-d."""
+        self.set_time(reading.number)
+        return self.take(reading) if self.replay is None else self.replay(reading.number, reading)
 
-    def inputs(self, batch: Batch, number: int) -> Inputs:
-        """Return the inputs of the objective at a step: the batch, its noise and the time."""
+    def inputs(self, reading: Reading) -> Inputs:
+        """Return the inputs of the objective at a step: the batch, its noise and the time, which is already set."""
+        batch = self.batches.make(reading)
+        return self.objective.inputs_of(batch, self.streams, reading.number, epoch=self.clock)
+
+    def set_time(self, number: int) -> None:
+        """Set what depends on the number of the step alone: the time, the learning rates and the weight of the moving average."""
         self.clock.fill_(number / self.steps_per_epoch)
-        return self.objective.inputs_of(batch, self.streams, number, epoch=self.clock)
-
-    def set_rates(self, number: int) -> None:
-        """Set the learning rates of a step and the weight of its parameters in the moving average."""
         factor = self.lr_factor(number)
         for optimizer in self.optimizers:
             (group,) = optimizer.param_groups
@@ -92,12 +96,11 @@ class Step:
         if self.average is not None:
             self.average.set_step(number)
 
-    def take(
-        self, x: Tensor, target: Tensor, noise: Tensor, y: Tensor | None, draws: dict[str, Tensor] | None
-    ) -> dict[str, Tensor]:
-        """Take a step on data and noise, at the time and learning rates already set."""
+    def take(self, reading: Reading) -> dict[str, Tensor]:
+        """Take a step at the time already set."""
+        inputs = self.inputs(reading)
         with self.autocast():
-            total, terms, state = self.forward(Inputs(x, target, noise, self.clock, y, draws))
+            total, terms, state = self.forward(inputs)
         total.backward()
         self.update(state)
         return dict(terms)
@@ -190,14 +193,29 @@ class Step:
             forward = nn.parallel.DistributedDataParallel(forward, device_ids=devices)
         return forward
 
-    def _record(self) -> None:
-        """Record a step as a CUDA graph, to be replayed; Python then supplies only data, noise, time and learning rates."""
+    def _batches(self, splits: Splits) -> Batches:
+        """Return the batches to train on: in a new order each epoch, augmented as the spec requests."""
+        return Batches(
+            splits.train,
+            batch_size=self.spec.train.batch_size,
+            streams=self.streams,
+            binarize=self.spec.data.binarize,
+            augment=self.spec.data.augment,
+            device=self.device,
+            workers=self.spec.train.workers,
+            memory_format=self.memory_format,
+            rank=self.processes.rank,
+            world_size=self.processes.size,
+        )
+
+    def _replay(self) -> Replay[dict[str, Tensor]]:
+        """Return the step as it will be recorded, which leaves Python only the readings, the time and the learning rates."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=self.device)
                 group["capturable"] = True
         me = cast("Step", proxy(self))  # a strong reference in the recording would keep the step alive
-        self.replay = Replay(partial(Step.take, me))
+        return Replay(partial(Step.take, me), [cast("RecordableStreams", self.streams)])
 
 
 @torch.no_grad()
@@ -212,21 +230,3 @@ def decay(group: Mapping[str, Any]) -> None:
         for parameter in group["params"]:
             if parameter.ndim > 1 and parameter.grad is not None:
                 parameter.mul_(keep)
-
-
-def training_batches(step: Step, splits: Splits) -> Batches:
-    """Return the batches that a step trains on: in a new order each epoch, augmented as the spec requests."""
-    spec, processes = step.spec, step.processes
-    return Batches(
-        splits.train,
-        batch_size=spec.train.batch_size,
-        streams=step.streams,
-        binarize=spec.data.binarize,
-        augment=spec.data.augment,
-        device=step.device,
-        workers=spec.train.workers,
-        memory_format=step.memory_format,
-        rank=processes.rank,
-        world_size=processes.size,
-        replays=step.replay is not None,
-    )

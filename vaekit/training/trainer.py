@@ -28,7 +28,7 @@ from vaekit.training.loggers import Loggers, codes_of
 from vaekit.training.meter import Meter
 from vaekit.training.progress import Reporter, Silent, Start
 from vaekit.training.snapshots import Snapshots
-from vaekit.training.step import Step, training_batches
+from vaekit.training.step import Step
 
 CHECK_EVERY = 50
 """The number of steps between checks of the loss on devices where a check stalls the pipeline; the CPU checks every step."""
@@ -76,10 +76,9 @@ class Trainer:
         check_best(spec, objective, splits)
         self.criterion = best_criterion(spec, objective)
         self.spec, self.splits, self.folder, self.allow_changed_data = spec, splits, folder, allow_changed_data
-        self.step = Step(spec, objective, processes)
+        self.step = Step(spec, objective, splits, processes)
         self.processes = self.step.processes
         self.reporter = reporter if reporter is not None and self.processes.leads else Silent()
-        self.batches = training_batches(self.step, splits)
         self.evaluator = Evaluator(spec, self.step.whole, splits, self.processes, self.step.memory_format)
         self.position, self.meter = Position(), Meter()
         self.checkpoints = Checkpoints(folder, self.step, splits)
@@ -117,9 +116,8 @@ class Trainer:
         began = reported = time.perf_counter()
         first, seconds_before = position.step, position.seconds
         self.step.objective.train()
-        for batch in self.batches.epoch(position.epoch, start=first):
-            number = position.epoch * self.step.steps_per_epoch + position.step
-            terms = self.step(batch, number)
+        for reading in self.step.batches.readings(position.epoch, start=first):
+            number, terms = reading.number, self.step(reading)
             self.meter.add(terms)
             position.step += 1
             if self.step.device.type == "cpu" or number % CHECK_EVERY == 0:

@@ -42,7 +42,6 @@ import sweep
 import torch
 from common import in_turn, per_second, spread, write
 from peers import pythae_epoch, pythae_model
-from torch import Tensor
 from train_throughput import CNN, MLP, ByHand, one_epoch
 
 import vaekit
@@ -268,7 +267,9 @@ def likelihood(settings: Settings, results: Results) -> None:
             estimates["pythae, first 4"] = float(theirs.get_nll(x[:4], n_samples=samples))
 
     chunks = (None, 1024, 4096, 16384, 65536) if device == "cuda" else (None,)
-    contenders = {f"{precision}, {chunk or 'default'}": ours(precision, chunk) for precision in ("fp32", "bf16") for chunk in chunks}
+    contenders = {
+        f"{precision}, {chunk or 'default'}": ours(precision, chunk) for precision in ("fp32", "bf16") for chunk in chunks
+    }
     times = in_turn({**contenders, "pythae": pythae}, 1 if settings.tiny else 3)
     results.add("images_per_second", {name: per_second(4 if name == "pythae" else num, spent) for name, spent in times.items()})
     results.add("log_likelihood", estimates)
@@ -317,7 +318,11 @@ def precision(settings: Settings, results: Results) -> None:
     for case, (options, batch) in CASES.items():
         for name in ("fp32", "tf32", "bf16"):
             with tf32(name == "tf32"):
-                given = {**options, "precision": "bf16" if name == "bf16" else "fp32", "batch_size": 128 if settings.tiny else batch}
+                given = {
+                    **options,
+                    "precision": "bf16" if name == "bf16" else "fp32",
+                    "batch_size": 128 if settings.tiny else batch,
+                }
                 results.add(f"{case}, {name}", trained(settings, **given, epochs=1 if settings.tiny else 3, lr=1e-3))
 
 

@@ -40,14 +40,14 @@ for name in "${parts[@]}"; do
         run tests 150 python3 -m pytest -m gpu -n 8 -ra --durations 5 -W default -p no:benchmark
       fi
       ;;
-    steps) part steps 60 ;;
+    steps) part steps 50 ;;
     busy) part busy 40 ;;
-    sweep) part sweep 75 ;;
+    sweep) part sweep 60 ;;
     likelihood) part likelihood 30 ;;
     mnist) part mnist 45 ;;
     precision) part precision 45 ;;
-    images) part images 60 ;;
-    compiled) part compiled 90 ;;
+    images) part images 50 ;;
+    compiled) part compiled 60 ;;
     onnx) part onnx 15 ;;
   esac
 done

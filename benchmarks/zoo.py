@@ -42,14 +42,14 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
-def measure(name: str, seed: int, epochs: int, samples: int, device: str, folder: Path) -> dict[str, float]:
+def measure(name: str, seed: int, folder: Path, settings: argparse.Namespace) -> dict[str, float]:
     """Train a model, unless there is a complete run of it, and return its ELBO and log p(x) on the test set."""
-    out = folder / f"{name}-{seed}"
-    given = {**COMMON, **MODELS[name], "seed": seed, "epochs": epochs, "device": device}
+    out, device = folder / f"{name}-{seed}", settings.device
+    given = {**COMMON, **MODELS[name], "seed": seed, "epochs": settings.epochs, "device": device}
     run = vaekit.Run(out) if out.is_dir() else vaekit.train(**given, out=out)
     numbers = run.evaluation() or {}
-    if numbers.get("samples") != samples:
-        numbers = run.evaluate(samples=samples, device=device)
+    if numbers.get("samples") != settings.samples:
+        numbers = run.evaluate(samples=settings.samples, device=device)
     return {"elbo": numbers["elbo"], "log_px": numbers["log_likelihood"], "kl": numbers["kl"]}
 
 
@@ -68,8 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.runs or Path(temporary)
         for name in arguments.models.split(","):
-            common = (arguments.epochs, arguments.samples, arguments.device, folder)
-            found = [measure(name, seed, *common) for seed in range(arguments.seeds)]
+            found = [measure(name, seed, folder, arguments) for seed in range(arguments.seeds)]
             results[name] = {key: [each[key] for each in found] for key in found[0]}
             means = {key: f"{statistics.mean(values):9.2f}" for key, values in results[name].items()}
             seeds = " ".join(f"{value:.2f}" for value in results[name]["log_px"])

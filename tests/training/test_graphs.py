@@ -243,7 +243,9 @@ def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeyp
         for reading in trainer.step.batches.readings(0):
             trainer.meter.add(trainer.step(reading))
     assert reading.number == trainer.step.steps_per_epoch - 1
-    assert {tensor.device.type for tensor in (reading.positions, trainer.meter.sums, *trainer.step.objective.parameters())} == {"cuda"}
+    assert {tensor.device.type for tensor in (reading.positions, trainer.meter.sums, *trainer.step.objective.parameters())} == {
+        "cuda"
+    }
 
 
 @pytest.mark.parametrize("function", [lambda x: x @ torch.ones(3, 3), lambda x: x + torch.ones(3), lambda x: x.sum().item()])

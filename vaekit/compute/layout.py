@@ -29,8 +29,9 @@ def lay_out(module: nn.Module) -> torch.memory_format:
     """Convert the kernels of convolutions of images to the fastest memory format, and return the format for the images.
 
     With channels last, oneDNN and cuDNN need not reorder data: on a CPU a step of convolutional models takes 0.73 to 0.98 of its
-    time; on CUDA it was not measured. Models with a convolution that `spoils_channels_last` keep the contiguous format. So do
-    models with group normalisation on CUDA, which supports only the contiguous format and would reorder before and after.
+    time. Models with a convolution that `spoils_channels_last` keep the contiguous format. So do models with group normalisation
+    on CUDA, which supports only the contiguous format: an H100 trains a residual model at 0.7 of its speed with channels last.
+    Models without it were not measured on CUDA.
     """
     cuda = any(parameter.is_cuda for parameter in module.parameters())
     spoilt = any(spoils_channels_last(each) or (cuda and isinstance(each, nn.GroupNorm)) for each in module.modules())

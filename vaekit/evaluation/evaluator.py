@@ -21,6 +21,8 @@ from vaekit.streams import Streams
 
 FEW_IMAGES = 2
 """The number of images from which the names of the metrics of a model are learned."""
+GPU_NUMBERS = 2**20
+"""The number of pixels in all channels and samples that a GPU processes at once in evaluation."""
 STATISTIC_IMAGES, STATISTIC_NUMBERS = 1024, 2**26
 """The most images, and pixels in all channels, of a batch in evaluation if a loss is a statistic of the batch."""
 
@@ -71,12 +73,23 @@ class Evaluator:
             in_turn=self.objective.batch_statistic,
         )
 
+    @property
+    def at_once(self) -> int:
+        """The number of images that the networks process at once: a batch of training, but more on a GPU.
+
+        There, launching the kernels for few images takes longer than running them.
+        """
+        size = self.spec.train.batch_size
+        if self.processes.device.type == "cpu":
+            return size
+        return max(size, GPU_NUMBERS // math.prod((*self.splits.shape, *self.objective.samples)))
+
     def batch_size(self, split: str) -> int:
-        """Return the size of a batch: as in training, but larger for losses that are statistics of a batch.
+        """Return the size of a batch: `at_once`, but larger for losses that are statistics of a batch.
 
         A total correlation of few images is biased. The batches are equal up to one image, so that none is small.
         """
-        num, size = len(self.splits.parts[split]), self.spec.train.batch_size
+        num, size = len(self.splits.parts[split]), self.at_once
         if self.objective.batch_statistic:
             size = max(size, min(STATISTIC_IMAGES, STATISTIC_NUMBERS // math.prod(self.splits.shape)))
             size = math.ceil(num / math.ceil(num / size))
@@ -95,7 +108,7 @@ class Evaluator:
             self.streams,
             split=split,
             quantised=quantised and self.quantised,
-            chunk=self.spec.train.batch_size,
+            chunk=self.at_once,
             reduce=self.processes.total,
         )
 

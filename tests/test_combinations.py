@@ -179,6 +179,12 @@ def apart(chosen: dict[str, str]) -> bool:
     return roles.posteriors.get(chosen["posterior"]).space != roles.priors.get(chosen["prior"]).space
 
 
+def off(chosen: dict[str, str]) -> bool:
+    """Return whether the loss is not defined on the space of the posterior."""
+    spaces = roles.losses.get(chosen["loss"]).spaces
+    return spaces is not None and roles.posteriors.get(chosen["posterior"]).space not in spaces
+
+
 @pytest.mark.parametrize(
     "parts",
     [
@@ -190,8 +196,10 @@ def apart(chosen: dict[str, str]) -> bool:
 def test_parts_that_meet_in_an_objective(parts: dict[str, str]) -> None:
     chosen = completed(parts)
     refusal, lacks = walk(chosen), missing(chosen, chosen["loss"])
-    assert (refusal is not None) == (apart(chosen) or bool(lacks) or untrained(chosen)), refusal
-    if refusal is not None and not apart(chosen) and not lacks:
+    assert (refusal is not None) == (apart(chosen) or off(chosen) or bool(lacks) or untrained(chosen)), refusal
+    if refusal is not None and off(chosen) and not apart(chosen):
+        assert all(repr(chosen[role]) in str(refusal) for role in ("posterior", "loss")) or lacks
+    elif refusal is not None and not apart(chosen) and not lacks:
         assert "no loss trains the prior" in str(refusal)
     elif refusal is not None and apart(chosen):
         assert all(repr(chosen[role]) in str(refusal) for role in ("posterior", "prior"))
@@ -271,6 +279,28 @@ def test_objectives_of_data_that_lack_numbers(chosen: dict[str, str], shape: Sha
     refusal = walk({"posterior": posterior, **chosen}, shape=shape, missing="channel")
     factorised = roles.likelihoods.get(chosen["likelihood"]).factorised
     assert (refusal is not None) == (not factorised or not takes(chosen["loss"], shape)), refusal
+
+
+class OfVectors(Loss):
+    """A loss that is not defined on spheres and codes."""
+
+    spaces = frozenset({"real", "ladder"})
+
+    def forward(self, trace: Any) -> torch.Tensor:
+        norm: torch.Tensor = trace.z.square().sum(-1)
+        return norm
+
+
+@pytest.mark.parametrize("posterior", roles.posteriors.kinds())
+def test_a_loss_names_the_spaces_that_it_is_defined_on(posterior: str) -> None:
+    with roles.losses.temporarily(of_vectors=OfVectors):
+        cls = roles.posteriors.get(posterior)
+        losses = ("of_vectors",) if cls.default_loss is None else ("of_vectors", cls.default_loss)
+        refusal = walk({"posterior": posterior, "prior": cls.default_prior}, losses)
+    assert (refusal is not None) == (cls.space not in OfVectors.spaces), refusal
+    if refusal is not None:
+        assert refusal.message == f"loss 'of_vectors' is not defined on the space of the posterior {posterior!r}"
+        assert str(refusal.remedy).startswith("use --posterior gaussian or ")
 
 
 @pytest.mark.parametrize("losses", list(itertools.combinations(roles.losses.kinds(), 2)), ids="-".join)

@@ -361,11 +361,13 @@ class Declaration:
         covers: The slots of the objective that the loss fills; their default terms (−log p(x|z), KL) are then not added.
         requires: The capabilities that the posterior must provide.
         requires_of_prior: Those that the prior must provide.
+        spaces: The spaces of codes that the loss is defined on; None stands for any.
     """
 
     covers: frozenset[Slot] = frozenset()
     requires: frozenset[str] = frozenset()
     requires_of_prior: frozenset[str] = frozenset()
+    spaces: frozenset[str] | None = None
 
 
 def required_of_prior(requires: frozenset[str]) -> frozenset[str]:
@@ -440,6 +442,8 @@ class Loss(Module):
     """The capabilities that the posterior must provide."""
     requires_of_prior: ClassVar[frozenset[str] | None] = None
     """The capabilities that the prior must provide; default: the same, see `required_of_prior`."""
+    spaces: ClassVar[frozenset[str] | None] = None
+    """The spaces of codes that the loss is defined on, such as ``real``; default: any."""
     samples: Shape | None = ()
     """The sample dimensions ``*S`` of the codes that the loss asks for, such as ``(K,)``; None if it takes any. A loss that does
     not declare them receives one sample per image, without a sample dimension."""
@@ -455,7 +459,7 @@ class Loss(Module):
         """Return what the loss covers and requires with these options; override it if the answer depends on them."""
         del options
         of_prior = required_of_prior(cls.requires) if cls.requires_of_prior is None else cls.requires_of_prior
-        return Declaration(cls.covers, cls.requires, of_prior)
+        return Declaration(cls.covers, cls.requires, of_prior, cls.spaces)
 
     def aims(self) -> Mapping[str, Aim]:
         """Return what the loss minimises, by the name of the term; none stands for `forward`, over the whole model.

@@ -802,6 +802,12 @@ class TwoTongues(KL):
         return Declaration(frozenset(), cls.requires)
 
 
+class OnATorus(KL):
+    """Is defined on a space that no posterior has."""
+
+    spaces = frozenset({"torus"})
+
+
 class Leaky(Loss):
     """A statistic of the batch that does not say so."""
 
@@ -1398,6 +1404,7 @@ LIES: list[tuple[str, type, str, str]] = [
     ("loss", Undeclared, "check_requirements", "mean, rsample and nothing else"),
     ("loss", UndeclaredOfPrior, "check_requirements", "a prior that has mean, rsample, and nothing else"),
     ("loss", TwoTongues, "check_declarations", "covers, once built"),
+    ("loss", OnATorus, "check_declarations", "spaces"),
     ("loss", Leaky, "check_independence", "one by one"),
     ("loss", Constant, "check_gradient", "a constant"),
     (

@@ -9,8 +9,6 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from functools import partial
-from operator import eq
 from typing import Any
 
 from vaekit import roles
@@ -199,9 +197,9 @@ def _check_kinds(role: str, components: Iterable[ComponentSpec]) -> None:
 
 
 def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Posterior], prior: type[Prior]) -> None:
-    """Check that posterior and prior fit each other and provide what losses require, and that no two losses cover a slot."""
+    """Check that posterior, prior and losses fit each other, and that no two losses cover a slot."""
     if posterior.space != prior.space:
-        fit = _fitting(roles.priors, "space", partial(eq, posterior.space))
+        fit = _fitting(roles.priors, lambda cls: cls.space == posterior.space)
         raise UsageError(
             f"the posterior {posterior.kind!r} and the prior {prior.kind!r} are on different spaces",
             given=f"{posterior.space} and {prior.space}",
@@ -209,6 +207,8 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
         )
     of_losses = frozenset().union(*(own.requires for own in declared))
     _check_provided(f"the prior {prior.kind!r}", prior.requires, roles.posteriors, posterior, "prior", also=of_losses)
+    for loss, own in zip(model.loss, declared, strict=True):
+        _check_space(loss.kind, own, posterior)
     for i, (loss, own) in enumerate(zip(model.loss, declared, strict=True)):
         for other, its in zip(model.loss[:i], declared, strict=False):
             if shared := own.covers & its.covers:
@@ -218,6 +218,19 @@ def _check_fit(model: ModelSpec, declared: list[Declaration], posterior: type[Po
                 )
         _check_provided(f"loss {loss.kind!r}", own.requires, roles.posteriors, posterior, "loss", also=prior.requires)
         _check_provided(f"loss {loss.kind!r}", own.requires_of_prior, roles.priors, prior, "loss")
+
+
+def _check_space(loss: str, declared: Declaration, posterior: type[Posterior]) -> None:
+    """Check that a loss is defined on the space of a posterior."""
+    spaces = declared.spaces
+    if spaces is not None and posterior.space not in spaces:
+        fit = _fitting(roles.posteriors, lambda cls: cls.space in spaces and cls.provides >= declared.requires)
+        raise UsageError(
+            f"loss {loss!r} is not defined on the space of the posterior {posterior.kind!r}",
+            given=f"posterior {posterior.kind!r}, whose space is {posterior.space!r}",
+            expected=f"a posterior whose space is {' or '.join(map(repr, sorted(spaces)))}",
+            remedy=f"use --posterior {' or '.join(fit)}, or another loss" if fit else "use another loss",
+        )
 
 
 def _check_provided(
@@ -231,11 +244,13 @@ def _check_provided(
 ) -> None:
     """Check that a posterior or prior provides the capabilities that another component requires of it.
 
-    Those that also provide what further components require are suggested instead, or if there are none, all that fit.
+    Those on the same space that also provide what further components require are suggested instead, or if there are none, all
+    that provide what is required.
     """
     if missing := required - cls.provides:
-        role, fit = components.role, _fitting(components, "provides", (required | also).issubset)
-        fit = fit or _fitting(components, "provides", required.issubset)
+        role = components.role
+        fit = _fitting(components, lambda other: other.space == cls.space and other.provides >= required | also)
+        fit = fit or _fitting(components, lambda other: other.provides >= required)
         raise UsageError(
             f"{who} needs {', '.join(sorted(missing))}, which the {role} {cls.kind!r} does not provide",
             given=f"{role} {cls.kind!r}, which provides {', '.join(sorted(cls.provides)) or 'no density'}",
@@ -249,7 +264,7 @@ def _check_missing(spec: RunSpec) -> None:
     if missing == "refuse":
         return
     if not roles.likelihoods.get(kind).factorised:
-        fit = _fitting(roles.likelihoods, "factorised", bool)
+        fit = _fitting(roles.likelihoods, lambda cls: cls.factorised)
         raise UsageError(
             f"missing numbers cannot be left out of the likelihood {kind!r}, which is no product over numbers",
             given=f"--missing {missing}",
@@ -263,8 +278,8 @@ def _check_missing(spec: RunSpec) -> None:
         )
 
 
-def _fitting(components: Registry[Any], attribute: str, fits: Callable[[Any], bool]) -> list[str]:
-    """Return up to five components whose class attribute satisfies a condition, the most common one first.
+def _fitting(components: Registry[Any], fits: Callable[[Any], bool]) -> list[str]:
+    """Return up to five components whose class satisfies a condition, the most common one first.
 
     Broken plugins are not suggested.
     """
@@ -272,6 +287,6 @@ def _fitting(components: Registry[Any], attribute: str, fits: Callable[[Any], bo
     first = {"posterior": "gaussian", "prior": "normal", "likelihood": "gaussian"}.get(components.role)
     for kind in sorted(components.kinds(), key=lambda kind: kind != first):
         with suppress(Exception):
-            if fits(getattr(components.get(kind), attribute)):
+            if fits(components.get(kind)):
                 found.append(kind)
     return found[:5]

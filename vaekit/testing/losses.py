@@ -122,10 +122,15 @@ def check_aims(candidate: Candidate) -> None:
 
 @check("loss")
 def check_declarations(candidate: Candidate) -> None:
-    """The loss declares slots and capabilities that exist, and covers the same slots once it is built."""
+    """The loss declares slots, capabilities and spaces that exist, and covers the same slots once it is built."""
     declared, loss = candidate.cls.declare(candidate.keywords), loss_of(candidate)
+    spaces = {posteriors.get(kind).space for kind in posteriors.kinds()}
     provided = {each for kind in posteriors.kinds() for each in posteriors.get(kind).provides} | set(Capability)
-    for what, names, known in (("covers", declared.covers, get_args(Slot)), ("requires", declared.requires, sorted(provided))):
+    for what, names, known in (
+        ("covers", declared.covers, get_args(Slot)),
+        ("requires", declared.requires, sorted(provided)),
+        ("spaces", declared.spaces or (), sorted(spaces)),
+    ):
         expect(set(names) <= set(known), what, expected=f"some of {', '.join(known)}", came=set(names))
     expect(set(loss.covers) == set(declared.covers), "covers, once built", expected=set(declared.covers), came=set(loss.covers))
 

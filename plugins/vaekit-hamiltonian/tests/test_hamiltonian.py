@@ -11,6 +11,7 @@ from vaekit_hamiltonian.joint import Bounded
 
 import vaekit
 from vaekit.distributions import DiagonalGaussian, StandardNormal
+from vaekit.specs.options import build_spec
 from vaekit.testing import checks
 from vaekit.trace import Site, Trace
 
@@ -259,11 +260,11 @@ def test_numbers_are_learned_within_their_bounds():
         vaekit.losses.get("hvae")(2, step_size=0.7, max_step_size=0.5)
 
 
-def test_codes_that_are_no_vectors_of_real_numbers_are_refused():
-    trace = trace_of("hvae", 2)
-    trace.model.posterior = SimpleNamespace(space="sphere", kind="vmf")
-    with pytest.raises(vaekit.VaekitError, match="out of the space"):
-        loss_of("hvae")(trace)
+@pytest.mark.parametrize("loss", ["hvae", "rhvae"])
+def test_codes_that_are_no_vectors_of_real_numbers_are_refused(loss):
+    with pytest.raises(vaekit.VaekitError, match=f"loss '{loss}' is not defined on the space of the posterior 'vmf'") as refusal:
+        build_spec({}, {"loss": loss, "posterior": "vmf", "prior": "hypersphere"})
+    assert "gaussian" in refusal.value.remedy
 
 
 def test_centroids_are_the_codes_of_training_images_and_of_their_labels():

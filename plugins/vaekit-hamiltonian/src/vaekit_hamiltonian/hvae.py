@@ -14,7 +14,7 @@ from vaekit.interfaces import Slot
 from vaekit.schema import Count
 
 from .integrators import gradient_of, leapfrog, quadratic_cooling
-from .joint import Bounded, log_joint_of
+from .joint import SPACES, Bounded, log_joint_of
 
 
 @vaekit.losses("hvae")
@@ -46,6 +46,7 @@ class HVAE(vaekit.Loss):
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})
     requires: ClassVar[frozenset[vaekit.Capability]] = frozenset({vaekit.Capability.LOG_PROB})
+    spaces: ClassVar[frozenset[str]] = SPACES
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from vaekit.nn.layers import Widths, fully_connected
 from vaekit.schema import Count
 
 from .integrators import Metric, gradient_of, quadratic_cooling, riemannian_leapfrog
-from .joint import Bounded, log_joint_of
+from .joint import SPACES, Bounded, log_joint_of
 
 
 @vaekit.losses("rhvae")
@@ -53,6 +53,7 @@ class RHVAE(vaekit.Loss):
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})
     requires: ClassVar[frozenset[vaekit.Capability]] = frozenset({vaekit.Capability.LOG_PROB})
+    spaces: ClassVar[frozenset[str]] = SPACES
     images: Tensor
     labels: Tensor
     temperature: Tensor

@@ -53,6 +53,12 @@ def test_help_of_commands_on_runs_comes_without_importing_torch(command: str) ->
     assert done.stdout
 
 
+def test_training_does_not_load_the_compiler(tmp_path: Path) -> None:
+    given = ["--dataset", "digits", "--epochs", "1", "--device", "cpu", "--quiet", "--ema", "0.9", "--out", str(tmp_path / "run")]
+    done = run("-c", CHECK, "torch._dynamo torch._inductor torchvision onnx", "train", *given)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_mistake_in_a_process_exits_with_2_and_no_traceback() -> None:
     done = run("-m", "vaekit", "train", "--epoch", "3")
     assert done.returncode == 2

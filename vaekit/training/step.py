@@ -18,6 +18,7 @@ from vaekit.compute import graphs
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.graphs import Replay
 from vaekit.compute.layout import lay_out
+from vaekit.compute.optimizers import AdamW
 from vaekit.compute.process import compiled, keep_freed_memory
 from vaekit.compute.sharding import gathered, own, shard
 from vaekit.data.batches import Batches, Reading, full_batches
@@ -160,11 +161,11 @@ class Step:
         """Fill `whole` within a context, so that each process can use the model independently of the others."""
         return gathered(self.objective, self.whole)
 
-    def _optimizer(self, player: Player) -> torch.optim.AdamW:
+    def _optimizer(self, player: Player) -> AdamW:
         settings = self.spec.train.model_dump(include=set(Optim.__annotations__))
         settings |= {name: value for name, value in asdict(player.optim).items() if value is not None}
         parameters = self.objective.parameters_of(player)
-        return torch.optim.AdamW(
+        return AdamW(
             [{"params": parameters, "peak_lr": settings["lr"], "decay": settings["weight_decay"]}],
             betas=settings["betas"],
             eps=settings["eps"],

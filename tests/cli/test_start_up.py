@@ -59,6 +59,13 @@ def test_training_does_not_load_the_compiler(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("command", ["evaluate", "sample", "scatter", "report"])
+def test_commands_on_runs_do_not_load_the_compiler(labelled_run: Path, tmp_path: Path, command: str) -> None:
+    out = [] if command == "evaluate" else ["--out", str(tmp_path / ("page.html" if command == "report" else "picture.png"))]
+    done = run("-c", CHECK, "torch._dynamo torchvision onnx", command, str(labelled_run), *out)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_mistake_in_a_process_exits_with_2_and_no_traceback() -> None:
     done = run("-m", "vaekit", "train", "--epoch", "3")
     assert done.returncode == 2

@@ -12,7 +12,7 @@ import torch
 class AdamW(torch.optim.AdamW):
     """`torch.optim.AdamW`, whose methods call the original ones directly.
 
-    torch wraps them in functions for `torch.compile`, by which no step here compiles its optimiser. The first call of one loads the
+    torch wraps them in functions for `torch.compile`, by which no optimiser is compiled here. The first call of one loads the
     compiler: a second and 150 MB with torch 2.14.
     """
 

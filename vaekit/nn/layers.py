@@ -96,6 +96,8 @@ def initialize_weights(layer: nn.Module) -> None:
             fan_in = module.weight[0].numel()
         else:
             continue
+        if module.weight.is_meta:  # has no values; torch would load its compiler to draw none
+            continue
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in))
         if module.bias is not None:
             nn.init.zeros_(module.bias)

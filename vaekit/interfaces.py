@@ -175,6 +175,13 @@ class Posterior(Module):
             model: The model, for posteriors that depend on its prior or on other parts of it.
         """
 
+    def decoder_input(self, z: Tensor) -> Tensor:
+        """Return latents ``(..., D)`` as the decoder receives them; default: unchanged.
+
+        A space of small vectors scales them to a mean square of 1 per number, as networks expect.
+        """
+        return z
+
     def nearest(self, z: Tensor) -> Tensor:
         """Return the latents in its space that are nearest to vectors ``(..., D)``, which pictures decode; default: these."""
         return z

@@ -33,11 +33,12 @@ class Decoder(nn.Module):
     def __init__(self, vae: VAE) -> None:
         super().__init__()
         self.decoder, self.likelihood, self.condition = vae.decoder, vae.likelihood, vae.condition
+        self.decoder_input = vae.posterior.decoder_input  # a method, so that the posterior's weights are not exported
         self.limits = None if vae.likelihood.support == "unit" else vae.value_range
 
     def forward(self, latent: Tensor, label: Tensor | None = None) -> Tensor:
         c = None if label is None else self.condition(label)
-        image: Tensor = self.likelihood(self.decoder(appended(latent, c))).mean
+        image: Tensor = self.likelihood(self.decoder(appended(self.decoder_input(latent), c))).mean
         return image if self.limits is None else image.clamp(*self.limits)
 
 

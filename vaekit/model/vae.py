@@ -197,7 +197,7 @@ class VAE(nn.Module):
                 given=f"shape {tuple(z.shape)}",
                 expected=f"shape (B, {self.latent_dim})",
             )
-        codes = z.flatten(0, -2)
+        codes = self.posterior.decoder_input(z).flatten(0, -2)
         codes = codes if len(self.latent_shape) == 1 else codes.unflatten(-1, self.latent_shape)
         c = c if c is None or z.ndim == 2 else c.expand(*z.shape[:-1], -1).flatten(0, -2)
         params = self._in_chunks(self.decoder, appended(codes, c))

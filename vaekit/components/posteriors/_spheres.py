@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from pydantic import PositiveFloat
@@ -12,7 +13,10 @@ from vaekit.interfaces import Capability, Posterior, Shape
 
 
 class SphericalPosterior(Posterior):
-    """A density on the unit sphere with a mean direction and a concentration."""
+    """A density on the unit sphere with a mean direction and a concentration.
+
+    The decoder receives ``sqrt(D) z``, whose numbers have a mean square of 1, as those of a standard normal have.
+    """
 
     provides: ClassVar[frozenset[str]] = frozenset({Capability.LOG_PROB})
     space = "sphere"
@@ -28,6 +32,9 @@ class SphericalPosterior(Posterior):
     @property
     def param_shape(self) -> Shape:
         return (2, self.latent_dim)
+
+    def decoder_input(self, z: Tensor) -> Tensor:
+        return math.sqrt(self.latent_dim) * z
 
     def forward(self, params: Tensor, model: Any = None) -> VonMisesFisher | PowerSpherical:
         del model

@@ -24,7 +24,7 @@ class Categorical(Likelihood):
         bins: Number of equal bins of the grey levels.
 
     References:
-        van den Oord et al. (2016), "Pixel Recurrent Neural Networks", ICML, arXiv:1601.06759, section 3.
+        van den Oord et al. (2016), "Pixel Recurrent Neural Networks", ICML, arXiv:1601.06759, section 2.2.
     """
 
     support: Literal["unit", "real"] = "unit"

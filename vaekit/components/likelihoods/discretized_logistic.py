@@ -24,8 +24,7 @@ class DiscretizedLogistic(Likelihood):
         learned: Whether the scale is a parameter of the model; a learned scale is bounded below by one grey level, 1/256.
 
     References:
-        Kingma et al. (2016), "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS, arXiv:1606.04934,
-            section 6.1.
+        Kingma et al. (2016), "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS, arXiv:1606.04934.
     """
 
     support: Literal["unit", "real"] = "unit"

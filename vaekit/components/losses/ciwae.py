@@ -26,7 +26,7 @@ class CIWAE(Loss):
         elbo_weight: Weight β of the ELBO.
 
     References:
-        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, equation 12.
+        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, section 5.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})

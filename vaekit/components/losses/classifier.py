@@ -28,7 +28,7 @@ class Classifier(Loss):
         hidden: Widths of the classifier's hidden layers.
 
     References:
-        Kingma et al. (2014), "Semi-supervised Learning with Deep Generative Models", NeurIPS, arXiv:1406.5298, section 2.1.
+        Kingma et al. (2014), "Semi-supervised Learning with Deep Generative Models", NeurIPS, arXiv:1406.5298, section 2 (M1).
     """
 
     samples = None

@@ -28,8 +28,7 @@ class IWAE(Loss):
 
     References:
         Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
-        Tucker et al. (2019), "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives", ICLR, arXiv:1810.04152,
-            equation 8.
+        Tucker et al. (2019), "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives", ICLR, arXiv:1810.04152.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})

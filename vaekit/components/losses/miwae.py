@@ -24,7 +24,7 @@ class MIWAE(Loss):
         num_bounds: Number of bounds M.
 
     References:
-        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, equation 10.
+        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, section 5.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})

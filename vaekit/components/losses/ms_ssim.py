@@ -41,7 +41,7 @@ class MSSSIM(Loss):
     References:
         Wang et al. (2003), "Multiscale Structural Similarity for Image Quality Assessment", Asilomar Conference on Signals,
             Systems and Computers, equation 7.
-        Snell et al. (2017), "Learning to Generate Images with Perceptual Metrics", ICIP, arXiv:1511.06409.
+        Snell et al. (2017), "Learning to Generate Images with Perceptual Similarity Metrics", ICIP, arXiv:1511.06409.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction"})

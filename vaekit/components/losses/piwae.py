@@ -25,7 +25,7 @@ class PIWAE(Loss):
         num_bounds: Number of bounds M of the encoder.
 
     References:
-        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, equation 14.
+        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, section 5.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})

@@ -30,7 +30,7 @@ class Ladder(Posterior):
         max_logvar: Bound of the log-variances that the encoder emits.
 
     References:
-        Sønderby et al. (2016), "Ladder Variational Autoencoders", NeurIPS, arXiv:1602.02282, equations 18 and 19.
+        Sønderby et al. (2016), "Ladder Variational Autoencoders", NeurIPS, arXiv:1602.02282, section 2.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})

@@ -31,7 +31,7 @@ class ResidualVQ(CodesPosterior):
         restart: Usage below which an entry moves, as a fraction of the mean usage; 0 for never.
 
     References:
-        Zeghidour et al. (2021), "SoundStream: An End-to-End Neural Audio Codec", TASLP, arXiv:2107.03312, section III.C.
+        Zeghidour et al. (2022), "SoundStream: An End-to-End Neural Audio Codec", TASLP, arXiv:2107.03312, section III.C.
         Lee et al. (2022), "Autoregressive Image Generation using Residual Quantization", CVPR, arXiv:2203.01941, section 3.1.
     """
 

@@ -29,8 +29,8 @@ class VQ(CodesPosterior):
         restart: Usage below which an entry moves, as a fraction of the mean usage; 0 for never.
 
     References:
-        van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, sections 3 and A.
-        Dhariwal et al. (2020), "Jukebox: A Generative Model for Music", arXiv:2005.00341, section 3.2 (restarts).
+        van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, section 3 and appendix A.1.
+        Dhariwal et al. (2020), "Jukebox: A Generative Model for Music", arXiv:2005.00341, section 3.1 (restarts).
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.CODES, Capability.READABLE})

@@ -24,7 +24,7 @@ class Mixture(MixturePrior):
         num_components: Number of Gaussians.
 
     References:
-        Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120, section 2.
+        Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120.
     """
 
     def __init__(self, latent_dim: int, *, num_components: Count = 10) -> None:

@@ -20,7 +20,7 @@ class Uniform(Prior):
     The KL is the constant ``P log K``, for P positions and K codes; for residual quantisation, R draws of K each, ``P R log K``.
 
     References:
-        van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, section 3.2.
+        van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, section 3.1.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})

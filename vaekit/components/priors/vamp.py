@@ -27,7 +27,7 @@ class Vamp(MixturePrior):
         num_inputs: Number K of pseudo-inputs.
 
     References:
-        Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120, equation 8.
+        Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120, section 3.
     """
 
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})

@@ -93,8 +93,8 @@ class ArrayFile(Dataset):
         for name in chosen_splits(parts, self.validation, self.test):
             array = self._choose(parts[name], axes).load()
             layout = find_layout(array.shape, self.layout)
-            sample, told = [array] if holds_pixels(layout) else [], f"{self.path}, {name}" if len(parts) > 1 else self.path
-            examples = to_examples(array, layout, choose_range(sample, self.range, told))
+            sample, source = [array] if holds_pixels(layout) else [], f"{self.path}, {name}" if len(parts) > 1 else self.path
+            examples = to_examples(array, layout, choose_range(sample, self.range, source))
             own[name] = TensorImages(examples, *self._labels(parts[name], len(examples)))
         return own
 
@@ -132,8 +132,8 @@ class ArrayFile(Dataset):
             return None, None
         if name not in columns:
             raise UsageError("the file has no array of that name", given=f"labels {name}", expected=", ".join(columns))
-        told = f"{self.path}: {name}"
-        return optional_labels(columns[name].load, num, name, stated=self.labels is not None, told=told)
+        source = f"{self.path}: {name}"
+        return optional_labels(columns[name].load, num, name, stated=self.labels is not None, told=source)
 
 
 def _by_split(columns: Mapping[str, Column]) -> dict[str, dict[str, Column]]:

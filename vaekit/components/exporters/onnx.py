@@ -113,13 +113,13 @@ def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[tup
     examples = [each.numpy() for each in part.examples]
     functions = {"fp32": OnnxFile(path).function}
     model = quantize(path, examples)
-    sealed = about.attach(model, metadata)
+    attached = about.attach(model, metadata)
     notes: tuple[str, ...] = ("int8 is experimental", left_in_float(model), *_save(model, path))
     functions["int8"] = OnnxFile(path).function
     for inputs in ([each[:1] for each in examples], examples):
         times = latencies({name: partial(function, inputs) for name, function in functions.items()}, seconds=0.3)
         notes += (f"batch {len(inputs[0])}: {times['int8'].median:.3g} ms, fp32 {times['fp32'].median:.3g} ms",)
-    return notes, sealed
+    return notes, attached
 
 
 def _warn_of_slow_operations(model: onnx.ModelProto, part: PartName) -> None:

@@ -40,8 +40,8 @@ class IWAE(Loss):
 
     @classmethod
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
-        anywhere = {Capability.LOG_PROB} if options["dreg"] else set()  # the gradient of log q by the codes alone
-        return replace(super().declare(options), requires=cls.requires | anywhere)
+        needed = {Capability.LOG_PROB} if options["dreg"] else set()  # the gradient of log q by the codes alone
+        return replace(super().declare(options), requires=cls.requires | needed)
 
     def aims(self) -> dict[str, Aim]:
         if not self.dreg:

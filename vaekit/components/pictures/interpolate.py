@@ -83,5 +83,5 @@ class Interpolate(Picture):
         from vaekit.drawing.latents import decode_nearest, encode_means, linear, path
 
         vae, (first, last) = self.subject.vae, encode_means(self.subject.vae, self.ends)
-        t, told = torch.linspace(0, 1, self.steps, device=first.device), vae.condition_on(self.ends.labels)
-        return decode_nearest(vae, path(vae, way, first, last, t), None if told is None else linear(told[0], told[1], t))
+        t, c = torch.linspace(0, 1, self.steps, device=first.device), vae.condition_on(self.ends.labels)
+        return decode_nearest(vae, path(vae, way, first, last, t), None if c is None else linear(c[0], c[1], t))

@@ -52,6 +52,6 @@ class Poincare(Posterior):
     def forward(self, params: Tensor, model: Any = None) -> WrappedNormal:
         p = density_of_prior("poincare", model, WrappedNormal, "the curvature")
         tangent, raw = at_least_float32(params).unbind(-2)
-        short = tangent * torch.rsqrt(1 + p.c * squared(tangent) / self.max_radius**2)
-        mu = exp_map(torch.zeros_like(short), short, p.c)
+        bounded = tangent * torch.rsqrt(1 + p.c * squared(tangent) / self.max_radius**2)
+        mu = exp_map(torch.zeros_like(bounded), bounded, p.c)
         return WrappedNormal(mu, 0.5 * raw.clamp(-self.max_logvar, self.max_logvar), p.c)

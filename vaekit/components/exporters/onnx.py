@@ -31,21 +31,21 @@ LARGEST = 2**31 - 2**20
 
 
 LAST_INT8_OPSET = 20
-"""The last opset that ONNX Runtime's quantisation handles: at 21, it fails or writes models that ONNX Runtime cannot load."""
+"""The last opset that ONNX Runtime's quantisation supports: at 21, it fails or writes models that ONNX Runtime cannot load."""
 
 
 @exporters("onnx")
 class Onnx(Exporter):
     """ONNX, for ONNX Runtime in Python, Node, browsers and elsewhere: one file, batches of 1 or more, verified against the model.
 
-    A JSON file of the same name beside it holds what an application needs to know: shapes, names, and the range and KL of every
-    latent. The defaults, opset 18 and IR version 8, are supported by ONNX Runtime 1.17 and later, including its web build and
-    CUDA provider. Two exports of the same model are identical byte for byte.
+    A JSON file of the same name holds what an application needs to know: shapes, names, and the range and KL of every latent. The
+    defaults, opset 18 and IR version 8, are supported by ONNX Runtime 1.17 and later, including its web build and CUDA provider.
+    Two exports of the same model are identical byte for byte.
 
     Args:
         opset: Version of the ONNX operators.
-        fp16: Whether weights are stored in half precision, which halves the file; inputs, outputs and arithmetic stay fp32.
-        int8: Whether layers compute on 8-bit integers where ONNX Runtime can; experimental, error and speed are reported.
+        fp16: Whether weights are stored in half precision, which halves the file size; inputs, outputs and arithmetic stay fp32.
+        int8: Whether layers compute with 8-bit integers where ONNX Runtime can; experimental: error and speed are reported.
         licence: Licence of the model, kept in the metadata, for example CC-BY-4.0.
     """
 
@@ -109,7 +109,7 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 
 
 def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Replace a float32 file by its 8-bit version; return notes on the result and its speed, and its metadata."""
+    """Replace a float32 file with its 8-bit version; return notes on the result and its speed, and its metadata."""
     examples = [each.numpy() for each in part.examples]
     functions = {"fp32": OnnxFile(path).function}
     model = quantize(path, examples)

@@ -17,9 +17,9 @@ from vaekit.trace import Trace
 
 @losses("ciwae")
 class CIWAE(Loss):
-    """``β ELBO + (1 - β) IWAE``, from the same K samples: between the VAE (β = 1) and `iwae` (β = 0).
+    """``β ELBO + (1 - β) IWAE``, from the same K samples: from `iwae` (β = 0) to the VAE (β = 1).
 
-    A little of the ELBO keeps the encoder's gradient from vanishing as K grows.
+    A small share of the ELBO keeps the encoder's gradient from drowning in noise as K grows.
 
     Args:
         num_samples: Number of importance samples K.

@@ -15,8 +15,8 @@ from vaekit.trace import Trace
 class DecoderNorm(Loss):
     """``weight Σ W²`` over the matrices and kernels of the decoder, not its biases and scales: keeps the decoder smooth.
 
-    It is the regulariser of RAE-L2. As a term of the objective it has a scale relative to the other terms, which the weight decay
-    of the optimiser lacks: that is decoupled from the loss and shrinks all parts of the model.
+    It is the regulariser of RAE-L2. As a term of the objective, it is weighed against the other terms; the optimiser's weight
+    decay is decoupled from the loss, and shrinks all parts of the model.
 
     Args:
         weight: Weight of the loss.
@@ -40,5 +40,5 @@ class DecoderNorm(Loss):
 
 
 def _whole(total: Tensor) -> Tensor:
-    """Return a sum over a weight; if processes share the weight, that over all their shards."""
+    """Return a sum over a weight; over all shards, if processes share the weight."""
     return total.full_tensor() if hasattr(total, "full_tensor") else total

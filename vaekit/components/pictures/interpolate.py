@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @pictures("interpolate")
 class Interpolate(Picture):
-    """Interpolate between the codes of two images, and, in conditional models, between their conditions.
+    """Interpolate between the codes of two images and, in conditional models, between their conditions.
 
     Args:
-        way: Straight, which is the shortest path in a curved space, or along a great circle; none shows both, or animates the
-            straight one.
+        way: Straight (in a curved space, the shortest path) or along a great circle; none shows both, or animates the straight
+            one.
         steps: Number of decoded images, both ends included.
         fit: How images of another size are fitted to the model's; none refuses them.
         label: Class of image files, required for conditional models.

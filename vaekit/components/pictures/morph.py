@@ -22,7 +22,7 @@ class Morph(Picture):
     """Animate a path through the most central test image of every class and back to the first.
 
     Args:
-        way: Straight, which is the shortest path in a curved space, or along great circles.
+        way: Straight (in a curved space, the shortest path) or along great circles.
         steps: Number of images from one class to the next.
     """
 

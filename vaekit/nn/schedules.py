@@ -287,7 +287,7 @@ def _arguments(text: str) -> tuple[list[str], dict[str, str]]:
         if equals:
             by_name[name] = value
         elif by_name:
-            raise _invalid(f"arguments by position come first, and {name!r} does not")
+            raise _invalid(f"positional arguments must come first, but {name!r} does not")
         else:
             by_position.append(name)
     return by_position, by_name
@@ -303,7 +303,7 @@ def _build(kind: str, by_position: list[str], by_name: Mapping[str, Any]) -> flo
     else:
         raise _invalid(f"unknown schedule {kind!r}, must be one of {SIGNATURES}")
     if len(by_position) > len(names):
-        raise _invalid(f"{len(by_position)} arguments by position, must be {signature}")
+        raise _invalid(f"{len(by_position)} positional arguments, must be {signature}")
     if twice := [name for name in names[: len(by_position)] if name in by_name]:
         raise _invalid(f"{twice[0]} is given twice, must be {signature}")
     given = {**dict(zip(names, by_position, strict=False)), **by_name}

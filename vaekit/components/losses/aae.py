@@ -19,10 +19,10 @@ from vaekit.trace import Trace
 
 @losses("aae")
 class AAE(Loss):
-    """``-λ log D(z)``: the adversarial autoencoder, whose codes a critic D, instead of a KL, draws to the prior.
+    """``-λ log D(z)``: the adversarial autoencoder, in which a critic D, not a KL, draws the codes to the prior.
 
     The critic tells draws from the prior from codes: it maximises ``log D(z_p) + log(1 - D(z))``. Thus the codes as a whole
-    follow the prior. The posterior of an image need not, nor does it need a density: with `delta`, the model is an autoencoder
+    follow the prior, rather than those of each image. The posterior needs no density: with `delta`, the model is an autoencoder
     that can be sampled from. The logit of D estimates the log ratio of the two densities; its negative mean over codes is logged
     as ``aggregate_kl``, an estimate of KL(q(z) ‖ p(z)). A prior that has parameters is fitted to the codes by maximum likelihood.
 

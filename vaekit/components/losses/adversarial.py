@@ -18,7 +18,7 @@ class Adversarial(Loss):
     """``-λ log D(x~)``, added to the likelihood: sharpens reconstructions x~, which a critic D tells from data.
 
     The critic maximises ``log D(x) + log(1 - D(x~))``. The loss covers neither reconstruction nor KL. It sharpens samples from
-    the prior only as far as reconstructions; in `vae_gan`, the critic sees samples, too.
+    the prior no further than reconstructions; in `vae_gan`, the critic sees samples, too.
 
     Args:
         data_shape: Shape of an example.

@@ -23,7 +23,7 @@ C1, C2 = 0.01**2, 0.03**2
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """The weight of each scale, from the finest."""
 LEAST = 1e-3
-"""Lower bound of the similarity at a scale: below it, the gradients of powers explode, and negative numbers have no powers."""
+"""Lower bound of the similarity at a scale: below it, powers have exploding gradients, or are undefined."""
 
 
 @losses("ms_ssim")

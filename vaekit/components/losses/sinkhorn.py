@@ -20,11 +20,12 @@ from vaekit.trace import Trace
 class Sinkhorn(Loss):
     """``weight S(z, y)``: entropy-regularised optimal transport from the codes of a batch to draws y from the prior.
 
-    ``S(z, y) = W(z, y) - W(z, z) / 2 - W(y, y) / 2``, where W is the cost of the transport plan that minimises ``E|z - y|² + ε
-    KL(plan || independence)``. The last two terms remove the bias due to ε. A small ε approaches optimal transport; a large one
-    compares only means. It takes ``3 B^2`` operations per iteration. As both samples are finite, it is positive even for codes
-    that follow the prior. It covers neither reconstruction nor KL: with the posterior `delta`, it is the Sinkhorn autoencoder. A
-    learned prior is trained through its draws, except for the weights of a mixture, which select components.
+    ``S(z, y) = W(z, y) - W(z, z) / 2 - W(y, y) / 2``, where W is the cost of the transport plan that minimises
+    ``E|z - y|² + ε KL(plan || independence)``. The last two terms remove the bias due to ε. A small ε approaches optimal
+    transport; a large one compares only means. It takes ``3 B^2`` operations per iteration. As both samples are finite, it is
+    positive even for codes that follow the prior. It covers neither reconstruction nor KL: with the posterior `delta`, it is the
+    Sinkhorn autoencoder. A learned prior is trained through its draws, except for the weights of a mixture, which select
+    components.
 
     Iterations run in the log domain, from a large ε down to the chosen one. Optimal transport libraries stop at a tolerance, a
     decision that a compiled step cannot make, so the iterations are implemented here.

@@ -22,11 +22,11 @@ class VAEGAN(Loss):
     """``|f(x) - f(x~)|² / 2``: a VAE-GAN compares an image with its reconstruction x~ in the features f of a critic D.
 
     The features replace pixels: unlike a squared error, they do not penalise sharp edges that are a pixel off. Three players
-    train at once: the encoder minimises the feature distance and the KL; the decoder minimises γ times that distance, and ``-log
-    D(x~) - log D(x_p)`` for reconstructions and for samples x_p from the prior; the critic maximises ``log D(x) + log(1 - D(x~))
-    + log(1 - D(x_p))``. Only the critic trains the features. A learned prior sides with the decoder; parameters of the
-    likelihood, such as σ, are fitted to the reconstructions. The reported ELBO is that of pixels, which the model does not
-    maximise.
+    train at once: the encoder minimises the feature distance and the KL; the decoder minimises γ times that distance, and
+    ``-log D(x~) - log D(x_p)`` for reconstructions and for samples x_p from the prior; the critic maximises
+    ``log D(x) + log(1 - D(x~)) + log(1 - D(x_p))``. Only the critic trains the features. A learned prior sides with the decoder;
+    parameters of the likelihood, such as σ, are fitted to the reconstructions. The reported ELBO is that of pixels, which the
+    model does not maximise.
 
     Watch ``vae_gan_critic_accuracy``: near 1, the critic gives the decoder no useful gradient; then lower its learning rate, or
     raise γ. A step takes several times as long as that of a VAE. Critics easily tell binary pixels from grey means, so use a

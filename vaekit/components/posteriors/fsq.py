@@ -15,7 +15,7 @@ from vaekit.interfaces import Capability, Shape
 from vaekit.roles import posteriors
 
 MARGIN = 1e-3
-"""How far bounded outputs reach beyond the outermost levels, relative to their range, so that rounding reaches these."""
+"""How far bounded outputs reach beyond the outermost levels, relative to the range of these, so that rounding reaches them."""
 
 
 @posteriors("fsq")

@@ -21,8 +21,8 @@ class Joint(Posterior):
 
     The last K of the D latents, or of the channels of a grid, are the one-hot vector of the categorical variable; see
     `categorical` for how it is trained and evaluated. The KL is the sum of both. The plain ELBO can leave the categorical
-    variable unused (on digits, it carried 0.04 of 18 nats); the loss ``joint_capacity`` assigns nats to each part. ``vaekit
-    traverse --sigmas 4`` shows the classes.
+    variable unused (on digits, it carried 0.04 of 18 nats); the loss ``joint_capacity`` assigns nats to each part.
+    ``vaekit traverse --sigmas 4`` shows the classes.
 
     Args:
         num_classes: Number K of classes; default: half the latents, rounded up.

@@ -15,8 +15,7 @@ class PowerSphericalPosterior(SphericalPosterior):
     ``-mu``, importance weights are unbounded: prefer ``vmf`` for log p(x) and for ``iwae``.
 
     Args:
-        max_kappa: Bound of the concentration; if that is large, the standard deviation in each direction is ``(2 /
-            kappa)^(1/2)``.
+        max_kappa: Bound of the concentration; for a large one, the standard deviation in each direction is ``(2 / kappa)^(1/2)``.
 
     References:
         De Cao and Aziz (2020), "The Power Spherical Distribution", arXiv:2006.04437.

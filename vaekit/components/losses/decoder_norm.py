@@ -33,12 +33,12 @@ class DecoderNorm(Loss):
 
     def forward(self, trace: Trace) -> Tensor:
         weights = [parameter for parameter in trace.model.decoder.parameters() if parameter.ndim > 1]
-        squares = [_whole(weight.square().sum(dtype=torch.promote_types(weight.dtype, torch.float32))) for weight in weights]
+        squares = [_full_sum(weight.square().sum(dtype=torch.promote_types(weight.dtype, torch.float32))) for weight in weights]
         total = torch.stack(squares).sum() if squares else trace.z.new_zeros(())
         trace.metrics["squared_norm"] = total
         return (self.weight(trace.epoch) * total).expand(trace.z.shape[-2])
 
 
-def _whole(total: Tensor) -> Tensor:
+def _full_sum(total: Tensor) -> Tensor:
     """Return a sum over a weight; over all shards, if processes share the weight."""
     return total.full_tensor() if hasattr(total, "full_tensor") else total

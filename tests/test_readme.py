@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 HEADINGS = [
     "vaekit",
     "Train",
-    "Models of the literature",
+    "Models from the literature",
     "Numbers",
     "Export",
     "From Python",

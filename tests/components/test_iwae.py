@@ -60,7 +60,7 @@ def test_the_bound_is_the_definition_and_so_is_its_gradient(num: int) -> None:
 
 @pytest.mark.parametrize("num", [1, 7])
 def test_the_doubly_reparameterised_gradient_is_the_definition(num: int) -> None:
-    """Tucker et al. (2019), equation 8: the sum over samples of w^2 (d log w / dz) (dz / dphi), with normalised weights w."""
+    """Tucker et al. (2019): the sum over samples of w^2 (d log w / dz) (dz / dphi), with normalised weights w."""
     objective = objective_of(loss="iwae", num_samples=num, dreg=True)
     inputs, vae = inputs_of(objective), objective.vae
     assert [player.aims for player in objective.players] == [("dreg",), ("iwae",)]

@@ -51,11 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if argv is not None and before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
-    _give_up_output()
+    _discard_output()
     return code
 
 
-def _give_up_output() -> None:
+def _discard_output() -> None:
     """Discard what cannot be written to stdout, so that Python's own flush at exit does not fail as well."""
     try:
         sys.stdout.flush()
@@ -67,9 +67,9 @@ def _run(arguments: list[str]) -> int:
     """Build the command that is asked for and run it; without one, build a list of all commands."""
     if arguments[:1] == ["--"]:
         del arguments[0]
-    asked = find_command(arguments[0]) if arguments else None
+    command = find_command(arguments[0]) if arguments else None
     app = typer.Typer(
-        add_help_option=asked is None,
+        add_help_option=command is None,
         add_completion=False,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
@@ -77,14 +77,14 @@ def _run(arguments: list[str]) -> int:
         context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_vaekit)
-    if asked is None:
+    if command is None:
         _list_commands(app)
     else:
-        target, arguments[1:] = asked.prepare(arguments[1:])
+        target, arguments[1:] = command.prepare(arguments[1:])
         if isinstance(target, typer.Typer):
-            app.add_typer(target, name=asked.name)
+            app.add_typer(target, name=command.name)
         else:
-            app.command(asked.name)(stoppable(target))
+            app.command(command.name)(stoppable(target))
     try:
         app(args=arguments, prog_name="vaekit")
     except SystemExit as stop:
@@ -110,7 +110,7 @@ def _vaekit(
     """Variational autoencoders from interchangeable parts."""
 
 
-def _print_version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"vaekit {__version__}")
         raise typer.Exit

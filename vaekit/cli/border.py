@@ -31,7 +31,7 @@ def explain(error: Exception) -> VaekitError:
         role, plugin = found
         return PluginError(
             f"the {role} {plugin.kind!r} of plugin {plugin} failed: {reason_of(error)}",
-            given=_place(error),
+            given=_location(error),
             remedy=f"run `vaekit plugins check {role}:{plugin.kind}`, and report the failure to the plugin's author; "
             "--debug shows the traceback",
         )
@@ -42,12 +42,12 @@ def explain(error: Exception) -> VaekitError:
         return VaekitError("a number is too large", given=plain(error), remedy="use a smaller one")
     return VaekitError(
         f"vaekit failed: {reason_of(error)}",
-        given=_place(error),
+        given=_location(error),
         remedy="run the command again with --debug, which shows the traceback, and report it as a bug",
     )
 
 
-def _place(error: Exception) -> str:
+def _location(error: Exception) -> str:
     """Return where an exception was raised."""
     *_, last = traceback.extract_tb(error.__traceback__)
     return f"{last.filename}, line {last.lineno}, in {last.name}"

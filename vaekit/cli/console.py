@@ -224,13 +224,13 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
 
 def closing_lines(run: str, evaluation: Mapping[str, Any]) -> list[str]:
     """Return the last lines of a run: its files, its evaluation, and commands to try next."""
-    there = [name for name in OUTPUTS if (Path(run) / name).exists()]
+    existing = [name for name in OUTPUTS if (Path(run) / name).exists()]
     bounds = "elbo" in evaluation and "bound" in evaluation["elbo_is"]
     importance = [f"  vaekit evaluate {run} --samples 1000"] if bounds else []
     return [
         "",
         f"{run}/",
-        *(f"  {name:<18} {OUTPUTS[name]}" for name in there),
+        *(f"  {name:<18} {OUTPUTS[name]}" for name in existing),
         "",
         *evaluation_lines(evaluation),
         "",

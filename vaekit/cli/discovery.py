@@ -37,8 +37,8 @@ class Command(NamedTuple):
 def find_command(name: str) -> Command | None:
     """Return the command with a name, or None. Only that command is imported."""
     if name in _files():
-        return _of_file(name)
-    return _of_picture(name) if name in registry else None
+        return _file_command(name)
+    return _picture_command(name) if name in registry else None
 
 
 def list_commands() -> list[Command]:
@@ -49,7 +49,7 @@ def list_commands() -> list[Command]:
             f"the picture {kind!r} of {registry.origin(kind)} has no command, because vaekit has a command of that name",
             stacklevel=2,
         )
-    found = [*map(_of_file, files), *(_of_picture(kind) for kind in registry.kinds() if kind not in files)]
+    found = [*map(_file_command, files), *(_picture_command(kind) for kind in registry.kinds() if kind not in files)]
     return sorted(found, key=lambda command: ([*Panel].index(command.panel), command.name))
 
 
@@ -57,7 +57,7 @@ def _files() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(commands.__path__)}
 
 
-def _of_file(name: str) -> Command:
+def _file_command(name: str) -> Command:
     module = importlib.import_module(f"{commands.__name__}.{name}")
     function = getattr(module, name)
     target: Target = getattr(module, "app", function)
@@ -65,5 +65,5 @@ def _of_file(name: str) -> Command:
     return Command(name, getattr(module, "PANEL", Panel.COMPONENTS), (function.__doc__ or "").partition("\n")[0], prepare)
 
 
-def _of_picture(kind: str) -> Command:
+def _picture_command(kind: str) -> Command:
     return Command(kind, Panel.PICTURES, registry.summary(kind).replace("``", "`"), partial(pictures.command, kind))

@@ -200,8 +200,8 @@ def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[dic
 
     words = read_words(arguments)
     base = read_spec(words.spec) if words.spec is not None else {}
-    said = {name: words.flags[name][-1] for name in ("model", "init", *ROLES) if name in words.flags}
-    chosen: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+    selected = {name: words.flags[name][-1] for name in ("model", "init", *ROLES) if name in words.flags}
+    chosen: dict[str, Any] = {name: value for name, value in selected.items() if value is not None}
     for role in SEVERAL & chosen.keys():
         chosen[role] = [kind for kind in words.flags[role] if kind is not None]
     table = OptionTable(base, chosen)

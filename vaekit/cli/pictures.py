@@ -50,11 +50,11 @@ def command(kind: str, arguments: Sequence[str]) -> tuple[Callable[..., None], l
 def _words_argument(images: Sequence[str]) -> Any:
     """Return the annotation of an optional run and images."""
     about = "Run folder (default: the newest one), then "
-    about += "images, folders of images, or numbers of test images." if images == ["images"] else _each(len(images))
+    about += "images, folders of images, or numbers of test images." if images == ["images"] else _images_help(len(images))
     return Annotated[list[str], typer.Argument(metavar=f"[RUN] {_metavar(images)}", help=about, show_default=False)]
 
 
-def _each(number: int) -> str:
+def _images_help(number: int) -> str:
     return "an image: a file or the number of a test image." if number == 1 else "two images: files or numbers of test images."
 
 

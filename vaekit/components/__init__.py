@@ -1,4 +1,4 @@
-"""Built-in components, one file each; the file's stem is the name that the component is registered under.
+"""Built-in components, one per file; a component is registered under the stem of its file.
 
 Files whose names start with an underscore hold what several components share.
 """

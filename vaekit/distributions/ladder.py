@@ -50,7 +50,7 @@ class Merged(NamedTuple):
         prior: p(z_l|z_<l).
 
     References:
-        Sønderby et al. (2016), "Ladder Variational Autoencoders", NeurIPS, arXiv:1602.02282, equations 18 and 19.
+        Sønderby et al. (2016), "Ladder Variational Autoencoders", NeurIPS, arXiv:1602.02282, section 2.
     """
 
     evidence: DiagonalGaussian

@@ -34,7 +34,7 @@ def quantile(log_density: Callable[[Tensor], Tensor], center: Tensor, scale: Ten
         noise: ``(*S, B)``.
 
     References:
-        Figurnov et al. (2018), "Implicit Reparameterization Gradients", NeurIPS, arXiv:1805.08498, equation 5.
+        Figurnov et al. (2018), "Implicit Reparameterization Gradients", NeurIPS, arXiv:1805.08498, section 3.
     """
     center, scale = center.detach().unsqueeze(-1), scale.detach().unsqueeze(-1)
     width = 2 * REACH / PANELS

@@ -79,7 +79,7 @@ class VonMisesFisher(NamedTuple):
         kappa: The concentrations, ``(B,)``, at least 0; for 0, the density is uniform.
 
     References:
-        Davidson et al. (2018), "Hyperspherical Variational Auto-Encoders", UAI, arXiv:1804.00891, equation 3.
+        Davidson et al. (2018), "Hyperspherical Variational Auto-Encoders", UAI, arXiv:1804.00891, section 3.1.
     """
 
     mu: Tensor
@@ -221,7 +221,7 @@ def _fisher_uniform(q: VonMisesFisher, p: UniformSphere) -> Tensor:
     """Return the KL in equal parts.
 
     References:
-        Davidson et al. (2018), "Hyperspherical Variational Auto-Encoders", UAI, arXiv:1804.00891, section 3.
+        Davidson et al. (2018), "Hyperspherical Variational Auto-Encoders", UAI, arXiv:1804.00891, section 3.2.
     """
     del p
     deficit, gap = bessel(0.5 * q.mu.shape[-1] - 1, q.kappa)

@@ -72,8 +72,8 @@ def decode(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
         z: The codes.
         c: The condition of each code, from `VAE.condition_on`: ``(N, E)``, or ``(1, E)`` for all codes.
     """
-    told = [None] * len(z.split(CHUNK)) if c is None else c.expand(len(z), -1).split(CHUNK)
-    images = [vae.likelihood_of(*both).mean for both in zip(z.split(CHUNK), told, strict=True)]
+    conditions = [None] * len(z.split(CHUNK)) if c is None else c.expand(len(z), -1).split(CHUNK)
+    images = [vae.likelihood_of(*both).mean for both in zip(z.split(CHUNK), conditions, strict=True)]
     return vae.to_unit(torch.cat(images))
 
 

@@ -1,8 +1,8 @@
-"""Numbers of losses that may change during training: their schedules as data, and as modules.
+"""Numbers in losses that may change during training: schedules as data and as modules.
 
 An option of type `Scheduled` is a number or a schedule. As text, a schedule is ``linear(0, 4, epochs=10)`` or, shorter,
-``linear(0, 4, 10)``; as data it is a mapping, ``{schedule: linear, start: 0, end: 4, epochs: 10}``. A loss turns the option into
-a module by `scheduled` and calls that with the epoch of the trace.
+``linear(0, 4, 10)``; as data, it is a mapping, ``{schedule: linear, start: 0, end: 4, epochs: 10}``. A loss turns the option into
+a module with `scheduled` and calls it with the epoch of the trace.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from vaekit.schema import Spec, alternatives
 
 
 def _text(number: float) -> str:
-    """Return the shortest text from which a number is read back."""
+    """Return the shortest text that reads back as the same number."""
     return repr(float(number)).removesuffix(".0")
 
 
 class Schedule(Spec):
-    """A number that changes from ``start`` to ``end``, over epochs; training is evaluated at ``end``.
+    """A number that changes from ``start`` to ``end`` over epochs; evaluation uses ``end``.
 
     Args:
-        start: The number at the beginning of training.
+        start: The number at the start of training.
         end: The final number.
     """
 
@@ -38,7 +38,7 @@ class Schedule(Spec):
     end: float
 
     def __str__(self) -> str:
-        """Return the one text form in which specs are written: arguments that have a default are named."""
+        """Return the canonical text, as written in specs: arguments that have a default are named."""
         needed = type(self).needed()
         texts = [_text(value) if name in needed else f"{name}={_text(value)}" for name, value in self.numbers().items()]
         return f"{self.schedule}({', '.join(texts)})"
@@ -71,11 +71,11 @@ class Schedule(Spec):
 
     @staticmethod
     def progress(epoch: Tensor, *shape: Tensor) -> Tensor:
-        """Return how far the number is from ``start``, 0, to ``end``, 1; exactly 1 at an infinite epoch.
+        """Return how far the number has moved from ``start`` (0) to ``end`` (1); exactly 1 at an infinite epoch.
 
         Args:
-            epoch: The number of epochs passed, 0-d.
-            shape: The arguments behind ``start`` and ``end``, each 0-d.
+            epoch: The number of epochs completed, 0-d.
+            shape: The arguments after ``start`` and ``end``, each 0-d.
         """
         raise NotImplementedError
 
@@ -105,7 +105,7 @@ class CosineSchedule(Schedule):
 
 
 class SigmoidSchedule(Schedule):
-    """A logistic curve over ``epochs`` epochs, stretched to reach both ends; a larger ``slope`` is steeper in the middle.
+    """A logistic curve over ``epochs`` epochs, stretched to reach both ends; a larger ``slope`` makes it steeper in the middle.
 
     References:
         Bowman et al. (2016), "Generating Sentences from a Continuous Space", CoNLL, arXiv:1511.06349, section 3.1.
@@ -123,7 +123,7 @@ class SigmoidSchedule(Schedule):
 
 
 class CyclicSchedule(Schedule):
-    """A line that starts again every ``period`` epochs; it rises over the part ``rise`` of a period and then stays at ``end``.
+    """A line that restarts every ``period`` epochs: it rises over the fraction ``rise`` of a period, then stays at ``end``.
 
     References:
         Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing", NAACL, arXiv:1903.10145,
@@ -144,7 +144,7 @@ class CyclicSchedule(Schedule):
 KINDS: dict[str, type[Schedule]] = {
     each.kind(): each for each in (LinearSchedule, CosineSchedule, SigmoidSchedule, CyclicSchedule)
 }
-"""The schedules by kind; ``constant(value)``, which is a number, can be written as well."""
+"""The schedules by kind; ``constant(value)``, a plain number, is accepted as well."""
 SIGNATURES = ", ".join(each.signature() for each in KINDS.values())
 _CALL = re.compile(r"\s*(\w+)\s*\((.*)\)\s*")
 
@@ -153,7 +153,7 @@ class Levels:
     """The annotation of an option that is a number or a schedule.
 
     Args:
-        low: The lowest number, for a schedule at both ends; None for any.
+        low: The lowest number allowed, at both ends of a schedule; None for no limit.
     """
 
     def __init__(self, low: float | None = None) -> None:
@@ -161,7 +161,7 @@ class Levels:
         self._number: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(ge=low, allow_inf_nan=False)])
 
     def read(self, value: Any) -> float | Schedule:
-        """Return a number, a schedule, or the text or data of either as what it is.
+        """Return a number or a schedule, given as such, as text or as data.
 
         Raises:
             PydanticCustomError: It is none of these.
@@ -192,11 +192,11 @@ class Levels:
 Scheduled = Annotated[float | Schedule, Levels()]
 """The type of an option that is a number or a schedule."""
 NonNegativeScheduled = Annotated[float | Schedule, Levels(0)]
-"""The type of an option that is a number or a schedule, never below 0."""
+"""The type of an option that is a non-negative number or a schedule of such numbers."""
 
 
 class Number(nn.Module):
-    """A number as a module that is called with the epoch; it is a buffer, so that sweeps can stack models that differ in it.
+    """A number as a module, called with the epoch; it is a buffer, so that sweeps can stack models that differ in it.
 
     Args:
         value: The number.
@@ -219,7 +219,7 @@ class Number(nn.Module):
 
 
 class Changing(Number):
-    """A number that follows a schedule; all numbers of the schedule are buffers.
+    """A number that follows a schedule, whose numbers are all buffers.
 
     Args:
         schedule: The schedule.
@@ -259,7 +259,7 @@ def takes_schedules(annotation: Any) -> bool:
 
 
 def _read(value: Any) -> Any:
-    """Return text and data as a schedule or, if they are a plain number, as that; other values as they are."""
+    """Return text and data as a schedule or a plain number; other values as they are."""
     if isinstance(value, str) and (call := _CALL.fullmatch(value)):
         return _build(call[1], *_arguments(call[2]))
     if isinstance(value, str):
@@ -277,7 +277,7 @@ def _read(value: Any) -> Any:
 
 
 def _arguments(text: str) -> tuple[list[str], dict[str, str]]:
-    """Split the text between parentheses into arguments by position and by name."""
+    """Split the text between parentheses into positional and named arguments."""
     by_position: list[str] = []
     by_name: dict[str, str] = {}
     for part in text.split(",") if text.strip() else []:
@@ -287,7 +287,7 @@ def _arguments(text: str) -> tuple[list[str], dict[str, str]]:
         if equals:
             by_name[name] = value
         elif by_name:
-            raise _invalid(f"arguments by position come first, and {name!r} does not")
+            raise _invalid(f"positional arguments must come first, but {name!r} does not")
         else:
             by_position.append(name)
     return by_position, by_name
@@ -303,7 +303,7 @@ def _build(kind: str, by_position: list[str], by_name: Mapping[str, Any]) -> flo
     else:
         raise _invalid(f"unknown schedule {kind!r}, must be one of {SIGNATURES}")
     if len(by_position) > len(names):
-        raise _invalid(f"{len(by_position)} arguments by position, must be {signature}")
+        raise _invalid(f"{len(by_position)} positional arguments, must be {signature}")
     if twice := [name for name in names[: len(by_position)] if name in by_name]:
         raise _invalid(f"{twice[0]} is given twice, must be {signature}")
     given = {**dict(zip(names, by_position, strict=False)), **by_name}

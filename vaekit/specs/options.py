@@ -4,7 +4,7 @@
 field of a spec has its own name (``epochs``), and an augmentation is prefixed (``augment.rotate``). An option of a chosen
 component is prefixed with its role (``encoder.hidden``); an option of a loss or logger also with its kind (``tc.beta``). The
 prefix may be omitted if exactly one chosen component has the option and no field of a spec has the same name (``beta``). A name
-that matches several options is an error that lists them. ``model`` starts from a model of the literature; see `vaekit.specs.zoo`.
+that matches several options is an error that lists them. ``model`` starts from a published model; see `vaekit.specs.zoo`.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _options_by_name(data: Mapping[str, Any]) -> dict[str, list[Option]]:
     literal: Any = Literal
     index: dict[str, list[Option]] = defaultdict(list)
     chosen = chosen_components(data)
-    about = "Model of the literature to start from; `vaekit zoo` lists them."
+    about = "Model from the literature to start from; `vaekit zoo` lists them."
     index["model"].append(
         Option(("model",), Annotated[str | None, Field(examples=["NAME"])], None, False, about, "components", ())
     )

@@ -1,4 +1,4 @@
-"""Models of the literature: files of data that name the parts of a model, its reference and its numbers.
+"""Models from the literature: files of data that name the parts of a model, its reference and its numbers.
 
 Built-in models are the files of ``vaekit/zoo``. A distribution adds models through the entry-point group ``vaekit.zoo``:
 ``hvae = "vaekit_hamiltonian"`` announces ``hvae.yaml`` in the folder of that package, which is not imported.
@@ -33,7 +33,7 @@ class Measurement(Spec):
 
 
 class Entry(Spec):
-    """A model of the literature."""
+    """A model from the literature."""
 
     title: str = Field(description="Its name in the literature.")
     year: int = Field(ge=1950, le=2100, description="The year of its publication.")

@@ -89,7 +89,7 @@ def sweep(
     if search is None:
         from vaekit.sweeps.grid import sweep as run_sweep
 
-        _refuse("only a search (--search optuna) takes", storage=storage, trials=trials, metric=metric, prune=prune)
+        _reject("only a search (--search optuna) takes", storage=storage, trials=trials, metric=metric, prune=prune)
         ways = cast("Stacking", stack or "auto")
         follow(
             lambda reporter: run_sweep(base, over=varied, out=out, stack=ways, reporter=reporter, **given)[0].path.parent,
@@ -101,15 +101,15 @@ def sweep(
     from vaekit.evaluation.metrics import Criterion
     from vaekit.sweeps.search import Plan, work
 
-    _refuse("a search trains one model at a time; it does not take", stack=stack)
+    _reject("a search trains one model at a time; it does not take", stack=stack)
     if storage is None or trials is None:
         raise UsageError("a search needs --storage and --trials", expected="for example --storage study.journal --trials 50")
     plan = Plan(base, given, varied, Criterion.read(metric or "elbo"), prune=prune != "off")
     follow(lambda reporter: work(plan, storage, trials, out, reporter), quiet=quiet, json=json)
 
 
-def _refuse(why: str, **flags: object) -> None:
-    """Refuse flags that would be ignored."""
+def _reject(why: str, **flags: object) -> None:
+    """Reject flags that would be ignored."""
     if found := [f"--{name}" for name, value in flags.items() if value is not None]:
         raise UsageError(f"{why} {', '.join(found)}")
 
@@ -179,13 +179,13 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
         shown.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
     for row in rows:
         cells = [metric.text(row.get("value"), digits=2) for metric in compared]
-        cells += [metric.text(row[part].get(metric.key), digits=2) for part, metric in columns] if "test" in row else [_end(row)]
+        cells += [metric.text(row[part].get(metric.key), digits=2) for part, metric in columns] if "test" in row else [_note(row)]
         values = map(short_text, row["options"].values())
         shown.add_row(row["run"].partition("-")[0], *values, *cells, style="bold" if row["run"] == record.get("best") else None)
     return shown
 
 
-def _end(row: Mapping[str, Any]) -> str:
+def _note(row: Mapping[str, Any]) -> str:
     """Return why a run has no numbers."""
     if "pruned" in row:
         return "pruned"

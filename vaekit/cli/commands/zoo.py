@@ -1,4 +1,4 @@
-"""``vaekit zoo``: models of the literature."""
+"""``vaekit zoo``: models from the literature."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def command(arguments: Sequence[str]) -> tuple[typer.Typer, list[str]]:
 
 
 def zoo(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List models of the literature, and show them; `vaekit train --model NAME` trains one."""
+    """List models from the literature, and show them; `vaekit train --model NAME` trains one."""
     from vaekit.errors import PluginError
     from vaekit.specs.zoo import names, read
 

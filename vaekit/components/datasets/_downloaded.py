@@ -1,4 +1,4 @@
-"""What the datasets that are downloaded share."""
+"""What downloaded datasets share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from vaekit.interfaces import Dataset
 
 
 class Downloaded(Dataset):
-    """A dataset with a training and a test split of its own, whose last training images are held out for validation."""
+    """A dataset with its own training and test splits, whose last training images are held out for validation."""
 
     def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
         """Keep the options; `load` reads the files.

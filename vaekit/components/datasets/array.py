@@ -20,29 +20,28 @@ from vaekit.interfaces import Dataset
 from vaekit.roles import datasets
 
 LABELS = ("labels", "label", "y", "targets")
-"""Names of labels that are found without being asked for."""
+"""Names under which labels are found by default."""
 
 
 @datasets("array")
 class ArrayFile(Dataset):
     """Your own images, signals, volumes or table as numbers in one array file: .npy, .npz, .safetensors or .parquet.
 
-    Pixels of images and volumes are bytes from 0 to 255, 16-bit integers, which become bytes, or floats, whose values are kept.
-    So are all numbers of signals and tables. A fourth channel of images is opacity: the picture is placed on white. NaN is a
-    missing number: see `--missing`. The default likelihood, "gaussian", takes numbers in [0, 1], and all others with
+    Pixels of images and volumes are bytes from 0 to 255, 16-bit integers, which become bytes, or floats, which keep their values,
+    as do all numbers of signals and tables. A fourth channel of images is opacity: the picture is placed on white. NaN is a
+    missing number: see `--missing`. The default likelihood, "gaussian", takes numbers in [0, 1], or any numbers with
     `--likelihood.link identity`. If names of arrays state a split (`train_images`, `x_test`), the splits are kept; otherwise the
-    split is fixed: it is the same for every seed.
+    split is fixed, the same for every seed.
 
     Args:
         path: The file.
-        key: Name of the examples in a file of several arrays, without that of a split; default: the only array that can be
-            examples.
-        labels: Name of the labels in a file of several arrays, without that of a split; default: "labels", "label", "y" or
-            "targets", if present.
+        key: Name of the examples in a file of several arrays, without the split; default: the only array that can be examples.
+        labels: Name of the labels in a file of several arrays, without the split; default: "labels", "label", "y" or "targets",
+            if present.
         layout: Order of the axes: N examples, F features of a table, C channels, L length of signals, D depth, H height, W width;
-            default: NF, NHW, or that with 1, 3 or 4 channels.
-        range: The numbers that stand for black and white, for example -1,1; all are brought to [0, 1]. Default: the range of the
-            type of integers in images and volumes; other numbers are kept as they are.
+            default: NF, NHW, or the one with 1, 3 or 4 channels.
+        range: The numbers that stand for black and white, for example -1,1; all are rescaled to [0, 1]. Default: the range of the
+            integer type in images and volumes; other numbers are kept as they are.
         validation: Fraction of the training images held out for choosing models; default: the file's own split, else a tenth.
         test: Fraction of the training images held out for the final numbers; default: the file's own split, else a tenth.
         memory_gb: A .npy file larger than this is mapped into memory, and read again every epoch.
@@ -83,7 +82,7 @@ class ArrayFile(Dataset):
         return MappedImages(self.path, layout, limits) if large else TensorImages(to_examples(array, layout, limits))
 
     def _archive(self) -> dict[str, TensorImages]:
-        """Return the examples of each split of the file; those of a file without splits are all "train"."""
+        """Return the examples of each split of the file; a file without splits is all "train"."""
         columns = read_archive(self.path)
         parts = _by_split(columns)
         axes = self._axes(columns)
@@ -93,8 +92,8 @@ class ArrayFile(Dataset):
         for name in chosen_splits(parts, self.validation, self.test):
             array = self._choose(parts[name], axes).load()
             layout = find_layout(array.shape, self.layout)
-            sample, told = [array] if holds_pixels(layout) else [], f"{self.path}, {name}" if len(parts) > 1 else self.path
-            examples = to_examples(array, layout, choose_range(sample, self.range, told))
+            sample, source = [array] if holds_pixels(layout) else [], f"{self.path}, {name}" if len(parts) > 1 else self.path
+            examples = to_examples(array, layout, choose_range(sample, self.range, source))
             own[name] = TensorImages(examples, *self._labels(parts[name], len(examples)))
         return own
 
@@ -132,8 +131,8 @@ class ArrayFile(Dataset):
             return None, None
         if name not in columns:
             raise UsageError("the file has no array of that name", given=f"labels {name}", expected=", ".join(columns))
-        told = f"{self.path}: {name}"
-        return optional_labels(columns[name].load, num, name, stated=self.labels is not None, told=told)
+        source = f"{self.path}: {name}"
+        return optional_labels(columns[name].load, num, name, stated=self.labels is not None, told=source)
 
 
 def _by_split(columns: Mapping[str, Column]) -> dict[str, dict[str, Column]]:

@@ -23,7 +23,7 @@ class CelebA(Dataset):
         size: Side of the pictures, in pixels.
         data_root: Folder of the datasets; default: VAEKIT_DATA, else ~/.cache/vaekit.
         download: Whether to download missing files.
-        memory_gb: Pictures that fit into this are decoded once and kept in memory; otherwise they are read again every epoch.
+        memory_gb: Pictures that fit into this much memory are decoded once and kept; otherwise they are read again every epoch.
 
     References:
         Liu et al. (2015), "Deep Learning Face Attributes in the Wild", ICCV, arXiv:1411.7766.

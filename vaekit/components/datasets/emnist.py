@@ -25,7 +25,7 @@ _CLASSES = {
 class EMNIST(Downloaded):
     """Handwritten letters and digits, 28×28 grey; "balanced": 107,800 train, 5,000 validation, 18,800 test; 560 MB download.
 
-    Unlike in torchvision, the pictures are upright, and the labels of "letters" start at 0.
+    Unlike torchvision's, the pictures are upright, and the labels of "letters" start at 0.
 
     Args:
         split: Which of its datasets.

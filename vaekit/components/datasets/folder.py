@@ -22,21 +22,21 @@ class Folder(Dataset):
     """Your own images: PNG, JPEG, WebP, AVIF, BMP, GIF or TIFF files in a folder, nested or not.
 
     If all pictures are in two or more subfolders, they are labelled by subfolder. Transparent pictures are placed on white, the
-    camera's orientation is applied, greys of 16 bits become 8-bit, and only the first frame or page of a file is read. The split
-    is fixed: it is the same for every seed.
+    camera's orientation is applied, 16-bit greys become 8-bit, and only the first frame or page of a file is read. The split is
+    fixed, the same for every seed.
 
     Args:
         path: The folder.
-        size: Side of the pictures, or height and width; default: the size of the files, which must all have the same.
+        size: Side of the pictures, or height and width; default: the size of the files, which must all be the same.
         channels: Colour or grey.
-        fit: How pictures of other proportions are fitted: their centre is cropped, they are padded with white, or stretched.
+        fit: How pictures of other proportions are fitted: cropped to the centre, padded with white, or stretched.
         range: The numbers that stand for black and white, for example 0,4095 for 12 bits; default: the whole range of 8 or 16
-            bits. Pictures of 32-bit integers or floats need it.
+            bits. It is required for 32-bit integers and floats.
         validation: Fraction of the images held out for choosing models.
         test: Fraction of the images held out for the final numbers.
-        on_bad_image: Whether an unreadable image or folder is an error, or is skipped with a warning (every file is then read in
+        on_bad_image: Whether an unreadable image or folder is an error or is skipped with a warning (every file is then read in
             advance).
-        memory_gb: Pictures that fit into this are decoded once and kept in memory; otherwise they are read again every epoch.
+        memory_gb: Pictures that fit into this much memory are decoded once and kept; otherwise they are read again every epoch.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"

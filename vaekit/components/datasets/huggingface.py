@@ -28,21 +28,21 @@ from vaekit.roles import datasets
 class HuggingFace(Dataset):
     """A dataset of Hugging Face `datasets`: the output of `save_to_disk`, Parquet or Arrow shards, or a name on the Hub.
 
-    Its tables are mapped into memory and read row by row, so they may be far larger than memory. The output of `save_to_disk` is
-    read in place; everything else is first written to the library's cache (HF_HOME). Pictures are read as by `folder`.
+    Its tables are memory-mapped and read row by row, so they may be far larger than memory. The output of `save_to_disk` is read
+    in place; everything else is first written to the library's cache (HF_HOME). Pictures are read as in `folder`.
 
     Args:
         path: The folder, a .parquet or .arrow file, or the name on the Hub, for example `ylecun/mnist`.
-        config: Which configuration, for a dataset that has several.
+        config: The configuration, for a dataset that has several.
         image: Column of the pictures, as encoded files; default: the only column that can hold them.
         labels: Column of the labels; default: "label" or "labels", if there is one without gaps.
-        size: Side of the pictures, or height and width; default: the size of the pictures, which must all have the same.
+        size: Side of the pictures, or height and width; default: the size of the pictures, which must all be the same.
         channels: Colour or grey.
-        fit: How pictures of other proportions are fitted: their centre is cropped, they are padded with white, or stretched.
+        fit: How pictures of other proportions are fitted: cropped to the centre, padded with white, or stretched.
         range: The numbers that stand for black and white, as for `folder`.
         validation: Fraction of the training images held out; default: the dataset's own validation split, else a tenth.
         test: Fraction of the training images held out; default: the dataset's own test split, else a tenth.
-        memory_gb: Pictures that fit into this are decoded once and kept in memory; otherwise they are read again every epoch.
+        memory_gb: Pictures that fit into this much memory are decoded once and kept; otherwise they are read again every epoch.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
@@ -78,7 +78,7 @@ class HuggingFace(Dataset):
         return decode_if_small(with_own_splits(own, self.validation, self.test), self.memory_gb)
 
     def _parts(self, tables: dict[str, Any]) -> dict[str, Any]:
-        """Return the tables that are used by split; a single table is "train"."""
+        """Return the tables to use, by split; a single table is "train"."""
         if len(tables) == 1:
             return {"train": next(iter(tables.values()))}
         found = {split: table for name, table in reversed(tables.items()) if (split := split_of(name)) is not None}
@@ -193,7 +193,7 @@ def _labels(table: Any, name: str | None) -> Labels:
 
 
 def _merged(parts: Mapping[str, Labels]) -> tuple[dict[str, torch.Tensor | None], tuple[str, ...] | None]:
-    """Return the labels of each split and the names of all, where splits may list their names in another order.
+    """Return the labels of each split and the names of all; splits may list the names in different orders.
 
     Raises:
         DataError: Only some splits name their labels.

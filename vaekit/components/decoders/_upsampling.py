@@ -1,4 +1,4 @@
-"""What the decoders that differ only in how they upsample share."""
+"""What decoders that differ only in their upsampling share."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class UpsamplingDecoder(Backbone):
             channels: Input channels of the upsampling layers, from the latent vector to the image; each layer doubles the size.
             hidden: Widths of the linear layers between the latent vector and the first feature map.
             activation: Nonlinearity after every layer but the last.
-            normalization: What every hidden layer is normalised over before its activation: all of an example, channel groups, or
+            normalization: What each hidden layer is normalised over before its activation: all of an example, channel groups, or
                 nothing.
 
         Raises:
-            UsageError: ``out_shape`` is not that of a signal, an image or a volume.
+            UsageError: ``out_shape`` is not the shape of a signal, an image or a volume.
         """
         super().__init__(in_shape, out_shape)
         sizes = upsampled_sizes(in_shape, sides_of(out_shape, f"decoder {self.kind!r}"), len(channels))

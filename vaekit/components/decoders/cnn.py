@@ -17,8 +17,8 @@ class CNN(UpsamplingDecoder):
     """Fully connected layers, then transposed convolutions with kernels of 3; the mirror image of the encoder ``cnn``.
 
     Each transposed convolution doubles every side, or makes it one shorter than that where the example requires it, so any size
-    is met exactly, without cropping or resizing. Early in training, images may show a faint checkerboard, which ``bilinear``
-    avoids. Compared with the paper's decoder, kernels are 3×3 and there are more channels.
+    is met exactly, without cropping or resizing. Early in training, images may show faint checkerboard artefacts, which
+    ``bilinear`` avoids. Unlike the paper's decoder, it has 3×3 kernels and more channels.
 
     Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
     unbounded.

@@ -10,7 +10,7 @@ from vaekit.roles import decoders
 class MLP(FullyConnected):
     """Fully connected layers from the latent vector to every number; the fastest backbone, for tables and images up to 32×32.
 
-    Its last layer has width × pixels weights, separate ones for each pixel; prefer ``cnn`` for larger images. The output may have
+    The last layer has width × pixels weights, not shared between pixels; prefer ``cnn`` for larger images. The output may have
     any shape.
 
     Shapes: ``(B, *in_shape)`` to ``(B, *out_shape)``, both arbitrary; outputs are unbounded.

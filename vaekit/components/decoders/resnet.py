@@ -28,8 +28,8 @@ from vaekit.schema import Few
 class ResNet(Backbone):
     """One linear layer, then pre-activation residual blocks with GroupNorm; five to ten times slower than ``cnn``.
 
-    Each stage has ``depth`` blocks of two convolutions with kernels of 3 and upsamples to an explicit size, met exactly.
-    Normalisation throughout lets it train at any depth, which is its purpose; on a CPU, start with ``cnn``.
+    Each stage has ``depth`` blocks of two convolutions with kernels of 3 and upsamples to an explicit size, met exactly. Thanks
+    to normalisation throughout, it trains at any depth, which is its purpose; on a CPU, start with ``cnn``.
 
     Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
     unbounded.
@@ -38,7 +38,7 @@ class ResNet(Backbone):
         channels: Channels of the stages, from the latent vector to the image; each stage doubles the size.
         depth: Residual blocks per stage.
         activation: Nonlinearity before every convolution.
-        upsampling: How feature maps are enlarged: nearest is faster; bilinear, which is linear along every side, smoother.
+        upsampling: How feature maps are enlarged: nearest is faster; bilinear, which is linear along every side, is smoother.
 
     References:
         He et al. (2016), "Identity Mappings in Deep Residual Networks", ECCV, arXiv:1603.05027.

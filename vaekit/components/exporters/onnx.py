@@ -31,21 +31,21 @@ LARGEST = 2**31 - 2**20
 
 
 LAST_INT8_OPSET = 20
-"""The last opset that ONNX Runtime's quantisation handles: at 21, it fails or writes models that ONNX Runtime cannot load."""
+"""The last opset that ONNX Runtime's quantisation supports: at 21, it fails or writes models that ONNX Runtime cannot load."""
 
 
 @exporters("onnx")
 class Onnx(Exporter):
     """ONNX, for ONNX Runtime in Python, Node, browsers and elsewhere: one file, batches of 1 or more, verified against the model.
 
-    A JSON file of the same name beside it holds what an application needs to know: shapes, names, and the range and KL of every
-    latent. The defaults, opset 18 and IR version 8, are supported by ONNX Runtime 1.17 and later, including its web build and
-    CUDA provider. Two exports of the same model are identical byte for byte.
+    A JSON file of the same name holds what an application needs to know: shapes, names, and the range and KL of every latent. The
+    defaults, opset 18 and IR version 8, are supported by ONNX Runtime 1.17 and later, including its web build and CUDA provider.
+    Two exports of the same model are identical byte for byte.
 
     Args:
         opset: Version of the ONNX operators.
-        fp16: Whether weights are stored in half precision, which halves the file; inputs, outputs and arithmetic stay fp32.
-        int8: Whether layers compute on 8-bit integers where ONNX Runtime can; experimental, error and speed are reported.
+        fp16: Whether weights are stored in half precision, which halves the file size; inputs, outputs and arithmetic stay fp32.
+        int8: Whether layers compute with 8-bit integers where ONNX Runtime can; experimental: error and speed are reported.
         licence: Licence of the model, kept in the metadata, for example CC-BY-4.0.
     """
 
@@ -109,17 +109,17 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
 
 
 def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Replace a float32 file by its 8-bit version; return notes on the result and its speed, and its metadata."""
+    """Replace a float32 file with its 8-bit version; return notes on the result and its speed, and its metadata."""
     examples = [each.numpy() for each in part.examples]
     functions = {"fp32": OnnxFile(path).function}
     model = quantize(path, examples)
-    sealed = about.attach(model, metadata)
+    attached = about.attach(model, metadata)
     notes: tuple[str, ...] = ("int8 is experimental", left_in_float(model), *_save(model, path))
     functions["int8"] = OnnxFile(path).function
     for inputs in ([each[:1] for each in examples], examples):
         times = latencies({name: partial(function, inputs) for name, function in functions.items()}, seconds=0.3)
         notes += (f"batch {len(inputs[0])}: {times['int8'].median:.3g} ms, fp32 {times['fp32'].median:.3g} ms",)
-    return notes, sealed
+    return notes, attached
 
 
 def _warn_of_slow_operations(model: onnx.ModelProto, part: PartName) -> None:

@@ -13,9 +13,10 @@ from vaekit.roles import likelihoods
 
 @likelihoods("bce")
 class BCE(Likelihood):
-    """Bernoulli pixels: binary cross-entropy on logits. A log-likelihood on binary pixels only.
+    """Bernoulli pixels: binary cross-entropy on logits, a log-likelihood only for binary pixels.
 
-    On grey pixels, training works, but the value is a cross-entropy, and reports call it that. Pixels outside [0, 1] are refused.
+    On grey pixels, training works, but the value is only a cross-entropy, and is reported as such. Pixels outside [0, 1] are
+    rejected.
 
     References:
         Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix C.1.

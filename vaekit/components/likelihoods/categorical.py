@@ -14,17 +14,17 @@ from vaekit.roles import likelihoods
 
 @likelihoods("categorical")
 class Categorical(Likelihood):
-    """8-bit pixels with any probabilities: a softmax over the 256 grey levels of each pixel. It needs images of bytes.
+    """8-bit pixels with arbitrary probabilities: a softmax over the 256 grey levels of each pixel. It needs images of bytes.
 
-    The decoder emits a logit for every bin of every pixel; for a fully connected one those are many weights, and fewer bins help:
-    levels of one bin are equally probable, so bits per dimension remain exact. That neighbouring levels are alike is not known to
-    the model, which has to learn it; `discretized_logistic_mixture` knows.
+    The decoder emits a logit for every bin of every pixel. A fully connected decoder then has many weights, and fewer bins help:
+    the levels of a bin are equally probable, so bits per dimension remain exact. The model has to learn that neighbouring levels
+    are similar; `discretized_logistic_mixture` has that built in.
 
     Args:
-        bins: Number of equal bins of the grey levels.
+        bins: Number of equal bins that the grey levels are divided into.
 
     References:
-        van den Oord et al. (2016), "Pixel Recurrent Neural Networks", ICML, arXiv:1601.06759, section 3.
+        van den Oord et al. (2016), "Pixel Recurrent Neural Networks", ICML, arXiv:1601.06759, section 2.2.
     """
 
     support: Literal["unit", "real"] = "unit"

@@ -15,17 +15,16 @@ from vaekit.roles import likelihoods
 
 @likelihoods("discretized_logistic")
 class DiscretizedLogistic(Likelihood):
-    """8-bit pixels: a logistic variable rounded to grey levels, so the ELBO bounds log p(x) and bits per dimension are exact.
+    """8-bit pixels: a logistic distribution over grey levels, so the ELBO bounds log p(x) and bits per dimension are exact.
 
-    It needs images of bytes. One scale is shared by all pixels and learned by default.
+    It needs images of bytes. All pixels share one scale, which is learned by default.
 
     Args:
-        scale: Scale of the logistic variable, in units of the pixel range; the initial value if it is learned.
+        scale: Scale of the logistic distribution, in units of the pixel range; the initial value if it is learned.
         learned: Whether the scale is a parameter of the model; a learned scale is bounded below by one grey level, 1/256.
 
     References:
-        Kingma et al. (2016), "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS, arXiv:1606.04934,
-            section 6.1.
+        Kingma et al. (2016), "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS, arXiv:1606.04934.
     """
 
     support: Literal["unit", "real"] = "unit"

@@ -1,4 +1,4 @@
-"""A mixture of discretised logistic variables: several modes for each pixel."""
+"""A mixture of discretised logistic distributions: several modes for each pixel."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from vaekit.roles import likelihoods
 from vaekit.schema import Few
 
 MAX_SCALE, SPREAD = 10.0, 2.0
-"""Bound of the scales, at which a logistic variable is black or white; and logits between which locations start."""
+"""Bound of the scales, at which pixels are black or white; and the logits between which locations start."""
 
 
 @likelihoods("discretized_logistic_mixture")
 class DiscretizedLogisticMixture(Likelihood):
-    """8-bit pixels: for each number a mixture of logistic variables rounded to grey levels, so a pixel can be dark or light.
+    """8-bit pixels: for each number, a mixture of logistic distributions over grey levels, so a pixel may be dark or light.
 
-    The decoder emits the weight, the location and the log scale of every component. Channels are independent given the code,
-    while those of PixelCNN++ depend on each other. It needs images of bytes; the ELBO bounds log p(x), and bits per dimension are
+    The decoder emits the weight, the location and the log scale of every component. Channels are independent given the code;
+    those of PixelCNN++ depend on each other. It needs images of bytes; the ELBO bounds log p(x), and bits per dimension are
     exact.
 
     Args:

@@ -17,8 +17,8 @@ from vaekit.roles import likelihoods
 class Gaussian(Likelihood):
     """Gaussian pixels ``N(mean(z), sigma^2)`` with one σ for all pixels, learned by default; the default for colour images.
 
-    A learned σ balances reconstruction and KL by maximum likelihood, with no β to tune. It is bounded below by one grey level,
-    1/256; otherwise the density of exactly predicted pixels would grow without bound.
+    A learned σ balances reconstruction and KL by maximum likelihood, with no β to tune. Its lower bound is one grey level, 1/256;
+    otherwise the density of exactly predicted pixels would grow without limit.
 
     Args:
         sigma: Standard deviation, in units of the pixel range; the initial value if it is learned.

@@ -16,10 +16,10 @@ from vaekit.roles import likelihoods
 
 @likelihoods("heteroscedastic_gaussian")
 class HeteroscedasticGaussian(Likelihood):
-    """Gaussian pixels ``N(mean(z), sigma(z)^2)``: the decoder also emits a log σ for each pixel, so it says where it is unsure.
+    """Gaussian pixels ``N(mean(z), sigma(z)^2)``: the decoder also emits a log σ for each pixel, which tells where it is unsure.
 
-    Pixels that never change draw σ to its lower bound, 1/256, one grey level, and then dominate the likelihood: where images have
-    a constant background, samples may be worse than with the one σ of `gaussian`. It suits tables and signals.
+    Pixels that never change drive σ to its lower bound, one grey level (1/256), and then dominate the likelihood: for images with
+    a constant background, samples may be worse than with the single σ of `gaussian`. It suits tables and signals.
 
     Args:
         sigma: Standard deviation where the decoder emits 0, in units of the pixel range.

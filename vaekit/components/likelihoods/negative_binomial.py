@@ -14,15 +14,15 @@ from vaekit.nn.heads import MAX_LOG_RATE, SPEEDUP, log_counts, softly_below
 from vaekit.roles import likelihoods
 
 MAX_SHAPE = 1000.0
-"""Bound of the inverse dispersion, where counts are nearly Poisson; beyond it, differences of log Γ are inexact in float32."""
+"""Bound of the inverse dispersion, where counts are nearly Poisson; beyond it, differences of log Γ lose precision in float32."""
 
 
 @likelihoods("negative_binomial")
 class NegativeBinomial(Likelihood):
-    """Counts of mean μ and variance ``μ + μ²/r``: Poisson counts whose rates vary, as those of genes in cells do.
+    """Counts of mean μ and variance ``μ + μ²/r``: Poisson counts with varying rates, such as gene expression in cells.
 
-    The encoder sees ``log(1 + x)``. The decoder emits log μ, at most 20. The inverse dispersion r is learned, one number for
-    each feature. There is no library size: that an example has more counts in total than another has to be in its code.
+    The encoder sees ``log(1 + x)``. The decoder emits log μ, at most 20. The inverse dispersion r of each feature is learned.
+    There is no library size: the code has to carry the total count of an example.
 
     References:
         Lopez et al. (2018), "Deep Generative Modeling for Single-Cell Transcriptomics", Nature Methods.

@@ -17,11 +17,11 @@ from vaekit.trace import Trace
 
 @likelihoods("optimal_gaussian")
 class OptimalGaussian(Likelihood):
-    """Gaussian pixels with the one σ of maximum likelihood: σ² is the mean squared error, without a gradient or learning rate.
+    """Gaussian pixels with the maximum-likelihood σ: σ² is the mean squared error, without a gradient or learning rate.
 
-    The paper's σ² is that of the batch itself. This one is a moving average over training batches, at least one squared grey
-    level, (1/256)², so that an example is scored independently of its batch, and the bound holds on new data. It starts at the
-    error of the untrained model. The gradient is the paper's where the average has settled.
+    In the paper, σ² is that of the batch itself. Here it is a moving average over training batches, at least one squared grey
+    level, (1/256)², so that the score of an example does not depend on its batch, and the bound holds on new data. It starts at
+    the error of the untrained model. Once the average has settled, the gradient is the paper's.
 
     Args:
         decay: Decay of the moving average per step; 0 for the error of the previous batch.

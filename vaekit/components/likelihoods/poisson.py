@@ -14,9 +14,9 @@ from vaekit.roles import likelihoods
 
 @likelihoods("poisson")
 class Poisson(Likelihood):
-    """Poisson counts: the decoder emits the log of each rate, at most 20. For tables of integers from 0.
+    """Poisson counts: the decoder emits the log of each rate, at most 20. For tables of non-negative integers.
 
-    The encoder sees ``log(1 + x)``. The variance of a count is its mean. Where counts of like examples vary more, use
+    The encoder sees ``log(1 + x)``. The variance of a count equals its mean. Where the counts of similar examples vary more, use
     `negative_binomial`.
     """
 

@@ -20,11 +20,11 @@ MAX_DOF = 1000.0
 
 @likelihoods("student_t")
 class StudentT(Likelihood):
-    """Numbers that follow Student's t: an outlier costs the logarithm of its distance, so it hardly changes the model.
+    """Numbers with Student's t distribution: an outlier costs only the log of its distance, so it hardly changes the model.
 
-    The decoder emits a location and a log scale for each number. The degrees of freedom ν are one number, learned by default:
-    few where there are outliers, many where there are none. The paper's decoder emits ν for each number as well. Bits
-    per dimension are not known, as the distribution function is not.
+    The decoder emits a location and a log scale for each number. The degrees of freedom ν are a single number, learned by
+    default: low with outliers, high without. The paper's decoder emits ν for each number as well. Bits per dimension are not
+    available, as they need the distribution function.
 
     Args:
         dof: Degrees of freedom ν, above 1; the initial value if they are learned.

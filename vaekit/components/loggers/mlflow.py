@@ -34,7 +34,7 @@ class Mlflow(Logger):
 
     Args:
         tracking_uri: Where runs are kept, for example sqlite:///mlflow.db or http://host:5000; default: MLFLOW_TRACKING_URI.
-        experiment: Experiment that runs are grouped in; created if it does not exist.
+        experiment: Experiment in which runs are grouped; created if it does not exist.
     """
 
     def __init__(self, *, tracking_uri: str | None = None, experiment: str = "vaekit") -> None:

@@ -33,8 +33,8 @@ LARGEST_THUMBNAIL = 64
 class Tensorboard(Logger):
     """TensorBoard: curves, images and the latent projector, in event files in the run folder.
 
-    `tensorboard --logdir runs` shows all runs side by side. A resumed run continues in the same folder; what was written for
-    repeated steps is superseded. When training is done, the projector shows codes of test images with their labels and the images
+    `tensorboard --logdir runs` shows all runs side by side. A resumed run continues in the same folder; repeated steps supersede
+    what was written for them. When training is done, the projector shows codes of test images with their labels and the images
     themselves. Needs `pip install "vaekit[tensorboard]"`.
 
     Args:

@@ -29,9 +29,9 @@ class Wandb(Logger):
     and `wandb login` unless it runs offline.
 
     Args:
-        project: Project that runs are grouped in.
-        entity: User or team that the runs belong to; default: you.
-        mode: Whether numbers are sent immediately, or kept for `wandb sync`; default: WANDB_MODE, else online.
+        project: Project in which runs are grouped.
+        entity: User or team that owns the runs; default: you.
+        mode: Whether numbers are sent immediately or kept for `wandb sync`; default: WANDB_MODE, else online.
     """
 
     def __init__(

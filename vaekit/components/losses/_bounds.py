@@ -1,4 +1,4 @@
-"""What importance-weighted bounds share."""
+"""What the importance-weighted bounds share."""
 
 from __future__ import annotations
 

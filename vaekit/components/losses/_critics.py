@@ -1,4 +1,4 @@
-"""What losses with a critic share: a network that tells examples apart, and the terms of the two sides."""
+"""What losses with a critic share: the network and the terms of both sides."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vaekit.trace import Trace
 
 
 class ExampleCritic(nn.Module):
-    """A critic on examples: features, then a logit that is high for data and low for what the model made.
+    """A critic on examples: features, then a logit that is high for data and low for what the model generates.
 
-    Features are the output of strided convolutions, or of linear layers for tables. There is no batch normalisation, so a logit
-    does not depend on the rest of the batch.
+    The features come from strided convolutions or, for tables, from linear layers. Without batch normalisation, a logit does not
+    depend on the rest of the batch.
 
     Args:
         data_shape: Shape of an example.
@@ -48,14 +48,14 @@ class ExampleCritic(nn.Module):
 
 
 def critic_aim(lr: float) -> Aim:
-    """Return the aim of a loss to train its network ``critic`` by its method ``criticise``, with an optimiser of its own."""
+    """Return the aim that trains the network ``critic`` of a loss by its method ``criticise``, with a separate optimiser."""
     return Aim("criticise", moves=(), own=("critic",), optim=Optim(lr=lr, betas=(0.5, 0.9)), judged=False)
 
 
 def as_seen(images: Tensor, trace: Trace) -> Tensor:
     """Scale examples ``(*S, B, ...)`` from the data's range to [-1, 1], as a critic sees them.
 
-    Numbers that are missing in the data are 0 in all examples, so they tell nothing.
+    Numbers missing in the data are 0 in all examples, so they give nothing away.
     """
     low, high = trace.model.value_range
     scaled: Tensor = (images - low) * (2 / (high - low)) - 1
@@ -63,10 +63,10 @@ def as_seen(images: Tensor, trace: Trace) -> Tensor:
 
 
 def taken_for_data(logits: Tensor) -> Tensor:
-    """Return ``-log D``, for the critic where logits are those of data, and for what fools it."""
+    """Return ``-log D``: the critic's loss on data, and the model's for fooling it."""
     return F.softplus(-logits)
 
 
 def taken_for_made(logits: Tensor) -> Tensor:
-    """Return ``-log(1 - D)``, for the critic where logits are those of what the model made."""
+    """Return ``-log(1 - D)``: the critic's loss on what the model generates."""
     return F.softplus(logits)

@@ -19,15 +19,15 @@ from vaekit.trace import Trace
 
 @losses("aae")
 class AAE(Loss):
-    """``-λ log D(z)``: the adversarial autoencoder, whose codes are drawn to the prior by a critic D instead of a KL.
+    """``-λ log D(z)``: the adversarial autoencoder, in which a critic D, not a KL, draws the codes to the prior.
 
-    The critic tells draws from the prior from codes: it maximises ``log D(z_p) + log(1 - D(z))``. So all codes together follow
-    the prior, not the posterior of each image, which needs no density: with `delta`, the model is an autoencoder that can be
-    sampled from. The logit of D estimates the log ratio of the two densities; minus its mean over codes is logged as
-    ``aggregate_kl``, an estimate of KL(q(z) ‖ p(z)). A prior that has parameters is fitted to the codes by maximum likelihood.
+    The critic tells draws from the prior from codes: it maximises ``log D(z_p) + log(1 - D(z))``. Thus the codes as a whole
+    follow the prior, rather than those of each image. The posterior needs no density: with `delta`, the model is an autoencoder
+    that can be sampled from. The logit of D estimates the log ratio of the two densities; its negative mean over codes is logged
+    as ``aggregate_kl``, an estimate of KL(q(z) ‖ p(z)). A prior that has parameters is fitted to the codes by maximum likelihood.
 
-    With a weight much above the default, the codes follow the prior before they tell images apart; on digits, a weight of 50 left
-    the decoder with almost nothing.
+    With a weight far above the default, the codes follow the prior before they tell images apart; on digits, a weight of 50 left
+    the codes almost uninformative.
 
     Args:
         latent_dim: Number of latents.

@@ -15,10 +15,10 @@ from vaekit.trace import Trace, mean_over_samples
 
 @losses("adversarial")
 class Adversarial(Loss):
-    """``-λ log D(x~)``: sharpens reconstructions x~, which a critic D tells from data; in addition to the likelihood.
+    """``-λ log D(x~)``, added to the likelihood: sharpens reconstructions x~, which a critic D tells from data.
 
-    The critic maximises ``log D(x) + log(1 - D(x~))``. The loss covers neither reconstruction nor divergence, and makes no
-    samples from the prior sharper than reconstructions; see `vae_gan` for a critic that sees samples, too.
+    The critic maximises ``log D(x) + log(1 - D(x~))``. The loss covers neither reconstruction nor KL. It sharpens samples from
+    the prior no further than reconstructions; in `vae_gan`, the critic sees samples, too.
 
     Args:
         data_shape: Shape of an example.

@@ -17,15 +17,15 @@ from vaekit.trace import Trace
 
 @losses("beta")
 class Beta(Loss):
-    """``β KL(q(z|x) || p(z))``: β above 1 disentangles at the cost of reconstruction; one that grows keeps latents alive.
+    """``β KL(q(z|x) || p(z))``: β above 1 disentangles at the cost of reconstruction; a growing β keeps latents in use.
 
     The KL is summed over latents and the reconstruction over pixels, so β is the paper's unnormalised one: 1 is the VAE for
-    images of any size. Warm-up is a β of ``linear(0, 1, 10)``, and cyclical annealing one of ``cyclic(0, 1, 10)``. The references
-    are, in order, for β, warm-up, cyclical annealing and free bits.
+    images of any size. For warm-up, set β to ``linear(0, 1, 10)``; for cyclical annealing, to ``cyclic(0, 1, 10)``. The
+    references are, in order, for β, warm-up, cyclical annealing and free bits.
 
     Args:
         beta: Weight of the KL.
-        free_bits: Nats per latent dimension up to which its KL, averaged over the batch, is not penalised.
+        free_bits: Nats of KL, averaged over the batch, that each latent dimension may use without penalty.
 
     References:
         Higgins et al. (2017), "β-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework", ICLR, equation 4.

@@ -17,16 +17,16 @@ from vaekit.trace import Trace
 
 @losses("ciwae")
 class CIWAE(Loss):
-    """``β ELBO + (1 - β) IWAE``, from the same K samples: between the VAE (β = 1) and `iwae` (β = 0).
+    """``β ELBO + (1 - β) IWAE``, from the same K samples: from `iwae` (β = 0) to the VAE (β = 1).
 
-    A little of the ELBO keeps the encoder's gradient from vanishing as K grows.
+    A small share of the ELBO keeps the encoder's gradient from drowning in noise as K grows.
 
     Args:
         num_samples: Number of importance samples K.
         elbo_weight: Weight β of the ELBO.
 
     References:
-        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, equation 12.
+        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, section 5.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})

@@ -16,10 +16,10 @@ from vaekit.trace import Trace, mean_over_samples
 
 @losses("classifier")
 class Classifier(Loss):
-    """``-weight log p(y|z)``: a classifier of the codes is trained with the model, so codes tell classes apart.
+    """``-weight log p(y|z)``: trains a classifier of the codes jointly with the model, so that codes separate the classes.
 
-    Without hidden layers, classes become linearly separable. The logged ``accuracy`` is that of codes, noise included, on the
-    examples of a split. Every example needs a label. It covers neither reconstruction nor KL.
+    Without hidden layers, the classes become linearly separable. The logged ``accuracy`` is that on sampled codes, noise
+    included. Every example needs a label. It covers neither reconstruction nor KL.
 
     Args:
         latent_dim: Number of latents.
@@ -28,7 +28,7 @@ class Classifier(Loss):
         hidden: Widths of the classifier's hidden layers.
 
     References:
-        Kingma et al. (2014), "Semi-supervised Learning with Deep Generative Models", NeurIPS, arXiv:1406.5298, section 2.1.
+        Kingma et al. (2014), "Semi-supervised Learning with Deep Generative Models", NeurIPS, arXiv:1406.5298, section 2 (M1).
     """
 
     samples = None

@@ -16,10 +16,10 @@ from vaekit.trace import Trace
 
 @losses("commitment")
 class Commitment(Loss):
-    """``KL + β |outputs - entries|²``: keeps the encoder's outputs near the entries of the codebook, which are constants here.
+    """``KL + β |outputs - entries|²``: keeps the encoder's outputs near the codebook entries, which get no gradient.
 
-    The KL is constant under a uniform prior, and trains others. The logged ``distance`` is the squared distance, and the
-    ``perplexity`` the effective number of entries in use; with several codebooks, their mean.
+    The KL is constant under the uniform prior, and trains any other. ``distance`` logs the squared distance, and ``perplexity``
+    the effective number of entries in use; with several codebooks, their mean.
 
     Args:
         commitment: Weight β, in nats per unit of squared distance.

@@ -15,12 +15,12 @@ from vaekit.trace import Trace
 
 @losses("control")
 class Control(ControlledKL):
-    """``β KL``, with a β that a controller changes after each step so that the KL stays at a set point: ControlVAE.
+    """``β KL``, with a β that a controller adjusts after each step to hold the KL at a set point: ControlVAE.
 
     ``β = β_min + Kp sigmoid(KL - target) + Ki sum (KL - target)``: a PI controller, whose sum is kept within the bounds of β so
-    that it does not wind up while the KL is out of reach. A set point that grows, such as ``linear(0, 25, 20)``, lets the code
-    pick up one factor of variation after another, as `capacity` does. Small gains are slow: β changes by `ki` times the error in
-    nats per step. β is logged, and validation has that of the latest step.
+    that it does not wind up while the KL is out of reach. A growing set point, such as ``linear(0, 25, 20)``, lets the code pick
+    up one factor of variation after another, as `capacity` does. Small gains act slowly: per step, β changes by `ki` times the
+    error in nats. β is logged; validation uses that of the latest step.
 
     Args:
         kl: Set point of the KL, in nats per example.

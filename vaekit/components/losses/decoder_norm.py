@@ -15,8 +15,8 @@ from vaekit.trace import Trace
 class DecoderNorm(Loss):
     """``weight Σ W²`` over the matrices and kernels of the decoder, not its biases and scales: keeps the decoder smooth.
 
-    It is the regulariser of RAE-L2. As a term of the objective it has a scale relative to the other terms, which the weight decay
-    of the optimiser lacks: that is decoupled from the loss and shrinks all parts of the model.
+    It is the regulariser of RAE-L2. As a term of the objective, it is weighed against the other terms; the optimiser's weight
+    decay is decoupled from the loss, and shrinks all parts of the model.
 
     Args:
         weight: Weight of the loss.
@@ -33,12 +33,12 @@ class DecoderNorm(Loss):
 
     def forward(self, trace: Trace) -> Tensor:
         weights = [parameter for parameter in trace.model.decoder.parameters() if parameter.ndim > 1]
-        squares = [_whole(weight.square().sum(dtype=torch.promote_types(weight.dtype, torch.float32))) for weight in weights]
+        squares = [_full_sum(weight.square().sum(dtype=torch.promote_types(weight.dtype, torch.float32))) for weight in weights]
         total = torch.stack(squares).sum() if squares else trace.z.new_zeros(())
         trace.metrics["squared_norm"] = total
         return (self.weight(trace.epoch) * total).expand(trace.z.shape[-2])
 
 
-def _whole(total: Tensor) -> Tensor:
-    """Return a sum over a weight; if processes share the weight, that over all their shards."""
+def _full_sum(total: Tensor) -> Tensor:
+    """Return a sum over a weight; over all shards, if processes share the weight."""
     return total.full_tensor() if hasattr(total, "full_tensor") else total

@@ -18,15 +18,15 @@ Variant = Literal["i", "ii"]
 
 @losses("dip")
 class DIP(Loss):
-    """``λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)²``, added to the KL: DIP-VAE makes codes uncorrelated, of unit variance.
+    """``λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)²``, added to the KL: DIP-VAE makes codes uncorrelated with unit variance.
 
     C is the covariance over images of the posterior means (`i`), or of the codes themselves, noise included (`ii`). It is
-    estimated from the batch, at ``B D^2`` products per step. The KL is ``kl`` or any loss in its place, such as ``beta``.
+    estimated from the batch, with ``B D^2`` products per step. The KL comes from ``kl`` or a loss in its place, such as ``beta``.
 
     Args:
         variant: Covariance of the posterior means (`i`), or of samples of the codes (`ii`).
         lambda_od: Weight λ_od of the covariances.
-        lambda_d: Weight λ_d of the variances; the paper has ten times λ_od for `i`.
+        lambda_d: Weight λ_d of the variances; for `i`, the paper uses ten times λ_od.
 
     References:
         Kumar et al. (2018), "Variational Inference of Disentangled Latent Concepts from Unlabeled Observations", ICLR,
@@ -54,7 +54,7 @@ class DIP(Loss):
 
 
 def covariance(codes: Tensor) -> Tensor:
-    """Return the covariance of ``(N, D)``, ``(D, D)``, in full precision; divided by N, so that of a single code is 0."""
+    """Return the covariance of ``(N, D)``, ``(D, D)``, in full precision; divided by N, so it is 0 for a single code."""
     centred = codes - codes.mean(0)
     with full_precision(codes):
         return centred.mT @ centred / len(codes)

@@ -18,10 +18,10 @@ from vaekit.trace import Trace
 
 @losses("factor")
 class Factor(Loss):
-    """``KL + γ TC``: FactorVAE penalises the dependence between latents, as `tc` does, but a critic estimates it.
+    """``KL + γ TC``: FactorVAE penalises the dependence between latents, as `tc` does, but estimates it with a critic.
 
-    The critic tells codes from codes whose latents are shuffled over the batch; its logit estimates the density ratio. It is
-    trained by an optimiser of its own, and its loss does not count in the objective.
+    The critic tells codes from codes whose latents are shuffled across the batch; its logit estimates the log density ratio. It
+    has its own optimiser, and its loss is not part of the objective.
 
     Args:
         latent_dim: Number of latents.
@@ -63,7 +63,7 @@ class Factor(Loss):
     def criticise(self, trace: Trace) -> Tensor:
         """Return the cross-entropy of the critic on codes and on shuffled codes, ``(B,)``.
 
-        Latent d is shuffled by moving it d + 1 images on: the images of a batch are in random order already.
+        Latent d is shuffled by a shift of d + 1 images: the images of a batch are already in random order.
         """
         z = trace.z
         shuffled = torch.stack([latent.roll(1 + d) for d, latent in enumerate(z.unbind(-1))], -1)

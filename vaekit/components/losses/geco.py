@@ -18,19 +18,19 @@ from vaekit.trace import Trace, mean_over_samples
 LARGEST = 1e4
 """The largest β and the largest λ."""
 FASTEST = 0.02
-"""The largest change of log λ per step; else λ would grow by orders of magnitude before the first images are reconstructed."""
+"""The largest change of log λ per step; otherwise λ would grow by orders of magnitude before anything is reconstructed."""
 
 
 @losses("geco")
 class GECO(ControlledKL):
-    """``β KL``, with a β that training finds: the smallest KL at which the reconstruction error is tolerated.
+    """``β KL``, with a β that training finds: the smallest KL at which the reconstruction error meets a tolerance.
 
-    The error is the mean of -log p(x|z) per number of the data: the mean squared error for `mse`, the cross-entropy of a pixel in
-    nats for `bce`, and under a density it may be negative. A run's `reconstruction`, divided by the numbers of an image, is the
-    error of that run. After each step, the Lagrange multiplier λ of the constraint grows by a factor of
-    ``exp(rate (error - tolerance))``, with a moving average of the error, but by 2% at most. The objective is the paper's,
-    ``KL + λ (error - tolerance)``, divided by λ, so ``β = 1 / λ``: its minimiser is the same, and its scale does not change with
-    λ. If the tolerance cannot be met, β falls to nearly 0. β is logged, and validation has that of the latest step.
+    The error is the mean of -log p(x|z) per number of the data: the mean squared error for `mse`, the cross-entropy per pixel in
+    nats for `bce`; under a density, it may be negative. A run's `reconstruction`, divided by the numbers of an image, is its
+    error. After each step, the Lagrange multiplier λ of the constraint grows by a factor of ``exp(rate (error - tolerance))``,
+    where the error is a moving average, but by at most 2%. The objective is the paper's, ``KL + λ (error - tolerance)``, divided
+    by λ, so ``β = 1 / λ``: its minimiser is the same, and its scale does not change with λ. If the tolerance cannot be met, β
+    falls to nearly 0. β is logged; validation uses that of the latest step.
 
     Args:
         data_shape: The shape of an example.

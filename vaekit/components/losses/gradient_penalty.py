@@ -19,10 +19,10 @@ from vaekit.trace import Trace, mean_over_samples
 class GradientPenalty(Loss):
     """``weight |∂x/∂z|²``, the squared Frobenius norm of the Jacobian of decoded images: neighbouring codes decode alike.
 
-    It is the regulariser of RAE-GP. The norm is estimated without bias as ``|J u|²`` with random signs u, one directional
-    derivative per code, which decodes about twice more. Signs in the latent space vary less than signs in the space of images
-    would, and not at all if latents move images in orthogonal directions. (The paper's code takes the derivative of the sum of
-    all pixels, which is small where pixels change in opposite directions.)
+    It is the regulariser of RAE-GP. The estimate ``|J u|²`` with random signs u is unbiased; it takes one directional derivative
+    per code, which costs about two more passes of the decoder. Signs in latent space give less variance than signs in image space
+    would, and none if latents move images in orthogonal directions. (The paper's code takes the derivative of the sum of all
+    pixels, which is small where pixels change in opposite directions.)
 
     Args:
         weight: Weight of the loss.
@@ -61,7 +61,7 @@ class GradientPenalty(Loss):
 
 
 def _prepare_forward_mode() -> None:
-    """Let torch load its rules for forward-mode derivatives, at whose first use it warns of a deprecation in its own code."""
+    """Let torch load its rules for forward-mode derivatives, whose first use warns of a deprecation in torch's own code."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", FutureWarning)
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))

@@ -20,16 +20,15 @@ from vaekit.trace import Trace, detached
 class IWAE(Loss):
     """``-log (1/K) sum_k p(x, z_k) / q(z_k|x)``: a bound on log p(x) that K samples make tighter than the ELBO; K = 1 is the VAE.
 
-    Training takes about K times as long, since every sample is decoded. The ELBO that is reported besides remains the ELBO.
+    Training takes about K times as long, since every sample is decoded. The ELBO reported beside it is the plain ELBO.
 
     Args:
         num_samples: Number of importance samples K.
-        dreg: Whether the encoder follows the doubly reparameterised gradient, whose variance does not grow with K.
+        dreg: Whether the encoder uses the doubly reparameterised gradient, whose variance does not grow with K.
 
     References:
         Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
-        Tucker et al. (2019), "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives", ICLR, arXiv:1810.04152,
-            equation 8.
+        Tucker et al. (2019), "Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives", ICLR, arXiv:1810.04152.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})
@@ -41,8 +40,8 @@ class IWAE(Loss):
 
     @classmethod
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
-        anywhere = {Capability.LOG_PROB} if options["dreg"] else set()  # the gradient of log q by the codes alone
-        return replace(super().declare(options), requires=cls.requires | anywhere)
+        needed = {Capability.LOG_PROB} if options["dreg"] else set()  # the gradient of log q by the codes alone
+        return replace(super().declare(options), requires=cls.requires | needed)
 
     def aims(self) -> dict[str, Aim]:
         if not self.dreg:
@@ -53,7 +52,7 @@ class IWAE(Loss):
         return negative_bound(trace.log_weight)
 
     def doubly_reparameterised(self, trace: Trace) -> Tensor:
-        """Return a value with the bound's gradient by q: weights are squared, and q has a gradient only through the codes."""
+        """Return a value with the bound's gradient for q: weights are squared, and q has a gradient only through the codes."""
         weight = trace.log_likelihood
         for site in trace.sites:
             weight = weight + site.log_p - detached(site.q).log_prob(site.z)

@@ -18,10 +18,10 @@ GROWING = LinearSchedule(start=0, end=5, epochs=20)
 
 @losses("joint_capacity")
 class JointCapacity(Loss):
-    """``γ |KL_z - C_z| + γ |KL_c - C_c|`` for the Gaussian latents z and the categorical c of `joint`, so that both are used.
+    """``γ |KL_z - C_z| + γ |KL_c - C_c|`` for the Gaussian latents z and categorical latents c of `joint`, so that both are used.
 
-    A categorical variable of K classes holds log K nats at most (2.3 for 10), so a larger C_c counts as that. The KLs are
-    averaged over the batch before the absolute values are taken. Both are logged.
+    A categorical variable of K classes holds at most log K nats (2.3 for 10); a larger C_c counts as that. The KLs are averaged
+    over the batch before the absolute values are taken. Both are logged.
 
     Args:
         gamma: Weight γ.

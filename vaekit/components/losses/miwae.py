@@ -15,16 +15,16 @@ from vaekit.trace import Trace
 
 @losses("miwae")
 class MIWAE(Loss):
-    """The mean of M importance-weighted bounds of K samples each: a looser bound than `iwae`, with a clearer gradient for q.
+    """The mean of M importance-weighted bounds of K samples each: a looser bound than `iwae`, with a less noisy gradient for q.
 
-    With one bound it is `iwae`, with one sample the ELBO. Training takes about M K times as long as a VAE.
+    With one bound, it is `iwae`; with one sample, the ELBO. Training takes about M K times as long as a VAE.
 
     Args:
         num_samples: Number of importance samples K of each bound.
         num_bounds: Number of bounds M.
 
     References:
-        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, equation 10.
+        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, section 5.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})

@@ -22,9 +22,8 @@ class MMD(Loss):
     """Maximum mean discrepancy between the codes of a batch and the prior: InfoVAE with a KL, WAE without one.
 
     ``MMD² = E k(z, z') - 2 E k(z, y) + E k(y, y')`` with y from the prior. For ``rbf`` and a standard normal, expectations over y
-    are computed in closed form; else they are means over as many draws as there are codes. Means are taken over pairs of
-    different examples, which makes them unbiased, so the value may be slightly negative. It takes B² D operations per step. It
-    covers neither reconstruction nor KL.
+    have a closed form; otherwise they are means over as many draws as there are codes. Means over pairs of different examples are
+    unbiased, so the value may be slightly negative. It takes B² D operations per step. It covers neither reconstruction nor KL.
 
     Args:
         weight: Weight λ of the loss.
@@ -54,7 +53,7 @@ class MMD(Loss):
         self.register_buffer("scales", torch.tensor(scales), persistent=False)
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor | None:
-        """Draw the base noise of ``num`` latent vectors of the prior; none if the expectations are known."""
+        """Draw the base noise of ``num`` latent vectors of the prior; None if the expectations are known."""
         if model.prior.kind == "normal" and self.kernel == "rbf":
             return None
         noise: Tensor = model.prior.draw_noise(num, generator, like=like)
@@ -73,7 +72,7 @@ class MMD(Loss):
 def squared_mmd(z: Tensor, scales: Tensor) -> Tensor:
     """Return the unbiased estimate of MMD² between codes ``(*S, B, D)`` and a standard normal with the kernel `rbf`, ``(*S)``.
 
-    A single code has no pairs: the term of pairs is then 0.
+    A single code has no pairs, so their term is 0.
     """
     dim, norms = z.shape[-1], z.square().sum(-1)
     variance = scales.square() * dim  # of the kernel
@@ -85,7 +84,7 @@ def squared_mmd(z: Tensor, scales: Tensor) -> Tensor:
 def sampled_squared_mmd(z: Tensor, y: Tensor, scales: Tensor, kernel: Kernel = "rbf") -> Tensor:
     """Return the unbiased estimate of MMD² between the distributions of codes ``(*S, B, D)`` and of draws ``(B, D)``, ``(*S)``.
 
-    A code and the draw of the same example are no pair: in a conditional model, they share its label.
+    A code and the draw of the same example do not form a pair: in a conditional model, they share its label.
     """
     return mean_kernel(z, z, scales, kernel) - 2 * mean_kernel(z, y, scales, kernel) + mean_kernel(y, y, scales, kernel)
 

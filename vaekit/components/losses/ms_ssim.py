@@ -23,17 +23,16 @@ C1, C2 = 0.01**2, 0.03**2
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """The weight of each scale, from the finest."""
 LEAST = 1e-3
-"""Bound of the similarity at a scale: powers of less have gradients without bound, and those of negative numbers do not exist."""
+"""Lower bound of the similarity at a scale: below it, powers have exploding gradients, or are undefined."""
 
 
 @losses("ms_ssim")
 class MSSSIM(Loss):
-    """``w (1 - MS-SSIM(x, mean))``: similar structures at several scales instead of equal pixels; covers -log p(x|z).
+    """``w (1 - MS-SSIM(x, mean))``: compares structures at several scales instead of pixels; covers -log p(x|z).
 
-    There are as many scales, five at most, as leave images of 11 pixels: two for 28×28, three for 64×64, five from 176×176; the
-    paper's weights of these scales are divided by their sum. No likelihood's scale takes part, so the weight balances the KL. The
-    ELBO that is reported besides is that of the likelihood. Pixels of any range are brought to [0, 1]; missing ones count as
-    reconstructed.
+    It uses as many scales, up to five, as leave images of at least 11 pixels: two for 28×28, three for 64×64, five from 176×176;
+    the paper's weights are rescaled to sum to 1. The scale of the likelihood plays no part, so the weight balances the KL. The
+    reported ELBO is that of the likelihood. Pixels are rescaled to [0, 1]; missing ones count as reconstructed.
 
     Args:
         weight: Weight w, in nats.
@@ -41,7 +40,7 @@ class MSSSIM(Loss):
     References:
         Wang et al. (2003), "Multiscale Structural Similarity for Image Quality Assessment", Asilomar Conference on Signals,
             Systems and Computers, equation 7.
-        Snell et al. (2017), "Learning to Generate Images with Perceptual Metrics", ICIP, arXiv:1511.06409.
+        Snell et al. (2017), "Learning to Generate Images with Perceptual Similarity Metrics", ICIP, arXiv:1511.06409.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction"})
@@ -89,7 +88,7 @@ class MSSSIM(Loss):
     def blur(self, images: Tensor, scale: int) -> Tensor:
         """Return the means of images under the window at each position where it fits.
 
-        These are products with banded matrices, which take a tenth of the time of convolutions of one channel on a CPU.
+        Products with banded matrices take a tenth of the time of one-channel convolutions on a CPU.
         """
         over_columns: Tensor = images @ self.get_buffer(f"window_w{scale}")
         return self.get_buffer(f"window_h{scale}").mT @ over_columns

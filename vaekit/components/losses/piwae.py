@@ -15,17 +15,17 @@ from vaekit.trace import Trace
 
 @losses("piwae")
 class PIWAE(Loss):
-    """The decoder follows the bound of all M K samples, the tightest, and the encoder the mean of M bounds of K samples.
+    """The decoder maximises the bound of all M K samples, which is tightest, and the encoder the mean of M bounds of K samples.
 
-    So each of them follows the bound whose gradient is better for it. The reported value is that of the decoder. Training takes
-    about 2 M K times as long as a VAE.
+    Each follows the bound whose gradient suits it better. The reported value is that of the decoder. Training takes about 2 M K
+    times as long as a VAE.
 
     Args:
         num_samples: Number of importance samples K of each bound of the encoder.
         num_bounds: Number of bounds M of the encoder.
 
     References:
-        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, equation 14.
+        Rainforth et al. (2018), "Tighter Variational Bounds are Not Necessarily Better", ICML, arXiv:1802.04537, section 5.
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"reconstruction", "divergence"})

@@ -18,16 +18,17 @@ from vaekit.trace import Trace
 
 @losses("sinkhorn")
 class Sinkhorn(Loss):
-    """``weight S(z, y)``: the optimal transport from the codes of a batch to draws y from the prior, smoothed by an entropy.
+    """``weight S(z, y)``: entropy-regularised optimal transport from the codes of a batch to draws y from the prior.
 
     ``S(z, y) = W(z, y) - W(z, z) / 2 - W(y, y) / 2``, where W is the cost of the transport plan that minimises
-    ``E|z - y|² + ε KL(plan || independence)``. The two last terms remove the bias of ε. A small ε is optimal transport; a large
-    one compares means only. It takes ``3 B^2`` operations per iteration. As both samples are finite, it is above 0 even for codes
-    distributed as the prior. It covers neither reconstruction nor KL: with the posterior `delta` it is the Sinkhorn autoencoder.
-    A learned prior is trained by its draws, but for the weights of a mixture, which choose among components.
+    ``E|z - y|² + ε KL(plan || independence)``. The last two terms remove the bias due to ε. A small ε approaches optimal
+    transport; a large one compares only means. It takes ``3 B^2`` operations per iteration. As both samples are finite, it is
+    positive even for codes that follow the prior. It covers neither reconstruction nor KL: with the posterior `delta`, it is the
+    Sinkhorn autoencoder. A learned prior is trained through its draws, except for the weights of a mixture, which select
+    components.
 
-    Iterations are computed in logarithms, from a large ε to the chosen one. They are own code, since libraries of optimal
-    transport stop them at a tolerance, by a decision that a compiled step cannot take.
+    Iterations run in the log domain, from a large ε down to the chosen one. Optimal transport libraries stop at a tolerance, a
+    decision that a compiled step cannot make, so the iterations are implemented here.
 
     Args:
         weight: Weight of the loss.
@@ -71,7 +72,7 @@ def sinkhorn_divergence(z: Tensor, y: Tensor, epsilon: Tensor, num_iterations: i
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``|a_i - b_j|²``, ``(*S, B, B)``, from differences: a product of matrices would round more."""
+    """Return ``|a_i - b_j|²``, ``(*S, B, B)``, from differences: a matrix product would be less accurate."""
     return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(-1)
 
 
@@ -79,8 +80,8 @@ def transport(cost: Tensor, epsilon: Tensor, num_iterations: int) -> Tensor:
     """Return the minimum of ``<plan, cost> + ε KL(plan || uniform)`` over plans of uniform marginals, ``(*S)``.
 
     The potentials of the dual problem are constants, so the gradient is the plan, and memory does not grow with the iterations.
-    Both are updated at once, from what they were, so the value is symmetric. ε falls from the mean cost to its value over the
-    first half of the iterations, without which a small ε would need many more.
+    Both are updated at once, from their previous values, so the result is symmetric. ε falls from the mean cost to its value over
+    the first half of the iterations; otherwise, a small ε would need many more.
     """
     fixed, log_num = cost.detach(), math.log(cost.shape[-1])
     final = epsilon.log()

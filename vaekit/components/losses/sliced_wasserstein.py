@@ -16,13 +16,13 @@ from vaekit.trace import Trace
 
 @losses("sliced_wasserstein")
 class SlicedWasserstein(Loss):
-    """``weight D E_u W²(u·z, u·y)``: the codes of a batch become distributed as draws y from any prior.
+    """``weight D E_u W²(u·z, u·y)``: matches the codes of a batch to draws y from the prior, which may be any.
 
     W² is the squared Wasserstein distance on a line, which sorting solves exactly, and u a random direction. For two
-    distributions that differ by a shift, the distance is the squared shift. It needs neither a density nor a kernel, at
-    ``L B log B`` operations for L directions. As both samples are finite, it is above 0 even for codes distributed as the prior;
-    larger batches have less of that bias. It covers neither reconstruction nor KL: with the posterior `delta` it is SWAE. A
-    learned prior is trained by its draws, but for the weights of a mixture, which choose among components.
+    distributions that differ by a shift, the distance is the squared shift. It needs neither a density nor a kernel, and takes
+    ``L B log B`` operations for L directions. As both samples are finite, it is positive even for codes that follow the prior;
+    larger batches reduce that bias. It covers neither reconstruction nor KL: with the posterior `delta`, it is SWAE. A learned
+    prior is trained through its draws, except for the weights of a mixture, which select components.
 
     Args:
         weight: Weight of the loss.
@@ -40,7 +40,7 @@ class SlicedWasserstein(Loss):
         self.weight, self.num_projections = scheduled(weight), num_projections
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:
-        """Draw the noise of a latent vector of the prior, then what the directions need of each example: ``(num, N + K D)``."""
+        """Draw the noise of a latent vector of the prior, then that of the directions, for each example: ``(num, N + K D)``."""
         prior: Tensor = model.prior.draw_noise(num, generator, like=like)
         size = -(-self.num_projections // num) * model.latent_dim
         directions = torch.randn(num, size, generator=generator, device=like.device, dtype=like.dtype)

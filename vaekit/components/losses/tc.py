@@ -27,9 +27,10 @@ class Decomposition(NamedTuple):
 
 @losses("tc")
 class TC(Loss):
-    """``α MI + β TC + γ KL_dim``: β-TCVAE penalises the dependence between latents, not the information that they carry.
+    """``α MI + β TC + γ KL_dim``: β-TCVAE penalises the dependence between latents, but not the information they carry.
 
-    The aggregate posterior q(z) is estimated from the batch, at ``B^2 D`` densities per step; larger batches estimate it better.
+    The aggregate posterior q(z) is estimated from the batch, with ``B^2 D`` densities per step; larger batches estimate it
+    better.
 
     Args:
         beta: Weight of the total correlation.

@@ -1,4 +1,4 @@
-"""A critic on images, whose features compare an image with its reconstruction."""
+"""A critic on images, whose features compare images with reconstructions."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from vaekit.trace import Trace
 
 @losses("vae_gan")
 class VAEGAN(Loss):
-    """``|f(x) - f(x~)|² / 2``: a VAE-GAN compares an image with its reconstruction x~ by the features f of a critic D on images.
+    """``|f(x) - f(x~)|² / 2``: a VAE-GAN compares an image with its reconstruction x~ in the features f of a critic D.
 
-    The features take the place of pixels: unlike a squared error, they do not punish sharp edges that are a pixel off. Three
-    players move at once: the encoder minimises the distance of features and the KL; the decoder γ times that distance, and
+    The features replace pixels: unlike a squared error, they do not penalise sharp edges that are a pixel off. Three players
+    train at once: the encoder minimises the feature distance and the KL; the decoder minimises γ times that distance, and
     ``-log D(x~) - log D(x_p)`` for reconstructions and for samples x_p from the prior; the critic maximises
-    ``log D(x) + log(1 - D(x~)) + log(1 - D(x_p))``. Only that last term moves the features. A learned prior plays with the
-    decoder; parameters of the likelihood, such as σ, are fitted to the reconstructions. The reported ELBO is that of pixels,
-    which the model does not maximise.
+    ``log D(x) + log(1 - D(x~)) + log(1 - D(x_p))``. Only the critic trains the features. A learned prior sides with the decoder;
+    parameters of the likelihood, such as σ, are fitted to the reconstructions. The reported ELBO is that of pixels, which the
+    model does not maximise.
 
-    Watch ``vae_gan_critic_accuracy``: near 1, the critic gives the decoder no direction; then lower its learning rate, or raise
-    γ. A step takes several times as long as that of a VAE. Critics tell binary pixels from grey means at a glance, so use a
+    Watch ``vae_gan_critic_accuracy``: near 1, the critic gives the decoder no useful gradient; then lower its learning rate, or
+    raise γ. A step takes several times as long as that of a VAE. Critics easily tell binary pixels from grey means, so use a
     likelihood of grey pixels, such as `mse`.
 
     Args:
         data_shape: Shape of an example.
-        gamma: Weight γ of the distance of features for the decoder: more for faithful reconstructions, less for realistic images.
+        gamma: Weight γ of the feature distance for the decoder: higher for faithful reconstructions, lower for realistic images.
         channels: Output channels of the critic's convolutions, each of which halves the size; for tables, widths of layers. The
-            last one's output are the features f.
+            last one outputs the features f.
         hidden: Widths of the linear layers between the features and the logit.
         critic_lr: Learning rate of the critic.
 

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @pictures("interpolate")
 class Interpolate(Picture):
-    """Interpolate between the codes of two images, and, in conditional models, between their conditions.
+    """Interpolate between the codes of two images and, in conditional models, between their conditions.
 
     Args:
-        way: Straight, which is the shortest path in a curved space, or along a great circle; none shows both, or animates the
-            straight one.
+        way: Straight (in a curved space, the shortest path) or along a great circle; none shows both, or animates the straight
+            one.
         steps: Number of decoded images, both ends included.
         fit: How images of another size are fitted to the model's; none refuses them.
         label: Class of image files, required for conditional models.
@@ -83,5 +83,5 @@ class Interpolate(Picture):
         from vaekit.drawing.latents import decode_nearest, encode_means, linear, path
 
         vae, (first, last) = self.subject.vae, encode_means(self.subject.vae, self.ends)
-        t, told = torch.linspace(0, 1, self.steps, device=first.device), vae.condition_on(self.ends.labels)
-        return decode_nearest(vae, path(vae, way, first, last, t), None if told is None else linear(told[0], told[1], t))
+        t, c = torch.linspace(0, 1, self.steps, device=first.device), vae.condition_on(self.ends.labels)
+        return decode_nearest(vae, path(vae, way, first, last, t), None if c is None else linear(c[0], c[1], t))

@@ -47,11 +47,11 @@ class Manifold(Picture):
 
         from vaekit.drawing.latents import decode_nearest
 
-        vae, told, along = self.subject.vae, self.subject.condition_of(self.label), values[:, 0]
+        vae, c, along = self.subject.vae, self.subject.condition_of(self.label), values[:, 0]
         if len(plane.axes) == 1:
-            return decode_nearest(vae, plane.center + along[:, None] * plane.axes[0], told)
+            return decode_nearest(vae, plane.center + along[:, None] * plane.axes[0], c)
         down, along = torch.meshgrid(values[:, 1].flip(0), along, indexing="ij")
-        return decode_nearest(vae, plane.center + torch.stack([along, down], -1).flatten(0, 1) @ plane.axes, told)
+        return decode_nearest(vae, plane.center + torch.stack([along, down], -1).flatten(0, 1) @ plane.axes, c)
 
 
 def quantile_grid(side: int, spread: Spread) -> Tensor:

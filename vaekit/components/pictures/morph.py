@@ -22,7 +22,7 @@ class Morph(Picture):
     """Animate a path through the most central test image of every class and back to the first.
 
     Args:
-        way: Straight, which is the shortest path in a curved space, or along great circles.
+        way: Straight (in a curved space, the shortest path) or along great circles.
         steps: Number of images from one class to the next.
     """
 
@@ -45,11 +45,11 @@ class Morph(Picture):
         labels = self.subject.labels("morph")
         codes = self.subject.codes
         vae, found = self.subject.vae, examples_of_classes(codes, labels[: len(codes)])
-        stations, told = codes[list(found.values())], vae.condition_on(torch.tensor(list(found)))
+        stations, c = codes[list(found.values())], vae.condition_on(torch.tensor(list(found)))
         t = torch.arange(self.steps, device=stations.device) / self.steps
         legs = [path(vae, self.way, a, b, t) for a, b in zip(stations, stations.roll(-1, 0), strict=True)]
-        between = None if told is None else torch.cat([linear(*ends, t) for ends in zip(told, told.roll(-1, 0), strict=True)])
-        images = decode_nearest(vae, torch.cat(legs), between)
+        conditions = None if c is None else torch.cat([linear(*ends, t) for ends in zip(c, c.roll(-1, 0), strict=True)])
+        images = decode_nearest(vae, torch.cat(legs), conditions)
         return Animation(single_images(images, small=LARGE), milliseconds=FRAME_MS, hold=FRAME_MS)
 
 

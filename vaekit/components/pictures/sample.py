@@ -24,7 +24,7 @@ class Sample(Picture):
     Args:
         num: Number of images.
         seed: Seed of the draws.
-        temperature: Scale of the prior's noise; images vary less below 1.
+        temperature: Scale of the prior's noise; below 1, images vary less.
         label: Class to draw, if the model is conditional; none draws every class in turn, in a column each.
         separate: Whether to write a file for each image instead of a grid.
     """

@@ -24,11 +24,12 @@ class Scatter(Picture):
     """Show the codes of test images as points, coloured by label.
 
     Args:
-        method: How more than two latents are projected to the plane; auto is pca. tsne needs scikit-learn, umap needs umap-learn.
+        method: How more than two latents are projected onto the plane; auto is pca. tsne needs scikit-learn, umap needs
+            umap-learn.
         dims: One or two latents by number, counted from 0, to show instead; none projects all.
         num: Maximum number of test images.
-        ellipses: Whether to draw two standard deviations of some posteriors.
-        seed: Seed of ellipses, tsne and umap.
+        ellipses: Whether to draw some posteriors, out to two standard deviations.
+        seed: Seed for ellipses, tsne and umap.
     """
 
     section = "latents"

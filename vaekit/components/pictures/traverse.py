@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vaekit.drawing.latents import Spread
 
 QUANTILES = (0.01, 0.99)
-"""The range of a traversal along quantiles of the codes; there are few codes beyond it."""
+"""The range of a traversal along quantiles of the codes; few codes lie beyond it."""
 FRAME_MS = 120
 
 
@@ -34,11 +34,11 @@ class Traverse(Picture):
 
     Args:
         dims: Latents by number, counted from 0; none selects the most informative.
-        num: Number of most informative latents, if none are named.
+        num: Number of most informative latents, if `dims` names none.
         steps: Number of images along each latent.
         sigmas: Range in both directions, in standard deviations of the prior.
-        quantiles: Whether to go from the 1 % to the 99 % quantile of the codes of test images instead.
-        base: Image whose code the other latents keep; none selects the first test image.
+        quantiles: Whether to go from the 1% to the 99% quantile of the codes of test images instead.
+        base: Image that sets the other latents; none selects the first test image.
         fit: How an image file of another size is fitted to the model's; none refuses it.
         label: Class of an image file, required for conditional models.
     """

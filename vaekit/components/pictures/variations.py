@@ -48,9 +48,9 @@ class Variations(Picture):
         test = self.subject.test(picks)
         noise = Streams(self.seed).generator("variations/noise")
         vae = self.subject.vae
-        draws, told = encode_samples(vae, test, self.per_class, noise), vae.condition_on(test.labels)
-        told = None if told is None else told.repeat_interleave(self.per_class, 0)
-        images = decode(vae, draws.transpose(0, 1).flatten(0, 1), told).unflatten(0, (len(picks), self.per_class))
+        draws, c = encode_samples(vae, test, self.per_class, noise), vae.condition_on(test.labels)
+        c = None if c is None else c.repeat_interleave(self.per_class, 0)
+        images = decode(vae, draws.transpose(0, 1).flatten(0, 1), c).unflatten(0, (len(picks), self.per_class))
         assert test.labels is not None
         names = [test.name(label) for label in test.labels.tolist()]
         files = {}

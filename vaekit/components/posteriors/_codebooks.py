@@ -1,6 +1,6 @@
-"""What posteriors of codes share, and how codebooks are learned.
+"""What posteriors with discrete codes share, and how codebooks are learned.
 
-Codebooks start at clusters of the encoder's outputs and follow moving averages of these.
+Codebooks start at clusters of the encoder's outputs, then follow moving averages of these.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class CodesPosterior(Posterior):
 
 
 class Learned(NamedTuple):
-    """A codebook and the moving averages that it follows.
+    """A codebook and the moving averages it follows.
 
     Args:
         codebook: Its entries, ``(K, C)``.
         usage: The fraction of vectors that each entry is nearest to, ``(K,)``.
-        sums: The sums of those vectors, divided by the number of all, ``(K, C)``.
+        sums: The sums of those vectors, divided by the number of all vectors, ``(K, C)``.
     """
 
     codebook: Tensor
@@ -70,7 +70,7 @@ class Learned(NamedTuple):
 
 
 def followed(state: Learned, vectors: Tensor, codes: Tensor, *, decay: float, restart: float) -> Learned:
-    """Return a codebook after a step whose vectors ``(M, C)`` have the codes ``(M,)``; entries that are hardly used move."""
+    """Return a codebook after a step with vectors ``(M, C)`` and their codes ``(M,)``; entries that are hardly used move."""
     usage, sums = clusters(vectors, codes, len(state.codebook))
     usage = decay * state.usage + (1 - decay) * usage
     sums = decay * state.sums + (1 - decay) * sums
@@ -85,10 +85,10 @@ def followed(state: Learned, vectors: Tensor, codes: Tensor, *, decay: float, re
 
 
 def fitted(noise: Tensor, vectors: Tensor) -> Learned:
-    """Return a codebook that is fitted to vectors ``(M, C)`` by k-means.
+    """Return a codebook fitted to vectors ``(M, C)`` by k-means.
 
     Args:
-        noise: Standard normal noise ``(K, C)``: entries for which there are no vectors start at these moments.
+        noise: Standard normal noise ``(K, C)``: entries left without vectors start at their moments.
         vectors: The vectors.
     """
     num = len(noise)

@@ -18,11 +18,12 @@ MaxLogvar = Annotated[float, Field(gt=0, le=60)]
 class FlowPosterior(Posterior):
     """A diagonal Gaussian whose draws pass through invertible steps.
 
-    The encoder outputs a vector: ``mu``, ``logvar``, and what the steps take. Vectors have no positions, so there are no grids.
+    The encoder outputs a vector: ``mu``, ``logvar``, and the parameters of the steps. A vector has no positions, so grids are not
+    supported.
 
     Args:
         latent_dim: The number of latent dimensions D.
-        sizes: The sizes of what the steps take, one after another.
+        sizes: The sizes of the parameters of the steps, in order.
         max_logvar: The bound of the log-variance of the Gaussian.
     """
 
@@ -45,6 +46,6 @@ class FlowPosterior(Posterior):
         """Return the steps of a batch.
 
         Args:
-            params: What the encoder emits for them, by size, each ``(B, size)``.
+            params: The encoder's outputs for them, each ``(B, size)``.
         """
         raise NotImplementedError

@@ -13,13 +13,13 @@ def density_of_prior(kind: str, model: Any, density: type[P], what: str) -> P:
     """Return the density of a model's prior.
 
     Args:
-        kind: The posterior, which goes with the prior of the same name.
+        kind: The posterior, which requires the prior of the same name.
         model: The model.
         density: The type that it must have.
         what: What the posterior takes from it.
 
     Raises:
-        UsageError: There is no model, or its prior is another one.
+        UsageError: There is no model, or it has another prior.
     """
     p = None if model is None else model.prior(model)
     if not isinstance(p, density):

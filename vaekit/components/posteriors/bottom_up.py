@@ -1,4 +1,4 @@
-"""The posterior of layers of latents that are inferred from the bottom up."""
+"""The posterior of layers of latents inferred from the bottom up."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class BottomUp(Posterior):
     """Layers of latents from the bottom up, ``q(z|x) = q(z_L|x) prod_l q(z_l|z_>l)``: the posterior of IWAE's two-layer models.
 
     The encoder infers the bottom layer z_L, and networks of the posterior infer each other layer from those below it. The prior
-    draws the same layers from the top down, and must be given the same ``layers`` and ``top``. The KL is estimated by the
+    draws the same layers from the top down, and must be given the same ``layers`` and ``top``. The KL is estimated from the
     samples, latent by latent.
 
-    In the paper, p(x|z) depends on z_L alone. Here the decoder sees all layers.
+    In the paper, p(x|z) depends on z_L alone; here, the decoder sees all layers.
 
     Args:
         layers: Number of layers.
-        top: Number of latents of the top layer; default: an equal part. The other layers share the rest equally.
+        top: Number of latents of the top layer; default: an equal share. The other layers share the rest equally.
         hidden: Widths of the hidden layers of the networks that infer a layer from those below.
         max_logvar: Bound of the log-variances that the encoder emits.
 

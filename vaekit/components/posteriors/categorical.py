@@ -20,15 +20,15 @@ class Categorical(Posterior):
     """Categorical variables of K classes as one-hot vectors, trained by the Gumbel-softmax (or Concrete) relaxation.
 
     The D latents are D / K variables: ``--latent-dim 200 --num-classes 10`` makes 20. On a grid, they are the channels of each
-    position. In training, samples are relaxed: a low temperature makes them nearly one-hot, at the cost of noisy gradients (on
-    digits, 0.4 took the ELBO 8 nats further than 1). The KL is that of the discrete variables, in closed form, so the training
-    loss is no bound. Evaluation, samples and log p(x) use one-hot vectors, whose ELBO is one; `active_units` and reconstructions
-    use the probabilities, which are the mean.
+    position. Training relaxes samples: a low temperature makes them nearly one-hot, at the cost of noisy gradients (on digits,
+    0.4 gave an ELBO 8 nats higher than 1). The KL is that of the discrete variables, in closed form, so the training loss is not
+    a bound. Evaluation, samples and log p(x) use one-hot vectors, whose ELBO is one; `active_units` and reconstructions use the
+    probabilities, which are the mean.
 
     Args:
-        num_classes: Number K of classes of each variable; default: all latents, or channels of a grid, are one variable.
-        temperature: Temperature of relaxed samples.
-        straight_through: Whether training uses one-hot samples, too, with the gradient of relaxed ones.
+        num_classes: Number K of classes of each variable; default: all latents, or all channels of a grid, form one variable.
+        temperature: Temperature of the relaxed samples.
+        straight_through: Whether training also uses one-hot samples, with the gradient of the relaxed ones.
 
     References:
         Jang et al. (2017), "Categorical Reparameterization with Gumbel-Softmax", ICLR, arXiv:1611.01144, section 2.

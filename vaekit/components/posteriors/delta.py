@@ -16,7 +16,7 @@ from vaekit.roles import posteriors
 class DeltaPosterior(Posterior):
     """All mass at the encoder's output: a plain autoencoder, without a density, a KL or an ELBO.
 
-    Nothing draws the codes towards the prior, so samples from the prior need not decode to anything meaningful.
+    Nothing draws the codes towards the prior, so samples from it need not decode to anything meaningful.
     """
 
     default_loss = None

@@ -20,9 +20,9 @@ MARGIN = 1e-3
 
 @posteriors("fsq")
 class FSQ(CodesPosterior):
-    """Latents that are bounded by tanh and rounded to one of a few levels each, without a codebook: finite scalar quantisation.
+    """Latents bounded by tanh and each rounded to one of a few levels, without a codebook: finite scalar quantisation.
 
-    A position of C channels has as many codes as the levels' product, such as 8·5·5·5 = 1000, so a few channels suffice:
+    A position of C channels has as many codes as the product of the levels, such as 8·5·5·5 = 1000, so a few channels suffice:
     ``--latent-dim 4 --latent-stride 4 --levels 8,5,5,5``. The encoder receives the gradient of the levels through tanh. No
     commitment loss is needed; the KL from the uniform prior is P times the log of the number of codes.
 

@@ -20,10 +20,11 @@ GATE = 2.0
 
 @posteriors("iaf")
 class IAF(FlowPosterior):
-    """A Gaussian whose draws pass through inverse autoregressive flows: a posterior that takes almost any shape.
+    """A Gaussian whose draws pass through inverse autoregressive flows: a posterior of almost any shape.
 
-    Each transform moves and scales every latent by what a network computes from a context that the encoder emits and from the
-    latents before it, or in every second transform after it. A draw takes one pass of each. The KL is estimated by the samples.
+    Each transform shifts and scales every latent by the outputs of a network, which sees a context from the encoder and the
+    latents before that one or, in every second transform, those after it. A draw takes one pass of each. The KL is estimated from
+    the samples.
 
     Args:
         transforms: Number of autoregressive transforms.
@@ -58,8 +59,8 @@ class IAF(FlowPosterior):
 class Autoregressive(nn.Module):
     """The network of one transform: outputs i depend on the context and on the inputs before i, or after it if ``descending``.
 
-    A unit of degree d sees the inputs up to the d-th; those of degree 0 see the context alone. It is written here, since zuko's
-    transforms have no gate, and hold no tensors that a density could be detached by.
+    A unit of degree d sees the inputs up to the d-th; those of degree 0 see the context alone. It is implemented here because
+    zuko's transforms have no gate and do not expose the tensors that detaching a density needs.
 
     References:
         Germain et al. (2015), "MADE: Masked Autoencoder for Distribution Estimation", ICML, arXiv:1502.03509, section 4.
@@ -80,7 +81,7 @@ class Autoregressive(nn.Module):
             layers[-1].bias[latent_dim:] += GATE
 
     def forward(self, context: Tensor) -> GatedStep:
-        """Return the transform of a batch of contexts ``(B, context)``."""
+        """Return the transform for a batch of contexts ``(B, context)``."""
         layers = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
         weights = tuple(self.get_buffer(f"mask{number}") * layer.weight for number, layer in enumerate(layers))
         return GatedStep(weights, (self.context(context), *(layer.bias for layer in layers[1:])))

@@ -17,16 +17,16 @@ from vaekit.schema import Count
 
 @posteriors("joint")
 class Joint(Posterior):
-    """Gaussian latents for what varies continuously, and a categorical variable of K classes for kinds: JointVAE.
+    """Gaussian latents for continuous factors, and a categorical variable of K classes for discrete ones: JointVAE.
 
     The last K of the D latents, or of the channels of a grid, are the one-hot vector of the categorical variable; see
-    `categorical` for how it is trained and evaluated. The KL is the sum of both. A plain ELBO can leave the categorical variable
-    unused (on digits, it carried 0.04 of 18 nats): the loss ``joint_capacity`` allots nats to each part. ``vaekit traverse
-    --sigmas 4`` shows the classes.
+    `categorical` for how it is trained and evaluated. The KL is the sum of both. The plain ELBO can leave the categorical
+    variable unused (on digits, it carried 0.04 of 18 nats); the loss ``joint_capacity`` assigns nats to each part.
+    ``vaekit traverse --sigmas 4`` shows the classes.
 
     Args:
-        num_classes: Number K of classes; default: half of the latents, rounded up.
-        temperature: Temperature of relaxed samples of the categorical variable.
+        num_classes: Number K of classes; default: half the latents, rounded up.
+        temperature: Temperature of the relaxed samples of the categorical variable.
         max_logvar: Bound of the log-variances.
 
     References:
@@ -63,7 +63,7 @@ class Joint(Posterior):
 
     @property
     def param_shape(self) -> Shape:
-        """Return ``(2, D)``: means and logits, and the log-variances, of which those of one-hot vectors are not used."""
+        """Return ``(2, D)``: means and logits, then log-variances, of which those of the one-hot vector are unused."""
         return (2, self.latent_dim)
 
     @property

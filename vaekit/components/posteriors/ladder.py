@@ -18,19 +18,19 @@ from vaekit.roles import posteriors
 class Ladder(Posterior):
     """Layers of latents from the top down, ``q(z|x) = q(z_1|x) prod_l q(z_l|x, z_<l)``: the posterior of a ladder VAE.
 
-    q(z_l|x, z_<l) is in proportion to the prior's p(z_l|z_<l) and to a Gaussian that the encoder emits, which thus need only say
+    q(z_l|x, z_<l) is proportional to the product of the prior's p(z_l|z_<l) and a Gaussian from the encoder, which need only say
     how an example differs from what the layers above predict. One encoder serves all layers; the prior's ``layers`` and ``top``
-    say which latents are which. The KL is estimated by the samples, latent by latent: ``kl_per_latent`` shows what each layer
+    say which latents are which. The KL is estimated from the samples, latent by latent: ``kl_per_latent`` shows what each layer
     carries.
 
-    Warm up the KL (``--loss beta --beta 'linear(0, 1, 10)'``): on digits, the bottom one of two layers then carries 9 of 23 nats,
-    else 2 of 17.
+    Warm up the KL (``--loss beta --beta 'linear(0, 1, 10)'``): on digits, the lower of two layers then carries 9 of 23 nats,
+    otherwise 2 of 17.
 
     Args:
         max_logvar: Bound of the log-variances that the encoder emits.
 
     References:
-        Sønderby et al. (2016), "Ladder Variational Autoencoders", NeurIPS, arXiv:1602.02282, equations 18 and 19.
+        Sønderby et al. (2016), "Ladder Variational Autoencoders", NeurIPS, arXiv:1602.02282, section 2.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})

@@ -14,10 +14,10 @@ from vaekit.schema import Few
 
 @posteriors("planar")
 class Planar(FlowPosterior):
-    """A Gaussian whose draws pass through planar flows, whose parameters the encoder emits, so that it may bend or split.
+    """A Gaussian whose draws pass through planar flows, with parameters from the encoder, so that it can bend or split.
 
-    Each flow ``z + u tanh(w·z + b)`` acts in one direction, so that many latents need many of them, or `iaf`. The KL is
-    estimated by the samples.
+    Each flow ``z + u tanh(w·z + b)`` acts along one direction, so many latents need many flows, or `iaf`. The KL is estimated
+    from the samples.
 
     Args:
         transforms: Number of planar flows.

@@ -17,15 +17,15 @@ from vaekit.roles import posteriors
 
 @posteriors("poincare")
 class Poincare(Posterior):
-    """A normal density wrapped onto the Poincaré ball: the posterior of a Poincaré VAE, for data with a hierarchy.
+    """A normal density wrapped onto the Poincaré ball: the posterior of a Poincaré VAE, for hierarchical data.
 
     The encoder outputs ``(2, D)``: a vector in the tangent space at 0, which the exponential map carries to the centre ``mu``,
-    and log-variances in the tangent space at ``mu``. The decoder sees points of the ball, as any decoder sees codes; it has no
-    gyroplane layer. The prior ``poincare`` says how curved the space is. The KL is estimated by the samples.
+    and log-variances in the tangent space at ``mu``. The decoder takes points of the ball as it takes any codes; it has no
+    gyroplane layer. The prior ``poincare`` sets the curvature of the space. The KL is estimated from the samples.
 
     Args:
-        max_radius: Bound of the distance of ``mu`` from 0, approached smoothly, in units of ``c^(-1/2)``: float32 cannot tell
-            points from the boundary that are further than 12 units away.
+        max_radius: Bound of the distance of ``mu`` from 0, approached smoothly, in units of ``c^(-1/2)``: in float32, points more
+            than 12 units away cannot be told from the boundary.
         max_logvar: Bound of the log-variance.
 
     References:
@@ -52,6 +52,6 @@ class Poincare(Posterior):
     def forward(self, params: Tensor, model: Any = None) -> WrappedNormal:
         p = density_of_prior("poincare", model, WrappedNormal, "the curvature")
         tangent, raw = at_least_float32(params).unbind(-2)
-        short = tangent * torch.rsqrt(1 + p.c * squared(tangent) / self.max_radius**2)
-        mu = exp_map(torch.zeros_like(short), short, p.c)
+        bounded = tangent * torch.rsqrt(1 + p.c * squared(tangent) / self.max_radius**2)
+        mu = exp_map(torch.zeros_like(bounded), bounded, p.c)
         return WrappedNormal(mu, 0.5 * raw.clamp(-self.max_logvar, self.max_logvar), p.c)

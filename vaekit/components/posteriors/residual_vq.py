@@ -1,4 +1,4 @@
-"""Vector quantisation in stages, each of which quantises what those before it have left."""
+"""Vector quantisation in stages, each of which quantises what the previous ones left."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from vaekit.trace import Trace
 
 @posteriors("residual_vq")
 class ResidualVQ(CodesPosterior):
-    """The sum of R entries of R codebooks at each position, from coarse to fine: ``K^R`` vectors for the price of ``R K``.
+    """The sum of R entries at each position, one from each of R codebooks: ``K^R`` vectors for the price of ``R K``.
 
-    Each stage quantises the residual of the stages before it, with a codebook that is learned as that of `vq`. The encoder
-    receives the gradient of the sum unchanged. The loss ``commitment`` keeps outputs near the sums of the first 1 to R entries.
-    The KL from the uniform prior is ``P R log K``.
+    From coarse to fine, each stage quantises the residual of the stages before it, with a codebook learned as in `vq`. The
+    encoder receives the gradient of the sum unchanged. The loss ``commitment`` keeps outputs near the sums of the first 1 to R
+    entries. The KL from the uniform prior is ``P R log K``.
 
     Args:
         num_stages: Number of stages R.
         num_codes: Number of entries of each codebook.
         decay: Decay of the moving averages.
-        restart: Usage below which an entry moves, as a fraction of the mean usage; 0 for never.
+        restart: Usage below which an entry is reset, as a fraction of the mean usage; 0 for never.
 
     References:
-        Zeghidour et al. (2021), "SoundStream: An End-to-End Neural Audio Codec", TASLP, arXiv:2107.03312, section III.C.
+        Zeghidour et al. (2022), "SoundStream: An End-to-End Neural Audio Codec", TASLP, arXiv:2107.03312, section III.C.
         Lee et al. (2022), "Autoregressive Image Generation using Residual Quantization", CVPR, arXiv:2203.01941, section 3.1.
     """
 

@@ -12,11 +12,11 @@ class VMF(SphericalPosterior):
     """Von Mises-Fisher density on the unit sphere, ``q(z|x) ∝ exp(kappa mu · z)``: the posterior of an S-VAE.
 
     The encoder outputs ``(2, D)``: a vector whose direction is ``mu``, and numbers whose mean, through softplus and times D, is
-    ``kappa``. Reconstructions decode ``mu``. Draws are exact and differentiable without rejection, and the KL from the prior
-    ``hypersphere`` has a closed form, of which each latent is given an equal part.
+    ``kappa``. Reconstructions decode ``mu``. Draws are exact and differentiable, without rejection, and the KL from the prior
+    ``hypersphere`` has a closed form, which is split evenly among the latents.
 
     It helps in few dimensions, where a Gaussian prior would draw codes to its centre. On digits, its ELBO is 7 nats better than
-    that of a Gaussian of as many degrees of freedom, D - 1, if these are 2, 1 nat better for 5, and 5 nats worse for 10, where
+    that of a Gaussian with the same degrees of freedom, D - 1, if these are 2, 1 nat better for 5, and 5 nats worse for 10, where
     the coordinates of unit vectors are small inputs for a decoder.
 
     Args:

@@ -20,17 +20,18 @@ from vaekit.trace import Trace
 class VQ(CodesPosterior):
     """The nearest entry of a learned codebook at each position: the posterior of a VQ-VAE, for grids (``--latent-stride 4``).
 
-    The encoder receives the gradient of the entries unchanged. The codebook starts at a k-means clustering of encoder outputs and
-    then follows moving averages of the outputs that each entry is nearest to; an entry that is hardly used moves to an output.
+    The encoder receives the gradient of the entries unchanged. The codebook starts from a k-means clustering of encoder outputs,
+    then each entry follows a moving average of the outputs nearest to it; an entry that is hardly used is reset to an output.
 
     Args:
         num_codes: Number of entries of the codebook.
         decay: Decay of the moving averages.
-        restart: Usage below which an entry moves, as a fraction of the mean usage; 0 for never.
+        restart: Usage below which an entry is reset, as a fraction of the mean usage; 0 for never.
 
     References:
-        van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, sections 3 and A.
-        Dhariwal et al. (2020), "Jukebox: A Generative Model for Music", arXiv:2005.00341, section 3.2 (restarts).
+        van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937,
+            section 3 and appendix A.1.
+        Dhariwal et al. (2020), "Jukebox: A Generative Model for Music", arXiv:2005.00341, section 3.1 (restarts).
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB, Capability.CODES, Capability.READABLE})

@@ -15,10 +15,10 @@ from vaekit.interfaces import Capability, Prior
 
 
 class Form(NamedTuple):
-    """What determines a flow, except for its weights.
+    """What determines a flow, apart from its weights.
 
     Args:
-        flow: The name of its class in ``zuko.flows``, which is also that of the prior in capitals.
+        flow: The name of its class in ``zuko.flows``: the prior's name in capitals.
         latent_dim: The number of latents.
         options: The options of the class.
     """
@@ -95,7 +95,7 @@ def _apply(form: Form, inverse: bool, value: Tensor, *tensors: Tensor) -> tuple[
 
 
 apply_flow = torch.compiler.allow_in_graph(_apply)
-"""`_apply`, which torch.compile records as it is: it cannot follow zuko's lazy transforms."""
+"""`_apply`, which torch.compile records as one operation: it cannot trace zuko's lazy transforms."""
 
 
 class FlowDensity(NamedTuple):

@@ -17,19 +17,19 @@ from vaekit.schema import Few
 from vaekit.trace import Trace
 
 LEAST_SHARE = 1e-4
-"""What is added to the variances of a component, as a share of the mean variance of the codes, so that none is singular."""
+"""What is added to the variances of a component, as a fraction of the mean variance of the codes, so that none is singular."""
 
 
 @priors("full_mixture")
 class FullMixture(MixturePrior):
-    """A mixture of Gaussians with full covariances, which starts at a fit to the codes of training images by EM.
+    """A mixture of Gaussians with full covariances, initialised by fitting the codes of training images with EM.
 
     Fitted to the codes of a trained model (``--init RUN --freeze encoder,decoder,posterior,likelihood``), it is ex-post density
-    estimation: with the loss `prior_nll`, gradient steps refine it on all codes. The fit uses up to 10,000 images and needs
-    ``pip install "vaekit[mixtures]"`` (scikit-learn). It has no closed-form KL.
+    estimation: with the loss `prior_nll`, gradient steps refine the fit on all codes. The fit uses up to 10,000 images and needs
+    ``pip install "vaekit[mixtures]"`` (scikit-learn). Its KL has no closed form.
 
     Args:
-        num_components: Number of Gaussians, each with ``D (D + 3) / 2`` numbers.
+        num_components: Number of Gaussians, each with ``D (D + 3) / 2`` parameters.
 
     References:
         Ghosh et al. (2020), "From Variational to Deterministic Autoencoders", ICLR, arXiv:1903.12436, section 4.

@@ -10,9 +10,10 @@ from vaekit.schema import Few
 
 @priors("maf")
 class MAF(FlowPrior):
-    """A masked autoregressive flow: a prior that takes almost any shape. Needs ``pip install "vaekit[flows]"`` (zuko).
+    """A masked autoregressive flow: a prior of almost any shape. Needs ``pip install "vaekit[flows]"`` (zuko).
 
-    Its density takes one pass of each transform, a draw as many passes as there are latents. The KL is estimated by the samples.
+    Its density takes one pass of each transform, a draw as many passes as there are latents. The KL is estimated from the
+    samples.
 
     Args:
         transforms: Number of autoregressive transforms.

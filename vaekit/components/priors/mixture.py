@@ -15,16 +15,16 @@ from vaekit.schema import Count
 
 @priors("mixture")
 class Mixture(MixturePrior):
-    """A mixture of diagonal Gaussians, all of whose parameters are learned: clusters of codes need not be forced together.
+    """A mixture of diagonal Gaussians with all parameters learned, which lets the codes form clusters.
 
-    It has no closed-form KL, so the KL is estimated by the samples. Components start with means drawn from N(0, I).
+    The KL has no closed form and is estimated from the samples. The means of the components start as draws from N(0, I).
 
     Args:
         latent_dim: Number of latents.
         num_components: Number of Gaussians.
 
     References:
-        Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120, section 2.
+        Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120.
     """
 
     def __init__(self, latent_dim: int, *, num_components: Count = 10) -> None:

@@ -14,11 +14,11 @@ from vaekit.schema import Few
 
 @priors("nsf")
 class NSF(FlowPrior):
-    """An autoregressive neural spline flow: a prior that takes almost any shape. Needs ``pip install "vaekit[flows]"`` (zuko).
+    """An autoregressive neural spline flow: a prior of almost any shape. Needs ``pip install "vaekit[flows]"`` (zuko).
 
-    Each transform bends every latent by a monotone spline, where `maf` moves and scales it, so that a latent by itself may have
-    several modes; numbers outside [-5, 5] are left as they are. Its density takes one pass of each transform, a draw as many
-    passes as there are latents. The KL is estimated by the samples.
+    Each transform warps every latent by a monotone spline, where `maf` only shifts and scales it, so even a single latent can
+    have several modes; numbers outside [-5, 5] are left unchanged. Its density takes one pass of each transform, a draw as many
+    passes as there are latents. The KL is estimated from the samples.
 
     Args:
         transforms: Number of autoregressive transforms.

@@ -18,12 +18,12 @@ from vaekit.schema import Few
 
 @priors("pixelcnn")
 class PixelCNN(Prior):
-    """Codes predicted one by one, in the order of reading, from those before them: a gated PixelCNN for grids of 1 to 3 sides.
+    """Codes predicted one by one, in raster order, from those before them: a gated PixelCNN for grids of 1 to 3 dimensions.
 
-    It is usually fitted to a trained `vq` or `fsq`: ``vaekit train RUN/spec.yaml --init RUN --freeze
-    encoder,decoder,posterior,likelihood --prior pixelcnn``. Trained with the model instead, it sends the encoder no gradient.
-    Its probability of all codes takes one pass; a draw takes as many small steps as there are positions. Code numbers of one
-    position, as those of the channels of `fsq`, are predicted in turn. A vector (no ``--latent-stride``) is one position.
+    It is usually fitted to a trained `vq` or `fsq` model: ``vaekit train RUN/spec.yaml --init RUN --freeze
+    encoder,decoder,posterior,likelihood --prior pixelcnn``. Trained with the model instead, it sends the encoder no gradient. The
+    probability of all codes takes one pass, a draw as many small steps as there are positions. If a position has several code
+    numbers, as the channels of `fsq` do, they are predicted in turn. A vector (no ``--latent-stride``) is one position.
 
     Args:
         width: Number of features of each stack of convolutions.
@@ -72,7 +72,7 @@ class PixelCNN(Prior):
 
 
 def _initial(name: str, shape: Shape) -> Tensor:
-    """Return initial weights: those of tables of features have variance 1, others keep the scale of a signal, biases are 0."""
+    """Return initial weights: embeddings have variance 1, other weights preserve the scale of a signal, biases are 0."""
     if "bias" in name:
         return torch.zeros(shape)
     table = name in ("codes", "before", "start")

@@ -15,12 +15,13 @@ from vaekit.roles import priors
 
 @priors("uniform")
 class Uniform(Prior):
-    """All codes of the posterior are equally probable at each position: the prior that a VQ-VAE is trained with.
+    """All of the posterior's codes are equally probable at each position: the prior with which a VQ-VAE is trained.
 
-    The KL is the constant ``P log K``, for P positions and K codes; for residual quantisation, R draws of K each, ``P R log K``.
+    The KL is the constant ``P log K``, for P positions and K codes; for residual quantisation, with R codes at each position, it
+    is ``P R log K``.
 
     References:
-        van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, section 3.2.
+        van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, section 3.1.
     """
 
     provides: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})

@@ -17,17 +17,17 @@ from vaekit.trace import Trace
 
 @priors("vamp")
 class Vamp(MixturePrior):
-    """The mean of the posteriors of learned pseudo-inputs: the VampPrior, which resembles the codes of the data.
+    """The mean of the posteriors given learned pseudo-inputs: the VampPrior, which takes the shape of the codes.
 
-    ``p(z) = (1/K) sum_k q(z|u_k)``, which also trains the encoder. Each step encodes the K pseudo-inputs, which start as training
-    images and stay within the range of the data; in a conditional model, each keeps the label of its image. The KL is estimated
-    by the samples.
+    ``p(z) = (1/K) sum_k q(z|u_k)``, whose gradient also trains the encoder. Each step encodes the K pseudo-inputs, which start as
+    training images and stay within the range of the data; in a conditional model, each keeps the label of its image. The KL is
+    estimated from the samples.
 
     Args:
         num_inputs: Number K of pseudo-inputs.
 
     References:
-        Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120, equation 8.
+        Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120, section 3.
     """
 
     requires: ClassVar[frozenset[Capability]] = frozenset({Capability.LOG_PROB})

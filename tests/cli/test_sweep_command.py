@@ -57,11 +57,11 @@ def test_a_sweep_goes_on_by_its_folder(
 
     step, taken = Step.__call__, []
 
-    def stop_at_five(self: Step, batch: Any, number: int) -> Any:
-        taken.append(number)
+    def stop_at_five(self: Step, reading: Any) -> Any:
+        taken.append(reading.number)
         if len(taken) == 5:  # in the second run
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, batch, number)
+        return step(self, reading)
 
     folder = tmp_path / "sweep"
     with monkeypatch.context() as patch:

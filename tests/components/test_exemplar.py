@@ -187,3 +187,22 @@ def test_the_halves_of_a_batch_give_the_exemplars_of_the_whole() -> None:
     assert state.keys() == expected.keys() == {"vae.prior.inputs", "vae.prior.labels"}
     assert all(torch.equal(value, expected[name]) for name, value in state.items())
     assert torch.equal(state["vae.prior.inputs"][1:], x)
+
+
+def test_frozen_exemplars_stay(tmp_path: Path) -> None:
+    first = vaekit.train(**options(save(tmp_path, 300)), out=tmp_path / "first")
+    second = vaekit.train(first.spec, init=first.path, freeze=("prior",), seed=1, out=tmp_path / "second")
+    before, after = (prior_of(run.vae()) for run in (first, second))
+    assert torch.equal(after.inputs, before.inputs)
+    assert torch.equal(after.logvar, before.logvar)
+
+
+def test_fitted_to_the_codes_of_an_autoencoder_it_is_a_kernel_density_estimate(tmp_path: Path) -> None:
+    path = save(tmp_path, 300)
+    plain = {name: value for name, value in options(path, posterior="delta").items() if name not in {"prior", "num_exemplars"}}
+    first = vaekit.train(**plain, out=tmp_path / "ae")
+    frozen = ("encoder", "decoder", "posterior", "likelihood")
+    more = {"posterior": "delta", "loss": "prior_nll", "init": str(first.path), "freeze": frozen, "lr": 0.1}
+    second = vaekit.train(**options(path, **more), out=tmp_path / "kde")
+    losses = [record["validation_loss"] for record in second.metrics()]
+    assert losses[-1] < losses[0]

@@ -35,6 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "iwae-5": {"model": "iwae", "num_samples": 5},
     "iwae-50": {"model": "iwae", "num_samples": 50},
     "vampprior": {"model": "vampprior", "num_inputs": 100},
+    "exemplar-vae": {"model": "exemplar-vae"},
     "maf-prior": {"model": "maf-prior"},
     "iaf": {"model": "iaf"},
     "ladder-vae": {"model": "ladder-vae"},

@@ -46,6 +46,7 @@ OPTIONS: dict[str, Any] = {
     "channels": (4, 8),
     "mode": "offline",
     "num_codes": 8,
+    "num_exemplars": 8,
     "transforms": 2,
     "num_bounds": 2,
     "num_samples": 3,

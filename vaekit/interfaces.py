@@ -61,6 +61,9 @@ class Module(Component, nn.Module, ABC):
 
     learned: ClassVar[tuple[str, ...]] = ()
     """The names of the buffers that `next_state` replaces after each training step; they must be persistent."""
+    examples: ClassVar[tuple[str, ...]] = ()
+    """The names of `learned` buffers that hold training examples: a moving average of the weights (``--ema``) leaves them as they
+    are, and `next_state` receives the images of the whole batch even if several processes share it."""
     num_initial: ClassVar[int] = 1024
     """The number of training images that `initial_state` asks for; it receives fewer if there are fewer, or if they are large."""
 
@@ -71,7 +74,8 @@ class Module(Component, nn.Module, ABC):
 
         Args:
             trace: The trace of the step's batch. If several processes share the batch, it is that of the whole batch, with
-                latents, labels, ``log_likelihood`` and the likelihood's statistics, but without images.
+                latents, labels, ``log_likelihood`` and the likelihood's statistics, but without images unless the module has
+                `examples`.
         """
         del trace
         return {}

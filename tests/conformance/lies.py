@@ -548,6 +548,15 @@ class Meddling(Normal):
         return {"count": self.count.add_(1).clone()}
 
 
+class Misnaming(Meddling):
+    """Holds examples in a buffer that it does not name."""
+
+    examples = ("counts",)
+
+    def next_state(self, trace: Any) -> Any:
+        return {"count": self.count + 1}
+
+
 class Claiming(Normal):
     """Sets what it does not have."""
 
@@ -1373,6 +1382,7 @@ LIES: list[tuple[str, type, str, str]] = [
     ("prior", Hidden, "check_capabilities", "declared: False\n  came:     there"),
     ("prior", Unsaving, "check_state", r"persistent buffers\n  came:     zero"),
     ("prior", Meddling, "check_state", "twice"),
+    ("prior", Misnaming, "check_state", r"examples\n  expected: some of count\n  came:     counts"),
     ("prior", Claiming, "check_state", "initial_state\n  expected: some of zero\n  came:     {'mean'}"),
     ("condition", Relative, "check_independence", "one by one"),
     ("condition", Wider, "check_output", r"expected: \(1, 4\)\n  came:     \(1, 5\)"),

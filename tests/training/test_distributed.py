@@ -137,6 +137,12 @@ def test_a_second_stage_is_that_of_one_process(images, tmp_path, alone, parallel
     assert one.header.init == two.header.init is not None
 
 
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_exemplars_are_the_images_of_the_whole_batch(images, tmp_path, parallel):
+    arguments = ["--dataset.path", images, "--prior", "exemplar", "--prior.num-exemplars", "10", "--parallel", parallel]
+    assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
+
+
 @pytest.mark.parametrize("loss", ["decoder_norm", "gradient_penalty"])
 def test_losses_that_call_the_model_are_those_of_one_process_where_it_is_divided(images, tmp_path, loss):
     """One reads the shards of the decoder's weights, the other calls the decoder again, for its derivative."""

@@ -205,6 +205,11 @@ class Objective(nn.Module):
         return [f"{name}.{buffer}" for name in self.learners for buffer in cast("Module", self.get_submodule(name)).learned]
 
     @property
+    def examples(self) -> list[str]:
+        """The names of those of them that hold training examples."""
+        return [f"{name}.{buffer}" for name in self.learners for buffer in cast("Module", self.get_submodule(name)).examples]
+
+    @property
     def has_critic(self) -> bool:
         """Whether a loss trains a network of its own by an aim that does not count in the objective."""
         return any(aim.own and not aim.judged for _, aim in self.terms.values())
@@ -285,7 +290,8 @@ class Objective(nn.Module):
         """Return the next values of the buffers that learn without gradients."""
         state: dict[str, Tensor] = {}
         if trace.whole is not None and self.gather is not None:
-            trace = replace(trace.whole, _log_likelihood=self.gather(trace.log_likelihood.detach(), -1))
+            x = self.gather(trace.x, 0) if self.examples else trace.whole.x
+            trace = replace(trace.whole, x=x, _log_likelihood=self.gather(trace.log_likelihood.detach(), -1))
         for name in self.learners:
             module = cast("Module", self.get_submodule(name))
             state |= {f"{name}.{buffer}": value for buffer, value in module.next_state(trace).items()}

@@ -97,6 +97,8 @@ def expect_pure_state(part: Module, whole: nn.Module, trace: Trace) -> None:
     own = dict([*part.named_parameters(), *part.named_buffers()])
     unknown = [name for name in part.learned if name not in dict(part.named_buffers()) or name not in part.state_dict()]
     expect(not unknown, "the learned state", expected="persistent buffers", came=", ".join(unknown))
+    some = f"some of {', '.join(part.learned) or 'no buffers'}"
+    expect(set(part.examples) <= set(part.learned), "the names in examples", expected=some, came=", ".join(part.examples))
     with torch.no_grad(), during("computing its next and its initial state"):
         states = part.next_state(trace), part.next_state(trace), part.initial_state(trace)
     expect(set(states[0]) == set(part.learned), "the names in next_state", expected=set(part.learned), came=set(states[0]))

@@ -64,7 +64,8 @@ class Step:
         self.optimizers = [self._optimizer(player) for player in self.objective.players]
         self.learned = {name: self.objective.get_buffer(name) for name in self.objective.learned}
         moving: dict[str, Tensor] = {name: each for name, each in self.objective.named_parameters() if each.requires_grad}
-        moving |= {name: buffer for name, buffer in self.learned.items() if buffer.is_floating_point()}
+        averaged = {name: self.learned[name] for name in self.learned if name not in self.objective.examples}
+        moving |= {name: buffer for name, buffer in averaged.items() if buffer.is_floating_point()}
         self.average = None if train.ema is None else MovingAverage(moving, train.ema)
         self.forward = self._launched()
         self.clock = torch.zeros((), device=self.device)

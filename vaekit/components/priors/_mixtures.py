@@ -10,6 +10,11 @@ from torch import Tensor
 from vaekit.interfaces import Capability, Prior
 
 
+def spread(num: int, total: int) -> Tensor:
+    """Return ``num`` positions spread over ``total`` examples, ``(num,)``; positions repeat if there are fewer examples."""
+    return torch.arange(num) * max(1, total // num) % total
+
+
 class MixturePrior(Prior):
     """A prior that is a mixture of densities, one of which each draw selects."""
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vaekit.components.priors._mixtures import MixturePrior
+from vaekit.components.priors._mixtures import MixturePrior, spread
 from vaekit.distributions import MixtureOf
 from vaekit.interfaces import Capability, Shape
 from vaekit.roles import priors
@@ -43,5 +43,5 @@ class Vamp(MixturePrior):
         return MixtureOf(model.encode(self.inputs.clamp(*model.value_range), self.labels))
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
-        index = torch.arange(len(self.inputs)) * max(1, len(trace.x) // len(self.inputs)) % len(trace.x)
+        index = spread(len(self.inputs), len(trace.x))
         return {"inputs": trace.x[index].nan_to_num(0.0)} | ({} if trace.y is None else {"labels": trace.y[index]})

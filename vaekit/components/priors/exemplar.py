@@ -22,7 +22,7 @@ class Exemplar(MixturePrior):
 
     ``p(z) = (1/M) sum_m N(z; mu(x_m), s^2 I)`` with the posterior's mean mu and one learned variance. The exemplars x_m are a
     queue of the M images trained on last, with their labels in a conditional model; each step encodes them, which also trains the
-    encoder. They are part of the saved model, and evaluation does not change them. The KL is estimated from samples.
+    encoder. They are part of the saved model, and evaluation does not change them. The KL is estimated from the samples.
 
     An image should not be its own exemplar, or the KL rewards memorising it: a batch joins the queue after its step. Still, an
     image that is late in one epoch and early in the next meets itself. With batches of B, that is ``M (M + B) / (2 N)`` of N

@@ -11,6 +11,7 @@ import pytest
 import vaekit
 from vaekit.errors import CheckpointError
 from vaekit.report import write_report
+from vaekit.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Curve, chart
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -90,6 +91,22 @@ def test_curves_show_bound_halves_latents_units_and_speed(page):
     described = " | ".join(attributes["aria-label"] for attributes in page.all("svg"))
     for title in ("-(CE+KL)", "objective", "cross-entropy", "KL,", "KL of each latent", "active units", "speed"):
         assert title in described
+
+
+def test_curves_of_many_epochs_keep_their_extremes_and_a_bounded_size():
+    values = np.random.default_rng(0).normal(size=20_000)
+    values[[7_777, 12_345]] = -9, 9
+    curves = [Curve("noise", list(enumerate(values.tolist(), 1)))]
+    drawn = chart("Noise", curves, "nats", from_zero=False)
+    (points,) = re.findall(r'<polyline[^>]* points="([^"]*)"', drawn)
+    pixels = np.array([point.split(",") for point in points.split()], dtype=float)
+    assert len(pixels) <= 4 * (WIDTH - LEFT - RIGHT + 1)
+    assert (np.diff(pixels[:, 0]) >= 0).all()
+    whole = 0.05 * 18, HEIGHT - TOP - BOTTOM  # the margin, in values; the height, in pixels
+    for number, y in ((7_777, pixels[:, 1].max()), (12_345, pixels[:, 1].min())):
+        assert y == pytest.approx(TOP + whole[1] * (9 + whole[0] - values[number]) / (18 + 2 * whole[0]), abs=0.1)
+    few = [(float(i), float(i % 3)) for i in range(50)]
+    assert chart("Few", [Curve("few", few)], "nats").count(",") >= 50
 
 
 def test_curves_of_two_kinds_of_weights_say_so(labelled_run, text, tmp_path):

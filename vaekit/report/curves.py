@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import count
+from itertools import count, groupby
 
 from vaekit.drawing.axes import PALETTE, number, ticks
 from vaekit.evaluation.metrics import METRICS
@@ -74,7 +74,7 @@ def chart(title: str, curves: Sequence[Curve], unit: str, *, from_zero: bool = F
     for epoch in sorted({first, *(x for x in near if x == round(x)), last}):
         parts.append(_text(at(epoch, low)[0], floor + 16, f"{epoch:.0f}", "middle"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, "epoch", "middle"))
-    lines = [_line(curve, [at(*point) for point in curve.points]) for curve in curves]
+    lines = [_line(curve, _thinned([at(*point) for point in curve.points])) for curve in curves]
     parts.append(f'<g clip-path="url(#{clip})">{"".join(lines)}</g>')
     named = sorted((curve for curve in curves if curve.end), key=lambda curve: -curve.points[-1][1])
     ends = [at(*curve.points[-1]) for curve in named]
@@ -103,6 +103,17 @@ def colour(index: int) -> str:
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="12" fill="currentColor">{escape(text)}</text>'
+
+
+def _thinned(pixels: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points that a line is seen by: the first, the lowest, the highest and the last of those on a column of pixels."""
+    kept: list[tuple[float, float]] = []
+    for _, column in groupby(pixels, key=lambda pixel: int(pixel[0])):
+        points = list(column)
+        heights = [y for _, y in points]
+        seen = {0, heights.index(min(heights)), heights.index(max(heights)), len(points) - 1}
+        kept += [points[number] for number in sorted(seen)]
+    return kept
 
 
 def _line(curve: Curve, pixels: Sequence[tuple[float, float]]) -> str:

@@ -71,6 +71,20 @@ def test_inputs_stay_within_the_range_of_the_data() -> None:
     torch.testing.assert_close(p.parts.mean, vae.encode(ones).mean)
 
 
+def test_pixels_beyond_the_range_of_the_data_have_a_gradient_that_can_bring_them_back() -> None:
+    vae = model()
+    inputs: Any = vae.prior.inputs  # type: ignore[union-attr]
+    with torch.no_grad():
+        inputs.copy_(torch.where(inputs > 0.5, 1.001, -0.001))  # where a step takes images that are black and white
+    z = torch.zeros(1, 2, dtype=F64)
+    p: Any = vae.prior(vae)
+    (gradient,) = torch.autograd.grad(p.log_prob(z).sum(), [inputs])
+    within = inputs.detach().clamp(0, 1).requires_grad_()
+    (expected,) = torch.autograd.grad(MixtureOf(vae.encode(within)).log_prob(z).sum(), [within])
+    assert (expected != 0).all()
+    torch.testing.assert_close(gradient, expected)
+
+
 def test_a_point_mass_has_no_mixture() -> None:
     with pytest.raises(UsageError, match="prior 'vamp' needs log_prob, which the posterior 'delta' does not provide"):
         build_spec({}, {**SMALL, "posterior": "delta"})

@@ -40,7 +40,9 @@ class Vamp(MixturePrior):
 
     def forward(self, model: Any = None, c: Tensor | None = None) -> MixtureOf:
         del c
-        return MixtureOf(model.encode(self.inputs.clamp(*model.value_range), self.labels))
+        within = self.inputs.clamp(*model.value_range)
+        images = self.inputs + (within - self.inputs).detach()  # a pixel beyond the range has a gradient that brings it back
+        return MixtureOf(model.encode(images, self.labels))
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
         index = spread(len(self.inputs), len(trace.x))

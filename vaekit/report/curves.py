@@ -106,7 +106,7 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
 
 
 def _thinned(pixels: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points that a line is seen by: the first, the lowest, the highest and the last of those on a column of pixels."""
+    """Return the visible points of a line: the first, lowest, highest and last of those in a column of pixels."""
     kept: list[tuple[float, float]] = []
     for _, column in groupby(pixels, key=lambda pixel: int(pixel[0])):
         points = list(column)

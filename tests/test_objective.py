@@ -17,7 +17,7 @@ from vaekit.compute.distributed import ProcessGroup
 from vaekit.data.facts import Facts
 from vaekit.distributions import DiagonalGaussian
 from vaekit.errors import UsageError
-from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Optim
+from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Optim, Posterior
 from vaekit.model.assembly import build_objective, build_vae
 from vaekit.model.objective import Inputs, Objective, Reconstruction
 from vaekit.specs.options import build_spec
@@ -302,9 +302,9 @@ def test_a_density_within_a_density_is_detached_too():
 
 
 def test_a_critics_loss_does_not_reach_the_encoder_through_a_nested_density():
-    class Nested(nn.Module):
+    class Nested(Posterior):
         provides = frozenset({Capability.LOG_PROB})
-        latent_dim, param_shape = 3, (2, 3)
+        param_shape = (2, 3)
 
         def forward(self, params, model=None):
             inner = DiagonalGaussian(params[:, 0], params[:, 1])
@@ -315,7 +315,7 @@ def test_a_critics_loss_does_not_reach_the_encoder_through_a_nested_density():
             return self.critic(trace.z).squeeze(-1) * trace.site.log_q
 
     torch.manual_seed(0)
-    vae = vaekit.VAE(Linear(SHAPE, (2, 3)), Linear((3,), SHAPE), posterior=Nested()).double()
+    vae = vaekit.VAE(Linear(SHAPE, (2, 3)), Linear((3,), SHAPE), posterior=Nested(3)).double()
     found = gradients(Objective(vae, {"reconstruction": Reconstruction(), "critic": ReadDensity().double()}))
     alone = Objective(vae, {"reconstruction": Reconstruction()})
     for name, gradient in gradients(alone).items():

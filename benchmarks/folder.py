@@ -184,7 +184,7 @@ def measure(folder: Path, *, repeats: int, batch: int, workers: int, threads: in
     """Compare training, loading alone, and the parts of both."""
     trainer = make_trainer(folder, batch=batch, workers=workers, threads=threads, device=device)
     loop = Loop(trainer, folder, batch=batch, workers=workers)
-    images = trainer.batches.steps_per_epoch * batch
+    images = trainer.step.steps_per_epoch * batch
     train, epochs = trainer.splits.train, itertools.count()
     assert isinstance(train, FileImages)
 
@@ -208,8 +208,8 @@ def measure(folder: Path, *, repeats: int, batch: int, workers: int, threads: in
         return images
 
     def step_ours() -> int:
-        for number in range(4):
-            trainer.step(ready, number)
+        for _ in range(4):
+            trainer.step(scaled)
         return 4 * batch
 
     def step_theirs() -> int:
@@ -221,6 +221,7 @@ def measure(folder: Path, *, repeats: int, batch: int, workers: int, threads: in
         return sum(1 for i in range(2 * batch) if loop.files[i][0] is not None)
 
     ready = next(ours(train))
+    scaled = next(trainer.step.batches.readings(0))._replace(images=ready.x)
     rows, idle = torch.arange(2 * batch), ReadyItems(images)
     cases: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {
         "training": (lambda: milliseconds(train_ours), lambda: milliseconds(train_theirs)),

@@ -135,7 +135,7 @@ def parts(trainer: Trainer, hand: ByHand, repeats: int) -> dict[str, dict[str, f
             clock = time.perf_counter()
 
     def forward(inputs: Inputs) -> Tensor:
-        total, terms = trainer.step.forward(inputs)
+        total, terms, _ = trainer.step.forward(inputs)
         trainer.meter.add(terms)
         terms["loss"].item()
         return cast("Tensor", total)
@@ -143,7 +143,7 @@ def parts(trainer: Trainer, hand: ByHand, repeats: int) -> dict[str, dict[str, f
     for _ in range(repeats):
         trainer.step.objective.train()
         inputs = map(trainer.step.inputs, trainer.step.batches.readings(0))
-        steps("vaekit", inputs, forward, torch.Tensor.backward, lambda _: trainer.step.update())
+        steps("vaekit", inputs, forward, torch.Tensor.backward, lambda _: trainer.step.update({}))
         steps("by hand", hand.data(), hand.loss, torch.Tensor.backward, lambda _: hand.update())
     return {who: {name: round(1e3 * statistics.median(v), 3) for name, v in each.items()} for who, each in spent.items()}
 

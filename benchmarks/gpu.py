@@ -202,7 +202,7 @@ def busy(settings: Settings, results: Results) -> None:
             row: dict[str, Any] = {"milliseconds_per_step": spent}
             python, text = cProfile.Profile(), io.StringIO()
             python.runcall(epoch)
-            pstats.Stats(python, stream=text).sort_stats("tottime").print_stats(25)
+            pstats.Stats(python, stream=text).strip_dirs().sort_stats("tottime").print_stats(25)
             row["python"] = text.getvalue().splitlines()
             if settings.device == "cuda":
                 few = random_images(20 * batch, settings.device)

@@ -42,18 +42,14 @@ import sweep
 import torch
 from common import in_turn, per_second, spread, write
 from peers import pythae_epoch, pythae_model
-from train_throughput import CNN, MLP, ByHand, one_epoch
+from train_throughput import CNN, MLP, ByHand, one_epoch, trainer_on
 
 import vaekit
 from vaekit.benchmark import machine
 from vaekit.benchmark.throughput import throughput
-from vaekit.data import Batch, Splits, TensorImages
+from vaekit.data import Batch, TensorImages
 from vaekit.evaluation.importance import log_likelihood
-from vaekit.model.assembly import assemble
-from vaekit.specs.options import build_spec
-from vaekit.store.folder import RunFolder
 from vaekit.training import step as training_step
-from vaekit.training.hardware import fit_to_machine
 from vaekit.training.trainer import Trainer
 
 Settings = argparse.Namespace
@@ -94,11 +90,9 @@ def random_images(num: int, device: str, shape: tuple[int, ...] = (1, 28, 28)) -
 
 
 def make_trainer(images: TensorImages, options: dict[str, Any], settings: Settings, **more: Any) -> Trainer:
-    """Build a trainer on images."""
-    fixed = {"binarize": "none", "likelihood": "bce", "epochs": 10_000, "pictures": "none", "precision": "fp32"}
-    spec = fit_to_machine(build_spec({}, {**fixed, "device": settings.device, **options, **more}))
-    splits = Splits(images, images, images)
-    return Trainer(spec, assemble(spec, splits), splits, RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run"))
+    """Build a trainer on images, in single precision by default."""
+    fixed = {"pictures": "none", "precision": "fp32", "device": settings.device}
+    return trainer_on(images, {**fixed, **options, **more})
 
 
 class Captured(ByHand):
@@ -250,12 +244,10 @@ def likelihood(settings: Settings, results: Results) -> None:
     estimates: dict[str, float] = {}
 
     def ours(precision: str, chunk: int | None) -> Callable[[], None]:
-        more = {} if chunk is None else {"chunk": chunk}
-
         def run() -> None:
             batch = Batch(x, x, None, torch.arange(num, device=device))
             with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                found = log_likelihood(vae, [batch], trainer.step.streams, samples=samples, **more)
+                found = log_likelihood(vae, [batch], trainer.step.streams, samples=samples, chunk=chunk)
             estimates[f"{precision}, {chunk or 'default'}"] = found["log_likelihood"]
 
         return run

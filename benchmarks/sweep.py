@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,14 +19,11 @@ from typing import Any
 
 import torch
 from common import in_turn, per_second, ratios, write
+from train_throughput import trainer_on
 
-from vaekit.data import Splits, TensorImages
-from vaekit.model.assembly import assemble
-from vaekit.specs.options import build_spec
-from vaekit.store.folder import RunFolder
+from vaekit.data import TensorImages
 from vaekit.sweeps.stacked_training import Stack
 from vaekit.training.checkpoints import Position
-from vaekit.training.hardware import fit_to_machine
 from vaekit.training.meter import Meter
 from vaekit.training.trainer import Trainer
 
@@ -42,19 +38,12 @@ def make_trainers(
     options: dict[str, Any], *, models: int, steps: int, threads: int, device: str, batch: int, seeds: bool = True
 ) -> list[Trainer]:
     """Build trainers on random images that differ in seed, or else in learning rate; one epoch has ``steps`` steps."""
-    common = {"binarize": "none", "likelihood": "bce", "batch_size": batch, "epochs": 10_000, "threads": threads}
+    launch = {"device": device, "compile": "graph" if device == "cuda" else "off"}
+    common = {**options, **launch, "batch_size": batch, "threads": threads, "pictures": "none"}
     generator = torch.Generator().manual_seed(0)
     images = TensorImages(torch.randint(0, 256, (steps * batch, 1, 28, 28), dtype=torch.uint8, generator=generator)).to(device)
-    trainers = []
-    for number in range(models):
-        launch = {"device": device, "compile": "graph" if device == "cuda" else "off"}
-        own = {"seed": number} if seeds else {"lr": 1e-4 * (1 + number)}
-        given = {**common, **options, **launch, **own, "pictures": "none"}
-        spec = fit_to_machine(build_spec({}, given))
-        folder = RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run")
-        splits = Splits(images, images, images)
-        trainers.append(Trainer(spec, assemble(spec, splits), splits, folder))
-    return trainers
+    owns = [{"seed": number} if seeds else {"lr": 1e-4 * (1 + number)} for number in range(models)]
+    return [trainer_on(images, {**common, **own}) for own in owns]
 
 
 def rewind(trainers: list[Trainer]) -> None:

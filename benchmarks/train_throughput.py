@@ -56,12 +56,16 @@ CASES: dict[str, tuple[dict[str, object], int]] = {
 
 def make_trainer(options: dict[str, object], steps: int, threads: int, batch: int) -> Trainer:
     """Build a trainer on random images, with ``steps`` steps per epoch; the device defaults to the CPU."""
-    options = {"binarize": "none", "likelihood": "bce", "device": "cpu"} | options
-    spec = fit_to_machine(build_spec({}, {**options, "batch_size": batch, "threads": threads, "epochs": 10_000}))
     images = TensorImages(torch.randint(0, 256, (steps * batch, 1, 28, 28), dtype=torch.uint8))
-    folder = RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run")
+    return trainer_on(images, {**options, "batch_size": batch, "threads": threads})
+
+
+def trainer_on(images: TensorImages, options: dict[str, Any]) -> Trainer:
+    """Build a trainer on images that has epochs enough; the device defaults to the CPU."""
+    fixed = {"binarize": "none", "likelihood": "bce", "device": "cpu", "epochs": 10_000}
+    spec = fit_to_machine(build_spec({}, fixed | options))
     splits = Splits(images, images, images)
-    return Trainer(spec, assemble(spec, splits), splits, folder)
+    return Trainer(spec, assemble(spec, splits), splits, RunFolder.create(spec, Path(tempfile.mkdtemp()) / "run"))
 
 
 def one_epoch(trainer: Trainer) -> Callable[[], None]:

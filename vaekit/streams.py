@@ -35,13 +35,14 @@ class Streams:
 class RecordableStreams(Streams):
     """Streams that a CUDA graph can draw from: each has a generator of its own, which keeps its address.
 
-    Within `recorded`, generators are handed out without being seeded. Before a recording is replayed, `seed_all` seeds those that
-    it draws from, so a replayed step draws what the step itself would.
+    Within `recorded`, generators are handed out without being seeded. Before a recording is replayed, `seed_recorded` seeds those
+    that were handed out, so a replayed step draws what the step itself would.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self._own: dict[tuple[str, torch.device], torch.Generator] = {}
+        self._recorded: dict[str, torch.Generator] = {}
         self._recording = False
 
     def generator(self, stream: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
@@ -50,20 +51,23 @@ class RecordableStreams(Streams):
         generator = self._own.get((stream, device))
         if generator is None:
             generator = self._own[stream, device] = torch.Generator(device)
-        return generator if self._recording else generator.manual_seed(derive_seed(self.seed, stream, step))
+        if self._recording:
+            self._recorded[stream] = generator
+            return generator
+        return generator.manual_seed(derive_seed(self.seed, stream, step))
 
     @contextmanager
     def recorded(self) -> Iterator[list[torch.Generator]]:
-        """Hand out generators as they are within the context, whose value are the generators of all streams so far."""
+        """Hand out generators as they are within the context, which returns those of all streams so far."""
         self._recording = True
         try:
             yield list(self._own.values())
         finally:
             self._recording = False
 
-    def seed_all(self, step: int) -> None:
-        """Seed the generators of all streams for a step."""
-        for (stream, _), generator in self._own.items():
+    def seed_recorded(self, step: int) -> None:
+        """Seed the generators that were handed out within `recorded` for a step."""
+        for stream, generator in self._recorded.items():
             generator.manual_seed(derive_seed(self.seed, stream, step))
 
 

@@ -64,7 +64,7 @@ class Replay(Generic[Result]):
             self.given = list(_leaves(kept))
             self.result, self.replay = record(lambda: self.function(*kept), self.streams)
         for streams in self.streams:
-            streams.seed_all(number)
+            streams.seed_recorded(number)
         self.replay()
         return self.result
 

@@ -237,8 +237,7 @@ class Batches:
             y = None if self._stored.labels is None else self._stored.labels.index_select(0, index)
         low, span = step * self.batch_size, self.order.span(step)
         whole, part = min(self.batch_size, len(self.source) - low), slice(span.start - low, span.stop - low)
-        x = images / 255 if images.dtype == torch.uint8 else images
-        inputs = x
+        x = inputs = _scaled(images)
         if self.augment is not None:
             generator = self.streams.generator("augment", number, self.device)
             draws = torch.rand(whole, NUM_DRAWS, generator=generator, device=self.device)
@@ -258,8 +257,7 @@ class Batches:
 
     def fixed(self, index: Tensor) -> Tensor:
         """Return the examples at ``index`` as every evaluation sees them, ``(N, *shape)``: the noise belongs to the example."""
-        images = self.source.gather(index)
-        x = images / 255 if images.dtype == torch.uint8 else images
+        x = _scaled(self.source.gather(index))
         noise = None if self.binarize in ("none", "threshold") else self._fixed_noise(index).to(x.device)
         return x if self.binarize == "none" else self._binary(x, noise)
 
@@ -311,6 +309,11 @@ class Batches:
         chunks = torch.arange(len(source), device=source.device).split(256)
         parts = [(self.fixed(chunk) * 255).to(torch.uint8) for chunk in chunks]
         return TensorImages(torch.cat(parts), source.labels, source.class_names)
+
+
+def _scaled(images: Tensor) -> Tensor:
+    """Return bytes on the scale from 0 to 1; floats are unchanged."""
+    return images / 255 if images.dtype == torch.uint8 else images
 
 
 def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -21,8 +21,8 @@ from vaekit.streams import Streams
 
 FEW_IMAGES = 2
 """The number of images from which the names of the metrics of a model are learned."""
-GPU_NUMBERS = 2**20
-"""The number of pixels in all channels and samples that a GPU processes at once in evaluation."""
+BATCH_NUMBERS = 2**20
+"""The number of pixels, in all channels and samples, of a batch in evaluation on a GPU."""
 STATISTIC_IMAGES, STATISTIC_NUMBERS = 1024, 2**26
 """The most images, and pixels in all channels, of a batch in evaluation if a loss is a statistic of the batch."""
 
@@ -82,7 +82,7 @@ class Evaluator:
         size = self.spec.train.batch_size
         if self.processes.device.type == "cpu":
             return size
-        return max(size, GPU_NUMBERS // math.prod((*self.splits.shape, *self.objective.samples)))
+        return max(size, BATCH_NUMBERS // math.prod((*self.splits.shape, *self.objective.samples)))
 
     def batch_size(self, split: str) -> int:
         """Return the size of a batch: `at_once`, but larger for losses that are statistics of a batch.

@@ -14,7 +14,7 @@ from vaekit.interfaces import knows_density_of_draws
 from vaekit.model.vae import VAE
 from vaekit.streams import Streams
 
-GPU_NUMBERS = 2**24
+CHUNK_NUMBERS = 2**24
 """The number of pixels in all channels decoded at once on a GPU: 16,384 MNIST images on an H100 are 16 times as fast as 1,024."""
 
 
@@ -34,7 +34,7 @@ def log_likelihood(
         samples: The number of importance samples K.
         split: The name of the split, which seeds the noise.
         chunk: The maximum number of images decoded at once; default: 1,024 on a CPU, whose caches hold them, and as many as
-            `GPU_NUMBERS` allows on a GPU.
+            `CHUNK_NUMBERS` allows on a GPU.
 
     Returns:
         ``log_likelihood`` in nats per image, its ``standard_error`` over images, ``effective_samples`` (the mean over images of
@@ -49,7 +49,7 @@ def log_likelihood(
     if not knows_density_of_draws(vae.posterior):
         raise UsageError(f"log p(x) cannot be estimated, since the posterior {vae.posterior.kind!r} has no density")
     if chunk is None:
-        chunk = 1024 if vae.device.type == "cpu" else max(1024, GPU_NUMBERS // math.prod(vae.data_shape))
+        chunk = 1024 if vae.device.type == "cpu" else max(1024, CHUNK_NUMBERS // math.prod(vae.data_shape))
     training, exact = vae.training, torch.float32 if vae.device.type == "mps" else torch.float64
     vae.eval()
     estimates: list[Tensor] = []

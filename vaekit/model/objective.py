@@ -206,7 +206,7 @@ class Objective(nn.Module):
 
     @property
     def examples(self) -> list[str]:
-        """The names of those of them that hold training examples."""
+        """The names of the learned buffers that hold training examples."""
         return [f"{name}.{buffer}" for name in self.learners for buffer in cast("Module", self.get_submodule(name)).examples]
 
     @property

@@ -16,6 +16,7 @@ from vaekit.distributions import Curved, Delta, StandardNormal
 from vaekit.distributions.poincare import exp_map, squared
 from vaekit.drawing.latents import linear, nearest_codes, path
 from vaekit.errors import UsageError
+from vaekit.export.parts import Decoder
 from vaekit.specs.resolve import resolve
 
 F64 = torch.float64
@@ -46,6 +47,18 @@ def test_the_prior_of_the_space_is_the_default_and_others_are_refused(kind: str)
     with pytest.raises(UsageError, match="different spaces") as error:
         resolve({"model": {"posterior": kind, "prior": "normal"}})
     assert f"--prior {SPACES[kind]}" in str(error.value.remedy)
+
+
+@pytest.mark.parametrize("kind", ["vmf", "power_spherical"])
+def test_a_decoder_receives_codes_on_a_sphere_at_the_size_of_standard_normal_numbers(kind: str) -> None:
+    vae = model_of(kind, 7)
+    z = vae.sample_latent(5, generator=torch.Generator().manual_seed(0))
+    assert is_code(kind, z).all()
+    large = 7**0.5 * z
+    torch.testing.assert_close(large.square().mean(-1), torch.ones(5, dtype=F64))
+    expected = vae.likelihood(vae.decoder(large)).mean
+    torch.testing.assert_close(vae.decode(z), expected)
+    torch.testing.assert_close(Decoder(vae)(z), expected)  # the part that is exported
 
 
 @pytest.mark.parametrize("kind", ["vmf", "power_spherical"])

@@ -136,7 +136,16 @@ def test_the_target_may_be_the_picture_before_augmentation():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("settings", [{"binarize": "dynamic"}, {"binarize": "static", "train": False}, {"augment": EVERYTHING}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"binarize": "dynamic"},
+        {"binarize": "static"},
+        {"binarize": "static", "train": False},
+        {"binarize": "threshold"},
+        {"augment": EVERYTHING},
+    ],
+)
 def test_streaming_equals_the_resident_path_bit_for_bit(tmp_path: Path, workers, settings):
     source = grey(21, (3, 6, 5))
     files = picture_files(tmp_path, source)

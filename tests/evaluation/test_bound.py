@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -180,6 +181,16 @@ def test_batches_of_statistics_are_equal_in_size(images: str, monkeypatch: pytes
     given = evaluator(images, loss="tc", likelihood="gaussian", batch_size=16)
     assert [len(batch.x) for batch in given.batches("train").epoch(0)] == [80, 80, 80]
     assert evaluator(images, likelihood="gaussian", batch_size=16).batch_size("train") == 16
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, 2**20 // 30), ({"loss": "iwae", "num_samples": 50}, 2**20 // 1500)])
+def test_a_gpu_evaluates_more_images_at_once_the_fewer_numbers_each_has(
+    images: str, options: dict[str, Any], expected: int
+) -> None:
+    given = evaluator(images, likelihood="bce", binarize="dynamic", batch_size=16, **options)
+    assert (given.at_once, given.batch_size("train")) == (16, 16)
+    given.processes = SimpleNamespace(device=torch.device("cuda"))  # type: ignore[assignment]
+    assert (given.at_once, given.batch_size("train")) == (expected, expected)
 
 
 def test_networks_in_chunks_give_the_same_numbers(images: str) -> None:

@@ -1,0 +1,95 @@
+"""The decoder ``ldm``."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaekit.interfaces import Backbone, Shape
+from vaekit.nn.layers import CONVOLUTIONS, Channels, fully_connected, halved_sizes, sides_of
+from vaekit.nn.ldm import EPS, Residual, Stage, Upsampling, attentions, groups_of, halvings_of, middle, run
+from vaekit.roles import decoders
+from vaekit.schema import Count, Few
+
+
+@decoders("ldm")
+class LDMDecoder(Backbone):
+    """The decoder of latent diffusion's autoencoders, `AutoencoderKL` in diffusers: residual blocks and attention.
+
+    It is meant for a grid of latents, such as ``--latent-dim 4 --latent-stride 4``, which it upsamples by 2 after each stage
+    until the size of the data is reached; what exceeds it, where the stride does not divide a side, is cropped. For a vector of
+    latents, a linear layer precedes the first stage.
+
+    Options are those of the encoder, stages in the same order. Each stage has one residual block more, as in diffusers.
+
+    Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
+    unbounded.
+
+    Args:
+        channels: Channels of the stages, starting at the image, as for the encoder.
+        depth: Residual blocks per stage of the encoder; each stage here has one more.
+        groups: Groups of every GroupNorm; default: as many, up to 32, as leave each at least 4 channels.
+        attention: Stages, from 1 at the image, whose blocks are each followed by self-attention. Its memory grows with the
+            square of the number of positions.
+        middle_attention: Whether there is self-attention between the first two residual blocks, at the lowest resolution.
+        quant_conv: Whether a pointwise convolution precedes the first one, as in models for diffusers up to Stable Diffusion XL.
+        signed: Whether outputs y in [-1, 1] leave as (y + 1) / 2, as of pretrained models.
+        checkpointing: Whether activations inside blocks are computed again in the backward pass instead of being kept.
+
+    References:
+        Rombach et al. (2022), "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR, arXiv:2112.10752.
+        Esser et al. (2021), "Taming Transformers for High-Resolution Image Synthesis", CVPR, arXiv:2012.09841, table 7.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        channels: Channels = (32, 64, 128),
+        depth: Few = 1,
+        groups: Count | None = None,
+        attention: tuple[Count, ...] = (),
+        middle_attention: bool = True,
+        quant_conv: bool = True,
+        signed: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        backbone = f"decoder {self.kind!r}"
+        size = sides_of(out_shape, backbone)
+        num_groups = groups_of(channels, groups)
+        num_sides, convolution, width = len(size), CONVOLUTIONS[len(size)], channels[-1]
+        halvings = halvings_of(in_shape[1:], size, len(channels), backbone)
+        sizes = halved_sizes(size, halvings)
+        self.signed, self.checkpointing = signed, checkpointing
+        self.post_quant_conv: nn.Module | None = None
+        if len(in_shape) > 1:
+            self.post_quant_conv = convolution(in_shape[0], in_shape[0], 1) if quant_conv else None
+            self.conv_in = cast("nn.Module", convolution(in_shape[0], width, 3, padding=1))
+        else:
+            self.conv_in = fully_connected(in_shape, (), (width, *sizes[-1]), "silu")
+        self.mid_block = middle(width, num_groups, sizes[-1], attention=middle_attention)
+        self.up_blocks = nn.ModuleList()
+        for stage, (before, after) in zip(
+            range(len(channels), 0, -1), pairwise((channels[-1], *reversed(channels))), strict=True
+        ):
+            resnets = [Residual(num_sides, before if i == 0 else after, after, num_groups) for i in range(depth + 1)]
+            attends = attentions((depth + 1) * (stage in attention), after, num_groups, sizes[min(stage - 1, halvings)])
+            change = {}
+            if 1 < stage <= halvings + 1:
+                crop = tuple(2 * small - large for small, large in zip(sizes[stage - 1], sizes[stage - 2], strict=True))
+                change = {"upsamplers": Upsampling(num_sides, after, crop)}
+            self.up_blocks.append(Stage(resnets, attends, **change))
+        self.conv_norm_out = nn.GroupNorm(num_groups, channels[0], eps=EPS)
+        self.conv_out = convolution(channels[0], out_shape[0], 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        if self.post_quant_conv is not None:
+            z = self.post_quant_conv(z)
+        x = run([self.mid_block, *self.up_blocks], self.conv_in(z), checkpointing=self.checkpointing and self.training)
+        params: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        return (params + 1) / 2 if self.signed else params

@@ -1,0 +1,92 @@
+"""The encoder ``ldm``."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaekit.interfaces import Backbone, Shape
+from vaekit.nn.layers import CONVOLUTIONS, Channels, halved_sizes, parameters_head, sides_of
+from vaekit.nn.ldm import EPS, Downsampling, Residual, Stage, attentions, groups_of, halvings_of, middle, run
+from vaekit.roles import encoders
+from vaekit.schema import Count, Few
+
+
+@encoders("ldm")
+class LDMEncoder(Backbone):
+    """The encoder of latent diffusion's autoencoders, `AutoencoderKL` in diffusers: residual blocks and attention.
+
+    It is meant for a grid of latents, such as ``--latent-dim 4 --latent-stride 4``: each stage but the last halves every side
+    until the stride is reached. Sides that the stride does not divide are rounded up, and the decoder crops them back. For a
+    vector of latents, a linear layer follows the last stage.
+
+    The defaults suit a CPU. The first stage of Stable Diffusion has ``--encoder.channels 128,256,512,512 --encoder.depth 2``
+    and a latent stride of 8.
+
+    Shapes: ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length, to ``(B, *out_shape)``.
+
+    Args:
+        channels: Channels of the stages, starting at the image.
+        depth: Residual blocks per stage.
+        groups: Groups of every GroupNorm; default: as many, up to 32, as leave each at least 4 channels.
+        attention: Stages, from 1, whose blocks are each followed by self-attention. Its memory grows with the square of the
+            number of positions.
+        middle_attention: Whether there is self-attention between the last two residual blocks, at the lowest resolution.
+        quant_conv: Whether a pointwise convolution follows the last one, as in models for diffusers up to Stable Diffusion XL.
+        signed: Whether pixels x in [0, 1] enter as 2x - 1, as pretrained models expect.
+        checkpointing: Whether activations inside blocks are computed again in the backward pass instead of being kept.
+
+    References:
+        Rombach et al. (2022), "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR, arXiv:2112.10752.
+        Esser et al. (2021), "Taming Transformers for High-Resolution Image Synthesis", CVPR, arXiv:2012.09841, table 7.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        *,
+        channels: Channels = (32, 64, 128),
+        depth: Few = 1,
+        groups: Count | None = None,
+        attention: tuple[Count, ...] = (),
+        middle_attention: bool = True,
+        quant_conv: bool = True,
+        signed: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        backbone = f"encoder {self.kind!r}"
+        size = sides_of(in_shape, backbone)
+        num_groups = groups_of(channels, groups)
+        num_sides, convolution, width = len(size), CONVOLUTIONS[len(size)], channels[-1]
+        halvings = halvings_of(out_shape[2:], size, len(channels), backbone)
+        sizes = halved_sizes(size, halvings)
+        self.signed, self.checkpointing = signed, checkpointing
+        self.conv_in = convolution(in_shape[0], channels[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList()
+        for stage, (before, after) in enumerate(pairwise((channels[0], *channels)), start=1):
+            resnets = [Residual(num_sides, before if i == 0 else after, after, num_groups) for i in range(depth)]
+            attends = attentions(depth * (stage in attention), after, num_groups, sizes[min(stage - 1, halvings)])
+            change = {"downsamplers": Downsampling(num_sides, after)} if stage <= halvings else {}
+            self.down_blocks.append(Stage(resnets, attends, **change))
+        self.mid_block = middle(width, num_groups, sizes[-1], attention=middle_attention)
+        self.conv_norm_out = nn.GroupNorm(num_groups, width, eps=EPS)
+        self.quant_conv: nn.Module | None = None
+        if len(out_shape) > 2:
+            params = out_shape[0] * out_shape[1]
+            self.conv_out = cast("nn.Module", convolution(width, params, 3, padding=1))
+            self.quant_conv = convolution(params, params, 1) if quant_conv else None
+        else:
+            self.conv_out = parameters_head(width, size, halvings, out_shape, activation="silu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(2 * x - 1 if self.signed else x)
+        x = run([*self.down_blocks, self.mid_block], x, checkpointing=self.checkpointing and self.training)
+        params: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        if self.quant_conv is not None:
+            params = self.quant_conv(params)
+        return params.unflatten(1, self.out_shape[:2]) if len(self.out_shape) > 2 else params

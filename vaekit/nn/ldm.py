@@ -1,0 +1,217 @@
+"""The blocks of latent diffusion's autoencoders; their parameters have the names that `diffusers` gives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from vaekit.errors import UsageError
+from vaekit.interfaces import Shape
+from vaekit.nn.layers import CONVOLUTIONS, Size, halvings_to
+
+EPS = 1e-6
+"""The term that GroupNorm adds to the variance."""
+FEW_POSITIONS = 512
+"""The number of positions up to which attention computes all scores at once: 1 MB per image."""
+LEAST_CHANNELS = 4
+"""The smallest number of channels of a group by default: Stable Diffusion normalises 128 channels in 32 groups."""
+
+
+class Residual(nn.Module):
+    """Two convolutions with kernels of 3, each after GroupNorm and SiLU, added to their input.
+
+    Where the number of channels changes, a pointwise convolution adapts the input.
+    """
+
+    def __init__(self, num_sides: int, in_channels: int, out_channels: int, groups: int) -> None:
+        super().__init__()
+        convolution = CONVOLUTIONS[num_sides]
+        self.norm1 = nn.GroupNorm(groups, in_channels, eps=EPS)
+        self.conv1 = convolution(in_channels, out_channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, out_channels, eps=EPS)
+        self.conv2 = convolution(out_channels, out_channels, 3, padding=1)
+        self.conv_shortcut = None if in_channels == out_channels else convolution(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        total: Tensor = (x if self.conv_shortcut is None else self.conv_shortcut(x)) + y
+        return total
+
+
+class Attention(nn.Module):
+    """Self-attention between all positions, with one head, after GroupNorm, added to its input.
+
+    References:
+        Vaswani et al. (2017), "Attention Is All You Need", NeurIPS, arXiv:1706.03762, equation 1.
+    """
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.group_norm = nn.GroupNorm(groups, channels, eps=EPS)
+        self.to_q, self.to_v = nn.Linear(channels, channels), nn.Linear(channels, channels)
+        self.to_k = nn.Linear(channels, channels, bias=False)  # it would add the same number to all scores of a position
+        self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions = self.group_norm(x).flatten(2).mT
+        q, k, v = self.to_q(positions), self.to_k(positions), self.to_v(positions)
+        y: Tensor = self.to_out[0](attend(q, k, v)).mT.unflatten(2, x.shape[2:])
+        return x + y
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return attention of queries to keys and values, ``(B, P, C)`` each.
+
+    The fused kernel, which does not keep the scores, has no rule for vmap and is slower for few positions.
+    """
+    if q.shape[1] > FEW_POSITIONS:
+        return F.scaled_dot_product_attention(q, k, v)
+    scores = (q @ k.mT) / math.sqrt(q.shape[-1])
+    return scores.softmax(-1) @ v
+
+
+class Stage(nn.Module):
+    """Residual blocks, each followed by attention if there is any, then a change of the resolution, if any."""
+
+    def __init__(self, resnets: Sequence[Residual], attentions: Sequence[Attention] = (), **change: nn.Module) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnets)
+        if attentions:
+            self.attentions = nn.ModuleList(attentions)
+        for name, module in change.items():
+            self.add_module(name, nn.ModuleList([module]))
+        self.change = tuple(change)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attentions = self.attentions if hasattr(self, "attentions") else ()
+        for number, residual in enumerate(self.resnets):
+            x = residual(x)
+            if number < len(attentions):
+                x = attentions[number](x)
+        for name in self.change:
+            x = self.get_submodule(name)[0](x)  # type: ignore[index]
+        return x
+
+
+def attentions(num: int, channels: int, groups: int, size: Size) -> list[Attention]:
+    """Return ``num`` layers of attention; none if there is a single position, which could attend to itself alone."""
+    return [Attention(channels, groups) for _ in range(num if math.prod(size) > 1 else 0)]
+
+
+def middle(channels: int, groups: int, size: Size, *, attention: bool) -> Stage:
+    """Return the blocks at the lowest resolution: two residual blocks, with attention between them if requested."""
+    blocks = [Residual(len(size), channels, channels, groups) for _ in range(2)]
+    return Stage(blocks, attentions(int(attention), channels, groups, size))
+
+
+class Downsampling(nn.Module):
+    """A convolution with a kernel of 3 and a stride of 2; a side of odd length is rounded up."""
+
+    def __init__(self, num_sides: int, channels: int) -> None:
+        super().__init__()
+        self.conv = CONVOLUTIONS[num_sides](channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = [number for side in reversed(x.shape[2:]) for number in (0, 1 + side % 2)]
+        y: Tensor = self.conv(F.pad(x, padding))
+        return y
+
+
+class Upsampling(nn.Module):
+    """Nearest-neighbour upsampling by 2, then a convolution with a kernel of 3.
+
+    Args:
+        num_sides: The number of sides.
+        channels: The number of channels.
+        crop: For each side, the number of positions at its end that are cut off: 1 where the encoder rounded up.
+    """
+
+    def __init__(self, num_sides: int, channels: int, crop: Size) -> None:
+        super().__init__()
+        self.crop = crop
+        self.conv = CONVOLUTIONS[num_sides](channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        for axis, excess in enumerate(self.crop, start=2):
+            if excess:
+                y = y.narrow(axis, 0, y.shape[axis] - excess)
+        z: Tensor = self.conv(y)
+        return z
+
+
+def run(blocks: Sequence[nn.Module], x: Tensor, *, checkpointing: bool) -> Tensor:
+    """Pass a tensor through blocks; with checkpointing, activations inside a block are computed again in the backward pass.
+
+    Args:
+        blocks: The blocks.
+        x: The input.
+        checkpointing: Whether to keep only the input of each block.
+
+    References:
+        Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
+    """
+    for block in blocks:
+        x = _checkpointed(block, x) if checkpointing else block(x)
+    return x
+
+
+def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
+    """Run a block with the parameters that it has now, which may be a view of them that is gone in the backward pass."""
+    parameters = dict(block.named_parameters())
+    function: Callable[..., Tensor] = lambda x, parameters: functional_call(block, parameters, (x,))  # noqa: E731
+    y: Tensor = checkpoint(function, x, parameters, use_reentrant=False, preserve_rng_state=False)
+    return y
+
+
+def halvings_of(grid: Shape, size: Size, num_stages: int, backbone: str) -> int:
+    """Return how often a network halves the sides: between its stages, or down to the sides of a grid of latents.
+
+    Args:
+        grid: The sides of the grid; empty for a vector of latents.
+        size: The sides of the data.
+        num_stages: The number of stages.
+        backbone: Name of the backbone, for the error.
+
+    Raises:
+        UsageError: Halving between the stages does not lead to the grid.
+    """
+    if not grid:
+        return num_stages - 1
+    halvings = halvings_to(grid, size, num_stages - 1)
+    if halvings is None:
+        raise UsageError(
+            f"the {backbone} does not reach the grid of latents",
+            given=f"latents of {'×'.join(map(str, grid))} for data of {'×'.join(map(str, size))}, and {num_stages} stages",
+            expected=f"a latent stride that is a power of 2, at most {2 ** (num_stages - 1)}: it halves between stages",
+            remedy="change --latent-stride, or the number of entries of channels",
+        )
+    return halvings
+
+
+def groups_of(channels: Sequence[int], groups: int | None) -> int:
+    """Return the number of groups of every GroupNorm of a network.
+
+    Args:
+        channels: The numbers of channels.
+        groups: The number that was asked for; default: the largest one up to 32 that leaves groups of at least 4 channels.
+
+    Raises:
+        UsageError: It does not split each number of channels into equal groups of at least 3.
+    """
+    fitting = [number for number in range(1, 33) if all(width % number == 0 for width in channels)]
+    if groups is None:
+        groups = max((number for number in fitting if min(channels) // number >= LEAST_CHANNELS), default=1)
+    if any(width % groups or width // groups < 3 for width in channels):
+        raise UsageError(
+            "channels cannot be split into equal groups",
+            given=f"channels {','.join(map(str, channels))} and {groups} groups",
+            expected="numbers of channels that are multiples of the number of groups, 3 times as large or more",
+        )
+    return groups

@@ -36,7 +36,7 @@ from vaekit.sweeps.space import read_over
 Cli = Callable[..., tuple[int, str, str]]
 READ: Any = TypeAdapter(Scheduled).validate_python
 NON_NEGATIVE: Any = TypeAdapter(NonNegativeScheduled).validate_python
-EXAMPLES = ["linear(1, 5, 10)", "cosine(1, 5, 10)", "sigmoid(1, 5, 10)", "cyclic(1, 5, 10)"]
+EXAMPLES = ["linear(1, 5, 10)", "cosine(1, 5, 10)", "sigmoid(1, 5, 10)", "cyclic(1, 5, 10)", "step(1, 5, 10)"]
 
 
 def at(schedule: str, epoch: float) -> float:
@@ -72,6 +72,8 @@ def test_a_schedule_begins_at_its_start_and_ends_exactly_at_its_end(text: str) -
         ("cyclic(1, 5, 10)", 2.5, 3),
         ("cyclic(1, 5, 10)", 7, 5),
         ("cyclic(1, 5, 10)", 12.5, 3),
+        ("step(1, 5, 10)", 9.99, 1),
+        ("step(1, 5, 10)", 10, 5),
         ("cyclic(1, 5, 10, rise=1)", 7.5, 4),
         ("constant(3)", 7, 3),
     ],
@@ -128,7 +130,7 @@ def test_the_text_of_a_schedule_is_read_back(schedule: Schedule) -> None:
         ("linear", r"must be a number or a schedule"),
         (True, r"must be a number or a schedule"),
         ([1], r"must be a number or a schedule"),
-        ("step(1, 2)", r"unknown schedule 'step', must be one of linear\(start, end, epochs\), cosine.*cyclic"),
+        ("poly(1, 2)", r"unknown schedule 'poly', must be one of linear\(start, end, epochs\), cosine.*cyclic"),
         ({"start": 1}, r"needs `schedule`, one of linear, cosine"),
         ("linear(0, 4)", r"epochs: Field required, must be linear\(start, end, epochs\)"),
         ("linear(0, 4, 1, 2)", r"4 positional arguments, must be linear\(start, end, epochs\)"),

@@ -138,20 +138,95 @@ def test_players_of_a_vae_gan() -> None:
     )
 
 
-def test_players_of_reconstructions_that_a_critic_sharpens() -> None:
-    objective = objective_of("adversarial")
+@pytest.mark.parametrize("patches", [True, False])
+def test_players_of_reconstructions_that_a_critic_sharpens(patches: bool) -> None:
+    objective = objective_of("adversarial", **({"adversarial.hidden": None} if patches else {}))
     inputs = inputs_of(objective)
     total, terms, _ = objective(inputs)
     total.backward()
     vae, critic = objective.vae, objective.losses["adversarial"].critic
     trace = vae(inputs.x, inputs.noise)
     logits = critic.head(critic.features(seen(trace.reconstruction)))
-    model = (-trace.log_likelihood + trace.kl - 3.0 * log_sigmoid(logits)).mean()
+    model = (-trace.log_likelihood + trace.kl - 3.0 * F.logsigmoid(logits).mean(-1)).mean()
     torch.testing.assert_close(terms["loss"], model.detach())
     real, made = (critic.head(critic.features(seen(each.detach()))) for each in (inputs.x, trace.reconstruction))
-    told = -0.5 * (log_sigmoid(real) + log_sigmoid(-made)).mean()
+    told = -0.5 * (F.logsigmoid(real) + F.logsigmoid(-made)).mean()
+    assert logits.shape == (NUM, 2 if patches else 1)
     assert_gradients(objective, {"vae": model, "losses.adversarial": told})
     assert len(objective.producers) == 1
+
+
+def adversarial(**options: Any) -> tuple[Any, Inputs, Trace]:
+    """Return a loss with options, inputs, and a trace of a model for images of 9×8 with a learned scale."""
+    named = {f"adversarial.{name}": value for name, value in options.items()}
+    objective = objective_of("adversarial", shape=(2, 9, 8), likelihood="gaussian", **named)
+    inputs = inputs_of(objective)
+    return objective.losses["adversarial"], inputs, objective.trace(inputs)
+
+
+def test_hinge_loss() -> None:
+    loss, _, trace = adversarial(objective="hinge", hidden=None)
+    real, made = (loss.critic(loss.critic.features(seen(images))) for images in (trace.x, trace.reconstruction))
+    torch.testing.assert_close(loss(trace), -3 * made.mean(-1))
+    told = 0.5 * ((1 - real).clamp(min=0) + (1 + made).clamp(min=0)).mean(-1)
+    torch.testing.assert_close(loss.criticise(trace), told)
+
+
+@pytest.mark.parametrize("link", ["sigmoid", "identity"])
+def test_the_adaptive_weight_makes_gradients_of_what_the_likelihood_receives_proportional(link: str) -> None:
+    options = {"adversarial.adaptive": True, "adversarial.weight": 0.7, "likelihood.link": link}
+    objective = objective_of("adversarial", shape=(2, 9, 8), likelihood="mse", **options)
+    vae, loss, inputs = objective.vae, objective.losses["adversarial"], inputs_of(objective)
+    mean = vae(inputs.x, inputs.noise).reconstruction.detach().requires_grad_()
+    trace = Trace(inputs.x, (), vae.likelihood(mean if link == "identity" else mean.logit()), model=vae)
+    (of_critic,) = torch.autograd.grad(loss(trace).sum(), mean, retain_graph=True)
+    (of_reconstruction,) = torch.autograd.grad(-trace.log_likelihood.sum(), mean)
+    expected = 0.7 * of_reconstruction.flatten(1).norm(dim=1)
+    torch.testing.assert_close(of_critic.flatten(1).norm(dim=1), expected)
+    whole, part = loss.ratio(trace), loss.ratio(Trace(inputs.x[:2], (), type(trace.likelihood)(mean[:2]), model=vae))
+    torch.testing.assert_close(whole[:2], part)  # so it depends neither on the batch nor on the number of processes
+
+
+def test_feature_matching_compares_every_layer() -> None:
+    plain, _, trace = adversarial(hidden=None)
+    loss, _, _ = adversarial(hidden=None, feature_matching=2.0)
+    loss.load_state_dict(plain.state_dict())
+    real, made, total = seen(trace.x), seen(trace.reconstruction), 0.0
+    for convolution, activation in zip(loss.critic.features[::2], loss.critic.features[1::2], strict=True):
+        real, made = activation(convolution(real)), activation(convolution(made))
+        total = total + (real - made).abs().mean((1, 2, 3))
+    torch.testing.assert_close(loss(trace) - plain(trace), 2 * total)
+
+
+def test_r1_is_the_squared_gradient_of_the_critic_at_data() -> None:
+    loss, inputs, trace = adversarial(r1=5.0)
+    plain, _, _ = adversarial()
+    plain.load_state_dict(loss.state_dict())
+    x = seen(inputs.x).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss.critic(loss.critic.features(x)).sum(), x)
+    expected = 2.5 * gradient.square().sum((1, 2, 3))
+    torch.testing.assert_close(loss.criticise(trace) - plain.criticise(trace), expected)
+    weight = loss.critic.features[0].weight
+    (slope,) = torch.autograd.grad(loss.squared_gradient(trace).sum(), weight)
+    direction = torch.randn_like(weight)
+    with torch.no_grad():
+        values = []
+        for step in (1e-5, -1e-5):
+            weight += step * direction
+            values.append(loss.squared_gradient(trace).sum().item())
+            weight -= step * direction
+    assert (slope * direction).sum().item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4)
+
+
+@pytest.mark.parametrize("epoch", [4.9, 5.0])
+def test_before_its_start_a_critic_neither_acts_nor_learns(epoch: float) -> None:
+    objective = objective_of("adversarial", **{"adversarial.weight": "step(0, 3, 5)"})
+    inputs = inputs_of(objective)._replace(epoch=torch.tensor(epoch, dtype=torch.float64))
+    total, terms, _ = objective(inputs)
+    total.backward()
+    started = epoch >= 5
+    assert (terms["adversarial"] > 0) == started
+    assert any(p.grad.any() for p in objective.losses.parameters()) == started
 
 
 def test_several_samples_are_averaged() -> None:

@@ -35,7 +35,7 @@ def test_kl_is_finite_at_extreme_parameters(kind):
         assert torch.isfinite(kl).all()
 
 
-@pytest.mark.parametrize("kind", ["mse", "gaussian", "laplace"])
+@pytest.mark.parametrize("kind", ["mse", "l1", "gaussian", "laplace"])
 def test_identity_link_passes_means_through_and_takes_any_pixels(kind):
     module = likelihood(kind, link="identity")
     params = 5 * torch.randn(3, *IMAGE, dtype=torch.float64)

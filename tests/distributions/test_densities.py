@@ -7,6 +7,7 @@ import torch
 from torch import distributions as td
 
 from vaekit.distributions import (
+    AbsoluteErrorPixels,
     BernoulliPixels,
     Delta,
     DiagonalGaussian,
@@ -83,6 +84,12 @@ def test_pixel_samples_have_the_stated_scale(cls):
     spread = samples.std() if cls is GaussianPixels else (samples - 0.4).abs().mean()
     assert spread.item() == pytest.approx(0.2, rel=0.01)
     assert samples.mean().item() == pytest.approx(0.4, abs=0.003)
+
+
+def test_absolute_errors_are_a_laplace_density_up_to_a_constant():
+    x, mean = torch.rand(2, 5, 1, 2, 4, dtype=torch.float64)
+    full = LaplacePixels(mean, torch.zeros_like(mean)).log_prob(x)
+    torch.testing.assert_close(AbsoluteErrorPixels(mean).log_prob(x), full + 8 * math.log(2))
 
 
 def test_event_sums_of_bfloat16_are_made_in_float32():

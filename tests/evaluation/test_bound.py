@@ -212,7 +212,7 @@ def test_networks_in_chunks_give_the_same_numbers(images: str) -> None:
     [
         ("lower bound of log p(x), nats", ["ELBO", "reconstruction", "log p(x)"]),
         ("lower bound of the log density of pixels in [0, 1], nats", ["ELBO", "reconstruction", "log p(x)"]),
-        ("lower bound of log p(x) up to a constant, nats", ["ELBO + constant", "squared error", "log p(x) + constant"]),
+        ("lower bound of log p(x) up to a constant, nats", ["ELBO + constant", "reconstruction error", "log p(x) + constant"]),
         ("cross-entropy on grey values, not a log-likelihood", ["-(CE+KL)", "cross-entropy", "log p(x)"]),
     ],
 )

@@ -24,6 +24,7 @@ from vaekit.distributions.observed import Observed
 from vaekit.distributions.one_hot import GaussianAndOneHot, OneHot, one_hot
 from vaekit.distributions.pixels import (
     LEVEL,
+    AbsoluteErrorPixels,
     BernoulliPixels,
     DiscretizedLogisticPixels,
     GaussianPixels,
@@ -45,6 +46,7 @@ from vaekit.distributions.unit import ContinuousBernoulliPixels
 
 __all__ = [
     "LEVEL",
+    "AbsoluteErrorPixels",
     "BernoulliPixels",
     "CategoricalPixels",
     "Codebooks",

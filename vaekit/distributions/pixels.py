@@ -143,6 +143,22 @@ class LaplacePixels(NamedTuple):
         return sum_event(torch.where(b > 0, across, left), self.event_ndim)
 
 
+class AbsoluteErrorPixels(NamedTuple):
+    """``-log p(x|z) = sum |x - mean|``: Laplace pixels with a scale of 1, up to the constant ``log(2)`` of each pixel."""
+
+    mean: Tensor
+    event_ndim: int = 3
+
+    def rsample(self, noise: Tensor) -> Tensor:
+        return LaplacePixels(self.mean, torch.zeros_like(self.mean), self.event_ndim).rsample(noise)
+
+    def log_prob_per_dim(self, value: Tensor) -> Tensor:
+        return -(value - self.mean).abs()
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return -sum_event((value - self.mean).abs(), self.event_ndim)
+
+
 class DiscretizedLogisticPixels(NamedTuple):
     """Independent 8-bit pixels: a logistic variable, rounded to the nearest grey level in [0, 1].
 

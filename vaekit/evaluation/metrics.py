@@ -60,8 +60,8 @@ class Metric:
     def read_as(self, elbo_is: str) -> Metric:
         """Return the metric with the label and meaning that it has in a run whose ELBO is described by ``elbo_is``.
 
-        The cross-entropy of grey pixels is neither a log-likelihood nor part of a bound, and squared errors lack the constant
-        that would make them one; neither is labelled as such.
+        The cross-entropy of grey pixels is neither a log-likelihood nor part of a bound, and squared or absolute errors lack the
+        constant that would make them one; neither is labelled as such.
         """
         meaning = elbo_is.removesuffix(", nats")
         if "bound" not in elbo_is:
@@ -73,7 +73,7 @@ class Metric:
         elif "constant" in elbo_is:
             names = {
                 "elbo": ("ELBO + constant", meaning),
-                "reconstruction": ("squared error", "-log p(x|z) up to a constant"),
+                "reconstruction": ("reconstruction error", "-log p(x|z) up to a constant"),
                 "log_likelihood": ("log p(x) + constant", self.meaning),
             }
         else:

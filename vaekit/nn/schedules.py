@@ -141,8 +141,20 @@ class CyclicSchedule(Schedule):
         return torch.where(torch.isfinite(periods), (torch.frac(periods) / rise).clamp(max=1.0), torch.ones_like(periods))
 
 
+class StepSchedule(Schedule):
+    """``start`` for ``epochs`` epochs, then ``end``."""
+
+    schedule: Literal["step"] = "step"
+    epochs: PositiveFloat
+
+    @staticmethod
+    def progress(epoch: Tensor, *shape: Tensor) -> Tensor:
+        (epochs,) = shape
+        return (epoch >= epochs).to(epoch.dtype)
+
+
 KINDS: dict[str, type[Schedule]] = {
-    each.kind(): each for each in (LinearSchedule, CosineSchedule, SigmoidSchedule, CyclicSchedule)
+    each.kind(): each for each in (LinearSchedule, CosineSchedule, SigmoidSchedule, CyclicSchedule, StepSchedule)
 }
 """The schedules by kind; ``constant(value)``, a plain number, is accepted as well."""
 SIGNATURES = ", ".join(each.signature() for each in KINDS.values())

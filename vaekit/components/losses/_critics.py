@@ -23,10 +23,15 @@ class ExampleCritic(nn.Module):
     Args:
         data_shape: Shape of an example.
         channels: Output channels of the convolutions, each of which halves the size; widths of linear layers for tables.
-        hidden: Widths of the linear layers between the features and the logit.
+        hidden: Widths of the linear layers between the features and the logit; None for a logit at every position of the
+            features, which judges a patch.
+
+    References:
+        Isola et al. (2017), "Image-to-Image Translation with Conditional Adversarial Networks", CVPR, arXiv:1611.07004,
+            section 3.2.2 (patches).
     """
 
-    def __init__(self, data_shape: Shape, channels: Channels, hidden: Widths) -> None:
+    def __init__(self, data_shape: Shape, channels: Channels, hidden: Widths | None) -> None:
         super().__init__()
         _, *size = data_shape
         if not size:
@@ -39,11 +44,15 @@ class ExampleCritic(nn.Module):
                 convolution = partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=2, padding=1)
                 layers += hidden_layer(convolution, next_width, "leaky_relu")
         self.features = nn.Sequential(*layers)
-        self.head = fully_connected(shape, hidden, (1,), "leaky_relu")
+        self.head: nn.Module
+        if size and hidden is None:
+            self.head = nn.Sequential(CONVOLUTIONS[len(size)](channels[-1], 1, 3, padding=1), nn.Flatten())
+        else:
+            self.head = nn.Sequential(fully_connected(shape, hidden or (), (1,), "leaky_relu"))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the logits of features ``(N, ...)``, ``(N,)``."""
-        logits: Tensor = at_least_float32(self.head(features).squeeze(-1))
+        """Return the logits of features ``(N, ...)``: ``(N, P)`` for P patches; P is 1 if the critic judges whole examples."""
+        logits: Tensor = at_least_float32(self.head(features))
         return logits
 
 

@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveFloat
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
+from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from vaekit.components.losses._critics import ExampleCritic, as_seen, critic_aim, taken_for_data, taken_for_made
+from vaekit.distributions import Density, at_least_float32
 from vaekit.interfaces import Aim, Loss, Shape
 from vaekit.nn.layers import Channels, Widths
 from vaekit.nn.schedules import NonNegativeScheduled, scheduled
 from vaekit.roles import losses
 from vaekit.trace import Trace, mean_over_samples
 
+TINY = 1e-12
+"""The smallest norm of a gradient that is divided by."""
+
 
 @losses("adversarial")
 class Adversarial(Loss):
     """``-λ log D(x~)``, added to the likelihood: sharpens reconstructions x~, which a critic D tells from data.
 
-    The critic maximises ``log D(x) + log(1 - D(x~))``. The loss covers neither reconstruction nor KL. It sharpens samples from
-    the prior no further than reconstructions; in `vae_gan`, the critic sees samples, too.
+    The critic judges patches of an image, or all of it with ``hidden``; what follows is averaged over patches. It maximises
+    ``log D(x) + log(1 - D(x~))``, or the margins of a hinge loss. It never sees samples from the prior; in `vae_gan`, it does.
+    The loss covers neither reconstruction nor KL. While λ is 0, as until epoch 5 with ``step(0, 0.5, 5)``, the critic does not
+    train either.
+
+    With ``adaptive``, λ is ``weight |∂ log p(x|z)| / |∂ log D(x~)|`` for each image, with gradients with respect to what the
+    likelihood receives, the decoder's output: a weight of 0.5 makes the critic's gradient half as long as that of the
+    reconstruction, whatever their units. VQGAN takes the gradients of the last layer's weights, averaged over a batch; those of
+    images make the weight independent of the batch, of the number of processes and of the decoder.
 
     Args:
         data_shape: Shape of an example.
-        weight: Weight λ of the model's term, in nats.
+        weight: Weight λ of the model's term, in nats; with ``adaptive``, the ratio of the gradients.
+        adaptive: Whether λ is relative to the gradient of the reconstruction.
+        objective: What the critic maximises: the likelihood of its decisions, or margins of up to 1 (hinge).
+        feature_matching: Weight of ``Σ_l mean |f_l(x) - f_l(x~)|``, the mean absolute difference of the critic's features in each
+            layer l, which the model minimises; it steadies training.
+        r1: Weight γ of ``γ/2 |∂D(x)/∂x|²``, which the critic minimises: a penalty on its gradient at data.
         channels: Output channels of the critic's convolutions, each of which halves the size; for tables, widths of layers.
-        hidden: Widths of the linear layers between the convolutions and the logit.
+        hidden: Widths of linear layers between the features and one logit for the whole image; default: a logit for each patch.
         critic_lr: Learning rate of the critic.
 
     References:
         Esser et al. (2021), "Taming Transformers for High-Resolution Image Synthesis", CVPR, arXiv:2012.09841, section 3.1.
+        Isola et al. (2017), "Image-to-Image Translation with Conditional Adversarial Networks", CVPR, arXiv:1611.07004 (patches).
+        Lim and Ye (2017), "Geometric GAN", arXiv:1705.02894 (hinge).
+        Wang et al. (2018), "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", CVPR,
+            arXiv:1711.11585, equation 4 (feature matching).
+        Mescheder et al. (2018), "Which Training Methods for GANs do actually Converge?", ICML, arXiv:1801.04406, equation 9 (R1).
     """
 
     samples = None
@@ -38,31 +65,100 @@ class Adversarial(Loss):
         data_shape: Shape,
         *,
         weight: NonNegativeScheduled = 10.0,
+        adaptive: bool = False,
+        objective: Literal["logistic", "hinge"] = "logistic",
+        feature_matching: NonNegativeScheduled = 0.0,
+        r1: NonNegativeFloat = 0.0,
         channels: Channels = (32, 64, 128),
-        hidden: Widths = (256,),
+        hidden: Widths | None = None,
         critic_lr: PositiveFloat = 4e-4,
     ) -> None:
         super().__init__()
-        self.weight, self.critic_lr = scheduled(weight), critic_lr
+        self.weight, self.critic_lr, self.adaptive = scheduled(weight), critic_lr, adaptive
+        self.matches, self.feature_matching = feature_matching != 0, scheduled(feature_matching)
+        self.hinge, self.r1 = objective == "hinge", r1
         self.critic = ExampleCritic(data_shape, channels, hidden)
 
     def aims(self) -> dict[str, Aim]:
         return {"adversarial": Aim(), "adversarial_critic": critic_aim(self.critic_lr)}
 
     def forward(self, trace: Trace) -> Tensor:
-        return self.weight(trace.epoch) * mean_over_samples(taken_for_data(self.logits(trace.reconstruction, trace)))
+        fooling = self.fooling(trace.reconstruction, trace)
+        weight = self.weight(trace.epoch)
+        if self.adaptive:
+            ratio = self.ratio(trace)
+            trace.metrics["adversarial_weight"] = weight * mean_over_samples(ratio)
+            weight = weight * ratio
+        value = mean_over_samples(weight * fooling)
+        if self.matches:
+            distance = self.distance(trace)
+            trace.metrics["adversarial_feature_matching"] = distance
+            value = value + self.feature_matching(trace.epoch) * distance
+        return value
+
+    def fooling(self, images: Tensor, trace: Trace) -> Tensor:
+        """Return what the model minimises on its reconstructions ``(*S, B, ...)``, before it is weighted, ``(*S, B)``."""
+        logits = self.logits(images, trace)
+        return (-logits if self.hinge else taken_for_data(logits)).mean(-1)
 
     def criticise(self, trace: Trace) -> Tensor:
-        """Return the cross-entropy of the critic on data and on reconstructions, ``(B,)``."""
+        """Return what the critic minimises on data and on reconstructions, ``(B,)``: the mean of both, and R1."""
         real, made = self.logits(trace.x, trace), self.logits(trace.reconstruction, trace)
-        right = 0.5 * ((real > 0).to(real) + mean_over_samples((made < 0).to(made)))
+        right = 0.5 * ((real > 0).to(real).mean(-1) + mean_over_samples((made < 0).to(made).mean(-1)))
         trace.metrics["adversarial_critic_accuracy"] = right
-        return 0.5 * (taken_for_data(real) + mean_over_samples(taken_for_made(made)))
+        of_data, of_made = (F.relu(1 - real), F.relu(1 + made)) if self.hinge else (taken_for_data(real), taken_for_made(made))
+        value = 0.5 * (of_data.mean(-1) + mean_over_samples(of_made.mean(-1)))
+        if self.r1:
+            value = value + 0.5 * self.r1 * self.squared_gradient(trace)
+        return value * (self.weight(trace.epoch) > 0)
 
     def logits(self, images: Tensor, trace: Trace) -> Tensor:
-        """Return the critic's logits of images ``(*S, B, C, H, W)``, ``(*S, B)``."""
+        """Return the critic's logits of images ``(*S, B, C, H, W)``, ``(*S, B, P)`` for P patches."""
         seen = as_seen(images, trace)
         batch = seen.shape[: seen.ndim - trace.x.ndim + 1]
         logits: Tensor = self.critic(self.critic.features(seen.flatten(0, len(batch) - 1)))
         unflattened: Tensor = logits.unflatten(0, batch)
         return unflattened
+
+    def ratio(self, trace: Trace) -> Tensor:
+        """Return the norm of the gradient of ``log p(x|z)`` over that of `fooling`, ``(*S, B)``, without a gradient."""
+        of_reconstruction = self.norm(lambda p: p.log_prob(trace.x), trace)
+        of_critic = self.norm(lambda p: self.fooling(p.mean, trace), trace)
+        return of_reconstruction / of_critic.clamp(min=TINY)
+
+    def norm(self, function: Callable[[Density], Tensor], trace: Trace) -> Tensor:
+        """Return the norm of the gradient of a function of the likelihood, with respect to its parameters, ``(*S, B)``."""
+        batch = trace.reconstruction.shape[: trace.reconstruction.ndim - trace.x.ndim + 1]
+        leaves, form = tree_flatten(trace.likelihood)
+        numbers = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.shape[: len(batch)] == batch]
+
+        def total(parameters: list[Tensor]) -> Tensor:
+            changed = dict(zip(numbers, parameters, strict=True))
+            return function(tree_unflatten([changed.get(i, leaf) for i, leaf in enumerate(leaves)], form)).sum()
+
+        gradients = torch.func.grad(total)([leaves[i].detach() for i in numbers])
+        squares = [at_least_float32(each).flatten(len(batch)).square().sum(-1) for each in gradients]
+        return torch.stack(squares).sum(0).sqrt()
+
+    def distance(self, trace: Trace) -> Tensor:
+        """Return the distance of images and reconstructions in the critic's features, ``(B,)``."""
+        made = as_seen(trace.reconstruction, trace)
+        batch = made.shape[: made.ndim - trace.x.ndim + 1]
+        real, made = as_seen(trace.x, trace), made.flatten(0, len(batch) - 1)
+        total = torch.zeros(batch, device=made.device)
+        for layer in self.critic.features:
+            real, made = layer(real), layer(made)
+            if not list(layer.parameters()):  # an activation
+                difference = at_least_float32(made).unflatten(0, batch) - at_least_float32(real)
+                total = total + difference.abs().flatten(len(batch)).mean(-1)
+        return mean_over_samples(total)
+
+    def squared_gradient(self, trace: Trace) -> Tensor:
+        """Return ``|∂D(x)/∂x|²`` at data, with D the mean logit, ``(B,)``."""
+
+        def total(seen: Tensor) -> Tensor:
+            logits: Tensor = self.critic(self.critic.features(seen))
+            return logits.mean(-1).sum()
+
+        gradient: Tensor = torch.func.grad(total)(as_seen(trace.x, trace))
+        return at_least_float32(gradient).flatten(1).square().sum(-1)

@@ -79,7 +79,7 @@ class VAEGAN(Loss):
         """Return what the decoder minimises: γ times the distance, and what it takes to fool the critic, ``(B,)``."""
         real, made = self.features(trace.x, trace), self.features(trace.reconstruction, trace)
         drawn = self.features(self.samples_of(trace), trace)
-        fooling = taken_for_data(self.critic(made)) + taken_for_data(self.critic(drawn))
+        fooling = taken_for_data(self.logits(made)) + taken_for_data(self.logits(drawn))
         value: Tensor = self.gamma(trace.epoch) * self.distance(real, made) + fooling
         return value
 
@@ -90,7 +90,7 @@ class VAEGAN(Loss):
     def criticise(self, trace: Trace) -> Tensor:
         """Return what the critic minimises on data, reconstructions and samples, ``(B,)``."""
         real, made, drawn = (
-            self.critic(self.features(images, trace)) for images in (trace.x, trace.reconstruction, self.samples_of(trace))
+            self.logits(self.features(images, trace)) for images in (trace.x, trace.reconstruction, self.samples_of(trace))
         )
         trace.metrics["vae_gan_critic_accuracy"] = (2.0 * (real > 0) + (made < 0) + (drawn < 0)) / 4
         return taken_for_data(real) + taken_for_made(made) + taken_for_made(drawn)
@@ -99,6 +99,11 @@ class VAEGAN(Loss):
         """Return the features of images, ``(B, ...)``."""
         features: Tensor = self.critic.features(as_seen(images, trace))
         return features
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the critic's logits of features, ``(B,)``."""
+        logits: Tensor = self.critic(features).squeeze(-1)
+        return logits
 
     def distance(self, real: Tensor, made: Tensor) -> Tensor:
         """Return ``-log N(f(x); f(x~), I)`` up to a constant, ``(B,)``."""

@@ -26,7 +26,7 @@ from vaekit.model.assembly import assemble
 from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec, plain_spec, spec_error
 from vaekit.specs.options import build_spec
-from vaekit.store import checkpoint
+from vaekit.store import checkpoint, diffusers
 from vaekit.store.folder import RunFolder, model_file
 from vaekit.store.record import Record, load_model, load_splits
 from vaekit.training.compilation import choose_compilation
@@ -139,6 +139,35 @@ def resume(
             run.folder.write_spec(trainer.spec)
         trainer.fit(resume=begun)
     return run
+
+
+def import_diffusers(
+    folder: str | Path, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any
+) -> Run:
+    """Make a run of an autoencoder that diffusers saved, at epoch 0, with its numbers on the test set of a dataset.
+
+    The run can be evaluated, sampled and exported; `resume` trains it on, and so does `train` with its spec and ``init``.
+
+    Args:
+        folder: A folder that `AutoencoderKL.save_pretrained` wrote.
+        out: The run folder; default: the next number under ``runs/``.
+        reporter: Receives the numbers; default: none.
+        options: Options as for `train`, such as the dataset, that override those of the model.
+
+    Raises:
+        CheckpointError: The folder is damaged, or `ldm` cannot represent its model.
+        UsageError: The options do not fit the model.
+    """
+    model = diffusers.model_of(diffusers.read_config(local_path(folder)))
+    fitted = fit_to_machine(build_spec({"model": model}, {**options, "init": str(folder)}))
+    with join(fitted.train.device) as processes:
+        made = RunFolder.create(fitted, out)
+        trainer = _begin(fitted, made, reporter, processes)
+        with trainer.session():
+            trainer.checkpoints.save_best(0)
+            trainer.save()
+            trainer.finish()
+    return Run(made)
 
 
 def load(path: str | Path) -> VAE:
@@ -261,6 +290,20 @@ class Run(Record):
             raise UsageError(f"the exporter {exporter!r} writes {cls.suffix} files", given=path)
         chosen: Exporter = roles.exporters.build(spec)
         return chosen.export(self.trained(), part, path)
+
+    def to_diffusers(self, folder: str | Path | None = None) -> Exported:
+        """Write the best model for diffusers, and verify by that library that it computes the same.
+
+        Args:
+            folder: What `AutoencoderKL.from_pretrained` then loads; default: ``diffusers`` in the run folder.
+
+        Raises:
+            ExportError: `AutoencoderKL` cannot represent the model; the message lists every reason.
+            UsageError: diffusers is not installed.
+        """
+        from vaekit.export.diffusers import export
+
+        return export(self.trained(), local_path(folder) if folder is not None else self.path / "diffusers")
 
     def _evaluator(self, device: str) -> tuple[Evaluator, int]:
         """Return an evaluator of the best weights, and the epoch they come from."""

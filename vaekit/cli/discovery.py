@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import pkgutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -54,12 +55,14 @@ def list_commands() -> list[Command]:
 
 
 def _files() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    """Return the names of the commands that are files; a keyword of Python has an underscore after it in the file's name."""
+    return {module.name.removesuffix("_") for module in pkgutil.iter_modules(commands.__path__)}
 
 
 def _file_command(name: str) -> Command:
-    module = importlib.import_module(f"{commands.__name__}.{name}")
-    function = getattr(module, name)
+    own = f"{name}_" if keyword.iskeyword(name) else name
+    module = importlib.import_module(f"{commands.__name__}.{own}")
+    function = getattr(module, own)
     target: Target = getattr(module, "app", function)
     prepare = getattr(module, "command", lambda arguments: (target, list(arguments)))
     return Command(name, getattr(module, "PANEL", Panel.COMPONENTS), (function.__doc__ or "").partition("\n")[0], prepare)

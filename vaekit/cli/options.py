@@ -160,7 +160,11 @@ class Words:
 
 
 def with_component_options(
-    function: Callable[..., None], arguments: Sequence[str], *, without: Collection[str] = ()
+    function: Callable[..., None],
+    arguments: Sequence[str],
+    *,
+    without: Collection[str] = (),
+    read: Callable[[str], Mapping[str, Any]] | None = None,
 ) -> tuple[Callable[..., None], list[str]]:
     """Return a command with the options of the components that its arguments choose, and the arguments in normal form.
 
@@ -168,12 +172,13 @@ def with_component_options(
         function: The command. It receives the plain data of the spec file as ``base``, and the options that are set as ``given``.
         arguments: The arguments after the command's name.
         without: Options that the command does not have.
+        read: Returns the plain data of a spec for the first argument; default: it names a spec file.
 
     Raises:
         UsageError: A flag is unknown or ambiguous, or a chosen component does not exist.
     """
     own = inspect.signature(function).parameters.keys() - {"spec", "base", "given"} - VALUELESS
-    base, table, normal = read_options(arguments, own=own)
+    base, table, normal = read_options(arguments, own=own, read=read)
     options = {}
     for option in table.options:
         if option.names[0] in without:
@@ -184,12 +189,15 @@ def with_component_options(
     return declare(function, options, base=base), normal
 
 
-def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[dict[str, Any], OptionTable, list[str]]:
+def read_options(
+    arguments: Sequence[str], *, own: Collection[str], read: Callable[[str], Mapping[str, Any]] | None = None
+) -> tuple[Mapping[str, Any], OptionTable, list[str]]:
     """Return the plain data of the spec file, the options of the components chosen, and the arguments in normal form.
 
     Args:
         arguments: The arguments after the command's name.
         own: Other flags of the command that take a value.
+        read: Returns the plain data of a spec for the first argument; default: it names a spec file.
 
     Raises:
         UsageError: A flag is unknown or ambiguous, or a chosen component does not exist.
@@ -199,7 +207,7 @@ def read_options(arguments: Sequence[str], *, own: Collection[str]) -> tuple[dic
     from vaekit.specs.resolve import ROLES, SEVERAL
 
     words = read_words(arguments)
-    base = read_spec(words.spec) if words.spec is not None else {}
+    base = (read or read_spec)(words.spec) if words.spec is not None else {}
     selected = {name: words.flags[name][-1] for name in ("model", "init", *ROLES) if name in words.flags}
     chosen: dict[str, Any] = {name: value for name, value in selected.items() if value is not None}
     for role in SEVERAL & chosen.keys():

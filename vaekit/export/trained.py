@@ -57,6 +57,13 @@ class Trained:
     latents: tuple[Latent, ...]
     class_names: tuple[str, ...] | None = None
 
+    @property
+    def scaling(self) -> tuple[float, float]:
+        """The ``scaling_factor`` and ``shift_factor`` of latents: ``(z - shift) * scale`` has mean 0 and standard deviation 1."""
+        mean, std = (torch.tensor([getattr(latent, name) for latent in self.latents]).double() for name in ("mean", "std"))
+        variance = std.square().mean() + mean.var(correction=0)
+        return float(variance.rsqrt()), float(mean.mean())
+
     def prior_codes(self, num: int) -> Tensor:
         """Return draws from the prior, ``(num, D)``; the draws are always the same."""
         return self.vae.sample_latent(num, generator=Streams(0).generator("export/prior"))

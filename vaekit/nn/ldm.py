@@ -71,7 +71,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     The fused kernel, which does not keep the scores, has no rule for vmap and is slower for few positions.
     """
     if q.shape[1] > FEW_POSITIONS:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]  # ONNX needs the dimension of heads
     scores = (q @ k.mT) / math.sqrt(q.shape[-1])
     return scores.softmax(-1) @ v
 
@@ -203,15 +203,15 @@ def groups_of(channels: Sequence[int], groups: int | None) -> int:
         groups: The number that was asked for; default: the largest one up to 32 that leaves groups of at least 4 channels.
 
     Raises:
-        UsageError: It does not split each number of channels into equal groups of at least 3.
+        UsageError: It does not split each number of channels into equal groups.
     """
-    fitting = [number for number in range(1, 33) if all(width % number == 0 for width in channels)]
     if groups is None:
+        fitting = [number for number in range(1, 33) if not any(width % number for width in channels)]
         groups = max((number for number in fitting if min(channels) // number >= LEAST_CHANNELS), default=1)
-    if any(width % groups or width // groups < 3 for width in channels):
+    if any(width % groups for width in channels):
         raise UsageError(
             "channels cannot be split into equal groups",
             given=f"channels {','.join(map(str, channels))} and {groups} groups",
-            expected="numbers of channels that are multiples of the number of groups, 3 times as large or more",
+            expected="numbers of channels that are multiples of the number of groups",
         )
     return groups

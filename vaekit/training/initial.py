@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,8 +17,9 @@ from vaekit.interfaces import MODEL_PARTS
 from vaekit.model.vae import VAE
 from vaekit.schema import ComponentSpec, ModelPart
 from vaekit.specs.models import RunSpec
+from vaekit.specs.resolve import resolve
 from vaekit.specs.text import value_text
-from vaekit.store import checkpoint
+from vaekit.store import checkpoint, diffusers
 from vaekit.store.folder import model_file
 
 
@@ -56,19 +59,16 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
     init = spec.train.init
     if init is None:
         return None
-    leads = processes is None or processes.leads
-    if leads and not local_path(init).exists():
-        raise UsageError(f"--init {init} does not exist", expected="a run folder or a model file")
-    file = model_file(init) if leads else init
-    tensors, header = checkpoint.load(file, processes=processes)
-    if (facts.data_shape, facts.value_range) != (header.facts.data_shape, header.facts.value_range):
-        ours, theirs = (f"data_shape {each.data_shape}, value_range {each.value_range}" for each in (facts, header.facts))
-        raise UsageError(f"the model in {init} is of other data", given=ours, expected=f"as there, {theirs}")
+    source = _source(init, facts, processes)
+    tensors, theirs = source.tensors, source.spec.model
+    if (facts.data_shape, facts.value_range) != (source.facts.data_shape, source.facts.value_range):
+        ours, stated = (f"data_shape {each.data_shape}, value_range {each.value_range}" for each in (facts, source.facts))
+        raise UsageError(f"the model in {init} is of other data", given=ours, expected=f"as there, {stated}")
     taken: dict[str, Tensor] = {}
     parts: list[str] = []
     reasons: dict[ModelPart, str] = {}
     for part in MODEL_PARTS:
-        here, there = getattr(spec.model, part), getattr(header.spec.model, part)
+        here, there = getattr(spec.model, part), getattr(theirs, part)
         own, given = vae.get_submodule(part).state_dict(), checkpoint.without_prefix(f"{part}.", tensors)
         frozen, options = part in spec.train.freeze, _options(here, there)
         reason = _kinds(here, there) or _shapes(own, given) or (options if frozen else None)
@@ -93,9 +93,42 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
             remedy="start from the spec.yaml of that run",
         )
     if bad := [name for name, _ in vae.named_parameters() if name in taken and not taken[name].isfinite().all()]:
-        raise CheckpointError(f"the weights in {file} are NaN or infinite", given=bad[0], remedy="use another --init")
-    epoch = f", epoch {header.state['epoch']}" if "epoch" in header.state else ""
+        raise CheckpointError(f"the weights in {init} are NaN or infinite", given=bad[0], remedy="use another --init")
+    epoch = "" if source.epoch is None else f", epoch {source.epoch}"
     return Initial(taken, f"initial weights from {init}{epoch}: {', '.join(parts)}" + (f"; not taken: {told}" if told else ""))
+
+
+class Source(NamedTuple):
+    """A model whose weights a run may start from.
+
+    Args:
+        tensors: Its weights and buffers by name.
+        spec: Its spec.
+        facts: The facts about its data.
+        epoch: The epoch of the weights, if known.
+    """
+
+    tensors: dict[str, Tensor]
+    spec: RunSpec
+    facts: Facts
+    epoch: int | None
+
+
+def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
+    """Read the model that ``init`` names: a run, a model file, or a folder of diffusers, whose networks take data of any size."""
+    leads = processes is None or processes.leads
+    path = local_path(init)
+    if leads and not path.exists():
+        raise UsageError(f"--init {init} does not exist", expected="a run folder, a model file or a folder of diffusers")
+    config = json.dumps(diffusers.read_config(path)) if leads and diffusers.is_diffusers(path) else ""
+    config = config if processes is None else processes.share_text(config)
+    if config:
+        tensors = diffusers.read_weights(path) if leads else {}
+        tensors = tensors if processes is None else processes.share_tensors(tensors)
+        spec = resolve({"model": diffusers.model_of(json.loads(config))}, str(init))
+        return Source(tensors, spec, facts, None)
+    tensors, header = checkpoint.load(model_file(init) if leads else init, processes=processes)
+    return Source(tensors, header.spec, header.facts, header.state.get("epoch"))
 
 
 def _kinds(here: ComponentSpec, there: ComponentSpec) -> str | None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from vaekit.export.exporter import Exported
 
 PANEL = Panel.EXPORT
+WHOLE = "diffusers"
+"""The format of whole models; those of parts are exporters."""
+ABOUT_WHOLE = "A folder for the library diffusers: the whole model, as AutoencoderKL.from_pretrained loads it."
 PartOption = Annotated[str, typer.Option(metavar="decoder|encoder|autoencoder", help="What to export.")]
 
 
@@ -33,13 +36,15 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     while rest:
         word = rest.pop(0).replace("--exporter.", "--", 1)  # as `vaekit components show` writes options
         flag, equals, path = word.partition("=")
-        if flag.startswith("--") and flag[2:].replace("-", "_") in {kind.replace("-", "_") for kind in kinds}:
-            chosen.append(next(kind for kind in kinds if kind.replace("-", "_") == flag[2:].replace("-", "_")))
+        named = next((kind for kind in (*kinds, WHOLE) if flag.replace("-", "_") == f"__{kind.replace('-', '_')}"), None)
+        if named is not None:
+            chosen += [named] if named != WHOLE else []
             if not equals and rest and not rest[0].startswith("-") and not (Path(rest[0]) / "spec.yaml").is_file():
                 path = rest.pop(0)
-            word = f"{_flag(chosen[-1])}={path}"
+            word = f"{_flag(named)}={path}"
         normal.append(word)
-    formats = {f"to {kind}": _exporter_option(kind) for kind in kinds}
+    formats = {f"to {kind}": _format_option(kind, roles.exporters.summary(kind)) for kind in kinds}
+    formats[f"to {WHOLE}"] = _format_option(WHOLE, ABOUT_WHOLE)
     fields, owners = _fields(chosen or ["onnx"])
     options = {name: field_option(name, field, panel=" and ".join(owners[name])) for name, field in fields.items()}
     return declare(export, formats | options), spell_out(normal, switches_of(fields))
@@ -51,10 +56,12 @@ def export(run: RunArgument = None, *, part: PartOption = "decoder", given: Mapp
     A format may be followed by a path; by default the file is in the run folder. The options are those of the chosen formats.
     """
     kinds = roles.exporters.kinds()
-    paths = {kind: given[f"to {kind}"] for kind in kinds if f"to {kind}" in given}
+    paths = {kind: given[f"to {kind}"] for kind in (*kinds, WHOLE) if f"to {kind}" in given}
     if not paths:
         raise UsageError("no format given", expected=" or ".join(map(_flag, kinds)), remedy="try `vaekit export --onnx`")
     opened = open_run(run)
+    if (folder := paths.pop(WHOLE, None)) is not None:
+        report(opened.to_diffusers(folder or None))
     for kind, path in paths.items():
         options = read_fields(roles.exporters.spec(kind), given)
         report(opened.export(kind, part=part, out=path or None, **options))  # type: ignore[arg-type] # it validates the name
@@ -74,11 +81,10 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _exporter_option(kind: str) -> Any:
+def _format_option(kind: str, about: str) -> Any:
     from rich.markup import escape
 
-    about = escape(roles.exporters.summary(kind))
-    return Annotated[str | None, typer.Option(_flag(kind), metavar="[PATH]", help=about, rich_help_panel="Formats")]
+    return Annotated[str | None, typer.Option(_flag(kind), metavar="[PATH]", help=escape(about), rich_help_panel="Formats")]
 
 
 def _fields(kinds: Sequence[str]) -> tuple[dict[str, FieldInfo], dict[str, list[str]]]:

@@ -159,7 +159,12 @@ def import_diffusers(
         UsageError: The options do not fit the model.
     """
     model = diffusers.model_of(diffusers.read_config(local_path(folder)))
-    fitted = fit_to_machine(build_spec({"model": model}, {**options, "init": str(folder)}))
+    spec, own = build_spec({"model": model}, {**options, "init": str(folder)}), build_spec({"model": model}, {})
+    for part in ("encoder", "decoder", "posterior"):
+        given, expected = (getattr(each.model, part).model_copy(update={"checkpointing": None}) for each in (spec, own))
+        if given != expected:
+            raise UsageError(f"the {part} is not that of the model in {folder}", given=given, expected=expected)
+    fitted = fit_to_machine(spec)
     with join(fitted.train.device) as processes:
         made = RunFolder.create(fitted, out)
         trainer = _begin(fitted, made, reporter, processes)

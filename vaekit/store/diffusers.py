@@ -113,9 +113,9 @@ def _renamed(found: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             layer = RENAMED[layer]
         if (layer, kind) == ("to_k", "bias"):
             continue
-        matrix = kind == "weight" and (layer in {"to_q", "to_k", "to_v"} or scope[-1:] == ["to_out"])
+        matrix = "attentions" in scope and tensor.ndim > 2  # once 1×1 kernels
         top = [OUTSIDE[layer]] if not scope and layer in OUTSIDE else []
-        yield ".".join([*top, *scope, layer, kind]), (tensor.flatten(1) if matrix else tensor).float()  # once 1×1 kernels
+        yield ".".join([*top, *scope, layer, kind]), (tensor.flatten(1) if matrix else tensor).float()
 
 
 def config_of(vae: VAE, spec: RunSpec, *, scaling_factor: float, shift_factor: float) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.data.facts import Facts
+from vaekit.data.pixels import UNIT
 from vaekit.errors import CheckpointError, UsageError
 from vaekit.files import local_path
 from vaekit.interfaces import MODEL_PARTS
@@ -125,8 +126,10 @@ def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
     if config:
         tensors = diffusers.read_weights(path) if leads else {}
         tensors = tensors if processes is None else processes.share_tensors(tensors)
-        spec = resolve({"model": diffusers.model_of(json.loads(config))}, str(init))
-        return Source(tensors, spec, facts, None)
+        settings = json.loads(config)
+        shape = (settings.get("in_channels", 3), *facts.data_shape[1:])
+        spec = resolve({"model": diffusers.model_of(settings)}, str(init))
+        return Source(tensors, spec, facts.model_copy(update={"data_shape": shape, "value_range": UNIT}), None)
     tensors, header = checkpoint.load(model_file(init) if leads else init, processes=processes)
     return Source(tensors, header.spec, header.facts, header.state.get("epoch"))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 import vaekit
 from vaekit.components.posteriors.vq import VQ
 from vaekit.distributions import from_positions, nearest, to_positions
+from vaekit.errors import UsageError
 from vaekit.model.vae import VAE
 from vaekit.trace import Site, Trace
 
@@ -161,3 +162,25 @@ def test_every_entry_is_used_at_the_start() -> None:
     vq, x = posterior(codes=30), outputs(50)
     codes = nearest(to_positions(x, 2), vq.initial_state(trace_of(vq, x))["codebook"])
     assert len(codes.unique()) == 30
+
+
+@pytest.mark.parametrize("kind", ["vq", "residual_vq"])
+def test_a_codebook_larger_than_the_data_is_refused(kind: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8))
+    options: dict[str, Any] = {
+        "dataset": "array",
+        "dataset.path": str(tmp_path / "few.npy"),
+        "dataset.validation": 0.2,
+        "dataset.test": 0.2,
+        "latent_dim": 2,
+        "latent_stride": 4,
+        "encoder": "cnn",
+        "posterior": kind,
+        "epochs": 1,
+        "pictures": "none",
+    }
+    with pytest.raises(UsageError, match="larger than the data") as error:
+        vaekit.train(**options, num_codes=73, out=tmp_path / "large")
+    assert "18 training images with 4 positions" in str(error.value.given)
+    assert not (tmp_path / "large").exists()
+    vaekit.train(**options, num_codes=72, out=tmp_path / "as-large")

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from vaekit.distributions import Vocabulary, from_positions, nearest, to_positions
+from vaekit.errors import UsageError
 from vaekit.interfaces import Posterior, Shape
+from vaekit.trace import Trace
 
 MOST_OUTPUTS, ROUNDS = 16_384, 10
 """The most encoder outputs that the initial codebook is fitted to, and the rounds of k-means."""
@@ -37,6 +39,21 @@ class CodesPosterior(Posterior):
     @abstractmethod
     def vocabulary(self) -> Vocabulary:
         """The vectors that codes stand for, which the prior shares."""
+
+    def check_size(self, num_codes: int, trace: Trace) -> None:
+        """Raise an error if a codebook has more entries than the training images have positions.
+
+        Raises:
+            UsageError: It has, so some entries could never be used.
+        """
+        positions = self.latent_dim // self.channels
+        if trace.num_data is not None and num_codes > trace.num_data * positions:
+            raise UsageError(
+                "the codebook is larger than the data",
+                given=f"{num_codes:,} entries; {trace.num_data:,} training images with {positions:,} positions each",
+                expected=f"at most {trace.num_data * positions:,} entries, and better a tenth of that",
+                remedy="lower --num-codes, or give each image more positions by a smaller --latent-stride",
+            )
 
     @property
     def param_shape(self) -> Shape:

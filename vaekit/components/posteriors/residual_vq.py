@@ -81,6 +81,7 @@ class ResidualVQ(CodesPosterior):
         return _stacked(stages)
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
+        self.check_size(self.codebooks.shape[1], trace)
         residual = few(to_positions(cast("Quantised", trace.site.q).outputs, self.channels).flatten(0, -2))
         stages = []
         for noise in self.codebooks:

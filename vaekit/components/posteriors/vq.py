@@ -74,5 +74,6 @@ class VQ(CodesPosterior):
         return followed(state, outputs, q.codes.flatten(), decay=self.decay, restart=self.restart)._asdict()
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
+        self.check_size(len(self.codebook), trace)
         q = cast("Quantised", trace.site.q)
         return fitted(self.codebook, few(to_positions(q.outputs, self.channels).flatten(0, -2)))._asdict()

@@ -176,6 +176,7 @@ def test_a_codebook_larger_than_the_data_is_refused(kind: str, tmp_path: Path) -
         "latent_stride": 4,
         "encoder": "cnn",
         "posterior": kind,
+        "batch_size": 18,
         "epochs": 1,
         "pictures": "none",
     }

@@ -208,7 +208,16 @@ def read_weights(
         tensors: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
             raise TypeError(f"a {type(tensors).__name__} that is no mapping of names to tensors")
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, TypeError, ValueError, KeyError) as error:
+    except (
+        SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        TypeError,
+        ValueError,
+        LookupError,
+    ) as error:
         raise DataError(f"{path} cannot be read", given=plain(error), expected="a state dict: names and tensors") from None
     wanted = [name for name in own if name in tensors or name not in optional]
     faults = {

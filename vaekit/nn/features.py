@@ -191,7 +191,7 @@ def read_weights(
         optional: Names that it need not have.
 
     Returns:
-        Those of its tensors that are wanted.
+        Those of its tensors that are wanted, in torch's default type.
 
     Raises:
         DataError: The file is missing or unreadable, or has another digest, or other names and shapes.
@@ -228,7 +228,7 @@ def read_weights(
     if any(faults.values()):
         given = "; ".join(f"{fault}: {_few(names)}" for fault, names in faults.items() if names)
         raise DataError(f"{path} does not hold the {what}", given=given, expected=_few(wanted))
-    return {name: tensors[name].float() for name in wanted}
+    return {name: tensors[name].to(torch.get_default_dtype()) for name in wanted}
 
 
 def _few(names: Sequence[str]) -> str:

@@ -19,9 +19,10 @@ from vaekit.trace import Trace, mean_over_samples
 class Perceptual(Loss):
     """``w d(x, mean)``, added to the likelihood: an image and its reconstruction should look alike to a network.
 
-    The network, trained to recognise photographs, is frozen, and d is the squared distance between features of length 1 at each position, averaged over layers and
-    positions: from 0 to 4. With the linear weights of the package lpips, d is LPIPS. The loss covers neither reconstruction nor
-    KL, and the reported ELBO is that of the likelihood. Pixels are rescaled to [0, 1]; missing ones count as reconstructed.
+    The network, trained to recognise photographs, is frozen. The distance d is the squared one between features of length 1 at
+    each position, averaged over layers and positions: from 0 to 4. With the linear weights of the package lpips, d is LPIPS. The
+    loss covers neither reconstruction nor KL, and the reported ELBO is that of the likelihood. Pixels are rescaled to [0, 1];
+    missing ones count as reconstructed.
 
     Weights are read from your files, whose digests become part of the spec, so that a run cannot be repeated with others. They
     are not saved with the model, which needs them for training and evaluation alone.

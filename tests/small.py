@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
 from vaekit import roles
+from vaekit.nn.features import ARCHITECTURES, NetworkName
 from vaekit.registry import Registry
 
 PARTS: tuple[Registry[Any], ...] = (
@@ -36,12 +45,32 @@ def fitting_prior(role: str, kind: str) -> dict[str, str]:
     """Return a choice of a prior that can be learned for a loss that trains nothing else; none for other components."""
     if role != "loss":
         return {}
-    aims = roles.losses.build(roles.losses.spec(kind)(), latent_dim=2, data_shape=(1, 8, 6), num_classes=3).aims()
+    spec = roles.losses.spec(kind)(**small(roles.losses, kind))
+    aims = roles.losses.build(spec, latent_dim=2, data_shape=(1, 8, 6), num_classes=3).aims()
     alone = bool(aims) and all(aim.moves == ("prior",) and not aim.own for aim in aims.values())
     return {"prior": "mixture"} if alone else {}
 
 
-OPTIONS: dict[str, Any] = {
+@cache
+def random_weights(network: NetworkName = "efficientnet_lite0", seed: int = 0) -> str:
+    """Return a file of random weights of a feature network, without its classifier, written once per process."""
+    folder = tempfile.mkdtemp(prefix="vaekit-weights-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with torch.device("meta"):
+        state = ARCHITECTURES[network].build().state_dict()
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, tensor in state.items():
+        if not name.startswith(ARCHITECTURES[network].classifier) and tensor.is_floating_point():
+            scale = (2 / tensor[0].numel()) ** 0.5 if tensor.ndim == 4 else 0.1
+            noise = scale * torch.randn(tensor.shape, generator=generator)
+            weights[name] = noise if tensor.ndim == 4 or name.endswith(("bias", "mean")) else 1 + noise.abs()
+    file = Path(folder) / f"{network}.safetensors"
+    save_file(weights, file)
+    return str(file)
+
+
+OPTIONS: dict[str, Any | Callable[[], Any]] = {
     "hidden": (8,),
     "channels": (4, 8),
     "mode": "offline",
@@ -53,12 +82,15 @@ OPTIONS: dict[str, Any] = {
     "num_stages": 2,
     "width": 8,
     "bins": 16,
+    "weights": random_weights,
 }
+"""Values of options, or functions that return them."""
 
 
 def small(registry: Registry[Any], kind: str) -> dict[str, Any]:
     """Return options that make a component small, and keep it off the network, where it has them."""
-    return {name: value for name, value in OPTIONS.items() if name in registry.spec(kind).model_fields}
+    found = {name: value for name, value in OPTIONS.items() if name in registry.spec(kind).model_fields}
+    return {name: value() if callable(value) else value for name, value in found.items()}
 
 
 def small_parts(chosen: Mapping[str, str]) -> dict[str, Any]:

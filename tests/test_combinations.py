@@ -115,16 +115,34 @@ def use(objective: Objective) -> None:
         assert image.isfinite().all()
 
 
+def shape_of(*losses: str) -> Shape:
+    """Return a shape that losses take: a network of photographs takes three channels, or one."""
+    return (3, *SHAPE[1:]) if "perceptual" in losses else SHAPE
+
+
+def spec_of(loss: str) -> Any:
+    """Return the spec of a loss with options that make it small."""
+    return roles.losses.spec(loss)(**small(roles.losses, loss))
+
+
+def required(loss: str) -> dict[str, Any]:
+    """Return values of the options of a loss that have no default."""
+    fields = roles.losses.spec(loss).model_fields
+    return {name: value for name, value in small(roles.losses, loss).items() if fields[name].is_required()}
+
+
 def walk(
     chosen: dict[str, str],
     losses: tuple[str, ...] = (),
-    shape: Shape = SHAPE,
+    shape: Shape | None = None,
     missing: Missing = "refuse",
     stride: int | None = None,
 ) -> UsageError | None:
     """Build, train and use a model of components by role; return the refusal of one that is refused."""
     options = {"latent_dim": 2, **small_parts({"encoder": "mlp", "decoder": "mlp", **chosen})}
     options |= {"loss": list(losses)} if losses else {}
+    options |= {f"{loss}.{name}": value for loss in losses for name, value in required(loss).items()}
+    shape = shape or shape_of(*losses, chosen.get("loss", ""))
     try:
         model = build_spec({}, {**options, "missing": missing, "latent_stride": stride}).model
         objective = build(model, Facts(data_shape=shape, missing=missing, class_names=CLASSES))
@@ -157,7 +175,7 @@ def missing(chosen: dict[str, str], loss: str, *, by: str = "loss prior") -> dic
 def takes(loss: str, shape: Shape) -> bool:
     """Return whether a loss takes data of a shape."""
     try:
-        roles.losses.build(roles.losses.spec(loss)(), latent_dim=2, data_shape=shape, num_classes=3)
+        roles.losses.build(spec_of(loss), latent_dim=2, data_shape=shape, num_classes=3)
     except UsageError:
         return False
     return True
@@ -168,7 +186,8 @@ def untrained(chosen: dict[str, str]) -> bool:
     loss, posterior = roles.losses.get(chosen["loss"]), roles.posteriors.get(chosen["posterior"])
     if "divergence" in loss.covers or posterior.default_loss is not None:
         return False
-    aims = roles.losses.build(roles.losses.spec(chosen["loss"])(), latent_dim=2, data_shape=SHAPE, num_classes=3).aims()
+    shape = shape_of(chosen["loss"])
+    aims = roles.losses.build(spec_of(chosen["loss"]), latent_dim=2, data_shape=shape, num_classes=3).aims()
     shapes = {"latent_dim": 2, "latent_shape": (2,), "data_shape": SHAPE, "code_sizes": ()}
     prior = roles.priors.build(roles.priors.spec(chosen["prior"])(), **shapes)
     return bool(aims) and all("prior" not in aim.moves for aim in aims.values()) and any(True for _ in prior.parameters())
@@ -276,6 +295,7 @@ def by_position(kind: str) -> bool:
 def test_objectives_of_data_that_lack_numbers(chosen: dict[str, str], shape: Shape) -> None:
     chosen = {"likelihood": "bce", "loss": "kl", **chosen}
     posterior = fitting_posterior("loss", chosen["loss"])
+    shape = shape_of(chosen["loss"]) if shape == SHAPE else shape
     refusal = walk({"posterior": posterior, **chosen}, shape=shape, missing="channel")
     factorised = roles.likelihoods.get(chosen["likelihood"]).factorised
     assert (refusal is not None) == (not factorised or not takes(chosen["loss"], shape)), refusal

@@ -472,6 +472,15 @@ class Loss(Module):
         of_prior = required_of_prior(cls.requires) if cls.requires_of_prior is None else cls.requires_of_prior
         return Declaration(cls.covers, cls.requires, of_prior, cls.spaces)
 
+    @classmethod
+    def pinned(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return options to set when training starts, so that the spec determines the run; default: none.
+
+        A loss that reads a file returns its digest here, under an option that it checks when it is built.
+        """
+        del options
+        return {}
+
     def aims(self) -> Mapping[str, Aim]:
         """Return what the loss minimises, by the name of the term; none stands for `forward`, over the whole model.
 

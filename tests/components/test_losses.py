@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from small import small
 
 import vaekit
 from vaekit import roles
@@ -35,7 +36,7 @@ def trace(q=None, *, num_data=None, epoch=None, batch=8):
 
 
 def build(kind, **options):
-    spec = roles.losses.spec(kind)(**options)
+    spec = roles.losses.spec(kind)(**{**small(roles.losses, kind), **options})
     return roles.losses.build(spec, latent_dim=3, data_shape=(1, 4, 5), num_classes=3).double()
 
 

@@ -18,11 +18,10 @@ from vaekit.drawing.subject import Subject
 from vaekit.errors import VaekitError, reason_of
 from vaekit.evaluation.metrics import metrics_in
 from vaekit.files import write_text
-from vaekit.model.assembly import build_objective
 from vaekit.model.vae import VAE
 from vaekit.report.curves import learning_curves
 from vaekit.report.inline_images import animation_tag, figure, image_tag, slideshow
-from vaekit.roles import pictures
+from vaekit.roles import losses, pictures
 from vaekit.specs.text import duration
 from vaekit.store.record import Record
 from vaekit.training.snapshots import read_frames
@@ -56,7 +55,7 @@ def write_report(run: Record, out: str | Path | None = None) -> Path:
         title=escape(f"{run.path.resolve().name}: a vaekit run"),
         subtitle=escape(
             f"{spec.data.dataset.kind}, encoder {spec.model.encoder.kind}, decoder {spec.model.decoder.kind}, "
-            f"{spec.model.latent_dim} latents; objective: {objective_of(run, subject.vae)}"
+            f"{spec.model.latent_dim} latents; objective: {objective_of(run)}"
         ),
         contents="".join(f'<li><a href="#{anchor}">{escape(heading)}</a></li>' for anchor, heading, _ in sections),
         sections="\n".join(
@@ -69,10 +68,11 @@ def write_report(run: Record, out: str | Path | None = None) -> Path:
     return path
 
 
-def objective_of(run: Record, vae: VAE) -> str:
+def objective_of(run: Record) -> str:
     """Return the terms of the objective as a sum: ``reconstruction + kl``."""
-    losses = build_objective(run.spec.model, vae, num_classes=run.header.facts.num_classes).losses
-    return " + ".join(name for name, _ in losses.named_children())
+    terms = run.spec.model.loss
+    covered = any("reconstruction" in losses.get(loss.kind).declare(dict(loss)).covers for loss in terms)
+    return " + ".join([*([] if covered else ["reconstruction"]), *(loss.kind for loss in terms)])
 
 
 def images_per_second(run: Record) -> float:

@@ -33,21 +33,35 @@ def fit_to_machine(spec: RunSpec, device: str | None = None) -> RunSpec:
 
 
 def fit_to_data(spec: RunSpec, splits: Splits, num_processes: int = 1) -> RunSpec:
-    """Return the spec with a default batch size that exceeds the training set replaced by the largest possible one.
+    """Return the spec with what data and other files determine: a batch size that fits, and the digests of files.
 
-    A batch size that the user chose is kept; `vaekit.training.checks.check_data` refuses it if it is too large.
+    A default batch size that exceeds the training set is replaced by the largest possible one. One that the user chose is kept;
+    `vaekit.training.checks.check_data` refuses it if it is too large. Losses pin the digests; see `vaekit.Loss.pinned`.
 
     Args:
         spec: A complete spec.
         splits: The data.
         num_processes: The number of processes that share a batch.
+
+    Raises:
+        DataError: A file that a loss needs does not exist.
     """
+    spec = _with_pinned_options(spec)
     num, default = len(splits.train), spec.train.batch_size
     size = num - num % num_processes
     if num >= default or size == 0 or "batch_size" in spec.train.model_fields_set:
         return spec
     warnings.warn(f"the batch size is {size}, since the training set has fewer images than the default, {default}", stacklevel=2)
     return spec.model_copy(update={"train": spec.train.model_copy(update={"batch_size": size})})
+
+
+def _with_pinned_options(spec: RunSpec) -> RunSpec:
+    """Return the spec with the options that its losses pin."""
+    losses = []
+    for loss in spec.model.loss:
+        options = {name: value for name, value in loss if name != "kind"}
+        losses.append(loss.model_copy(update=dict(roles.losses.get(loss.kind).pinned(options))))
+    return spec.model_copy(update={"model": spec.model.model_copy(update={"loss": tuple(losses)})})
 
 
 def check_loggers(spec: RunSpec) -> None:

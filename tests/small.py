@@ -90,6 +90,8 @@ OPTIONS: dict[str, Any | Callable[[], Any]] = {
 def small(registry: Registry[Any], kind: str) -> dict[str, Any]:
     """Return options that make a component small, and keep it off the network, where it has them."""
     found = {name: value for name, value in OPTIONS.items() if name in registry.spec(kind).model_fields}
+    if kind == "ldm":
+        found["channels"] = (4, 8, 8)  # it halves between stages: twice, as for a latent stride of 4
     return {name: value() if callable(value) else value for name, value in found.items()}
 
 

@@ -124,6 +124,19 @@ def test_several_samples_and_several_players_are_those_of_one_process(images, tm
     assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
 
 
+def test_a_critic_with_an_adaptive_weight_is_that_of_one_process(images, tmp_path):
+    arguments = ["--dataset.path", images, "--binarize", "none", "--likelihood", "l1", "--loss", "adversarial"]
+    arguments += ["--adaptive", "--adversarial.weight", "step(0, 0.5, 1)", "--adversarial.objective", "hinge"]
+    arguments += ["--adversarial.channels", "4,4", "--feature-matching", "1", "--r1", "1"]
+    one, two = (train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained))
+    assert_close_runs(one, two)
+    critics = [load_file(run.folder.last) for run in (one, two)]
+    learned = [name for name in critics[0] if name.startswith("objective.losses.adversarial.critic")]
+    assert learned
+    for name in learned:
+        np.testing.assert_allclose(critics[0][name], critics[1][name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_a_second_stage_is_that_of_one_process(images, tmp_path, alone, parallel):
     arguments = ["--dataset.path", images, "--prior", "mixture", "--parallel", parallel, "--lr", "1e-2"]

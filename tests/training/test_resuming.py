@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import vaekit
 from vaekit.errors import CheckpointError, UsageError
@@ -50,6 +52,23 @@ def test_a_run_killed_when_an_epoch_is_reported_loses_none_of_its_pictures(image
     killed = vaekit.resume(tmp_path / "killed")
     for suffix in (".png", ".gif"):
         assert files_of(killed, suffix) == files_of(whole, suffix) != {}
+
+
+def test_a_killed_run_with_a_critic_resumes_to_the_same_bits(images: Path, tmp_path: Path) -> None:
+    network = {"kind": "ldm", "channels": (4, 8), "checkpointing": True}
+    critic = {"kind": "adversarial", "channels": (4,), "adaptive": True, "weight": "step(0, 0.5, 1)", "feature_matching": 1}
+    given = {name: value for name, value in options(images).items() if "." not in name or name.startswith("dataset")}
+    given |= {"encoder": network, "decoder": network, "latent_stride": 2, "likelihood": "l1", "loss": [critic], "ema": 0.9}
+    whole = vaekit.train(**given, out=tmp_path / "whole")
+    command = [sys.executable, "-c", KILLED, repr(given), str(tmp_path / "killed")]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    killed = vaekit.resume(tmp_path / "killed")
+    mine, theirs = (load_file(run.folder.last) for run in (whole, killed))
+    assert any("critic" in name for name in mine)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        assert torch.equal(tensor, theirs[name]), name
+    assert whole.evaluation() == killed.evaluation()
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_again(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -128,12 +130,26 @@ def test_a_model_with_several_players_trains_with_checkpointing(tmp_path):
         torch.testing.assert_close(weight, weights[1][name])
 
 
-def few_images(folder):
-    import numpy as np
-
-    path = folder / "images.npy"
-    np.save(path, np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+def few_images(folder: Path, side: int = 8) -> Path:
+    path = folder / f"images-{side}.npy"
+    np.save(path, np.random.default_rng(0).integers(0, 256, (40, side, side, 3), dtype=np.uint8))
     return path
+
+
+def test_a_run_continues_at_another_size_from_the_weights_of_a_smaller_one(tmp_path: Path):
+    network = {"kind": "ldm", "channels": (4, 8)}
+    given: dict[str, Any] = {"encoder": network, "decoder": network, "likelihood": "l1", "latent_dim": 2, "latent_stride": 2}
+    given |= {"epochs": 1, "batch_size": 16, "pictures": "none", "dataset": "array"}
+    small = vaekit.train(**given, **{"dataset.path": str(few_images(tmp_path))}, out=tmp_path / "small")
+    path = str(few_images(tmp_path, 16))
+    large = vaekit.train(**given, **{"dataset.path": path}, init=small.path, lr=1e-12, out=tmp_path / "large")
+    for name, weight in small.vae().state_dict().items():
+        torch.testing.assert_close(large.vae().state_dict()[name], weight)
+    grey = tmp_path / "grey.npy"
+    np.save(grey, np.zeros((40, 8, 8), dtype=np.uint8))
+    with pytest.raises(UsageError, match="other data") as error:
+        vaekit.train(**given, **{"dataset.path": str(grey)}, init=small.path, out=tmp_path / "grey")
+    assert error.value.given == "1 channels, 2 sides, values from 0 to 1"
 
 
 def test_defaults_of_groups_are_those_of_stable_diffusion():

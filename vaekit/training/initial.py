@@ -55,16 +55,16 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
 
     Raises:
         CheckpointError: The file is missing or damaged, or holds NaN or infinite weights.
-        UsageError: No part fits, a frozen part does not, or the run was trained on data of another shape or range.
+        UsageError: No part fits, a frozen part does not, or the run was trained on data of other channels or another range.
     """
     init = spec.train.init
     if init is None:
         return None
     source = _source(init, facts, processes)
     tensors, theirs = source.tensors, source.spec.model
-    if (facts.data_shape, facts.value_range) != (source.facts.data_shape, source.facts.value_range):
-        ours, stated = (f"data_shape {each.data_shape}, value_range {each.value_range}" for each in (facts, source.facts))
-        raise UsageError(f"the model in {init} is of other data", given=ours, expected=f"as there, {stated}")
+    here, there = (_form(each) for each in (facts, source.facts))
+    if here != there:
+        raise UsageError(f"the model in {init} is of other data", given=here, expected=f"as there, {there}")
     taken: dict[str, Tensor] = {}
     parts: list[str] = []
     reasons: dict[ModelPart, str] = {}
@@ -132,6 +132,12 @@ def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
         return Source(tensors, spec, facts.model_copy(update={"data_shape": shape, "value_range": UNIT}), None)
     tensors, header = checkpoint.load(model_file(init) if leads else init, processes=processes)
     return Source(tensors, header.spec, header.facts, header.state.get("epoch"))
+
+
+def _form(facts: Facts) -> str:
+    """Describe what data must share with those of initial weights; networks of a grid of latents take images of any size."""
+    channels, *sides = facts.data_shape
+    return f"{channels} channels, {len(sides)} sides, values from {facts.value_range[0]:g} to {facts.value_range[1]:g}"
 
 
 def _kinds(here: ComponentSpec, there: ComponentSpec) -> str | None:

@@ -10,6 +10,7 @@ import torch
 
 from vaekit.compute.distributed import ProcessGroup, take_place
 from vaekit.data.batches import Batches
+from vaekit.data.pixels import UNIT
 from vaekit.data.sources import Splits
 from vaekit.errors import UsageError
 from vaekit.evaluation.bound import evaluate, meaning_of_elbo
@@ -51,6 +52,9 @@ class Evaluator:
         binary = spec.data.binarize != "none" or splits.train.is_binary
         likelihood = objective.vae.likelihood
         self.quantised = likelihood.scores != "binary" and likelihood.normalised and splits.train.integer and not binary
+        known = spec.data.missing == "refuse" and splits.value_range == UNIT
+        self.pixels = len(splits.shape) == 3 and not binary and known
+        """Whether the data are images of grey levels or colours in [0, 1], all of which are known."""
         self.elbo = meaning_of_elbo(
             likelihood, binary=binary, value_range=splits.value_range, missing=spec.data.missing != "refuse"
         )
@@ -108,6 +112,7 @@ class Evaluator:
             self.streams,
             split=split,
             quantised=quantised and self.quantised,
+            pixels=self.pixels,
             chunk=self.at_once,
             reduce=self.processes.total,
         )

@@ -198,10 +198,6 @@ class Run(Record):
             UsageError: The split, the precision or the device is unknown or not available, or the feature network cannot take the
                 images.
             DataError: A file of weights, of features or of a loss, is missing or of another network.
-
-        Example:
-            >>> request = vaekit.FeatureRequest("squeezenet1_1", "squeezenet1_1.pth")  # doctest: +SKIP
-            >>> run.evaluate(features=request)["fid"]  # doctest: +SKIP
         """
         if split not in ("train", "validation", "test"):
             raise UsageError("unknown split", given=split, expected="train, validation or test")

@@ -10,6 +10,7 @@ from vaekit._version import __version__
 if TYPE_CHECKING:
     from vaekit.drawing.picture import Picture as Picture
     from vaekit.errors import VaekitError as VaekitError
+    from vaekit.evaluation.features import FeatureRequest as FeatureRequest
     from vaekit.export.exporter import Exporter as Exporter
     from vaekit.interfaces import Aim as Aim
     from vaekit.interfaces import Backbone as Backbone
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "drawing.picture": ("Picture",),
     "errors": ("VaekitError",),
+    "evaluation.features": ("FeatureRequest",),
     "export.exporter": ("Exporter",),
     "interfaces": ("Aim", "Backbone", "Capability", "Condition", "Dataset", "Likelihood", "Loss", "Optim", "Posterior", "Prior"),
     "model.vae": ("VAE",),

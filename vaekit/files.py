@@ -38,6 +38,11 @@ def local_path(path: str | Path) -> Path:
     return Path(path)
 
 
+def cache_folder() -> Path:
+    """Return vaekit's folder in the user's cache folder, which need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
+
+
 def printable_path(path: str | Path) -> Path:
     """Return the path of a folder that is to be created, whose name will be printed and written into specs.
 

@@ -18,6 +18,7 @@ from vaekit.data.specs import Fit
 from vaekit.drawing.album import Album
 from vaekit.errors import UsageError, VaekitError
 from vaekit.evaluation.evaluator import Evaluator
+from vaekit.evaluation.features import KEYS, FeatureRequest
 from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.parts import PartName
 from vaekit.export.trained import Trained, latents_of
@@ -207,7 +208,15 @@ class Run(Record):
 
         return run_html(self)
 
-    def evaluate(self, *, split: str = "test", samples: int = 0, device: str = "auto", precision: str = "fp32") -> dict[str, Any]:
+    def evaluate(
+        self,
+        *,
+        split: str = "test",
+        samples: int = 0,
+        features: FeatureRequest | None = None,
+        device: str = "auto",
+        precision: str = "fp32",
+    ) -> dict[str, Any]:
         """Evaluate the best weights on a split and write the results: those of the test set to ``evaluation.json``.
 
         Other numbers for the same weights that ``evaluation.json`` already contains, such as log p(x), are kept.
@@ -215,11 +224,14 @@ class Run(Record):
         Args:
             split: ``train``, ``validation`` or ``test``.
             samples: The number K of importance samples for log p(x); default: 0, which skips it.
+            features: The features in which reconstructions and samples are compared with images; default: none, which skips it.
             device: The device to compute on.
             precision: The dtype for log p(x), ``fp32`` or ``bf16``; everything else is computed in single precision.
 
         Raises:
-            UsageError: The split, the precision or the device is unknown or not available.
+            UsageError: The split, the precision or the device is unknown or not available, or the feature network cannot take the
+                images.
+            DataError: A file of weights, of features or of a loss, is missing or of another network.
         """
         if split not in ("train", "validation", "test"):
             raise UsageError("unknown split", given=split, expected="train, validation or test")
@@ -229,9 +241,12 @@ class Run(Record):
         results = evaluator.evaluate(split, epoch)
         if samples:
             results |= evaluator.log_likelihood(split, samples=samples, precision=precision)
+        if features is not None:
+            results |= evaluator.compare_features(split, features)
         before = (self.evaluation() if split == "test" else None) or {}
         if before.get("epoch") == results["epoch"]:
-            results = before | results
+            stale = KEYS if features is not None else ()  # numbers of other features
+            results = {key: value for key, value in before.items() if key not in stale} | results
         file = self.folder.evaluation if split == "test" else self.path / f"evaluation-{split}.json"
         write_text(file, json.dumps(results, indent=2) + "\n")
         return results

@@ -147,6 +147,7 @@ class Trace:
     whole: Trace | None = None
     _log_likelihood: Tensor | None = field(default=None, repr=False)
     _statistics: Tensor | None = field(default=None, repr=False)
+    _of_means: Tensor | None = field(default=None, repr=False)
 
     @property
     def site(self) -> Site:
@@ -162,6 +163,13 @@ class Trace:
     def reconstruction(self) -> Tensor:
         """The mean image of p(x|z), ``(*S, B, C, H, W)``, in the range of the data."""
         return self.likelihood.mean
+
+    @property
+    def reconstruction_of_means(self) -> Tensor:
+        """The mean image of p(x|z) for the posterior's mean z, ``(B, C, H, W)``: a reconstruction without chance."""
+        if self._of_means is None:
+            self._of_means = self.model.decode(self.sites[0].q.mean, self.y)
+        return self._of_means
 
     @property
     def log_likelihood(self) -> Tensor:
@@ -209,7 +217,9 @@ class Trace:
         whole = None if self.whole is None else self.whole.detach()
         own = None if self._statistics is None else self._statistics.detach()
         p = detached(self.likelihood)
-        return replace(self, sites=sites, likelihood=p, metrics={}, whole=whole, _log_likelihood=None, _statistics=own)
+        return replace(
+            self, sites=sites, likelihood=p, metrics={}, whole=whole, _log_likelihood=None, _statistics=own, _of_means=None
+        )
 
 
 def mean_over_samples(values: Tensor) -> Tensor:

@@ -215,11 +215,18 @@ def terms_text(record: Mapping[str, Any], prefix: str, elbo: str) -> str:
 def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
     """Format an evaluation as lines, each with a number and its meaning."""
     rows = [(metric.label, metric.text(evaluation[metric.key]), metric) for metric in metrics_in(evaluation)]
-    lines = [f"  {label:<20}{text:>11}  {metric.meaning}, {metric.unit}" for label, text, metric in rows]
+    lines = [f"  {label:<20}{text:>11}  {', '.join(filter(None, (metric.meaning, metric.unit)))}" for label, text, metric in rows]
     if "elbo" not in evaluation:
         lines.insert(0, f"  {'ELBO':<20}{'none':>11}  the posterior has no density")
     title = f"{evaluation['split']}, {evaluation['num_images']:,} images, weights of epoch {evaluation['epoch']}"
-    return [title, *lines]
+    return [title, *lines, *([f"  `features`: {features_text(evaluation['features'])}"] if "features" in evaluation else [])]
+
+
+def features_text(protocol: Mapping[str, Any]) -> str:
+    """Return what the features of an evaluation are, in a phrase."""
+    size, digest = protocol["size"], protocol["sha256"][:8]
+    images, samples = f"{protocol['num_images']:,} images", f"{protocol['num_samples']:,} samples"
+    return f"{protocol['network']} ({digest}…), {size}×{size}, {images}, {samples}"
 
 
 def closing_lines(run: str, evaluation: Mapping[str, Any]) -> list[str]:

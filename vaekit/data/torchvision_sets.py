@@ -18,6 +18,7 @@ import torch
 
 from vaekit.data.sources import Splits, TensorImages, hold_out
 from vaekit.errors import DataError, plain
+from vaekit.files import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 def data_root(root: str | None) -> Path:
     """Return the folder of the datasets: ``root``, else VAEKIT_DATA, else vaekit's folder in the user's cache folder."""
     chosen = root or os.environ.get("VAEKIT_DATA")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
+    return Path(chosen).expanduser() if chosen else cache_folder()
 
 
 def ensure_present(name: str, root: Path, files: Sequence[str], *, download: bool, fetch: Callable[[str], object]) -> None:

@@ -94,6 +94,8 @@ def not_comparable(evaluations: Mapping[str, Mapping[str, Any]]) -> str | None:
     found = [numbers for numbers in evaluations.values() if numbers]
     titles = {**CONTEXT, "data": "images"}
     differing = [title for key, title in titles.items() if len({str(numbers.get(key)) for numbers in found}) > 1]
+    if len({str(numbers["features"]) for numbers in found if "features" in numbers}) > 1:
+        differing.append("feature network, or its protocol")
     if not differing:
         return None
     return f"these numbers cannot be ranked, since the models differ in: {', '.join(differing)}"

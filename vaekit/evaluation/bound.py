@@ -35,6 +35,7 @@ def evaluate(
     *,
     split: str,
     quantised: bool = False,
+    pixels: bool = False,
     chunk: int | None = None,
     reduce: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> dict[str, float | list[float]]:
@@ -48,6 +49,7 @@ def evaluate(
         streams: The random streams of the run.
         split: The name of the split, which seeds the noise.
         quantised: Whether the images have 256 grey levels, for which bits per dimension are computed if the likelihood allows.
+        pixels: Whether the data are images of grey levels or colours in [0, 1], of which PSNR and SSIM are computed.
         chunk: The number of images that the networks process at once; default: a batch.
         reduce: A function that adds up sums by name over the processes that share the images.
 
@@ -55,7 +57,7 @@ def evaluate(
         The metrics of `vaekit.evaluation.metrics` that apply to the model, and all other terms of the objective.
     """
     with _evaluating(objective, chunk):
-        sums = _sums(objective, batches, streams, split, quantised=quantised)
+        sums = _sums(objective, batches, streams, split, quantised=quantised, pixels=pixels)
     sums = reduce(sums)
     count = sums.pop("count")
     mean, mean_square = sums.pop("mean") / count, sums.pop("mean_square") / count
@@ -85,7 +87,9 @@ def _evaluating(objective: Objective, chunk: int | None) -> Iterator[None]:
         objective.vae.chunk = before
 
 
-def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, split: str, *, quantised: bool) -> dict[str, Tensor]:
+def _sums(
+    objective: Objective, batches: Iterable[Batch], streams: Streams, split: str, *, quantised: bool, pixels: bool
+) -> dict[str, Tensor]:
     """Return the sums over images of all that `evaluate` averages."""
     vae, device = objective.vae, objective.vae.device
     exact = torch.float32 if device.type == "mps" else torch.float64
@@ -120,7 +124,9 @@ def _sums(objective: Objective, batches: Iterable[Batch], streams: Streams, spli
         if site.kl_per_latent is not None:
             add("kl_per_latent", site.kl_per_latent.to(exact).sum(0))
         for metric in METRICS.values():
-            if metric.measure is not None and (values := metric.measure(trace)) is not None:
+            if metric.measure is None or (metric.of_pixels and not pixels):
+                continue
+            if (values := metric.measure(trace)) is not None:
                 add(metric.key, values.to(exact).sum(0))
         add("count", torch.full((), size, device=device, dtype=exact))
     return sums

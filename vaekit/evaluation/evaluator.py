@@ -10,9 +10,11 @@ import torch
 
 from vaekit.compute.distributed import ProcessGroup, take_place
 from vaekit.data.batches import Batches
+from vaekit.data.pixels import UNIT
 from vaekit.data.sources import Splits
 from vaekit.errors import UsageError
 from vaekit.evaluation.bound import evaluate, meaning_of_elbo
+from vaekit.evaluation.features import FeatureRequest, compare
 from vaekit.evaluation.importance import log_likelihood
 from vaekit.evaluation.metrics import Criterion
 from vaekit.model.objective import Objective
@@ -51,6 +53,9 @@ class Evaluator:
         binary = spec.data.binarize != "none" or splits.train.is_binary
         likelihood = objective.vae.likelihood
         self.quantised = likelihood.scores != "binary" and likelihood.normalised and splits.train.integer and not binary
+        known = spec.data.missing == "refuse" and splits.value_range == UNIT
+        self.pixels = len(splits.shape) == 3 and not binary and known
+        """Whether the data are images of grey levels or colours in [0, 1], all of which are known."""
         self.elbo = meaning_of_elbo(
             likelihood, binary=binary, value_range=splits.value_range, missing=spec.data.missing != "refuse"
         )
@@ -108,6 +113,7 @@ class Evaluator:
             self.streams,
             split=split,
             quantised=quantised and self.quantised,
+            pixels=self.pixels,
             chunk=self.at_once,
             reduce=self.processes.total,
         )
@@ -147,6 +153,23 @@ class Evaluator:
         batches = self.batches(split).epoch(0)
         with torch.autocast(self.processes.device.type, torch.bfloat16, enabled=precision == "bf16"):
             return log_likelihood(self.objective.vae, batches, self.streams, samples=samples, split=split)
+
+    def compare_features(self, split: str, request: FeatureRequest) -> dict[str, Any]:
+        """Compare images of a split with reconstructions and samples; see `vaekit.evaluation.features.compare`.
+
+        Raises:
+            DataError: A file is missing or unreadable, or of another network.
+            UsageError: The network cannot take the images, or there are fewer than two, or some have missing pixels.
+        """
+        if self.spec.data.missing != "refuse":
+            raise UsageError("features are those of images without missing pixels", given=f"--missing {self.spec.data.missing}")
+        vae = self.objective.vae.eval()
+        data = {
+            **self.splits.fingerprint[split],
+            "binarize": self.spec.data.binarize,
+            "value_range": list(vae.value_range),
+        }
+        return compare(request, vae, self.batches(split).epoch(0), self.streams, data=data)
 
 
 def check_criterion(criterion: Criterion, option: str, spec: RunSpec, objective: Objective, splits: Splits) -> None:

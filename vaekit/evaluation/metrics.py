@@ -7,7 +7,7 @@ To add a metric, add an entry with a ``measure``. Terms of the objective need no
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from vaekit.errors import UsageError
@@ -32,6 +32,7 @@ class Metric:
         better: Whether ``more`` or ``less`` is better; None if neither.
         measure: A function that computes it from the trace of a batch: a value per image, ``(B,)``, of which the mean is
             reported, or None if it does not apply to the model. None for metrics that `vaekit.evaluation` computes itself.
+        of_pixels: Whether it applies to images alone, whose pixels are grey levels or colours in [0, 1] and all known.
         per_split: Whether it is measured on each split, or else once for the run.
         comparable: Whether tables that compare models show it.
         curve: Whether it has a learning curve.
@@ -45,6 +46,7 @@ class Metric:
     meaning: str
     better: Literal["more", "less"] | None = None
     measure: Callable[[Trace], Tensor | None] | None = None
+    of_pixels: bool = field(default=False, kw_only=True)
     per_split: bool = True
     comparable: bool = True
     curve: bool = True
@@ -82,6 +84,23 @@ class Metric:
         return replace(self, label=label, meaning=meaning)
 
 
+MOST_DECIBELS = 100.0
+"""The PSNR of images that are equal, or differ by less."""
+
+
+def psnr(trace: Trace) -> Tensor:
+    """Return the peak signal-to-noise ratio of reconstructions, in dB, ``(B,)``: ``-10 log10`` of the mean squared error."""
+    error: Tensor = (trace.x - trace.model.to_unit(trace.reconstruction_of_means)).square().flatten(1).mean(1)
+    return -10 * error.clamp(min=10 ** (-MOST_DECIBELS / 10)).log10()
+
+
+def similarity(trace: Trace) -> Tensor:
+    """Return the structural similarity (SSIM) of images and reconstructions, ``(B,)``."""
+    from vaekit.nn.ssim import ssim
+
+    return ssim(trace.x, trace.model.to_unit(trace.reconstruction_of_means))
+
+
 METRICS: dict[str, Metric] = {
     metric.key: metric
     for metric in (
@@ -96,6 +115,38 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("samples", "samples", "samples", "importance samples K of log p(x)", comparable=False, curve=False),
         Metric("bits_per_dim", "bits per dim", "bits", "upper bound on -log2 p(x) of 8-bit images, per number", "less"),
+        Metric(
+            "psnr",
+            "PSNR",
+            "dB",
+            "of reconstructions, decoded from means of q(z|x)",
+            "more",
+            psnr,
+            of_pixels=True,
+            digits=2,
+        ),
+        Metric("ssim", "SSIM", "", "structural similarity of images and reconstructions", "more", similarity, of_pixels=True),
+        Metric(
+            "feature_distance",
+            "feature distance",
+            "",
+            "of images and reconstructions, in `features`",
+            "less",
+            curve=False,
+            digits=4,
+        ),
+        Metric(
+            "lpips",
+            "LPIPS",
+            "",
+            "perceptual distance of images and reconstructions, in `features`",
+            "less",
+            curve=False,
+            digits=4,
+        ),
+        Metric("rfid", "rFID", "", "Fréchet distance of images and reconstructions, in `features`", "less", curve=False),
+        Metric("fid", "FID", "", "Fréchet distance of images and samples, in `features`", "less", curve=False),
+        Metric("kid", "KID", "", "kernel distance of images and samples, in `features`", "less", curve=False, digits=5),
         Metric("loss", "objective", NATS, "sum of its terms, with schedules at their final values", "less", comparable=False),
         Metric("active_units", "active units", "latents", "latents that carry information", "more", from_zero=True),
         Metric(

@@ -62,14 +62,7 @@ class FeatureNetwork(nn.Module):
     def __init__(self, name: NetworkName, weights: str | Path, data_shape: Shape, *, sha256: str | None = None) -> None:
         super().__init__()
         self.name, architecture = name, ARCHITECTURES[name]
-        if len(data_shape) != 3 or data_shape[0] not in {1, 3} or min(data_shape[1:]) < architecture.smallest:
-            size = f"{architecture.smallest} or more pixels high and wide"
-            raise UsageError(
-                f"the network {name} cannot take these data",
-                given=f"data of shape {tuple(data_shape)}",
-                expected=f"grey or RGB images, {size}",
-                remedy="use efficientnet_lite0, which takes images of any size" if architecture.smallest > 1 else None,
-            )
+        check_shape(name, data_shape)
         with torch.device("meta"):  # to draw initial weights would take seconds
             network = architecture.build()
         own = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
@@ -154,6 +147,22 @@ class FeatureDistance(nn.Module):
             length = features.square().sum(-3, keepdim=True).clamp(min=TINY).sqrt()
             found.append((features / length).unflatten(0, lead))
         return found
+
+
+def check_shape(name: NetworkName, data_shape: Shape) -> None:
+    """Check that a network can take images.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    smallest = ARCHITECTURES[name].smallest
+    if len(data_shape) != 3 or data_shape[0] not in {1, 3} or min(data_shape[1:]) < smallest:
+        raise UsageError(
+            f"the network {name} cannot take these data",
+            given=f"data of shape {tuple(data_shape)}",
+            expected=f"grey or RGB images, {smallest} or more pixels high and wide",
+            remedy="use efficientnet_lite0, which takes images of any size" if smallest > 1 else None,
+        )
 
 
 def sha256_of(file: str | Path) -> str:

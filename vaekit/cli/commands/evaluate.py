@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from vaekit.cli.common import JsonOption, Panel, RunArgument, open_run
+from vaekit.errors import UsageError
+
+if TYPE_CHECKING:
+    from vaekit.nn.features import NetworkName
 
 PANEL = Panel.TRAINING
 
@@ -18,12 +23,38 @@ def evaluate(  # noqa: PLR0917 - Typer calls it by keywords
         int, typer.Option(min=0, max=1_000_000, metavar="K", help="Number of importance samples for log p(x); 0 skips it.")
     ] = 0,
     split: Annotated[str, typer.Option(metavar="train|validation|test", help="Which images.")] = "test",
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NETWORK", help="Compare images in features of efficientnet_lite0, vgg16, squeezenet1_1 or alexnet."
+        ),
+    ] = None,
+    features_weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights of that network: a .pth, .pt or .safetensors file.")
+    ] = None,
+    linear: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Linear weights of LPIPS for that network; then LPIPS is computed.")
+    ] = None,
+    num_samples: Annotated[
+        int | None, typer.Option(min=2, metavar="N", help="Samples to compare with the images; default: as many as these.")
+    ] = None,
+    features_size: Annotated[
+        int, typer.Option(min=1, max=4096, metavar="PIXELS", help="Size of the images whose sets are compared.")
+    ] = 224,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     precision: Annotated[str, typer.Option(metavar="fp32|bf16", help="Arithmetic of the importance samples.")] = "fp32",
     as_json: JsonOption = False,
 ) -> None:
     """Evaluate the best weights of a run, and write the numbers to its evaluation.json; other splits to evaluation-SPLIT.json."""
     from vaekit.cli.console import evaluation_lines
+    from vaekit.evaluation.features import FeatureRequest
 
-    results = open_run(run).evaluate(split=split, samples=samples, device=device, precision=precision)
+    request = None
+    if features is not None and features_weights is not None:
+        request = FeatureRequest(cast("NetworkName", features), features_weights, linear, num_samples, features_size)
+    elif features is not None or features_weights is not None or linear is not None or num_samples is not None:
+        raise UsageError(
+            "to compare images in features needs a network and its weights", expected="--features NETWORK --features-weights FILE"
+        )
+    results = open_run(run).evaluate(split=split, samples=samples, features=request, device=device, precision=precision)
     typer.echo(json.dumps(results) if as_json else "\n".join(evaluation_lines(results)))

@@ -408,7 +408,7 @@ def check_state(candidate: Candidate) -> None:
     trace = trace_of(vae, inputs_of(candidate, loss, vae, 16))
     expect_pure_state(loss, loss, trace)
     absent: Any = Elsewhere()
-    shared = replace(trace, x=absent, likelihood=absent, _log_likelihood=trace.log_likelihood)
+    shared = replace(trace, x=absent, decoded=absent, _log_likelihood=trace.log_likelihood)
     with torch.no_grad(), during("computing its next state from a batch that several processes share"):
         here, there = loss.next_state(trace), loss.next_state(shared)
     for name, value in here.items():

@@ -28,7 +28,7 @@ from vaekit.training.loggers import Loggers, codes_of
 from vaekit.training.meter import Meter
 from vaekit.training.progress import Reporter, Silent, Start
 from vaekit.training.snapshots import Snapshots
-from vaekit.training.step import Step
+from vaekit.training.step import MOST_CODES, Step
 
 CHECK_EVERY = 50
 """The number of steps between checks of the loss on devices where a check stalls the pipeline; the CPU checks every step."""
@@ -106,6 +106,7 @@ class Trainer:
     def complete(self) -> dict[str, Any]:
         """Train the remaining epochs of a run started by `begin`, and finish it; see `fit`."""
         with self.interruption.listen(), self.session(), threads(self.spec.train.threads):
+            self.step.encode()
             while self.position.epoch < self.spec.train.epochs:
                 self.end_epoch(self.train_epoch())
             return self.finish()
@@ -172,7 +173,7 @@ class Trainer:
     def record(self, means: Mapping[str, float], scores: Mapping[str, Any], pace: Pace, *, improved: bool) -> dict[str, Any]:
         """Return the record of an epoch, a line of ``metrics.jsonl``; see `vaekit.evaluation.metrics`."""
         steps = self.position.epoch * self.step.steps_per_epoch
-        if "kl" in means:
+        if {"kl", "reconstruction"} <= means.keys():
             means = {**means, "elbo": -(means["reconstruction"] + means["kl"])}
         return {
             "epoch": self.position.epoch,
@@ -290,6 +291,9 @@ class Trainer:
         if frozen := self.step.objective.frozen:
             trained = sum(p.numel() for p in self.step.objective.parameters() if p.requires_grad)
             notes += (f"frozen: {', '.join(frozen)}; {trained:,} parameters are trained",)
+        if self.step.could_encode_once and self.step.num_codes > MOST_CODES:
+            size = f"{4 * self.step.num_codes / 2**30:.1f} GiB"
+            notes += (f"the posteriors of all training images would take {size}, so images are encoded in every step",)
         if self.criterion is None and self.spec.train.best == "auto":
             notes += ("a critic plays, so losses of epochs are not comparable: the last epoch counts as the best, see --best",)
         if (average := self.step.average) is not None:

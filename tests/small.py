@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vaekit import roles
+from vaekit.interfaces import required_of_prior
 from vaekit.registry import Registry
 
 PARTS: tuple[Registry[Any], ...] = (
@@ -36,9 +37,12 @@ def fitting_prior(role: str, kind: str) -> dict[str, str]:
     """Return a choice of a prior that can be learned for a loss that trains nothing else; none for other components."""
     if role != "loss":
         return {}
+    cls = roles.losses.get(kind)
     aims = roles.losses.build(roles.losses.spec(kind)(), latent_dim=2, data_shape=(1, 8, 6), num_classes=3).aims()
     alone = bool(aims) and all(aim.moves == ("prior",) and not aim.own for aim in aims.values())
-    return {"prior": "mixture"} if alone else {}
+    required = required_of_prior(cls.requires) if cls.requires_of_prior is None else cls.requires_of_prior
+    fitting = (prior for prior in ("mixture", *roles.priors.kinds()) if required <= roles.priors.get(prior).provides)
+    return {"prior": next(fitting)} if alone else {}
 
 
 OPTIONS: dict[str, Any] = {

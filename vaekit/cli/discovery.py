@@ -54,12 +54,13 @@ def list_commands() -> list[Command]:
 
 
 def _files() -> set[str]:
-    return {module.name for module in pkgutil.iter_modules(commands.__path__)}
+    return {module.name.replace("_", "-") for module in pkgutil.iter_modules(commands.__path__)}
 
 
 def _file_command(name: str) -> Command:
-    module = importlib.import_module(f"{commands.__name__}.{name}")
-    function = getattr(module, name)
+    own = name.replace("-", "_")
+    module = importlib.import_module(f"{commands.__name__}.{own}")
+    function = getattr(module, own)
     target: Target = getattr(module, "app", function)
     prepare = getattr(module, "command", lambda arguments: (target, list(arguments)))
     return Command(name, getattr(module, "PANEL", Panel.COMPONENTS), (function.__doc__ or "").partition("\n")[0], prepare)

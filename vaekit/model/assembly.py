@@ -100,14 +100,15 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
     with _seeded(seed, "initial weights"):
         likelihood: Likelihood = roles.likelihoods.build(model.likelihood, data_shape=data_shape)
         posterior: Posterior = roles.posteriors.build(model.posterior, latent_dim=latent_dim, latent_shape=latent_shape)
+        condition: Condition = roles.conditions.build(model.condition, num_classes=facts.num_classes)
         prior: Prior = roles.priors.build(
             model.prior,
             latent_dim=latent_dim,
             latent_shape=latent_shape,
             data_shape=data_shape,
             code_sizes=posterior.code_sizes,
+            condition_size=condition.size,
         )
-        condition: Condition = roles.conditions.build(model.condition, num_classes=facts.num_classes)
         in_shape, out_shape = widened(data_shape, condition.size), params_shape(posterior, latent_shape)
         encoder = _encoder(model, facts, in_shape, out_shape)
         in_shape = widened(latent_shape, condition.size)

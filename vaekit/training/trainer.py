@@ -19,6 +19,7 @@ from vaekit.data.sources import Splits
 from vaekit.errors import DivergenceError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.files import write_text
+from vaekit.interfaces import without_density
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 from vaekit.store.folder import RunFolder, check_space
@@ -294,6 +295,9 @@ class Trainer:
         if self.step.could_encode_once and self.step.num_codes > MOST_CODES:
             size = f"{4 * self.step.num_codes / 2**30:.1f} GiB"
             notes += (f"the posteriors of all training images would take {size}, so images are encoded in every step",)
+        vae = self.step.objective.vae
+        if lacking := without_density(vae.posterior, vae.prior):
+            notes += (f"{lacking}, so there is no KL, no ELBO and no log p(x)",)
         if self.criterion is None and self.spec.train.best == "auto":
             notes += ("a critic plays, so losses of epochs are not comparable: the last epoch counts as the best, see --best",)
         if (average := self.step.average) is not None:

@@ -18,7 +18,7 @@ from vaekit.interfaces import Aim, Loss, Module, Optim, Shape
 from vaekit.model.vae import VAE
 from vaekit.schema import ModelPart
 from vaekit.streams import Streams
-from vaekit.trace import Trace, mean_over_samples
+from vaekit.trace import Elsewhere, Trace, mean_over_samples
 
 
 class Inputs(NamedTuple):
@@ -309,7 +309,8 @@ class Objective(nn.Module):
         else:
             total, terms = self._play(inputs, trace)
         logged = {"loss": reduce(torch.add, [terms[name] for name, (_, aim) in self.terms.items() if aim.judged])} | terms
-        if "reconstruction" not in logged and (trace.decoded is not None or not self.training):
+        decoded = trace.decoded is not None and not isinstance(trace.x, Elsewhere)
+        if "reconstruction" not in logged and (decoded or not self.training):
             logged["reconstruction"] = -trace.log_likelihood.mean()
         if "kl" not in logged and trace.kl is not None:
             logged["kl"] = trace.kl.mean()

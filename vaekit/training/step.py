@@ -30,7 +30,6 @@ from vaekit.specs.models import RunSpec
 from vaekit.streams import RecordableStreams, Streams
 from vaekit.training.average import MovingAverage
 
-
 MOST_CODES = 2**28
 """The most numbers in the posteriors' parameters of all training images that are kept in memory: 1 GiB."""
 
@@ -42,8 +41,8 @@ class Step:
 
     On CUDA, a step can be recorded as a graph: everything from the positions of the examples in the data to the new weights.
 
-    If training changes nothing that encodes, and no loss needs images, `encode` computes the posteriors' parameters of all training
-    images once, and steps gather these instead of images.
+    If training changes nothing that encodes, and no loss needs images, `encode` computes the posteriors' parameters of all
+    training images once, and steps gather these instead of images.
 
     Args:
         spec: A complete spec, fitted to this machine.
@@ -94,13 +93,18 @@ class Step:
         self.set_time(reading.number)
         return self.take(reading) if self.replay is None else self.replay(reading.number, reading)
 
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether the posterior's parameters of all training images are computed once, and are few enough to be kept."""
+        return self.could_encode_once and self.num_codes <= MOST_CODES
+
     @torch.no_grad()
     def encode(self) -> None:
-        """Encode all training images, if their posteriors' parameters suffice for each step and are few enough to be kept.
+        """Encode all training images, if their posteriors' parameters suffice for each step; see `keeps_codes`.
 
         To be called with the weights to train from, before the first step.
         """
-        if not self.could_encode_once or self.num_codes > MOST_CODES:
+        if not self.keeps_codes:
             return
         size = max(self.spec.train.batch_size, Module.num_initial)
         images = Batches(

@@ -29,7 +29,7 @@ from vaekit.training.loggers import Loggers, codes_of
 from vaekit.training.meter import Meter
 from vaekit.training.progress import Reporter, Silent, Start
 from vaekit.training.snapshots import Snapshots
-from vaekit.training.step import MOST_CODES, Step
+from vaekit.training.step import Step
 
 CHECK_EVERY = 50
 """The number of steps between checks of the loss on devices where a check stalls the pipeline; the CPU checks every step."""
@@ -292,7 +292,7 @@ class Trainer:
         if frozen := self.step.objective.frozen:
             trained = sum(p.numel() for p in self.step.objective.parameters() if p.requires_grad)
             notes += (f"frozen: {', '.join(frozen)}; {trained:,} parameters are trained",)
-        if self.step.could_encode_once and self.step.num_codes > MOST_CODES:
+        if self.step.could_encode_once and not self.step.keeps_codes:
             size = f"{4 * self.step.num_codes / 2**30:.1f} GiB"
             notes += (f"the posteriors of all training images would take {size}, so images are encoded in every step",)
         vae = self.step.objective.vae

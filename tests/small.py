@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from vaekit import roles
+from vaekit.interfaces import required_of_prior
 from vaekit.nn.features import ARCHITECTURES, NetworkName
 from vaekit.registry import Registry
 
@@ -45,10 +46,13 @@ def fitting_prior(role: str, kind: str) -> dict[str, str]:
     """Return a choice of a prior that can be learned for a loss that trains nothing else; none for other components."""
     if role != "loss":
         return {}
+    cls = roles.losses.get(kind)
     spec = roles.losses.spec(kind)(**small(roles.losses, kind))
     aims = roles.losses.build(spec, latent_dim=2, data_shape=(1, 8, 6), num_classes=3).aims()
     alone = bool(aims) and all(aim.moves == ("prior",) and not aim.own for aim in aims.values())
-    return {"prior": "mixture"} if alone else {}
+    required = required_of_prior(cls.requires) if cls.requires_of_prior is None else cls.requires_of_prior
+    fitting = (prior for prior in ("mixture", *roles.priors.kinds()) if required <= roles.priors.get(prior).provides)
+    return {"prior": next(fitting)} if alone else {}
 
 
 @cache

@@ -188,7 +188,7 @@ def untrained(chosen: dict[str, str]) -> bool:
         return False
     shape = shape_of(chosen["loss"])
     aims = roles.losses.build(spec_of(chosen["loss"]), latent_dim=2, data_shape=shape, num_classes=3).aims()
-    shapes = {"latent_dim": 2, "latent_shape": (2,), "data_shape": SHAPE, "code_sizes": ()}
+    shapes = {"latent_dim": 2, "latent_shape": (2,), "data_shape": SHAPE, "code_sizes": (), "condition_size": 0}
     prior = roles.priors.build(roles.priors.spec(chosen["prior"])(), **shapes)
     return bool(aims) and all("prior" not in aim.moves for aim in aims.values()) and any(True for _ in prior.parameters())
 

@@ -294,7 +294,7 @@ def test_a_density_within_a_density_is_detached_too():
     mu = torch.zeros(2, 3, requires_grad=True)
     inner = DiagonalGaussian(mu, mu + 1)
     q = Scaled(inner, [inner], {"shift": mu.sum()})
-    detached = Trace(x=mu, sites=(Site(mu, q, q),), likelihood=q).detach()
+    detached = Trace(x=mu, sites=(Site(mu, q, q),), decoded=q).detach()
     for density in (detached.site.q, detached.site.p, detached.likelihood):
         assert isinstance(density, Scaled)
         assert not density.log_prob(torch.zeros(2, 3)).requires_grad
@@ -330,7 +330,7 @@ def test_an_object_that_holds_tensors_and_cannot_be_detached_is_refused():
     z = torch.zeros(2, 3)
     q = Scaled(Opaque(), [], {})
     with pytest.raises(TypeError, match="Opaque holds tensors and cannot be detached"):
-        Trace(x=z, sites=(Site(z, q, q),), likelihood=q).detach()
+        Trace(x=z, sites=(Site(z, q, q),), decoded=q).detach()
 
 
 def test_a_model_of_two_players_is_not_sharded():

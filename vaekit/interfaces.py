@@ -42,11 +42,20 @@ class Capability(StrEnum):
     """The codes of its latents can be read from these, exactly; see `vaekit.distributions.Vocabulary`."""
     FACTORISED = "factorised"
     """Its dimensions are independent: ``log_prob_per_dim`` is available."""
+    VELOCITY = "velocity"
+    """Its draws are the ends of paths along a velocity field; see `vaekit.distributions.VelocityFlow`."""
 
 
 def knows_density_of_draws(posterior: Any) -> bool:
     """Whether the density of a posterior is known at its own draws, by either capability, for modules of any class."""
     return not {Capability.LOG_PROB, Capability.LOG_PROB_OF_DRAWS}.isdisjoint(posterior.provides)
+
+
+def without_density(posterior: Any, prior: Any) -> str | None:
+    """Return which of the two has no density, so that there is neither a KL nor an ELBO; None if both have one."""
+    if not knows_density_of_draws(posterior):
+        return f"the posterior {posterior.kind!r} has no density"
+    return None if Capability.LOG_PROB in prior.provides else f"the prior {prior.kind!r} has no density"
 
 
 class Component:
@@ -228,6 +237,8 @@ class Prior(Module):
     """The space of its codes; the posterior must have the same."""
     requires: ClassVar[frozenset[str]] = frozenset()
     """The capabilities that the posterior must provide."""
+    fitted_by: ClassVar[str] = "prior_nll"
+    """The loss that fits it to the codes of a trained model; see `vaekit.fit_prior`."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()

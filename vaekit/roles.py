@@ -20,7 +20,7 @@ posteriors: Registry[Posterior] = Registry(
     "posterior", "posteriors", "vaekit.interfaces:Posterior", ("latent_dim", "latent_shape")
 )
 priors: Registry[Prior] = Registry(
-    "prior", "priors", "vaekit.interfaces:Prior", ("latent_dim", "latent_shape", "data_shape", "code_sizes")
+    "prior", "priors", "vaekit.interfaces:Prior", ("latent_dim", "latent_shape", "data_shape", "code_sizes", "condition_size")
 )
 likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaekit.interfaces:Likelihood", ("data_shape",))
 conditions: Registry[Condition] = Registry("condition", "conditions", "vaekit.interfaces:Condition", ("num_classes",))

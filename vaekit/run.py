@@ -27,6 +27,7 @@ from vaekit.model.assembly import assemble
 from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec, plain_spec, spec_error
 from vaekit.specs.options import build_spec
+from vaekit.specs.second_stage import second_stage
 from vaekit.store import checkpoint, diffusers
 from vaekit.store.folder import RunFolder, model_file
 from vaekit.store.record import Record, load_model, load_splits
@@ -176,6 +177,38 @@ def import_diffusers(
     return Run(made)
 
 
+def fit_prior(
+    run: Run | str | Path,
+    prior: str,
+    *,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Run:
+    """Fit a prior to the codes of a trained model, and return the run of the whole model with that prior.
+
+    Nothing else is trained: codes and reconstructions are those of the run, to the bit. See `vaekit.specs.second_stage`.
+
+    Args:
+        run: A run, or its folder.
+        prior: The kind of the prior.
+        out: The folder of the new run; default: the next number under ``runs/``.
+        reporter: Receives progress; default: none.
+        options: Options of training, of the prior and of its loss, as for `train`: ``epochs=10``, ``num_components=20``.
+
+    Raises:
+        CheckpointError: The folder is not a run, or has no model yet.
+        UsageError: The prior is on another space than the codes, or an option is invalid.
+
+    Example:
+        >>> run = vaekit.train(posterior="delta", latent_dim=8, epochs=1)
+        >>> vaekit.fit_prior(run, "mixture", epochs=1).vae().sample(4).shape
+        torch.Size([4, 1, 28, 28])
+    """
+    first = run if isinstance(run, Run) else Run(run)
+    return train(second_stage(first.path, prior), out=out, reporter=reporter, prior=prior, **options)
+
+
 def load(path: str | Path) -> VAE:
     """Load a trained model from a run folder or a model file, on the CPU and in eval mode.
 
@@ -250,6 +283,10 @@ class Run(Record):
         file = self.folder.evaluation if split == "test" else self.path / f"evaluation-{split}.json"
         write_text(file, json.dumps(results, indent=2) + "\n")
         return results
+
+    def fit_prior(self, prior: str, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any) -> Run:
+        """Fit a prior to the codes of this model; return the run of the model with that prior. See `vaekit.fit_prior`."""
+        return fit_prior(self, prior, out=out, reporter=reporter, **options)
 
     @cached_property
     def pictures(self) -> Album:

@@ -70,7 +70,7 @@ class Site:
 
         It is ``kl_per_dim`` if that is known, else estimated by the samples; None if a density has no term for each latent.
         """
-        if self.kl_per_dim is not None or not self.has_density:
+        if self.kl_per_dim is not None or not self._has_densities:
             return self.kl_per_dim
         log_q, log_p = (log_prob_in_turn(density, self.z) for density in (self.q, self.p))
         if log_q is None or log_p is None:
@@ -80,12 +80,19 @@ class Site:
 
     @property
     def kl(self) -> Tensor | None:
-        """``KL(q || p)`` per example, ``(B,)``: in closed form if known, else ``log q - log p`` averaged over samples."""
+        """``KL(q || p)`` per example, ``(B,)``: in closed form if known, else ``log q - log p`` averaged over samples.
+
+        None if the posterior or the prior has no density.
+        """
         if self.kl_per_dim is not None:
             return self.kl_per_dim.sum(-1)
-        if not self.has_density:
+        if not self._has_densities:
             return None
         return mean_over_samples(self.log_q - self.log_p)
+
+    @property
+    def _has_densities(self) -> bool:
+        return self.has_density and hasattr(self.p, "log_prob")
 
     def detach(self) -> Site:
         """Return a copy of this latent variable that is detached from the graph that produced it."""
@@ -94,9 +101,9 @@ class Site:
 
 
 class Elsewhere:
-    """A placeholder in the trace of a batch that several processes share: its images are not available in any one of them.
+    """A placeholder for images that a trace does not have: accessing any attribute raises an error.
 
-    Accessing any attribute raises an error.
+    Several processes share a batch, so that none of them has all its images, or the images were encoded once, before training.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -118,7 +125,8 @@ class Trace:
     Args:
         x: The images that the likelihood scores, ``(B, C, H, W)``.
         sites: The latent variables.
-        likelihood: The density p(x|z) over images, ``(*S, B, C, H, W)``.
+        decoded: The density p(x|z) over images, ``(*S, B, C, H, W)``; default: the model decodes the latents when `likelihood` is
+            first asked for, which costs nothing if no loss does.
         y: Labels, ``(B,)``, or None.
         num_data: The number of images in the dataset, for losses that estimate aggregates.
         epoch: The (fractional) number of passes over the data so far, a 0-d tensor; infinite at the schedules' final values.
@@ -137,7 +145,7 @@ class Trace:
 
     x: Tensor
     sites: tuple[Site, ...]
-    likelihood: Density
+    decoded: Density | None = None
     y: Tensor | None = None
     num_data: int | None = None
     epoch: Tensor | None = None
@@ -158,6 +166,13 @@ class Trace:
     @property
     def z(self) -> Tensor:
         return self.site.z
+
+    @property
+    def likelihood(self) -> Density:
+        """The density p(x|z) over images, ``(*S, B, C, H, W)``."""
+        if self.decoded is None:
+            self.decoded = cast("Density", self.model.likelihood_of(self.z, self.model.condition_on(self.y)))
+        return self.decoded
 
     @property
     def reconstruction(self) -> Tensor:
@@ -212,13 +227,13 @@ class Trace:
         return weight
 
     def detach(self) -> Trace:
-        """Return a copy of this trace that is detached from the graph that produced it."""
+        """Return a copy of this trace that is detached from the graph that produced it; its latents are decoded first."""
         sites = tuple(site.detach() for site in self.sites)
         whole = None if self.whole is None else self.whole.detach()
         own = None if self._statistics is None else self._statistics.detach()
         p = detached(self.likelihood)
         return replace(
-            self, sites=sites, likelihood=p, metrics={}, whole=whole, _log_likelihood=None, _statistics=own, _of_means=None
+            self, sites=sites, decoded=p, metrics={}, whole=whole, _log_likelihood=None, _statistics=own, _of_means=None
         )
 
 

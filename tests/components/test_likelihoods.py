@@ -292,12 +292,12 @@ def test_the_optimal_variance_leaves_out_missing_numbers_and_averages_over_sampl
     params, x = randn(3, 6, *IMAGE), randn(6, *IMAGE, seed=1)
     x.view(-1)[::3] = torch.nan
     trace = trace_of(module, params, x)
-    trace.likelihood = Observed(module(params), 3)
+    trace.decoded = Observed(module(params), 3)
     error = (x - params).square()[:, ~x.isnan()].mean()
     torch.testing.assert_close(module.next_state(trace)["variance"], (0.5 * 0.1 + 0.5 * error).view(1), rtol=1e-6, atol=0)
     torch.testing.assert_close(module.initial_state(trace)["variance"], error.view(1))
     exact = trace_of(module, params, params[0])
-    exact.likelihood = module(params[:1])
+    exact.decoded = module(params[:1])
     assert module.initial_state(exact)["variance"].item() == pytest.approx(MIN_SCALE**2)
 
 

@@ -32,7 +32,7 @@ def trace(q=None, *, num_data=None, epoch=None, batch=8):
     x = torch.rand(len(q.mu), 1, 4, 5, generator=generator, dtype=F64).round()
     logits = torch.randn(x.shape, generator=generator, dtype=F64)
     epoch = None if epoch is None else torch.tensor(float(epoch))
-    return Trace(x=x, sites=(site(q),), likelihood=BernoulliPixels(logits), num_data=num_data, epoch=epoch)
+    return Trace(x=x, sites=(site(q),), decoded=BernoulliPixels(logits), num_data=num_data, epoch=epoch)
 
 
 def build(kind, **options):

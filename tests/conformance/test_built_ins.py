@@ -22,6 +22,7 @@ EXPECTED = {
     ("loss", "factor"): {"check_coverage": "an untrained critic knows nothing of the total correlation"},
     ("loss", "ms_ssim"): {"check_coverage": "it is no likelihood"},
     ("loss", "prior_nll"): {"check_coverage": "it is no divergence, as it leaves out the entropy of q"},
+    ("loss", "flow_matching"): {"check_coverage": "it is no divergence, and it needs a flow"},
     ("loss", "aae"): {"check_coverage": "an untrained critic knows nothing of the divergence"},
     ("loss", "vae_gan"): {"check_coverage": "features of a critic are compared instead of pixels"},
     ("loss", "ciwae"): {"check_coverage": "where q = p, its part of the ELBO is looser than the bound of all samples"},

@@ -285,3 +285,19 @@ def test_two_hosts_that_share_no_files_train_as_one_process_does(images, tmp_pat
         for agent in agents:
             agent.kill()
     assert_close_runs(alone, vaekit.Run(runs / "run"))
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_processes_that_fit_a_prior_encode_the_images_once(images, tmp_path, parallel):
+    first = trained_alone(
+        tmp_path / "first", "--dataset.path", images, "--binarize", "none", "--augment.rotate", "0", "--epochs", "1"
+    )
+    given = ["fit-prior", first.path, "--prior", "rectified_flow", "--prior.width", "8", "--epochs", "2", "--quiet"]
+    done = vaekit_command(*given, "--parallel", parallel, "--out", tmp_path / "shared", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert main([*map(str, given), "--out", str(tmp_path / "alone")]) == 0
+    shared, alone = (vaekit.Run(tmp_path / name) for name in ("shared", "alone"))
+    for mine, theirs in zip(shared.metrics(), alone.metrics(), strict=True):
+        for name in ("train_flow_matching", "validation_flow_matching", "validation_reconstruction"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-4), name
+    assert "train_reconstruction" not in shared.metrics()[0]

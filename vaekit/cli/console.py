@@ -217,7 +217,7 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
     rows = [(metric.label, metric.text(evaluation[metric.key]), metric) for metric in metrics_in(evaluation)]
     lines = [f"  {label:<20}{text:>11}  {', '.join(filter(None, (metric.meaning, metric.unit)))}" for label, text, metric in rows]
     if "elbo" not in evaluation:
-        lines.insert(0, f"  {'ELBO':<20}{'none':>11}  the posterior has no density")
+        lines.insert(0, f"  {'ELBO':<20}{'none':>11}  the posterior or the prior has no density")
     title = f"{evaluation['split']}, {evaluation['num_images']:,} images, weights of epoch {evaluation['epoch']}"
     return [title, *lines, *([f"  `features`: {features_text(evaluation['features'])}"] if "features" in evaluation else [])]
 

@@ -56,11 +56,11 @@ def list_commands() -> list[Command]:
 
 def _files() -> set[str]:
     """Return the names of the commands that are files; a keyword of Python has an underscore after it in the file's name."""
-    return {module.name.removesuffix("_") for module in pkgutil.iter_modules(commands.__path__)}
+    return {module.name.removesuffix("_").replace("_", "-") for module in pkgutil.iter_modules(commands.__path__)}
 
 
 def _file_command(name: str) -> Command:
-    own = f"{name}_" if keyword.iskeyword(name) else name
+    own = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
     module = importlib.import_module(f"{commands.__name__}.{own}")
     function = getattr(module, own)
     target: Target = getattr(module, "app", function)

@@ -164,24 +164,24 @@ def with_component_options(
     arguments: Sequence[str],
     *,
     without: Collection[str] = (),
-    read: Callable[[str], Mapping[str, Any]] | None = None,
+    base_of: Callable[[Words], Mapping[str, Any]] | None = None,
 ) -> tuple[Callable[..., None], list[str]]:
     """Return a command with the options of the components that its arguments choose, and the arguments in normal form.
 
     Args:
         function: The command. It receives the plain data of the spec file as ``base``, and the options that are set as ``given``.
         arguments: The arguments after the command's name.
-        without: Options that the command does not have.
-        read: Returns the plain data of a spec for the first argument; default: it names a spec file.
+        without: Options that the command does not have; a role stands for the options of its component, too.
+        base_of: Returns the plain data of the spec to start from; default: of the spec file, if one is given.
 
     Raises:
         UsageError: A flag is unknown or ambiguous, or a chosen component does not exist.
     """
-    own = inspect.signature(function).parameters.keys() - {"spec", "base", "given"} - VALUELESS
-    base, table, normal = read_options(arguments, own=own, read=read)
+    own = inspect.signature(function).parameters.keys() - {"spec", "run", "base", "given"} - VALUELESS
+    base, table, normal = read_options(arguments, own=own, base_of=base_of)
     options = {}
     for option in table.options:
-        if option.names[0] in without:
+        if option.names[0].partition(".")[0] in without:
             continue
         shown, *others = sorted(option.names, key=len)  # the shortest name is enough to read
         for names in filter(None, ([shown], others)):
@@ -190,24 +190,23 @@ def with_component_options(
 
 
 def read_options(
-    arguments: Sequence[str], *, own: Collection[str], read: Callable[[str], Mapping[str, Any]] | None = None
+    arguments: Sequence[str], *, own: Collection[str], base_of: Callable[[Words], Mapping[str, Any]] | None = None
 ) -> tuple[Mapping[str, Any], OptionTable, list[str]]:
     """Return the plain data of the spec file, the options of the components chosen, and the arguments in normal form.
 
     Args:
         arguments: The arguments after the command's name.
         own: Other flags of the command that take a value.
-        read: Returns the plain data of a spec for the first argument; default: it names a spec file.
+        base_of: Returns the plain data of the spec to start from; default: of the spec file, if one is given.
 
     Raises:
         UsageError: A flag is unknown or ambiguous, or a chosen component does not exist.
     """
-    from vaekit.specs.models import read_spec
     from vaekit.specs.options import OptionTable
     from vaekit.specs.resolve import ROLES, SEVERAL
 
     words = read_words(arguments)
-    base = (read or read_spec)(words.spec) if words.spec is not None else {}
+    base = (base_of or _given_spec)(words)
     selected = {name: words.flags[name][-1] for name in ("model", "init", *ROLES) if name in words.flags}
     chosen: dict[str, Any] = {name: value for name, value in selected.items() if value is not None}
     for role in SEVERAL & chosen.keys():
@@ -231,6 +230,12 @@ def read_options(
                 remedy="write the spec file before the flags" if Path(given[0]).is_file() else None,
             )
     return base, table, words.arguments
+
+
+def _given_spec(words: Words) -> dict[str, Any]:
+    from vaekit.specs.models import read_spec
+
+    return read_spec(words.spec) if words.spec is not None else {}
 
 
 def read_words(arguments: Sequence[str]) -> Words:

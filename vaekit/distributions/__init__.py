@@ -41,6 +41,7 @@ from vaekit.distributions.quantised import (
     nearest,
     to_positions,
 )
+from vaekit.distributions.rectified import VelocityFlow
 from vaekit.distributions.student import StudentTPixels
 from vaekit.distributions.unit import ContinuousBernoulliPixels
 
@@ -79,6 +80,7 @@ __all__ = [
     "StandardNormal",
     "StudentTPixels",
     "UniformCodes",
+    "VelocityFlow",
     "Vocabulary",
     "at_least_float32",
     "from_positions",

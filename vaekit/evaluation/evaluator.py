@@ -17,6 +17,7 @@ from vaekit.evaluation.bound import evaluate, meaning_of_elbo
 from vaekit.evaluation.features import FeatureRequest, compare
 from vaekit.evaluation.importance import log_likelihood
 from vaekit.evaluation.metrics import Criterion
+from vaekit.interfaces import without_density
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 from vaekit.streams import Streams
@@ -142,7 +143,7 @@ class Evaluator:
         """Estimate log p(x) on a split; see `vaekit.evaluation.importance.log_likelihood`.
 
         Raises:
-            UsageError: The posterior has no density, or the likelihood is not one.
+            UsageError: The posterior or the prior has no density, or the likelihood is not one.
         """
         if "bound" not in self.elbo:
             raise UsageError(
@@ -191,7 +192,8 @@ def check_criterion(criterion: Criterion, option: str, spec: RunSpec, objective:
     found = Evaluator(spec, objective.to(place.device), sample, place).scores("validation")
     names = [name for name, value in found.items() if not isinstance(value, list)]
     if criterion.name not in names:
-        reason = f": the posterior {spec.model.posterior.kind!r} has no density" if criterion.name == "elbo" else ""
+        lacking = without_density(objective.vae.posterior, objective.vae.prior) if criterion.name in {"elbo", "kl"} else None
+        reason = f": {lacking}" if lacking else ""
         raise UsageError(
             f"the metric {criterion.name} is not available on the validation set{reason}",
             expected=f"{option} {', '.join(names)}; append :max if more is better",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vaekit.data import Batch
 from vaekit.errors import UsageError
-from vaekit.interfaces import knows_density_of_draws
+from vaekit.interfaces import without_density
 from vaekit.model.vae import VAE
 from vaekit.streams import Streams
 
@@ -41,13 +41,13 @@ def log_likelihood(
         ``1 / sum w^2``, with normalised weights w) and ``samples``.
 
     Raises:
-        UsageError: The posterior has no density.
+        UsageError: The posterior or the prior has no density.
 
     References:
         Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
     """
-    if not knows_density_of_draws(vae.posterior):
-        raise UsageError(f"log p(x) cannot be estimated, since the posterior {vae.posterior.kind!r} has no density")
+    if reason := without_density(vae.posterior, vae.prior):
+        raise UsageError(f"log p(x) cannot be estimated, since {reason}")
     if chunk is None:
         chunk = 1024 if vae.device.type == "cpu" else max(1024, CHUNK_NUMBERS // math.prod(vae.data_shape))
     training, exact = vae.training, torch.float32 if vae.device.type == "mps" else torch.float64

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,42 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
     inputs = example_inputs(objective)
     check_contracts(spec.model, objective, inputs)
     check_players(objective, inputs)
+    if _is_constant("reconstruction", objective, inputs):
+        losses = {name: cast("Loss", loss) for name, loss in objective.losses.items() if name != "reconstruction"}
+        objective = Objective(vae, losses, num_data=objective.num_data, frozen=objective.frozen)
+    objective.sees_images = _sees_images(objective, inputs)
     return objective
+
+
+def _is_constant(term: str, objective: Objective, inputs: Inputs) -> bool:
+    """Whether training does not change a term of an objective, as it depends on frozen parts only."""
+    if term not in objective.terms or not objective.frozen or any(name.startswith("vae.") for name in objective.learners):
+        return False
+    with torch.enable_grad():
+        return not objective.value_of(term, objective.trace(inputs)).requires_grad
+
+
+@torch.no_grad()
+def _sees_images(objective: Objective, inputs: Inputs) -> bool:
+    """Whether a training step fails without images, given the posterior's parameters, or these change in training."""
+    vae = objective.vae
+    movable = [part for part in ("encoder", "likelihood", "condition") if part not in objective.frozen]
+    if any(True for part in movable for _ in vae.get_submodule(part).parameters()):
+        return True
+    training = objective.training
+    objective.eval()
+    try:
+        assert inputs.x is not None
+        params = vae.params_of(inputs.x, vae.condition_on(inputs.y))
+        trace = objective.trace(inputs._replace(x=None, target=None, params=params))
+        for name in objective.terms:
+            objective.value_of(name, trace)
+        objective.next_state(trace)
+    except Exception:  # whatever it is that fails without images
+        return True
+    finally:
+        objective.train(training)
+    return False
 
 
 def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE:
@@ -64,14 +100,15 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
     with _seeded(seed, "initial weights"):
         likelihood: Likelihood = roles.likelihoods.build(model.likelihood, data_shape=data_shape)
         posterior: Posterior = roles.posteriors.build(model.posterior, latent_dim=latent_dim, latent_shape=latent_shape)
+        condition: Condition = roles.conditions.build(model.condition, num_classes=facts.num_classes)
         prior: Prior = roles.priors.build(
             model.prior,
             latent_dim=latent_dim,
             latent_shape=latent_shape,
             data_shape=data_shape,
             code_sizes=posterior.code_sizes,
+            condition_size=condition.size,
         )
-        condition: Condition = roles.conditions.build(model.condition, num_classes=facts.num_classes)
         in_shape, out_shape = widened(data_shape, condition.size), params_shape(posterior, latent_shape)
         encoder = _encoder(model, facts, in_shape, out_shape)
         in_shape = widened(latent_shape, condition.size)
@@ -164,7 +201,7 @@ def initial_state(spec: RunSpec, objective: Objective, source: ImageSource) -> d
     x, y = batches.fixed(index).to(vae.device), None if source.labels is None else source.labels[index].to(vae.device)
     generator = Streams(spec.train.seed).generator("initial state", 0, vae.device)
     vae.chunk, before = Module.num_initial, vae.chunk
-    trace = objective.eval().vae(x, y=y, num_data=objective.num_data, generator=generator)
+    trace = objective.eval().vae(x, y=y, num_data=objective.num_data, generator=generator, decode=False)
     objective.train(training)
     vae.chunk = before
     return {f"{name}.{own}": value for name, part in parts.items() for own, value in part.initial_state(trace).items()}

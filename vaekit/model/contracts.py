@@ -28,6 +28,7 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     Raises:
         PluginError: A component breaks its contract; the message names it and where it comes from.
     """
+    assert inputs.x is not None
     vae, num, training = objective.vae, len(inputs.x), objective.training
     _check_modules(model, objective)
     objective.eval()

@@ -18,27 +18,29 @@ from vaekit.interfaces import Aim, Loss, Module, Optim, Shape
 from vaekit.model.vae import VAE
 from vaekit.schema import ModelPart
 from vaekit.streams import Streams
-from vaekit.trace import Trace, mean_over_samples
+from vaekit.trace import Elsewhere, Trace, mean_over_samples
 
 
 class Inputs(NamedTuple):
     """The inputs of the objective, besides its parameters.
 
     Args:
-        x: The images to encode, ``(B, C, H, W)``.
+        x: The images to encode, ``(B, C, H, W)``; None if ``params`` are known, and no loss needs images.
         target: The images to score, of the same shape; usually ``x`` itself.
         noise: The base noise of the posterior, ``(*S, B, D)``.
         epoch: The time for schedules, a 0-d tensor.
         y: Labels, ``(B,)``, or None.
         draws: The noise of losses that draw some, by kind, each ``(B, ...)``, or None.
+        params: The posterior's parameters, ``(B, ...)``, if the images were encoded before.
     """
 
-    x: Tensor
-    target: Tensor
+    x: Tensor | None
+    target: Tensor | None
     noise: Tensor
     epoch: Tensor
     y: Tensor | None = None
     draws: dict[str, Tensor] | None = None
+    params: Tensor | None = None
 
 
 class Result(NamedTuple):
@@ -135,6 +137,8 @@ class Objective(nn.Module):
         self.num_data = num_data
         self.gather: Callable[[Tensor, int], Tensor] | None = None
         """Joins a batch's parts over processes, in training, for what depends on the whole batch; see `VAE.forward`."""
+        self.sees_images = True
+        """Whether a training step needs images; else the posterior's parameters for them suffice."""
         self.samples = samples_of(losses)
         """The sample dimensions ``*S`` of the codes, as the losses ask for them."""
         self.terms: dict[str, Term] = {}
@@ -305,7 +309,8 @@ class Objective(nn.Module):
         else:
             total, terms = self._play(inputs, trace)
         logged = {"loss": reduce(torch.add, [terms[name] for name, (_, aim) in self.terms.items() if aim.judged])} | terms
-        if "reconstruction" not in logged:
+        decoded = trace.decoded is not None and not isinstance(trace.x, Elsewhere)
+        if "reconstruction" not in logged and (decoded or not self.training):
             logged["reconstruction"] = -trace.log_likelihood.mean()
         if "kl" not in logged and trace.kl is not None:
             logged["kl"] = trace.kl.mean()
@@ -356,5 +361,7 @@ class Objective(nn.Module):
             epoch=inputs.epoch,
             draws=inputs.draws,
             gather=self.gather if self.training else None,
+            params=inputs.params,
+            decode=False,
         )
         return trace

@@ -140,10 +140,10 @@ class VAE(nn.Module):
 
     def posterior_of(self, x: Tensor, c: Tensor | None = None) -> Any:
         """Return q(z|x, c) for images and, if the model is conditional, the vectors c of their labels, ``(B, E)``."""
-        return self.posterior(self._params_of(x, c), self)
+        return self.posterior(self.params_of(x, c), self)
 
-    def _params_of(self, x: Tensor, c: Tensor | None) -> Tensor:
-        """Return the posterior's parameters, the output of the encoder for images."""
+    def params_of(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        """Return the posterior's parameters, ``(B, *posterior.param_shape)``: the output of the encoder for images."""
         if x.shape[1:] != self.data_shape or not x.is_floating_point():
             raise UsageError(
                 "the model cannot encode these images",
@@ -228,9 +228,10 @@ class VAE(nn.Module):
 
     def forward(
         self,
-        x: Tensor,
+        x: Tensor | None,
         noise: Tensor | None = None,
         *,
+        params: Tensor | None = None,
         target: Tensor | None = None,
         y: Tensor | None = None,
         num_data: int | None = None,
@@ -238,12 +239,14 @@ class VAE(nn.Module):
         generator: torch.Generator | None = None,
         draws: Mapping[str, Tensor] | None = None,
         gather: Callable[[Tensor, int], Tensor] | None = None,
+        decode: bool = True,
     ) -> Trace:
         """Encode, sample and decode; return the trace, from which losses and pictures are computed.
 
         Args:
-            x: The images to encode, ``(B, C, H, W)``.
+            x: The images to encode, ``(B, C, H, W)``; None if ``params`` are known, and the trace needs no images.
             noise: The base noise of the posterior's samples, ``(*S, B, D)``; default: newly drawn, for one sample per image.
+            params: The posterior's parameters, as `params_of` returns them; default: computed from ``x``.
             target: The images that the likelihood scores; default: ``x``.
             y: Labels, ``(B,)``, which conditional models need; stored in the trace.
             num_data: The size of the dataset, stored in the trace.
@@ -251,19 +254,23 @@ class VAE(nn.Module):
             generator: The source of the noise if it is drawn.
             draws: The noise of losses by kind, each ``(B, ...)``, stored in the trace.
             gather: A function that joins the parts of a tensor from all processes along the batch dimension, for ``trace.whole``.
+            decode: Whether to decode at once, or only when the trace is asked for the likelihood.
         """
+        absent: Any = Elsewhere()
+        if params is None:
+            assert x is not None
+            params = self.params_of(x, self.condition_on(y))
         if noise is None:
-            noise = self.posterior.draw_noise(x.shape[0], generator, like=x)
-        params = self._params_of(x, self.condition_on(y))
+            noise = self.posterior.draw_noise(len(params), generator, like=params if x is None else x)
         target = x if target is None else target
-        draws = draws or {}
-        trace = self.trace_from(self.posterior(params, self), noise, target, y=y, num_data=num_data, epoch=epoch, draws=draws)
+        target = absent if target is None else target
+        draws, q = draws or {}, self.posterior(params, self)
+        trace = self.trace_from(q, noise, target, y=y, num_data=num_data, epoch=epoch, draws=draws, decode=decode)
         if gather is not None:
             y = None if y is None else gather(y, 0)
             site = self._site(self.posterior(gather(params, 0), self), gather(noise, -2), self.condition_on(y))
-            absent: Any = Elsewhere()
             draws = {kind: gather(draw, 0) for kind, draw in draws.items()}
-            own = trace.statistics
+            own = None if type(self.likelihood).statistics is Likelihood.statistics else trace.statistics
             learned = None if own is None else gather(own.detach(), 0)
             trace.whole = Trace(absent, (site,), absent, y, num_data, epoch, self, draws=draws, _statistics=learned)
         return trace
@@ -278,6 +285,7 @@ class VAE(nn.Module):
         num_data: int | None = None,
         epoch: Tensor | None = None,
         draws: Mapping[str, Tensor] | None = None,
+        decode: bool = True,
     ) -> Trace:
         """Sample and decode; return the trace. This is the second half of `forward`, for many samples of images encoded once.
 
@@ -289,11 +297,12 @@ class VAE(nn.Module):
             num_data: The size of the dataset, stored in the trace.
             epoch: The time for schedules, stored in the trace.
             draws: The noise of losses by kind, each ``(B, ...)``, stored in the trace.
+            decode: Whether to decode at once, or only when the trace is asked for the likelihood.
         """
         c = self.condition_on(y)
         site = self._site(q, noise, c)
-        p = self.likelihood_of(site.z, c)
-        return Trace(x=x, sites=(site,), likelihood=p, y=y, num_data=num_data, epoch=epoch, model=self, draws=draws or {})
+        p = self.likelihood_of(site.z, c) if decode else None
+        return Trace(x, (site,), p, y=y, num_data=num_data, epoch=epoch, model=self, draws=draws or {})
 
     def _site(self, q: Distribution, noise: Tensor, c: Tensor | None) -> Site:
         return Site.drawn(q, noise, self.prior(self, c), has_density=knows_density_of_draws(self.posterior))

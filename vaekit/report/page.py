@@ -18,6 +18,7 @@ from vaekit.drawing.subject import Subject
 from vaekit.errors import VaekitError, reason_of
 from vaekit.evaluation.metrics import metrics_in
 from vaekit.files import write_text
+from vaekit.interfaces import without_density
 from vaekit.model.vae import VAE
 from vaekit.report.curves import learning_curves
 from vaekit.report.inline_images import animation_tag, figure, image_tag, slideshow
@@ -115,7 +116,8 @@ def _summary(run: Record, vae: VAE, evaluation: Mapping[str, Any]) -> str:
         facts["images/s"] = f"{images_per_second(run):,.0f}"
     facts["parameters"] = f"{sum(p.numel() for p in vae.parameters()):,}"
     facts["shape"] = "×".join(map(str, vae.data_shape))
-    note = f'<p class="note">ELBO: {escape(evaluation["elbo_is"])}.</p>' if "elbo" in evaluation else ""
+    elbo = evaluation["elbo_is"] if "elbo" in evaluation else without_density(vae.posterior, vae.prior)
+    note = f'<p class="note">ELBO: {escape(elbo)}.</p>' if elbo else ""
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items())
     return f'<dl class="facts">{cells}</dl>{note}'
 

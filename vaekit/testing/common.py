@@ -174,7 +174,7 @@ def expect_detachable(module: nn.Module, arguments: Sequence[Tensor], values: Ca
     density = functional_call(module, own, tuple(sources[len(own) :]))
     z = torch.zeros(())
     with during("detaching it: a named tuple, or an object with a method detach"):
-        detached = Trace(x=z, sites=(Site(z, density, density),), likelihood=density).detach().likelihood
+        detached = Trace(x=z, sites=(Site(z, density, density),), decoded=density).detach().likelihood
     for attached, value in zip(values(density), values(detached), strict=True):
         expect(torch.equal(attached, value), "values of the detached density", expected="those of the density", came="others")
         gradients = torch.autograd.grad(value.sum(), sources, allow_unused=True) if value.requires_grad else ()

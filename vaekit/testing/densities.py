@@ -75,7 +75,13 @@ def _built(components: Registry[Any], kind: str, latent_dim: int, code_sizes: Sh
 
 
 def _wiring(latent_dim: int, code_sizes: Shape) -> dict[str, Any]:
-    return {"latent_dim": latent_dim, "latent_shape": (latent_dim,), "data_shape": DATA, "code_sizes": code_sizes}
+    return {
+        "latent_dim": latent_dim,
+        "latent_shape": (latent_dim,),
+        "data_shape": DATA,
+        "code_sizes": code_sizes,
+        "condition_size": 0,
+    }
 
 
 def source_of(

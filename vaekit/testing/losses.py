@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vaekit.distributions import DiagonalGaussian
 from vaekit.errors import UsageError
-from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Posterior, Prior, Slot
+from vaekit.interfaces import MODEL_PARTS, Aim, Capability, Loss, Posterior, Prior, Slot, required_of_prior
 from vaekit.model.vae import VAE
 from vaekit.roles import decoders, encoders, posteriors, priors
 from vaekit.testing.backbones import expect_compiles
@@ -39,19 +39,27 @@ def vae_of(loss: Loss, dtype: torch.dtype = torch.float64, *, prior: str | None 
     Args:
         loss: The loss.
         dtype: The type of the parameters.
-        prior: The prior; default: the posterior's default.
+        prior: The prior; default: see `prior_for`.
     """
     cls = next(each for kind in ("gaussian", *posteriors.kinds()) if loss.requires <= (each := posteriors.get(kind)).provides)
     shapes = {"latent_dim": LATENT_DIM, "latent_shape": (LATENT_DIM,), "data_shape": IMAGE}
     posterior: Posterior = posteriors.build(posteriors.spec(cls.kind)(kind=cls.kind), **shapes)
-    prior = prior or cls.default_prior
-    density: Prior = priors.build(priors.spec(prior)(kind=prior), **shapes, code_sizes=posterior.code_sizes)
+    prior = prior or prior_for(loss, cls)
+    sizes = {"code_sizes": posterior.code_sizes, "condition_size": 0}
+    density: Prior = priors.build(priors.spec(prior)(kind=prior), **shapes, **sizes)
     parts = (encoders, IMAGE, posterior.param_shape), (decoders, (LATENT_DIM,), IMAGE)
     encoder, decoder = (
         registry.build(registry.spec("mlp").model_validate({"hidden": (8,)}), in_shape=in_shape, out_shape=out_shape)
         for registry, in_shape, out_shape in parts
     )
     return VAE(encoder, decoder, posterior=posterior, prior=density).to(dtype)
+
+
+def prior_for(loss: Loss, posterior: type[Posterior]) -> str:
+    """Return the posterior's default prior, or the first on its space that provides what the loss requires."""
+    required = required_of_prior(loss.requires) if loss.requires_of_prior is None else loss.requires_of_prior
+    kinds = [kind for kind in (posterior.default_prior, *priors.kinds()) if priors.get(kind).space == posterior.space]
+    return next((kind for kind in kinds if required <= priors.get(kind).provides), posterior.default_prior)
 
 
 class Inputs(NamedTuple):
@@ -408,7 +416,7 @@ def check_state(candidate: Candidate) -> None:
     trace = trace_of(vae, inputs_of(candidate, loss, vae, 16))
     expect_pure_state(loss, loss, trace)
     absent: Any = Elsewhere()
-    shared = replace(trace, x=absent, likelihood=absent, _log_likelihood=trace.log_likelihood)
+    shared = replace(trace, x=absent, decoded=absent, _log_likelihood=trace.log_likelihood)
     with torch.no_grad(), during("computing its next state from a batch that several processes share"):
         here, there = loss.next_state(trace), loss.next_state(shared)
     for name, value in here.items():

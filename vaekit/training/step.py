@@ -22,13 +22,16 @@ from vaekit.compute.optimizers import AdamW
 from vaekit.compute.process import compiled, keep_freed_memory
 from vaekit.compute.sharding import gathered, own, shard
 from vaekit.data.batches import Batches, Reading, full_batches
-from vaekit.data.sources import Splits
+from vaekit.data.sources import ImageSource, Splits, TensorImages
 from vaekit.errors import UsageError
-from vaekit.interfaces import Optim
+from vaekit.interfaces import Module, Optim
 from vaekit.model.objective import Inputs, Objective, Player
 from vaekit.specs.models import RunSpec
 from vaekit.streams import RecordableStreams, Streams
 from vaekit.training.average import MovingAverage
+
+MOST_CODES = 2**28
+"""The most numbers in the posteriors' parameters of all training images that are kept in memory: 1 GiB."""
 
 
 class Step:
@@ -37,6 +40,9 @@ class Step:
     Every random draw and schedule of a step is a function of the step number, so training can resume at any step.
 
     On CUDA, a step can be recorded as a graph: everything from the positions of the examples in the data to the new weights.
+
+    If training changes nothing that encodes, and no loss needs images, `encode` computes the posteriors' parameters of all
+    training images once, and steps gather these instead of images.
 
     Args:
         spec: A complete spec, fitted to this machine.
@@ -71,7 +77,15 @@ class Step:
         self.clock = torch.zeros((), device=self.device)
         self.steps_per_epoch = full_batches(objective.num_data or 0, train.batch_size)
         self.num_steps = train.epochs * self.steps_per_epoch
-        self.batches = self._batches(splits)
+        self.source = splits.train
+        self.batches = self._image_batches()
+        self.num_codes = len(self.source) * math.prod(self.objective.vae.posterior.param_shape)
+        """The number of posterior parameters of all training images."""
+        fixed = self.batches.augment is None and spec.data.binarize != "dynamic"
+        self.could_encode_once = fixed and not self.objective.sees_images
+        """Whether the posterior's parameters of an image are the same in each step, and suffice for it."""
+        self.encoded = False
+        """Whether the batches hold these instead of images."""
         self.replay = self._replay() if self.records else None
 
     def __call__(self, reading: Reading) -> dict[str, Tensor]:
@@ -79,10 +93,41 @@ class Step:
         self.set_time(reading.number)
         return self.take(reading) if self.replay is None else self.replay(reading.number, reading)
 
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether the posterior's parameters of all training images are computed once, and are few enough to be kept."""
+        return self.could_encode_once and self.num_codes <= MOST_CODES
+
+    @torch.no_grad()
+    def encode(self) -> None:
+        """Encode all training images, if their posteriors' parameters suffice for each step; see `keeps_codes`.
+
+        To be called with the weights to train from, before the first step.
+        """
+        if not self.keeps_codes:
+            return
+        size = max(self.spec.train.batch_size, Module.num_initial)
+        images = Batches(
+            self.source,
+            batch_size=size,
+            streams=self.streams,
+            binarize=self.spec.data.binarize,
+            device=self.device,
+            train=False,
+            workers=self.spec.train.workers,
+            memory_format=self.memory_format,
+        )
+        with self.gathered(), self.autocast():
+            vae = self.whole.vae
+            codes = [vae.params_of(batch.inputs, vae.condition_on(batch.y)).float() for batch in images.epoch(0)]
+        self.batches = self._batches(TensorImages(torch.cat(codes), images.source.labels, self.source.class_names))
+        self.encoded = True
+
     def inputs(self, reading: Reading) -> Inputs:
         """Return the inputs of the objective at a step: the batch, its noise and the time, which is already set."""
         batch = self.batches.make(reading)
-        return self.objective.inputs_of(batch, self.streams, reading.number, epoch=self.clock)
+        inputs = self.objective.inputs_of(batch, self.streams, reading.number, epoch=self.clock)
+        return inputs._replace(x=None, target=None, params=inputs.x) if self.encoded else inputs
 
     def set_time(self, number: int) -> None:
         """Set what depends on the number of the step alone: the time, the learning rates and the weight of the moving average."""
@@ -195,19 +240,22 @@ class Step:
             forward = nn.parallel.DistributedDataParallel(forward, device_ids=devices)
         return forward
 
-    def _batches(self, splits: Splits) -> Batches:
+    def _image_batches(self) -> Batches:
         """Return the batches to train on: in a new order each epoch, augmented as the spec requests."""
+        return self._batches(self.source, binarize=self.spec.data.binarize, augment=self.spec.data.augment)
+
+    def _batches(self, source: ImageSource, **how: Any) -> Batches:
+        """Return the part of this process of the batches of a source, in a new order each epoch."""
         return Batches(
-            splits.train,
+            source,
             batch_size=self.spec.train.batch_size,
             streams=self.streams,
-            binarize=self.spec.data.binarize,
-            augment=self.spec.data.augment,
             device=self.device,
             workers=self.spec.train.workers,
             memory_format=self.memory_format,
             rank=self.processes.rank,
             world_size=self.processes.size,
+            **how,
         )
 
     def _replay(self) -> Replay[dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from vaekit.data.sources import Splits
 from vaekit.errors import DivergenceError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.files import write_text
+from vaekit.interfaces import without_density
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 from vaekit.store.folder import RunFolder, check_space
@@ -106,6 +107,7 @@ class Trainer:
     def complete(self) -> dict[str, Any]:
         """Train the remaining epochs of a run started by `begin`, and finish it; see `fit`."""
         with self.interruption.listen(), self.session(), threads(self.spec.train.threads):
+            self.step.encode()
             while self.position.epoch < self.spec.train.epochs:
                 self.end_epoch(self.train_epoch())
             return self.finish()
@@ -172,7 +174,7 @@ class Trainer:
     def record(self, means: Mapping[str, float], scores: Mapping[str, Any], pace: Pace, *, improved: bool) -> dict[str, Any]:
         """Return the record of an epoch, a line of ``metrics.jsonl``; see `vaekit.evaluation.metrics`."""
         steps = self.position.epoch * self.step.steps_per_epoch
-        if "kl" in means:
+        if {"kl", "reconstruction"} <= means.keys():
             means = {**means, "elbo": -(means["reconstruction"] + means["kl"])}
         return {
             "epoch": self.position.epoch,
@@ -290,6 +292,12 @@ class Trainer:
         if frozen := self.step.objective.frozen:
             trained = sum(p.numel() for p in self.step.objective.parameters() if p.requires_grad)
             notes += (f"frozen: {', '.join(frozen)}; {trained:,} parameters are trained",)
+        if self.step.could_encode_once and not self.step.keeps_codes:
+            size = f"{4 * self.step.num_codes / 2**30:.1f} GiB"
+            notes += (f"the posteriors of all training images would take {size}, so images are encoded in every step",)
+        vae = self.step.objective.vae
+        if lacking := without_density(vae.posterior, vae.prior):
+            notes += (f"{lacking}, so there is no KL, no ELBO and no log p(x)",)
         if self.criterion is None and self.spec.train.best == "auto":
             notes += ("a critic plays, so losses of epochs are not comparable: the last epoch counts as the best, see --best",)
         if (average := self.step.average) is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vaekit.cli.common import JsonOption, Panel, QuietOption, interruptible
-from vaekit.cli.options import with_component_options
+from vaekit.cli.options import Words, with_component_options
 
 PANEL = Panel.EXPORT
 FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that AutoencoderKL.save_pretrained wrote.")]
@@ -17,7 +17,7 @@ FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     """Return the command with the options of the components of the model, and the arguments in normal form."""
-    return with_component_options(import_, arguments, without=("init",), read=_model)
+    return with_component_options(import_, arguments, without=("init",), base_of=_base)
 
 
 def import_(
@@ -47,9 +47,9 @@ def import_(
         import_diffusers(spec, out=out, reporter=reporter, **given)
 
 
-def _model(folder: str) -> dict[str, Any]:
-    """Return the plain spec of the model in a folder."""
+def _base(words: Words) -> dict[str, Any]:
+    """Return the plain spec of the model in the folder that is named; empty if none is."""
     from vaekit.files import local_path
     from vaekit.store.diffusers import model_of, read_config
 
-    return {"model": model_of(read_config(local_path(folder)))}
+    return {} if words.spec is None else {"model": model_of(read_config(local_path(words.spec)))}

@@ -16,6 +16,8 @@ from vaekit.roles import priors
 from vaekit.schema import Few
 from vaekit.trace import Trace
 
+MOST_LATENTS = 1024
+"""The most latents; the covariances of ten components have 5 million parameters then."""
 LEAST_SHARE = 1e-4
 """What is added to the variances of a component, as a fraction of the mean variance of the codes, so that none is singular."""
 
@@ -42,6 +44,8 @@ class FullMixture(MixturePrior):
 
     def __init__(self, latent_dim: int, *, num_components: Few = 10) -> None:
         super().__init__(latent_dim)
+        if latent_dim > MOST_LATENTS:
+            raise _too_large(f"{latent_dim} latents", f"at most {MOST_LATENTS}")
         self.logits = nn.Parameter(torch.zeros(num_components))
         self.mu = nn.Parameter(torch.randn(num_components, latent_dim))
         self.log_diagonal = nn.Parameter(torch.zeros(num_components, latent_dim))
@@ -70,6 +74,9 @@ class FullMixture(MixturePrior):
                 given=f"{num} components, {len(codes)} codes",
                 remedy=f"use --prior.num-components {len(codes)} or less",
             )
+        if len(codes) < num * self.latent_dim:
+            given = f"{len(codes)} codes of {self.latent_dim} latents for {num} components"
+            raise _too_large(given, f"at least {num * self.latent_dim} codes, as many for each component as there are latents")
         floor = max(LEAST_SHARE * float(codes.var(0).mean()), 1e-12)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on fits that stop early or find fewer clusters: gradient steps go on from there
@@ -79,3 +86,12 @@ class FullMixture(MixturePrior):
         diagonal, below = factors.split([self.latent_dim, factors.shape[1] - self.latent_dim], 1)
         state = {"logits": torch.log(weights), "mu": mu, "log_diagonal": torch.log(diagonal), "below": below}
         return {name: value.to(self.mu) for name, value in state.items()}
+
+
+def _too_large(given: str, expected: str) -> UsageError:
+    return UsageError(
+        "the covariances of the prior 'full_mixture' are too large to be estimated",
+        given=given,
+        expected=expected,
+        remedy="use fewer --prior.num-components, or --prior mixture, maf or rectified_flow",
+    )

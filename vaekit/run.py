@@ -151,7 +151,7 @@ def import_diffusers(
     The run can be evaluated, sampled and exported; `resume` trains it on, and so does `train` with its spec and ``init``.
 
     Args:
-        folder: A folder that `AutoencoderKL.save_pretrained` wrote.
+        folder: A folder that ``save_pretrained`` of `AutoencoderKL` or `VQModel` wrote.
         out: The run folder; default: the next number under ``runs/``.
         reporter: Receives the numbers; default: none.
         options: Options as for `train`, such as the dataset, that override those of the model.
@@ -352,10 +352,10 @@ class Run(Record):
         """Write the best model for diffusers, and verify by that library that it computes the same.
 
         Args:
-            folder: What `AutoencoderKL.from_pretrained` then loads; default: ``diffusers`` in the run folder.
+            folder: What ``from_pretrained`` of `AutoencoderKL` or, for codes of `vq`, `VQModel` then loads; default: ``diffusers`` in the run folder.
 
         Raises:
-            ExportError: `AutoencoderKL` cannot represent the model; the message lists every reason.
+            ExportError: Neither class can represent the model; the message lists every reason.
             UsageError: diffusers is not installed.
         """
         from vaekit.export.diffusers import export

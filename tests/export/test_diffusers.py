@@ -41,6 +41,32 @@ def loaded(folder: Path) -> Any:
     return diffusers.AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).eval()
 
 
+def test_a_model_of_codes_comes_in_and_goes_out_with_equal_outputs(images: Path, tmp_path: Path):
+    torch.manual_seed(0)
+    own = {"latent_channels": 3, "num_vq_embeddings": 12, "block_out_channels": (8, 16), "norm_num_groups": 4}
+    stages = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    model = diffusers.VQModel(**own, **stages).eval()
+    model.save_pretrained(tmp_path / "there")
+    run = imported(tmp_path / "there", images, tmp_path / "run")
+    x = torch.rand(3, 3, 16, 12)
+    with torch.no_grad():
+        latents = model.encode(2 * x - 1).latents
+        expected, *_ = model.quantize(latents)
+        here = run.vae().encode(x)
+        torch.testing.assert_close(here.mean, expected.flatten(1), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(run.vae().reconstruct(x), (model.decode(latents).sample + 1) / 2, atol=1e-5, rtol=1e-5)
+    run.to_diffusers(tmp_path / "back")
+    again = diffusers.VQModel.from_pretrained(tmp_path / "back", low_cpu_mem_usage=False)
+    for name, tensor in model.state_dict().items():
+        if not name.endswith("to_k.bias"):
+            assert torch.equal(tensor, again.state_dict()[name]), name
+    config = json.loads((tmp_path / "there" / CONFIG).read_text())
+    (tmp_path / "there" / CONFIG).write_text(json.dumps({**config, "vq_embed_dim": 4}))
+    with pytest.raises(CheckpointError, match="cannot be represented") as error:
+        read_config(tmp_path / "there")
+    assert "vq_embed_dim 4 for latent_channels 3" in str(error.value.given)
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("images") / "images.npy"
@@ -159,7 +185,7 @@ def test_networks_cannot_be_imported_as_others(images: Path, tmp_path: Path):
     ("change", "expected"),
     [
         ({"act_fn": "relu"}, "act_fn 'relu'"),
-        ({"_class_name": "VQModel"}, "VQModel"),
+        ({"_class_name": "AutoencoderTiny"}, "AutoencoderTiny"),
         ({"up_block_types": ["UpDecoderBlock2D"] * 2}, "stages"),
         ({"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}, "DownBlock2D"),
         ({"block_out_channels": [8]}, "stages"),

@@ -15,21 +15,21 @@ from vaekit.export.exporter import Exported
 from vaekit.export.parity import TOLERANCE, Array, compare, torch_function
 from vaekit.export.parts import part_of
 from vaekit.extras import import_extra
-from vaekit.store.diffusers import CLASS, CONFIG, WEIGHTS, config_of, weights_of, write
+from vaekit.store.diffusers import CONFIG, WEIGHTS, config_of, weights_of, write
 
 if TYPE_CHECKING:
     from vaekit.export.trained import Trained
 
 
 def export(trained: Trained, folder: Path) -> Exported:
-    """Write a model to a folder that ``AutoencoderKL.from_pretrained`` loads, verified against the model, or not at all.
+    """Write a model to a folder that ``from_pretrained`` of `AutoencoderKL` or `VQModel` loads, verified against the model, or not at all.
 
     Args:
         trained: The model.
         folder: The folder; it must not exist, or be empty or an earlier export.
 
     Raises:
-        ExportError: `AutoencoderKL` cannot represent the model, or computes something else.
+        ExportError: Neither class can represent the model, or what is loaded computes something else.
         UsageError: diffusers is not installed.
     """
     scale, shift = trained.scaling
@@ -42,7 +42,7 @@ def export(trained: Trained, folder: Path) -> Exported:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         write(temporary, config, weights_of(trained.vae))
-        model = getattr(library, CLASS).from_pretrained(temporary, low_cpu_mem_usage=False).eval()
+        model = getattr(library, config["_class_name"]).from_pretrained(temporary, low_cpu_mem_usage=False).eval()
         parity = compare(
             lambda inputs: _reconstruct(model, inputs),
             torch_function(subject),
@@ -63,5 +63,6 @@ def export(trained: Trained, folder: Path) -> Exported:
 def _reconstruct(model: Any, inputs: Sequence[Array]) -> list[Array]:
     """Return images decoded from the posterior's means by diffusers, from and to pixels in [0, 1]."""
     (x,) = (torch.from_numpy(each) for each in inputs)
-    decoded = model.decode(model.encode(2 * x - 1).latent_dist.mean).sample
+    encoded = model.encode(2 * x - 1)
+    decoded = model.decode(encoded.latent_dist.mean if "latent_dist" in encoded else encoded.latents).sample
     return [((decoded + 1) / 2).clamp(0, 1).numpy()]

@@ -1,6 +1,6 @@
-"""Autoencoders in the format of the library diffusers: a folder with ``config.json`` and weights, for `AutoencoderKL`.
+"""Autoencoders of the library diffusers, `AutoencoderKL` and `VQModel`: folders with ``config.json`` and weights.
 
-Its networks are those of `ldm`, with the same names of parameters; only the following differs. The pointwise convolutions between
+Their networks are those of `ldm`, with the same names of parameters; only the following differs. The pointwise convolutions between
 the networks and the latents belong to the model there, and to the networks here. The keys of attention have a bias there, which
 changes nothing, since it adds the same number to all scores of a position.
 """
@@ -22,15 +22,18 @@ from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-CLASS = "AutoencoderKL"
-FIXED: dict[str, Any] = {"act_fn": "silu"}
+CLASSES = {"gaussian": "AutoencoderKL", "vq": "VQModel"}
+"""The classes by the posterior that they have here."""
+FIXED: dict[str, Any] = {"act_fn": "silu", "norm_type": "group", "lookup_from_codebook": False}
 """Settings that have the same value in every model that can be read."""
 DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
 """The types of the stages, without attention and with it."""
 OUTSIDE = {"quant_conv": "encoder", "post_quant_conv": "decoder"}
 """The convolutions that belong to the model there, and the networks that they belong to here."""
+CODEBOOK = "quantize.embedding.weight"
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Layers of attention in folders that older versions of diffusers wrote."""
+EXPECTED = " or ".join(CLASSES.values())
 OPTIONS = ("channels", "depth", "groups", "attention", "middle_attention", "quant_conv")
 
 
@@ -53,23 +56,28 @@ def read_config(folder: Path) -> dict[str, Any]:
         known = all(set(types) <= set(kinds) for types, kinds in zip(stages, (DOWN, UP), strict=True))
         same = [each == DOWN[1] for each in stages[0]] == [each == UP[1] for each in stages[1]]
         fitting = known and same and len(config["block_out_channels"]) == len(stages[0])
+        narrowed = config.get("vq_embed_dim") not in {None, config.get("latent_channels", 3)}
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read", given=error.strerror, expected="a folder that diffusers wrote") from None
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not describe an autoencoder", given=repr(error), expected=f"a {CLASS}") from None
+        raise CheckpointError(f"{path} does not describe an autoencoder", given=repr(error), expected=EXPECTED) from None
     other = [f"{name} {config[name]!r}" for name, value in FIXED.items() if config.get(name, value) != value]
-    if kind != CLASS or not fitting or other:
+    other += [f"vq_embed_dim {config['vq_embed_dim']} for latent_channels {config['latent_channels']}"] if narrowed else []
+    if kind not in CLASSES.values() or not fitting or other:
         raise CheckpointError(
             f"the model in {folder} cannot be represented",
             given=", ".join([kind, *other, *(f"stages {'/'.join(types)}" for types in stages if not fitting)]),
-            expected=f"{CLASS} with act_fn silu, stages {' or '.join(DOWN)}, and the decoder's stages in the same order",
+            expected=f"{EXPECTED} with act_fn silu, stages {' or '.join(DOWN)}, and the decoder's stages in the same order",
         )
     return dict(config)
 
 
 def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``model`` section of a spec, plain and partial, for the settings of a model."""
-    channels = config["block_out_channels"]
+    channels, kl = config["block_out_channels"], config["_class_name"] == CLASSES["gaussian"]
+    posterior = (
+        {"kind": "gaussian", "max_logvar": 30.0} if kl else {"kind": "vq", "num_codes": config.get("num_vq_embeddings", 256)}
+    )
     options = {
         "kind": "ldm",
         "channels": list(channels),
@@ -82,9 +90,9 @@ def model_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "encoder": {**options, "quant_conv": config.get("use_quant_conv", True)},
         "decoder": {**options, "quant_conv": config.get("use_post_quant_conv", True)},
-        "posterior": {"kind": "gaussian", "max_logvar": 30.0},
+        "posterior": posterior,
         "likelihood": {"kind": "l1", "link": "identity"},
-        "latent_dim": config.get("latent_channels", 4),
+        "latent_dim": config.get("latent_channels", 4 if kl else 3),
         "latent_stride": 2 ** (len(channels) - 1),
     }
 
@@ -108,6 +116,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def _renamed(found: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in found.items():
+        if name == CODEBOOK:
+            uniform = torch.full((len(tensor),), 1 / len(tensor))
+            learned = {"codebook": tensor.float(), "usage": uniform, "sums": tensor.float() / len(tensor)}
+            yield from ((f"posterior.{name}", value) for name, value in learned.items())
+            continue
         *scope, layer, kind = name.split(".")
         if layer in RENAMED:
             layer = RENAMED[layer]
@@ -128,7 +141,7 @@ def config_of(vae: VAE, spec: RunSpec, *, scaling_factor: float, shift_factor: f
         shift_factor: The mean of the latents, which is subtracted before.
 
     Raises:
-        ExportError: `AutoencoderKL` cannot represent it; the message lists every reason.
+        ExportError: Neither `AutoencoderKL` nor `VQModel` can represent it; the message lists every reason.
     """
     model, (channels, *size) = spec.model, vae.data_shape
     reasons = [
@@ -136,11 +149,12 @@ def config_of(vae: VAE, spec: RunSpec, *, scaling_factor: float, shift_factor: f
         for role, component, kind in (
             ("encoder", model.encoder, "ldm"),
             ("decoder", model.decoder, "ldm"),
-            ("posterior", model.posterior, "gaussian"),
             ("condition", model.condition, "none"),
         )
         if component.kind != kind
     ]
+    if model.posterior.kind not in CLASSES:
+        reasons.append(f"posterior {model.posterior.kind!r} instead of {' or '.join(map(repr, CLASSES))}")
     if not reasons:
         encoder, decoder = (dict(component) for component in (model.encoder, model.decoder))
         reasons = [f"{name} of encoder and decoder differ" for name in OPTIONS[:-1] if encoder[name] != decoder[name]]
@@ -150,17 +164,19 @@ def config_of(vae: VAE, spec: RunSpec, *, scaling_factor: float, shift_factor: f
             reasons.append(
                 f"latent_stride {model.latent_stride} with {len(encoder['channels'])} stages: one halving between each"
             )
+        if model.posterior.kind == "vq" and not (encoder["quant_conv"] and decoder["quant_conv"]):
+            reasons.append("networks without quant_conv")
         if vae.likelihood.support == "unit":
             reasons.append("a likelihood with a sigmoid, which is not part of the decoder there: see --likelihood.link identity")
         if len(size) != 2 or vae.value_range != (0.0, 1.0) or vae.missing:
             reasons.append("data other than images in [0, 1] without missing numbers")
     if reasons:
-        raise ExportError(f"the model cannot be represented by {CLASS}", given="; ".join(reasons))
+        raise ExportError(f"the model cannot be represented by {EXPECTED}", given="; ".join(reasons))
     with_attention = [stage in encoder["attention"] for stage in range(1, len(encoder["channels"]) + 1)]
-    return {
-        "_class_name": CLASS,
+    settings: dict[str, Any] = {
+        "_class_name": CLASSES[model.posterior.kind],
         "_diffusers_version": "0.30.0",
-        **FIXED,
+        "act_fn": FIXED["act_fn"],
         "in_channels": channels,
         "out_channels": channels,
         "block_out_channels": list(encoder["channels"]),
@@ -169,19 +185,21 @@ def config_of(vae: VAE, spec: RunSpec, *, scaling_factor: float, shift_factor: f
         "layers_per_block": encoder["depth"],
         "norm_num_groups": vae.encoder.conv_norm_out.num_groups,  # type: ignore[union-attr]
         "mid_block_add_attention": encoder["middle_attention"],
-        "use_quant_conv": encoder["quant_conv"],
-        "use_post_quant_conv": decoder["quant_conv"],
         "latent_channels": model.latent_dim,
         "sample_size": max(size),
         "scaling_factor": scaling_factor,
-        "shift_factor": shift_factor,
         "force_upcast": True,
     }
+    if model.posterior.kind == "vq":
+        return settings | {"num_vq_embeddings": len(vae.get_buffer("posterior.codebook"))}
+    convolutions = {"use_quant_conv": encoder["quant_conv"], "use_post_quant_conv": decoder["quant_conv"]}
+    return settings | convolutions | {"shift_factor": shift_factor}
 
 
 def weights_of(vae: VAE) -> dict[str, Tensor]:
     """Return the weights of a model by their names in diffusers."""
-    weights: dict[str, Tensor] = {}
+    vq = "posterior.codebook" in vae.state_dict()
+    weights = {CODEBOOK: vae.get_buffer("posterior.codebook")} if vq else {}
     for network in ("encoder", "decoder"):
         for name, tensor in vae.get_submodule(network).state_dict().items():
             outside = name.partition(".")[0] in OUTSIDE

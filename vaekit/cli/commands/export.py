@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PANEL = Panel.EXPORT
 WHOLE = "diffusers"
 """The format of whole models; those of parts are exporters."""
-ABOUT_WHOLE = "A folder for the library diffusers: the whole model, as AutoencoderKL.from_pretrained loads it."
+ABOUT_WHOLE = "A folder for the library diffusers: the whole model, as AutoencoderKL or VQModel."
 PartOption = Annotated[str, typer.Option(metavar="decoder|encoder|autoencoder", help="What to export.")]
 
 

@@ -12,7 +12,9 @@ from vaekit.cli.common import JsonOption, Panel, QuietOption, interruptible
 from vaekit.cli.options import Words, with_component_options
 
 PANEL = Panel.EXPORT
-FolderArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that AutoencoderKL.save_pretrained wrote.")]
+FolderArgument = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="A folder that save_pretrained of AutoencoderKL or VQModel wrote.")
+]
 
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:

@@ -554,6 +554,10 @@ class Dataset(Component, ABC):
         800
     """
 
+    default_encoder: ClassVar[str] = "mlp"
+    """The encoder to use if none is chosen; the decoder defaults to the same kind."""
+    default_latent_dim: ClassVar[int | None] = None
+    """The number of latents to use if none is chosen; None for vaekit's default."""
     default_likelihood: ClassVar[str] = "bce"
     """The likelihood to use if none is chosen."""
     default_binarize: ClassVar[Binarize] = "none"

@@ -352,7 +352,8 @@ class Run(Record):
         """Write the best model for diffusers, and verify by that library that it computes the same.
 
         Args:
-            folder: What ``from_pretrained`` of `AutoencoderKL` or, for codes of `vq`, `VQModel` then loads; default: ``diffusers`` in the run folder.
+            folder: What ``from_pretrained`` of `AutoencoderKL` or, for codes of `vq`, `VQModel` then loads; default:
+                ``diffusers`` in the run folder.
 
         Raises:
             ExportError: Neither class can represent the model; the message lists every reason.

@@ -31,6 +31,7 @@ from vaekit.model.assembly import assemble, build_objective, build_vae, example_
 from vaekit.specs.options import build_spec
 from vaekit.store import checkpoint
 from vaekit.training.checks import check_data
+from vaekit.training.hardware import fit_to_data
 from vaekit.training.step import Step
 
 
@@ -439,17 +440,28 @@ def test_a_batch_larger_than_the_data_is_refused_and_leaves_no_folder(images, tm
     assert not (tmp_path / "run").exists()
 
 
-def test_a_default_batch_adapts_to_fewer_images_and_says_so(images, tmp_path):
+def test_a_default_batch_adapts_to_fewer_images(images, tmp_path):
     given = options(images, epochs=1)
     del given["batch_size"]
     num = len(vaekit.datasets.build(build_spec({}, given).data.dataset).load().train)
     assert num < 128
-    with pytest.warns(UserWarning, match=f"the batch size is {num}, since .* the default, 128"):
-        run = vaekit.train(**given, out=tmp_path / "run")
-    assert run.spec.train.batch_size == num
-    assert run.metrics()[-1]["step"] == 1
+    run = vaekit.train(**given, out=tmp_path / "run")
+    assert run.spec.train.batch_size == 16
+    assert run.metrics()[-1]["step"] == num // 16
     with pytest.raises(UsageError, match="exceeds"):
         vaekit.train(**given, batch_size=128, out=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("num", "processes", "size"),
+    [(50_000, 1, 128), (6144, 1, 128), (6143, 1, 64), (3000, 1, 32), (300, 1, 16), (9, 1, 9), (9, 2, 8), (300, 24, 24)],
+)
+def test_a_default_batch_leaves_an_epoch_48_steps(num, processes, size):
+    parts = [TensorImages(torch.zeros(number, 1, 2, 2, dtype=torch.uint8)) for number in (num, 1, 1)]
+    fitted = fit_to_data(build_spec({}, {}), Splits(*parts), processes)
+    assert fitted.train.batch_size == size
+    chosen = build_spec({}, {"batch_size": 128})
+    assert fit_to_data(chosen, Splits(*parts), processes) == chosen
 
 
 @pytest.mark.parametrize("stacked", [False, True])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def export(trained: Trained, folder: Path) -> Exported:
-    """Write a model to a folder that ``from_pretrained`` of `AutoencoderKL` or `VQModel` loads, verified against the model, or not at all.
+    """Write a model to a folder that ``from_pretrained`` of `AutoencoderKL` or `VQModel` loads, verified, or not at all.
 
     Args:
         trained: The model.

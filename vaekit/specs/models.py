@@ -150,8 +150,8 @@ class TrainSpec(Spec):
     epochs: Count = Field(30, description="Number of passes over the training images.")
     batch_size: Count = Field(
         128,
-        description="Number of images per step, over all processes; the default adapts to smaller training sets. An epoch leaves "
-        "out the images of a last, short batch, others each time.",
+        description="Number of images per step, over all processes; the default is less, down to 16, for fewer than 6,144 "
+        "training images. An epoch leaves out the images of a last, short batch, others each time.",
     )
     lr: PositiveFloat = Field(2e-3, description="Peak learning rate of Adam.")
     schedule: Literal["cosine", "constant", "step"] = Field(

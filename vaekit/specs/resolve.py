@@ -19,7 +19,7 @@ from vaekit.schema import ComponentSpec, Spec
 from vaekit.specs.models import SECTIONS, ModelSpec, RunSpec, component_data, validated
 
 ROLES = {components.role: components for components in roles.SPEC_REGISTRIES}
-DEFAULTS = {"encoder": "mlp", "posterior": "gaussian", "condition": "none", "dataset": "digits"}
+DEFAULTS = {"posterior": "gaussian", "condition": "none", "dataset": "digits"}
 """Default components that depend on no other choice; the others are chosen in `choose_components`."""
 SEVERAL = frozenset({"loss", "logger"})
 """The roles that several components of a run may play."""
@@ -35,9 +35,10 @@ def section_of(role: str) -> str:
 def resolve(spec: RunSpec | Mapping[str, Any], source: str = "the spec") -> RunSpec:
     """Complete a spec given as plain data; resolving is idempotent.
 
-    The decoder defaults to the encoder's kind, or to ``cnn`` if no decoder has that name. The likelihood and the binarisation
-    default to those of the dataset, but pixels are binarised only for a likelihood of binary pixels. The prior defaults to the
-    posterior's choice, and the posterior's default loss, such as ``kl``, is added if no loss covers the divergence.
+    The encoder, the number of latents, the likelihood and the binarisation default to those of the dataset, but pixels are
+    binarised only for a likelihood of binary pixels. The decoder defaults to the encoder's kind, or to ``cnn`` if no decoder has
+    that name. The prior defaults to the posterior's choice, and the posterior's default loss, such as ``kl``, is added if no loss
+    covers the divergence.
 
     Args:
         spec: The sections ``model``, ``data`` and ``train``, any of them partial.
@@ -86,14 +87,16 @@ def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, An
     loggers = _components("logger", data["train"].get("logger"))
     data["train"]["logger"] = [_kept(logger, loggers) for logger in _components("logger", chosen.get("logger", loggers))]
 
-    for role in ("encoder", "posterior", "prior", "condition", "dataset", "decoder"):
+    for role in ("dataset", "encoder", "posterior", "prior", "condition", "decoder"):
         held = data[section_of(role)]
-        default = DEFAULTS.get(role) or _default_of(role, model)
+        default = DEFAULTS.get(role) or _default_of(role, data)
         [before] = _components(role, held.get(role)) or [{"kind": default}]
         [now] = _components(role, chosen.get(role, before)) or [{"kind": default}]
         held[role] = _kept(now, [before])
 
     dataset = roles.datasets.get(data["data"]["dataset"]["kind"])
+    if dataset.default_latent_dim is not None:
+        model.setdefault("latent_dim", dataset.default_latent_dim)
     model["likelihood"] = likelihoods[0] if likelihoods else {"kind": dataset.default_likelihood}
     if data["data"].get("binarize") is None:
         scores = roles.likelihoods.get(model["likelihood"]["kind"]).scores
@@ -131,8 +134,11 @@ def chosen_components(data: Mapping[str, Any]) -> list[tuple[str, str, tuple[str
     return found
 
 
-def _default_of(role: str, model: Mapping[str, Any]) -> str:
-    """Return the default prior of the posterior, or the default decoder for the encoder."""
+def _default_of(role: str, data: Mapping[str, Any]) -> str:
+    """Return the default encoder of the dataset, prior of the posterior, or decoder for the encoder."""
+    model = data["model"]
+    if role == "encoder":
+        return roles.datasets.get(data["data"]["dataset"]["kind"]).default_encoder
     if role == "prior":
         return roles.posteriors.get(model["posterior"]["kind"]).default_prior
     encoder: str = model["encoder"]["kind"]

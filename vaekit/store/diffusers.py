@@ -1,8 +1,8 @@
 """Autoencoders of the library diffusers, `AutoencoderKL` and `VQModel`: folders with ``config.json`` and weights.
 
-Their networks are those of `ldm`, with the same names of parameters; only the following differs. The pointwise convolutions between
-the networks and the latents belong to the model there, and to the networks here. The keys of attention have a bias there, which
-changes nothing, since it adds the same number to all scores of a position.
+Their networks are those of `ldm`, with the same names of parameters; only the following differs. The pointwise convolutions
+between the networks and the latents belong to the model there, and to the networks here. The keys of attention have a bias
+there, which changes nothing, since it adds the same number to all scores of a position.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ class CelebA(Dataset):
         Liu et al. (2015), "Deep Learning Face Attributes in the Wild", ICCV, arXiv:1411.7766.
     """
 
+    default_encoder: ClassVar[str] = "cnn"
+    default_latent_dim: ClassVar[int] = 64
     default_likelihood: ClassVar[str] = "gaussian"
 
     def __init__(self, *, size: int = 64, data_root: str | None = None, download: bool = True, memory_gb: float = 4.0) -> None:

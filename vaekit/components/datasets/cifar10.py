@@ -32,6 +32,8 @@ class CIFAR10(Downloaded):
         Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images", technical report of the University of Toronto.
     """
 
+    default_encoder: ClassVar[str] = "cnn"
+    default_latent_dim: ClassVar[int] = 64
     default_likelihood: ClassVar[str] = "gaussian"
 
     def load(self) -> Splits:

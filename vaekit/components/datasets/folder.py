@@ -39,6 +39,8 @@ class Folder(Dataset):
         memory_gb: Pictures that fit into this much memory are decoded once and kept; otherwise they are read again every epoch.
     """
 
+    default_encoder: ClassVar[str] = "cnn"
+    default_latent_dim: ClassVar[int] = 64
     default_likelihood: ClassVar[str] = "gaussian"
     reader: ImageReader
 

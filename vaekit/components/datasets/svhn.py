@@ -24,6 +24,8 @@ class SVHN(Downloaded):
             Learning and Unsupervised Feature Learning.
     """
 
+    default_encoder: ClassVar[str] = "cnn"
+    default_latent_dim: ClassVar[int] = 64
     default_likelihood: ClassVar[str] = "gaussian"
 
     def load(self) -> Splits:

@@ -74,20 +74,19 @@ def test_efficientnet_lite0_is_that_of_its_formulae(side: int) -> None:
 def test_layers_are_those_of_torchvision(name: NetworkName) -> None:
     with torch.device("meta"):
         reference = getattr(torchvision.models, name)().features.eval()
-    weights = {key.removeprefix("features."): tensor for key, tensor in load_file(random_weights(name)).items()}
+    weights = {key.removeprefix("features."): tensor.double() for key, tensor in load_file(random_weights(name)).items()}
     reference.load_state_dict(weights, assign=True)
-    x = images()
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    x, net = images().double(), network(name).double()
+    mean, std = (torch.tensor(each).view(3, 1, 1).double() for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     features, expected = (x - mean) / std, []
     with torch.no_grad():
         for number, layer in enumerate(reference[: TORCHVISION[name][-1] + 1]):
             features = layer(features)
             expected += [features.clone()] if number in TORCHVISION[name] else []  # the next ReLU may be in place
-    found = network(name)(x)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(net(x), expected, strict=True):
         torch.testing.assert_close(one, other)
         assert one.std() > 1e-3
-    torch.testing.assert_close(network(name).pooled(x), expected[-1].mean((-2, -1)))
+    torch.testing.assert_close(net.pooled(x), expected[-1].mean((-2, -1)))
 
 
 @pytest.mark.parametrize("name", NAMES)

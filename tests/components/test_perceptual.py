@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from small import random_weights
+from torch.nn import functional as F
 
 import vaekit
 from vaekit import roles
@@ -95,11 +96,16 @@ def test_gradients_reach_encoder_and_decoder_and_nothing_else() -> None:
 
 
 def test_distances_are_in_single_precision_under_autocast() -> None:
-    loss, trace = loss_of(), vae_of()(images())
+    loss, trace = loss_of(weight=1.0), vae_of()(images())
     with torch.autocast("cpu", torch.bfloat16):
-        half = loss(trace)
-    assert half.dtype == torch.float32
-    torch.testing.assert_close(half, loss(trace), rtol=0.05, atol=0)
+        found = loss(trace)
+        pairs = zip(*(loss.distance.network(each) for each in (images(), trace.reconstruction)), strict=True)
+    assert found.dtype == torch.float32
+    layers = []
+    for one, other in pairs:
+        assert one.dtype == torch.bfloat16
+        layers.append(2 - 2 * F.cosine_similarity(one.double(), other.double(), dim=1, eps=1e-12).mean((-2, -1)))
+    torch.testing.assert_close(found.double(), torch.stack(layers).mean(0), rtol=1e-5, atol=1e-6)
 
 
 TRAINING: dict[str, Any] = {

@@ -74,6 +74,7 @@ class FeatureNetwork(nn.Module):
         mean, std = architecture.normalisation
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)  # on a CPU, small images take a quarter of the time of EfficientNet
         self.train(False)
 
     def train(self, mode: bool = True) -> FeatureNetwork:

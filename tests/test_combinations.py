@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from small import fitting_posterior, small, small_parts
+from small import fitting_posterior, fitting_prior, small, small_parts
 
 from vaekit import roles
 from vaekit.data.facts import Facts
 from vaekit.data.specs import Missing
 from vaekit.errors import UsageError
-from vaekit.interfaces import Loss, Shape
+from vaekit.interfaces import Capability, Declaration, Loss, Posterior, Shape
 from vaekit.model.assembly import build_objective, build_vae, example_inputs
 from vaekit.model.contracts import check_contracts, check_players
 from vaekit.model.objective import Objective
@@ -162,10 +163,14 @@ def completed(chosen: dict[str, str]) -> dict[str, str]:
     return {"posterior": posterior, **default, **chosen}
 
 
+def declared_by(loss: str) -> Declaration:
+    """Return what a loss declares with its default options."""
+    return roles.losses.get(loss).declare({name: field.default for name, field in roles.losses.spec(loss).model_fields.items()})
+
+
 def missing(chosen: dict[str, str], loss: str, *, by: str = "loss prior") -> dict[str, Any]:
     """Return what a loss and the prior require of the posterior, and the loss of the prior, and these lack, by role."""
-    options = {name: field.default for name, field in roles.losses.spec(loss).model_fields.items()}
-    declared, prior = roles.losses.get(loss).declare(options), roles.priors.get(chosen["prior"])
+    declared, prior = declared_by(loss), roles.priors.get(chosen["prior"])
     of_posterior = {"loss": declared.requires, "prior": prior.requires}
     required = {"posterior": frozenset().union(*(of_posterior[each] for each in by.split())), "prior": declared.requires_of_prior}
     lacks = {registry.role: required[registry.role] - registry.get(chosen[registry.role]).provides for registry in BETWEEN[:2]}
@@ -193,6 +198,19 @@ def untrained(chosen: dict[str, str]) -> bool:
     return bool(aims) and all("prior" not in aim.moves for aim in aims.values()) and any(True for _ in prior.parameters())
 
 
+def unfit(chosen: dict[str, str]) -> bool:
+    """Return whether the posterior's default loss is added, and needs what the prior does not provide."""
+    loss, default = roles.losses.get(chosen["loss"]), roles.posteriors.get(chosen["posterior"]).default_loss
+    return default is not None and "divergence" not in loss.covers and "prior" in missing(chosen, default)
+
+
+def suitable(posterior: type[Posterior], losses: Sequence[str]) -> str | None:
+    """Return the posterior's default prior, or the first on its space that provides what losses require; None if none does."""
+    required = frozenset().union(*(declared_by(loss).requires_of_prior for loss in losses))
+    kinds = [kind for kind in (posterior.default_prior, *roles.priors.kinds()) if roles.priors.get(kind).space == posterior.space]
+    return next((kind for kind in kinds if required <= roles.priors.get(kind).provides), None)
+
+
 def apart(chosen: dict[str, str]) -> bool:
     """Return whether the posterior and the prior are on different spaces."""
     return roles.posteriors.get(chosen["posterior"]).space != roles.priors.get(chosen["prior"]).space
@@ -215,9 +233,11 @@ def off(chosen: dict[str, str]) -> bool:
 def test_parts_that_meet_in_an_objective(parts: dict[str, str]) -> None:
     chosen = completed(parts)
     refusal, lacks = walk(chosen), missing(chosen, chosen["loss"])
-    assert (refusal is not None) == (apart(chosen) or off(chosen) or bool(lacks) or untrained(chosen)), refusal
+    assert (refusal is not None) == (apart(chosen) or off(chosen) or bool(lacks) or untrained(chosen) or unfit(chosen)), refusal
     if refusal is not None and off(chosen) and not apart(chosen) and not missing(chosen, chosen["loss"], by="prior"):
         assert all(repr(chosen[role]) in str(refusal) for role in ("posterior", "loss"))
+    elif refusal is not None and not apart(chosen) and not lacks and unfit(chosen):
+        assert f"which the prior {chosen['prior']!r} does not provide" in str(refusal)
     elif refusal is not None and not apart(chosen) and not lacks:
         assert "no loss trains the prior" in str(refusal)
     elif refusal is not None and apart(chosen):
@@ -273,7 +293,10 @@ def test_backbones_of_other_shapes(chosen: dict[str, str], shape: Shape) -> None
 def test_grids_of_latents(chosen: dict[str, str], shape: Shape) -> None:
     (role, kind), *_ = chosen.items()
     posterior = {} if "posterior" in chosen else {"posterior": fitting_posterior(role, kind)}
-    refusal = walk({**posterior, **chosen}, shape=shape, stride=2)
+    losses = ()
+    if "prior" in chosen and Capability.LOG_PROB not in roles.priors.get(kind).provides:
+        losses = (roles.priors.get(kind).fitted_by,)
+    refusal = walk({**posterior, **chosen}, losses, shape=shape, stride=2)
     assert (refusal is not None) == (role == "posterior" and not by_position(kind)), refusal
     assert refusal is None or "cannot have a grid of latents" in str(refusal)
 
@@ -293,7 +316,7 @@ def by_position(kind: str) -> bool:
     ids=lambda value: name_of(value) if isinstance(value, dict) else str(value),
 )
 def test_objectives_of_data_that_lack_numbers(chosen: dict[str, str], shape: Shape) -> None:
-    chosen = {"likelihood": "bce", "loss": "kl", **chosen}
+    chosen = {"likelihood": "bce", "loss": "kl", **fitting_prior("loss", chosen.get("loss", "kl")), **chosen}
     posterior = fitting_posterior("loss", chosen["loss"])
     shape = shape_of(chosen["loss"]) if shape == SHAPE else shape
     refusal = walk({"posterior": posterior, **chosen}, shape=shape, missing="channel")
@@ -335,8 +358,12 @@ def test_a_loss_names_the_spaces_that_it_is_defined_on(posterior: str) -> None:
 def test_two_losses(losses: tuple[str, str]) -> None:
     classes = [roles.posteriors.get(fitting_posterior("loss", loss)) for loss in losses]
     cls = next((cls for cls in classes if all(roles.losses.get(loss).requires <= cls.provides for loss in losses)), classes[0])
-    refusal = walk({"posterior": cls.kind, "prior": cls.default_prior}, losses)
+    prior = suitable(cls, losses)
+    refusal = walk({"posterior": cls.kind, "prior": prior or cls.default_prior}, losses)
     both = roles.losses.get(losses[0]).covers & roles.losses.get(losses[1]).covers
     outside = [loss for loss in losses if off({"loss": loss, "posterior": cls.kind})]
-    assert (refusal is not None) == bool(both or outside), refusal
-    assert refusal is None or all(repr(loss) in str(refusal) for loss in outside[:1] or losses)
+    assert (refusal is not None) == bool(both or outside or prior is None), refusal
+    if prior is None:
+        assert any(repr(loss) in str(refusal) for loss in losses)
+    else:
+        assert refusal is None or all(repr(loss) in str(refusal) for loss in outside[:1] or losses)

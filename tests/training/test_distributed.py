@@ -289,9 +289,8 @@ def test_two_hosts_that_share_no_files_train_as_one_process_does(images, tmp_pat
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_processes_that_fit_a_prior_encode_the_images_once(images, tmp_path, parallel):
-    first = trained_alone(
-        tmp_path / "first", "--dataset.path", images, "--binarize", "none", "--augment.rotate", "0", "--epochs", "1"
-    )
+    plain = ["--binarize", "none", "--augment.rotate", "0", "--epochs", "1"]
+    first = trained_alone(tmp_path / "first", "--dataset.path", images, *plain)
     given = ["fit-prior", first.path, "--prior", "rectified_flow", "--prior.width", "8", "--epochs", "2", "--quiet"]
     done = vaekit_command(*given, "--parallel", parallel, "--out", tmp_path / "shared", processes=2)
     assert done.returncode == 0, done.stderr

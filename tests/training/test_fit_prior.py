@@ -78,7 +78,7 @@ def assert_same_but_for_the_prior(first: vaekit.Run, second: vaekit.Run) -> None
 @pytest.mark.parametrize("more", [{}, {"ema": 0.9, "grad_clip": 1.0}], ids=["plain", "average"])
 @pytest.mark.parametrize("prior", ["mixture", "rectified_flow"])
 def test_images_are_encoded_once_and_never_decoded(
-    tmp_path: Path, first: vaekit.Run, calls: Calls, monkeypatch: pytest.MonkeyPatch, prior: str, more: dict[str, Any]
+    tmp_path: Path, first: vaekit.Run, calls: Calls, monkeypatch: pytest.MonkeyPatch, *, prior: str, more: dict[str, Any]
 ) -> None:
     given = {"epochs": 3, **({"prior.width": 8} if prior == "rectified_flow" else {}), **more}
     once = first.fit_prior(prior, **given, out=tmp_path / "once")
@@ -211,7 +211,7 @@ def test_the_result_is_a_run_of_the_whole_model(
         assert ("the prior &#x27;rectified_flow&#x27; has no density" in (out / "report.html").read_text()) == (kind != "points")
         capsys.readouterr()
         assert main(["evaluate", str(out), "--samples", "10"]) == 2
-        with pytest.raises(UsageError, match="elbo is not available.* has no density"):
+        with pytest.raises(UsageError, match=r"elbo is not available.* has no density"):
             first.fit_prior(prior, best="elbo", out=tmp_path / "third")
 
 

@@ -53,8 +53,9 @@ def fit_prior(
     """Fit a prior to the codes of a trained model; the result is a run of the whole model.
 
     `vaekit fit-prior RUN --prior rectified_flow --epochs 50` trains nothing but the prior, by the loss that suits it, on the data
-    of the run: codes and reconstructions stay as they are. `sample`, `evaluate`, `report` and `export` work on the new run. Images
-    are encoded once unless augmentation or dynamic binarisation changes them. `--prior maf --help` shows the options of `maf`.
+    of the run: codes and reconstructions stay as they are. `sample`, `evaluate`, `report` and `export` work on the new run.
+    Images are encoded once, unless augmentation or dynamic binarisation changes them. `--prior maf --help` shows the options of
+    `maf`.
     """
     from vaekit.cli.console import choose_reporter
     from vaekit.run import train as run_training

@@ -135,6 +135,8 @@ class Objective(nn.Module):
         self.num_data = num_data
         self.gather: Callable[[Tensor, int], Tensor] | None = None
         """Joins a batch's parts over processes, in training, for what depends on the whole batch; see `VAE.forward`."""
+        self.parts = 1
+        """The number of parts of a batch in training; if there are several, `forward` takes one, and `learn` the whole batch."""
         self.samples = samples_of(losses)
         """The sample dimensions ``*S`` of the codes, as the losses ask for them."""
         self.terms: dict[str, Term] = {}
@@ -272,6 +274,21 @@ class Objective(nn.Module):
         parameters = dict(self.named_parameters())
         return [parameters[name] for name in player.names]
 
+    def parts_of(self, inputs: Inputs) -> list[Inputs]:
+        """Split the inputs for a batch into `parts`, equal in size and in order."""
+        if self.parts == 1:
+            return [inputs]
+
+        def part(number: int) -> Inputs:
+            def of(tensor: Tensor, dim: int = 0) -> Tensor:
+                return tensor.chunk(self.parts, dim)[number]
+
+            y = None if inputs.y is None else of(inputs.y)
+            draws = {kind: of(drawn) for kind, drawn in (inputs.draws or {}).items()}
+            return Inputs(of(inputs.x), of(inputs.target), of(inputs.noise, len(self.samples)), inputs.epoch, y, draws)
+
+        return [part(number) for number in range(self.parts)]
+
     def forward(self, inputs: Inputs, *, player: int | None = None, trace: Trace | None = None) -> Result:
         """Return the scalar to minimise, the terms to log, and the next state.
 
@@ -282,8 +299,19 @@ class Objective(nn.Module):
         """
         if player is None:
             total, terms, trace = self.evaluate(inputs)
-            return Result(total, terms, self.next_state(trace) if self.learners and self.training else {})
+            return Result(total, terms, self.next_state(trace) if self.learners and self.training and self.parts == 1 else {})
         return Result(*self._value(self.players[player], self.trace(inputs) if trace is None else trace), {})
+
+    @torch.no_grad()
+    def learn(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return the next state after a batch that is trained on in parts, from the trace of the whole batch.
+
+        The networks process a part at a time.
+        """
+        self.vae.chunk, before = len(inputs.x) // self.parts, self.vae.chunk
+        trace = self.trace(inputs, whole=True)
+        self.vae.chunk = before
+        return self.next_state(trace)
 
     @torch.no_grad()
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
@@ -345,8 +373,14 @@ class Objective(nn.Module):
             terms = more | terms
         return reduce(torch.add, values), terms
 
-    def trace(self, inputs: Inputs) -> Trace:
-        """Return the trace of the model for the inputs."""
+    def trace(self, inputs: Inputs, *, whole: bool = False) -> Trace:
+        """Return the trace of the model for the inputs.
+
+        Args:
+            inputs: The inputs for a batch, or for one of `parts`.
+            whole: Whether they are for a batch although it is trained on in parts.
+        """
+        gather = self.gather if self.training and (whole or self.parts == 1) else None
         trace: Trace = self.vae(
             inputs.x,
             inputs.noise,
@@ -355,6 +389,6 @@ class Objective(nn.Module):
             num_data=self.num_data,
             epoch=inputs.epoch,
             draws=inputs.draws,
-            gather=self.gather if self.training else None,
+            gather=gather,
         )
         return trace

@@ -43,7 +43,7 @@ def fit_to_data(spec: RunSpec, splits: Splits, num_processes: int = 1) -> RunSpe
         num_processes: The number of processes that share a batch.
     """
     num, default = len(splits.train), spec.train.batch_size
-    size = num - num % num_processes
+    size = num - num % (num_processes * spec.train.accumulate)
     if num >= default or size == 0 or "batch_size" in spec.train.model_fields_set:
         return spec
     warnings.warn(f"the batch size is {size}, since the training set has fewer images than the default, {default}", stacklevel=2)

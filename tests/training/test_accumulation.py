@@ -228,6 +228,29 @@ def test_swept_models_are_trained_one_after_another(images, tmp_path):
         vaekit.sweep(over={"loss": ["kl", "mmd"]}, **given, out=tmp_path / "refused")
 
 
+def test_processes_average_their_gradients_once_per_step(images, tmp_path):
+    step = step_of(images, accumulate=4)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        step.forward, averaged = nn.parallel.DistributedDataParallel(step.objective), []
+
+        def average(state, bucket):
+            averaged.append(bucket.index())
+            future = torch.futures.Future()
+            future.set_result(bucket.buffer())
+            return future
+
+        step.forward.register_comm_hook(None, average)
+        step.objective.train()
+        for reading in step.batches.readings(0):
+            averaged.clear()
+            step(reading)
+            assert averaged == [0]
+        step.forward = step.objective
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def saved_bytes(step):
     """Return the most bytes of tensors that a step keeps for its backward passes at any time."""
     kept, most = {}, 0

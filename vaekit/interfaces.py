@@ -471,7 +471,7 @@ class Loss(Module):
     not declare them receives one sample per image, without a sample dimension."""
     batch_statistic: bool = False
     """Whether the value of an example depends on the rest of the batch. If several processes share a batch, such a loss
-    receives the latents and labels of the whole batch, but no images."""
+    receives the latents and labels of the whole batch, but no images. Its gradients cannot be accumulated (``--accumulate``)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ def build(shape: tuple[int, ...] = (1, 9, 7), *, encoder: str = "mlp", decoder: 
     }
     spec = build_spec({}, {"encoder": encoder, "decoder": decoder, "latent_dim": 3, **tiny, **options})
     vae = build_vae(spec.model, Facts(data_shape=shape), seed=0).eval().requires_grad_(False)
-    latents = tuple(Latent(0.1 * i, 1.0 + 0.1 * i, 2.0 - i) for i in range(3))
+    latents = tuple(Latent(0.1 * i, 1.0 + 0.1 * i, 2.0 - i) for i in range(vae.latent_dim))
     return Trained(vae, spec, {"vaekit": "0.1.0", "torch": "2.9", "components": {}}, latents)
 
 

@@ -156,6 +156,22 @@ def test_exemplars_are_the_images_of_the_whole_batch(images, tmp_path, parallel)
     assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--loss", "vae_gan", "--loss", "kl", "--loss.hidden", "8"),
+        ("--posterior", "vq", "--posterior.num-codes", "8", "--latent-stride", "3", "--encoder", "cnn", "--decoder", "cnn"),
+        ("--prior", "exemplar", "--prior.num-exemplars", "10", "--parallel", "fsdp"),
+        DIVIDED,
+    ],
+    ids=["players", "codebook", "exemplars", "divided"],
+)
+def test_two_processes_that_accumulate_gradients_train_as_one_does_on_whole_batches(images, tmp_path, more):
+    arguments = ["--dataset.path", images, *more]
+    whole = trained_alone(tmp_path / "whole", *arguments)
+    assert_close_runs(whole, trained(tmp_path / "parts", *arguments, "--accumulate", "2"))
+
+
 @pytest.mark.parametrize("loss", ["decoder_norm", "gradient_penalty"])
 def test_losses_that_call_the_model_are_those_of_one_process_where_it_is_divided(images, tmp_path, loss):
     """One reads the shards of the decoder's weights, the other calls the decoder again, for its derivative."""

@@ -30,6 +30,7 @@ from vaekit.data.batches import Reading
 from vaekit.evaluation.bound import evaluate
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.model.assembly import assemble
+from vaekit.model.objective import Inputs
 from vaekit.specs.models import RunSpec
 from vaekit.specs.options import build_spec
 from vaekit.store.record import load_splits
@@ -166,19 +167,20 @@ def _train(step: Step, peak: Mapping[str, float], seconds: float) -> dict[str, A
         for name, spent in _parts(step, readings).items():
             parts[name].append(spent)
     used = {"busy_fraction": busy(whole) / statistics.median(wholes)} if device.type == "cuda" else {}
-    inputs = step.inputs(next(readings))
+    pieces = step.objective.parts_of(step.inputs(next(readings)))
 
     def eager() -> None:
         with step.autocast():
-            total, *_ = step.objective(inputs)
+            total, *_ = step.objective(pieces[0])
         total.backward()
         step.objective.zero_grad(set_to_none=True)
 
-    flops, saved, moved = _flops(eager), _saved_bytes(eager, step.objective), {}
+    flops, saved, moved = len(pieces) * _flops(eager), _saved_bytes(eager, step.objective), {}
     if saved is not None:
         # forward and backward read parameters, backward writes gradients, AdamW reads four arrays and writes three; tensors saved
         # for the backward pass are written and read
-        least = 10 * sum(p.numel() * p.element_size() for p in step.objective.parameters()) + 2 * saved
+        weights = sum(p.numel() * p.element_size() for p in step.objective.parameters())
+        least = 7 * weights + len(pieces) * (3 * weights + 2 * saved)
         moved = _fraction("bytes", least, wholes, peak)
     return {
         "task": "train",
@@ -196,13 +198,17 @@ def _parts(step: Step, readings: Iterator[Reading]) -> dict[str, float]:
     device = step.device
     data, inputs = timed(lambda: step.inputs(next(readings)), device)
 
-    def forward() -> Tensor:
+    def forward(part: Inputs) -> Tensor:
         with step.autocast():
-            total: Tensor = step.forward(inputs)[0]
+            total: Tensor = step.forward(part)[0]
         return total
 
-    ahead, total = timed(forward, device)
-    back, _ = timed(total.backward, device)
+    parts = step.objective.parts_of(inputs)
+    ahead, back = timed(partial(step.learn, inputs), device)[0] if len(parts) > 1 else 0.0, 0.0
+    for part in parts:
+        spent, total = timed(partial(forward, part), device)
+        ahead += spent
+        back += timed(total.backward, device)[0]
     optimiser, _ = timed(partial(step.update, {}), device)
     return dict(zip(PARTS, (data, ahead, back, optimiser), strict=True))
 

@@ -20,7 +20,7 @@ BLOCK = 100_000
 """The number of parameters from which a block is gathered separately; smaller blocks are gathered with the enclosing module."""
 
 
-def shard(module: nn.Module, backbones: Iterable[nn.Module], processes: ProcessGroup) -> nn.Module:
+def shard(module: nn.Module, backbones: Iterable[nn.Module], processes: ProcessGroup, methods: Iterable[str] = ()) -> nn.Module:
     """Shard the parameters of a module across processes; return a copy without parameters, which `gathered` fills.
 
     Parameters are complete only while their block computes: an element of a backbone's lists and sequences, the backbone, or the
@@ -31,12 +31,13 @@ def shard(module: nn.Module, backbones: Iterable[nn.Module], processes: ProcessG
         module: The module to shard, in place.
         backbones: The parts of the module that contain most of the parameters.
         processes: The processes that share the module.
+        methods: The names of methods of the module, besides ``forward``, that compute with its parameters.
 
     Raises:
         UsageError: A parameter is a scalar, which cannot be sharded.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     whole = [name for name, parameter in module.named_parameters() if parameter.ndim == 0]
     if whole:
@@ -54,6 +55,8 @@ def shard(module: nn.Module, backbones: Iterable[nn.Module], processes: ProcessG
         for block in (*blocks(backbone), backbone):
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(module, mesh=mesh, reshard_after_forward=False)
+    for method in methods:
+        register_fsdp_forward_method(module, method)
     return empty
 
 

@@ -118,3 +118,16 @@ def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Im
     for i, row in enumerate(rows):
         sheet.paste(row, (0, i * step))
     return sheet
+
+
+def beside(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures of any size beside each other on white, from left to right."""
+    from PIL import Image
+
+    size = sum(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    sheet = Image.new(pictures[0].mode, size, "white")
+    left = 0
+    for picture in pictures:
+        sheet.paste(picture, (left, 0))
+        left += picture.width
+    return sheet

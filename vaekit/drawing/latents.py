@@ -84,9 +84,8 @@ def prior_of(vae: VAE) -> Any:
 
 @torch.no_grad()
 def nearest_codes(vae: VAE, z: Tensor) -> Tensor:
-    """Return the codes nearest to vectors ``(N, D)``, which differ from them if codes are discrete, or on a sphere, say."""
-    z, prior = vae.posterior.nearest(z), prior_of(vae)
-    return prior.project(z) if isinstance(prior, Curved) else z
+    """Return the codes nearest to vectors ``(N, D)``; see `VAE.nearest`."""
+    return vae.nearest(z)
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
-from functools import cached_property, reduce
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vaekit.drawing.examples import Examples
     from vaekit.drawing.latents import Plane, Spread
     from vaekit.drawing.options import ClassName, ImageName
+    from vaekit.interfaces import Shape
     from vaekit.model.vae import VAE
     from vaekit.store.record import Record
 
@@ -97,6 +98,19 @@ class Subject:
             UsageError: No test image has that number, or the class of files is missing or unknown.
             DataError: None are given, or a file is missing, unreadable, or of another size.
         """
+        from vaekit.drawing.examples import Examples
+
+        return reduce(Examples.followed_by, self._examples(given, label, partial(self._read_files, fit=fit)))
+
+    def whole_images(self, given: Sequence[ImageName], label: ClassName | None = None) -> list[Examples]:
+        """Return test images by number, and image files of any size, each by itself; see `images`."""
+        from vaekit.data.folders import find_images
+
+        files = [each for name in given for each in (find_images(Path(str(name))) if Path(str(name)).is_dir() else [name])]
+        return self._examples(files, label, self._read_whole)
+
+    def _examples(self, given: Sequence[ImageName], label: ClassName | None, read: Callable[[Path], Tensor]) -> list[Examples]:
+        """Return test images by number, and what a function reads from files and folders, in this order."""
         import torch
 
         from vaekit.drawing.examples import Examples
@@ -109,11 +123,11 @@ class Subject:
             if is_number(each):
                 parts.append(self.test([int(str(each))]))
                 continue
-            images = self._read_files([Path(str(each))], fit)
+            images = read(Path(str(each)))
             if self.vae.condition.size and number is None:
                 raise UsageError("the model is conditional, and the class of image files is unknown", remedy="pass --label CLASS")
             parts.append(Examples(images, None if number is None else torch.full((len(images),), number), self.class_names))
-        return reduce(Examples.followed_by, parts)
+        return parts
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -144,14 +158,22 @@ class Subject:
         number = self.chosen_class(label)
         return self.vae.condition_on(torch.tensor([number or 0]))
 
-    def _read_files(self, paths: Sequence[Path], fit: Fit | None) -> Tensor:
-        """Return the images of files, or of folders of files, ``(N, C, H, W)``."""
+    def _read_whole(self, path: Path) -> Tensor:
+        """Return the image of a file in its own size, ``(1, C, H, W)``."""
+        from vaekit.data.images import image_size
+
+        channels, *size = self.vae.data_shape
+        size = list(image_size(path)) if path.is_file() and len(size) == 2 else size  # reading explains what cannot be read
+        return self._read_files(path, shape=(channels, *size))
+
+    def _read_files(self, path: Path, fit: Fit | None = None, shape: Shape | None = None) -> Tensor:
+        """Return the images of a file, or of a folder of files, ``(N, C, H, W)``; by default in the model's shape."""
         from vaekit import roles
         from vaekit.drawing.images import read_images
 
         reader = roles.datasets.build(self.run.spec.data.dataset).reader
         limits = None if reader is None else reader.limits
-        return self.vae.from_unit(read_images(paths, self.vae.data_shape, fit=fit, limits=limits))
+        return self.vae.from_unit(read_images([path], shape or self.vae.data_shape, fit=fit, limits=limits))
 
     def plane(self, dims: Sequence[int] | None) -> tuple[Plane, Spread]:
         """Return axes of the latent space, and the spread along them.

@@ -32,7 +32,7 @@ def export(trained: Trained, folder: Path) -> Exported:
         ExportError: Neither class can represent the model, or what is loaded computes something else.
         UsageError: diffusers is not installed.
     """
-    scale, shift = trained.scaling
+    shift, scale = trained.scaling
     config = config_of(trained.vae, trained.spec, scaling_factor=scale, shift_factor=shift)
     library = import_extra("diffusers", "diffusers", "an export to diffusers, which is verified by loading it there,")
     if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= {CONFIG, WEIGHTS}):

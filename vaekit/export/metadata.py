@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import onnx
 
     from vaekit.export.parts import Part, Port
-    from vaekit.export.trained import Trained
+    from vaekit.export.trained import Scaling, Trained
 
 KEY = "vaekit"
 """The key of the metadata in an ONNX model."""
@@ -28,6 +28,7 @@ def describe(trained: Trained, part: Part, *, precision: Precision, licence: str
     """
     spec = trained.spec.model_dump(mode="json")
     spec["data"]["dataset"] = {"kind": trained.spec.data.dataset.kind}
+    channels = trained.channel_scalings
     return {
         "format": FORMAT,
         "part": part.name,
@@ -43,6 +44,8 @@ def describe(trained: Trained, part: Part, *, precision: Precision, licence: str
         "latents": [
             {"mean": latent.mean, "std": latent.std, "range": list(latent.range), "kl": latent.kl} for latent in trained.latents
         ],
+        **_factors(trained.scaling),
+        "channels": None if channels is None else [_factors(scaling) for scaling in channels],
         "spec": spec,
         "versions": {"exported_with": {"vaekit": __version__}, "trained_with": dict(trained.versions)},
     }
@@ -75,6 +78,10 @@ def digest_of(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> str:
 def as_text(metadata: Mapping[str, Any]) -> str:
     """Return the metadata as the text of the file beside the model."""
     return json.dumps(metadata, indent=2, ensure_ascii=False) + "\n"
+
+
+def _factors(scaling: Scaling) -> dict[str, float]:
+    return {"scaling_factor": scaling.scale, "shift_factor": scaling.shift}
 
 
 def _port(port: Port) -> dict[str, Any]:

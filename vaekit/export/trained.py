@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +41,30 @@ class Latent:
         return self.mean - WIDTH * self.std, self.mean + WIDTH * self.std
 
 
+class Scaling(NamedTuple):
+    """How codes become numbers of mean 0 and standard deviation 1, as diffusion models expect: ``(z - shift) * scale``.
+
+    The names in files are those of diffusers, which applies them in the same order.
+
+    Args:
+        shift: The shift factor, the mean of the codes.
+        scale: The scaling factor, 1 over their standard deviation; 1 if they are constant.
+
+    References:
+        Rombach et al. (2022), "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR, arXiv:2112.10752, appendix G.
+    """
+
+    shift: float
+    scale: float
+
+    @classmethod
+    def of(cls, latents: Sequence[Latent]) -> Scaling:
+        """Return the scaling of all numbers of several latents: their variance is the mean variance plus that of the means."""
+        mean = fmean(latent.mean for latent in latents)
+        variance = fmean(latent.std**2 + (latent.mean - mean) ** 2 for latent in latents)
+        return cls(mean, 1 / math.sqrt(variance) if variance > 0 else 1.0)
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained model and the information about it.
@@ -58,11 +84,16 @@ class Trained:
     class_names: tuple[str, ...] | None = None
 
     @property
-    def scaling(self) -> tuple[float, float]:
-        """The ``scaling_factor`` and ``shift_factor`` of latents: ``(z - shift) * scale`` has mean 0 and standard deviation 1."""
-        mean, std = (torch.tensor([getattr(latent, name) for latent in self.latents]).double() for name in ("mean", "std"))
-        variance = std.square().mean() + mean.var(correction=0)
-        return float(variance.rsqrt()), float(mean.mean())
+    def scaling(self) -> Scaling:
+        """The scaling of all numbers of the codes together."""
+        return Scaling.of(self.latents)
+
+    @property
+    def channel_scalings(self) -> tuple[Scaling, ...] | None:
+        """The scaling of each channel of a grid of latents; None if they form a vector."""
+        channels, *sides = self.vae.latent_shape
+        size = math.prod(sides)
+        return tuple(Scaling.of(self.latents[size * i : size * (i + 1)]) for i in range(channels)) if sides else None
 
     def prior_codes(self, num: int) -> Tensor:
         """Return draws from the prior, ``(num, D)``; the draws are always the same."""

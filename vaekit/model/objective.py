@@ -139,6 +139,8 @@ class Objective(nn.Module):
         """Joins a batch's parts over processes, in training, for what depends on the whole batch; see `VAE.forward`."""
         self.sees_images = True
         """Whether a training step needs images; else the posterior's parameters for them suffice."""
+        self.parts = 1
+        """The number of parts of a batch in training; if there are several, `forward` takes one, and `learn` the whole batch."""
         self.samples = samples_of(losses)
         """The sample dimensions ``*S`` of the codes, as the losses ask for them."""
         self.terms: dict[str, Term] = {}
@@ -276,6 +278,22 @@ class Objective(nn.Module):
         parameters = dict(self.named_parameters())
         return [parameters[name] for name in player.names]
 
+    def parts_of(self, inputs: Inputs) -> list[Inputs]:
+        """Split the inputs for a batch into `parts`, equal in size and in order."""
+        if self.parts == 1:
+            return [inputs]
+
+        def split(tensor: Tensor | None, dim: int = 0) -> Sequence[Any]:
+            return [None] * self.parts if tensor is None else tensor.chunk(self.parts, dim)
+
+        drawn = {kind: split(each) for kind, each in (inputs.draws or {}).items()}
+        tensors = (inputs.x, inputs.target, inputs.y, inputs.params)
+        rows = zip(*map(split, tensors), split(inputs.noise, len(self.samples)), strict=True)
+        return [
+            Inputs(x, target, noise, inputs.epoch, y, {kind: each[number] for kind, each in drawn.items()}, params)
+            for number, (x, target, y, params, noise) in enumerate(rows)
+        ]
+
     def forward(self, inputs: Inputs, *, player: int | None = None, trace: Trace | None = None) -> Result:
         """Return the scalar to minimise, the terms to log, and the next state.
 
@@ -286,8 +304,19 @@ class Objective(nn.Module):
         """
         if player is None:
             total, terms, trace = self.evaluate(inputs)
-            return Result(total, terms, self.next_state(trace) if self.learners and self.training else {})
+            return Result(total, terms, self.next_state(trace) if self.learners and self.training and self.parts == 1 else {})
         return Result(*self._value(self.players[player], self.trace(inputs) if trace is None else trace), {})
+
+    @torch.no_grad()
+    def learn(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return the next state after a batch that is trained on in parts, from the trace of the whole batch.
+
+        The networks process a part at a time.
+        """
+        self.vae.chunk, before = inputs.noise.shape[len(self.samples)] // self.parts, self.vae.chunk
+        trace = self.trace(inputs, whole=True)
+        self.vae.chunk = before
+        return self.next_state(trace)
 
     @torch.no_grad()
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
@@ -350,8 +379,14 @@ class Objective(nn.Module):
             terms = more | terms
         return reduce(torch.add, values), terms
 
-    def trace(self, inputs: Inputs) -> Trace:
-        """Return the trace of the model for the inputs."""
+    def trace(self, inputs: Inputs, *, whole: bool = False) -> Trace:
+        """Return the trace of the model for the inputs.
+
+        Args:
+            inputs: The inputs for a batch, or for one of `parts`.
+            whole: Whether they are for a batch although it is trained on in parts.
+        """
+        gather = self.gather if self.training and (whole or self.parts == 1) else None
         trace: Trace = self.vae(
             inputs.x,
             inputs.noise,
@@ -360,7 +395,7 @@ class Objective(nn.Module):
             num_data=self.num_data,
             epoch=inputs.epoch,
             draws=inputs.draws,
-            gather=self.gather if self.training else None,
+            gather=gather,
             params=inputs.params,
             decode=False,
         )

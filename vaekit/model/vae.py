@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vaekit.data.pixels import UNIT, Range
-from vaekit.distributions import Density, DiagonalGaussian, Distribution, FactorisedDensity, Observed
+from vaekit.distributions import Curved, Density, DiagonalGaussian, Distribution, FactorisedDensity, Observed
 from vaekit.errors import UsageError
 from vaekit.interfaces import Condition, Likelihood, Posterior, Prior, Shape, knows_density_of_draws
 from vaekit.roles import conditions, likelihoods, posteriors, priors
@@ -213,6 +213,11 @@ class VAE(nn.Module):
             y: Labels, ``(B,)``, which conditional models need.
         """
         return self.likelihood_of(z, self.condition_on(y)).mean
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Return the codes nearest to vectors ``(…, D)``, which differ from them if codes are discrete, or on a sphere, say."""
+        z, prior = self.posterior.nearest(z), self.prior(self, self.condition_on(self.classes_in_turn(1)))
+        return prior.project(z) if isinstance(prior, Curved) else z
 
     def to_unit(self, images: Tensor) -> Tensor:
         """Map images from the data's range to [0, 1], to be shown; values outside it are clipped."""

@@ -153,6 +153,11 @@ class TrainSpec(Spec):
         description="Number of images per step, over all processes; the default is less, down to 16, for fewer than 6,144 "
         "training images. An epoch leaves out the images of a last, short batch, others each time.",
     )
+    accumulate: Count = Field(
+        1,
+        description="Number of equal parts of a batch whose gradients are computed one after another, which takes less memory; "
+        "the step is that of the whole batch, up to rounding.",
+    )
     lr: PositiveFloat = Field(2e-3, description="Peak learning rate of Adam.")
     schedule: Literal["cosine", "constant", "step"] = Field(
         "cosine",

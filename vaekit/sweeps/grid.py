@@ -27,7 +27,7 @@ from vaekit.sweeps.grouping import Group, Stacking, plan
 from vaekit.sweeps.record import is_over, make_folder, outcome, read_record, run_name, write_record
 from vaekit.sweeps.space import Range, combinations, listed
 from vaekit.sweeps.stacked_training import fit_stacked
-from vaekit.training.checks import check_best, check_data
+from vaekit.training.checks import check_accumulation, check_best, check_data
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
 from vaekit.training.initial import read_initial
@@ -84,6 +84,7 @@ def sweep(
     for each, objective, split in zip(specs, objectives, splits, strict=True):
         check_data(each, objective.vae.likelihood, split)
         check_best(each, objective, split)
+        check_accumulation(each, objective)
         initial = read_initial(each, objective.vae, split.facts)
         told += [] if initial is None else [initial.note]
     groups, notes = plan(specs, objectives, stack)

@@ -58,7 +58,10 @@ def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stack
     groups: list[Group] = []
     for numbers in sets:
         spec, objective = specs[numbers[0]], objectives[numbers[0]]
-        why = "no other model has the same form" if len(numbers) == 1 else refusal(objective)
+        why = "no other model has the same form" if len(numbers) == 1 else None
+        if why is None and spec.train.accumulate > 1:
+            why = "the gradients of stacked models are not accumulated over parts of a batch (--accumulate)"
+        why = why or refusal(objective)
         if stack == "auto" and why is None:
             why = obstacle(spec, objective, len(numbers))
         if why is not None:

@@ -14,7 +14,7 @@ from vaekit.data import Splits
 from vaekit.errors import DataError, DivergenceError, UsageError
 from vaekit.evaluation.evaluator import check_criterion
 from vaekit.evaluation.metrics import Criterion
-from vaekit.interfaces import Likelihood
+from vaekit.interfaces import Likelihood, Loss
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 
@@ -54,6 +54,47 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
                 given=f"pixels from {low:.4g} to {high:.4g} in the {name} split",
                 remedy=pixels if len(splits.shape) > 2 else f"use {real}",
             )
+
+
+def check_accumulation(spec: RunSpec, objective: Objective, num_processes: int = 1) -> None:
+    """Check that the step of a batch in parts (``accumulate``) is that of the whole batch.
+
+    Args:
+        spec: A complete spec.
+        objective: Its objective.
+        num_processes: The number of processes that share a batch.
+
+    Raises:
+        UsageError: The batch cannot be split equally, or a part of the objective depends on the whole batch.
+    """
+    num, size = spec.train.accumulate, spec.train.batch_size
+    if num == 1:
+        return
+    if size % (num * num_processes):
+        shared = f" in each of {num_processes} processes" if num_processes > 1 else ""
+        raise UsageError(
+            "the batch cannot be split into equal parts",
+            given=f"batch size {size}, --accumulate {num}{shared}",
+            expected=f"a multiple of {num * num_processes}",
+            remedy="change --batch-size or --accumulate",
+        )
+    mixing = [f"the loss {kind!r}" for kind, loss in objective.losses.items() if _mixes_examples(loss)]
+    if _mixes_examples(objective.vae):
+        mixing.append("batch normalisation in the model")
+    if mixing:
+        raise UsageError(
+            "gradients cannot be accumulated over parts of a batch, of which a term is a statistic",
+            given=f"--accumulate {num}; {', '.join(mixing)}",
+            expected="losses that are means over examples",
+            remedy="pass --accumulate 1, with a smaller --batch-size if memory is short, or leave that loss out (of beta: its "
+            "free bits)",
+        )
+
+
+def _mixes_examples(module: nn.Module) -> bool:
+    """Whether what a module makes of an example depends on the rest of its batch."""
+    statistics = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
+    return any(part.batch_statistic if isinstance(part, Loss) else isinstance(part, statistics) for part in module.modules())
 
 
 def _check_counts(likelihood: Likelihood, splits: Splits) -> None:

@@ -52,11 +52,13 @@ def fit_to_data(spec: RunSpec, splits: Splits, num_processes: int = 1) -> RunSpe
     """
     spec = _with_pinned_options(spec)
     num, default = len(splits.train), spec.train.batch_size
-    whole = num - num % num_processes
+    together = num_processes * spec.train.accumulate
+    whole = num - num % together
     if "batch_size" in spec.train.model_fields_set or whole == 0:
         return spec
     fitting = 2 ** math.floor(math.log2(max(1, num // STEPS_PER_EPOCH)))
-    size = min(default, max(SMALLEST, num_processes, fitting), whole)
+    size = min(default, max(SMALLEST, fitting), whole)
+    size = max(size - size % together, together)
     return spec.model_copy(update={"train": spec.train.model_copy(update={"batch_size": size})})
 
 

@@ -29,6 +29,7 @@ from vaekit.model.objective import Inputs, Objective, Player
 from vaekit.specs.models import RunSpec
 from vaekit.streams import RecordableStreams, Streams
 from vaekit.training.average import MovingAverage
+from vaekit.training.checks import check_accumulation
 
 MOST_CODES = 2**28
 """The most numbers in the posteriors' parameters of all training images that are kept in memory: 1 GiB."""
@@ -53,6 +54,7 @@ class Step:
 
     def __init__(self, spec: RunSpec, objective: Objective, splits: Splits, processes: ProcessGroup | None = None) -> None:
         self.spec, self.processes = spec, processes or ProcessGroup(device=spec.train.device)
+        check_accumulation(spec, objective, self.processes.size)
         self.device = self.processes.device
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -61,6 +63,7 @@ class Step:
         """Whether a step is recorded as a CUDA graph."""
         self.streams = RecordableStreams(train.seed) if self.records else Streams(train.seed)
         self.objective = objective.to(self.device)
+        self.objective.parts = train.accumulate
         divided = several and train.parallel == "fsdp"
         self.memory_format = torch.contiguous_format if divided else lay_out(self.objective)
         self.whole = self._divide() if divided else self.objective
@@ -146,11 +149,38 @@ class Step:
     def take(self, reading: Reading) -> dict[str, Tensor]:
         """Take a step at the time already set."""
         inputs = self.inputs(reading)
+        if self.spec.train.accumulate > 1:
+            return self._take_in_parts(inputs)
         with self.autocast():
             total, terms, state = self.forward(inputs)
         total.backward()
         self.update(state)
         return dict(terms)
+
+    def _take_in_parts(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Take a step whose gradients are computed part by part; see ``accumulate``.
+
+        Processes average their gradients once, with the last part (ddp), or after each part, so that each process keeps the
+        gradients of its shard only (fsdp).
+        """
+        state = self.learn(inputs)  # before any backward pass, after which fsdp divides the parameters again
+        parts = self.objective.parts_of(inputs)
+        sums: dict[str, Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            with nullcontext() if number == len(parts) else self._unsynchronised():
+                with self.autocast():
+                    total, terms, _ = self.forward(part)
+                (total / len(parts)).backward()
+            sums = {name: sums[name] + value if sums else value for name, value in terms.items()}
+        self.update(state)
+        return {name: value / len(parts) for name, value in sums.items()}
+
+    def learn(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Return the next state after a batch that is trained on in parts; empty if the model has none."""
+        if not self.objective.learners:
+            return {}
+        with torch.no_grad(), self.autocast():
+            return self.objective.learn(inputs)
 
     def update(self, state: Mapping[str, Tensor]) -> None:
         """Step every optimiser, clear the gradients, set the next state, and update the moving average, if any."""
@@ -179,6 +209,11 @@ class Step:
             found |= {f"{key} of {name}": own(moments[key]) for key in ("exp_avg", "exp_avg_sq") if key in moments}
         finite = torch.stack([tensor.isfinite().all() for tensor in found.values()]).tolist()
         return [name for name, fine in zip(found, finite, strict=True) if not fine]
+
+    def _unsynchronised(self) -> AbstractContextManager[None]:
+        """Return a context in which processes do not average the gradients (ddp)."""
+        forward = self.forward
+        return forward.no_sync() if isinstance(forward, nn.parallel.DistributedDataParallel) else nullcontext()
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the autocast context of a step."""
@@ -228,7 +263,7 @@ class Step:
                 remedy="train with --parallel ddp",
             )
         backbones = self.objective.vae.encoder, self.objective.vae.decoder
-        return cast("Objective", shard(self.objective, backbones, self.processes))
+        return cast("Objective", shard(self.objective, backbones, self.processes, methods=("learn",)))
 
     def _launched(self) -> nn.Module:
         """Return the objective as training calls it: compiled if requested, with gradients averaged over processes."""

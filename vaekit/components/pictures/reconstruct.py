@@ -9,6 +9,7 @@ from vaekit.data.specs import Fit
 from vaekit.drawing.options import ClassName, ImageName
 from vaekit.drawing.picture import Picture
 from vaekit.drawing.subject import Subject
+from vaekit.errors import UsageError
 from vaekit.roles import pictures
 
 if TYPE_CHECKING:
@@ -22,25 +23,41 @@ class Reconstruct(Picture):
     Args:
         fit: How images of another size are fitted to the model's; none refuses them.
         label: Class of image files, required for conditional models.
+        tile: Whether image files keep their size, and the model reconstructs them by overlapping tiles of its own size; it must
+            have a grid of latents.
     """
 
     paths = ("reconstructions/given.png",)
 
     def __init__(
-        self, subject: Subject, images: Sequence[ImageName], *, fit: Fit | None = None, label: ClassName | None = None
+        self,
+        subject: Subject,
+        images: Sequence[ImageName],
+        *,
+        fit: Fit | None = None,
+        label: ClassName | None = None,
+        tile: bool = False,
     ) -> None:
         super().__init__(subject)
-        self.images, self.fit, self.label = images, fit, label
+        self.images, self.fit, self.label, self.tile = images, fit, label, tile
+        if tile and fit is not None:
+            raise UsageError("images that keep their size are not fitted", given=f"tile and fit {fit}", remedy="leave out one")
 
     def still(self) -> Image:
         """Show images in the order given, each above its reconstruction.
 
         Raises:
             DataError: A file is missing, unreadable, or of another size.
+            UsageError: Images are reconstructed by tiles, and the model has no grid of latents.
         """
-        from vaekit.drawing.grid import pairs
+        from vaekit.drawing.grid import beside, pairs
         from vaekit.drawing.latents import decode, encode_means
+        from vaekit.model.tiling import Tiling
 
         vae = self.subject.vae
+        if self.tile:
+            tiling = Tiling(vae)
+            examples = self.subject.whole_images(self.images, self.label)
+            return beside([pairs(*map(vae.to_unit, (x, tiling.reconstruct(x, y)))) for x, y, _ in examples])
         given = self.subject.images(self.images, self.fit, self.label)
         return pairs(vae.to_unit(given.images), decode(vae, encode_means(vae, given), vae.condition_on(given.labels)))

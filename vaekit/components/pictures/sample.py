@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import NonNegativeFloat
+from pydantic import Field, NonNegativeFloat
 
 from vaekit.drawing.options import ClassName
 from vaekit.drawing.picture import Picture
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Size = Annotated[tuple[Count, Count], Field(examples=["256,256"])]
+
+
 @pictures("sample")
 class Sample(Picture):
     """Draw images from the prior, as a grid or as separate files.
@@ -26,6 +30,8 @@ class Sample(Picture):
         seed: Seed of the draws.
         temperature: Scale of the prior's noise; below 1, images vary less.
         label: Class to draw, if the model is conditional; none draws every class in turn, in a column each.
+        size: Height and width of the images; none for those of the model, others are decoded by overlapping tiles of that size,
+            for a grid of latents.
         separate: Whether to write a file for each image instead of a grid.
     """
 
@@ -40,9 +46,11 @@ class Sample(Picture):
         seed: Seed = 0,
         temperature: NonNegativeFloat = 1.0,
         label: ClassName | None = None,
+        size: Size | None = None,
         separate: bool = False,
     ) -> None:
         super().__init__(subject)
+        self.size = size
         self.num, self.seed, self.temperature, self.label = num, seed, temperature, label
         self.paths = (f"samples/seed-{seed}" if separate else f"samples/seed-{seed}.png",)
 
@@ -64,10 +72,12 @@ class Sample(Picture):
     def _draws(self) -> Tensor:
         import torch
 
+        from vaekit.model.tiling import Tiling
         from vaekit.streams import Streams
 
         vae = self.subject.vae
         label = self.subject.chosen_class(self.label)
         y = None if label is None else torch.full((self.num,), label)
-        draws = vae.sample(self.num, y=y, temperature=self.temperature, generator=Streams(self.seed).generator("sample"))
+        draw = vae.sample if self.size is None else partial(Tiling(vae).sample, sides=self.size)
+        draws = draw(self.num, y=y, temperature=self.temperature, generator=Streams(self.seed).generator("sample"))
         return vae.to_unit(draws)

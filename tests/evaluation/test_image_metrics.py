@@ -231,6 +231,7 @@ def test_the_command_names_the_features(run: vaekit.Run, capsys: pytest.CaptureF
     [
         (["--features", "vgg16"], "needs a network and its weights"),
         (["--features-weights", "weights.pth"], "needs a network and its weights"),
+        (["--features-size", "64"], "needs a network and its weights"),
         (["--features", "resnet", "--features-weights", "weights.pth"], "unknown feature network"),
         (["--features", "vgg16", "--features-weights", "weights.pth"], "cannot take these data"),
         (["--features", "efficientnet_lite0", "--features-weights", "weights.pth"], "does not exist"),

@@ -39,8 +39,9 @@ def evaluate(  # noqa: PLR0917 - Typer calls it by keywords
         int | None, typer.Option(min=2, metavar="N", help="Samples to compare with the images; default: as many as these.")
     ] = None,
     features_size: Annotated[
-        int, typer.Option(min=1, max=4096, metavar="PIXELS", help="Size of the images whose sets are compared.")
-    ] = 224,
+        int | None,
+        typer.Option(min=1, max=4096, metavar="PIXELS", help="Size of the images whose sets are compared; default: 224."),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     precision: Annotated[str, typer.Option(metavar="fp32|bf16", help="Arithmetic of the importance samples.")] = "fp32",
     as_json: JsonOption = False,
@@ -51,8 +52,9 @@ def evaluate(  # noqa: PLR0917 - Typer calls it by keywords
 
     request = None
     if features is not None and features_weights is not None:
-        request = FeatureRequest(cast("NetworkName", features), features_weights, linear, num_samples, features_size)
-    elif features is not None or features_weights is not None or linear is not None or num_samples is not None:
+        size = features_size or FeatureRequest.size
+        request = FeatureRequest(cast("NetworkName", features), features_weights, linear, num_samples, size)
+    elif any(option is not None for option in (features, features_weights, linear, num_samples, features_size)):
         raise UsageError(
             "to compare images in features needs a network and its weights", expected="--features NETWORK --features-weights FILE"
         )

@@ -16,6 +16,7 @@ from vaekit.errors import UsageError
 from vaekit.interfaces import Shape
 from vaekit.nn.ldm import Attention, Residual, attend, groups_of
 from vaekit.roles import decoders, encoders
+from vaekit.training.progress import Silent, Start
 
 
 def pair(data_shape: Shape, latent_shape: Shape, **options: Any) -> tuple[nn.Module, nn.Module]:
@@ -134,6 +135,22 @@ def few_images(folder: Path, side: int = 8) -> Path:
     path = folder / f"images-{side}.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (40, side, side, 3), dtype=np.uint8))
     return path
+
+
+@pytest.mark.parametrize(("side", "noted"), [(9, True), (8, False)])
+def test_a_side_that_the_stride_does_not_divide_is_noted(side: int, noted: bool, tmp_path: Path):
+    notes: list[str] = []
+
+    class Listener(Silent):
+        def start(self, start: Start) -> None:
+            notes.extend(start.notes)
+
+    given: dict[str, Any] = {"encoder": "ldm", "encoder.channels": (4, 8), "decoder.channels": (4, 8), "latent_dim": 2}
+    given |= {"latent_stride": 2, "epochs": 1, "batch_size": 16, "pictures": "none", "dataset": "array"}
+    path = str(few_images(tmp_path, side))
+    run = vaekit.train(**given, **{"dataset.path": path}, out=tmp_path / "run", reporter=Listener())
+    assert any("does not divide 9×9: the grid of latents is that of 10×10" in note for note in notes) == noted
+    assert run.vae().latent_shape == (2, (side + 1) // 2, (side + 1) // 2)
 
 
 def test_a_run_continues_at_another_size_from_the_weights_of_a_smaller_one(tmp_path: Path):

@@ -301,7 +301,7 @@ class Trainer:
         sides, stride = vae.data_shape[1:], self.spec.model.latent_stride
         if stride is not None and any(side % stride for side in sides):
             size, whole = ("×".join(map(str, each)) for each in (sides, [stride * math.ceil(side / stride) for side in sides]))
-            notes += (f"the latent stride of {stride} does not divide {size}: the grid of latents is that of {whole}, cropped",)
+            notes += (f"the latent stride of {stride} does not divide {size}: the grid of latents is that of {whole}",)
         if self.criterion is None and self.spec.train.best == "auto":
             notes += ("a critic plays, so losses of epochs are not comparable: the last epoch counts as the best, see --best",)
         if (average := self.step.average) is not None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from vaekit import roles
-from vaekit.interfaces import required_of_prior
+from vaekit.interfaces import Capability, required_of_prior
 from vaekit.nn.features import ARCHITECTURES, NetworkName
 from vaekit.registry import Registry
 
@@ -53,6 +53,12 @@ def fitting_prior(role: str, kind: str) -> dict[str, str]:
     required = required_of_prior(cls.requires) if cls.requires_of_prior is None else cls.requires_of_prior
     fitting = (prior for prior in ("mixture", *roles.priors.kinds()) if required <= roles.priors.get(prior).provides)
     return {"prior": next(fitting)} if alone else {}
+
+
+def fitting_loss(role: str, kind: str) -> dict[str, str]:
+    """Return a choice of the loss that fits a prior without a density; none for other components."""
+    without = role == "prior" and Capability.LOG_PROB not in roles.priors.get(kind).provides
+    return {"loss": roles.priors.get(kind).fitted_by} if without else {}
 
 
 @cache

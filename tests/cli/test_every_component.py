@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import PARTS, fitting_posterior, fitting_prior, small_parts
+from small import PARTS, fitting_loss, fitting_posterior, fitting_prior, small_parts
 
 import vaekit
 from vaekit import roles
+from vaekit.interfaces import Capability
 from vaekit.training.progress import Silent
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -85,7 +86,8 @@ def options_of(point: Point, data: Path) -> dict[str, Any]:
     """Return the options of a small run that differs from the default in one component, or in its data."""
     role, kind = point
     several = DATA.get(kind) or MODELS.get(kind)
-    own = {"posterior": fitting_posterior(*point), **fitting_prior(*point), role: kind} if several is None else several
+    fitting = {"posterior": fitting_posterior(*point), **fitting_prior(*point), **fitting_loss(*point)}
+    own = {**fitting, role: kind} if several is None else several
     options: dict[str, Any] = {"encoder": "mlp", "decoder": "mlp", "likelihood": "bce", **own}
     roles_of = {registry.role for registry in PARTS}
     options |= small_parts({name: value for name, value in options.items() if name in roles_of})
@@ -129,7 +131,9 @@ def run_of(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunOf:
 def refusal_of(point: Point, operation: str) -> str | None:
     """Return the phrase with which an operation refuses a point, if it does."""
     role, kind = point
+    prior = {role: kind, **fitting_prior(*point)}.get("prior", "normal")
     density = role != "posterior" or bool(roles.posteriors.get(kind).provides)
+    density = density and Capability.LOG_PROB in roles.priors.get(prior).provides
     return None if density else {"log p(x)": "density"}.get(operation)
 
 

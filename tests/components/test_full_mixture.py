@@ -87,7 +87,7 @@ def test_the_fit_has_a_scale_even_where_codes_are_equal() -> None:
 
 
 def test_more_components_than_codes_are_refused() -> None:
-    with pytest.raises(UsageError, match="more components than there are codes"):
+    with pytest.raises(UsageError, match="too large to be estimated"):
         FullMixture(3, num_components=10).initial_state(trace_of(codes_of(9)))
 
 
@@ -175,3 +175,13 @@ def test_a_prior_that_is_fitted_beside_the_autoencoder_leaves_it_alone() -> None
             assert gradient.abs().max() > 0
         else:
             torch.testing.assert_close(gradient, alone[name])
+
+
+def test_covariances_that_codes_cannot_determine_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"too large to be estimated(.*\n)*.*1025 latents(.*\n)*.*at most 1024"):
+        FullMixture(1025)
+    prior = FullMixture(8, num_components=3)
+    codes = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    assert prior.initial_state(trace_of(codes, prior()))["mu"].shape == (3, 8)
+    with pytest.raises(UsageError, match=r"7 codes of 8 latents for 3 components(.*\n)*.*as many codes as latents"):
+        prior.initial_state(trace_of(codes[1:], prior()))

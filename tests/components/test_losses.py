@@ -167,7 +167,12 @@ def test_a_batch_of_one_is_finite():
     assert torch.isfinite(build("tc")(trace(posterior(1), num_data=100))).all()
 
 
-OF_GAUSSIANS = [k for k in roles.losses.kinds() if roles.losses.get(k).requires <= roles.posteriors.get("gaussian").provides]
+OF_GAUSSIANS = [
+    kind
+    for kind in roles.losses.kinds()
+    if (cls := roles.losses.get(kind)).requires <= roles.posteriors.get("gaussian").provides
+    and (cls.requires_of_prior or frozenset()) <= roles.priors.get("normal").provides
+]
 
 
 @pytest.mark.parametrize("kind", OF_GAUSSIANS)

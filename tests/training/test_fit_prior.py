@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -175,6 +176,22 @@ def test_flows_of_a_sweep(tmp_path: Path, first: vaekit.Run, stack: Any) -> None
     assert alone is not None
     assert stacked is not None
     assert stacked["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+
+
+def test_codes_of_a_codebook_are_predicted(images: Path, tmp_path: Path) -> None:
+    first = train_first(images, tmp_path / "first", posterior="vq", num_codes=8)
+    second = first.fit_prior("pixelcnn", width=8, epochs=2, out=tmp_path / "second")
+    last = second.metrics()[-1]
+    assert last["validation_prior_nll"] == pytest.approx(last["validation_kl"], rel=1e-5)
+    assert last["validation_kl"] < first.metrics()[-1]["validation_kl"] == pytest.approx(np.log(8), rel=1e-5)
+
+
+def test_a_prior_that_holds_images_receives_them(tmp_path: Path, first: vaekit.Run, calls: Calls) -> None:
+    run = first.fit_prior("exemplar", num_exemplars=4, epochs=2, out=tmp_path / "second")
+    assert calls()[1] == 0
+    stored = load_file(run.folder.model)["prior.inputs"]
+    images = run.splits.train.gather(torch.arange(len(run.splits.train))) / 255
+    assert (stored[:, None] - images).abs().amax((2, 3, 4)).amin(1).max() < 1e-6
 
 
 GRID = {"encoder": "cnn", "encoder.channels": (4, 8), "decoder.channels": (8, 4), "latent_dim": 3, "latent_stride": 4}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import PARTS, fitting_posterior, fitting_prior, small_parts
+from small import PARTS, fitting_loss, fitting_posterior, fitting_prior, small_parts
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from training.tape import record
@@ -62,6 +62,7 @@ def kinds():
                         "likelihood": "bce",
                         "posterior": fitting_posterior(registry.role, kind),
                         **fitting_prior(registry.role, kind),
+                        **fitting_loss(registry.role, kind),
                         registry.role: kind,
                     }
                 ),

@@ -58,7 +58,8 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
 
 def _is_constant(term: str, objective: Objective, inputs: Inputs) -> bool:
     """Whether training does not change a term of an objective, as it depends on frozen parts only."""
-    if term not in objective.terms or not objective.frozen or any(name.startswith("vae.") for name in objective.learners):
+    learners = [name for name in objective.learners if name.startswith("vae.") and name != "vae.prior"]
+    if term not in objective.terms or not objective.frozen or learners:
         return False
     with torch.enable_grad():
         return not objective.value_of(term, objective.trace(inputs)).requires_grad

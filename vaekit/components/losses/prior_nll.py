@@ -15,8 +15,8 @@ from vaekit.trace import Trace, mean_over_samples
 class PriorNLL(Loss):
     """``-log p(z)`` of the codes, which fits the prior to them and trains nothing else: ex-post density estimation.
 
-    It gives a model without a KL a prior to sample from, in a second stage (``--posterior delta --init RUN --freeze
-    encoder,decoder,posterior,likelihood --prior full_mixture``) or alongside the autoencoder from the start. For a posterior with
+    It gives a model without a KL a prior to sample from, in a second stage (``vaekit fit-prior RUN --prior full_mixture``) or
+    alongside the autoencoder from the start. For a posterior with
     a density, the prior is fitted to the mixture of all posteriors, as the KL would fit it; the encoder is left to other losses.
 
     References:

@@ -26,9 +26,9 @@ LEAST_SHARE = 1e-4
 class FullMixture(MixturePrior):
     """A mixture of Gaussians with full covariances, initialised by fitting the codes of training images with EM.
 
-    Fitted to the codes of a trained model (``--init RUN --freeze encoder,decoder,posterior,likelihood``), it is ex-post density
-    estimation: with the loss `prior_nll`, gradient steps refine the fit on all codes. The fit uses up to 10,000 images and needs
-    ``pip install "vaekit[mixtures]"`` (scikit-learn). Its KL has no closed form.
+    Fitted to the codes of a trained model (``vaekit fit-prior RUN --prior full_mixture``), it is ex-post density estimation: with
+    the loss `prior_nll`, gradient steps refine the fit on all codes. The fit uses up to 10,000 images, at least as many as
+    there are latents, and needs ``pip install "vaekit[mixtures]"`` (scikit-learn). Its KL has no closed form.
 
     Args:
         num_components: Number of Gaussians, each with ``D (D + 3) / 2`` parameters.
@@ -68,15 +68,9 @@ class FullMixture(MixturePrior):
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
         library = import_extra("sklearn.mixture", "mixtures", "the prior 'full_mixture'")
         codes, num = trace.z.flatten(0, -2).double().cpu().numpy(), len(self.logits)
-        if len(codes) < num:
-            raise UsageError(
-                "the prior 'full_mixture' has more components than there are codes to fit it to",
-                given=f"{num} components, {len(codes)} codes",
-                remedy=f"use --prior.num-components {len(codes)} or less",
-            )
-        if len(codes) < num * self.latent_dim:
+        if len(codes) < max(num, self.latent_dim):
             given = f"{len(codes)} codes of {self.latent_dim} latents for {num} components"
-            raise _too_large(given, f"at least {num * self.latent_dim} codes, as many for each component as there are latents")
+            raise _too_large(given, "at least as many codes as latents, and as components")
         floor = max(LEAST_SHARE * float(codes.var(0).mean()), 1e-12)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on fits that stop early or find fewer clusters: gradient steps go on from there

@@ -20,10 +20,10 @@ from vaekit.schema import Few
 class PixelCNN(Prior):
     """Codes predicted one by one, in raster order, from those before them: a gated PixelCNN for grids of 1 to 3 dimensions.
 
-    It is usually fitted to a trained `vq` or `fsq` model: ``vaekit train RUN/spec.yaml --init RUN --freeze
-    encoder,decoder,posterior,likelihood --prior pixelcnn``. Trained with the model instead, it sends the encoder no gradient. The
-    probability of all codes takes one pass, a draw as many small steps as there are positions. If a position has several code
-    numbers, as the channels of `fsq` do, they are predicted in turn. A vector (no ``--latent-stride``) is one position.
+    It is usually fitted to a trained `vq` or `fsq` model: ``vaekit fit-prior RUN --prior pixelcnn``. Trained with the model
+    instead, it sends the encoder no gradient. The probability of all codes takes one pass, a draw as many small steps as
+    there are positions. If a position has several code numbers, as the channels of `fsq` do, they are predicted in turn. A
+    vector (no ``--latent-stride``) is one position.
 
     Args:
         width: Number of features of each stack of convolutions.

@@ -558,8 +558,8 @@ class Dataset(Component, ABC):
     """The encoder to use if none is chosen; the decoder defaults to the same kind."""
     default_latent_dim: ClassVar[int | None] = None
     """The number of latents to use if none is chosen; None for vaekit's default."""
-    default_likelihood: ClassVar[str] = "bce"
-    """The likelihood to use if none is chosen."""
+    default_likelihood: ClassVar[str | Mapping[str, Any]] = "bce"
+    """The likelihood to use if none is chosen: its name, or a mapping with ``kind`` and options."""
     default_binarize: ClassVar[Binarize] = "none"
     """The binarisation to use if none is chosen."""
     reader: ImageReader | None = None

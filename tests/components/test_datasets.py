@@ -25,7 +25,8 @@ from vaekit.roles import datasets
 from vaekit.streams import Streams
 
 BUILT_IN = (
-    "array", "celeba", "cifar10", "digits", "emnist", "fashion_mnist", "folder", "huggingface", "kmnist", "mnist", "svhn"
+    "array", "celeba", "cifar10", "digits", "emnist", "fashion_mnist", "folder", "huggingface", "kmnist", "latents", "mnist",
+    "svhn",
 )  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:.*so the images are dark")
 DOWNLOADED = ("celeba", "cifar10", "emnist", "fashion_mnist", "kmnist", "mnist", "svhn")
@@ -53,7 +54,7 @@ def everything(splits: Splits) -> torch.Tensor:
 def test_every_data_set_is_registered_and_described(kind):
     cls = datasets.get(kind)
     assert issubclass(cls, Dataset)
-    assert cls.default_likelihood in ("bce", "gaussian")
+    assert cls.default_likelihood in ("bce", "gaussian", {"kind": "gaussian", "link": "identity"})
     assert datasets.summary(kind).endswith((".", "folder, nested or not."))
     assert all(field.description for name, field in datasets.spec(kind).model_fields.items() if name != "kind")
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from small import small
 
+import vaekit
 from vaekit.registry import Registry
 from vaekit.roles import REGISTRIES, datasets
 from vaekit.testing import Check, checks
@@ -96,7 +97,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (folder / "pictures").mkdir()
     for number, picture in enumerate(pixels):
         Image.fromarray(picture).save(folder / "pictures" / f"{number}.png")
-    return {"array": folder / "images.npy", "folder": folder / "pictures", "huggingface": folder / "table"}
+    return {
+        "array": folder / "images.npy",
+        "folder": folder / "pictures",
+        "huggingface": folder / "table",
+        "latents": folder / "run",
+    }
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +113,13 @@ def table(files: dict[str, Path]) -> None:
     library.Dataset.from_dict({"image": pictures}, features).save_to_disk(files["huggingface"])
 
 
-LOCAL = ("digits", "array", "folder", "huggingface")
+@pytest.fixture(scope="module")
+def first(files: dict[str, Path]) -> None:
+    options = {"dataset": "array", "dataset.path": str(files["array"]), "latent_dim": 2, "epochs": 1, "pictures": "none"}
+    vaekit.train(**options, **{"encoder.hidden": (4,), "decoder.hidden": (4,), "batch_size": 16}, out=files["latents"])
+
+
+LOCAL = ("digits", "array", "folder", "huggingface", "latents")
 
 
 @pytest.mark.parametrize("kind", LOCAL)
@@ -115,9 +127,9 @@ LOCAL = ("digits", "array", "folder", "huggingface")
 def test_data_set_that_needs_no_download_conforms(
     check: Check, kind: str, files: dict[str, Path], request: pytest.FixtureRequest
 ) -> None:
-    if kind == "huggingface":
-        request.getfixturevalue("table")
-    check(kind, options={"path": str(files[kind])} if kind in files else {})
+    if kind in {"huggingface", "latents"}:
+        request.getfixturevalue("table" if kind == "huggingface" else "first")
+    check(kind, options={"run" if kind == "latents" else "path": str(files[kind])} if kind in files else {})
 
 
 @pytest.mark.parametrize("kind", sorted(set(datasets.kinds()) - set(LOCAL)))

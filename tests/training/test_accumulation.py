@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import PARTS, fitting_posterior, fitting_prior, small_parts
+from small import PARTS, fitting_loss, fitting_posterior, fitting_prior, small_parts
 from torch import nn
 
 import vaekit
@@ -82,8 +82,7 @@ def kinds():
     for registry in PARTS:
         for kind in registry.kinds():
             chosen = {"likelihood": "bce", "posterior": fitting_posterior(registry.role, kind), registry.role: kind}
-            if registry.role == "prior" and "log_prob" not in registry.get(kind).provides:  # it has no KL
-                chosen |= {"posterior": "delta", "loss": registry.get(kind).fitted_by}
+            chosen |= fitting_loss(registry.role, kind)
             yield pytest.param(small_parts({**fitting_prior(registry.role, kind), **chosen}), id=f"{registry.role}-{kind}")
 
 

@@ -160,9 +160,9 @@ class MappedImages(ImageSource):
         limits: The range of its numbers; see `to_examples`.
         rows: Which examples, int64; default: all.
         complete: Whether gathering a missing number is an error.
+        labels: The labels of these examples, int64; default: none.
+        class_names: The name of each label.
     """
-
-    labels, class_names = None, None
 
     def __init__(
         self,
@@ -172,8 +172,11 @@ class MappedImages(ImageSource):
         rows: Tensor | None = None,
         *,
         complete: bool = False,
+        labels: Tensor | None = None,
+        class_names: tuple[str, ...] | None = None,
     ) -> None:
         self.file, self.layout, self.limits, self.is_complete = file, layout, limits, complete
+        self.labels, self.class_names = labels, class_names
         mapped = self._open()
         self.rows = torch.arange(len(mapped)) if rows is None else rows
         example = to_examples(mapped[:1], layout, limits)
@@ -199,7 +202,12 @@ class MappedImages(ImageSource):
         return examples
 
     def subset(self, index: Tensor) -> Self:
-        return type(self)(self.file, self.layout, self.limits, self.rows[index], complete=self.is_complete)
+        labels = None if self.labels is None else self.labels[index]
+        return self._with(self.rows[index], labels, complete=self.is_complete)
+
+    def _with(self, rows: Tensor, labels: Tensor | None, *, complete: bool) -> Self:
+        names = self.class_names
+        return type(self)(self.file, self.layout, self.limits, rows, complete=complete, labels=labels, class_names=names)
 
     @property
     def has_missing(self) -> bool:
@@ -208,7 +216,7 @@ class MappedImages(ImageSource):
     def complete(self, name: str) -> Self:
         """Return a source that refuses missing numbers when it reads them."""
         del name
-        return type(self)(self.file, self.layout, self.limits, self.rows, complete=True)
+        return self._with(self.rows, self.labels, complete=True)
 
     def value_range(self) -> Range:
         return UNIT if self.limits else super().value_range()

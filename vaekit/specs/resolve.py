@@ -97,7 +97,7 @@ def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, An
     dataset = roles.datasets.get(data["data"]["dataset"]["kind"])
     if dataset.default_latent_dim is not None:
         model.setdefault("latent_dim", dataset.default_latent_dim)
-    model["likelihood"] = likelihoods[0] if likelihoods else {"kind": dataset.default_likelihood}
+    model["likelihood"] = likelihoods[0] if likelihoods else component_data("likelihood", dataset.default_likelihood)
     if data["data"].get("binarize") is None:
         scores = roles.likelihoods.get(model["likelihood"]["kind"]).scores
         data["data"]["binarize"] = dataset.default_binarize if scores == "binary" else "none"

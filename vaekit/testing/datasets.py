@@ -8,6 +8,8 @@ import torch
 
 from vaekit.data import Batches, Binarize, ImageSource, Splits
 from vaekit.roles import likelihoods
+from vaekit.schema import ComponentSpec
+from vaekit.specs.models import component_data
 from vaekit.streams import Streams
 from vaekit.testing.core import Candidate, built, check, during, expect, expect_finite
 
@@ -28,6 +30,15 @@ def splits_of(candidate: Candidate) -> Splits:
 def first_of(source: ImageSource) -> torch.Tensor:
     """Return the first images of a source, in the dtype in which they are stored."""
     return source.gather(torch.arange(min(len(source), SAMPLE)))
+
+
+def default_likelihood(candidate: Candidate) -> ComponentSpec:
+    """Return the spec of a dataset's default likelihood."""
+    data = component_data("likelihood", candidate.cls.default_likelihood)
+    expected = f"one of {', '.join(likelihoods.kinds())}"
+    expect(data["kind"] in likelihoods, "default_likelihood", expected=expected, came=data["kind"])
+    with during("validating default_likelihood"):
+        return likelihoods.spec(data["kind"]).model_validate(data)
 
 
 @check("dataset")
@@ -112,8 +123,7 @@ def check_bytes(candidate: Candidate) -> None:
 @check("dataset")
 def check_defaults(candidate: Candidate) -> None:
     """The default likelihood and binarisation exist and are compatible."""
-    likelihood, binarize = candidate.cls.default_likelihood, candidate.cls.default_binarize
-    expect(likelihood in likelihoods, "default_likelihood", expected=f"one of {', '.join(likelihoods.kinds())}", came=likelihood)
+    likelihood, binarize = default_likelihood(candidate).kind, candidate.cls.default_binarize
     expect(binarize in BINARIZATIONS, "default_binarize", expected=f"one of {', '.join(BINARIZATIONS)}", came=binarize)
     scores = likelihoods.get(likelihood).scores
     fits = binarize == "none" or scores == "binary"
@@ -124,8 +134,7 @@ def check_defaults(candidate: Candidate) -> None:
 def check_batches(candidate: Candidate) -> None:
     """Batches are finite float32 images of the right shape, within [0, 1] if the default likelihood requires it."""
     splits = splits_of(candidate)
-    default = candidate.cls.default_likelihood
-    unit = likelihoods.build(likelihoods.spec(default)(kind=default), data_shape=splits.shape).support == "unit"
+    unit = likelihoods.build(default_likelihood(candidate), data_shape=splits.shape).support == "unit"
     for name, part in splits.parts.items():
         with during(f"a batch of {name} images"):
             batch = next(iter(Batches(part, batch_size=min(8, len(part)), streams=Streams(0), train=False).epoch(0)))

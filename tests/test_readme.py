@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
+from small import random_weights
 
 import vaekit
 from vaekit.benchmark import latency, throughput
@@ -27,6 +29,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 HEADINGS = [
     "vaekit",
     "Train",
+    "Sharp pictures, and samples of them",
     "Models from the literature",
     "Numbers",
     "Export",
@@ -146,6 +149,10 @@ NOT_RUN = {
     "vaekit train --posterior vq --encoder cnn --latent-dim 16 --latent-stride 4 --num-codes 64": TRAINS,
     "vaekit train --augment.shear 25 --augment.rotate 10": TRAINS,
     "vaekit train --schedule constant --ema 0.99": TRAINS,
+    "vaekit train --batch-size 256 --accumulate 8": TRAINS,
+    "vaekit train --dataset folder --dataset.path photos --dataset.size 64 --encoder cnn --latent-dim 8 "
+    "--latent-stride 8": TRAINS,
+    "vaekit train --dataset folder --dataset.path photos --dataset.size 64 --model ldm-kl": TRAINS,
     "vaekit sweep --loss beta --over beta=1,2,4,8 --over seed=0..3": "trains 16 models",
     'vaekit sweep --loss beta --over "beta=linear(0,1,5),linear(0,4,5)"': TRAINS,
     "vaekit train --model beta-tcvae --dataset mnist": "downloads MNIST",
@@ -188,13 +195,36 @@ def binary_run(labelled_run, tmp_path_factory):
     return vaekit.train(labelled_run / "spec.yaml", binarize="threshold", out=out).path
 
 
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """A folder of colour pictures."""
+    folder, rng = tmp_path_factory.mktemp("pictures") / "photos", np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(30):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def grid_run(photos, tmp_path_factory):
+    """A run of a small model of these pictures with a grid of latents."""
+    network = {"kind": "ldm", "channels": (4, 4, 4)}
+    given = {"encoder": network, "decoder": network, "latent_dim": 2, "latent_stride": 4, "likelihood": "l1", "epochs": 1}
+    out = tmp_path_factory.mktemp("grid") / "run"
+    return vaekit.train(
+        **given, **{"dataset": "folder", "dataset.path": str(photos), "link": "identity", "pictures": "none"}, out=out
+    ).path
+
+
 @pytest.fixture
-def place(labelled_run, binary_run, tmp_path, monkeypatch):
+def place(labelled_run, binary_run, photos, tmp_path, monkeypatch):
     """A folder with what the README's commands take: two small runs, RUN and OTHER, and data; measurements are short."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(binary_run, tmp_path / "runs" / "0001-digits-mlp")
     shutil.copytree(labelled_run, tmp_path / "OTHER")
     (tmp_path / "RUN").symlink_to("runs/0001-digits-mlp")
+    (tmp_path / "photos").symlink_to(photos)
+    torch.save(load_file(random_weights()), tmp_path / "weights.pth")
     (tmp_path / "b").mkdir()
     for file in ("a.png", "b/b.png"):
         Image.fromarray(np.full((8, 6), 60, np.uint8)).save(tmp_path / file)
@@ -231,7 +261,12 @@ def run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("block", SHELL, ids=lambda block: block[0])
-def test_the_commands_of_a_block_run_in_their_order(block, place, capsys, monkeypatch):
+def test_the_commands_of_a_block_run_in_their_order(block, place, capsys, monkeypatch, request):
+    if any("--diffusers" in command for command in block):
+        pytest.importorskip("diffusers")
+        (place / "RUN").unlink()
+        (place / "RUN").symlink_to(request.getfixturevalue("grid_run"))
+        Image.fromarray(np.full((80, 96, 3), 60, np.uint8)).save(place / "large.png")
     if "vaekit resume" in block:
         with pytest.raises(KeyboardInterrupt):
             vaekit.train(place / "RUN" / "spec.yaml", reporter=InterruptAfterAnEpoch())

@@ -108,7 +108,7 @@ def test_a_component_takes_the_wiring_that_it_names(scratch):
 def test_an_unknown_name_lists_what_exists_and_suggests_the_near_match():
     with pytest.raises(UnknownComponentError, match=r"unknown encoder 'cn'") as caught:
         roles.encoders.get("cn")
-    assert "cnn, mlp, resnet" in str(caught.value)
+    assert "cnn, ldm, mlp, resnet" in str(caught.value)
     assert "did you mean 'cnn'?" in str(caught.value)
 
 

@@ -187,6 +187,13 @@ def test_a_grid_that_the_stages_do_not_reach_is_refused(latent_shape: Shape):
         assert "--latent-stride" in str(error.value.remedy)
 
 
+def test_attention_needs_a_stage():
+    for registry, shapes in ((encoders, ((3, 16, 16), (2, 4, 4, 4))), (decoders, ((4, 4, 4), (3, 16, 16)))):
+        with pytest.raises(UsageError, match="stage that there is not") as error:
+            registry.get("ldm")(*shapes, attention=(2, 4))
+        assert "from 1 to 3" in str(error.value.expected)
+
+
 def test_groups_normalise_in_the_order_of_the_paper():
     block = Residual(2, 4, 6, 2).double()
     x = torch.randn(2, 4, 5, 5).double()

@@ -208,11 +208,12 @@ def gpu(monkeypatch):
     def generator(self, stream, step=0, device="cpu"):
         return (OnGPU if torch.device(device).type == "cuda" else torch.Generator)()
 
-    def to(self, device):
+    def to(self, device=None, memory_format=torch.contiguous_format):
+        del memory_format  # of tensors without data
         for module in self.modules():
             for tensors, make in ((module._parameters, nn.Parameter), (module._buffers, torch.Tensor.detach)):
                 for name, tensor in tensors.items():
-                    tensors[name] = None if tensor is None else make(tensor.detach().to(device))
+                    tensors[name] = None if tensor is None else make(tensor.detach().to(device or tensor.device))
         return self
 
     monkeypatch.setattr(Streams, "generator", generator)

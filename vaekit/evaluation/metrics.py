@@ -125,7 +125,16 @@ METRICS: dict[str, Metric] = {
             of_pixels=True,
             digits=2,
         ),
-        Metric("ssim", "SSIM", "", "structural similarity of images and reconstructions", "more", similarity, of_pixels=True),
+        Metric(
+            "ssim",
+            "SSIM",
+            "",
+            "structural similarity of images and reconstructions",
+            "more",
+            similarity,
+            of_pixels=True,
+            comparable=False,
+        ),
         Metric(
             "feature_distance",
             "feature distance",

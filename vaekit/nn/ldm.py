@@ -47,6 +47,8 @@ class Residual(nn.Module):
 class Attention(nn.Module):
     """Self-attention between all positions, with one head, after GroupNorm, added to its input.
 
+    Keys have no bias, since it would add the same number to all scores of a position, which the softmax ignores.
+
     References:
         Vaswani et al. (2017), "Attention Is All You Need", NeurIPS, arXiv:1706.03762, equation 1.
     """
@@ -55,7 +57,7 @@ class Attention(nn.Module):
         super().__init__()
         self.group_norm = nn.GroupNorm(groups, channels, eps=EPS)
         self.to_q, self.to_v = nn.Linear(channels, channels), nn.Linear(channels, channels)
-        self.to_k = nn.Linear(channels, channels, bias=False)  # it would add the same number to all scores of a position
+        self.to_k = nn.Linear(channels, channels, bias=False)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,7 +101,7 @@ class Stage(nn.Module):
         return x
 
 
-def attentions(num: int, channels: int, groups: int, size: Size) -> list[Attention]:
+def attention_layers(num: int, channels: int, groups: int, size: Size) -> list[Attention]:
     """Return ``num`` layers of attention; none if there is a single position, which could attend to itself alone."""
     return [Attention(channels, groups) for _ in range(num if math.prod(size) > 1 else 0)]
 
@@ -107,7 +109,7 @@ def attentions(num: int, channels: int, groups: int, size: Size) -> list[Attenti
 def middle(channels: int, groups: int, size: Size, *, attention: bool) -> Stage:
     """Return the blocks at the lowest resolution: two residual blocks, with attention between them if requested."""
     blocks = [Residual(len(size), channels, channels, groups) for _ in range(2)]
-    return Stage(blocks, attentions(int(attention), channels, groups, size))
+    return Stage(blocks, attention_layers(int(attention), channels, groups, size))
 
 
 class Downsampling(nn.Module):
@@ -193,6 +195,20 @@ def halvings_of(grid: Shape, size: Size, num_stages: int, backbone: str) -> int:
             remedy="change --latent-stride, or the number of entries of channels",
         )
     return halvings
+
+
+def check_stages(attention: Sequence[int], num_stages: int) -> None:
+    """Raise an error if attention is requested for a stage that there is not.
+
+    Raises:
+        UsageError: It is.
+    """
+    if any(stage > num_stages for stage in attention):
+        raise UsageError(
+            "attention is requested for a stage that there is not",
+            given=f"attention {','.join(map(str, attention))}, and {num_stages} entries of channels",
+            expected=f"stages from 1 to {num_stages}",
+        )
 
 
 def groups_of(channels: Sequence[int], groups: int | None) -> int:

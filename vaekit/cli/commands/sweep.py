@@ -176,7 +176,8 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
         box=None, header_style="bold", caption="Numbers of the validation set, except where marked.", caption_justify="left"
     )
     for name in ("run", *record["over"], *titles):
-        shown.add_column(name, justify="left" if name == "run" else "right", overflow="fold")
+        word = max(map(len, name.split()))  # headings wrap between words only
+        shown.add_column(name, justify="left" if name == "run" else "right", overflow="fold", min_width=word)
     for row in rows:
         cells = [metric.text(row.get("value"), digits=2) for metric in compared]
         cells += [metric.text(row[part].get(metric.key), digits=2) for part, metric in columns] if "test" in row else [_note(row)]

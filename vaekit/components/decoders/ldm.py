@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vaekit.interfaces import Backbone, Shape
 from vaekit.nn.layers import CONVOLUTIONS, Channels, fully_connected, halved_sizes, sides_of
-from vaekit.nn.ldm import EPS, Residual, Stage, Upsampling, attentions, groups_of, halvings_of, middle, run
+from vaekit.nn.ldm import EPS, Residual, Stage, Upsampling, attention_layers, check_stages, groups_of, halvings_of, middle, run
 from vaekit.roles import decoders
 from vaekit.schema import Count, Few
 
@@ -41,7 +41,7 @@ class LDMDecoder(Backbone):
 
     References:
         Rombach et al. (2022), "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR, arXiv:2112.10752.
-        Esser et al. (2021), "Taming Transformers for High-Resolution Image Synthesis", CVPR, arXiv:2012.09841, table 7.
+        Esser et al. (2021), "Taming Transformers for High-Resolution Image Synthesis", CVPR, arXiv:2012.09841.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class LDMDecoder(Backbone):
         super().__init__(in_shape, out_shape)
         backbone = f"decoder {self.kind!r}"
         size = sides_of(out_shape, backbone)
+        check_stages(attention, len(channels))
         num_groups = groups_of(channels, groups)
         num_sides, convolution, width = len(size), CONVOLUTIONS[len(size)], channels[-1]
         halvings = halvings_of(in_shape[1:], size, len(channels), backbone)
@@ -78,7 +79,7 @@ class LDMDecoder(Backbone):
             range(len(channels), 0, -1), pairwise((channels[-1], *reversed(channels))), strict=True
         ):
             resnets = [Residual(num_sides, before if i == 0 else after, after, num_groups) for i in range(depth + 1)]
-            attends = attentions((depth + 1) * (stage in attention), after, num_groups, sizes[min(stage - 1, halvings)])
+            attends = attention_layers((depth + 1) * (stage in attention), after, num_groups, sizes[min(stage - 1, halvings)])
             change = {}
             if 1 < stage <= halvings + 1:
                 crop = tuple(2 * small - large for small, large in zip(sizes[stage - 1], sizes[stage - 2], strict=True))

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vaekit.interfaces import Backbone, Shape
 from vaekit.nn.layers import CONVOLUTIONS, Channels, halved_sizes, parameters_head, sides_of
-from vaekit.nn.ldm import EPS, Downsampling, Residual, Stage, attentions, groups_of, halvings_of, middle, run
+from vaekit.nn.ldm import EPS, Downsampling, Residual, Stage, attention_layers, check_stages, groups_of, halvings_of, middle, run
 from vaekit.roles import encoders
 from vaekit.schema import Count, Few
 
@@ -41,7 +41,7 @@ class LDMEncoder(Backbone):
 
     References:
         Rombach et al. (2022), "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR, arXiv:2112.10752.
-        Esser et al. (2021), "Taming Transformers for High-Resolution Image Synthesis", CVPR, arXiv:2012.09841, table 7.
+        Esser et al. (2021), "Taming Transformers for High-Resolution Image Synthesis", CVPR, arXiv:2012.09841.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class LDMEncoder(Backbone):
         super().__init__(in_shape, out_shape)
         backbone = f"encoder {self.kind!r}"
         size = sides_of(in_shape, backbone)
+        check_stages(attention, len(channels))
         num_groups = groups_of(channels, groups)
         num_sides, convolution, width = len(size), CONVOLUTIONS[len(size)], channels[-1]
         halvings = halvings_of(out_shape[2:], size, len(channels), backbone)
@@ -70,7 +71,7 @@ class LDMEncoder(Backbone):
         self.down_blocks = nn.ModuleList()
         for stage, (before, after) in enumerate(pairwise((channels[0], *channels)), start=1):
             resnets = [Residual(num_sides, before if i == 0 else after, after, num_groups) for i in range(depth)]
-            attends = attentions(depth * (stage in attention), after, num_groups, sizes[min(stage - 1, halvings)])
+            attends = attention_layers(depth * (stage in attention), after, num_groups, sizes[min(stage - 1, halvings)])
             change = {"downsamplers": Downsampling(num_sides, after)} if stage <= halvings else {}
             self.down_blocks.append(Stage(resnets, attends, **change))
         self.mid_block = middle(width, num_groups, sizes[-1], attention=middle_attention)

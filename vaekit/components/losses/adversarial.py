@@ -51,8 +51,9 @@ class Adversarial(Loss):
 
     References:
         Esser et al. (2021), "Taming Transformers for High-Resolution Image Synthesis", CVPR, arXiv:2012.09841, section 3.1.
-        Isola et al. (2017), "Image-to-Image Translation with Conditional Adversarial Networks", CVPR, arXiv:1611.07004 (patches).
-        Lim and Ye (2017), "Geometric GAN", arXiv:1705.02894 (hinge).
+        Isola et al. (2017), "Image-to-Image Translation with Conditional Adversarial Networks", CVPR, arXiv:1611.07004,
+            section 3.2.2 (patches).
+        Lim and Ye (2017), "Geometric GAN", arXiv:1705.02894, section 4 (hinge).
         Wang et al. (2018), "High-Resolution Image Synthesis and Semantic Manipulation with Conditional GANs", CVPR,
             arXiv:1711.11585, equation 4 (feature matching).
         Mescheder et al. (2018), "Which Training Methods for GANs do actually Converge?", ICML, arXiv:1801.04406, equation 9 (R1).

@@ -51,7 +51,8 @@ class FeatureNetwork(nn.Module):
 
     References:
         Krizhevsky (2014), "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997.
-        Simonyan and Zisserman (2015), "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR, arXiv:1409.1556.
+        Simonyan and Zisserman (2015), "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR,
+            arXiv:1409.1556.
         Iandola et al. (2016), "SqueezeNet: AlexNet-level accuracy with 50x fewer parameters", arXiv:1602.07360.
         Tan and Le (2019), "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", ICML, arXiv:1905.11946.
     """

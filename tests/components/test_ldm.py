@@ -137,19 +137,33 @@ def few_images(folder: Path, side: int = 8) -> Path:
     return path
 
 
+class Listener(Silent):
+    """Keeps the notes at the start of a run."""
+
+    def __init__(self) -> None:
+        self.notes: tuple[str, ...] = ()
+
+    def start(self, start: Start) -> None:
+        self.notes = start.notes
+
+
+@pytest.mark.parametrize(("side", "stride", "noted"), [(32, None, True), (32, 8, False), (31, None, False)])
+def test_a_grid_is_recommended_for_colour_pictures(side: int, stride: int | None, noted: bool, tmp_path: Path):
+    listener, path = Listener(), str(few_images(tmp_path, side))
+    given: dict[str, Any] = {"encoder": "cnn", "encoder.channels": (4, 4, 4), "decoder.channels": (4, 4, 4), "latent_dim": 2}
+    given |= {"latent_stride": stride, "epochs": 1, "batch_size": 16, "pictures": "none", "dataset": "array"}
+    vaekit.train(**given, **{"dataset.path": path}, out=tmp_path / "run", reporter=listener)
+    assert any("a grid of latents keeps their details" in note for note in listener.notes) == noted
+
+
 @pytest.mark.parametrize(("side", "noted"), [(9, True), (8, False)])
 def test_a_side_that_the_stride_does_not_divide_is_noted(side: int, noted: bool, tmp_path: Path):
-    notes: list[str] = []
-
-    class Listener(Silent):
-        def start(self, start: Start) -> None:
-            notes.extend(start.notes)
-
+    listener = Listener()
     given: dict[str, Any] = {"encoder": "ldm", "encoder.channels": (4, 8), "decoder.channels": (4, 8), "latent_dim": 2}
     given |= {"latent_stride": 2, "epochs": 1, "batch_size": 16, "pictures": "none", "dataset": "array"}
     path = str(few_images(tmp_path, side))
-    run = vaekit.train(**given, **{"dataset.path": path}, out=tmp_path / "run", reporter=Listener())
-    assert any("does not divide 9×9: the grid of latents is that of 10×10" in note for note in notes) == noted
+    run = vaekit.train(**given, **{"dataset.path": path}, out=tmp_path / "run", reporter=listener)
+    assert any("does not divide 9×9: the grid of latents is that of 10×10" in note for note in listener.notes) == noted
     assert run.vae().latent_shape == (2, (side + 1) // 2, (side + 1) // 2)
 
 

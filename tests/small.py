@@ -92,6 +92,7 @@ OPTIONS: dict[str, Any | Callable[[], Any]] = {
     "num_stages": 2,
     "width": 8,
     "bins": 16,
+    "steps": 3,
     "weights": random_weights,
 }
 """Values of options, or functions that return them."""

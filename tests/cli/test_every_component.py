@@ -204,8 +204,15 @@ def has_bytes(point: Point) -> bool:
     return kind == "volumes" if role == "data" else role != "likelihood" or roles.likelihoods.get(kind).scores != "counts"
 
 
+STACKED = [
+    pytest.param(point, marks=pytest.mark.slow if point == ("loss", "perceptual") else (), id="-".join(point))
+    for point in filter(has_bytes, POINTS)
+]
+"""The points to stack; copies of a feature network take a while."""
+
+
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("point", list(filter(has_bytes, POINTS)), ids="-".join)
+@pytest.mark.parametrize("point", STACKED)
 def test_stacked_models_are_those_that_are_trained_alone(data: Path, tmp_path: Path, point: Point) -> None:
     """Of data that are floats, which stay in single precision, this is not tried."""
     options = options_of(point, data)

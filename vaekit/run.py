@@ -163,7 +163,7 @@ def import_diffusers(
     model = diffusers.model_of(diffusers.read_config(local_path(folder)))
     spec, own = build_spec({"model": model}, {**options, "init": str(folder)}), build_spec({"model": model}, {})
     for part in ("encoder", "decoder", "posterior"):
-        given, expected = (getattr(each.model, part).model_copy(update={"checkpointing": None}) for each in (spec, own))
+        given, expected = (getattr(each.model, part).model_dump(exclude={"checkpointing"}) for each in (spec, own))
         if given != expected:
             raise UsageError(f"the {part} is not that of the model in {folder}", given=given, expected=expected)
     fitted = fit_to_machine(spec)

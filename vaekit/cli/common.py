@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 RunArgument = Annotated[
     Path | None, typer.Argument(metavar="RUN", help="Run folder; default: the newest one under runs/.", show_default=False)
 ]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="The run folder, new or empty; default: the next number under runs/.", show_default=False
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
 

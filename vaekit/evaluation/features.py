@@ -42,7 +42,7 @@ class FeatureRequest:
         size: The height and width to which images are resized for the Fréchet and kernel distances.
 
     Raises:
-        UsageError: The network is unknown, there is no file of its weights, or a number is too small.
+        UsageError: The network is unknown, or a number is too small.
     """
 
     network: NetworkName

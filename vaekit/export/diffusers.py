@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +12,7 @@ from vaekit.errors import ExportError
 from vaekit.export.exporter import Exported
 from vaekit.export.parity import TOLERANCE, Array, compare, torch_function
 from vaekit.export.parts import part_of
+from vaekit.export.staging import staged
 from vaekit.extras import import_extra
 from vaekit.store.diffusers import CONFIG, WEIGHTS, config_of, weights_of, write
 
@@ -38,23 +37,16 @@ def export(trained: Trained, folder: Path) -> Exported:
     if folder.exists() and not (folder.is_dir() and {file.name for file in folder.iterdir()} <= {CONFIG, WEIGHTS}):
         raise ExportError(f"{folder} exists and holds other files", expected="a new folder", remedy="choose another folder")
     subject = part_of(trained, "autoencoder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        write(temporary, config, weights_of(trained.vae))
-        model = getattr(library, config["_class_name"]).from_pretrained(temporary, low_cpu_mem_usage=False).eval()
+    with staged(folder / CONFIG) as config_file:
+        write(config_file.parent, config, weights_of(trained.vae))
+        model = getattr(library, config["_class_name"]).from_pretrained(config_file.parent, low_cpu_mem_usage=False).eval()
         parity = compare(
             lambda inputs: _reconstruct(model, inputs),
             torch_function(subject),
             [each.numpy() for each in subject.examples],
             tolerance=TOLERANCE,
         ).require("diffusers computes something else, so nothing was written", remedy="report it to the authors of vaekit")
-        size = sum(file.stat().st_size for file in temporary.iterdir())
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.chmod(0o755)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        size = sum(file.stat().st_size for file in config_file.parent.iterdir())
     note = f"latents are scaled to (z - {shift:.4g}) * {scale:.4g}, which have mean 0 and standard deviation 1 over the data"
     return Exported(folder, size, parity, (note,))
 

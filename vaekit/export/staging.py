@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vaekit.errors import ExportError, UsageError
@@ -24,6 +24,7 @@ def staged(path: Path) -> Iterator[Path]:
     """
     try:
         path = replaceable(path)
+        new = [parent for parent in path.parents if not parent.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except UsageError as error:
@@ -38,3 +39,6 @@ def staged(path: Path) -> Iterator[Path]:
                 file.replace(replaceable(path.with_name(file.name)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in new:
+            with suppress(OSError):  # it holds what was written
+                parent.rmdir()

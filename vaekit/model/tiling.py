@@ -61,7 +61,7 @@ class Side(NamedTuple):
 class Tiling:
     """A model with a grid of latents, applied to examples of any size by overlapping tiles of the size that it was trained on.
 
-    Any grid model will do, whatever its networks: each tile is an example of the trained size. Where tiles overlap, they are
+    Any model with a grid of latents can be tiled: each tile is an example of the trained size. Where tiles overlap, they are
     blended linearly, as in diffusers' ``AutoencoderKL``. An example that the tiles do not fit is continued by reflection, and the
     result is cropped. Beside the example and the result, memory does not grow with their size. An example of exactly one tile is
     encoded and decoded as by the model itself, to the bit.
@@ -126,7 +126,7 @@ class Tiling:
         entry.
 
         Args:
-            x: The examples; if a side is no multiple of the stride, the last position covers what remains.
+            x: The examples; if a side is not a multiple of the stride, the last position covers the remainder.
             y: Their labels, ``(B,)``, which conditional models need.
 
         Raises:

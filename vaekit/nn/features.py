@@ -218,7 +218,7 @@ def read_weights(
     try:
         tensors: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-            raise TypeError(f"a {type(tensors).__name__} that is no mapping of names to tensors")
+            raise TypeError(f"{type(tensors).__name__} is not a mapping of names to tensors")
     except (
         SafetensorError,
         pickle.UnpicklingError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -12,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vaekit.errors import UsageError
 from vaekit.interfaces import Shape
-from vaekit.nn.layers import CONVOLUTIONS, Size, halvings_to
+from vaekit.nn.layers import CONVOLUTIONS, Size, halved_sizes, halvings_to, sides_of
 
 EPS = 1e-6
 """The term that GroupNorm adds to the variance."""
@@ -172,21 +173,52 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def halvings_of(grid: Shape, size: Size, num_stages: int, backbone: str) -> int:
-    """Return how often a network halves the sides: between its stages, or down to the sides of a grid of latents.
+class Plan(NamedTuple):
+    """The sizes of feature maps, and how they are normalised.
 
     Args:
-        grid: The sides of the grid; empty for a vector of latents.
-        size: The sides of the data.
-        num_stages: The number of stages.
-        backbone: Name of the backbone, for the error.
+        sizes: The sides of the data, and those after each halving.
+        groups: The number of groups of every GroupNorm.
+    """
+
+    sizes: list[Size]
+    groups: int
+
+    @property
+    def halvings(self) -> int:
+        """How often sides are halved: after the first stages."""
+        return len(self.sizes) - 1
+
+    def size_of(self, stage: int) -> Size:
+        """Return the sides of the feature maps of a stage, from 1 at the data."""
+        return self.sizes[min(stage - 1, self.halvings)]
+
+
+def plan_of(
+    data_shape: Shape, grid: Shape, backbone: str, *, channels: Sequence[int], groups: int | None, attention: Sequence[int]
+) -> Plan:
+    """Return the plan of a network between data and latents, after checking its options.
+
+    Args:
+        data_shape: The shape of an example.
+        grid: The sides of the grid of latents; empty for a vector, before which sides are halved between all stages.
+        backbone: Name of the backbone, for errors.
+        channels: The numbers of channels of the stages.
+        groups: The number of groups; default: the largest one up to 32 that leaves groups of at least 4 channels.
+        attention: The stages with attention.
 
     Raises:
-        UsageError: Halving between the stages does not lead to the grid.
+        UsageError: Data have no sides, halving between the stages does not lead to the grid, channels cannot be split into equal
+            groups, or a stage with attention does not exist.
     """
-    if not grid:
-        return num_stages - 1
-    halvings = halvings_to(grid, size, num_stages - 1)
+    size, num_stages = sides_of(data_shape, backbone), len(channels)
+    if any(stage > num_stages for stage in attention):
+        raise UsageError(
+            "attention is requested for a stage that does not exist",
+            given=f"attention {','.join(map(str, attention))}, and {num_stages} entries of channels",
+            expected=f"stages from 1 to {num_stages}",
+        )
+    halvings = halvings_to(grid, size, num_stages - 1) if grid else num_stages - 1
     if halvings is None:
         raise UsageError(
             f"the {backbone} does not reach the grid of latents",
@@ -194,21 +226,7 @@ def halvings_of(grid: Shape, size: Size, num_stages: int, backbone: str) -> int:
             expected=f"a latent stride that is a power of 2, at most {2 ** (num_stages - 1)}: it halves between stages",
             remedy="change --latent-stride, or the number of entries of channels",
         )
-    return halvings
-
-
-def check_stages(attention: Sequence[int], num_stages: int) -> None:
-    """Raise an error if attention is requested for a stage that there is not.
-
-    Raises:
-        UsageError: It is.
-    """
-    if any(stage > num_stages for stage in attention):
-        raise UsageError(
-            "attention is requested for a stage that there is not",
-            given=f"attention {','.join(map(str, attention))}, and {num_stages} entries of channels",
-            expected=f"stages from 1 to {num_stages}",
-        )
+    return Plan(halved_sizes(size, halvings), groups_of(channels, groups))
 
 
 def groups_of(channels: Sequence[int], groups: int | None) -> int:
@@ -216,7 +234,7 @@ def groups_of(channels: Sequence[int], groups: int | None) -> int:
 
     Args:
         channels: The numbers of channels.
-        groups: The number that was asked for; default: the largest one up to 32 that leaves groups of at least 4 channels.
+        groups: The requested number; default: the largest one up to 32 that leaves groups of at least 4 channels.
 
     Raises:
         UsageError: It does not split each number of channels into equal groups.

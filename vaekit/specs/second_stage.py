@@ -33,7 +33,7 @@ def second_stage(run: str | Path, prior: str | None) -> dict[str, Any]:
 
     Raises:
         SpecError: The folder has no ``spec.yaml``, or it is not valid.
-        UnknownComponentError: There is no such prior.
+        UnknownComponentError: The prior is not registered.
         UsageError: No prior is chosen; the message lists those on the space of the codes.
     """
     file = local_path(run) / "spec.yaml"

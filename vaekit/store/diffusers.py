@@ -198,8 +198,7 @@ def config_of(vae: VAE, spec: RunSpec, *, scaling_factor: float, shift_factor: f
 
 def weights_of(vae: VAE) -> dict[str, Tensor]:
     """Return the weights of a model by their names in diffusers."""
-    vq = "posterior.codebook" in vae.state_dict()
-    weights = {CODEBOOK: vae.get_buffer("posterior.codebook")} if vq else {}
+    weights = {CODEBOOK: vae.get_buffer("posterior.codebook")} if vae.posterior.kind == "vq" else {}
     for network in ("encoder", "decoder"):
         for name, tensor in vae.get_submodule(network).state_dict().items():
             outside = name.partition(".")[0] in OUTSIDE

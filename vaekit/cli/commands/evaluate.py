@@ -56,7 +56,7 @@ def evaluate(  # noqa: PLR0917 - Typer calls it by keywords
         request = FeatureRequest(cast("NetworkName", features), features_weights, linear, num_samples, size)
     elif any(option is not None for option in (features, features_weights, linear, num_samples, features_size)):
         raise UsageError(
-            "to compare images in features needs a network and its weights", expected="--features NETWORK --features-weights FILE"
+            "comparing images by features needs a network and its weights", expected="--features NETWORK --features-weights FILE"
         )
     results = open_run(run).evaluate(split=split, samples=samples, features=request, device=device, precision=precision)
     typer.echo(json.dumps(results) if as_json else "\n".join(evaluation_lines(results)))

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from vaekit.cli.common import JsonOption, Panel, QuietOption, RunArgument, interruptible
+from vaekit.cli.common import JsonOption, OutOption, Panel, QuietOption, RunArgument, interruptible
 from vaekit.cli.options import with_component_options
 
 if TYPE_CHECKING:
@@ -39,12 +36,7 @@ def _second_stage(words: Words) -> dict[str, Any]:
 def fit_prior(
     run: RunArgument = None,
     *,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="The new run, an empty folder; default: the next number under runs/.", show_default=False
-        ),
-    ] = None,
+    out: OutOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
     base: Mapping[str, Any],

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vaekit.cli.common import JsonOption, Panel, QuietOption, interruptible
+from vaekit.cli.common import JsonOption, OutOption, Panel, QuietOption, interruptible
 from vaekit.cli.options import Words, with_component_options
 
 PANEL = Panel.EXPORT
@@ -25,12 +25,7 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
 def import_(
     spec: FolderArgument,
     *,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="The run folder, new or empty; default: the next number under runs/.", show_default=False
-        ),
-    ] = None,
+    out: OutOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
     base: Mapping[str, Any],

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from vaekit.cli.common import JsonOption, Panel, QuietOption, interruptible
+from vaekit.cli.common import JsonOption, OutOption, Panel, QuietOption, interruptible
 from vaekit.cli.options import SpecArgument, with_component_options
 
 PANEL = Panel.TRAINING
@@ -22,12 +19,7 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
 def train(
     spec: SpecArgument = None,
     *,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="The run folder, new or empty; default: the next number under runs/.", show_default=False
-        ),
-    ] = None,
+    out: OutOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
     base: Mapping[str, Any],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from vaekit.errors import DataError, reason_of
 from vaekit.files import write_atomically
 from vaekit.interfaces import Dataset
 from vaekit.model.vae import VAE
+from vaekit.nn.features import sha256_of
 from vaekit.roles import datasets
 from vaekit.store.record import Record
 from vaekit.streams import Streams
@@ -52,11 +52,8 @@ class Latents(Dataset):
 
     def load(self) -> Splits:
         record = Record(self.run)
-        with record.folder.model.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        vae = record.vae()
-        splits = record.splits
-        train, validation, test = (self._codes(vae, record, name, digest) for name in splits.parts)
+        vae, digest = record.vae(), sha256_of(record.folder.model)[:16]
+        train, validation, test = (self._codes(vae, record, name, digest) for name in record.splits.parts)
         return Splits(train, validation, test)
 
     def _codes(self, vae: VAE, record: Record, split: str, digest: str) -> ImageSource:

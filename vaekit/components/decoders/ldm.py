@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.nn.layers import CONVOLUTIONS, Channels, fully_connected, halved_sizes, sides_of
-from vaekit.nn.ldm import EPS, Residual, Stage, Upsampling, attention_layers, check_stages, groups_of, halvings_of, middle, run
+from vaekit.nn.layers import CONVOLUTIONS, Channels, fully_connected
+from vaekit.nn.ldm import EPS, Residual, Stage, Upsampling, attention_layers, middle, plan_of, run
 from vaekit.roles import decoders
 from vaekit.schema import Count, Few
 
@@ -59,33 +59,30 @@ class LDMDecoder(Backbone):
         checkpointing: bool = False,
     ) -> None:
         super().__init__(in_shape, out_shape)
-        backbone = f"decoder {self.kind!r}"
-        size = sides_of(out_shape, backbone)
-        check_stages(attention, len(channels))
-        num_groups = groups_of(channels, groups)
-        num_sides, convolution, width = len(size), CONVOLUTIONS[len(size)], channels[-1]
-        halvings = halvings_of(in_shape[1:], size, len(channels), backbone)
-        sizes = halved_sizes(size, halvings)
+        plan = plan_of(out_shape, in_shape[1:], f"decoder {self.kind!r}", channels=channels, groups=groups, attention=attention)
+        num_sides, width = len(plan.sizes[0]), channels[-1]
+        convolution = CONVOLUTIONS[num_sides]
         self.signed, self.checkpointing = signed, checkpointing
         self.post_quant_conv: nn.Module | None = None
         if len(in_shape) > 1:
             self.post_quant_conv = convolution(in_shape[0], in_shape[0], 1) if quant_conv else None
             self.conv_in = cast("nn.Module", convolution(in_shape[0], width, 3, padding=1))
         else:
-            self.conv_in = fully_connected(in_shape, (), (width, *sizes[-1]), "silu")
-        self.mid_block = middle(width, num_groups, sizes[-1], attention=middle_attention)
+            self.conv_in = fully_connected(in_shape, (), (width, *plan.sizes[-1]), "silu")
+        self.mid_block = middle(width, plan.groups, plan.sizes[-1], attention=middle_attention)
         self.up_blocks = nn.ModuleList()
         for stage, (before, after) in zip(
             range(len(channels), 0, -1), pairwise((channels[-1], *reversed(channels))), strict=True
         ):
-            resnets = [Residual(num_sides, before if i == 0 else after, after, num_groups) for i in range(depth + 1)]
-            attends = attention_layers((depth + 1) * (stage in attention), after, num_groups, sizes[min(stage - 1, halvings)])
+            resnets = [Residual(num_sides, before if i == 0 else after, after, plan.groups) for i in range(depth + 1)]
+            attends = attention_layers((depth + 1) * (stage in attention), after, plan.groups, plan.size_of(stage))
             change = {}
-            if 1 < stage <= halvings + 1:
-                crop = tuple(2 * small - large for small, large in zip(sizes[stage - 1], sizes[stage - 2], strict=True))
+            if 1 < stage <= plan.halvings + 1:
+                smaller, larger = plan.sizes[stage - 1], plan.sizes[stage - 2]
+                crop = tuple(2 * small - large for small, large in zip(smaller, larger, strict=True))
                 change = {"upsamplers": Upsampling(num_sides, after, crop)}
             self.up_blocks.append(Stage(resnets, attends, **change))
-        self.conv_norm_out = nn.GroupNorm(num_groups, channels[0], eps=EPS)
+        self.conv_norm_out = nn.GroupNorm(plan.groups, channels[0], eps=EPS)
         self.conv_out = convolution(channels[0], out_shape[0], 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaekit.interfaces import Backbone, Shape
-from vaekit.nn.layers import CONVOLUTIONS, Channels, halved_sizes, parameters_head, sides_of
-from vaekit.nn.ldm import EPS, Downsampling, Residual, Stage, attention_layers, check_stages, groups_of, halvings_of, middle, run
+from vaekit.nn.layers import CONVOLUTIONS, Channels, parameters_head
+from vaekit.nn.ldm import EPS, Downsampling, Residual, Stage, attention_layers, middle, plan_of, run
 from vaekit.roles import encoders
 from vaekit.schema import Count, Few
 
@@ -59,30 +59,26 @@ class LDMEncoder(Backbone):
         checkpointing: bool = False,
     ) -> None:
         super().__init__(in_shape, out_shape)
-        backbone = f"encoder {self.kind!r}"
-        size = sides_of(in_shape, backbone)
-        check_stages(attention, len(channels))
-        num_groups = groups_of(channels, groups)
-        num_sides, convolution, width = len(size), CONVOLUTIONS[len(size)], channels[-1]
-        halvings = halvings_of(out_shape[2:], size, len(channels), backbone)
-        sizes = halved_sizes(size, halvings)
+        plan = plan_of(in_shape, out_shape[2:], f"encoder {self.kind!r}", channels=channels, groups=groups, attention=attention)
+        num_sides, width = len(plan.sizes[0]), channels[-1]
+        convolution = CONVOLUTIONS[num_sides]
         self.signed, self.checkpointing = signed, checkpointing
         self.conv_in = convolution(in_shape[0], channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList()
         for stage, (before, after) in enumerate(pairwise((channels[0], *channels)), start=1):
-            resnets = [Residual(num_sides, before if i == 0 else after, after, num_groups) for i in range(depth)]
-            attends = attention_layers(depth * (stage in attention), after, num_groups, sizes[min(stage - 1, halvings)])
-            change = {"downsamplers": Downsampling(num_sides, after)} if stage <= halvings else {}
+            resnets = [Residual(num_sides, before if i == 0 else after, after, plan.groups) for i in range(depth)]
+            attends = attention_layers(depth * (stage in attention), after, plan.groups, plan.size_of(stage))
+            change = {"downsamplers": Downsampling(num_sides, after)} if stage <= plan.halvings else {}
             self.down_blocks.append(Stage(resnets, attends, **change))
-        self.mid_block = middle(width, num_groups, sizes[-1], attention=middle_attention)
-        self.conv_norm_out = nn.GroupNorm(num_groups, width, eps=EPS)
+        self.mid_block = middle(width, plan.groups, plan.sizes[-1], attention=middle_attention)
+        self.conv_norm_out = nn.GroupNorm(plan.groups, width, eps=EPS)
         self.quant_conv: nn.Module | None = None
         if len(out_shape) > 2:
             params = out_shape[0] * out_shape[1]
             self.conv_out = cast("nn.Module", convolution(width, params, 3, padding=1))
             self.quant_conv = convolution(params, params, 1) if quant_conv else None
         else:
-            self.conv_out = parameters_head(width, size, halvings, out_shape, activation="silu")
+            self.conv_out = parameters_head(width, plan.sizes[0], plan.halvings, out_shape, activation="silu")
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(2 * x - 1 if self.signed else x)

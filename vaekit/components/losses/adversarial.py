@@ -32,10 +32,10 @@ class Adversarial(Loss):
     The loss covers neither reconstruction nor KL. While λ is 0, as until epoch 5 with ``step(0, 0.5, 5)``, the critic does not
     train either.
 
-    With ``adaptive``, λ is ``weight |∂ log p(x|z)| / |∂ log D(x~)|`` for each image, with gradients with respect to what the
-    likelihood receives, the decoder's output: a weight of 0.5 makes the critic's gradient half as long as that of the
-    reconstruction, whatever their units. VQGAN takes the gradients of the last layer's weights, averaged over a batch; those of
-    images make the weight independent of the batch, of the number of processes and of the decoder.
+    With ``adaptive``, λ is ``weight |∂ log p(x|z)| / |∂ log D(x~)|`` for each image. The gradients are those with respect to the
+    parameters of the likelihood: a weight of 0.5 makes the critic's gradient half as long as that of the reconstruction,
+    regardless of their units. VQGAN uses gradients of the last layer's weights, averaged over a batch; gradients per image make
+    the weight independent of the batch, the number of processes and the decoder.
 
     Args:
         data_shape: Shape of an example.
@@ -84,27 +84,24 @@ class Adversarial(Loss):
         return {"adversarial": Aim(), "adversarial_critic": critic_aim(self.critic_lr)}
 
     def forward(self, trace: Trace) -> Tensor:
-        fooling = self.fooling(trace.reconstruction, trace)
+        batch = self.batch_of(trace)
+        made = self.layers(trace.reconstruction, trace)
         weight = self.weight(trace.epoch)
         if self.adaptive:
             ratio = self.ratio(trace)
             trace.metrics["adversarial_weight"] = weight * mean_over_samples(ratio)
             weight = weight * ratio
-        value = mean_over_samples(weight * fooling)
+        value = mean_over_samples(weight * self.fooling(self.critic(made[-1]).unflatten(0, batch)))
         if self.matches:
-            distance = self.distance(trace)
+            distance = self.distance(self.layers(trace.x, trace), made, batch)
             trace.metrics["adversarial_feature_matching"] = distance
             value = value + self.feature_matching(trace.epoch) * distance
         return value
 
-    def fooling(self, images: Tensor, trace: Trace) -> Tensor:
-        """Return what the model minimises on its reconstructions ``(*S, B, ...)``, before it is weighted, ``(*S, B)``."""
-        logits = self.logits(images, trace)
-        return (-logits if self.hinge else taken_for_data(logits)).mean(-1)
-
     def criticise(self, trace: Trace) -> Tensor:
         """Return what the critic minimises on data and on reconstructions, ``(B,)``: the mean of both, and R1."""
         real, made = self.logits(trace.x, trace), self.logits(trace.reconstruction, trace)
+        made = made.unflatten(0, self.batch_of(trace))
         right = 0.5 * ((real > 0).to(real).mean(-1) + mean_over_samples((made < 0).to(made).mean(-1)))
         trace.metrics["adversarial_critic_accuracy"] = right
         of_data, of_made = (F.relu(1 - real), F.relu(1 + made)) if self.hinge else (taken_for_data(real), taken_for_made(made))
@@ -113,23 +110,39 @@ class Adversarial(Loss):
             value = value + 0.5 * self.r1 * self.squared_gradient(trace)
         return value * (self.weight(trace.epoch) > 0)
 
+    def fooling(self, logits: Tensor) -> Tensor:
+        """Return what the model minimises, given logits of its reconstructions ``(*S, B, P)``, before it is weighted."""
+        return (-logits if self.hinge else taken_for_data(logits)).mean(-1)
+
+    def batch_of(self, trace: Trace) -> torch.Size:
+        """Return the shape ``(*S, B)`` of the reconstructions' leading dimensions."""
+        shape = trace.reconstruction.shape
+        return shape[: len(shape) - trace.x.ndim + 1]
+
+    def layers(self, images: Tensor, trace: Trace) -> list[Tensor]:
+        """Return the features of images ``(*S, B, C, H, W)`` after each layer of the critic, ``(N, ...)`` for all N images."""
+        features, found = as_seen(images, trace).flatten(0, images.ndim - trace.x.ndim), []
+        for layer in self.critic.features:
+            features = layer(features)
+            if not list(layer.parameters()):  # an activation
+                found.append(features)
+        return found
+
     def logits(self, images: Tensor, trace: Trace) -> Tensor:
-        """Return the critic's logits of images ``(*S, B, C, H, W)``, ``(*S, B, P)`` for P patches."""
-        seen = as_seen(images, trace)
-        batch = seen.shape[: seen.ndim - trace.x.ndim + 1]
-        logits: Tensor = self.critic(self.critic.features(seen.flatten(0, len(batch) - 1)))
-        unflattened: Tensor = logits.unflatten(0, batch)
-        return unflattened
+        """Return the critic's logits of images ``(*S, B, C, H, W)``, ``(N, P)`` for P patches of all N images."""
+        logits: Tensor = self.critic(self.layers(images, trace)[-1])
+        return logits
 
     def ratio(self, trace: Trace) -> Tensor:
         """Return the norm of the gradient of ``log p(x|z)`` over that of `fooling`, ``(*S, B)``, without a gradient."""
+        batch = self.batch_of(trace)
         of_reconstruction = self.norm(lambda p: p.log_prob(trace.x), trace)
-        of_critic = self.norm(lambda p: self.fooling(p.mean, trace), trace)
+        of_critic = self.norm(lambda p: self.fooling(self.logits(p.mean, trace)).unflatten(0, batch), trace)
         return of_reconstruction / of_critic.clamp(min=TINY)
 
     def norm(self, function: Callable[[Density], Tensor], trace: Trace) -> Tensor:
         """Return the norm of the gradient of a function of the likelihood, with respect to its parameters, ``(*S, B)``."""
-        batch = trace.reconstruction.shape[: trace.reconstruction.ndim - trace.x.ndim + 1]
+        batch = self.batch_of(trace)
         leaves, form = tree_flatten(trace.likelihood)
         numbers = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.shape[: len(batch)] == batch]
 
@@ -141,17 +154,12 @@ class Adversarial(Loss):
         squares = [at_least_float32(each).flatten(len(batch)).square().sum(-1) for each in gradients]
         return torch.stack(squares).sum(0).sqrt()
 
-    def distance(self, trace: Trace) -> Tensor:
+    def distance(self, real: list[Tensor], made: list[Tensor], batch: torch.Size) -> Tensor:
         """Return the distance of images and reconstructions in the critic's features, ``(B,)``."""
-        made = as_seen(trace.reconstruction, trace)
-        batch = made.shape[: made.ndim - trace.x.ndim + 1]
-        real, made = as_seen(trace.x, trace), made.flatten(0, len(batch) - 1)
-        total = torch.zeros(batch, device=made.device)
-        for layer in self.critic.features:
-            real, made = layer(real), layer(made)
-            if not list(layer.parameters()):  # an activation
-                difference = at_least_float32(made).unflatten(0, batch) - at_least_float32(real)
-                total = total + difference.abs().flatten(len(batch)).mean(-1)
+        total = torch.zeros(batch, device=made[0].device)
+        for one, other in zip(real, made, strict=True):
+            difference = at_least_float32(other).unflatten(0, batch) - at_least_float32(one)
+            total = total + difference.abs().flatten(len(batch)).mean(-1)
         return mean_over_samples(total)
 
     def squared_gradient(self, trace: Trace) -> Tensor:

@@ -18,7 +18,7 @@ class FlowMatching(Loss):
     """Squared error of the velocity ``u_1 - u_0`` on straight paths from noise u_0 to standardised codes u_1.
 
     ``|v((1 - t) u_0 + t u_1, t) - (u_1 - u_0)|^2``, summed over latents, with one random time t per code. It fits the prior
-    `rectified_flow` to the codes and trains nothing else. It is no likelihood and is not measured in nats: it tells how well
+    `rectified_flow` to the codes and trains nothing else. It is no likelihood and is not measured in nats: it measures how well
     velocities are predicted, and its minimum, which depends on the codes, is not 0.
 
     Args:

@@ -15,7 +15,7 @@ from vaekit.schema import Few
 from vaekit.trace import Trace
 
 LEAST_SCALE = 1e-3
-"""The smallest standard deviation of a latent that is told from 0, as a fraction of that of all latents."""
+"""Lower bound of the standard deviation of a latent, as a fraction of that of all latents."""
 
 
 @priors("rectified_flow")

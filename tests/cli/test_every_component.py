@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -188,14 +188,6 @@ def assert_close(run: vaekit.Run, expected: vaekit.Run) -> None:
     weights, others = (load_file(each.path / "model.safetensors") for each in (run, expected))
     for name, tensor in others.items():
         assert torch.allclose(weights[name], tensor, rtol=1e-3, atol=1e-4), name
-
-
-@pytest.fixture
-def double() -> Iterator[None]:
-    """Everything that is made is of double precision."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def has_bytes(point: Point) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,6 @@ from vaekit.errors import UsageError
 from vaekit.interfaces import Shape
 from vaekit.nn.ldm import Attention, Residual, attend, groups_of
 from vaekit.roles import decoders, encoders
-from vaekit.training.progress import Silent, Start
 
 
 def pair(data_shape: Shape, latent_shape: Shape, **options: Any) -> tuple[nn.Module, nn.Module]:
@@ -108,14 +108,16 @@ def test_checkpointing_keeps_fewer_activations_and_changes_no_gradient():
     assert few < many / 2
 
 
-def test_a_model_with_several_players_trains_with_checkpointing(tmp_path):
+@pytest.mark.parametrize("loss", ["adversarial", "vae_gan"])
+def test_a_model_with_several_players_trains_with_checkpointing(loss: str, tmp_path: Path):
+    """In vae_gan, encoder and decoder are different players: each is a frozen view while the other is trained."""
     options = {"channels": (4, 8), "depth": 1, "checkpointing": True}
     runs = [
         vaekit.train(
             encoder={"kind": "ldm", **options, "checkpointing": on},
             decoder={"kind": "ldm", **options, "checkpointing": on},
             likelihood="mse",
-            loss=["adversarial"],
+            loss=[loss],
             latent_dim=2,
             latent_stride=2,
             dataset={"kind": "array", "path": str(few_images(tmp_path))},
@@ -135,16 +137,6 @@ def few_images(folder: Path, side: int = 8) -> Path:
     path = folder / f"images-{side}.npy"
     np.save(path, np.random.default_rng(0).integers(0, 256, (40, side, side, 3), dtype=np.uint8))
     return path
-
-
-class Listener(Silent):
-    """Keeps the notes at the start of a run."""
-
-    def __init__(self) -> None:
-        self.notes: tuple[str, ...] = ()
-
-    def start(self, start: Start) -> None:
-        self.notes = start.notes
 
 
 @pytest.mark.parametrize(("side", "stride", "noted"), [(32, None, True), (32, 8, False), (31, None, False)])
@@ -203,7 +195,7 @@ def test_a_grid_that_the_stages_do_not_reach_is_refused(latent_shape: Shape):
 
 def test_attention_needs_a_stage():
     for registry, shapes in ((encoders, ((3, 16, 16), (2, 4, 4, 4))), (decoders, ((4, 4, 4), (3, 16, 16)))):
-        with pytest.raises(UsageError, match="stage that there is not") as error:
+        with pytest.raises(UsageError, match="stage that does not exist") as error:
             registry.get("ldm")(*shapes, attention=(2, 4))
         assert "from 1 to 3" in str(error.value.expected)
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import vaekit
 from vaekit.cli import main
 from vaekit.errors import CheckpointError, ExportError, UsageError
+from vaekit.export import diffusers as export
 from vaekit.store.diffusers import CONFIG, WEIGHTS, config_of, read_config, read_weights
 
 diffusers = pytest.importorskip("diffusers")
@@ -231,6 +232,16 @@ def test_what_diffusers_cannot_represent_is_not_exported(make):
         config_of(trained.vae, trained.spec, scaling_factor=1.0, shift_factor=0.0)
     for reason in ("depth of encoder and decoder differ", "signed", "--likelihood.link identity"):
         assert reason in str(error.value.given)
+
+
+def test_a_model_that_differs_there_is_not_written(images: Path, tmp_path: Path, monkeypatch):
+    saved(tmp_path / "there")
+    run = imported(tmp_path / "there", images, tmp_path / "run")
+    right = export.weights_of
+    monkeypatch.setattr(export, "weights_of", lambda vae: {name: 1.01 * tensor for name, tensor in right(vae).items()})
+    with pytest.raises(ExportError, match="computes something else"):
+        run.to_diffusers(tmp_path / "new" / "back")
+    assert not (tmp_path / "new").exists()
 
 
 def test_without_diffusers_an_export_says_what_to_install(images: Path, tmp_path: Path, monkeypatch):

@@ -36,14 +36,6 @@ def images(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def double():
-    """Everything that is made is of double precision."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def options(images, **more):
     fixed = {"latent_dim": 3, "batch_size": 16, "epochs": 1, "threads": 1, "device": "cpu", "pictures": "none", "compile": "off"}
     networks = {} if {"encoder", "decoder"} & set(more) else {"encoder.hidden": (8,), "decoder.hidden": (8,)}

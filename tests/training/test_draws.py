@@ -129,14 +129,6 @@ def test_a_replayed_step_reads_the_draws_of_its_own_number(images, tmp_path, mon
     assert_equal(replayed, vaekit.train(**options(images, **given), compile="graph", out=tmp_path / "taken"))
 
 
-@pytest.fixture
-def double():
-    """Everything that is made is of double precision."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("over", [{"seed": (0, 1)}, {"lr": (1e-3, 2e-3)}], ids=["draws of each", "draws of all"])
 @pytest.mark.parametrize("given", GIVEN)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from safetensors.torch import load_file
 
 import vaekit
@@ -20,23 +21,8 @@ from vaekit.errors import UsageError
 from vaekit.interfaces import Aim, Loss
 from vaekit.model.vae import VAE
 from vaekit.training import step as training_step
-from vaekit.training.progress import Silent, Start
 
 Calls = Callable[[], tuple[int, int]]
-
-
-class Teller(Silent):
-    """Keeps the notes, and may stop after an epoch."""
-
-    def __init__(self, last: int = 0) -> None:
-        self.last, self.notes = last, ()
-
-    def start(self, start: Start) -> None:
-        self.notes = start.notes
-
-    def epoch(self, record: Any) -> None:
-        if record["epoch"] == self.last:
-            raise KeyboardInterrupt
 
 
 def train_first(images: Path, out: Path, **more: Any) -> vaekit.Run:
@@ -85,7 +71,7 @@ def test_images_are_encoded_once_and_never_decoded(
     once = first.fit_prior(prior, **given, out=tmp_path / "once")
     assert calls() == (0, 0)
     monkeypatch.setattr(training_step, "MOST_CODES", 0)
-    teller = Teller()
+    teller = Listener()
     always = first.fit_prior(prior, **given, out=tmp_path / "always", reporter=teller)
     assert calls() == (18, 0)
     assert any("images are encoded in every step" in note for note in teller.notes)
@@ -149,7 +135,7 @@ def test_a_loss_that_looks_at_images_receives_them(tmp_path: Path, first: vaekit
 def test_it_resumes_to_the_same_bits(tmp_path: Path, first: vaekit.Run, prior: str) -> None:
     whole = first.fit_prior(prior, epochs=3, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        first.fit_prior(prior, epochs=3, out=tmp_path / "cut", reporter=Teller(1))
+        first.fit_prior(prior, epochs=3, out=tmp_path / "cut", reporter=Listener(1))
     resumed = vaekit.resume(tmp_path / "cut")
     ours, theirs = (load_file(run.folder.last) for run in (resumed, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -233,7 +219,7 @@ def test_the_result_is_a_run_of_the_whole_model(
 
 
 def test_a_prior_without_a_density_says_so(tmp_path: Path, first: vaekit.Run) -> None:
-    teller = Teller()
+    teller = Listener()
     first.fit_prior("rectified_flow", epochs=1, reporter=teller, out=tmp_path / "second")
     assert "the prior 'rectified_flow' has no density, so there is no KL, no ELBO and no log p(x)" in teller.notes
     with pytest.raises(UsageError, match="loss 'kl' needs log_prob, which the prior 'rectified_flow' does not provide"):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from listener import Listener
 from safetensors.torch import load_file
 from torch import nn
 
@@ -22,7 +23,6 @@ from vaekit.schema import ModelPart
 from vaekit.specs.options import build_spec
 from vaekit.store import checkpoint
 from vaekit.training.checkpoints import Checkpoints
-from vaekit.training.progress import Silent, Start
 
 REST: tuple[ModelPart, ...] = ("encoder", "decoder", "posterior", "likelihood")
 """All parts but the prior."""
@@ -37,20 +37,6 @@ def options(images: Path, **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def first(images: Path, tmp_path: Path) -> vaekit.Run:
     return vaekit.train(**options(images, epochs=1), out=tmp_path / "first")
-
-
-class Teller(Silent):
-    """Keeps the notes, and may stop after an epoch."""
-
-    def __init__(self, last: int = 0) -> None:
-        self.last, self.notes = last, ()
-
-    def start(self, start: Start) -> None:
-        self.notes = start.notes
-
-    def epoch(self, record: Any) -> None:
-        if record["epoch"] == self.last:
-            raise KeyboardInterrupt
 
 
 def changed(before: vaekit.Run, after: vaekit.Run) -> set[str]:
@@ -100,7 +86,7 @@ def test_models_of_a_sweep_are_second_stages(images: Path, tmp_path: Path, first
     given = options(images, prior="mixture", freeze=REST)
     over = {"init": (first.path, other.path), "seed": (0, 1)}
     lines: list[str] = []
-    teller = Teller()
+    teller = Listener()
     teller.note = lines.append  # type: ignore[method-assign]
     runs = vaekit.sweep(over=over, stack=stack, reporter=teller, out=tmp_path / "sweep", **given)
     assert sum("initial weights from" in line for line in lines) == 2
@@ -126,7 +112,7 @@ def test_a_sweep_whose_models_do_not_fit_the_run_does_not_begin(images: Path, tm
 def test_parts_of_the_same_kind_and_shapes_start_from_the_run_and_the_others_from_the_seed(
     images: Path, tmp_path: Path, first: vaekit.Run
 ) -> None:
-    teller, still = Teller(), {"lr": 1e-60, "epochs": 1}
+    teller, still = Listener(), {"lr": 1e-60, "epochs": 1}
     given = options(images, **still, **{"encoder.activation": "relu", "decoder.hidden": (9,), "prior": "mixture"})
     fresh = vaekit.train(**given, out=tmp_path / "fresh")
     run = vaekit.train(**given, init=first.folder.model, ema=0.9, out=tmp_path / "run", reporter=teller)
@@ -142,7 +128,7 @@ def test_a_run_resumes_to_the_same_bits_without_the_run_it_started_from(images: 
     given = options(images, prior="mixture", init=first.path, freeze=("encoder",), ema=0.5)
     whole = vaekit.train(**given, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        vaekit.train(**given, out=tmp_path / "cut", reporter=Teller(1))
+        vaekit.train(**given, out=tmp_path / "cut", reporter=Listener(1))
     shutil.rmtree(first.path)
     resumed = vaekit.resume(tmp_path / "cut")
     ours, theirs = (load_file(run.folder.last) for run in (resumed, whole))
@@ -178,7 +164,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_the_same_weights(
 def test_a_search_tells_what_it_takes(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
     pytest.importorskip("optuna")
     lines: list[str] = []
-    teller = Teller()
+    teller = Listener()
     teller.note = lines.append  # type: ignore[method-assign]
     given = options(images, init=first.path, freeze=REST, prior="mixture")
     over, storage = {"prior.num_components": (2, 3)}, tmp_path / "journal.log"

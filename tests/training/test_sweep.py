@@ -31,14 +31,6 @@ from vaekit.training.step import Step
 from vaekit.training.trainer import Trainer
 
 
-@pytest.fixture
-def double():
-    """Everything that is made is of double precision."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def options(images, **more):
     return {
         "dataset": "array",

@@ -14,6 +14,9 @@ Parts:
 * `mnist`: the default model on MNIST; seconds against the ELBO of the validation set.
 * `precision`: seconds per epoch and the test ELBO in fp32, TF32 and bf16.
 * `images`: a residual autoencoder with a grid of latents on 128×128 images: images per second and memory by memory format.
+* `pictures`: the first stage of latent diffusion, `ldm`, with perceptual and adversarial losses on real pictures of 128×128 or
+  other sizes (`--pictures`, an .npz file with ``train_images`` and ``test_images``; `--weights`, those of EfficientNet-Lite0):
+  images per second, memory, and what it learns.
 * `onnx`: the latency of an exported decoder in ONNX Runtime on CUDA.
 
 With `--tiny`, each part runs on little data, to see that it works; with `--device cpu`, ways that need CUDA are left out.
@@ -48,6 +51,7 @@ import vaekit
 from vaekit.benchmark import machine
 from vaekit.benchmark.throughput import throughput
 from vaekit.data import Batch, TensorImages
+from vaekit.evaluation.features import FeatureRequest
 from vaekit.evaluation.importance import log_likelihood
 from vaekit.training import step as training_step
 from vaekit.training.trainer import Trainer
@@ -357,6 +361,87 @@ def images(settings: Settings, results: Results) -> None:
                     results.add(f"{model}, {form}, {arithmetic}, {way}", {name: row.get(name) for name in names})
 
 
+def pictures(settings: Settings, results: Results) -> None:
+    """Measure the first stage of latent diffusion on real pictures: each loss, precision and way to launch steps."""
+    with tempfile.TemporaryDirectory() as folder:
+        if settings.tiny:
+            small = {name: images[:16, ::4, ::4] for name, images in np.load(settings.pictures).items()}
+            settings.pictures = Path(folder) / "small.npz"
+            np.savez(settings.pictures, **small)
+        first_stage(settings, results)
+
+
+def first_stage(settings: Settings, results: Results) -> None:
+    """Do what `pictures` says."""
+    tiny, cuda = settings.tiny, settings.device == "cuda"
+    network = {"kind": "ldm", "channels": (4, 8, 8, 8) if tiny else (64, 128, 256, 256), "depth": 1 if tiny else 2}
+    plain: list[dict[str, Any]] = [{"kind": "beta", "beta": 1e-6}]
+    perceptual = {"kind": "perceptual", "weights": str(settings.weights), "weight": 500.0}
+    critic = {"kind": "adversarial", "adaptive": True, "objective": "hinge"}
+    losses = {
+        "L1": plain,
+        "L1, perceptual": [*plain, perceptual],
+        "L1, perceptual, adversarial": [*plain, perceptual, {**critic, "weight": "step(0, 0.5, 6)"}],
+    }
+    batch = 4 if tiny else 32
+    options = {
+        "dataset": {"kind": "array", "path": str(settings.pictures)},
+        "likelihood": {"kind": "l1", "link": "identity"},
+        "latent_dim": 4,
+        "latent_stride": 8,
+        "batch_size": batch,
+        "device": settings.device,
+        "pictures": "none",
+        "best": "last",
+    }
+    kept = {**network, "checkpointing": True}
+    cases: list[tuple[str, str, str, dict[str, Any]]] = [
+        (name, precision, way, {"loss": loss, "encoder": network, "decoder": network})
+        for name, loss in losses.items()
+        for precision, way in (("fp32", "graph"), ("bf16", "graph"), ("bf16", "off"))
+    ]
+    whole = {"loss": losses["L1, perceptual, adversarial"], "encoder": network, "decoder": network}
+    cases += [
+        ("L1, perceptual, adversarial, checkpointing", "bf16", "graph", {**whole, "encoder": kept, "decoder": kept}),
+        ("L1, perceptual, adversarial, in 4 parts", "bf16", "graph", {**whole, "accumulate": 4}),
+        ("L1, perceptual, adversarial", "bf16", "on", whole),
+    ]
+    for name, precision, way, more in cases:
+        launch = {"precisions": (precision,), "compilations": (way if cuda else "off",), "devices": (settings.device,)}
+        given = {**options, **more}
+        given.pop("device")
+        (row,) = throughput(
+            batch_sizes=(given.pop("batch_size"),), tasks=("train",), seconds=0.1 if tiny else 1.5, **launch, **given
+        )["rows"]
+        names = ("images_per_second", "flops_fraction", "busy_fraction", "peak_bytes", "first_step_seconds", "parts")
+        results.add(f"{name}, {precision}, {way}", {each: row.get(each) for each in names})
+    for name, loss in losses.items():
+        with tempfile.TemporaryDirectory() as folder:
+            run = vaekit.train(
+                **options | {"loss": loss, "encoder": network, "decoder": network},
+                epochs=1 if tiny else 12,
+                ema=0.999,
+                lr=3e-4,
+                out=Path(folder) / "run",
+            )
+            request = FeatureRequest("efficientnet_lite0", settings.weights)
+            found = run.evaluate(features=request, device=settings.device)
+            records = run.metrics()
+            results.add(
+                f"learns, {name}",
+                {
+                    "evaluation": {key: value for key, value in found.items() if isinstance(value, float | int)},
+                    "epochs": [
+                        {
+                            key: record.get(key)
+                            for key in ("epoch", "seconds", "images_per_second", "validation_psnr", "validation_ssim")
+                        }
+                        for record in records
+                    ],
+                },
+            )
+
+
 def onnx(settings: Settings, results: Results) -> None:
     """Time an exported decoder in ONNX Runtime with its CUDA provider."""
     import onnxruntime
@@ -389,6 +474,7 @@ PARTS: dict[str, Callable[[Settings, Results], None]] = {
     "mnist": mnist,
     "precision": precision,
     "images": images,
+    "pictures": pictures,
     "onnx": onnx,
 }
 
@@ -399,6 +485,8 @@ def main() -> None:
     parser.add_argument("part", choices=[*PARTS])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--pictures", type=Path, help="for the part pictures: an .npz file")
+    parser.add_argument("--weights", type=Path, help="for the part pictures: those of EfficientNet-Lite0")
     parser.add_argument("--json", type=Path)
     settings = parser.parse_args()
     torch.manual_seed(0)

@@ -4,8 +4,9 @@
 #
 #     OUT=results bash benchmarks/gpu_block.sh [--device cpu --tiny] [PART…]
 #
-# Parts: tests steps busy sweep mnist likelihood precision images compiled onnx. Results and output go to the folder $OUT. `mnist`
-# and `precision` need VAEKIT_DATA, a folder with MNIST/raw; `steps` and `likelihood` need pythae 0.1.2.
+# Parts: tests steps busy sweep mnist likelihood precision images pictures compiled onnx. Results and output go to the folder $OUT.
+# `mnist` and `precision` need VAEKIT_DATA, a folder with MNIST/raw; `pictures` needs PICTURES and WEIGHTS, see gpu.py; `steps` and
+# `likelihood` need pythae 0.1.2.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=$(realpath -m "${OUT:?the folder for results}")
@@ -20,7 +21,7 @@ while (($#)); do
   esac
   shift
 done
-((${#parts[@]})) || parts=(tests steps busy sweep mnist likelihood precision images compiled onnx)
+((${#parts[@]})) || parts=(tests steps busy sweep mnist likelihood precision images pictures compiled onnx)
 mkdir -p "$out/logs"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 TQDM_DISABLE=1
 
@@ -31,13 +32,15 @@ run() { # NAME SECONDS COMMAND…
   printf '%-12s exit %3d after %3d s\n' "$name" $? $((SECONDS - began))
 }
 
-part() { run "$1" "$2" python3 benchmarks/gpu.py "$1" --device "$device" "${options[@]}" --json "$out/$1.json"; }
+part() { # NAME SECONDS OPTION…
+  run "$1" "$2" python3 benchmarks/gpu.py "$1" --device "$device" "${options[@]}" --json "$out/$1.json" "${@:3}"
+}
 
 for name in "${parts[@]}"; do
   case $name in
     tests)
       if [ "$device" = cuda ]; then
-        run tests 150 python3 -m pytest -m gpu -n 8 -ra --durations 5 -W default -p no:benchmark
+        run tests "${TESTS_SECONDS:-240}" env OMP_NUM_THREADS=1 python3 -m pytest -m gpu -n 14 -ra --durations 5 -W default -p no:benchmark
       fi
       ;;
     steps) part steps 50 ;;
@@ -47,6 +50,7 @@ for name in "${parts[@]}"; do
     mnist) part mnist 45 ;;
     precision) part precision 45 ;;
     images) part images 50 ;;
+    pictures) part pictures 150 --pictures "${PICTURES:?an .npz file}" --weights "${WEIGHTS:?those of EfficientNet-Lite0}" ;;
     compiled) part compiled 60 ;;
     onnx) part onnx 15 ;;
   esac

@@ -97,6 +97,15 @@ def test_a_stack_equals_its_models_alone(images, tmp_path, precision, tolerance)
         np.testing.assert_allclose(losses(mine), losses(theirs), rtol=tolerance)
 
 
+@pytest.mark.parametrize("prior", ["mixture", "rectified_flow"])
+def test_a_prior_fitted_on_cuda_is_that_of_the_cpu(images, tmp_path, prior):
+    given = options(images, **NETWORKS["mlp"]) | {"compile": "off"}
+    first = vaekit.train(**given, out=tmp_path / "first")
+    second, other = (first.fit_prior(prior, epochs=3, device=device, out=tmp_path / device) for device in ("cuda", "cpu"))
+    # codes and batches are those of the CPU, but the noise differs
+    assert losses(second)[-1] == pytest.approx(losses(other)[-1], rel=0.05)
+
+
 def test_log_likelihood_on_cuda_is_that_of_the_cpu(images, tmp_path):
     run = vaekit.train(**options(images, **NETWORKS["mlp"]), out=tmp_path / "run")
     values = [run.evaluate(samples=2000, device=device)["log_likelihood"] for device in ("cuda", "cpu")]

@@ -13,7 +13,7 @@ from PIL import Image
 from vaekit.components.pictures.manifold import labelled_steps, manifold_picture
 from vaekit.drawing import axes
 from vaekit.drawing.animation import evenly, write_animation
-from vaekit.drawing.axes import PALETTE, Axes, number, plain, ticks
+from vaekit.drawing.axes import PALETTE, Axes, number, ticks
 from vaekit.drawing.grid import captioned, grid, labelled, pairs
 from vaekit.drawing.latents import Plane
 from vaekit.drawing.picture import write_picture
@@ -217,10 +217,6 @@ def test_codes_of_one_latent_lie_on_lines_of_the_labels_that_they_have(written):
     written.clear()
     scatter_picture(values, None, None, plane=plane, title="t")
     assert not {"label", "0"} & {text for text, _ in written}
-
-
-def test_letters_that_the_font_lacks_become_plain_ones():
-    assert plain("é ±3 日") == "e ±3 ?"
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.2, 3.1), (-137.5, -99.0), (1e-5, 3e-5), (5, 5)])

@@ -119,7 +119,8 @@ def write_chart(result: Mapping[str, Any], path: Path) -> None:
     """Write a PNG bar chart of images per second with quartiles; each task has its own scale and colour."""
     from PIL import Image, ImageDraw
 
-    from vaekit.drawing.axes import INK, PALETTE, PAPER, text_width, write
+    from vaekit.drawing.axes import PALETTE
+    from vaekit.drawing.text import INK, PAPER, text_width, write
 
     rows = result["rows"]
     labels = [" ".join(str(row[name]) for name in KEY) for row in rows]

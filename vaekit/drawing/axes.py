@@ -1,65 +1,21 @@
-"""Text, ticks, axes, and colours that colour-blind readers can tell apart."""
+"""Ticks, axes, and colours that colour-blind readers can tell apart."""
 
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Sequence
-from functools import cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
+
+from vaekit.drawing.text import INK, PAPER, TEXT, text_width, write
 
 if TYPE_CHECKING:
-    from PIL import ImageDraw
     from PIL.Image import Image
-    from PIL.ImageFont import FreeTypeFont
 
-INK, FAINT, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"
+FAINT = "#d9d9d9"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#882255", "#117733", "#999933", "#555555")
 """Six of Okabe and Ito's colours, three of Tol's muted ones and a grey; beyond ten, shapes differ as well."""
-TEXT = 13
-"""Height of text, in pixels."""
-WIDE = 640
-"""Width in pixels above which text grows with the picture, since pages shrink wide pictures."""
 SCALE = 2
 """Charts are drawn larger by this factor and then shrunk, because Pillow draws lines with jagged edges."""
-
-
-@cache
-def font(size: int = TEXT) -> FreeTypeFont:
-    """Return Pillow's built-in font, which is the same on every machine: Latin letters without accents, digits and signs."""
-    from PIL import ImageFont
-
-    return cast("FreeTypeFont", ImageFont.load_default(size=size))
-
-
-def plain(text: str) -> str:
-    """Reduce text to characters that the font has: accents are dropped, anything else becomes a question mark."""
-    letters = unicodedata.normalize("NFKD", text.replace("±", "\x00"))
-    ascii_only = "".join(c for c in letters if not unicodedata.combining(c)).encode("ascii", "replace").decode()
-    return ascii_only.replace("\x00", "±")
-
-
-def text_size(width: float) -> int:
-    """Return the height of text, in pixels, beside images that are ``width`` pixels wide."""
-    return max(TEXT, round(TEXT * width / WIDE))
-
-
-def text_width(text: str, size: int = TEXT) -> int:
-    """Return the width of a line of text in pixels."""
-    return math.ceil(font(size).getlength(plain(text)))
-
-
-def write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, *, anchor: str = "lm", size: int = TEXT) -> None:
-    """Write a line of text with a white outline, so that it can be read over points.
-
-    Args:
-        draw: The canvas.
-        at: The position in pixels.
-        text: The text.
-        anchor: The point of the text at that position, as Pillow names it: ``lm`` left, middle; ``mb`` middle, bottom.
-        size: Height in pixels.
-    """
-    draw.text(at, plain(text), fill=INK, font=font(size), anchor=anchor, stroke_width=max(2, size // 8), stroke_fill=PAPER)
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vaekit.drawing.axes import TEXT, text_size, text_width, write
+from vaekit.drawing.text import TEXT, text_size, text_width, write
 from vaekit.drawing.tiles import SMALL, tiles
 
 if TYPE_CHECKING:

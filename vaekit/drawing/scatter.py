@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vaekit.drawing.axes import PALETTE, TEXT, Axes, text_width
+from vaekit.drawing.axes import PALETTE, Axes
 from vaekit.drawing.latents import Plane
+from vaekit.drawing.text import TEXT, text_width
 from vaekit.errors import UsageError
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaekit.drawing.axes import FAINT, PALETTE, PAPER, SCALE
+from vaekit.drawing.axes import FAINT, PALETTE, SCALE
+from vaekit.drawing.text import PAPER
 
 SMALL = 56
 """Images whose longer side is below this are enlarged to reach it, by an integer factor and without interpolation."""

@@ -71,8 +71,8 @@ def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image:
     """Show a decoded plane with the values along its axes."""
     from PIL import Image, ImageDraw
 
-    from vaekit.drawing.axes import text_size, text_width, write
     from vaekit.drawing.grid import grid
+    from vaekit.drawing.text import text_size, text_width, write
     from vaekit.drawing.tiles import SMALL
 
     side = len(values)
@@ -110,7 +110,7 @@ def labelled_steps(side: int, room: float) -> list[int]:
 
 def caption_lines(plane: Plane, width: int, size: int) -> list[str]:
     """Return the names of the axes, in one line if it fits into ``width`` pixels, otherwise in one line each."""
-    from vaekit.drawing.axes import text_width
+    from vaekit.drawing.text import text_width
 
     names = [f"{name} {way}" for name, way in zip(plane.names, ("to the right", "upwards"), strict=False)]
     line = ", ".join(names)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -144,9 +145,32 @@ Numbered = Annotated[tuple[Count, ...], Field(examples=["1,2,10"])]
 EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$"), Field(examples=["every:5"])]
 
 
+LONGEST_LABEL = 64
+"""Most characters of the name of a run, or of a tag."""
+
+
+def _label(text: str) -> str:
+    """Check the name of a run, or a tag."""
+    if not (text == text.strip() and text.isprintable() and "," not in text and 1 <= len(text) <= LONGEST_LABEL):
+        raise PydanticCustomError("label", f"must be 1 to {LONGEST_LABEL} printable characters without a comma")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
+
+
 class TrainSpec(Spec):
     """How a model is trained."""
 
+    name: Label | None = Field(
+        None, description="Name of the run in reports and comparisons; default: the name of its folder.", examples=["baseline"]
+    )
+    tag: tuple[Label, ...] = Field(
+        (),
+        description="Tags of the run, for finding and comparing runs; may be repeated.",
+        examples=["ablation"],
+        json_schema_extra=_one_or_several,
+    )
     epochs: Count = Field(30, description="Number of passes over the training images.")
     batch_size: Count = Field(
         128,
@@ -246,6 +270,15 @@ class TrainSpec(Spec):
         if given and info.data.get("init", given) is None:
             raise PydanticCustomError("freeze", "needs --init RUN, since random weights would be frozen otherwise")
         return given
+
+    @field_validator("tag", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        """Accept one tag or several, each of which may be a list separated by commas."""
+        given = (given,) if isinstance(given, str) else given
+        if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+            return given
+        return tuple(dict.fromkeys(tag.strip() for each in given for tag in each.split(",")))
 
     @field_validator("logger", mode="before")
     @classmethod

@@ -40,6 +40,16 @@ class Record:
         """The complete spec."""
         return resolve(read_spec(self.folder.spec), str(self.folder.spec))
 
+    @property
+    def name(self) -> str:
+        """The name of the run; default: that of its folder."""
+        return self.spec.train.name or self.path.resolve().name
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the run."""
+        return self.spec.train.tag
+
     @cached_property
     def splits(self) -> Splits:
         """The data that the run was trained on, read again; what has changed since is a warning."""

@@ -28,7 +28,7 @@ from vaekit.training.step import Step
 FREE = (
     "data.dataset.",  # what of it matters is in the fingerprint of the data
     *(f"train.{name}" for name in ("device", "compile", "parallel", "threads", "workers", "checkpoint_seconds")),
-    *(f"train.{name}" for name in ("logger", "pictures", "animation")),
+    *(f"train.{name}" for name in ("name", "tag", "logger", "pictures", "animation")),
 )
 """Settings that may change when a run is resumed."""
 

@@ -209,7 +209,7 @@ def _parse(path: Path, text: str) -> Header:
             raise TypeError(f"data {data!r:.80}, versions {versions!r:.80}")
         if not isinstance(init, str | None):
             raise TypeError(f"init {init!r:.80}")
-        for key in ("epoch", "step"):
+        for key in ("epoch", "step", "best_epoch"):
             if type(number := state.get(key, 0)) is not int or not 0 <= number < 2**53:
                 raise TypeError(f"{key} {number!r:.80}")
         recorded = _recorded(versions)

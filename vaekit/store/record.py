@@ -15,7 +15,7 @@ from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
-from vaekit.specs.models import RunSpec, read_spec
+from vaekit.specs.models import RunSpec, TrainSpec, read_spec
 from vaekit.specs.resolve import resolve
 from vaekit.store import checkpoint
 from vaekit.store.folder import RunFolder
@@ -81,16 +81,25 @@ class Record:
         Raises:
             CheckpointError: The checkpoint is missing or truncated.
         """
-        _, header = checkpoint.load(self.folder.last)
-        return header.state.get("epoch", 0), header.state.get("step", 0)
+        state = self._state()
+        return state.get("epoch", 0), state.get("step", 0)
 
-    def is_complete(self) -> bool:
-        """Whether all epochs are done and the test set has been evaluated; an interrupted run may have an evaluation, too.
+    def is_complete(self, train: TrainSpec | None = None) -> bool:
+        """Whether the run is over and the test set has been evaluated; an interrupted run may have an evaluation, too.
+
+        Args:
+            train: Settings with the limits of the run; default: its own.
 
         Raises:
             CheckpointError: The latest checkpoint is missing or truncated.
         """
-        return self.position()[0] >= self.spec.train.epochs and self.evaluation() is not None
+        state = self._state()
+        is_over = (train or self.spec.train).is_over(state.get("epoch", 0), state.get("best_epoch", 0))
+        return is_over and self.evaluation() is not None
+
+    def _state(self) -> dict[str, Any]:
+        """Return the state in the latest checkpoint, besides tensors."""
+        return checkpoint.load(self.folder.last)[1].state
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of ``metrics.jsonl``, one per epoch."""

@@ -76,17 +76,33 @@ class Snapshots:
             write_picture(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
         return pictures
 
-    def animate(self) -> None:
-        """Write the animation and remove its frames."""
+    def animate(self, *, keep_frames: bool = False) -> None:
+        """Write the animation and remove its frames, unless the run goes on later."""
         frames = self.folder.frames
         done = frames.with_name(".frames")  # renamed first, so that what a kill leaves of them is not animated
         if frames.is_dir():
             if self.enabled:
                 write_frames(sorted(frames.glob("*.png")), self.animation)
+            if keep_frames:
+                return
             if done.exists():
                 shutil.rmtree(done)
             frames.rename(done)
         shutil.rmtree(done, ignore_errors=True)
+
+    def restore(self, epoch: int) -> None:
+        """Take the frames of a run that was over after an epoch, and now goes on, from its animation."""
+        frames = self.folder.frames
+        if not self.enabled or frames.is_dir() or not self.animation.is_file():
+            return
+        started = frames.with_name(".restored")  # renamed at the end, so that a kill leaves all frames or none
+        shutil.rmtree(started, ignore_errors=True)
+        started.mkdir()
+        found = read_frames(self.animation)
+        for number, frame in enumerate(found):
+            at = 1 + number * (epoch - 1) // max(1, len(found) - 1)
+            frame.convert("RGB" if self.vae.data_shape[0] == 3 else "L").save(started / f"{at:05d}.png")
+        started.rename(frames)
 
 
 def write_frames(files: Sequence[Path], path: Path) -> None:

@@ -79,7 +79,7 @@ class Step:
         self.forward = self._launched()
         self.clock = torch.zeros((), device=self.device)
         self.steps_per_epoch = full_batches(objective.num_data or 0, train.batch_size)
-        self.num_steps = train.epochs * self.steps_per_epoch
+        self.num_steps = train.num_steps(self.steps_per_epoch)
         self.source = splits.train
         self.batches = self._image_batches()
         self.num_codes = len(self.source) * math.prod(self.objective.vae.posterior.param_shape)
@@ -222,13 +222,22 @@ class Step:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def lr_factor(self, number: int) -> float:
-        """Return the learning rate of a step as a fraction of the peak."""
-        train = self.spec.train
+        """Return the learning rate of a step as a fraction of the peak, to which it rises linearly in the warm-up.
+
+        A cosine begins after the warm-up, and a step schedule multiplies it.
+
+        References:
+            Goyal et al. (2017), "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677, section 2.2.
+        """
+        train, warmup = self.spec.train, self.spec.train.warmup_steps
+        risen = min(1.0, (number + 1) / warmup) if warmup else 1.0
         if train.schedule == "constant":
-            return 1.0
+            return risen
         if train.schedule == "step":
-            return train.lr_gamma ** bisect_right(train.lr_milestones, number // self.steps_per_epoch)
-        return 0.5 * (1.0 + math.cos(math.pi * number / self.num_steps))
+            return risen * train.lr_gamma ** bisect_right(train.lr_milestones, number // self.steps_per_epoch)
+        if number < warmup:
+            return risen
+        return 0.5 * (1.0 + math.cos(math.pi * (number - warmup) / (self.num_steps - warmup)))
 
     def learning_rate(self, number: int) -> float:
         """Return the learning rate of a step; if there are several players, that of the first."""

@@ -201,7 +201,8 @@ def test_a_run_stops_early_and_keeps_its_best_epoch(images: Path, tmp_path: Path
 def test_each_model_of_a_stack_stops_by_itself_also_if_the_sweep_is_killed(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given, over, teller = options(images, lr=0.02, schedule="constant", epochs=7), {"patience": (1, 2), "seed": (1, 2)}, Teller()
+    given, teller = options(images, lr=0.02, schedule="constant", max_steps=40, epochs=7), Teller()
+    over = {"patience": (1, 2), "seed": (1, 2)}
     whole = vaekit.sweep(over=over, stack="on", out=tmp_path / "whole", reporter=teller, **given)
     groups = json.loads((tmp_path / "whole" / "sweep.json").read_text())["groups"]
     assert [len(group["numbers"]) for group in groups] == [4]
@@ -213,6 +214,8 @@ def test_each_model_of_a_stack_stops_by_itself_also_if_the_sweep_is_killed(
         assert length == stop_of(losses, patience)
         assert [record["validation_loss"] for record in run.metrics()] == pytest.approx(losses[:length], rel=1e-5)
         assert run.is_complete()
+        assert run.metrics()[-1]["step"] == min(6 * length, 40)
+        assert load_file(run.folder.last)["optimizer.0.0.step"] == min(6 * length, 40)
         assert teller.said(f"{run.path.name} stops early, after epoch {length}") == (length < 7)
     assert len(set(lengths)) > 1
 
@@ -292,7 +295,11 @@ def test_a_cosine_spans_the_new_number_of_steps_from_there_on(images: Path, tmp_
     assert [record["lr"] for record in run.metrics()] == pytest.approx(expected)
 
 
-def test_new_limits_that_a_kill_left_in_the_spec_hold(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("phase", ["complete", "finish"])
+def test_a_run_that_is_killed_in_its_further_epochs_resumes(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """Its spec has the new limits at the beginning, and its evaluation is of the earlier best epoch at the end."""
     given = options(images, schedule="constant")
     whole = vaekit.train(**given, out=tmp_path / "whole")
     run = vaekit.train(**{**given, "epochs": 2}, out=tmp_path / "run")
@@ -304,7 +311,7 @@ def test_new_limits_that_a_kill_left_in_the_spec_hold(images: Path, tmp_path: Pa
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "complete", die)
+        patch.setattr(Trainer, phase, die)
         with pytest.raises(Died):
             vaekit.resume(run.path, epochs=4)
     assert_same_run(vaekit.resume(run.path), whole)

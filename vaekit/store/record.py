@@ -85,7 +85,9 @@ class Record:
         return state.get("epoch", 0), state.get("step", 0)
 
     def is_complete(self, train: TrainSpec | None = None) -> bool:
-        """Whether the run is over and the test set has been evaluated; an interrupted run may have an evaluation, too.
+        """Whether the run is over and its best epoch has been evaluated on the test set.
+
+        An interrupted run may have an evaluation, too, which may be of an earlier epoch than the best when it ends.
 
         Args:
             train: Settings with the limits of the run; default: its own.
@@ -94,8 +96,9 @@ class Record:
             CheckpointError: The latest checkpoint is missing or truncated.
         """
         state = self._state()
-        is_over = (train or self.spec.train).is_over(state.get("epoch", 0), state.get("best_epoch", 0))
-        return is_over and self.evaluation() is not None
+        epoch, best_epoch = state.get("epoch", 0), state.get("best_epoch", 0)
+        evaluation = self.evaluation() or {}
+        return (train or self.spec.train).is_over(epoch, best_epoch) and evaluation.get("epoch") == best_epoch
 
     def _state(self) -> dict[str, Any]:
         """Return the state in the latest checkpoint, besides tensors."""

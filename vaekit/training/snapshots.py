@@ -76,22 +76,20 @@ class Snapshots:
             write_picture(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
         return pictures
 
-    def animate(self, *, keep_frames: bool = False) -> None:
-        """Write the animation and remove its frames, unless the run goes on later."""
+    def animate(self) -> None:
+        """Write the animation and remove its frames."""
         frames = self.folder.frames
         done = frames.with_name(".frames")  # renamed first, so that what a kill leaves of them is not animated
         if frames.is_dir():
             if self.enabled:
                 write_frames(sorted(frames.glob("*.png")), self.animation)
-            if keep_frames:
-                return
             if done.exists():
                 shutil.rmtree(done)
             frames.rename(done)
         shutil.rmtree(done, ignore_errors=True)
 
     def restore(self, epoch: int) -> None:
-        """Take the frames of a run that was over after an epoch, and now goes on, from its animation."""
+        """Take the frames of a run that had ended after an epoch, and now goes on, from its animation."""
         frames = self.folder.frames
         if not self.enabled or frames.is_dir() or not self.animation.is_file():
             return

@@ -185,17 +185,16 @@ class Trainer:
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the test set; write the animation and the evaluation.
 
-        The frames of the animation, and the loggers, of a run that only pauses are left to its end.
+        Loggers are told at the end of a run, not when it only pauses.
         """
-        pauses = self.late and not self.is_over
         self.processes.wait()  # the leader has written the best weights
         best_epoch = self.checkpoints.load_best()
         with self.step.gathered():
             results = self.evaluator.evaluate("test", best_epoch)
             if self.processes.leads:
-                self.snapshots.animate(keep_frames=pauses)
+                self.snapshots.animate()
                 write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
-            if not pauses:
+            if self.is_over or not self.late:
                 codes = partial(codes_of, self.step.whole.vae, self.splits.test, self.spec)
                 self.loggers.end(self.completed_steps, results, codes)
         self.reporter.end(results)

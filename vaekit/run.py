@@ -27,7 +27,7 @@ from vaekit.model.assembly import assemble
 from vaekit.model.vae import VAE
 from vaekit.specs.models import LIMITS, RunSpec, plain_spec, spec_error
 from vaekit.specs.options import build_spec, with_limits
-from vaekit.specs.second_stage import second_stage
+from vaekit.specs.second_stage import distillation, second_stage
 from vaekit.store import checkpoint, diffusers
 from vaekit.store.folder import RunFolder, model_file
 from vaekit.store.record import Record, load_model, load_splits
@@ -242,6 +242,40 @@ def fit_prior(
     return train(second_stage(first.path, prior), out=out, reporter=reporter, prior=prior, **options)
 
 
+def distill(
+    run: Run | str | Path,
+    decoder: str,
+    *,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Run:
+    """Train another decoder, usually a smaller one, for the codes of a trained model; return the run of the model with it.
+
+    Encoder, posterior, prior and condition are those of the run, to the bit, so its codes can be decoded by either. See
+    `vaekit.specs.second_stage.distillation`, and `vaekit.benchmark.decoders.compare_decoders` for what it gains and loses.
+
+    Args:
+        run: A run, or its folder.
+        decoder: The kind of the decoder.
+        out: The folder of the new run; default: the next number under ``runs/``.
+        reporter: Receives progress; default: none.
+        options: Options of training, of the decoder and of further losses, as for `train`: ``epochs=10``,
+            ``**{"decoder.channels": (16, 8)}``, ``loss="perceptual"``.
+
+    Raises:
+        CheckpointError: The folder is not a run, or has no model yet.
+        UsageError: The decoder does not fit the data, or an option is invalid.
+
+    Example:
+        >>> run = vaekit.train(latent_dim=8, epochs=1)
+        >>> vaekit.distill(run, "mlp", epochs=1, **{"decoder.hidden": (32,)}).vae().sample(4).shape
+        torch.Size([4, 1, 28, 28])
+    """
+    teacher = run if isinstance(run, Run) else Run(run)
+    return train(distillation(teacher.path, decoder), out=out, reporter=reporter, decoder=decoder, **options)
+
+
 def load(path: str | Path) -> VAE:
     """Load a trained model from a run folder or a model file, on the CPU and in eval mode.
 
@@ -320,6 +354,10 @@ class Run(Record):
     def fit_prior(self, prior: str, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any) -> Run:
         """Fit a prior to the codes of this model; return the run of the model with that prior. See `vaekit.fit_prior`."""
         return fit_prior(self, prior, out=out, reporter=reporter, **options)
+
+    def distill(self, decoder: str, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any) -> Run:
+        """Train another decoder for the codes of this model; return the run of the model with it. See `vaekit.distill`."""
+        return distill(self, decoder, out=out, reporter=reporter, **options)
 
     @cached_property
     def pictures(self) -> Album:

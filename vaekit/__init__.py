@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from vaekit.roles import posteriors as posteriors
     from vaekit.roles import priors as priors
     from vaekit.run import Run as Run
+    from vaekit.run import distill as distill
     from vaekit.run import fit_prior as fit_prior
     from vaekit.run import import_diffusers as import_diffusers
     from vaekit.run import load as load
@@ -68,7 +69,7 @@ _HOMES = {
         "posteriors",
         "priors",
     ),
-    "run": ("Run", "fit_prior", "import_diffusers", "load", "resume", "train"),
+    "run": ("Run", "distill", "fit_prior", "import_diffusers", "load", "resume", "train"),
     "sweeps.grid": ("resume_sweep", "sweep"),
     "sweeps.search": ("search",),
     "sweeps.space": ("Range",),

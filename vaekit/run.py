@@ -25,9 +25,9 @@ from vaekit.export.trained import Trained, latents_of
 from vaekit.files import local_path, write_text
 from vaekit.model.assembly import assemble
 from vaekit.model.vae import VAE
-from vaekit.specs.models import RunSpec, plain_spec, spec_error
-from vaekit.specs.options import build_spec
-from vaekit.specs.second_stage import second_stage
+from vaekit.specs.models import LIMITS, RunSpec, plain_spec, spec_error
+from vaekit.specs.options import build_spec, with_limits
+from vaekit.specs.second_stage import distillation, second_stage
 from vaekit.store import checkpoint, diffusers
 from vaekit.store.folder import RunFolder, model_file
 from vaekit.store.record import Record, load_model, load_splits
@@ -109,38 +109,71 @@ def _trainer(
 
 
 def resume(
-    path: str | Path, *, device: str | None = None, reporter: Reporter | None = None, allow_changed_data: bool = False
+    path: str | Path,
+    *,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+    allow_changed_data: bool = False,
+    **limits: Any,
 ) -> Run:
     """Resume a run from its last checkpoint, bit-exactly on the CPU with the same versions and number of threads.
 
     A run that ended before its first checkpoint starts again from the beginning, with the same result.
+
+    New limits are written to the run's ``spec.yaml``. With more epochs, a run that is over goes on: as if it had had them from
+    the start if the learning rate is constant or falls in steps. A cosine spans the new number of steps from there on, so that
+    the learning rate rises again.
 
     Args:
         path: The run folder.
         device: The device to continue on: ``auto``, ``cpu``, ``cuda`` or ``mps``; default: the run's device.
         reporter: Receives progress; default: none.
         allow_changed_data: Whether to continue on data that have changed since.
+        limits: New values of ``epochs``, ``max_steps``, ``max_time`` and ``patience``, as for `train`; ``"none"`` lifts one.
 
     Raises:
         DataError: The data have changed.
         CheckpointError: The folder is not a run, or its checkpoint is missing or truncated, or its architecture does not match.
-        UsageError: The run is complete, or the device is not available.
+        UsageError: The run is complete, an option is no limit, or the device is not available.
     """
     run = Run(path)
     check_loggers(run.spec)
-    spec = fit_to_machine(run.spec, device)
+    limited = with_limits(run.spec, limits) if limits else run.spec
+    spec = fit_to_machine(limited, device)
     with join(spec.train.device) as processes:
         begun = json.loads(processes.share_text(json.dumps(run.folder.has_begun())))
-        if processes.leads and begun and run.is_complete():
-            raise UsageError(
-                f"{run.path} is complete: all {run.spec.train.epochs} epochs are done",
-                remedy=f"start a longer run: vaekit train {run.folder.spec} --epochs N",
-            )
+        if processes.leads and begun and not limits:
+            _refuse_complete(run, spec)
         trainer = _trainer(spec, run.folder, reporter, processes, allow_changed_data=allow_changed_data)
+        if processes.leads and begun and limits:
+            _refuse_complete(run, trainer.spec)
         if processes.leads and not begun:
             run.folder.write_spec(trainer.spec)
-        trainer.fit(resume=begun)
-    return run
+        trainer.begin(resume=begun)
+        if processes.leads and begun and limits:
+            changed = {name: getattr(trainer.spec.train, name) for name in LIMITS}
+            run.folder.write_spec(run.spec.model_copy(update={"train": run.spec.train.model_copy(update=changed)}))
+        trainer.complete()
+    return Run(run.folder)
+
+
+def _refuse_complete(run: Run, spec: RunSpec) -> None:
+    """Refuse to resume a run that is over by the limits of a spec.
+
+    Raises:
+        UsageError: It is; the message names the limit.
+    """
+    if not run.is_complete(spec.train):
+        return
+    train, (epoch, _) = spec.train, run.position()
+    limit = "patience" if epoch < train.epochs else "epochs" if train.max_steps is None else "max_steps"
+    flag, value = f"--{limit.replace('_', '-')}", getattr(train, limit)
+    done = f"it stopped after epoch {epoch}" if limit == "patience" else f"all {epoch} epochs are done"
+    raise UsageError(
+        f"{run.path} is complete: {done}",
+        given=f"{flag} {value}",
+        remedy=f"to train on, raise that limit: vaekit resume {run.path} {flag} N",
+    )
 
 
 def import_diffusers(
@@ -207,6 +240,40 @@ def fit_prior(
     """
     first = run if isinstance(run, Run) else Run(run)
     return train(second_stage(first.path, prior), out=out, reporter=reporter, prior=prior, **options)
+
+
+def distill(
+    run: Run | str | Path,
+    decoder: str,
+    *,
+    out: str | Path | None = None,
+    reporter: Reporter | None = None,
+    **options: Any,
+) -> Run:
+    """Train another decoder, usually a smaller one, for the codes of a trained model; return the run of the model with it.
+
+    Encoder, posterior, prior and condition are those of the run, to the bit, so its codes can be decoded by either. See
+    `vaekit.specs.second_stage.distillation`, and `vaekit.benchmark.decoders.compare_decoders` for what it gains and loses.
+
+    Args:
+        run: A run, or its folder.
+        decoder: The kind of the decoder.
+        out: The folder of the new run; default: the next number under ``runs/``.
+        reporter: Receives progress; default: none.
+        options: Options of training, of the decoder and of further losses, as for `train`: ``epochs=10``,
+            ``**{"decoder.channels": (16, 8)}``, ``loss="perceptual"``.
+
+    Raises:
+        CheckpointError: The folder is not a run, or has no model yet.
+        UsageError: The decoder does not fit the data, or an option is invalid.
+
+    Example:
+        >>> run = vaekit.train(latent_dim=8, epochs=1)
+        >>> vaekit.distill(run, "mlp", epochs=1, **{"decoder.hidden": (32,)}).vae().sample(4).shape
+        torch.Size([4, 1, 28, 28])
+    """
+    teacher = run if isinstance(run, Run) else Run(run)
+    return train(distillation(teacher.path, decoder), out=out, reporter=reporter, decoder=decoder, **options)
 
 
 def load(path: str | Path) -> VAE:
@@ -287,6 +354,10 @@ class Run(Record):
     def fit_prior(self, prior: str, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any) -> Run:
         """Fit a prior to the codes of this model; return the run of the model with that prior. See `vaekit.fit_prior`."""
         return fit_prior(self, prior, out=out, reporter=reporter, **options)
+
+    def distill(self, decoder: str, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any) -> Run:
+        """Train another decoder for the codes of this model; return the run of the model with it. See `vaekit.distill`."""
+        return distill(self, decoder, out=out, reporter=reporter, **options)
 
     @cached_property
     def pictures(self) -> Album:

@@ -15,6 +15,7 @@ def start(elbo: str = BINARY, **changes: Any) -> Start:
     fields: dict[str, Any] = {
         "epochs": 2,
         "steps_per_epoch": 5,
+        "num_steps": 10,
         "first_epoch": 0,
         "num_parameters": 1000,
         "device": "cpu",

@@ -101,6 +101,21 @@ def test_processes_of_torchrun_train_as_one_does(images, tmp_path, alone):
     assert_close_runs(alone, vaekit.Run(tmp_path / "run"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_processes_agree_on_when_to_stop(images, tmp_path, parallel):
+    more = ["--lr", "0.02", "--schedule", "constant", "--patience", "1", "--epochs", "12", "--warmup-steps", "4"]
+    arguments = ["--dataset.path", images, "--parallel", parallel, *more, "--max-steps", "75"]
+    one, two = (train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained))
+    assert 1 < len(one.metrics()) < 11
+    assert_close_runs(one, two)
+    pausing = trained(tmp_path / "pausing", *arguments, "--max-time", "0.001s")
+    assert (pausing.position(), pausing.is_complete()) == ((0, 1), False)
+    done = vaekit_command("resume", pausing.path, "--max-time", "none", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert_close_runs(one, vaekit.Run(pausing.path))
+
+
 def test_two_processes_that_divide_the_model_train_as_one_does(images, tmp_path):
     runs = [train(tmp_path / train.__name__, "--dataset.path", images, *DIVIDED) for train in (trained_alone, trained)]
     assert_close_runs(*runs)

@@ -44,14 +44,19 @@ def files_of(run: vaekit.Run, suffix: str) -> dict[str, bytes]:
     return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in run.path.rglob(f"*{suffix}")}
 
 
-def test_a_run_killed_when_an_epoch_is_reported_loses_none_of_its_pictures(images: Path, tmp_path: Path) -> None:
-    given = options(images, pictures="every:1")
+def test_a_run_killed_when_an_epoch_is_reported_loses_nothing_and_stops_where_it_would_have(images: Path, tmp_path: Path) -> None:
+    limits = {"epochs": 9, "max_steps": 50, "patience": 1, "warmup_steps": 4}
+    given = options(images, pictures="every:1", lr=0.05, schedule="constant", ema=0.5) | limits
     whole = vaekit.train(**given, out=tmp_path / "whole")
+    assert 3 <= len(whole.metrics()) < 9
     command = [sys.executable, "-c", KILLED, repr(given), str(tmp_path / "killed")]
     assert subprocess.run(command, cwd=ROOT, check=False).returncode == -signal.SIGKILL
     killed = vaekit.resume(tmp_path / "killed")
-    for suffix in (".png", ".gif"):
+    for suffix in (".png", ".gif", "model.safetensors"):
         assert files_of(killed, suffix) == files_of(whole, suffix) != {}
+    ours, theirs = (load_file(run.folder.last) for run in (whole, killed))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert whole.evaluation() == killed.evaluation()
 
 
 def test_a_killed_run_with_a_critic_resumes_to_the_same_bits(images: Path, tmp_path: Path) -> None:
@@ -103,7 +108,7 @@ def test_a_model_whose_checkpoint_is_gone_is_not_trained_again(images: Path, tmp
     ("old", "new", "name"),
     [
         ("seed: 0", "seed: 1", "train.seed was 0, is 1"),
-        ("epochs: 3", "epochs: 9", "train.epochs was 3, is 9"),
+        ("batch_size: 16", "batch_size: 8", "train.batch_size was 16, is 8"),
         ("kind: gaussian\n    max_logvar: 20.0", "kind: gaussian\n    max_logvar: 10.0", "posterior.max_logvar"),
         ("kind: kl", "kind: capacity", "model.loss.0.kind was kl, is capacity"),
     ],

@@ -257,7 +257,7 @@ class Narrow(Loss):
         ),
         (
             {"freeze": MODEL_PARTS},
-            "nothing to train(.*\n)*.*reconstruction trains .*; kl trains .*; frozen: encoder",
+            "nothing to train(.*\n)*.*reconstruction trains [^;]*; frozen: encoder",
         ),
         ({"freeze": REST}, "nothing to train(.*\n)*.*frozen: encoder, decoder, posterior, likelihood"),
         ({"loss": ["kl", "narrow"]}, "nothing to train(.*\n)*.*narrow trains encoder; frozen: encoder"),

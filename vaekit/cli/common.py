@@ -12,12 +12,16 @@ from enum import StrEnum
 from functools import wraps
 from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from vaekit.errors import UsageError
+
 if TYPE_CHECKING:
     from vaekit.cli.console import Quiet
+    from vaekit.evaluation.features import FeatureRequest
+    from vaekit.nn.features import NetworkName
     from vaekit.run import Run
 
 RunArgument = Annotated[
@@ -48,6 +52,29 @@ def open_run(path: Path | None) -> Run:
     from vaekit.store.folder import newest_run
 
     return Run(newest_run() if path is None else path)
+
+
+def feature_request(
+    network: str | None,
+    weights: Path | None,
+    linear: Path | None = None,
+    num_samples: int | None = None,
+    size: int | None = None,
+) -> FeatureRequest | None:
+    """Return the features that flags choose; None if they choose none.
+
+    Raises:
+        UsageError: The network or its weights are missing.
+    """
+    from vaekit.evaluation.features import FeatureRequest
+
+    if network is not None and weights is not None:
+        return FeatureRequest(cast("NetworkName", network), weights, linear, num_samples, size or FeatureRequest.size)
+    if any(option is not None for option in (network, weights, linear, num_samples, size)):
+        raise UsageError(
+            "comparing images by features needs a network and its weights", expected="--features NETWORK --features-weights FILE"
+        )
+    return None
 
 
 def without_args(doc: str | None) -> tuple[str, str]:

@@ -146,9 +146,7 @@ class RichReporter(LineReporter):
             TextColumn("left"),
         )
         done = start.first_epoch
-        self.task = self.progress.add_task(
-            "", total=start.epochs * start.steps_per_epoch, epochs=start.epochs, epoch=done + 1, speed=0.0
-        )
+        self.task = self.progress.add_task("", total=start.num_steps, epochs=start.epochs, epoch=done + 1, speed=0.0)
         self.progress.update(self.task, completed=done * start.steps_per_epoch)
         self.terms = Text(style="dim")
         self.live = Live(Group(self.progress, self.terms), console=self.console, transient=True, refresh_per_second=8)

@@ -289,6 +289,6 @@ def _annotation(option: Option, names: Sequence[str], *, hidden: bool) -> Any:
         required=option.required,
         about=option.description,
         panel=PANELS.get(option.owner, option.owner),
-        several=option.names[0] in SEVERAL,
+        several=option.names[0] in SEVERAL | {"tag"},
         hidden=hidden,
     )

@@ -60,8 +60,8 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
 
 
 def names_of(runs: Sequence[Record]) -> dict[str, Record]:
-    """Name runs by their folders, or by their paths if several folders have the same name."""
-    short = [run.path.resolve().name for run in runs]
+    """Return runs by their names, or by their paths if several have the same name."""
+    short = [run.name for run in runs]
     return {name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)}
 
 

@@ -52,6 +52,7 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
     if _is_constant("reconstruction", objective, inputs):
         losses = {name: cast("Loss", loss) for name, loss in objective.losses.items() if name != "reconstruction"}
         objective = Objective(vae, losses, num_data=objective.num_data, frozen=objective.frozen)
+    objective.encodes = _moves(objective, "encoder", "condition")
     objective.sees_images = _sees_images(objective, inputs)
     return objective
 
@@ -65,14 +66,17 @@ def _is_constant(term: str, objective: Objective, inputs: Inputs) -> bool:
         return not objective.value_of(term, objective.trace(inputs)).requires_grad
 
 
+def _moves(objective: Objective, *parts: ModelPart) -> bool:
+    """Whether any of several parts of the model has parameters that are trained."""
+    return any(True for part in parts if part not in objective.frozen for _ in objective.vae.get_submodule(part).parameters())
+
+
 @torch.no_grad()
 def _sees_images(objective: Objective, inputs: Inputs) -> bool:
     """Whether a training step fails without images, given the posterior's parameters, or these change in training."""
-    vae = objective.vae
-    movable = [part for part in ("encoder", "likelihood", "condition") if part not in objective.frozen]
-    if any(True for part in movable for _ in vae.get_submodule(part).parameters()):
+    if objective.encodes or _moves(objective, "likelihood"):
         return True
-    training = objective.training
+    vae, training = objective.vae, objective.training
     objective.eval()
     try:
         assert inputs.x is not None

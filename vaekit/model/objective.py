@@ -137,6 +137,8 @@ class Objective(nn.Module):
         self.num_data = num_data
         self.gather: Callable[[Tensor, int], Tensor] | None = None
         """Joins a batch's parts over processes, in training, for what depends on the whole batch; see `VAE.forward`."""
+        self.encodes = True
+        """Whether training may change the posterior's parameters of an image."""
         self.sees_images = True
         """Whether a training step needs images; else the posterior's parameters for them suffice."""
         self.parts = 1

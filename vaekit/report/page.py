@@ -53,10 +53,11 @@ def write_report(run: Record, out: str | Path | None = None) -> Path:
     template = Template(Path(__file__).with_name("page.html").read_text("utf-8"))
     spec = run.spec
     page = template.substitute(
-        title=escape(f"{run.path.resolve().name}: a vaekit run"),
+        title=escape(f"{run.name}: a vaekit run"),
         subtitle=escape(
             f"{spec.data.dataset.kind}, encoder {spec.model.encoder.kind}, decoder {spec.model.decoder.kind}, "
             f"{spec.model.latent_dim} latents; objective: {objective_of(run)}"
+            + (f"; tags: {', '.join(run.tags)}" if run.tags else "")
         ),
         contents="".join(f'<li><a href="#{anchor}">{escape(heading)}</a></li>' for anchor, heading, _ in sections),
         sections="\n".join(

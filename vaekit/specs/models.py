@@ -7,12 +7,15 @@ which may be partial.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
+    AfterValidator,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -21,6 +24,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
     WrapValidator,
     field_validator,
 )
@@ -139,15 +143,74 @@ def _epochs(value: Any, validate: Callable[[Any], Any]) -> Any:
         raise PydanticCustomError("epochs", "must be auto, none, epochs from 1 such as 1,2,10, or every:N with N >= 1") from None
 
 
+def _seconds(value: Any) -> Any:
+    """Read a time such as ``90s``, ``30m`` or ``1h30m``; a number is in seconds."""
+    if not isinstance(value, str):
+        return value
+    parts = re.findall(r"([0-9]+(?:\.[0-9]+)?)([dhms])", value)
+    if parts and "".join(number + unit for number, unit in parts) == value.replace(" ", ""):
+        return sum(float(number) * SECONDS[unit] for number, unit in parts)
+    try:
+        return float(value)
+    except ValueError:
+        raise PydanticCustomError("time", "must be a time such as 90s, 30m or 1h30m") from None
+
+
+SECONDS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+Time = Annotated[
+    PositiveFloat,
+    BeforeValidator(_seconds),
+    WithJsonSchema({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": "^([0-9.]+[dhms] ?)+$"}]}),
+    Field(examples=["30m"]),
+]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Numbered = Annotated[tuple[Count, ...], Field(examples=["1,2,10"])]
 EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$"), Field(examples=["every:5"])]
 
 
+LONGEST_LABEL = 64
+"""Most characters of the name of a run, or of a tag."""
+
+
+def _label(text: str) -> str:
+    """Check the name of a run, or a tag."""
+    if not (text == text.strip() and text.isprintable() and "," not in text and 1 <= len(text) <= LONGEST_LABEL):
+        raise PydanticCustomError("label", f"must be 1 to {LONGEST_LABEL} printable characters without a comma")
+    return text
+
+
+Label = Annotated[str, AfterValidator(_label)]
+
+
 class TrainSpec(Spec):
     """How a model is trained."""
 
-    epochs: Count = Field(30, description="Number of passes over the training images.")
+    name: Label | None = Field(
+        None, description="Name of the run in reports and comparisons; default: the name of its folder.", examples=["baseline"]
+    )
+    tag: tuple[Label, ...] = Field(
+        (),
+        description="Tags of the run, for finding and comparing runs; may be repeated.",
+        examples=["ablation"],
+        json_schema_extra=_one_or_several,
+    )
+    epochs: Count = Field(
+        30, description="Number of passes over the training images; the default is as many as --max-steps needs, if that is set."
+    )
+    max_steps: Count | None = Field(
+        None,
+        description="Number of steps after which the run ends, if --epochs does not end it before; its last epoch may be shorter "
+        "than the others.",
+    )
+    max_time: Time | None = Field(
+        None,
+        description="Time after which training pauses, such as 30m, counted from each start and resumption; the best epoch so "
+        "far is evaluated, and `vaekit resume` continues the run. Schedules do not depend on it.",
+    )
+    patience: Count | None = Field(
+        None,
+        description="Number of epochs without a better one (see --best) after which the run ends; the model is that of the best.",
+    )
     batch_size: Count = Field(
         128,
         description="Number of images per step, over all processes; the default is less, down to 16, for fewer than 6,144 "
@@ -161,13 +224,17 @@ class TrainSpec(Spec):
     lr: PositiveFloat = Field(2e-3, description="Peak learning rate of Adam.")
     schedule: Literal["cosine", "constant", "step"] = Field(
         "cosine",
-        description="Learning rate schedule; cosine decays to 0 at the last step, so a run is not the start of a longer one; "
+        description="Learning rate schedule; cosine decays to 0 at the last step of --epochs or --max-steps, so a run is not the "
+        "start of a longer one; "
         "step multiplies the rate by --lr-gamma at each of --lr-milestones.",
     )
     lr_milestones: tuple[Count, ...] = Field(
         (), description="Numbers of epochs after which the learning rate falls, for --schedule step.", examples=["10,20"]
     )
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="Factor of the learning rate at a milestone.")
+    warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        0, description="Number of steps in which the learning rate rises linearly to --lr; cosine then spans the remaining steps."
+    )
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay rates of Adam's two moments.")
     eps: PositiveFloat = Field(1e-8, description="Term that Adam adds to the denominator of a step.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(
@@ -228,6 +295,15 @@ class TrainSpec(Spec):
         (), description="Where to send numbers and pictures besides the run folder.", json_schema_extra=_one_or_several
     )
 
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Return the number of steps of a run: those of all epochs, the last of which `max_steps` may cut short."""
+        whole = self.epochs * steps_per_epoch
+        return whole if self.max_steps is None else min(whole, self.max_steps)
+
+    def is_over(self, epoch: int, best_epoch: int) -> bool:
+        """Whether a run is over after an epoch: there is no further one, or `patience` epochs were not better than the best."""
+        return epoch >= self.epochs or (self.patience is not None and epoch - best_epoch >= self.patience)
+
     @field_validator("lr_milestones")
     @classmethod
     def _increasing(cls, given: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
@@ -247,11 +323,24 @@ class TrainSpec(Spec):
             raise PydanticCustomError("freeze", "needs --init RUN, since random weights would be frozen otherwise")
         return given
 
+    @field_validator("tag", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        """Accept one tag or several, each of which may be a list separated by commas."""
+        given = (given,) if isinstance(given, str) else given
+        if not isinstance(given, list | tuple) or not all(isinstance(each, str) for each in given):
+            return given
+        return tuple(dict.fromkeys(tag.strip() for each in given for tag in each.split(",")))
+
     @field_validator("logger", mode="before")
     @classmethod
     def _listed(cls, given: Any) -> Any:
         """Accept one logger or several."""
         return (given,) if isinstance(given, str | Mapping | ComponentSpec) else given
+
+
+LIMITS = ("epochs", "max_steps", "max_time", "patience")
+"""The settings that end or pause a run. They may change when it is resumed."""
 
 
 class DataSpec(Spec):

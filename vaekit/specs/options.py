@@ -21,7 +21,7 @@ from pydantic import Field
 from vaekit import roles
 from vaekit.data.specs import AugmentSpec
 from vaekit.errors import UsageError, VaekitError
-from vaekit.specs.models import SECTIONS, RunSpec
+from vaekit.specs.models import LIMITS, SECTIONS, RunSpec
 from vaekit.specs.resolve import ROLES, SEVERAL, choose_components, chosen_components, complete, section_of
 from vaekit.specs.text import read_value
 from vaekit.specs.zoo import base_of
@@ -158,6 +158,31 @@ def build_spec(base: Mapping[str, Any], options: Mapping[str, Any]) -> RunSpec:
         2.5
     """
     return OptionTable(base, options).spec(options)
+
+
+def with_limits(spec: RunSpec, limits: Mapping[str, Any]) -> RunSpec:
+    """Return the spec of a run with other limits; with another number of steps, it has as many epochs as these need.
+
+    Args:
+        spec: The spec.
+        limits: Values by name, of those in `LIMITS`; strings are read as on a command line.
+
+    Raises:
+        SpecError: A value is invalid.
+        UsageError: An option is no limit.
+    """
+    given = _normalise(limits)
+    if unfit := [name for name in given if name not in LIMITS]:
+        raise UsageError(
+            "a run is resumed with the settings that it was begun with, except for its limits",
+            given=", ".join(unfit),
+            expected=", ".join(LIMITS),
+            remedy="start another run from its spec.yaml, with --init RUN to begin with its weights",
+        )
+    data = spec.model_dump(mode="json")
+    if given.get("max_steps") not in {None, "none"}:
+        del data["train"]["epochs"]
+    return build_spec(data, given)
 
 
 def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:

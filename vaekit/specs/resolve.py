@@ -38,7 +38,7 @@ def resolve(spec: RunSpec | Mapping[str, Any], source: str = "the spec") -> RunS
     The encoder, the number of latents, the likelihood and the binarisation default to those of the dataset, but pixels are
     binarised only for a likelihood of binary pixels. The decoder defaults to the encoder's kind, or to ``cnn`` if no decoder has
     that name. The prior defaults to the posterior's choice, and the posterior's default loss, such as ``kl``, is added if no loss
-    covers the divergence.
+    covers the divergence and training can change it.
 
     Args:
         spec: The sections ``model``, ``data`` and ``train``, any of them partial.
@@ -105,12 +105,17 @@ def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, An
 
 
 def complete(data: Data, source: str) -> RunSpec:
-    """Validate plain data with all components chosen, add the posterior's default loss, and check that the parts fit."""
+    """Validate plain data with all components chosen, add the posterior's default loss, and check that the parts fit.
+
+    No loss is added if all that the divergence depends on is frozen.
+    """
     spec = validated(data, source)
     model, losses = spec.model, spec.model.loss
     posterior, prior = roles.posteriors.get(model.posterior.kind), roles.priors.get(model.prior.kind)
     declared = [_declaration(loss) for loss in losses]
-    if posterior.default_loss is not None and not any("divergence" in each.covers for each in declared):
+    constant = set(spec.train.freeze) >= {"encoder", "posterior", "prior", "condition"}
+    covered = constant or any("divergence" in each.covers for each in declared)
+    if posterior.default_loss is not None and not covered:
         losses = (*losses, roles.losses.spec(posterior.default_loss).model_validate({}))
         declared.append(_declaration(losses[-1]))
         spec = spec.model_copy(update={"model": model.model_copy(update={"loss": losses})})

@@ -1,4 +1,4 @@
-"""The second stage of a generative model: a prior is fitted to the codes of a trained one."""
+"""Second stages: of a trained model, a prior is fitted to its codes, or a smaller decoder learns to decode them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vaekit import roles
 from vaekit.errors import UsageError
 from vaekit.files import local_path
 from vaekit.interfaces import MODEL_PARTS
-from vaekit.specs.models import read_spec
+from vaekit.specs.models import RunSpec, read_spec
 from vaekit.specs.resolve import resolve
 
 KEPT = frozenset(
@@ -19,6 +19,8 @@ KEPT = frozenset(
 """The settings of training that a second stage takes from the run; the others start from their defaults."""
 DEFAULTS: dict[str, Any] = {"lr": 1e-3, "ema": 0.999}
 """Its own defaults."""
+OWN = frozenset({"name", "tag", "max_steps", "max_time", "patience", "best", "init", "freeze"})
+"""The settings of training that the distillation of a run does not take from it."""
 
 
 def second_stage(run: str | Path, prior: str | None) -> dict[str, Any]:
@@ -36,8 +38,7 @@ def second_stage(run: str | Path, prior: str | None) -> dict[str, Any]:
         UnknownComponentError: The prior is not registered.
         UsageError: No prior is chosen; the message lists those on the space of the codes.
     """
-    file = local_path(run) / "spec.yaml"
-    spec = resolve(read_spec(file), str(file))
+    spec = _spec_of(run)
     space = roles.posteriors.get(spec.model.posterior.kind).space
     if prior is None:
         fit = [kind for kind in roles.priors.kinds() if roles.priors.get(kind).space == space]
@@ -48,3 +49,38 @@ def second_stage(run: str | Path, prior: str | None) -> dict[str, Any]:
     frozen = [part for part in MODEL_PARTS if part != "prior"]
     data["train"] = {**kept, **DEFAULTS, "init": str(local_path(run)), "freeze": frozen}
     return data
+
+
+def distillation(run: str | Path, decoder: str | None) -> dict[str, Any]:
+    """Return plain data of a spec that trains another decoder for the codes of a run, to which options can be added.
+
+    It has the run's data, training and model, of which only the decoder, and the likelihood's parameters if it has some, are
+    trained: encoder, posterior, prior and condition are frozen. The loss is ``-log p(x|z)`` of the images, for draws z of the
+    frozen posterior, to which losses that compare pictures can be added.
+
+    Args:
+        run: The run folder.
+        decoder: The kind of the decoder; its options start from their defaults, or from the run's if it has the same kind.
+
+    Raises:
+        SpecError: The folder has no ``spec.yaml``, or it is not valid.
+        UsageError: No decoder is chosen; the message lists all.
+
+    References:
+        Bohan (2023), "TAESD: Tiny AutoEncoder for Stable Diffusion", https://github.com/madebyollin/taesd.
+    """
+    if decoder is None:
+        fit = ", ".join(roles.decoders.kinds())
+        raise UsageError("no decoder is chosen", expected=f"--decoder {fit}", remedy="see `vaekit components list`")
+    data = _spec_of(run).model_dump(mode="json")
+    data["model"]["loss"] = []
+    kept = {name: value for name, value in data["train"].items() if name not in OWN}
+    frozen = [part for part in MODEL_PARTS if part not in {"decoder", "likelihood"}]
+    data["train"] = {**kept, "init": str(local_path(run)), "freeze": frozen}
+    return data
+
+
+def _spec_of(run: str | Path) -> RunSpec:
+    """Return the spec of a run folder."""
+    file = local_path(run) / "spec.yaml"
+    return resolve(read_spec(file), str(file))

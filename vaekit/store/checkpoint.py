@@ -41,6 +41,10 @@ LONGEST_NAME = 200
 """The largest number of characters in the name of a component, of its distribution and in its version."""
 
 
+OMITTED = {"train": {"name", "tag", "logger"}}
+"""The settings that the spec in a file omits: they say nothing about the model."""
+
+
 @dataclass(frozen=True)
 class Header:
     """The metadata of a model file or checkpoint."""
@@ -77,7 +81,7 @@ def origins(spec: RunSpec) -> dict[str, dict[str, str]]:
 
 def _metadata(spec: RunSpec, facts: Facts, data: Mapping[str, Any], state: Mapping[str, Any], init: str | None) -> dict[str, Any]:
     return {
-        "spec": spec.model_dump(mode="json", exclude={"train": {"logger"}}),
+        "spec": spec.model_dump(mode="json", exclude=OMITTED),
         "facts": facts.model_dump(mode="json"),
         "data": dict(data),
         "versions": {"vaekit": __version__, "torch": torch.__version__, "components": origins(spec)},
@@ -94,7 +98,7 @@ def check_readable(path: Path, spec: RunSpec, *, facts: Facts, data: Mapping[str
     """
     metadata = _metadata(spec, facts, data, {}, init)
     try:
-        read = _parse(path, json.dumps(metadata)).spec.model_dump(mode="json", exclude={"train": {"logger"}})
+        read = _parse(path, json.dumps(metadata)).spec.model_dump(mode="json", exclude=OMITTED)
         if read != metadata["spec"]:
             raise ValueError("the spec that is read differs from the one that is written")
     except (VaekitError, TypeError, ValueError, RecursionError) as error:
@@ -115,7 +119,7 @@ def save(
     state: Mapping[str, Any] | None = None,
     init: str | None = None,
 ) -> None:
-    """Write a model file or checkpoint atomically; its spec omits the loggers, which are not needed to use it."""
+    """Write a model file or checkpoint atomically; its spec lacks what is `OMITTED`."""
     metadata = _metadata(spec, facts, data, state or {}, init)
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     sealed = json.dumps({**metadata, "digest": digest_of(metadata, whole)})
@@ -205,7 +209,7 @@ def _parse(path: Path, text: str) -> Header:
             raise TypeError(f"data {data!r:.80}, versions {versions!r:.80}")
         if not isinstance(init, str | None):
             raise TypeError(f"init {init!r:.80}")
-        for key in ("epoch", "step"):
+        for key in ("epoch", "step", "best_epoch"):
             if type(number := state.get(key, 0)) is not int or not 0 <= number < 2**53:
                 raise TypeError(f"{key} {number!r:.80}")
         recorded = _recorded(versions)

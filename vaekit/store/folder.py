@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from vaekit._version import __version__
 from vaekit.errors import CheckpointError, UsageError, VaekitError
-from vaekit.files import local_path, printable_path, remove_leftovers, write_text, writing
+from vaekit.files import file_names, local_path, printable_path, remove_leftovers, write_text, writing
 from vaekit.specs.models import RunSpec, dump_spec
 
 RUNS = Path("runs")
@@ -50,7 +50,7 @@ class RunFolder:
 
         Args:
             spec: The resolved spec, which is written to ``spec.yaml``.
-            out: The path of the folder; default: the next number under ``runs/``.
+            out: The path of the folder; default: the next number under ``runs/``, with the name of the run.
 
         Raises:
             UsageError: ``out`` exists and is not empty, cannot be written, or another process is training in it.
@@ -58,7 +58,8 @@ class RunFolder:
         path = printable_path(out) if out is not None else None
         try:
             if path is None:
-                path = next_numbered(RUNS, f"{spec.data.dataset.kind}-{spec.model.encoder.kind}")
+                name = spec.train.name or f"{spec.data.dataset.kind}-{spec.model.encoder.kind}"
+                path = next_numbered(RUNS, *file_names([name]))
             elif not _is_free(path):
                 raise _exists(path)
             folder = cls(path)

@@ -15,7 +15,7 @@ from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
-from vaekit.specs.models import RunSpec, read_spec
+from vaekit.specs.models import RunSpec, TrainSpec, read_spec
 from vaekit.specs.resolve import resolve
 from vaekit.store import checkpoint
 from vaekit.store.folder import RunFolder
@@ -39,6 +39,16 @@ class Record:
     def spec(self) -> RunSpec:
         """The complete spec."""
         return resolve(read_spec(self.folder.spec), str(self.folder.spec))
+
+    @property
+    def name(self) -> str:
+        """The name of the run; default: that of its folder."""
+        return self.spec.train.name or self.path.resolve().name
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the run."""
+        return self.spec.train.tag
 
     @cached_property
     def splits(self) -> Splits:
@@ -71,16 +81,28 @@ class Record:
         Raises:
             CheckpointError: The checkpoint is missing or truncated.
         """
-        _, header = checkpoint.load(self.folder.last)
-        return header.state.get("epoch", 0), header.state.get("step", 0)
+        state = self._state()
+        return state.get("epoch", 0), state.get("step", 0)
 
-    def is_complete(self) -> bool:
-        """Whether all epochs are done and the test set has been evaluated; an interrupted run may have an evaluation, too.
+    def is_complete(self, train: TrainSpec | None = None) -> bool:
+        """Whether the run is over and its best epoch has been evaluated on the test set.
+
+        An interrupted run may have an evaluation, too, which may be of an earlier epoch than the best when it ends.
+
+        Args:
+            train: Settings with the limits of the run; default: its own.
 
         Raises:
             CheckpointError: The latest checkpoint is missing or truncated.
         """
-        return self.position()[0] >= self.spec.train.epochs and self.evaluation() is not None
+        state = self._state()
+        epoch, best_epoch = state.get("epoch", 0), state.get("best_epoch", 0)
+        evaluation = self.evaluation() or {}
+        return (train or self.spec.train).is_over(epoch, best_epoch) and evaluation.get("epoch") == best_epoch
+
+    def _state(self) -> dict[str, Any]:
+        """Return the state in the latest checkpoint, besides tensors."""
+        return checkpoint.load(self.folder.last)[1].state
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the records of ``metrics.jsonl``, one per epoch."""

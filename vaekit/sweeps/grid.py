@@ -25,7 +25,7 @@ from vaekit.store.folder import RunFolder, check_space
 from vaekit.store.record import Record, load_splits
 from vaekit.sweeps.grouping import Group, Stacking, plan
 from vaekit.sweeps.record import is_over, make_folder, outcome, read_record, run_name, write_record
-from vaekit.sweeps.space import Range, combinations, listed
+from vaekit.sweeps.space import Range, check_max_time, combinations, listed
 from vaekit.sweeps.stacked_training import fit_stacked
 from vaekit.training.checks import check_accumulation, check_best, check_data
 from vaekit.training.compilation import choose_compilation
@@ -77,6 +77,7 @@ def sweep(
     specs = [fit_to_machine(build_spec(base, {**options, **point})) for point in points]
     for each in specs:
         check_loggers(each)
+        check_max_time(each)
     splits = _load(specs)
     specs = [fit_to_data(each, split) for each, split in zip(specs, splits, strict=True)]
     objectives = [assemble(each, split) for each, split in zip(specs, splits, strict=True)]

@@ -17,7 +17,8 @@ from vaekit.training.compilation import cpu_seconds
 Stacking = Literal["auto", "on", "off"]
 
 PER_MODEL = frozenset(
-    {"seed", "init", "lr", "schedule", "lr_milestones", "lr_gamma", "weight_decay", "grad_clip", "ema", "pictures", "logger"}
+    {"name", "tag", "seed", "init", "lr", "schedule", "lr_milestones", "lr_gamma", "warmup_steps", "weight_decay", "grad_clip"}
+    | {"ema", "patience", "pictures", "logger"}
 )
 """The training settings in which the models of a stack may differ."""
 LARGEST_STACK = 32

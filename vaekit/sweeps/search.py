@@ -27,7 +27,7 @@ from vaekit.store.folder import RunFolder
 from vaekit.store.record import Record
 from vaekit.sweeps.grid import load_once
 from vaekit.sweeps.record import make_folder, outcome, read_record, run_name, write_record
-from vaekit.sweeps.space import Range, check_over
+from vaekit.sweeps.space import Range, check_max_time, check_over
 from vaekit.training.checks import check_best, check_data
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
@@ -182,8 +182,10 @@ class Plan:
             DataError: The data are missing or do not fit the model.
         """
         specs = [self.spec(point) for point in self.corners()]
+        specs = [fit_to_data(spec, self.load(spec)) for spec in specs]
         for spec in specs:
             splits = self.load(spec)
+            check_max_time(spec)
             objective = assemble(spec, splits)
             check_data(spec, objective.vae.likelihood, splits)
             initial = read_initial(spec, objective.vae, splits.facts)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vaekit.errors import UsageError
+from vaekit.specs.models import RunSpec
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,20 @@ def check_over(over: Mapping[str, Sequence[Any] | Range], options: Mapping[str, 
             raise UsageError(f"{name} is both set and varied", remedy="either set it or vary it")
     if not over:
         raise UsageError("there is nothing to sweep over", expected="an option and its values, such as --over beta=1,2,4")
+
+
+def check_max_time(spec: RunSpec) -> None:
+    """Check that the models of a sweep are not limited in time.
+
+    Raises:
+        UsageError: They are.
+    """
+    if spec.train.max_time is not None:
+        raise UsageError(
+            "models that train for the same time cannot be compared, as their steps depend on what else the machine does",
+            given=f"--max-time {spec.train.max_time:g}s",
+            remedy="use --epochs or --max-steps; Ctrl-C stops a sweep, and the same search or `vaekit resume` continues it",
+        )
 
 
 def read_over(text: str) -> tuple[str, list[str] | Range]:

@@ -30,14 +30,22 @@ def fit_stacked(trainers: Sequence[Trainer], *, compiled: bool = False, reporter
         Interrupted: The user stopped training; a checkpoint of each model was saved.
     """
     errors: dict[int, DivergenceError] = {}
-    live, train = list(range(len(trainers))), trainers[0].spec.train
-    interruption = Interruption()
-    with interruption.listen(), ExitStack() as sessions, threads(train.threads):
+    live, interruption = list(range(len(trainers))), Interruption()
+    with interruption.listen(), ExitStack() as sessions, threads(trainers[0].spec.train.threads):
         for trainer in trainers:
             trainer.begin(resume=trainer.folder.last.exists())
             sessions.enter_context(trainer.session())
-        stack = Stack(trainers, compiled=compiled, interruption=interruption)
-        while live and stack.first.position.epoch < train.epochs:
+        stack: Stack | None = None
+        while True:
+            for number in [number for number in live if trainers[number].is_over]:
+                if (reason := trainers[number].reason_to_stop()) is not None:
+                    reporter.note(f"{trainers[number].folder.path.name} {reason}")
+                trainers[number].finish()
+                live.remove(number)
+            if not live:
+                return errors
+            if stack is None or len(stack.trainers) != len(live):
+                stack = Stack([trainers[number] for number in live], compiled=compiled, interruption=interruption)
             pace = stack.train_epoch()
             for place, number in enumerate(live):
                 if place not in stack.errors:
@@ -51,11 +59,6 @@ def fit_stacked(trainers: Sequence[Trainer], *, compiled: bool = False, reporter
             live = [number for number in live if number not in errors]
             if live:
                 reporter.note(_progress([trainers[number] for number in live], pace.images_per_second))
-            if live and stack.errors:
-                stack = Stack([trainers[number] for number in live], compiled=compiled, interruption=interruption)
-        for number in live:
-            trainers[number].finish()
-    return errors
 
 
 class Stack:
@@ -104,6 +107,8 @@ class Stack:
                     trainer.save()
             if self.interruption.asked:
                 raise Interrupted
+            if number + 1 == step.num_steps:
+                break
         self._hand_out(meter)
         if step.device.type == "cuda":
             torch.cuda.synchronize()

@@ -17,7 +17,7 @@ from vaekit.data.sources import Splits
 from vaekit.errors import CheckpointError, DataError, reason_of
 from vaekit.evaluation.metrics import Criterion
 from vaekit.model.assembly import initial_state
-from vaekit.specs.models import RunSpec
+from vaekit.specs.models import LIMITS, RunSpec, TrainSpec
 from vaekit.specs.text import flat, value_text
 from vaekit.store import checkpoint
 from vaekit.store.folder import RunFolder
@@ -28,7 +28,8 @@ from vaekit.training.step import Step
 FREE = (
     "data.dataset.",  # what of it matters is in the fingerprint of the data
     *(f"train.{name}" for name in ("device", "compile", "parallel", "threads", "workers", "checkpoint_seconds")),
-    *(f"train.{name}" for name in ("logger", "pictures", "animation")),
+    *(f"train.{name}" for name in LIMITS),
+    *(f"train.{name}" for name in ("name", "tag", "logger", "pictures", "animation")),
 )
 """Settings that may change when a run is resumed."""
 
@@ -161,6 +162,7 @@ class Checkpoints:
         path, step = self.folder.last, self.step
         tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
         self._require_same_spec(header.spec)
+        self._require_further_epochs(header.state.get("epoch", 0))
         self.about["init"] = header.init
         changed = changes(header.data, self.about["data"])
         if changed and not allow_changed_data:
@@ -184,7 +186,22 @@ class Checkpoints:
         then = {"torch": header.versions["torch"], "threads": threads, "device": header.spec.train.device}
         notes = tuple(f"{key} was {then[key]}, now {now[key]}: not bit-exact" for key in now if now[key] != then[key])
         notes += tuple(f"the data have changed: {change}" for change in changed)
-        return position, meter, notes
+        return position, meter, notes + self._new_length(header.spec.train, position)
+
+    def _new_length(self, trained: TrainSpec, position: Position) -> tuple[str, ...]:
+        """Return notes on a run that gets another number of steps than it was begun with; other schedules are in epochs."""
+        step = self.step
+        before, done = trained.num_steps(step.steps_per_epoch), position.epoch * step.steps_per_epoch + position.step
+        notes: tuple[str, ...] = ()
+        if before != step.num_steps and self.spec.train.schedule == "cosine":
+            rate = step.learning_rate(min(done, step.num_steps))
+            notes += (
+                f"the learning rate follows a cosine over {step.num_steps:,} steps from here on, instead of {before:,}, and goes "
+                f"on at {rate:.3g}: the result is not that of a run with this many steps from the start",
+            )
+        if before < done < step.num_steps:
+            notes += (f"--max-steps had ended epoch {position.epoch} early: training goes on with the next epoch",)
+        return notes
 
     def _read(self, state: Mapping[str, Any], sums: Tensor | None) -> tuple[Position, Meter, int | None]:
         """Return the position, the meter and the number of threads of a state.
@@ -220,6 +237,15 @@ class Checkpoints:
                 f"{self.folder.spec} is no longer the spec that {self.folder.path} was trained with",
                 given="; ".join(f"{name} was {value_text(before.get(name))}, is {value_text(now.get(name))}" for name in names),
                 remedy=f"restore it, or train another run with it: vaekit train {self.folder.spec}",
+            )
+
+    def _require_further_epochs(self, epoch: int) -> None:
+        """Refuse to resume with fewer epochs than are completed."""
+        if epoch > self.spec.train.epochs:
+            raise CheckpointError(
+                f"{self.folder.path} cannot be shortened",
+                given=f"{self.spec.train.epochs} epochs, of which {epoch} are done",
+                expected=f"{epoch} or more",
             )
 
     def _save(self, path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from vaekit.compute.sharding import own
 from vaekit.data import Splits
+from vaekit.data.batches import full_batches
 from vaekit.errors import DataError, DivergenceError, UsageError
 from vaekit.evaluation.evaluator import check_criterion
 from vaekit.evaluation.metrics import Criterion
@@ -23,10 +24,10 @@ CHUNK = 1024
 
 
 def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
-    """Check that the data fit the likelihood and the batch size.
+    """Check that the data fit the likelihood, the batch size and the schedule of the learning rate.
 
     Raises:
-        UsageError: The batch size exceeds the size of the training set.
+        UsageError: The batch size exceeds the size of the training set, or the warm-up takes the whole run.
         DataError: Pixel values lie outside the support of the likelihood, or are not the grey levels or counts that it scores.
     """
     if spec.train.batch_size > len(splits.train):
@@ -34,6 +35,14 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
             "the batch size exceeds the size of the training set",
             given=f"batch size {spec.train.batch_size}, {len(splits.train)} images",
             remedy=f"use --batch-size {len(splits.train)} or less",
+        )
+    num_steps = spec.train.num_steps(full_batches(len(splits.train), spec.train.batch_size))
+    if spec.train.warmup_steps >= num_steps:
+        raise UsageError(
+            "the learning rate would never reach its peak",
+            given=f"--warmup-steps {spec.train.warmup_steps}",
+            expected=f"fewer steps than the {num_steps} of the run",
+            remedy="use a shorter warm-up, or more --epochs",
         )
     if likelihood.scores == "levels" and not splits.train.integer:
         raise DataError(
@@ -133,12 +142,19 @@ def best_criterion(spec: RunSpec, objective: Objective) -> Criterion | None:
 
 
 def check_best(spec: RunSpec, objective: Objective, splits: Splits) -> None:
-    """Check that the model has the metric that chooses the best epoch.
+    """Check that the model has the metric that chooses the best epoch, and that there is one if training is to stop early.
 
     Raises:
-        UsageError: It does not; the message lists those that it has.
+        UsageError: It does not; the message lists those that it has. Or no metric chooses the best epoch.
     """
     criterion = best_criterion(spec, objective)
+    if criterion is None and spec.train.patience is not None:
+        why = "--best last" if spec.train.best == "last" else "--best auto, which is last where a critic or a controller plays"
+        raise UsageError(
+            "stopping early needs a number of the validation set that tells which epoch is the best",
+            given=f"--patience {spec.train.patience}, {why}",
+            remedy="choose a number, for example --best loss or --best reconstruction",
+        )
     if criterion is not None and criterion.name != "loss":
         check_criterion(criterion, "--best last,", spec, objective, splits)
 

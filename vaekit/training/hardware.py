@@ -8,8 +8,9 @@ import torch
 
 from vaekit import roles
 from vaekit.compute.device import choose_device, choose_precision
+from vaekit.data.batches import full_batches
 from vaekit.data.sources import Splits
-from vaekit.specs.models import RunSpec
+from vaekit.specs.models import RunSpec, TrainSpec
 
 STEPS_PER_EPOCH, SMALLEST = 48, 16
 """The fewest steps of an epoch with a default batch size, and the smallest such size."""
@@ -36,11 +37,12 @@ def fit_to_machine(spec: RunSpec, device: str | None = None) -> RunSpec:
 
 
 def fit_to_data(spec: RunSpec, splits: Splits, num_processes: int = 1) -> RunSpec:
-    """Return the spec with what data and other files determine: a batch size that fits, and the digests of files.
+    """Return the spec with what data and other files determine: a batch size that fits, epochs, and the digests of files.
 
     The default batch size is halved until an epoch has `STEPS_PER_EPOCH` steps, down to `SMALLEST`, or to all images if there are
     fewer: on 3,000 pictures of 64×64, batches of 32 instead of 128 gain 1.1 dB in the same time. A size that the user chose is
-    kept; `vaekit.training.checks.check_data` refuses it if it is too large. Losses pin the digests; see `vaekit.Loss.pinned`.
+    kept; `vaekit.training.checks.check_data` refuses it if it is too large. If ``max_steps`` is set, there are as many epochs as
+    it needs, but not more than the user chose. Losses pin the digests; see `vaekit.Loss.pinned`.
 
     Args:
         spec: A complete spec.
@@ -51,15 +53,23 @@ def fit_to_data(spec: RunSpec, splits: Splits, num_processes: int = 1) -> RunSpe
         DataError: A file that a loss needs does not exist.
     """
     spec = _with_pinned_options(spec)
-    num, default = len(splits.train), spec.train.batch_size
-    together = num_processes * spec.train.accumulate
+    train = spec.train
+    train = train.model_copy(update={"batch_size": _batch_size(train, len(splits.train), num_processes)})
+    if train.max_steps is not None:
+        needed = math.ceil(train.max_steps / max(1, full_batches(len(splits.train), train.batch_size)))
+        train = train.model_copy(update={"epochs": min(train.epochs, needed) if "epochs" in train.model_fields_set else needed})
+    return spec.model_copy(update={"train": train})
+
+
+def _batch_size(train: TrainSpec, num: int, num_processes: int) -> int:
+    """Return the batch size as given, or one that fits the number of training images."""
+    default, together = train.batch_size, num_processes * train.accumulate
     whole = num - num % together
-    if "batch_size" in spec.train.model_fields_set or whole == 0:
-        return spec
-    fitting = 2 ** math.floor(math.log2(max(1, num // STEPS_PER_EPOCH)))
+    if "batch_size" in train.model_fields_set or whole == 0:
+        return default
+    fitting: int = 2 ** math.floor(math.log2(max(1, num // STEPS_PER_EPOCH)))
     size = min(default, max(SMALLEST, fitting), whole)
-    size = max(size - size % together, together)
-    return spec.model_copy(update={"train": spec.train.model_copy(update={"batch_size": size})})
+    return max(size - size % together, together)
 
 
 def _with_pinned_options(spec: RunSpec) -> RunSpec:

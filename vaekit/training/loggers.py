@@ -30,26 +30,25 @@ class Loggers:
 
     Args:
         spec: The run's spec.
-        steps_per_epoch: The number of steps per epoch.
         enabled: Whether to use the spec's loggers at all.
     """
 
-    def __init__(self, spec: RunSpec, steps_per_epoch: int, *, enabled: bool = True) -> None:
-        self.spec, self.steps_per_epoch = spec, steps_per_epoch
+    def __init__(self, spec: RunSpec, *, enabled: bool = True) -> None:
+        self.spec = spec
         self.chosen = spec.train.logger if enabled else ()
         self.live: list[Logger] = []
 
-    def start(self, run: Path, epochs: int | None) -> tuple[str, ...]:
+    def start(self, run: Path, step: int | None) -> tuple[str, ...]:
         """Start all loggers; return a line for each that states where to find its log.
 
         Args:
             run: The run folder.
-            epochs: The number of completed epochs of a resumed run; None for a new run.
+            step: The number of steps in the completed epochs of a resumed run; None for a new run.
 
         Raises:
             VaekitError: A logger cannot start; those already started are stopped.
         """
-        step, found = None if epochs is None else epochs * self.steps_per_epoch, []
+        found = []
         for chosen in self.chosen:
             try:
                 logger = roles.loggers.build(chosen)
@@ -76,10 +75,10 @@ class Loggers:
 
         self._tell(log)
 
-    def end(self, evaluation: Mapping[str, Any], codes: Callable[[int], Codes]) -> None:
-        """Finish all loggers with the results of the run."""
+    def end(self, step: int, evaluation: Mapping[str, Any], codes: Callable[[int], Codes]) -> None:
+        """Finish all loggers with the results of the run, after its last step."""
         values = numbers({f"test_{name}": value for name, value in evaluation.items()})
-        outcome = Outcome(self.spec.train.epochs * self.steps_per_epoch, values, codes)
+        outcome = Outcome(step, values, codes)
         self._tell(lambda logger: logger.end(outcome))
         self.live = []
 

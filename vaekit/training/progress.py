@@ -15,6 +15,7 @@ class Start:
         run: The run folder.
         epochs: The total number of epochs.
         steps_per_epoch: The number of steps per epoch.
+        num_steps: The total number of steps, at most that of all epochs.
         first_epoch: The number of epochs that a resumed run has already completed.
         num_images: The size of each split.
         num_parameters: The number of parameters of the objective.
@@ -26,6 +27,7 @@ class Start:
     run: str
     epochs: int
     steps_per_epoch: int
+    num_steps: int
     first_epoch: int
     num_images: Mapping[str, int]
     num_parameters: int

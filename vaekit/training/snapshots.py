@@ -88,6 +88,20 @@ class Snapshots:
             frames.rename(done)
         shutil.rmtree(done, ignore_errors=True)
 
+    def restore(self, epoch: int) -> None:
+        """Take the frames of a run that had ended after an epoch, and now goes on, from its animation."""
+        frames = self.folder.frames
+        if not self.enabled or frames.is_dir() or not self.animation.is_file():
+            return
+        started = frames.with_name(".restored")  # renamed at the end, so that a kill leaves all frames or none
+        shutil.rmtree(started, ignore_errors=True)
+        started.mkdir()
+        found = read_frames(self.animation)
+        for number, frame in enumerate(found):
+            at = 1 + number * (epoch - 1) // max(1, len(found) - 1)
+            frame.convert("RGB" if self.vae.data_shape[0] == 3 else "L").save(started / f"{at:05d}.png")
+        started.rename(frames)
+
 
 def write_frames(files: Sequence[Path], path: Path) -> None:
     """Animate PNG files in nine seconds or less; large frames are shrunk, and a long sequence is thinned out.

@@ -42,8 +42,8 @@ class Step:
 
     On CUDA, a step can be recorded as a graph: everything from the positions of the examples in the data to the new weights.
 
-    If training changes nothing that encodes, and no loss needs images, `encode` computes the posteriors' parameters of all
-    training images once, and steps gather these instead of images.
+    If training changes nothing that encodes, `encode` computes the posteriors' parameters of all training images once. Steps
+    gather these, and the images only if a loss needs them.
 
     Args:
         spec: A complete spec, fitted to this machine.
@@ -79,16 +79,16 @@ class Step:
         self.forward = self._launched()
         self.clock = torch.zeros((), device=self.device)
         self.steps_per_epoch = full_batches(objective.num_data or 0, train.batch_size)
-        self.num_steps = train.epochs * self.steps_per_epoch
+        self.num_steps = train.num_steps(self.steps_per_epoch)
         self.source = splits.train
         self.batches = self._image_batches()
         self.num_codes = len(self.source) * math.prod(self.objective.vae.posterior.param_shape)
         """The number of posterior parameters of all training images."""
         fixed = self.batches.augment is None and spec.data.binarize != "dynamic"
-        self.could_encode_once = fixed and not self.objective.sees_images
-        """Whether the posterior's parameters of an image are the same in each step, and suffice for it."""
-        self.encoded = False
-        """Whether the batches hold these instead of images."""
+        self.could_encode_once = fixed and not self.objective.encodes
+        """Whether the posterior's parameters of an image are the same in each step."""
+        self.codes: Tensor | None = None
+        """These parameters of all training images, ``(N, ...)``, where they are computed once."""
         self.replay = self._replay() if self.records else None
 
     def __call__(self, reading: Reading) -> dict[str, Tensor]:
@@ -103,7 +103,7 @@ class Step:
 
     @torch.no_grad()
     def encode(self) -> None:
-        """Encode all training images, if their posteriors' parameters suffice for each step; see `keeps_codes`.
+        """Encode all training images, if their posteriors' parameters are the same in each step; see `keeps_codes`.
 
         To be called with the weights to train from, before the first step.
         """
@@ -123,14 +123,19 @@ class Step:
         with self.gathered(), self.autocast():
             vae = self.whole.vae
             codes = [vae.params_of(batch.inputs, vae.condition_on(batch.y)).float() for batch in images.epoch(0)]
-        self.batches = self._batches(TensorImages(torch.cat(codes), images.source.labels, self.source.class_names))
-        self.encoded = True
+        self.codes = torch.cat(codes)
+        if not self.objective.sees_images:
+            self.batches = self._batches(TensorImages(self.codes, images.source.labels, self.source.class_names))
 
     def inputs(self, reading: Reading) -> Inputs:
         """Return the inputs of the objective at a step: the batch, its noise and the time, which is already set."""
         batch = self.batches.make(reading)
         inputs = self.objective.inputs_of(batch, self.streams, reading.number, epoch=self.clock)
-        return inputs._replace(x=None, target=None, params=inputs.x) if self.encoded else inputs
+        if self.codes is None:
+            return inputs
+        if self.objective.sees_images:
+            return inputs._replace(params=self.codes.index_select(0, batch.index))
+        return inputs._replace(x=None, target=None, params=inputs.x)
 
     def set_time(self, number: int) -> None:
         """Set what depends on the number of the step alone: the time, the learning rates and the weight of the moving average."""
@@ -222,13 +227,22 @@ class Step:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def lr_factor(self, number: int) -> float:
-        """Return the learning rate of a step as a fraction of the peak."""
-        train = self.spec.train
+        """Return the learning rate of a step as a fraction of the peak, to which it rises linearly in the warm-up.
+
+        A cosine begins after the warm-up, and a step schedule multiplies it.
+
+        References:
+            Goyal et al. (2017), "Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour", arXiv:1706.02677, section 2.2.
+        """
+        train, warmup = self.spec.train, self.spec.train.warmup_steps
+        risen = min(1.0, (number + 1) / warmup) if warmup else 1.0
         if train.schedule == "constant":
-            return 1.0
+            return risen
         if train.schedule == "step":
-            return train.lr_gamma ** bisect_right(train.lr_milestones, number // self.steps_per_epoch)
-        return 0.5 * (1.0 + math.cos(math.pi * number / self.num_steps))
+            return risen * train.lr_gamma ** bisect_right(train.lr_milestones, number // self.steps_per_epoch)
+        if number < warmup:
+            return risen
+        return 0.5 * (1.0 + math.cos(math.pi * (number - warmup) / (self.num_steps - warmup)))
 
     def learning_rate(self, number: int) -> float:
         """Return the learning rate of a step; if there are several players, that of the first."""

@@ -22,6 +22,7 @@ from vaekit.files import write_text
 from vaekit.interfaces import without_density
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
+from vaekit.specs.text import duration
 from vaekit.store.folder import RunFolder, check_space
 from vaekit.training.checkpoints import Checkpoints, Position
 from vaekit.training.checks import best_criterion, check_best, check_data, check_weights, divergence
@@ -89,14 +90,18 @@ class Trainer:
         self.evaluator = Evaluator(spec, self.step.whole, splits, self.processes, self.step.memory_format)
         self.position, self.meter = Position(), Meter()
         self.checkpoints = Checkpoints(folder, self.step, splits)
-        self.loggers = Loggers(spec, self.step.steps_per_epoch, enabled=self.processes.leads)
+        self.loggers = Loggers(spec, enabled=self.processes.leads)
         originals = self.evaluator.batches("validation")
         self.snapshots = Snapshots(spec, folder, self.step.whole.vae, originals)
         self.interruption = Interruption()
-        self.saved_at = time.monotonic()
+        self.saved_at = self.began_at = time.monotonic()
+        self.late = False
+        """Whether the time for training is up; all processes agree on it."""
 
     def fit(self, *, resume: bool = False) -> dict[str, Any]:
-        """Train to the last epoch, evaluate the best weights on the test set, and return that evaluation.
+        """Train until the run is over or its time is up, evaluate the best weights on the test set, and return that evaluation.
+
+        The evaluation is empty if the time was up in the first epoch.
 
         Args:
             resume: Whether to resume from the latest checkpoint in the run folder.
@@ -114,12 +119,21 @@ class Trainer:
         """Train the remaining epochs of a run started by `begin`, and finish it; see `fit`."""
         with self.interruption.listen(), self.session(), threads(self.spec.train.threads):
             self.step.encode()
-            while self.position.epoch < self.spec.train.epochs:
-                self.end_epoch(self.train_epoch())
-            return self.finish()
+            while not (self.is_over or self.late):
+                pace = self.train_epoch()
+                if pace is not None:
+                    self.end_epoch(pace)
+            if (reason := self.reason_to_stop()) is not None:
+                self.reporter.note(reason)
+            return self.finish() if self.is_over or self.position.best_epoch else {}
 
-    def train_epoch(self) -> Pace:
-        """Take the remaining steps of the current epoch."""
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no further epoch to train; see `TrainSpec.is_over`."""
+        return self.spec.train.is_over(self.position.epoch, self.position.best_epoch)
+
+    def train_epoch(self) -> Pace | None:
+        """Take the remaining steps of the current epoch; return None if its time is up before."""
         position, size = self.position, self.spec.train.batch_size
         began = reported = time.perf_counter()
         first, seconds_before = position.step, position.seconds
@@ -138,6 +152,10 @@ class Trainer:
                     position.epoch + 1, position.step, (position.step - first) * size / (now - began), self.meter.means()
                 )
             self.save_or_stop(number)
+            if self.late:
+                return None
+            if number + 1 == self.step.num_steps:
+                break
         if self.step.device.type == "cuda":
             torch.cuda.synchronize()
         return Pace(began, (position.step - first) * size / max(time.perf_counter() - began, 1e-9))
@@ -160,12 +178,15 @@ class Trainer:
             self.checkpoints.save_best(self.position.epoch)
         self.save()  # after the best weights, so that a run that is killed in between writes them again
         self.reporter.epoch(record)
-        (interrupted,) = self.processes.any(self.interruption.asked)
-        if interrupted and self.position.epoch < self.spec.train.epochs:
+        interrupted, self.late = self.processes.any(self.interruption.asked, self.time_is_up())
+        if interrupted and not self.is_over:
             raise Interrupted
 
     def finish(self) -> dict[str, Any]:
-        """Evaluate the best weights on the test set; write the animation and the evaluation."""
+        """Evaluate the best weights on the test set; write the animation and the evaluation.
+
+        Loggers are told at the end of a run, not when it only pauses.
+        """
         self.processes.wait()  # the leader has written the best weights
         best_epoch = self.checkpoints.load_best()
         with self.step.gathered():
@@ -173,13 +194,15 @@ class Trainer:
             if self.processes.leads:
                 self.snapshots.animate()
                 write_text(self.folder.evaluation, json.dumps(results, indent=2) + "\n")
-            self.loggers.end(results, partial(codes_of, self.step.whole.vae, self.splits.test, self.spec))
+            if self.is_over or not self.late:
+                codes = partial(codes_of, self.step.whole.vae, self.splits.test, self.spec)
+                self.loggers.end(self.completed_steps, results, codes)
         self.reporter.end(results)
         return results
 
     def record(self, means: Mapping[str, float], scores: Mapping[str, Any], pace: Pace, *, improved: bool) -> dict[str, Any]:
         """Return the record of an epoch, a line of ``metrics.jsonl``; see `vaekit.evaluation.metrics`."""
-        steps = self.position.epoch * self.step.steps_per_epoch
+        steps = self.completed_steps
         if {"kl", "reconstruction"} <= means.keys():
             means = {**means, "elbo": -(means["reconstruction"] + means["kl"])}
         return {
@@ -194,6 +217,31 @@ class Trainer:
             "best": improved,
         }
 
+    @property
+    def completed_steps(self) -> int:
+        """The number of steps in the completed epochs."""
+        return min(self.position.epoch * self.step.steps_per_epoch, self.step.num_steps)
+
+    def time_is_up(self) -> bool:
+        """Whether this process has trained for as long as it may."""
+        most = self.spec.train.max_time
+        return most is not None and time.monotonic() - self.began_at > most
+
+    def reason_to_stop(self) -> str | None:
+        """Return why training stops before the last epoch, in a sentence; None if it does not."""
+        epoch, train = self.position.epoch, self.spec.train
+        if epoch >= train.epochs:
+            return None
+        if self.is_over:
+            metric = "loss" if self.criterion is None else self.criterion.name
+            found = f"no better validation {metric} than that of epoch {self.position.best_epoch}"
+            return f"stops early, after epoch {epoch} of {train.epochs}: {found} (--patience {train.patience})"
+        results = "" if self.position.best_epoch else "; no epoch is complete, so there is no model yet"
+        return (
+            f"pauses in epoch {epoch + 1} of {train.epochs}: {duration(train.max_time or 0)} have passed (--max-time); "
+            f"continue with: vaekit resume {self.folder.path}{results}"
+        )
+
     # Before and after the loop
 
     def begin(self, *, resume: bool = False) -> None:
@@ -207,8 +255,9 @@ class Trainer:
             if self.processes.leads and not resume:
                 self.folder.cut_metrics(0)  # of an epoch that ended with its process, before the first checkpoint
             notes = (self._resume() if resume else self.checkpoints.load_initial() + self._few_steps()) + self._notes()
-            logged = self.loggers.start(self.folder.path, self.position.epoch if resume else None)
+            logged = self.loggers.start(self.folder.path, self.completed_steps if resume else None)
             self.reporter.start(self._start(notes + logged))
+            self.began_at = time.monotonic()
         except BaseException:
             if self.processes.leads:
                 self.folder.release()
@@ -231,12 +280,15 @@ class Trainer:
         self.checkpoints.save_last(self.position, self.meter)
 
     def save_or_stop(self, number: int) -> None:
-        """Save a checkpoint if one is due, and stop if the user asked to; several processes agree on both every few steps."""
+        """Save a checkpoint if one is due or the time is up, and stop if the user asked to.
+
+        Several processes agree on this every few steps.
+        """
         if self.processes.size > 1 and number % CHECK_EVERY:
             return
         due = time.monotonic() - self.saved_at > self.spec.train.checkpoint_seconds
-        interrupted, due = self.processes.any(self.interruption.asked, due)
-        if interrupted or due:
+        interrupted, due, self.late = self.processes.any(self.interruption.asked, due, self.time_is_up())
+        if interrupted or due or self.late:
             self.check_state()
             self.save()
         if interrupted:
@@ -285,6 +337,8 @@ class Trainer:
         self.position, self.meter, notes = self.checkpoints.load_last(allow_changed_data=self.allow_changed_data)
         if self.processes.leads:
             self.folder.cut_metrics(self.position.epoch)
+            if not self.is_over:
+                self.snapshots.restore(self.position.epoch)
         return notes
 
     def _few_steps(self) -> tuple[str, ...]:
@@ -301,7 +355,7 @@ class Trainer:
         if self.step.could_encode_once and not self.step.keeps_codes:
             size = f"{4 * self.step.num_codes / 2**30:.1f} GiB"
             notes += (f"the posteriors of all training images would take {size}, so images are encoded in every step",)
-        vae = self.step.objective.vae
+        vae, train = self.step.objective.vae, self.spec.train
         if lacking := without_density(vae.posterior, vae.prior):
             notes += (f"{lacking}, so there is no KL, no ELBO and no log p(x)",)
         sides, stride = vae.data_shape[1:], self.spec.model.latent_stride
@@ -311,8 +365,10 @@ class Trainer:
         if stride is not None and any(side % stride for side in sides):
             size, whole = ("×".join(map(str, each)) for each in (sides, [stride * math.ceil(side / stride) for side in sides]))
             notes += (f"the latent stride of {stride} does not divide {size}: the grid of latents is that of {whole}",)
-        if self.criterion is None and self.spec.train.best == "auto":
+        if self.criterion is None and train.best == "auto":
             notes += ("a critic plays, so losses of epochs are not comparable: the last epoch counts as the best, see --best",)
+        if train.max_steps is not None and self.step.num_steps < train.max_steps:
+            notes += (f"--epochs {train.epochs} ends the run after {self.step.num_steps:,} steps, before --max-steps",)
         if (average := self.step.average) is not None:
             notes += ("training metrics use the raw weights; validation, pictures and the saved model use their moving average",)
             if average.rises(self.step.num_steps):
@@ -331,6 +387,7 @@ class Trainer:
             run=str(self.folder.path),
             epochs=train.epochs,
             steps_per_epoch=self.step.steps_per_epoch,
+            num_steps=self.step.num_steps,
             first_epoch=self.position.epoch,
             num_images={name: len(part) for name, part in self.splits.parts.items()},
             num_parameters=sum(p.numel() for p in self.step.objective.parameters()),

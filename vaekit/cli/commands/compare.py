@@ -26,9 +26,13 @@ def compare(
 
     opened = [Run(path) for path in runs]
     compare_runs(opened, num=num, seed=seed, out=out)
-    evaluations = {name: run.evaluation() or {} for name, run in names_of(opened).items()}
+    named = names_of(opened)
+    evaluations = {name: run.evaluation() or {} for name, run in named.items()}
     warning = not_comparable(evaluations)
     if as_json:
-        typer.echo(json.dumps(evaluations))
-    else:
-        typer.echo("\n".join([*aligned(*evaluation_table(evaluations)), *([warning] if warning else []), "", str(out)]))
+        typer.echo(json.dumps({name: {**numbers, "tags": named[name].tags} for name, numbers in evaluations.items()}))
+        return
+    titles, rows = evaluation_table(evaluations)
+    if any(run.tags for run in opened):
+        titles, rows = [*titles, "tags"], [[*row, ", ".join(named[row[0]].tags)] for row in rows]
+    typer.echo("\n".join([*aligned(titles, rows), *([warning] if warning else []), "", str(out)]))

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
-from vaekit.cli.common import JsonOption, Panel, RunArgument, open_run
-from vaekit.errors import UsageError
-
-if TYPE_CHECKING:
-    from vaekit.nn.features import NetworkName
+from vaekit.cli.common import JsonOption, Panel, RunArgument, feature_request, open_run
 
 PANEL = Panel.TRAINING
 
@@ -48,15 +44,7 @@ def evaluate(  # noqa: PLR0917 - Typer calls it by keywords
 ) -> None:
     """Evaluate the best weights of a run, and write the numbers to its evaluation.json; other splits to evaluation-SPLIT.json."""
     from vaekit.cli.console import evaluation_lines
-    from vaekit.evaluation.features import FeatureRequest
 
-    request = None
-    if features is not None and features_weights is not None:
-        size = features_size or FeatureRequest.size
-        request = FeatureRequest(cast("NetworkName", features), features_weights, linear, num_samples, size)
-    elif any(option is not None for option in (features, features_weights, linear, num_samples, features_size)):
-        raise UsageError(
-            "comparing images by features needs a network and its weights", expected="--features NETWORK --features-weights FILE"
-        )
+    request = feature_request(features, features_weights, linear, num_samples, features_size)
     results = open_run(run).evaluate(split=split, samples=samples, features=request, device=device, precision=precision)
     typer.echo(json.dumps(results) if as_json else "\n".join(evaluation_lines(results)))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vaekit.cli.commands.sweep import follow
 from vaekit.cli.common import JsonOption, Panel, QuietOption, RunArgument, interruptible, open_run
+from vaekit.errors import UsageError
 
 PANEL = Panel.TRAINING
+LIMITS = "New limits"
 
 
-def resume(
+def _limit(metavar: str, about: str) -> Any:
+    return typer.Option(metavar=metavar, help=f"{about} Default: the run's.", show_default=False, rich_help_panel=LIMITS)
+
+
+def resume(  # noqa: PLR0917 - Typer calls it by keywords
     run: RunArgument = None,
     device: Annotated[
         str | None,
@@ -21,11 +27,24 @@ def resume(
     allow_changed_data: Annotated[
         bool, typer.Option("--allow-changed-data", help="Continue although the data have changed since.")
     ] = False,
+    epochs: Annotated[str | None, _limit("int", "Total number of epochs.")] = None,
+    max_steps: Annotated[str | None, _limit("int|none", "Total number of steps.")] = None,
+    max_time: Annotated[str | None, _limit("30m|none", "Time after which training pauses again.")] = None,
+    patience: Annotated[str | None, _limit("int|none", "Number of epochs without a better one after which the run ends.")] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Resume a run from its last checkpoint, bit-exactly on the CPU; or finish a sweep, given its folder."""
+    """Resume a run from its last checkpoint, bit-exactly on the CPU; or finish a sweep, given its folder.
+
+    `vaekit resume RUN --epochs 60` trains a finished run on. With `--schedule constant` or `step`, it becomes what a run of 60
+    epochs would have been. A cosine, which had fallen to 0, spans 60 epochs from there on: the learning rate rises again, and the
+    result is not that of such a run. The new limits are kept in the run's spec.yaml.
+    """
+    given = {"epochs": epochs, "max_steps": max_steps, "max_time": max_time, "patience": patience}
+    limits = {name: value for name, value in given.items() if value is not None}
     if run is not None and (run / "sweep.json").is_file():
+        if limits:
+            raise UsageError("the limits of a sweep do not change", given=", ".join(limits), remedy="resume one of its runs")
         from vaekit.sweeps.grid import resume_sweep
 
         follow(
@@ -42,4 +61,4 @@ def resume(
 
     reporter = choose_reporter(json=json, quiet=quiet)
     with interruptible(reporter):
-        resume_run(open_run(run).path, device=device, reporter=reporter, allow_changed_data=allow_changed_data)
+        resume_run(open_run(run).path, device=device, reporter=reporter, allow_changed_data=allow_changed_data, **limits)

@@ -53,7 +53,8 @@ class Mlflow(Logger):
         else:
             found = self.client.get_experiment_by_name(self.experiment)
             experiment = found.experiment_id if found is not None else self.client.create_experiment(self.experiment)
-            self.id = self.client.create_run(experiment, run_name=run.name).info.run_id
+            tags = {"tags": ", ".join(spec.train.tag)} if spec.train.tag else {}
+            self.id = self.client.create_run(experiment, run_name=spec.train.name or run.name, tags=tags).info.run_id
             write_text(file, json.dumps({"id": self.id}) + "\n")
             param = self.library.entities.Param
             self._send("params", [param(name, str(value)) for name, value in flat(spec.model_dump(mode="json")).items()])

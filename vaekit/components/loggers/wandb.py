@@ -52,7 +52,8 @@ class Wandb(Logger):
             mode=self.mode,
             id=self.id,
             resume="allow",
-            name=run.name,
+            name=spec.train.name or run.name,
+            tags=spec.train.tag,
             dir=run,
             config=spec.model_dump(mode="json"),
             reinit="create_new",  # the models of a sweep are trained side by side

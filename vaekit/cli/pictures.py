@@ -68,9 +68,9 @@ def _split(kind: str, images: Sequence[str], words: Sequence[str]) -> tuple[Path
     Raises:
         UsageError: There are too few or too many images.
     """
-    from vaekit.store.folder import RunFolder
+    from vaekit.store.folder import is_run
 
-    named = bool(words) and RunFolder(words[0]).spec.is_file()
+    named = bool(words) and is_run(words[0])
     run, rest = (Path(words[0]), list(words[1:])) if named else (None, list(words))
     usage = f"vaekit {kind} [RUN] {_metavar(images)}"
     if images == ["images"]:

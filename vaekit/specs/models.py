@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from vaekit import roles
+from vaekit import hub, roles
 from vaekit.data.specs import AugmentSpec, Binarize, Missing
 from vaekit.errors import SpecError, VaekitError, plain
 from vaekit.files import local_path
@@ -350,13 +350,14 @@ class _PlainDumper(yaml.SafeDumper):
 
 
 def read_spec(path: str | Path) -> dict[str, Any]:
-    """Read a spec file, YAML or JSON, as plain data.
+    """Read a spec file, YAML or JSON, or the spec of a run on the Hub, as plain data.
 
     Raises:
         SpecError: The file is missing or is not a YAML mapping.
         UsageError: The path is a URL.
+        HubError: The run on the Hub cannot be fetched.
     """
-    path = local_path(path)
+    path = local_path(path) if hub.location(path) is None else spec_file(hub.fetch(path))
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE or not path.is_file():
@@ -371,6 +372,12 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SpecError(f"{path} is not a mapping", given=type(data).__name__, expected="sections model, data and train")
     return data
+
+
+def spec_file(folder: Path) -> Path:
+    """Return the file of a run folder that holds its spec: ``spec.yaml``, or ``config.json`` if it is a run to be shared."""
+    own, shared = folder / "spec.yaml", folder / hub.CONFIG
+    return shared if not own.exists() and shared.is_file() and (folder / hub.WEIGHTS).is_file() else own
 
 
 def plain_spec(spec: RunSpec | Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:

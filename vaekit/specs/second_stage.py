@@ -9,7 +9,7 @@ from vaekit import roles
 from vaekit.errors import UsageError
 from vaekit.files import local_path
 from vaekit.interfaces import MODEL_PARTS
-from vaekit.specs.models import read_spec
+from vaekit.specs.models import read_spec, spec_file
 from vaekit.specs.resolve import resolve
 
 KEPT = frozenset(
@@ -32,11 +32,11 @@ def second_stage(run: str | Path, prior: str | None) -> dict[str, Any]:
         prior: The kind of the prior.
 
     Raises:
-        SpecError: The folder has no ``spec.yaml``, or it is not valid.
+        SpecError: The folder has no spec, or it is not valid.
         UnknownComponentError: The prior is not registered.
         UsageError: No prior is chosen; the message lists those on the space of the codes.
     """
-    file = local_path(run) / "spec.yaml"
+    file = spec_file(local_path(run))
     spec = resolve(read_spec(file), str(file))
     space = roles.posteriors.get(spec.model.posterior.kind).space
     if prior is None:

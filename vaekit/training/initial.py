@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from vaekit import hub
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.data.facts import Facts
 from vaekit.data.pixels import UNIT
 from vaekit.errors import CheckpointError, UsageError
-from vaekit.files import local_path
 from vaekit.interfaces import MODEL_PARTS
 from vaekit.model.vae import VAE
 from vaekit.schema import ComponentSpec, ModelPart
@@ -118,7 +118,7 @@ class Source(NamedTuple):
 def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
     """Read the model that ``init`` names: a run, a model file, or a folder of diffusers, whose networks take data of any size."""
     leads = processes is None or processes.leads
-    path = local_path(init)
+    path = hub.local_run(init) if leads else init
     if leads and not path.exists():
         raise UsageError(f"--init {init} does not exist", expected="a run folder, a model file or a folder of diffusers")
     config = json.dumps(diffusers.read_config(path)) if leads and diffusers.is_diffusers(path) else ""
@@ -130,7 +130,7 @@ def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
         shape = (settings.get("in_channels", 3), *facts.data_shape[1:])
         spec = resolve({"model": diffusers.model_of(settings)}, str(init))
         return Source(tensors, spec, facts.model_copy(update={"data_shape": shape, "value_range": UNIT}), None)
-    tensors, header = checkpoint.load(model_file(init) if leads else init, processes=processes)
+    tensors, header = checkpoint.load(model_file(path) if leads else path, processes=processes)
     return Source(tensors, header.spec, header.facts, header.state.get("epoch"))
 
 

@@ -21,7 +21,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Show models side by side, with the same inputs and the same noise, and their numbers in a table."""
-    from vaekit.drawing.comparison import aligned, compare_runs, evaluation_table, names_of, not_comparable
+    from vaekit.drawing.comparison import compare_runs, names_of
+    from vaekit.evaluation.tables import aligned, evaluation_table, not_comparable
     from vaekit.run import Run
 
     opened = [Run(path) for path in runs]

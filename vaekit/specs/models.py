@@ -350,14 +350,15 @@ class _PlainDumper(yaml.SafeDumper):
 
 
 def read_spec(path: str | Path) -> dict[str, Any]:
-    """Read a spec file, YAML or JSON, or the spec of a run on the Hub, as plain data.
+    """Read a spec file, YAML or JSON, or the spec of a run, in its folder or on the Hub, as plain data.
 
     Raises:
         SpecError: The file is missing or is not a YAML mapping.
         UsageError: The path is a URL.
         HubError: The run on the Hub cannot be fetched.
     """
-    path = local_path(path) if hub.location(path) is None else spec_file(hub.fetch(path))
+    path = local_path(path) if hub.location(path) is None else hub.fetch(path)
+    path = spec_file(path) if path.is_dir() else path
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE or not path.is_file():

@@ -14,7 +14,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +33,7 @@ from vaekit.registry import Registry
 from vaekit.schema import ComponentSpec
 from vaekit.specs.models import RunSpec
 from vaekit.specs.resolve import resolve
+from vaekit.specs.text import portable
 from vaekit.store.folder import RunFolder
 from vaekit.store.header import FORMAT
 
@@ -189,18 +190,6 @@ def copy_to_share(source: Path, target: Path, *, without: str | None = None) -> 
     told = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     told += b" " * (-len(told) % 8)
     write_atomically(target, lambda path: path.write_bytes(len(told).to_bytes(8, "little") + told + content[8 + size :]))
-
-
-def portable(value: Any) -> Any:
-    """Return plain data of a spec with the last part of each absolute path in its place, such as ``photos``."""
-    if isinstance(value, Mapping):
-        return {name: portable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [portable(item) for item in value]
-    if isinstance(value, str):
-        path = next((path for path in (PurePosixPath(value), PureWindowsPath(value)) if path.is_absolute()), None)
-        return value if path is None else path.name or "data"
-    return value
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -182,14 +182,18 @@ class RunFolder:
         write_text(self.metrics, "".join(kept))
 
 
-def model_file(path: str | Path) -> Path:
+def model_file(path: str | Path, **fetching: Any) -> Path:
     """Return the model file that a user names: the file itself, or that of a run folder or of a run on the Hub.
+
+    Args:
+        path: What the user names.
+        fetching: Options of `vaekit.hub.local_run`.
 
     Raises:
         CheckpointError: The path is a folder, but not of a run.
         HubError: The run on the Hub cannot be fetched.
     """
-    path = hub.local_run(path)
+    path = hub.local_run(path, **fetching)
     return RunFolder(path).require().model if path.is_dir() else path
 
 

@@ -14,8 +14,17 @@ from pathlib import Path
 from vaekit.errors import CheckpointError
 from vaekit.files import write_text
 from vaekit.hub import CONFIG, LOSSES, WEIGHTS
-from vaekit.store.checkpoint import copy_to_share, portable
+from vaekit.specs.text import portable
+from vaekit.store.checkpoint import copy_to_share
 from vaekit.store.record import Record
+
+SHARED_FORMATS = ("onnx", "playground")
+"""The formats of decoders that are shared by default, if they are installed."""
+SHARED_FILES = (
+    *(LOSSES, "evaluation.json", "metrics.jsonl", "decoder.onnx", "decoder.json", "decoder.html", "decoder.pt2"),
+    *("samples.png", "reconstructions.png", "training.gif", "training.webp", "training.avif"),
+)
+"""The files that a shared run may lack; an upload removes those of an earlier one."""
 
 
 def write_shared(record: Record, folder: Path) -> None:

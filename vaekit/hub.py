@@ -10,6 +10,7 @@ import importlib
 import json
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +67,11 @@ def location(path: str | Path) -> Location | None:
     if match is None:
         raise UsageError("not the name of a model on the Hub", given=text, expected="hf://user/name or hf://user/name@revision")
     return Location(match["repo"], match["revision"])
+
+
+def shown(path: str | Path) -> str:
+    """Return what a user named, as it was named: a `Path` lacks a slash of ``hf://``."""
+    return str(location(path) or path)
 
 
 def repository(name: str) -> Location:
@@ -246,6 +252,21 @@ def upload(
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Let `huggingface_hub` draw bars of progress in a terminal only, unless its environment variable says otherwise."""
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    utils: Any = importlib.import_module("huggingface_hub.utils")
+    hide = not sys.stderr.isatty() and constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not utils.are_progress_bars_disabled()
+    if hide:
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            utils.enable_progress_bars()
+
+
+@contextmanager
 def _explained(where: Location, *, offline: bool = False) -> Iterator[None]:
     """Turn what `huggingface_hub` raises within the context into errors that say what to do.
 
@@ -257,7 +278,8 @@ def _explained(where: Location, *, offline: bool = False) -> Iterator[None]:
     constants: Any = importlib.import_module("huggingface_hub.constants")
     page = f"{constants.ENDPOINT}/{where.repo}"
     try:
-        yield
+        with _quiet():
+            yield
     except errors.GatedRepoError as error:
         raise HubError(f"access to {where} is restricted", given=_said(error), remedy=f"ask for it at {page}; {LOG_IN}") from None
     except errors.RevisionNotFoundError:

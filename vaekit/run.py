@@ -135,9 +135,9 @@ def resume(
     run = Run(path)
     if run.folder.is_shared:
         raise UsageError(
-            f"{path} cannot be resumed: it is a run without the state of its training",
+            f"{hub.shown(path)} cannot be resumed: it is a run without the state of its training",
             expected="the folder that it was trained in",
-            remedy=f"start a new run from its weights: vaekit train {path} --init {path}",
+            remedy=f"start a new run from its weights: vaekit train {hub.shown(path)} --init {hub.shown(path)}",
         )
     check_loggers(run.spec)
     spec = fit_to_machine(run.spec, device)
@@ -431,6 +431,10 @@ class Run(Record):
 
         import_extra("huggingface_hub", "hub", "sharing a run")
         place = printable_path(folder)
+        title, source = place.name, str(place)
+        if repo is not None:
+            where = hub.repository(repo)
+            title, source = where.repo.partition("/")[2], str(where)
         if place.exists() and not (place.is_dir() and not any(place.iterdir())):
             raise UsageError(f"{place} exists and is not an empty folder", remedy="choose another one")
         with writing(place):
@@ -441,9 +445,6 @@ class Run(Record):
                 write_shared(self, staged)
                 self._add_pictures(staged, reconstructions)
                 self._add_decoders(staged, exporters, licence)
-                title, source = (
-                    (place.name, str(folder)) if repo is None else (repo.rpartition("/")[2], str(hub.repository(repo)))
-                )
                 names = sorted(file.name for file in staged.iterdir())
                 card = model_card(overview(RunFolder(staged)), names, title=title, source=source, licence=licence)
                 write_text(staged / "README.md", card)

@@ -17,7 +17,7 @@ from vaekit.errors import CheckpointError, UsageError
 from vaekit.interfaces import MODEL_PARTS
 from vaekit.model.vae import VAE
 from vaekit.schema import ComponentSpec, ModelPart
-from vaekit.specs.models import RunSpec
+from vaekit.specs.models import RunSpec, spec_file
 from vaekit.specs.resolve import resolve
 from vaekit.specs.text import value_text
 from vaekit.store import checkpoint, diffusers
@@ -57,10 +57,9 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
         CheckpointError: The file is missing or damaged, or holds NaN or infinite weights.
         UsageError: No part fits, a frozen part does not, or the run was trained on data of other channels or another range.
     """
-    init = spec.train.init
-    if init is None:
+    if spec.train.init is None:
         return None
-    source = _source(init, facts, processes)
+    init, source = hub.shown(spec.train.init), _source(spec.train.init, facts, processes)
     tensors, theirs = source.tensors, source.spec.model
     here, there = (_form(each) for each in (facts, source.facts))
     if here != there:
@@ -121,7 +120,8 @@ def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
     path = hub.local_run(init) if leads else init
     if leads and not path.exists():
         raise UsageError(f"--init {init} does not exist", expected="a run folder, a model file or a folder of diffusers")
-    config = json.dumps(diffusers.read_config(path)) if leads and diffusers.is_diffusers(path) else ""
+    foreign = leads and not spec_file(path).is_file() and diffusers.is_diffusers(path)
+    config = json.dumps(diffusers.read_config(path)) if foreign else ""
     config = config if processes is None else processes.share_text(config)
     if config:
         tensors = diffusers.read_weights(path) if leads else {}

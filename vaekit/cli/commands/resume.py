@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vaekit.cli.commands.sweep import follow
-from vaekit.cli.common import JsonOption, Panel, QuietOption, RunArgument, interruptible, open_run
+from vaekit.cli.common import JsonOption, Panel, QuietOption, RunArgument, interruptible
 
 PANEL = Panel.TRAINING
 
@@ -39,7 +39,8 @@ def resume(
 
     from vaekit.cli.console import choose_reporter
     from vaekit.run import resume as resume_run
+    from vaekit.store.folder import newest_run
 
     reporter = choose_reporter(json=json, quiet=quiet)
     with interruptible(reporter):
-        resume_run(open_run(run).path, device=device, reporter=reporter, allow_changed_data=allow_changed_data)
+        resume_run(newest_run() if run is None else run, device=device, reporter=reporter, allow_changed_data=allow_changed_data)

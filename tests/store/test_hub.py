@@ -178,6 +178,30 @@ def test_a_decoder_that_cannot_be_exported_is_an_error_only_if_it_was_asked_for(
         Run(labelled_run).save_pretrained(tmp_path / "other", exporters=["onnx"])
 
 
+def test_info_of_an_exported_file(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(shutil.copy(shared / "decoder.onnx", tmp_path))
+    assert main(["info", str(file)]) == 0
+    out = capsys.readouterr().out
+    inputs, outputs = "latent float32 batch×3", "image float32 batch×1×8×6"
+    for text in (
+        "intact",
+        "decoder of a model of array",
+        inputs,
+        outputs,
+        "equal to the model up to 1e-05",
+        "onnx 18",
+        "CC-BY-4.0",
+    ):
+        assert text in out
+    assert main(["info", str(file), "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert (about["tolerance"], about["opset"], about["part"]) == (1e-5, {"onnx": 18}, "decoder")
+    file.write_bytes(file.read_bytes()[:-200])
+    assert main(["info", str(file)]) == 1
+    assert main(["info", str(tmp_path / "none.onnx")]) == 1
+    assert "export the model first" in capsys.readouterr().err
+
+
 # Round trips
 
 

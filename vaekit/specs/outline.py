@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def settings_of(text: str) -> dict[str, Any]:
         ValueError: The same.
     """
     found: dict[str, Any] = {}
-    at: dict[int, str] = {}
+    owners: list[tuple[int, str]] = [(-1, "")]  # what the lines around the current one belong to, with their columns
     counts: dict[str, int] = {}
     for line in text.splitlines():
         if line.startswith("#"):
@@ -52,32 +53,34 @@ def settings_of(text: str) -> dict[str, Any]:
             raise ValueError(line)
         spaces, dash, key, value = match.groups()
         column = len(spaces)
-        if dash:
-            owner = at[column]
-            at = {other: name for other, name in at.items() if other <= column}
-            if key is None:
-                found.setdefault(owner, []).append(_scalar(value))
-                continue
-            at[column + 1] = f"{owner}.{counts.get(owner, 0)}"
-            counts[owner] = counts.get(owner, 0) + 1
-            column += 2
-        elif key is None:
+        while owners[-1][0] > column - (not dash):
+            owners.pop()
+        above, owner = owners[-1]
+        if dash and above != column:
             raise ValueError(line)
-        at = {other: name for other, name in at.items() if other < column}
-        name = f"{at[max(at)]}.{key}" if at else key
-        at[column] = name
+        if dash and key is None:
+            found.setdefault(owner, []).append(_scalar(value))
+            continue
+        if key is None:
+            raise ValueError(line)
+        if dash:
+            number = counts.get(owner, 0)
+            counts[owner], owner = number + 1, f"{owner}.{number}"
+            owners.append((column + 1, owner))
+            column += 2
+        name = f"{owner}.{key}" if owner else key
+        owners.append((column, name))
         if value:
-            found[name] = _scalar(value)
+            found[name] = [] if value == "[]" else _scalar(value)
     if not found:
         raise ValueError("no settings")
     return found
 
 
+@lru_cache(10_000)
 def _scalar(text: str) -> Any:
     if text in WORDS:
         return WORDS[text]
-    if text == "[]":
-        return []
     if INTEGER.fullmatch(text):
         return int(text)
     if REAL.fullmatch(text):

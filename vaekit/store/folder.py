@@ -9,10 +9,11 @@ import re
 import shutil
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from vaekit import hub
 from vaekit._version import __version__
@@ -41,13 +42,17 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.last = self.path / "checkpoints" / "last.safetensors"
         self.best = self.path / "checkpoints" / "best.safetensors"
-        self.lock = FileLock(self.path / "checkpoints" / ".lock")
         self.frames = self.path / "checkpoints" / "frames"
         self.reconstructions = self.path / "reconstructions"
         self.samples = self.path / "samples"
         self.losses = self.path / hub.LOSSES
         self.gif = self.path / "training.gif"
         self.evaluation = self.path / "evaluation.json"
+
+    @cached_property
+    def lock(self) -> BaseFileLock:
+        """The lock of the process that trains the run."""
+        return FileLock(self.path / "checkpoints" / ".lock")
 
     @classmethod
     def create(cls, spec: RunSpec, out: str | Path | None = None) -> RunFolder:

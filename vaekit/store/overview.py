@@ -47,7 +47,7 @@ def overview(folder: RunFolder) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder.spec} is not the complete spec of a run", given=reason_of(error)) from None
     return {
-        **summary.row(),
+        **summary.row,
         "best_epoch": None if header is None else header.metadata["state"].get("epoch"),
         "data_shape": facts.get("data_shape"),
         "value_range": facts.get("value_range"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import operator
 import re
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -89,17 +91,18 @@ class Summary:
             return "finished"
         return "training" if self.folder.is_held else "interrupted"
 
+    @cached_property
     def row(self) -> dict[str, Any]:
         """Return the columns of a table of runs."""
         kinds = {part: self.settings.get(f"model.{part}.kind") for part in PARTS}
-        losses = [kind for name, kind in self.settings.items() if re.fullmatch(r"model\.loss\.\d+\.kind", name)]
+        losses = itertools.takewhile(bool, (self.settings.get(f"model.loss.{i}.kind") for i in itertools.count()))
         return {
             "run": str(self.folder.path),
             "name": self.name,
             "tags": self.tags,
             "dataset": self.settings.get("data.dataset.kind"),
             **kinds,
-            "loss": losses,
+            "loss": [*losses],
             "latent_dim": self.settings.get("model.latent_dim"),
             "epoch": self.epoch,
             "epochs": self.settings["train.epochs"],
@@ -115,7 +118,7 @@ class Summary:
 
         Several settings may go by one name: ``hidden`` is that of the encoder and that of the decoder.
         """
-        row = self.row()
+        row = self.row
         for numbers in (row, self.evaluation):
             if key in numbers:
                 return [numbers[key]]
@@ -158,7 +161,8 @@ def find_runs(root: Path = RUNS) -> tuple[list[Summary], dict[Path, str]]:
             found.append(Summary.read(RunFolder(path).require()))
         except VaekitError as error:
             given = "" if error.given is None else f": {plain(error.given, 100)}"
-            skipped[path] = f"{error.message.splitlines()[0]}{given}"
+            message = error.message.partition("\n")[0].removeprefix(str(path)).lstrip(" /\\")
+            skipped[path] = f"{message}{given}"
     return found, skipped
 
 
@@ -240,7 +244,7 @@ def choose(runs: Sequence[Summary], *, filters: Iterable[Filter] = (), sort: str
         if runs and not any(run.values(key) for run in runs):
             raise UsageError(
                 f"no run has {key!r}",
-                expected=f"{', '.join(runs[0].row())}; a number, as {', '.join([*METRICS][:4])}; or an option, as encoder.hidden",
+                expected=f"{', '.join(runs[0].row)}; a number, as {', '.join([*METRICS][:4])}; or an option, as encoder.hidden",
             )
     chosen = [run for run in runs if all(condition.admits(run) for condition in conditions)]
     keys = {id(run): next(iter(run.values(order.name)), None) for run in chosen}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
 PANEL = Panel.TRAINING
 MOST_SKIPPED = 5
+"""Most folders that are named because they are no runs."""
 NO_BOUND = "*"
 FOOTNOTE = f"{NO_BOUND} not a lower bound of log p(x), but of it up to a constant, or -(cross-entropy + KL)"
 
@@ -47,20 +47,20 @@ def runs(
     chosen = choose(found, filters=filters, sort=sort)
     if as_json:
         for run in chosen:
-            typer.echo(json.dumps(run.row(), ensure_ascii=False))
+            typer.echo(json.dumps(run.row, ensure_ascii=False))
     else:
         titles, rows = _table(chosen, folder)
         footnote = [FOOTNOTE] if any(_mark(run.evaluation.get("elbo_is")) for run in chosen) else []
         typer.echo("\n".join([*aligned(titles, rows), "", *footnote, f"{len(chosen)} of {len(found)} runs"]))
     for path, reason in [*skipped.items()][:MOST_SKIPPED]:
-        warnings.warn(f"{path} is skipped: {reason}", stacklevel=2)
+        typer.secho(f"skipped {path}: {reason}", fg="yellow", err=True)
     if len(skipped) > MOST_SKIPPED:
-        warnings.warn(f"{len(skipped) - MOST_SKIPPED} more folders are skipped", stacklevel=2)
+        typer.secho(f"skipped {len(skipped) - MOST_SKIPPED} more", fg="yellow", err=True)
 
 
 def _table(chosen: list[Summary], root: Path) -> tuple[list[str], list[list[str]]]:
     """Return the titles and rows of the table; columns that say nothing are left out."""
-    rows = [_cells(run.row(), root) for run in chosen]
+    rows = [_cells(run.row, root) for run in chosen]
     columns = [title for title in _cells({}, root) if title not in OPTIONAL or any(row[title] != "-" for row in rows)]
     return columns, [[row[title] for title in columns] for row in rows]
 

@@ -136,8 +136,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def model(self, name: str, verb: str | None, revision: str | None, body: bytes) -> Any:
         if verb in {None, "revision"}:
-            commit = self.commit_of(name, revision or "main")
-            return {"id": name, "sha": commit, "private": self.repository(name).private, "tags": [], "siblings": []}
+            commit, repository = self.commit_of(name, revision or "main"), self.repository(name)
+            files = [{"rfilename": path} for path in repository.commits[commit]]
+            return {"id": name, "sha": commit, "private": repository.private, "tags": [], "siblings": files}
         assert revision is not None
         if verb == "tree":
             files = self.repository(name).commits[self.commit_of(name, revision)]

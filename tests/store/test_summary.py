@@ -287,7 +287,8 @@ def test_info_of_a_run(labelled_run: Path, capsys: pytest.CaptureFixture[str]) -
     for text in ("array, 1×8×6 in [0, 1]; 3 classes", "mlp(hidden=16)", "finished, 3 of 3 epochs", "-(CE+KL)", "vaekit 0.1.0"):
         assert text in out
     assert main(["info", str(labelled_run), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(overview(RunFolder(labelled_run))))
+    about = {"source": str(labelled_run), **overview(RunFolder(labelled_run))}
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(about))
 
 
 def test_info_of_a_run_without_a_model(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

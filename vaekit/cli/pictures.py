@@ -49,7 +49,7 @@ def command(kind: str, arguments: Sequence[str]) -> tuple[Callable[..., None], l
 
 def _words_argument(images: Sequence[str]) -> Any:
     """Return the annotation of an optional run and images."""
-    about = "Run folder (default: the newest one), then "
+    about = "Run folder, or hf://user/name (default: the newest run), then "
     about += "images, folders of images, or numbers of test images." if images == ["images"] else _images_help(len(images))
     return Annotated[list[str], typer.Argument(metavar=f"[RUN] {_metavar(images)}", help=about, show_default=False)]
 

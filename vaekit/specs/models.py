@@ -180,7 +180,7 @@ class TrainSpec(Spec):
     )
     init: Path | None = Field(
         None,
-        description="Run folder or model file from which parts of the same kind and shapes take their initial weights.",
+        description="Run folder, model file or hf://user/name, from which parts of equal kind and shapes take initial weights.",
         examples=["RUN"],
     )
     freeze: tuple[ModelPart, ...] = Field(

@@ -36,7 +36,8 @@ class Summary:
         last: The record of the last epoch; empty before that of the first.
         best: The record of the best epoch.
         evaluation: The numbers of the test set; empty if there are none.
-        changed: When its last epoch ended or, before that, when it began, in seconds since 1970.
+        changed: When its last epoch ended or, before that, when it began, in seconds since 1970; None for a run that was shared,
+            since its files are copies.
     """
 
     folder: RunFolder
@@ -44,7 +45,7 @@ class Summary:
     last: Mapping[str, Any]
     best: Mapping[str, Any]
     evaluation: Mapping[str, Any]
-    changed: float
+    changed: float | None
 
     @classmethod
     def read(cls, folder: RunFolder) -> Summary:
@@ -61,7 +62,7 @@ class Summary:
             records = folder.metrics.read_bytes() if folder.metrics.is_file() else b""
             evaluation = json.loads(folder.evaluation.read_bytes()) if folder.evaluation.is_file() else {}
             last, best = _records(records)
-            changed = (folder.metrics if records else folder.spec).stat().st_mtime
+            changed = None if folder.is_shared else (folder.metrics if records else folder.spec).stat().st_mtime
             if not isinstance(evaluation, dict):
                 raise TypeError(f"{folder.evaluation.name} is no mapping")
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -109,7 +110,7 @@ class Summary:
             "validation_elbo": self.best.get("validation_elbo"),
             "elbo": self.evaluation.get("elbo"),
             "elbo_is": self.evaluation.get("elbo_is"),
-            "date": datetime.fromtimestamp(self.changed).astimezone().isoformat(timespec="seconds"),
+            "date": None if self.changed is None else _date(self.changed),
             "state": self.state,
         }
 
@@ -125,6 +126,10 @@ class Summary:
         wanted = key.replace("-", "_")
         parts = [(re.sub(r"\.\d+(?=\.)", "", name), value) for name, value in self.settings.items()]
         return [value for name, value in parts if f".{name}".endswith(f".{wanted}")]
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def _records(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:

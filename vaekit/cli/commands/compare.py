@@ -14,7 +14,7 @@ PANEL = Panel.PICTURES
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, or hf://user/name.")],
     num: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of images.")] = 10,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the draws.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture (png, jpg, webp, avif).")] = Path("compare.png"),

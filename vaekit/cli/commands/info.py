@@ -29,11 +29,12 @@ def info(
         found = _of_file(model)
         lines = _file_lines(found)
     else:
-        from vaekit.hub import local_run
+        from vaekit.hub import local_run, shown
         from vaekit.store.folder import RunFolder, newest_run
         from vaekit.store.overview import overview
 
-        found = overview(RunFolder(newest_run() if model is None else local_run(model)).require())
+        folder = RunFolder(newest_run() if model is None else local_run(model)).require()
+        found = {"source": None if model is None else shown(model), **overview(folder)}
         lines = _run_lines(found)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
@@ -42,13 +43,13 @@ def info(
 
 
 def _print(lines: Iterable[tuple[str, str]]) -> None:
-    """Print labels and texts in two columns; the texts wrap at the width of the terminal."""
+    """Print labels and texts in two columns; in a terminal, the texts wrap."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(highlight=False)
-    console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
+    console.width = min(console.width, WIDTH) if console.is_terminal else 10_000
     table = Table.grid(padding=(0, 2))
     for label, text in lines:
         table.add_row(Text(label, style="bold"), Text(text))
@@ -62,13 +63,16 @@ def _run_lines(run: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     from vaekit.evaluation.tables import number_text
     from vaekit.store.overview import part_text
 
+    if run["source"] not in {None, run["run"]}:
+        yield "hub", run["source"]
     yield "run", run["run"]
     if run["name"] != Path(run["run"]).name:
         yield "name", run["name"]
     if run["tags"]:
         yield "tags", ", ".join(run["tags"])
     best = "" if run["best_epoch"] is None else f"; weights of epoch {run['best_epoch']}"
-    yield "state", f"{run['state']}, {run['epoch']} of {run['epochs']} epochs{best}; {run['date'][:16].replace('T', ' ')}"
+    date = "" if run["date"] is None else f"; {run['date'][:16].replace('T', ' ')}"
+    yield "state", f"{run['state']}, {run['epoch']} of {run['epochs']} epochs{best}{date}"
     yield "data", "; ".join(_data(run))
     for part in run["parts"]:
         yield part["role"], part_text(part) + (f"; {part['weights']:,} weights" if part["weights"] else "")

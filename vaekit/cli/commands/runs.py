@@ -91,7 +91,7 @@ def _cells(row: dict[str, Any], root: Path) -> dict[str, str]:
         "epochs": f"{row.get('epoch')}/{row.get('epochs')}",
         "ELBO, validation": numbers["validation_elbo"],
         "test": numbers["elbo"],
-        "date": str(row.get("date", ""))[:16].replace("T", " "),
+        "date": (row.get("date") or "-")[:16].replace("T", " "),
         "state": str(row.get("state")),
         "tags": ",".join(row.get("tags") or []) or "-",
     }

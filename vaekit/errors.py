@@ -92,6 +92,10 @@ class CheckpointError(VaekitError):
     """A run or checkpoint is missing or truncated, or its architecture does not match."""
 
 
+class HubError(VaekitError):
+    """The Hub cannot be reached or refuses a request, or what it holds is not a run."""
+
+
 class DivergenceError(VaekitError):
     """A loss became NaN or infinite."""
 

@@ -242,6 +242,34 @@ def first_line(file: Path | None, name: str, roots: tuple[str, ...] = ()) -> str
     return ""
 
 
+def literal_defaults(file: Path | None, name: str, roots: tuple[str, ...]) -> dict[str, Any]:
+    """Return the literal defaults of a class's keyword-only parameters, read from a source file without importing it.
+
+    Those of a class without ``__init__`` are its base class's. Defaults that are no literals, such as names, are left out.
+
+    Args:
+        file: The source file.
+        name: The name of the class, or the name under which a decorator registers it.
+        roots: The folders to search for modules.
+    """
+    body = ast.parse(file.read_bytes()).body if file is not None else []
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and any((alias.asname or alias.name) == name for alias in node.names):
+            return literal_defaults(module_file(node.module or "", roots), name, roots)
+        if not (isinstance(node, ast.ClassDef) and (node.name == name or _registers(node, name))):
+            continue
+        for function in node.body:
+            if isinstance(function, ast.FunctionDef) and function.name == "__init__":
+                found = {}
+                for parameter, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+                    with contextlib.suppress(ValueError):
+                        found[parameter.arg] = ast.literal_eval(default or ast.Name("required"))
+                return found
+        bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+        return literal_defaults(file, bases[0], roots) if bases and bases[0] != name else {}
+    return {}
+
+
 def _registers(node: ast.ClassDef, kind: str) -> bool:
     """Whether a class statement is decorated with ``@<registry>("kind")``."""
     return any(

@@ -199,6 +199,10 @@ class Registry(Generic[T]):
             return plugins.first_line(self._builtin_files[kind], kind)
         return self._plugins[kind][0].summary() if kind in self._plugins else ""
 
+    def literal_defaults(self, kind: str) -> dict[str, Any]:
+        """Return the defaults of a built-in component's options as far as they are literals, without importing it."""
+        return plugins.literal_defaults(self._builtin_files.get(kind), kind, (str(Path(__file__).parents[1]),))
+
     # Use
 
     def get(self, kind: str) -> type[T]:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from vaekit import roles
+from vaekit import hub, roles
 from vaekit.compute.distributed import ProcessGroup, join
 from vaekit.compute.layout import lay_out
 from vaekit.data.specs import Fit
 from vaekit.drawing.album import Album
-from vaekit.errors import UsageError, VaekitError
+from vaekit.errors import ExportError, UsageError, VaekitError
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.evaluation.features import KEYS, FeatureRequest
 from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.parts import PartName
 from vaekit.export.trained import Trained, latents_of
-from vaekit.files import local_path, write_text
+from vaekit.extras import import_extra
+from vaekit.files import local_path, printable_path, write_text, writing
 from vaekit.model.assembly import assemble
 from vaekit.model.vae import VAE
 from vaekit.specs.models import LIMITS, RunSpec, plain_spec, spec_error
@@ -30,7 +34,9 @@ from vaekit.specs.options import build_spec, with_limits
 from vaekit.specs.second_stage import distillation, second_stage
 from vaekit.store import checkpoint, diffusers
 from vaekit.store.folder import RunFolder, model_file
+from vaekit.store.overview import overview
 from vaekit.store.record import Record, load_model, load_splits
+from vaekit.store.shared import SHARED_FILES, SHARED_FORMATS, write_shared
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
 from vaekit.training.progress import Reporter
@@ -137,6 +143,12 @@ def resume(
         UsageError: The run is complete, an option is no limit, or the device is not available.
     """
     run = Run(path)
+    if run.folder.is_shared:
+        raise UsageError(
+            f"{hub.shown(path)} cannot be resumed: it is a run without the state of its training",
+            expected="the folder that it was trained in",
+            remedy=f"start a new run from its weights: vaekit train {hub.shown(path)} --init {hub.shown(path)}",
+        )
     check_loggers(run.spec)
     limited = with_limits(run.spec, limits) if limits else run.spec
     spec = fit_to_machine(limited, device)
@@ -276,28 +288,53 @@ def distill(
     return train(distillation(teacher.path, decoder), out=out, reporter=reporter, decoder=decoder, **options)
 
 
-def load(path: str | Path) -> VAE:
-    """Load a trained model from a run folder or a model file, on the CPU and in eval mode.
+def load(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> VAE:
+    """Load a trained model from a run folder, a model file or the Hub, on the CPU and in eval mode.
+
+    Nothing that is fetched from the Hub is executed or unpickled; its code is that of vaekit and of installed plugins.
+
+    Args:
+        path: A run folder, a model file, or a run on the Hub: ``hf://user/name`` or ``hf://user/name@revision``.
+        revision: A branch, a tag or a commit of a run on the Hub; default: what its name says, else the main branch.
+        token: A token of the Hub; default: that of HF_TOKEN or of `hf auth login`.
+        cache_dir: A folder for what is fetched; default: the cache of `huggingface_hub`.
+        local_files_only: Whether to use what was fetched before, without asking the Hub.
 
     Raises:
         CheckpointError: The file is missing or truncated, or needs a plugin that is not installed.
+        HubError: There is no such model on the Hub, or the Hub cannot be reached.
+        UsageError: `huggingface_hub` is not installed.
 
     Example:
         >>> run = vaekit.train(latent_dim=2, epochs=1, pictures="none")
         >>> vaekit.load(run.path).decode(torch.zeros(1, 2)).shape
         torch.Size([1, 1, 28, 28])
     """
-    return load_model(model_file(path))[0]
+    given: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+    return load_model(model_file(path, **given, local_files_only=local_files_only))[0]
 
 
 class Run(Record):
     """A run folder and the operations on its model.
 
     Args:
-        path: The run folder.
+        path: The run folder, or a run on the Hub: ``hf://user/name`` or ``hf://user/name@revision``. What is fetched is copied to
+            a folder in vaekit's cache, to which pictures, exports and evaluations are written.
+        revision: A branch, a tag or a commit of a run on the Hub; default: what its name says, else the main branch.
+        token: A token of the Hub; default: that of HF_TOKEN or of `hf auth login`.
+        cache_dir: A folder for what is fetched; default: the caches of `huggingface_hub` and of vaekit.
+        local_files_only: Whether to use what was fetched before, without asking the Hub.
 
     Raises:
         CheckpointError: The path is not a run folder.
+        HubError: There is no such run on the Hub, or the Hub cannot be reached.
     """
 
     def __repr__(self) -> str:
@@ -433,6 +470,127 @@ class Run(Record):
         from vaekit.export.diffusers import export
 
         return export(self.trained(), local_path(folder) if folder is not None else self.path / "diffusers")
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        repo: str | None = None,
+        licence: str | None = None,
+        exporters: Sequence[str] | None = None,
+        reconstructions: bool = False,
+    ) -> Path:
+        """Write what `push_to_hub` uploads to a new folder, and return it.
+
+        That is the model, its spec, its numbers, a model card, samples, the animation of training and decoders for other
+        applications. The folder is a run that can be used like any other, but not resumed. See `vaekit.store.shared`.
+
+        Args:
+            folder: The folder, new or empty.
+            repo: The repository that the model card names, ``user/name``; default: the folder.
+            licence: The licence of the model, by an identifier of the Hub, such as ``cc-by-4.0``; default: none is stated.
+            exporters: The formats of decoders to include; default: ``onnx`` and, if it is installed, ``playground``, each only if
+                the decoder can be exported.
+            reconstructions: Whether to include the last picture of reconstructions, which shows examples of the data.
+
+        Raises:
+            CheckpointError: The run has no model yet.
+            ExportError: The decoder cannot be exported in a format that is given.
+            UsageError: The folder exists and is not empty, or `huggingface_hub` is not installed.
+        """
+        from vaekit.report.card import model_card
+
+        import_extra("huggingface_hub", "hub", "sharing a run")
+        place = printable_path(folder)
+        title, source = place.name, str(place)
+        if repo is not None:
+            where = hub.repository(repo)
+            title, source = where.repo.partition("/")[2], str(where)
+        if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+            raise UsageError(f"{place} exists and is not an empty folder", remedy="choose another one")
+        with writing(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as temporary:
+                staged = Path(temporary) / place.name
+                staged.mkdir()
+                write_shared(self, staged)
+                self._add_pictures(staged, reconstructions)
+                self._add_decoders(staged, exporters, licence)
+                names = sorted(file.name for file in staged.iterdir())
+                card = model_card(overview(RunFolder(staged)), names, title=title, source=source, licence=licence)
+                write_text(staged / "README.md", card)
+                with suppress(FileNotFoundError):
+                    place.rmdir()
+                staged.rename(place)
+        return place
+
+    def _add_pictures(self, folder: Path, reconstructions: bool) -> None:
+        """Draw samples, and copy the animation of training and the last reconstructions, if wanted."""
+        self.pictures.sample(out=folder / "samples.png")
+        for file in self.path.glob("training.*"):
+            shutil.copyfile(file, folder / file.name)
+        if reconstructions:
+            grids = sorted(self.folder.reconstructions.glob("epoch-*.png"))
+            if not grids:
+                raise UsageError("the run has no pictures of reconstructions", remedy="leave --reconstructions out")
+            shutil.copyfile(grids[-1], folder / "reconstructions.png")
+
+    def _add_decoders(self, folder: Path, exporters: Sequence[str] | None, licence: str | None) -> None:
+        """Export the decoder; a format that was not asked for and cannot represent it is left out with a warning."""
+        wanted = [kind for kind in SHARED_FORMATS if kind in roles.exporters] if exporters is None else exporters
+        for kind in wanted:
+            options: dict[str, Any] = {"licence": licence} if "licence" in roles.exporters.spec(kind).model_fields else {}
+            try:
+                self.export(kind, out=folder / f"decoder{roles.exporters.get(kind).suffix}", **options)
+            except ExportError as error:
+                if exporters is not None:
+                    raise
+                warnings.warn(f"the decoder is not included as {kind}: {error.message}", stacklevel=3)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        licence: str | None = None,
+        exporters: Sequence[str] | None = None,
+        reconstructions: bool = False,
+    ) -> str:
+        """Upload the run to the Hugging Face Hub, as `save_pretrained` writes it, and return the address of the commit.
+
+        Args:
+            repo: The repository, ``user/name``, which is made if it does not exist.
+            revision: The branch, which is made if it does not exist; default: main.
+            token: A token that may write; default: that of HF_TOKEN or of `hf auth login`.
+            private: Whether a new repository is private; default: the choice of its owner's settings.
+            commit_message: The message of the commit.
+            licence: The licence of the model, by an identifier of the Hub; default: none is stated.
+            exporters: The formats of decoders to include; default: as for `save_pretrained`.
+            reconstructions: Whether to include a picture that shows examples of the data.
+
+        Raises:
+            CheckpointError: The run has no model yet.
+            HubError: The Hub cannot be reached, or refuses the upload.
+            UsageError: There is no token, or `huggingface_hub` is not installed.
+        """
+        where = hub.repository(repo)
+        if where.revision is not None and revision is not None:
+            raise UsageError("two revisions are given", given=f"{repo} and {revision!r}", remedy="leave one of them out")
+        hub.check_token(token)
+        with tempfile.TemporaryDirectory(prefix="vaekit-") as temporary:
+            folder = Path(temporary) / "run"
+            self.save_pretrained(folder, repo=where.repo, licence=licence, exporters=exporters, reconstructions=reconstructions)
+            return hub.upload(
+                folder,
+                where._replace(revision=revision or where.revision),
+                replaces=SHARED_FILES,
+                token=token,
+                private=private,
+                commit_message=commit_message,
+            )
 
     def _evaluator(self, device: str) -> tuple[Evaluator, int]:
         """Return an evaluator of the best weights, and the epoch they come from."""

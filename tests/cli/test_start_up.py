@@ -53,6 +53,13 @@ def test_help_of_commands_on_runs_comes_without_importing_torch(command: str) ->
     assert done.stdout
 
 
+def test_runs_are_described_without_importing_torch(labelled_run: Path) -> None:
+    for arguments in (["info", str(labelled_run)], ["runs", str(labelled_run.parent)]):
+        done = run("-c", CHECK, HEAVY, *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "array" in done.stdout
+
+
 def test_training_does_not_load_the_compiler(tmp_path: Path) -> None:
     given = ["--dataset", "digits", "--epochs", "1", "--device", "cpu", "--quiet", "--ema", "0.9", "--out", str(tmp_path / "run")]
     done = run("-c", CHECK, "torch._dynamo torch._inductor torchvision onnx", "train", *given)

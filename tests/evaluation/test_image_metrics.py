@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 import vaekit
 from vaekit.cli import main
-from vaekit.drawing.comparison import not_comparable
 from vaekit.errors import UsageError
 from vaekit.evaluation.distances import frechet_distance, kernel_distance, statistics_of
 from vaekit.evaluation.features import FeatureRequest
+from vaekit.evaluation.tables import not_comparable
 from vaekit.nn.features import FeatureDistance, FeatureNetwork, sha256_of
 from vaekit.nn.ssim import ssim
 from vaekit.streams import Streams

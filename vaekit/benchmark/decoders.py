@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from vaekit.benchmark.machine import environment
-from vaekit.drawing.comparison import aligned, not_comparable
 from vaekit.evaluation.features import FeatureRequest
 from vaekit.evaluation.metrics import comparable_metrics
+from vaekit.evaluation.tables import aligned, not_comparable
 from vaekit.export.latency import latencies
 from vaekit.files import write_text
 from vaekit.run import Run

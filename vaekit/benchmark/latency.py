@@ -15,6 +15,7 @@ from vaekit.export.latency import latencies
 from vaekit.export.parts import part_of
 from vaekit.export.reading import OnnxFile
 from vaekit.run import Run
+from vaekit.store.folder import is_run
 
 
 def onnx_latency(
@@ -45,7 +46,7 @@ def onnx_latency(
     file = OnnxFile(path)
     threads = threads or torch.get_num_threads()
     folder = file.path.parent if run is None else Path(run)
-    trained = Run(folder).trained() if run is not None or (folder / "spec.yaml").is_file() else None
+    trained = Run(folder).trained() if run is not None or is_run(folder) else None
     name, before = file.metadata["part"], torch.get_num_threads()
     function = file.load(threads)
     module = part_of(trained, name).module if trained is not None else None

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from vaekit.run import Run
 
 RunArgument = Annotated[
-    Path | None, typer.Argument(metavar="RUN", help="Run folder; default: the newest one under runs/.", show_default=False)
+    Path | None,
+    typer.Argument(metavar="RUN", help="Run folder, or hf://user/name; default: the newest one under runs/.", show_default=False),
 ]
 OutOption = Annotated[
     Path | None,

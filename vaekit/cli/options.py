@@ -25,7 +25,8 @@ VALUELESS = frozenset({"quiet", "json", "help"})
 BOOLEANS = {"true": True, "false": False}
 PANELS = {"components": "Components", "model": "Model", "data": "Data", "augment": "Augmentation", "train": "Training"}
 SpecArgument = Annotated[
-    Path | None, typer.Argument(metavar="SPEC.yaml", help="A spec to start from; flags override it.", show_default=False)
+    Path | None,
+    typer.Argument(metavar="SPEC.yaml", help="A spec, or a run, to start from; flags override it.", show_default=False),
 ]
 
 

@@ -49,7 +49,7 @@ def command(kind: str, arguments: Sequence[str]) -> tuple[Callable[..., None], l
 
 def _words_argument(images: Sequence[str]) -> Any:
     """Return the annotation of an optional run and images."""
-    about = "Run folder (default: the newest one), then "
+    about = "Run folder, or hf://user/name (default: the newest run), then "
     about += "images, folders of images, or numbers of test images." if images == ["images"] else _images_help(len(images))
     return Annotated[list[str], typer.Argument(metavar=f"[RUN] {_metavar(images)}", help=about, show_default=False)]
 
@@ -68,9 +68,9 @@ def _split(kind: str, images: Sequence[str], words: Sequence[str]) -> tuple[Path
     Raises:
         UsageError: There are too few or too many images.
     """
-    from vaekit.store.folder import RunFolder
+    from vaekit.store.folder import is_run
 
-    named = bool(words) and RunFolder(words[0]).spec.is_file()
+    named = bool(words) and is_run(words[0])
     run, rest = (Path(words[0]), list(words[1:])) if named else (None, list(words))
     usage = f"vaekit {kind} [RUN] {_metavar(images)}"
     if images == ["images"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,7 +13,6 @@ from vaekit.drawing.grid import labelled
 from vaekit.drawing.picture import write_picture
 from vaekit.drawing.subject import Subject
 from vaekit.errors import UsageError
-from vaekit.evaluation.metrics import Metric, comparable_metrics
 from vaekit.model.vae import VAE
 from vaekit.streams import Streams
 
@@ -63,45 +62,3 @@ def names_of(runs: Sequence[Record]) -> dict[str, Record]:
     """Return runs by their names, or by their paths if several have the same name."""
     short = [run.name for run in runs]
     return {name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)}
-
-
-def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and rows of a table of every number that any model has, with a dash for missing ones."""
-    metrics = comparable_metrics(evaluations)
-    rows = [
-        [
-            run,
-            *(_cell(metric, numbers) for metric in metrics),
-            *(str(numbers.get(key, "-")) for key in CONTEXT),
-        ]
-        for run, numbers in evaluations.items()
-    ]
-    return ["run", *(metric.label for metric in metrics), *CONTEXT.values()], rows
-
-
-CONTEXT = {"split": "split", "binarize": "binarised", "elbo_is": "elbo is"}
-"""The context that models must share, besides the images, for their numbers to be comparable, with titles for tables."""
-
-
-def _cell(metric: Metric, numbers: Mapping[str, Any]) -> str:
-    text = metric.text(numbers.get(metric.key))
-    error = numbers.get("elbo_standard_error")
-    return text if metric.key != "elbo" or error is None else f"{text} ± {metric.text(error)}"
-
-
-def not_comparable(evaluations: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return why the numbers of several models cannot be ranked: what differs between them; None if they can."""
-    found = [numbers for numbers in evaluations.values() if numbers]
-    titles = {**CONTEXT, "data": "images"}
-    differing = [title for key, title in titles.items() if len({str(numbers.get(key)) for numbers in found}) > 1]
-    if len({str(numbers["features"]) for numbers in found if "features" in numbers}) > 1:
-        differing.append("feature network, or its protocol")
-    if not differing:
-        return None
-    return f"these numbers cannot be ranked, since the models differ in: {', '.join(differing)}"
-
-
-def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a table as lines of text."""
-    widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [titles, *rows]]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from vaekit._version import __version__
+from vaekit.specs.text import portable
 
 if TYPE_CHECKING:
     import onnx
@@ -24,9 +25,10 @@ Precision = Literal["fp32", "fp16", "int8"]
 def describe(trained: Trained, part: Part, *, precision: Precision, licence: str | None) -> dict[str, Any]:
     """Return the information that another program needs to use a part, and the provenance of the part.
 
-    Only the name of the dataset is included, since its options contain paths on the machine that trained the model.
+    Only the name of the dataset is included, since its options contain paths on the machine that trained the model; the paths of
+    other parts are reduced to names.
     """
-    spec = trained.spec.model_dump(mode="json")
+    spec = portable(trained.spec.model_dump(mode="json"))
     spec["data"]["dataset"] = {"kind": trained.spec.data.dataset.kind}
     channels = trained.channel_scalings
     return {

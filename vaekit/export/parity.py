@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vaekit.errors import ExportError
-from vaekit.export.parts import Part
+
+if TYPE_CHECKING:
+    from vaekit.export.parts import Part
 
 Array = npt.NDArray[Any]
 Function = Callable[[Sequence[Array]], Sequence[Array]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from vaekit.drawing.comparison import evaluation_table
 from vaekit.drawing.grid import grid
 from vaekit.errors import VaekitError
+from vaekit.evaluation.tables import evaluation_table
 from vaekit.model.vae import VAE
 from vaekit.report.curves import learning_curves
 from vaekit.report.inline_images import image_tag

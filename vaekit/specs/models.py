@@ -30,7 +30,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from vaekit import roles
+from vaekit import hub, roles
 from vaekit.data.specs import AugmentSpec, Binarize, Missing
 from vaekit.errors import SpecError, VaekitError, plain
 from vaekit.files import local_path
@@ -182,6 +182,11 @@ def _label(text: str) -> str:
 Label = Annotated[str, AfterValidator(_label)]
 
 
+def is_over(epoch: int, best_epoch: int, epochs: int, patience: int | None) -> bool:
+    """Whether a run is over after an epoch; see `TrainSpec.is_over`."""
+    return epoch >= epochs or (patience is not None and epoch - best_epoch >= patience)
+
+
 class TrainSpec(Spec):
     """How a model is trained."""
 
@@ -247,7 +252,7 @@ class TrainSpec(Spec):
     )
     init: Path | None = Field(
         None,
-        description="Run folder or model file from which parts of the same kind and shapes take their initial weights.",
+        description="Run folder, model file or hf://user/name, from which parts of equal kind and shapes take initial weights.",
         examples=["RUN"],
     )
     freeze: tuple[ModelPart, ...] = Field(
@@ -302,7 +307,7 @@ class TrainSpec(Spec):
 
     def is_over(self, epoch: int, best_epoch: int) -> bool:
         """Whether a run is over after an epoch: there is no further one, or `patience` epochs were not better than the best."""
-        return epoch >= self.epochs or (self.patience is not None and epoch - best_epoch >= self.patience)
+        return is_over(epoch, best_epoch, self.epochs, self.patience)
 
     @field_validator("lr_milestones")
     @classmethod
@@ -439,13 +444,15 @@ class _PlainDumper(yaml.SafeDumper):
 
 
 def read_spec(path: str | Path) -> dict[str, Any]:
-    """Read a spec file, YAML or JSON, as plain data.
+    """Read a spec file, YAML or JSON, or the spec of a run, in its folder or on the Hub, as plain data.
 
     Raises:
         SpecError: The file is missing or is not a YAML mapping.
         UsageError: The path is a URL.
+        HubError: The run on the Hub cannot be fetched.
     """
-    path = local_path(path)
+    path = local_path(path) if hub.location(path) is None else hub.fetch(path)
+    path = spec_file(path) if path.is_dir() else path
     try:
         size = path.stat().st_size
         if size > LARGEST_FILE or not path.is_file():
@@ -460,6 +467,12 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SpecError(f"{path} is not a mapping", given=type(data).__name__, expected="sections model, data and train")
     return data
+
+
+def spec_file(folder: Path) -> Path:
+    """Return the file of a run folder that holds its spec: ``spec.yaml``, or ``config.json`` if it is a run to be shared."""
+    own, shared = folder / "spec.yaml", folder / hub.CONFIG
+    return shared if not own.exists() and shared.is_file() and (folder / hub.WEIGHTS).is_file() else own
 
 
 def plain_spec(spec: RunSpec | Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:

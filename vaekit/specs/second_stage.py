@@ -9,7 +9,7 @@ from vaekit import roles
 from vaekit.errors import UsageError
 from vaekit.files import local_path
 from vaekit.interfaces import MODEL_PARTS
-from vaekit.specs.models import RunSpec, read_spec
+from vaekit.specs.models import RunSpec, read_spec, spec_file
 from vaekit.specs.resolve import resolve
 
 KEPT = frozenset(
@@ -34,7 +34,7 @@ def second_stage(run: str | Path, prior: str | None) -> dict[str, Any]:
         prior: The kind of the prior.
 
     Raises:
-        SpecError: The folder has no ``spec.yaml``, or it is not valid.
+        SpecError: The folder has no spec, or it is not valid.
         UnknownComponentError: The prior is not registered.
         UsageError: No prior is chosen; the message lists those on the space of the codes.
     """
@@ -82,5 +82,5 @@ def distillation(run: str | Path, decoder: str | None) -> dict[str, Any]:
 
 def _spec_of(run: str | Path) -> RunSpec:
     """Return the spec of a run folder."""
-    file = local_path(run) / "spec.yaml"
+    file = spec_file(local_path(run))
     return resolve(read_spec(file), str(file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -67,6 +68,18 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
         return {name: value}
     parts = [flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
     return {key: leaf for part in parts for key, leaf in part.items()}
+
+
+def portable(value: Any) -> Any:
+    """Return plain data of a spec with the last part of each absolute path in its place, such as ``photos``."""
+    if isinstance(value, Mapping):
+        return {name: portable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item) for item in value]
+    if isinstance(value, str):
+        path = next((path for path in (PurePosixPath(value), PureWindowsPath(value)) if path.is_absolute()), None)
+        return value if path is None else path.name or "data"
+    return value
 
 
 def _texts(annotation: Any) -> list[str]:

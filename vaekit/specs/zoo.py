@@ -15,11 +15,10 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from vaekit import plugins
+from vaekit import hub, plugins
 from vaekit.errors import PluginError, SpecError, UsageError
-from vaekit.files import local_path
 from vaekit.schema import Spec
-from vaekit.specs.models import SECTIONS, read_spec, spec_error
+from vaekit.specs.models import SECTIONS, read_spec, spec_error, spec_file
 
 FOLDER = Path(__file__).parents[1] / "zoo"
 GROUP = "vaekit.zoo"
@@ -131,7 +130,7 @@ def base_of(name: str, base: Mapping[str, Any], init: Any = None) -> dict[str, A
     """
     entry = read(name)
     if entry.after is not None and not base:
-        file = None if init is None else local_path(init) / "spec.yaml"
+        file = None if init is None else spec_file(hub.local_run(init))
         if file is None or not file.is_file():
             raise UsageError(
                 f"the model {name!r} is fitted to the codes of a trained {entry.after!r}",

@@ -33,10 +33,10 @@ from vaekit.registry import Registry
 from vaekit.schema import ComponentSpec
 from vaekit.specs.models import RunSpec
 from vaekit.specs.resolve import resolve
+from vaekit.specs.text import portable
 from vaekit.store.folder import RunFolder
+from vaekit.store.header import FORMAT
 
-FORMAT = "vaekit-3"
-"""The key of the metadata, a single JSON text, so that equal contents produce equal files."""
 LONGEST_NAME = 200
 """The largest number of characters in the name of a component, of its distribution and in its version."""
 
@@ -120,7 +120,10 @@ def save(
     init: str | None = None,
 ) -> None:
     """Write a model file or checkpoint atomically; its spec lacks what is `OMITTED`."""
-    metadata = _metadata(spec, facts, data, state or {}, init)
+    _write(path, tensors, _metadata(spec, facts, data, state or {}, init))
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     sealed = json.dumps({**metadata, "digest": digest_of(metadata, whole)})
 
@@ -160,6 +163,37 @@ def load(
     if processes is not None:
         tensors, text = processes.share_tensors(tensors), processes.share_text(text)
     return tensors, _parse(path, text)
+
+
+def copy_to_share(source: Path, target: Path, *, without: str | None = None) -> None:
+    """Copy a model file, or what it holds beside a model, for others: without paths of this machine in its spec.
+
+    The metadata say ``{"format": "pt"}`` too, by which other readers of safetensors know that the tensors are torch's. Equal
+    files have equal copies.
+
+    Args:
+        source: The file.
+        target: The copy; it is not written if no tensors are left.
+        without: The prefix of tensors that are left out.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or not vaekit's.
+    """
+    tensors, text = _read(source)
+    if without is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(without)}
+    if not tensors:
+        return
+    metadata = json.loads(text)
+    del metadata["digest"]
+    _write(target, tensors, {**metadata, "spec": portable(metadata["spec"])})
+    content = target.read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = {"format": "pt", **header["__metadata__"]}  # here, since safetensors writes several in any order
+    told = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    told += b" " * (-len(told) % 8)
+    write_atomically(target, lambda path: path.write_bytes(len(told).to_bytes(8, "little") + told + content[8 + size :]))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -294,11 +328,19 @@ def load_best(
 ) -> int:
     """Load the best weights of a run into its objective; return the epoch they come from.
 
+    In the form in which runs are shared, the model's and those of its losses are in files of their own.
+
     Raises:
         CheckpointError: The weights are missing or truncated, or their architecture does not match.
     """
-    tensors, header = load(folder.best, device=device, processes=processes)
-    load_weights(objective, tensors, folder.best)
+    if folder.is_shared:
+        tensors, header = load(folder.model, device=device, processes=processes)
+        tensors = with_prefix("vae.", tensors)
+        if folder.losses.is_file():
+            tensors |= load(folder.losses, device=device, processes=processes)[0]
+    else:
+        tensors, header = load(folder.best, device=device, processes=processes)
+    load_weights(objective, tensors, folder.model if folder.is_shared else folder.best)
     epoch: int = header.state.get("epoch", 0)
     return epoch
 

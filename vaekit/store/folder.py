@@ -9,15 +9,17 @@ import re
 import shutil
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
+from vaekit import hub
 from vaekit._version import __version__
 from vaekit.errors import CheckpointError, UsageError, VaekitError
 from vaekit.files import file_names, local_path, printable_path, remove_leftovers, write_text, writing
-from vaekit.specs.models import RunSpec, dump_spec
+from vaekit.specs.models import RunSpec, dump_spec, spec_file
 
 RUNS = Path("runs")
 
@@ -28,21 +30,29 @@ class RunFolder:
     ``spec.yaml``: the resolved spec; ``model.safetensors``: the best weights; ``metrics.jsonl``: a JSON object per epoch;
     ``checkpoints/``: last and best; ``reconstructions/`` and ``samples/``: PNG grids of chosen epochs; ``training.gif``: samples
     from the first epoch to the last; ``evaluation.json``: the numbers of the test set.
+
+    A folder in the form in which runs are shared (see `vaekit.store.shared`) is one of a run without the state of its training.
+    Its spec is ``config.json``, and ``losses.safetensors`` completes the best weights of the objective, if its losses have any.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = local_path(path)
-        self.spec = self.path / "spec.yaml"
+        self.spec = spec_file(self.path)
         self.model = self.path / "model.safetensors"
         self.metrics = self.path / "metrics.jsonl"
         self.last = self.path / "checkpoints" / "last.safetensors"
         self.best = self.path / "checkpoints" / "best.safetensors"
-        self.lock = FileLock(self.path / "checkpoints" / ".lock")
         self.frames = self.path / "checkpoints" / "frames"
         self.reconstructions = self.path / "reconstructions"
         self.samples = self.path / "samples"
+        self.losses = self.path / hub.LOSSES
         self.gif = self.path / "training.gif"
         self.evaluation = self.path / "evaluation.json"
+
+    @cached_property
+    def lock(self) -> BaseFileLock:
+        """The lock of the process that trains the run."""
+        return FileLock(self.path / "checkpoints" / ".lock")
 
     @classmethod
     def create(cls, spec: RunSpec, out: str | Path | None = None) -> RunFolder:
@@ -108,6 +118,23 @@ class RunFolder:
             Path(self.lock.lock_file).unlink()
         self.lock.release()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether a process trains the run, as far as this machine can tell."""
+        if self.lock.is_locked or not Path(self.lock.lock_file).exists():
+            return self.lock.is_locked
+        try:
+            self.lock.acquire(timeout=0)
+        except (Timeout, OSError) as error:
+            return isinstance(error, Timeout)
+        self.lock.release()
+        return False
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is in the form in which runs are shared."""
+        return self.spec.name == hub.CONFIG
+
     def has_begun(self) -> bool:
         """Whether there is anything to resume: a checkpoint, or what is written after the first one, which must not be lost."""
         return self.last.exists() or self.evaluation.exists() or len(self.read_metrics()) > 1
@@ -161,14 +188,24 @@ class RunFolder:
         write_text(self.metrics, "".join(kept))
 
 
-def model_file(path: str | Path) -> Path:
-    """Return the model file that a user names: the file itself, or that of a run folder.
+def model_file(path: str | Path, **fetching: Any) -> Path:
+    """Return the model file that a user names: the file itself, or that of a run folder or of a run on the Hub.
+
+    Args:
+        path: What the user names.
+        fetching: Options of `vaekit.hub.local_run`.
 
     Raises:
         CheckpointError: The path is a folder, but not of a run.
+        HubError: The run on the Hub cannot be fetched.
     """
-    path = local_path(path)
+    path = hub.local_run(path, **fetching)
     return RunFolder(path).require().model if path.is_dir() else path
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a user's word is a run folder or the name of a run on the Hub."""
+    return hub.location(path) is not None or RunFolder(path).spec.is_file()
 
 
 def _is_free(path: Path) -> bool:

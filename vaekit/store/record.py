@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vaekit import roles
+from vaekit import hub, roles
 from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
 from vaekit.model.assembly import build_vae
@@ -25,14 +25,30 @@ class Record:
     """The contents of a run folder.
 
     Args:
-        path: The run folder; a `RunFolder` need not exist on this machine.
+        path: The run folder, or a run on the Hub: ``hf://user/name``. A `RunFolder` need not exist on this machine.
+        revision: A branch, a tag or a commit of a run on the Hub; default: what its name says, else the main branch.
+        token: A token of the Hub; default: that of HF_TOKEN or of `hf auth login`.
+        cache_dir: A folder for what is fetched; default: the caches of `huggingface_hub` and of vaekit.
+        local_files_only: Whether to use what was fetched before, without asking the Hub.
 
     Raises:
         CheckpointError: The path is not a run folder.
+        HubError: The run on the Hub cannot be fetched.
     """
 
-    def __init__(self, path: str | Path | RunFolder) -> None:
-        self.folder = path if isinstance(path, RunFolder) else RunFolder(path).require()
+    def __init__(
+        self,
+        path: str | Path | RunFolder,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        if not isinstance(path, RunFolder):
+            given: dict[str, Any] = {"revision": revision, "token": token, "cache_dir": cache_dir}
+            path = RunFolder(hub.local_run(path, **given, local_files_only=local_files_only)).require()
+        self.folder = path
         self.path = self.folder.path
 
     @cached_property

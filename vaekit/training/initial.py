@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from vaekit import hub
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.data.facts import Facts
 from vaekit.data.pixels import UNIT
 from vaekit.errors import CheckpointError, UsageError
-from vaekit.files import local_path
 from vaekit.interfaces import MODEL_PARTS
 from vaekit.model.vae import VAE
 from vaekit.schema import ComponentSpec, ModelPart
-from vaekit.specs.models import RunSpec
+from vaekit.specs.models import RunSpec, spec_file
 from vaekit.specs.resolve import resolve
 from vaekit.specs.text import value_text
 from vaekit.store import checkpoint, diffusers
@@ -57,10 +57,9 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
         CheckpointError: The file is missing or damaged, or holds NaN or infinite weights.
         UsageError: No part fits, a frozen part does not, or the run was trained on data of other channels or another range.
     """
-    init = spec.train.init
-    if init is None:
+    if spec.train.init is None:
         return None
-    source = _source(init, facts, processes)
+    init, source = hub.shown(spec.train.init), _source(spec.train.init, facts, processes)
     tensors, theirs = source.tensors, source.spec.model
     here, there = (_form(each) for each in (facts, source.facts))
     if here != there:
@@ -118,10 +117,11 @@ class Source(NamedTuple):
 def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
     """Read the model that ``init`` names: a run, a model file, or a folder of diffusers, whose networks take data of any size."""
     leads = processes is None or processes.leads
-    path = local_path(init)
+    path = hub.local_run(init) if leads else init
     if leads and not path.exists():
         raise UsageError(f"--init {init} does not exist", expected="a run folder, a model file or a folder of diffusers")
-    config = json.dumps(diffusers.read_config(path)) if leads and diffusers.is_diffusers(path) else ""
+    foreign = leads and not spec_file(path).is_file() and diffusers.is_diffusers(path)
+    config = json.dumps(diffusers.read_config(path)) if foreign else ""
     config = config if processes is None else processes.share_text(config)
     if config:
         tensors = diffusers.read_weights(path) if leads else {}
@@ -130,7 +130,7 @@ def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
         shape = (settings.get("in_channels", 3), *facts.data_shape[1:])
         spec = resolve({"model": diffusers.model_of(settings)}, str(init))
         return Source(tensors, spec, facts.model_copy(update={"data_shape": shape, "value_range": UNIT}), None)
-    tensors, header = checkpoint.load(model_file(init) if leads else init, processes=processes)
+    tensors, header = checkpoint.load(model_file(path) if leads else path, processes=processes)
     return Source(tensors, header.spec, header.facts, header.state.get("epoch"))
 
 

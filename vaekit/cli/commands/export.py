@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -31,6 +30,8 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
 
     ``--onnx`` becomes ``--onnx=``, and ``--onnx PATH`` becomes ``--onnx=PATH``; a run folder that follows stays the argument.
     """
+    from vaekit.store.folder import is_run
+
     kinds = roles.exporters.kinds()
     normal, rest, chosen = [], list(arguments), []
     while rest:
@@ -39,7 +40,7 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
         named = next((kind for kind in (*kinds, WHOLE) if flag.replace("-", "_") == f"__{kind.replace('-', '_')}"), None)
         if named is not None:
             chosen += [named] if named != WHOLE else []
-            if not equals and rest and not rest[0].startswith("-") and not (Path(rest[0]) / "spec.yaml").is_file():
+            if not equals and rest and not rest[0].startswith("-") and not is_run(rest[0]):
                 path = rest.pop(0)
             word = f"{_flag(named)}={path}"
         normal.append(word)

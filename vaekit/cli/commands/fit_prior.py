@@ -24,12 +24,13 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
 
 
 def _second_stage(words: Words) -> dict[str, Any]:
+    from vaekit.hub import local_run
     from vaekit.specs.second_stage import second_stage
     from vaekit.store.folder import RunFolder, newest_run
 
     helps = "help" in words.flags and "prior" not in words.flags
     prior = "mixture" if helps else (words.flags.get("prior") or [None])[-1]
-    folder = RunFolder(newest_run() if words.spec is None else words.spec).require()
+    folder = RunFolder(newest_run() if words.spec is None else local_run(words.spec)).require()
     return second_stage(folder.path, prior)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vaekit.cli.commands.sweep import follow
-from vaekit.cli.common import JsonOption, Panel, QuietOption, RunArgument, interruptible, open_run
+from vaekit.cli.common import JsonOption, Panel, QuietOption, RunArgument, interruptible
 from vaekit.errors import UsageError
 
 PANEL = Panel.TRAINING
@@ -58,7 +58,9 @@ def resume(  # noqa: PLR0917 - Typer calls it by keywords
 
     from vaekit.cli.console import choose_reporter
     from vaekit.run import resume as resume_run
+    from vaekit.store.folder import newest_run
 
     reporter = choose_reporter(json=json, quiet=quiet)
     with interruptible(reporter):
-        resume_run(open_run(run).path, device=device, reporter=reporter, allow_changed_data=allow_changed_data, **limits)
+        folder = newest_run() if run is None else run
+        resume_run(folder, device=device, reporter=reporter, allow_changed_data=allow_changed_data, **limits)

@@ -37,7 +37,7 @@ class Latents(Dataset):
     model with latents of its own, use `vaekit fit-prior`.
 
     Args:
-        run: The run folder.
+        run: The run folder, or hf://user/name.
         sample: Whether a code is a draw from its posterior, always the same one, instead of the mean.
         memory_gb: Codes of a split that take more memory are mapped from the file, and read again every epoch.
 

@@ -88,7 +88,8 @@ class Table(ABC):
             ValueError: The columns differ in length, or from those before.
         """
         if len({len(values) for values in columns.values()}) != 1:
-            raise ValueError(f"columns of one length are expected, got { ({name: len(each) for name, each in columns.items()}) }")
+            lengths = {name: len(values) for name, values in columns.items()}
+            raise ValueError(f"columns of one length are expected, got {lengths}")
         if self._rows and _schema(columns) != _schema(self._rows[0]):
             raise ValueError(f"expected the columns {_schema(self._rows[0])}, got {_schema(columns)}")
         self._rows.append(columns)
@@ -197,7 +198,10 @@ class NpyTable(Table):
 
 
 class NpzTable(Table):
-    """A .npz file. Arrays stand one after another in it, so until it is complete, each has a nameless temporary file beside it."""
+    """A .npz file.
+
+    Arrays stand one after another in it, so until it is complete, each is in a nameless temporary file beside it.
+    """
 
     def __init__(self, file: Path, path: Path) -> None:
         super().__init__(file, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
@@ -50,6 +50,8 @@ def read_given(
         DataError: The data are missing, unreadable or of another shape, or a conditional model does not know a class of theirs.
         UsageError: An option does not apply.
     """
+    if fit is not None and fit not in get_args(Fit):
+        raise UsageError("images are fitted in no such way", given=f"fit {fit}", expected=", ".join(get_args(Fit)))
     if fit is not None and (data is None or not isinstance(data, str | Path)):
         raise UsageError("only image files are fitted to a size", given=f"fit {fit}", remedy="leave it out")
     if labels is not None and (data is None or isinstance(data, str | Path)):

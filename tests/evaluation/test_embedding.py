@@ -208,6 +208,7 @@ def test_files_of_a_run_on_a_folder_are_named_whether_they_are_kept_in_memory_or
     whole = run.embed(tmp_path / "set")
     assert whole.file.tolist() == [str(file) for file in files]
     test = run.embed()
+    assert run.splits.test.subset(torch.tensor([1, 0])).names == [test.file[1], test.file[0]]
     place = {name: i for i, name in enumerate(whole.file.tolist())}
     np.testing.assert_allclose(test.z, whole.z[[place[name] for name in test.file]], **CLOSE)
     streamed = vaekit.train(run.path / "spec.yaml", **{"dataset.memory_gb": 0.0}, workers=0, out=tmp_path / "streamed")

@@ -169,6 +169,9 @@ def test_parts_and_options_are_those_of_vaekit(table: np.ndarray, tmp_path) -> N
     assert [loss.kind for loss in spec.model.loss] == ["beta", "mmd"]
     assert (spec.model.loss[0].beta, spec.train.lr, spec.train.epochs) == (2, 1e-3, 1)
     assert len(model.history_) == 1
+    state = np.random.RandomState(0)
+    state.permutation(600)
+    assert spec.train.seed == state.randint(2**31)
 
 
 def test_what_cannot_be_is_refused(fitted: VAETransformer, table: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

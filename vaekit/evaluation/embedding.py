@@ -87,7 +87,7 @@ def encode(vae: VAE, batches: Batches, streams: Streams, *, sample: bool = False
     for batch in batches.epoch(0):
         q = vae.encode(batch.inputs, batch.y)
         noise = _noise(vae, streams, f"codes/{batches.split}", batch) if sample else None
-        yield batch, q, q.mean if noise is None else q.rsample(noise[0])
+        yield batch, q, q.mean if noise is None else q.rsample(noise)
 
 
 @torch.no_grad()
@@ -132,21 +132,28 @@ def _kl(vae: VAE, q: Distribution, batch: Batch, streams: Streams, split: str) -
     closed = kl_per_dim(q, vae.prior(vae, vae.condition_on(batch.y)))
     if closed is not None:
         return closed.sum(-1), closed
-    noise = _noise(vae, streams, f"kl/{split}", batch, DRAWS)
-    noise = noise if noise.any() else noise[:1]  # all draws from a point are the same
-    site = vae.trace_from(q, noise, batch.x, y=batch.y, decode=False).site
-    return site.kl, site.kl_per_latent
+    totals, terms = [], []
+    for draw in range(DRAWS):  # one after another, as a prior may take much memory for each
+        noise = _noise(vae, streams, f"kl/{split}/{draw}", batch)
+        site = vae.trace_from(q, noise, batch.x, y=batch.y, decode=False).site
+        totals.append(site.kl)
+        terms.append(site.kl_per_latent)
+        if not noise.any():  # all draws from a point are the same
+            break
+    return _mean(totals), _mean(terms)
 
 
-def _noise(vae: VAE, streams: Streams, stream: str, batch: Batch, draws: int = 1) -> Tensor:
-    """Return noise that belongs to the rows of a batch, ``(draws, B, D)``; it is drawn on the CPU, the same for every device."""
+def _mean(parts: Sequence[Tensor | None]) -> Tensor | None:
+    found = [part for part in parts if part is not None]
+    return torch.stack(found).mean(0) if found else None
+
+
+def _noise(vae: VAE, streams: Streams, stream: str, batch: Batch) -> Tensor:
+    """Return the noise that belongs to the rows of a batch, ``(B, D)``; it is drawn on the CPU, the same for every device."""
     rows, like = batch.index.cpu(), torch.zeros((), dtype=batch.inputs.dtype)
     first, last = int(rows[0]) // ROWS, int(rows[-1]) // ROWS
-    blocks = [
-        vae.posterior.draw_noise(draws * ROWS, streams.generator(stream, block), like=like).unflatten(0, (draws, ROWS))
-        for block in range(first, last + 1)
-    ]
-    return torch.cat(blocks, 1)[:, rows - first * ROWS].to(batch.inputs.device)
+    blocks = [vae.posterior.draw_noise(ROWS, streams.generator(stream, block), like=like) for block in range(first, last + 1)]
+    return torch.cat(blocks)[rows - first * ROWS].to(batch.inputs.device)
 
 
 def _check_support(vae: VAE, x: Tensor) -> None:

@@ -24,7 +24,7 @@ from vaekit.trace import Trace
 
 if TYPE_CHECKING:
     from vaekit.data.images import ImageReader
-    from vaekit.data.sources import Splits
+    from vaekit.data.sources import ImageSource, Splits
 
 Shape = tuple[int, ...]
 
@@ -564,6 +564,8 @@ class Dataset(Component, ABC):
     """The binarisation to use if none is chosen."""
     reader: ImageReader | None = None
     """The reader of its image files, if any; a user's own files are read with the same range of pixel values."""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """The suffixes of the files that its option ``path`` may name, in lower case; an empty one stands for folders."""
 
     @abstractmethod
     def load(self) -> Splits:
@@ -572,3 +574,13 @@ class Dataset(Component, ABC):
         Raises:
             DataError: The files are missing or unreadable; the message names the folder and explains how to fill it.
         """
+
+    def stored(self) -> Mapping[str, ImageSource]:
+        """Return the examples in the order in which they are stored, by split; all are ``train`` if they are not split.
+
+        Default: the splits of `load`.
+
+        Raises:
+            DataError: The files are missing or unreadable.
+        """
+        return self.load().parts

@@ -64,6 +64,7 @@ COMMANDS = {
     "morph": "morph RUN --steps 2 --out DIR/a.gif",
     "compare": "compare RUN OTHER --out DIR/a.png",
     "report": "report RUN --out DIR/a.html",
+    "embed": "embed RUN --sample --out DIR/a.parquet",
     "bench": "bench RUN/spec.yaml --batch-sizes 16 --seconds 0.1 --tasks train,encode,sample --json",
     "decoder.onnx": "export RUN --part decoder --onnx DIR/a.onnx",
     "encoder.onnx": "export RUN --part encoder --onnx DIR/a.onnx",

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vaekit
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is enforced by Linux")
 
 CAPPED = """
@@ -105,3 +107,26 @@ def test_training_streams_a_set_ten_times_the_cap(tmp_path, write):
     options = ("--epochs", 1, "--batch-size", 64, "--threads", 1, "--device", "cpu", "--workers", 1, "--out", tmp_path / "run")
     result = run(TRAIN, budget, "train", *data, *model, *options)
     assert result.returncode == 0, result.stderr
+
+
+EMBED = """
+import pyarrow.parquet, vaekit.cli, vaekit.run
+cap(int(sys.argv.pop(1)))
+sys.exit(vaekit.cli.main())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["codes.parquet", "codes.npz", "codes.npy"])
+def test_the_codes_of_a_million_rows_are_written_as_they_are_computed(tmp_path, name):
+    budget, num = 256, 10**6  # kept until the end, with what else batches have to leave room for, the codes would take 700 MiB
+    rows = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", np.float32, (num, 16))
+    rows[:] = np.random.default_rng(0).normal(size=16)
+    np.save(tmp_path / "few.npy", rows[:200])
+    data = {"dataset": "array", "dataset.path": str(tmp_path / "few.npy"), "likelihood.link": "identity"}
+    model = {"latent_dim": 4, "epochs": 1, "pictures": "none", "device": "cpu", "threads": 1}
+    run_folder = vaekit.train(**data, **model, out=tmp_path / "run").path
+    arguments = ("embed", run_folder, tmp_path / "rows.npy", "--out", tmp_path / name, "--device", "cpu")
+    result = run(EMBED, budget, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert f"{num:,} rows" in result.stdout

@@ -24,7 +24,7 @@ from vaekit.trace import Trace
 
 if TYPE_CHECKING:
     from vaekit.data.images import ImageReader
-    from vaekit.data.sources import Splits
+    from vaekit.data.sources import ImageSource, Splits
 
 Shape = tuple[int, ...]
 
@@ -572,3 +572,13 @@ class Dataset(Component, ABC):
         Raises:
             DataError: The files are missing or unreadable; the message names the folder and explains how to fill it.
         """
+
+    def stored(self) -> Mapping[str, ImageSource]:
+        """Return the examples by split as they are stored, in order, with no split held out of another; default: as by `load`.
+
+        All examples of a file or folder that states no splits are ``train``.
+
+        Raises:
+            DataError: The files are missing or unreadable.
+        """
+        return self.load().parts

@@ -65,10 +65,12 @@ class ArrayFile(Dataset):
         self.validation, self.test, self.memory_gb = validation, test, memory_gb
 
     def load(self) -> Splits:
+        return with_own_splits(self.stored(), self.validation, self.test)
+
+    def stored(self) -> Mapping[str, ImageSource]:
         if not self.path.is_file():
             raise DataError("the file does not exist", given=self.path, expected="a .npy, .npz, .safetensors or .parquet file")
-        own = {"train": self._npy()} if self.path.suffix == ".npy" else self._archive()
-        return with_own_splits(own, self.validation, self.test)
+        return {"train": self._npy()} if self.path.suffix == ".npy" else self._archive()
 
     def _npy(self) -> ImageSource:
         for option in ("key", "labels"):

@@ -61,13 +61,15 @@ class Folder(Dataset):
         self.validation, self.test, self.on_bad_image, self.memory_gb = validation, test, on_bad_image, memory_gb
 
     def load(self) -> Splits:
+        return decode_if_small(split_source(self.stored()["train"], self.validation, self.test), self.memory_gb)
+
+    def stored(self) -> dict[str, FileImages]:
         files = find_images(self.path, on_bad=self.on_bad_image)
         warn_of_frames(files)
         reader = replace(self.reader, limits=range_of(files, self.reader, self.path))
         if self.on_bad_image == "skip":
             files = readable_images(files, reader)
-        images = FileImages(files, reader, *_labels(self.path, files))
-        return decode_if_small(split_source(images, self.validation, self.test), self.memory_gb)
+        return {"train": FileImages(files, reader, *_labels(self.path, files))}
 
 
 def _labels(folder: Path, files: list[Path]) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:

@@ -86,6 +86,34 @@ def replaceable(path: Path) -> Path:
     return target
 
 
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Give a temporary file in the folder of ``path``; after the context, flush it to disk and rename it to ``path``.
+
+    A symbolic link stays: the file that it points to is replaced. If the context fails, an older file stays as it was, and
+    nothing is left of the new one. Within the context, the caller guards its writes with `writing`.
+
+    Raises:
+        UsageError: ``path`` cannot be replaced; see `replaceable`.
+        VaekitError: The file cannot be written.
+    """
+    path = replaceable(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with writing(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode  # respects the user's umask, even if writing changes it
+        yield temporary
+        with writing(path):
+            temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):  # of a folder that cannot be written, which was reported already
+            temporary.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary file in the folder of ``path``, flush the file to disk, and rename it to ``path``.
 
@@ -95,20 +123,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         UsageError: ``path`` cannot be replaced; see `replaceable`.
         VaekitError: The file cannot be written, for example because the disk is full; an older file stays as it was.
     """
-    path = replaceable(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path):
-            temporary.touch()
-            mode = temporary.stat().st_mode  # respects the user's umask, even if `write` changes it
-            write(temporary)
-            temporary.chmod(mode)
-            with temporary.open("rb+") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # of a folder that cannot be written, which was reported already
-            temporary.unlink(missing_ok=True)
+    with staged(path) as temporary, writing(path):
+        write(temporary)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,0 +1,235 @@
+"""Tables of columns, written a part at a time to a .parquet, .npz or .npy file. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from vaekit.data.pixels import Array
+from vaekit.errors import UsageError
+from vaekit.extras import import_extra
+from vaekit.files import local_path, staged, writing
+
+PART_BYTES = 2**24
+"""Rows are collected in memory until they take this much, and then written together."""
+
+
+@contextmanager
+def write_table(path: str | Path) -> Iterator[Table]:
+    """Write a table, whose rows are appended within the context; memory does not grow with their number.
+
+    The suffix of the path states the format:
+
+    * ``.parquet``: a column with several numbers per row is a fixed-size list, nested for more axes;
+    * ``.npz``: an array for each column;
+    * ``.npy``: the array of the only column.
+
+    The file appears when it is complete, and then replaces an existing file; if the context fails, nothing is left of it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UsageError: The suffix is unknown, pyarrow is required and not installed, or the path exists and is not a regular file.
+        VaekitError: The file cannot be written.
+
+    Example:
+        >>> with write_table("codes.npz") as table:
+        ...     for start in (0, 3):
+        ...         table.append({"row": np.arange(start, start + 3), "z": np.zeros((3, 16), np.float32)})
+        >>> {name: array.shape for name, array in np.load("codes.npz").items()}
+        {'row': (6,), 'z': (6, 16)}
+    """
+    path = local_path(path)
+    if path.suffix not in FORMATS:
+        raise UsageError("unknown format of a table", given=path, expected=f"a {', '.join(FORMATS)} file")
+    with staged(path) as file:
+        table = FORMATS[path.suffix](file, path)
+        try:
+            yield table
+            table.close()
+        finally:
+            table.release()
+
+
+class Table(ABC):
+    """A table that is being written; see `write_table`.
+
+    Args:
+        file: The file to write, which exists and is empty.
+        path: What it will be called, for errors.
+    """
+
+    def __init__(self, file: Path, path: Path) -> None:
+        self.file, self.path = file, path
+        self.open = ExitStack()
+        """What is open."""
+        self._rows: list[Mapping[str, Array]] = []
+        self._bytes = 0
+        self._begun = False
+
+    def append(self, columns: Mapping[str, Array]) -> None:
+        """Append rows.
+
+        Args:
+            columns: Numbers or text by column, each ``(n, *shape)``. Every call has the same columns, of the same types and
+                shapes; text may be of any length.
+
+        Raises:
+            UsageError: The format cannot hold several columns.
+            VaekitError: The file cannot be written.
+            ValueError: The columns differ in length, or from those before.
+        """
+        if len({len(values) for values in columns.values()}) != 1:
+            lengths = {name: len(values) for name, values in columns.items()}
+            raise ValueError(f"columns of one length are expected, got {lengths}")
+        if self._rows and _schema(columns) != _schema(self._rows[0]):
+            raise ValueError(f"expected the columns {_schema(self._rows[0])}, got {_schema(columns)}")
+        self._rows.append(columns)
+        self._bytes += sum(values.nbytes for values in columns.values())
+        if self._bytes > PART_BYTES:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        part = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
+        with writing(self.path):
+            self.write(part)
+        self._rows, self._bytes, self._begun = [{name: values[:0] for name, values in part.items()}], 0, True
+
+    def close(self) -> None:
+        """Write the remaining rows and complete the file.
+
+        Raises:
+            VaekitError: The file cannot be written.
+            ValueError: Nothing was appended.
+        """
+        if not self._rows:
+            raise ValueError("a table needs columns")
+        if self._bytes or not self._begun:
+            self._write_rows()
+        with writing(self.path):
+            self.complete()
+
+    def release(self) -> None:
+        """Close what is open, whether the file is complete or not."""
+        with suppress(OSError):  # of a disk that is full, say, which was reported already
+            self.open.close()
+
+    @abstractmethod
+    def write(self, part: Mapping[str, Array]) -> None:
+        """Write rows."""
+
+    @abstractmethod
+    def complete(self) -> None:
+        """Complete the file, to which some rows were written."""
+
+
+def _schema(columns: Mapping[str, Array]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the type of each column, where the length of text does not count, and the shape of a value."""
+    return {
+        name: ("text" if values.dtype.kind == "U" else str(values.dtype), values.shape[1:]) for name, values in columns.items()
+    }
+
+
+def _write_header(stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Write the header of a .npy file, whose size does not depend on the number of rows."""
+    described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, described)
+
+
+class ParquetTable(Table):
+    """A Parquet file."""
+
+    def __init__(self, file: Path, path: Path) -> None:
+        super().__init__(file, path)
+        self._arrow = import_extra("pyarrow", "parquet", f"writing {path.name}")
+        self._parquet = import_extra("pyarrow.parquet", "parquet", f"writing {path.name}")
+        self._writer: Any = None
+
+    def write(self, part: Mapping[str, Array]) -> None:
+        rows = self._arrow.table({name: self._column(values) for name, values in part.items()})
+        if self._writer is None:
+            text = [name for name, values in part.items() if values.dtype.kind == "U"]
+            self._writer = self._parquet.ParquetWriter(self.file, rows.schema, use_dictionary=text)
+            self.open.callback(self._writer.close)
+        self._writer.write_table(rows)
+
+    def _column(self, values: Array) -> Any:
+        column = self._arrow.array(values.reshape(-1))
+        for size in reversed(values.shape[1:]):
+            column = self._arrow.FixedSizeListArray.from_arrays(column, size)
+        return column
+
+    def complete(self) -> None:
+        self._writer.close()
+
+
+class NpyTable(Table):
+    """A .npy file of a single column."""
+
+    def __init__(self, file: Path, path: Path) -> None:
+        super().__init__(file, path)
+        self._stream = self.open.enter_context(file.open("wb"))
+        self._type, self._shape = np.dtype("f4"), (0,)
+
+    def write(self, part: Mapping[str, Array]) -> None:
+        if len(part) != 1:
+            raise UsageError(
+                "a .npy file holds one array", given=f"{self.path} for {', '.join(part)}", expected="a .parquet or .npz file"
+            )
+        (values,) = part.values()
+        if not self._stream.tell():
+            self._type, self._shape = values.dtype, (0, *values.shape[1:])
+            _write_header(self._stream, self._type, self._shape)
+        self._stream.write(values.tobytes())
+        self._shape = (self._shape[0] + len(values), *self._shape[1:])
+
+    def complete(self) -> None:
+        self._stream.seek(0)
+        _write_header(self._stream, self._type, self._shape)
+        self._stream.flush()
+
+
+class NpzTable(Table):
+    """A .npz file.
+
+    Arrays stand one after another in it, so until it is complete, each is in a nameless temporary file beside it.
+    """
+
+    def __init__(self, file: Path, path: Path) -> None:
+        super().__init__(file, path)
+        self._parts: dict[str, IO[bytes]] = {}
+        self._types: dict[str, np.dtype[Any]] = {}
+        self._num = 0
+
+    def write(self, part: Mapping[str, Array]) -> None:
+        for name, values in part.items():
+            if name not in self._parts:
+                stored = tempfile.TemporaryFile(dir=self.file.parent)  # noqa: SIM115 - `release` closes it
+                self._parts[name] = self.open.enter_context(stored)
+            np.save(self._parts[name], values, allow_pickle=False)
+            self._types[name] = np.result_type(self._types.get(name, values.dtype), values.dtype)  # that of the longest text
+        self._num += len(next(iter(part.values())))
+
+    def complete(self) -> None:
+        with zipfile.ZipFile(self.file, "w") as archive:
+            for name, stored in self._parts.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    end, done = stored.tell(), stored.seek(0)
+                    while done < end:
+                        values = np.load(stored, allow_pickle=False).astype(self._types[name], copy=False)
+                        if not done:
+                            _write_header(member, values.dtype, (self._num, *values.shape[1:]))
+                        member.write(values.tobytes())
+                        done = stored.tell()
+
+
+FORMATS: dict[str, type[Table]] = {".parquet": ParquetTable, ".npz": NpzTable, ".npy": NpyTable}
+"""The formats of tables by suffix."""

@@ -147,8 +147,8 @@ class Threshold:
             raise UsageError("this share has no threshold", given=f"quantile {share:g}", expected="a number between 0 and 1")
         if not len(scores):
             raise DataError("a threshold needs scores", given=f"no images in {about['source']}")
-        ends = {"low": float(scores.min()), "high": float(scores.max())}
-        return cls(value=quantile(scores, share), **ends, quantile=share, num_images=len(scores), **about)
+        low, high = float(scores.min()), float(scores.max())
+        return cls(value=quantile(scores, share), low=low, high=high, quantile=share, num_images=len(scores), **about)
 
     def flags(self, scores: Numbers) -> Flags:
         """Return which scores are above the threshold, ``(N,)``."""
@@ -160,5 +160,5 @@ class Threshold:
         return self.high - self.low or 1.0
 
     def normalised(self, scores: Any) -> Any:
-        """Map scores, an array or a tensor, to [0, 1]: ``(score - value) / (high - low) + 1/2``, clipped; 1/2 is the threshold."""
+        """Map an array or a tensor of scores to [0, 1]: ``(score - value) / (high - low) + 1/2``, clipped."""
         return ((scores - self.value) / self.span + 0.5).clip(0, 1)

@@ -84,7 +84,8 @@ def log_likelihood(
 
         def draw(done: int, num: int, size: int = size, inputs: Tensor = inputs, stream: str = stream) -> Tensor:
             generator = streams.generator(stream, done, vae.device)
-            return vae.posterior.draw_noise(num * size, generator, like=inputs).unflatten(0, (num, size))
+            noise: Tensor = vae.posterior.draw_noise(num * size, generator, like=inputs).unflatten(0, (num, size))
+            return noise
 
         estimate, ess = estimate_batch(vae, batch, draw, samples=samples, step=max(1, chunk // size))
         estimates.append(estimate)

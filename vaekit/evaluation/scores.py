@@ -10,13 +10,16 @@ import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vaekit.data.batches import Batch
+from vaekit.data.pixels import Array
 from vaekit.errors import UsageError
+from vaekit.evaluation.detection import Threshold, at_threshold, auroc, average_precision
 from vaekit.evaluation.importance import estimate_batch
 from vaekit.interfaces import Capability, without_density
 from vaekit.model.vae import VAE
@@ -38,14 +41,19 @@ class Score:
     Args:
         meaning: Its meaning, in a phrase.
         of: The formula, of numbers by name.
-        needs: The numbers that it needs, other than the ELBO.
-        bound: Whether it needs the ELBO, in whose place log p(x) is used if it was estimated.
+        needs: The numbers that it needs.
+        of_evidence: Whether it needs log p(x) as well, or its bound, the ELBO, if log p(x) was not estimated.
     """
 
     meaning: str
     of: Callable[[Columns], Any]
-    needs: tuple[str, ...] = ()
-    bound: bool = False
+    needs: tuple[str, ...]
+    of_evidence: bool = False
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it changes with the number of importance samples."""
+        return self.of_evidence or "log_likelihood" in self.needs
 
 
 def _evidence(numbers: Columns) -> Any:
@@ -54,7 +62,7 @@ def _evidence(numbers: Columns) -> Any:
 
 
 SCORES: dict[str, Score] = {
-    "elbo": Score("-ELBO, an upper bound of -log p(x), nats", lambda n: -n["elbo"], ("elbo",)),
+    "elbo": Score("-ELBO: -log p(x|z) plus the KL, nats", lambda n: -n["elbo"], ("elbo",)),
     "reconstruction": Score("-log p(x|z), nats", lambda n: n["reconstruction"], ("reconstruction",)),
     "kl": Score("KL(q(z|x) ‖ p(z)), nats", lambda n: n["kl"], ("kl",)),
     "squared_error": Score(
@@ -93,11 +101,21 @@ def score_of(name: str, numbers: Columns) -> Any:
     Raises:
         UsageError: The score is unknown, or a number that it needs is not there.
     """
+    score = find_score(name)
+    if lacking := next((each for each in _needs(score, numbers) if each not in numbers), None):
+        raise UsageError(f"the score {name} needs {lacking}, which is not known", remedy=REMEDIES.get(lacking))
+    return score.of(numbers)
+
+
+def find_score(name: str) -> Score:
+    """Return the score of a name.
+
+    Raises:
+        UsageError: It is unknown.
+    """
     if name not in SCORES:
         raise UsageError("unknown score", given=name, expected=", ".join(SCORES))
-    if lacking := next((each for each in _needs(SCORES[name], numbers) if each not in numbers), None):
-        raise UsageError(f"the score {name} needs {lacking}, which is not known", remedy=REMEDIES.get(lacking))
-    return SCORES[name].of(numbers)
+    return SCORES[name]
 
 
 def available(numbers: Columns) -> tuple[str, ...]:
@@ -106,7 +124,7 @@ def available(numbers: Columns) -> tuple[str, ...]:
 
 
 def _needs(score: Score, numbers: Columns) -> tuple[str, ...]:
-    known = "log_likelihood" in numbers or not score.bound
+    known = "log_likelihood" in numbers or not score.of_evidence
     return score.needs if known else ("elbo", *score.needs)
 
 
@@ -226,7 +244,7 @@ def measure(
             trace = trace_of_means(vae, batch.inputs, batch.y)
             reconstruction = trace.reconstruction
         else:
-            noise = _noise(vae, streams, "score", batch.index, 1, 0)[0]
+            noise = _noise(vae, streams, "score", batch.index, 1)[0]
             trace = vae.trace_from(vae.encode(batch.inputs, batch.y), noise, batch.x, y=batch.y)
             reconstruction = trace.reconstruction_of_means
         numbers = numbers_of(trace) | {"squared_error": error_map(batch.x, reconstruction).flatten(1).sum(1)}
@@ -240,15 +258,15 @@ def measure(
 
 def _importance(vae: VAE, batch: Batch, streams: Streams, samples: int) -> tuple[Tensor, Tensor]:
     def draw(done: int, num: int) -> Tensor:
-        return _noise(vae, streams, "score/importance", batch.index, num, done)
+        return _noise(vae, streams, f"score/importance/{done}", batch.index, num)
 
     return estimate_batch(vae, batch, draw, samples=samples, step=BLOCK)
 
 
-def _noise(vae: VAE, streams: Streams, stream: str, index: Tensor, num: int, step: int) -> Tensor:
-    """Draw the base noise of ``num`` codes of each image, ``(num, B, D)``: a function of the seed, the position and the step."""
+def _noise(vae: VAE, streams: Streams, stream: str, index: Tensor, num: int) -> Tensor:
+    """Draw the base noise of ``num`` codes of each image, ``(num, B, D)``: a function of seed, stream and position."""
     like = torch.empty(0, dtype=next(vae.parameters()).dtype)
-    rows = [vae.posterior.draw_noise(num, streams.generator(f"{stream}/{row}", step), like=like) for row in index.tolist()]
+    rows = [vae.posterior.draw_noise(num, streams.generator(stream, row), like=like) for row in index.tolist()]
     return torch.stack(rows, 1).to(vae.device)
 
 
@@ -258,3 +276,53 @@ def _parts(batch: Batch, size: int) -> Iterator[Batch]:
         part = slice(start, start + size)
         y = None if batch.y is None else batch.y[part]
         yield replace(batch, x=batch.x[part], inputs=batch.inputs[part], y=y, index=batch.index[part], whole=None)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a data set. ``pandas.DataFrame(scores.columns)`` is a table of them.
+
+    Args:
+        name: The name of the score in the column ``score``; see `SCORES`.
+        columns: Arrays by name, one value per example: ``row``, and where known ``file``, ``data`` and ``label``; the numbers
+            of `measure`, and ``background``, log p(x) of a background model, or its bound; ``score``, which is higher the more
+            anomalous an example is; ``above_threshold`` if there is a threshold; ``anomaly`` if anomalies are known.
+        elbo_is: A description of the ELBO.
+        threshold: The threshold.
+    """
+
+    name: str
+    columns: Mapping[str, Array]
+    elbo_is: str
+    threshold: Threshold | None = None
+
+    def __getitem__(self, column: str) -> Array:
+        return self.columns[column]
+
+    def __len__(self) -> int:
+        return len(self.columns["row"])
+
+    @property
+    def score(self) -> Array:
+        """The score of each example; higher is more anomalous."""
+        return self.columns["score"]
+
+    @cached_property
+    def quality(self) -> dict[str, Any]:
+        """How well scores tell known anomalies from normal examples; empty if none are known.
+
+        ``auroc`` and ``average_precision`` hold a number for each score that the numbers suffice for; ``precision``, ``recall``
+        and ``f1`` are those of the examples above the threshold.
+
+        Raises:
+            DataError: All examples are normal, or all are anomalies.
+        """
+        if "anomaly" not in self.columns:
+            return {}
+        known = self.columns["anomaly"]
+        scores = {name: score_of(name, self.columns) for name in available(self.columns)}
+        found: dict[str, Any] = {
+            "auroc": {name: auroc(values, known) for name, values in scores.items()},
+            "average_precision": {name: average_precision(values, known) for name, values in scores.items()},
+        }
+        return found if self.threshold is None else found | at_threshold(self.columns["above_threshold"], known)

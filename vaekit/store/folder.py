@@ -27,7 +27,8 @@ class RunFolder:
 
     ``spec.yaml``: the resolved spec; ``model.safetensors``: the best weights; ``metrics.jsonl``: a JSON object per epoch;
     ``checkpoints/``: last and best; ``reconstructions/`` and ``samples/``: PNG grids of chosen epochs; ``training.gif``: samples
-    from the first epoch to the last; ``evaluation.json``: the numbers of the test set.
+    from the first epoch to the last; ``evaluation.json``: the numbers of the test set; ``threshold.json``: the score above which
+    an example is anomalous.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -43,6 +44,7 @@ class RunFolder:
         self.samples = self.path / "samples"
         self.gif = self.path / "training.gif"
         self.evaluation = self.path / "evaluation.json"
+        self.threshold = self.path / "threshold.json"
 
     @classmethod
     def create(cls, spec: RunSpec, out: str | Path | None = None) -> RunFolder:

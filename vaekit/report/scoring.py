@@ -1,0 +1,399 @@
+"""The scores of a data set under the model of a run: streamed, compared with a threshold, and shown on a page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaekit.compute.layout import lay_out
+from vaekit.data.pixels import Array
+from vaekit.drawing.grid import single_images
+from vaekit.errors import DataError, UsageError, VaekitError
+from vaekit.evaluation.bound import meaning_of_elbo
+from vaekit.evaluation.detection import Threshold
+from vaekit.evaluation.evaluator import BATCH_NUMBERS
+from vaekit.evaluation.scores import Measured, Scores, error_map, find_score, measure, score_of
+from vaekit.files import local_path, write_text, writing
+from vaekit.store.given import Given, given_data
+from vaekit.store.record import load_model
+from vaekit.training.checks import check_examples
+
+if TYPE_CHECKING:
+    from vaekit.data.specs import Fit
+    from vaekit.model.vae import VAE
+    from vaekit.store.record import Record
+
+SHOWN = 24
+"""The number of least likely examples that a page shows, and of most likely ones."""
+
+
+class Example(NamedTuple):
+    """An example to be shown.
+
+    Args:
+        score: Its score.
+        caption: Its place in the data, and its label.
+        image: ``(C, H, W)``, in the range of the data.
+        reconstruction: Of the same shape.
+    """
+
+    score: float
+    caption: str
+    image: Tensor
+    reconstruction: Tensor
+
+
+@dataclass
+class Extremes:
+    """The examples of the lowest and of the highest scores so far; of equal scores, the first.
+
+    Args:
+        num: The number of each.
+    """
+
+    num: int = SHOWN
+    low: list[Example] = field(default_factory=list)
+    high: list[Example] = field(default_factory=list)
+
+    def add(self, scores: Array, example: Callable[[int], Example]) -> None:
+        """Add a batch.
+
+        Args:
+            scores: Its scores, ``(B,)``.
+            example: Returns the example at a position of the batch.
+        """
+        for kept, sign in ((self.low, 1), (self.high, -1)):
+            kept.extend(map(example, np.argsort(sign * scores, kind="stable")[: self.num].tolist()))
+            kept.sort(key=lambda each: sign * each.score)
+            del kept[self.num :]
+
+
+class Scorer:
+    """Scores examples by the model of a run.
+
+    Args:
+        run: The run.
+        score: The name of the score; see `vaekit.evaluation.scores.SCORES`.
+        samples: The number of importance samples for log p(x); 0 skips it.
+        background: The run of the background model of a likelihood ratio.
+        deterministic: Whether nothing is drawn; see `vaekit.evaluation.scores.measure`. Grey pixels are then not binarised at
+            random either.
+        seed: The seed of the draws.
+        device: The device, which is available.
+        batch_size: The number of examples at once; default: that of training, but more on a GPU.
+
+    Raises:
+        UsageError: The options do not fit each other, or the background model takes other data.
+        CheckpointError: A run has no model yet.
+    """
+
+    def __init__(
+        self,
+        run: Record,
+        *,
+        score: str = "elbo",
+        samples: int = 0,
+        background: Record | None = None,
+        deterministic: bool = False,
+        seed: int = 0,
+        device: str = "cpu",
+        batch_size: int | None = None,
+    ) -> None:
+        if deterministic and samples:
+            raise UsageError("importance samples are drawn, so they are not deterministic", given=f"{samples} samples")
+        self.run, self.score, self.samples, self.deterministic, self.seed = run, score, samples, deterministic, seed
+        vae, header = load_model(run.folder.model)
+        self.vae, self.device = vae.to(device), torch.device(device)
+        self.epoch: int = header.state.get("epoch", 0)
+        self.background = None if background is None else self._background(background)
+        self.about = {
+            "score": score,
+            "deterministic": deterministic,
+            "samples": samples if find_score(score).sampled else 0,
+            "epoch": self.epoch,
+            "background": str(background.path) if background is not None and score == "likelihood_ratio" else None,
+        }
+        """What a threshold depends on."""
+        size = run.spec.train.batch_size
+        many = size if self.device.type == "cpu" else max(size, BATCH_NUMBERS // math.prod(vae.data_shape))
+        self.batch_size = many if batch_size is None else batch_size
+        for model in filter(None, (self.vae, self.background)):
+            lay_out(model)
+
+    def _background(self, run: Record) -> VAE:
+        model = load_model(run.folder.model)[0].to(self.device)
+        own, other = (
+            (vae.data_shape, vae.value_range, record.spec.data.binarize, vae.likelihood.scores, vae.likelihood.normalised)
+            for vae, record in ((self.vae, self.run), (model, run))
+        )
+        if own != other:
+            raise UsageError(
+                f"the likelihoods of {self.run.path} and of the background model {run.path} are not comparable",
+                given=f"shape, range, binarisation, likelihood and whether it is normalised: {other}",
+                expected=f"{own}",
+                remedy="train it with the same options on images with random changes",
+            )
+        return model
+
+    def given(self, data: str | Path | None = None, *, split: str = "test", fit: Fit | None = None) -> Given:
+        """Return the examples that a user names, as the model takes them; see `vaekit.store.given.given_data`.
+
+        Raises:
+            UsageError: The data are unknown, or log p(x) is not defined for them.
+            DataError: They are missing or unreadable, do not fit the model, or are empty.
+        """
+        given = given_data(self.run, self.vae, data, split=split, fit=fit, drawn=not self.deterministic)
+        check_examples(self.vae.likelihood, {given.name: given.source})
+        if not len(given.source):
+            raise DataError("there is nothing to score", given=f"no examples in {given.name}")
+        if self.samples and "bound" not in (meaning := self.elbo_is(given)):
+            raise UsageError(
+                "log p(x) is not defined for a cross-entropy on grey values",
+                given=f"likelihood {self.vae.likelihood.kind!r}: {meaning}",
+                remedy="leave out --samples",
+            )
+        return given
+
+    def elbo_is(self, given: Given) -> str:
+        """Describe what the ELBO of examples is; see `vaekit.evaluation.bound.meaning_of_elbo`."""
+        missing = self.run.spec.data.missing != "refuse"
+        likelihood, limits = self.vae.likelihood, self.vae.value_range
+        return meaning_of_elbo(likelihood, binary=given.is_binary, value_range=limits, missing=missing)
+
+    def measured(self, given: Given) -> Iterator[Measured]:
+        """Yield the numbers of examples, batch by batch, with the score among them."""
+        workers = self.run.spec.train.workers
+        draws: dict[str, Any] = {"seed": self.seed, "deterministic": self.deterministic, "samples": self.samples}
+        complexity = self.score == "input_complexity"
+        batches = given.batches(self.batch_size, self.device, workers)
+        own = measure(self.vae, batches.epoch(0), **draws, complexity=complexity, binary=given.is_binary)
+        others = (
+            None
+            if self.background is None
+            else measure(self.background, given.batches(self.batch_size, self.device, workers).epoch(0), **draws)
+        )
+        for each in own:
+            if others is not None:
+                other = next(others).numbers
+                each.numbers["background"] = other["log_likelihood" if self.samples else "elbo"]
+            each.numbers["score"] = score_of(self.score, each.numbers)
+            yield each
+
+    def numbers(self, given: Given, see: Callable[[Measured], None] | None = None) -> dict[str, Array]:
+        """Return the numbers of all examples by name.
+
+        Args:
+            given: The examples.
+            see: Receives each batch, to draw it.
+
+        Raises:
+            DataError: A score is NaN.
+        """
+        parts: list[dict[str, Tensor]] = []
+        for each in self.measured(given):
+            parts.append(each.numbers)
+            if see is not None:
+                see(each)
+        found = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+        if np.isnan(found["score"]).any():
+            rows = np.flatnonzero(np.isnan(found["score"]))
+            raise DataError(f"the score {self.score} is NaN", given=f"{len(rows)} of {given.name}, the first in row {rows[0]}")
+        return found
+
+    def threshold_from(self, scores: Array, share: float, source: str) -> Threshold:
+        """Return the threshold that a share of scores do not exceed, and store it with the run."""
+        threshold = Threshold.of(scores, share, source=source, **self.about)
+        write_text(self.run.folder.threshold, json.dumps(asdict(threshold), indent=2) + "\n")
+        return threshold
+
+    def stored_threshold(self) -> Threshold | None:
+        """Return the threshold that is stored with the run; None if there is none for this score and its options."""
+        found = self.run.threshold()
+        return found if found is not None and self.about.items() <= asdict(found).items() else None
+
+
+def score_run(
+    run: Record,
+    data: str | Path | None = None,
+    *,
+    split: str = "test",
+    quantile: float | None = None,
+    contamination: float | None = None,
+    validation: str | Path | None = None,
+    anomalous: Sequence[str | int] = (),
+    against: str | Path | None = None,
+    fit: Fit | None = None,
+    maps: str | Path | None = None,
+    page: str | Path | None = None,
+    **options: Any,
+) -> Scores:
+    """Score a data set; the arguments are those of `vaekit.Run.score`, the other options those of `Scorer`."""
+    if quantile is not None and contamination is not None:
+        raise UsageError("a threshold has one source", given="a quantile and a contamination", remedy="leave out one")
+    if anomalous and against is not None:
+        raise UsageError("anomalies are known by their label or by their data set", given="both", remedy="leave out one")
+    scorer = Scorer(run, **options)
+    parts = [scorer.given(each, split=split, fit=fit) for each in ([data] if against is None else [data, against])]
+    named = [_labels(part) for part in parts]
+    known = _anomalies(named[0], parts[0], anomalous) if anomalous else None
+    threshold = None
+    if quantile is not None:
+        normal = _validation(scorer, validation, fit)
+        threshold = scorer.threshold_from(scorer.numbers(normal)["score"], quantile, normal.name)
+    folder = None if maps is None else _new_folder(local_path(maps))
+    extremes = Extremes()
+    columns: list[dict[str, Array]] = []
+    for part, labels in zip(parts, named, strict=True):
+        begin = sum(len(each["row"]) for each in columns)
+        width = len(str(sum(len(each.source) for each in parts) - 1))
+
+        def see(
+            each: Measured, part: Given = part, labels: Array | None = labels, begin: int = begin, width: int = width
+        ) -> None:
+            if folder is not None:
+                _write_maps(folder, each, scorer.vae, begin, width)
+            if page is not None:
+                extremes.add(each.numbers["score"].numpy(), lambda i: _example(each, i, part, labels))
+
+        numbers = scorer.numbers(part, see)
+        columns.append(_about(part, labels, len(parts) > 1) | numbers)
+    whole = _joined(columns)
+    if against is not None:
+        known = np.repeat([False, True], [len(each["row"]) for each in columns])
+    if contamination is not None:
+        threshold = scorer.threshold_from(whole["score"], 1 - contamination, " and ".join(part.name for part in parts))
+    threshold = threshold or scorer.stored_threshold()
+    if threshold is not None:
+        whole["above_threshold"] = threshold.flags(whole["score"])
+    if known is not None:
+        whole["anomaly"] = known
+    scores = Scores(scorer.score, whole, scorer.elbo_is(parts[0]), threshold)
+    if page is not None:
+        from vaekit.report.scores_page import write_page
+
+        write_page(local_path(page), run, scorer.vae, scores, extremes=extremes, data=" and ".join(part.name for part in parts))
+    return scores
+
+
+def _validation(scorer: Scorer, validation: str | Path | None, fit: Fit | None) -> Given:
+    """Return the normal examples that a quantile is of: those that are given, else the validation split of the run.
+
+    Raises:
+        DataError: The run has none.
+    """
+    if validation is not None:
+        return scorer.given(validation, split="validation", fit=fit)
+    try:
+        return scorer.given(split="validation")
+    except VaekitError as error:
+        raise DataError(
+            "a threshold from a quantile needs the validation split of the run's data",
+            given=error.message,
+            remedy="name normal examples: --validation DATA; or state the share of anomalies in the data: --contamination 0.05",
+        ) from error
+
+
+def _labels(given: Given) -> Array | None:
+    """Return the names of the labels of examples, or their numbers if they have no names; None without labels."""
+    labels = given.source.labels
+    if labels is None:
+        return None
+    numbers, names = labels.cpu().numpy(), given.source.class_names
+    return numbers if names is None else np.array(names)[numbers]
+
+
+def _anomalies(labels: Array | None, given: Given, anomalous: Sequence[str | int]) -> Array:
+    """Return which examples have one of the labels of anomalies.
+
+    Raises:
+        DataError: The examples have no labels.
+        UsageError: No example has such a label.
+    """
+    if labels is None:
+        raise DataError("anomalies are named by their label, and the data have none", given=given.name)
+    present = sorted({str(label) for label in labels.tolist()})
+    unknown = [str(label) for label in anomalous if str(label) not in present]
+    if unknown:
+        raise UsageError(f"{given.name} has no such label", given=", ".join(unknown), expected=", ".join(present))
+    found: Array = np.isin(labels.astype(str), [str(label) for label in anomalous])
+    return found
+
+
+def _about(given: Given, labels: Array | None, several: bool) -> dict[str, Array]:
+    """Return the columns that say which example a row is."""
+    columns: dict[str, Array] = {"row": np.arange(len(given.source))}
+    columns |= {"data": np.full(len(given.source), given.name)} if several else {}
+    columns |= {} if given.files is None else {"file": np.array(given.files)}
+    return columns if labels is None else columns | {"label": labels}
+
+
+def _joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Join tables; a column of text that one of them lacks is empty there."""
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    columns = {}
+    for name in names:
+        values = [part.get(name) for part in parts]
+        present = [each for each in values if each is not None]
+        if len(present) < len(parts) or len({each.dtype.kind for each in present}) > 1:
+            values = [
+                np.full(len(part["row"]), "") if each is None else each.astype(str)
+                for part, each in zip(parts, values, strict=True)
+            ]
+        columns[name] = np.concatenate([each for each in values if each is not None])
+    return columns
+
+
+# Pictures
+
+
+def map_to_show(x: Tensor, reconstruction: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Return maps of errors as examples of one channel in [0, 1]: the root mean square over channels, in parts of the range.
+
+    Args:
+        x: Examples ``(B, C, *sides)``, or rows of a table ``(B, F)``.
+        reconstruction: Of the same shape.
+        limits: The range of the data, which 0 and 1 stand for.
+    """
+    error = error_map(x, reconstruction)
+    shown = (error / (1 if error.ndim == 2 == x.ndim else x.shape[1])).sqrt() / (limits[1] - limits[0])
+    return shown if x.ndim == 2 else shown.unsqueeze(1)
+
+
+def _new_folder(folder: Path) -> Path:
+    """Create a folder.
+
+    Raises:
+        UsageError: It holds files, or cannot be created.
+    """
+    with suppress(FileNotFoundError):
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise UsageError(f"{folder} exists and is not an empty folder", remedy="choose a new folder for the maps")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_maps(folder: Path, each: Measured, vae: VAE, begin: int, width: int) -> None:
+    """Write the maps of a batch; each is named by its row in the table."""
+    shown = map_to_show(each.batch.x, each.reconstruction, vae.value_range)
+    for row, picture in zip(each.batch.index.tolist(), single_images(shown, small=1), strict=True):
+        file = folder / f"{begin + row:0{width}}.png"
+        with writing(file):
+            picture.save(file, "PNG")
+
+
+def _example(each: Measured, i: int, given: Given, labels: Array | None) -> Example:
+    row = int(each.batch.index[i])
+    place = f"row {row}" if given.files is None else given.files[row]
+    caption = place if labels is None else f"{place}, {labels[row]}"
+    x, reconstruction = each.batch.x[i].cpu(), each.reconstruction[i].cpu()
+    return Example(float(each.numbers["score"][i]), caption, x.clone(), reconstruction.clone())

@@ -400,9 +400,9 @@ class Run(Record):
                 evaluation = None
                 warnings.warn(f"the latents' statistics are unknown: {error.message}; run `vaekit evaluate`", stacklevel=2)
         vae, header = load_model(self.folder.model)
-        threshold, epoch = self.threshold(), header.state.get("epoch")
-        if threshold is not None and threshold.epoch != epoch:
-            warnings.warn(f"the threshold is ignored: it is of epoch {threshold.epoch}, the model of {epoch}", stacklevel=2)
+        threshold, now = self.threshold(), header.state.get("epoch", 0)
+        if threshold is not None and threshold.epoch != now:
+            warnings.warn(f"the threshold is ignored: it is of epoch {threshold.epoch}, the model of {now}", stacklevel=2)
             threshold = None
         latents = latents_of(vae, evaluation)
         return Trained(vae, header.spec, header.versions, latents, header.facts.class_names, threshold)

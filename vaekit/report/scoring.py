@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -374,9 +373,8 @@ def _new_folder(folder: Path) -> Path:
     Raises:
         UsageError: It holds files, or cannot be created.
     """
-    with suppress(FileNotFoundError):
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise UsageError(f"{folder} exists and is not an empty folder", remedy="choose a new folder for the maps")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} exists and is not an empty folder", remedy="choose a new folder for the maps")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
+from torch import Tensor
 
+from vaekit.data.pixels import Array
 from vaekit.drawing.axes import number, ticks
 from vaekit.drawing.grid import beside, single_images
-from vaekit.evaluation.scores import SCORES, Scores
+from vaekit.evaluation.scores import SCORES, Scores, error_map
 from vaekit.files import write_text
 from vaekit.report.curves import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, colour
 from vaekit.report.inline_images import image_tag
@@ -20,12 +22,54 @@ from vaekit.report.page import html_page, html_table
 
 if TYPE_CHECKING:
     from vaekit.model.vae import VAE
-    from vaekit.report.scoring import Example, Extremes
     from vaekit.store.record import Record
 
+SHOWN = 24
+"""The number of least likely examples that a page shows, and of most likely ones."""
 BINS = 60
 TAIL = 0.002
 """The share of the lowest scores, and of the highest, that the histogram may put into its outermost bars."""
+
+
+class Example(NamedTuple):
+    """An example to be shown.
+
+    Args:
+        score: Its score.
+        caption: Its place in the data, and its label.
+        image: ``(C, H, W)``, in the range of the data.
+        reconstruction: Of the same shape.
+    """
+
+    score: float
+    caption: str
+    image: Tensor
+    reconstruction: Tensor
+
+
+@dataclass
+class Extremes:
+    """The examples of the lowest and of the highest scores so far; of equal scores, the first.
+
+    Args:
+        num: The number of each.
+    """
+
+    num: int = SHOWN
+    low: list[Example] = field(default_factory=list)
+    high: list[Example] = field(default_factory=list)
+
+    def add(self, scores: Array, example: Callable[[int], Example]) -> None:
+        """Add a batch.
+
+        Args:
+            scores: Its scores, ``(B,)``.
+            example: Returns the example at a position of the batch.
+        """
+        for kept, sign in ((self.low, 1), (self.high, -1)):
+            kept.extend(map(example, np.argsort(sign * scores, kind="stable")[: self.num].tolist()))
+            kept.sort(key=lambda each: sign * each.score)
+            del kept[self.num :]
 
 
 def write_page(path: Path, run: Record, vae: VAE, scores: Scores, *, extremes: Extremes, data: str) -> None:
@@ -54,8 +98,8 @@ def write_page(path: Path, run: Record, vae: VAE, scores: Scores, *, extremes: E
         )
     sections = [
         ("summary", "Summary", f'<dl class="facts">{cells}</dl><p class="note">{escape(meaning)}</p>{histogram(scores)}'),
-        ("least", "Least likely", _cards(extremes.high, vae)),
-        ("most", "Most likely", _cards(extremes.low, vae)),
+        ("least", "Least likely: the highest scores", _cards(extremes.high, vae)),
+        ("most", "Most likely: the lowest scores", _cards(extremes.low, vae)),
     ]
     if quality:
         rows = [(name, f"{area:.4f}", f"{quality['average_precision'][name]:.4f}") for name, area in quality["auroc"].items()]
@@ -65,24 +109,27 @@ def write_page(path: Path, run: Record, vae: VAE, scores: Scores, *, extremes: E
 
 
 def _cards(examples: Sequence[Example], vae: VAE) -> str:
-    from vaekit.report.scoring import map_to_show
-
     cards = []
     for example in examples:
         x, reconstruction = example.image[None], example.reconstruction[None]
-        error = map_to_show(x, reconstruction, vae.value_range)
-        colours = x.shape[1] if x.ndim == 4 and x.shape[1] in (3, 4) else 1
-        shown = [vae.to_unit(x), vae.to_unit(reconstruction), error.repeat(1, colours, 1, 1) if colours > 1 else error]
-        picture = beside(
-            [
-                picture.convert("RGB")
-                for each in shown
-                for picture in single_images(torch.nan_to_num(each, 0.0) if each is error else each)
-            ]
-        )
+        shown = vae.to_unit(x), vae.to_unit(reconstruction), map_to_show(x, reconstruction, vae.value_range)
+        picture = beside([single.convert("RGB") for each in shown for single in single_images(each)])
         caption = f"{example.score:,.2f}: {example.caption}"
         cards.append(f"<figure>{image_tag(picture, caption)}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<div class="pictures cards">{"".join(cards)}</div>'
+
+
+def map_to_show(x: Tensor, reconstruction: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Return maps of errors as examples of one channel in [0, 1]: the root mean square over channels, in parts of the range.
+
+    Args:
+        x: Examples ``(B, C, *sides)``, or rows of a table ``(B, F)``.
+        reconstruction: Of the same shape.
+        limits: The range of the data, which 0 and 1 stand for.
+    """
+    error = error_map(x, reconstruction)
+    shown = (error / (1 if x.ndim == 2 else x.shape[1])).sqrt() / (limits[1] - limits[0])
+    return shown if x.ndim == 2 else shown.unsqueeze(1)
 
 
 def histogram(scores: Scores) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,8 +20,9 @@ from vaekit.errors import DataError, UsageError, VaekitError
 from vaekit.evaluation.bound import meaning_of_elbo
 from vaekit.evaluation.detection import Threshold
 from vaekit.evaluation.evaluator import BATCH_NUMBERS
-from vaekit.evaluation.scores import Measured, Scores, error_map, find_score, measure, score_of
+from vaekit.evaluation.scores import Measured, Scores, find_score, measure, score_of
 from vaekit.files import local_path, write_text, writing
+from vaekit.report.scores_page import Example, Extremes, map_to_show, write_page
 from vaekit.store.given import Given, given_data
 from vaekit.store.record import load_model
 from vaekit.training.checks import check_examples
@@ -30,50 +31,6 @@ if TYPE_CHECKING:
     from vaekit.data.specs import Fit
     from vaekit.model.vae import VAE
     from vaekit.store.record import Record
-
-SHOWN = 24
-"""The number of least likely examples that a page shows, and of most likely ones."""
-
-
-class Example(NamedTuple):
-    """An example to be shown.
-
-    Args:
-        score: Its score.
-        caption: Its place in the data, and its label.
-        image: ``(C, H, W)``, in the range of the data.
-        reconstruction: Of the same shape.
-    """
-
-    score: float
-    caption: str
-    image: Tensor
-    reconstruction: Tensor
-
-
-@dataclass
-class Extremes:
-    """The examples of the lowest and of the highest scores so far; of equal scores, the first.
-
-    Args:
-        num: The number of each.
-    """
-
-    num: int = SHOWN
-    low: list[Example] = field(default_factory=list)
-    high: list[Example] = field(default_factory=list)
-
-    def add(self, scores: Array, example: Callable[[int], Example]) -> None:
-        """Add a batch.
-
-        Args:
-            scores: Its scores, ``(B,)``.
-            example: Returns the example at a position of the batch.
-        """
-        for kept, sign in ((self.low, 1), (self.high, -1)):
-            kept.extend(map(example, np.argsort(sign * scores, kind="stable")[: self.num].tolist()))
-            kept.sort(key=lambda each: sign * each.score)
-            del kept[self.num :]
 
 
 class Scorer:
@@ -277,8 +234,6 @@ def score_run(
         whole["anomaly"] = known
     scores = Scores(scorer.score, whole, scorer.elbo_is(parts[0]), threshold)
     if page is not None:
-        from vaekit.report.scores_page import write_page
-
         write_page(local_path(page), run, scorer.vae, scores, extremes=extremes, data=" and ".join(part.name for part in parts))
     return scores
 
@@ -352,19 +307,6 @@ def _joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
 
 
 # Pictures
-
-
-def map_to_show(x: Tensor, reconstruction: Tensor, limits: tuple[float, float]) -> Tensor:
-    """Return maps of errors as examples of one channel in [0, 1]: the root mean square over channels, in parts of the range.
-
-    Args:
-        x: Examples ``(B, C, *sides)``, or rows of a table ``(B, F)``.
-        reconstruction: Of the same shape.
-        limits: The range of the data, which 0 and 1 stand for.
-    """
-    error = error_map(x, reconstruction)
-    shown = (error / (1 if error.ndim == 2 == x.ndim else x.shape[1])).sqrt() / (limits[1] - limits[0])
-    return shown if x.ndim == 2 else shown.unsqueeze(1)
 
 
 def _new_folder(folder: Path) -> Path:

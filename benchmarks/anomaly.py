@@ -3,7 +3,7 @@
     python benchmarks/anomaly.py [--epochs 5] [--samples 20] [--json benchmarks/results/anomaly.json]
 
 It trains a model with a likelihood of 256 grey levels on Fashion-MNIST, and a background model on the same images with random
-changes: each pixel is replaced by a random grey with probability `MUTATION`, as Ren et al. (2019) do. Then it scores test images of
+Fashion-MNIST, which are normal, and those of MNIST, which are anomalies. Data are read as ``vaekit train`` reads them.
 Fashion-MNIST, which are normal, and those of MNIST, which are anomalies. Both data sets are read as ``vaekit train`` reads them.
 Two minutes on one core. The commands are printed.
 """

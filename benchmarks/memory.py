@@ -1,9 +1,12 @@
-"""Peak memory of training on MNIST above that of importing torch, and its composition.
+"""Peak memory of training on MNIST above that of importing torch, and its composition; and of `vaekit embed`.
 
     python benchmarks/memory.py [--threads 2] [--json benchmarks/results/memory.json]
 
 Each stage is a separate process, whose peak memory the operating system reports: importing torch, creating one of its optimisers
 (which loads torch's compiler, as vaekit's does not), and `vaekit train` for one epoch. MNIST is read as `vaekit train` reads it.
+
+`vaekit embed` then writes the codes of tables of 100,000 and of 1,000,000 rows of 16 numbers, whose files are streamed, so that
+both take the same memory, but for the numbers of the rows: 8 bytes for each.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 from common import write
 
@@ -24,6 +28,7 @@ STAGES = {
     "and an optimiser": "import torch; torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])",
     "vaekit train": "import sys; from vaekit.cli import main; sys.exit(main(sys.argv[1:]))",
 }
+ROWS, COLUMNS = (10**5, 10**6), 16
 UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -34,6 +39,24 @@ def peak(code: str, arguments: list[str]) -> int:
     if status:
         raise SystemExit(f"{code} failed")
     return usage.ru_maxrss * UNIT
+
+
+def embedding(folder: Path, threads: int) -> dict[str, int]:
+    """Return the peak memory of embedding each number of rows, in bytes."""
+    rng, peaks = np.random.default_rng(0), {}
+    for rows in ROWS:
+        table = np.lib.format.open_memmap(folder / f"{rows}.npy", "w+", np.float32, (rows, COLUMNS))
+        for start in range(0, rows, 10**5):
+            table[start : start + 10**5] = rng.normal(size=(10**5, COLUMNS))
+        del table
+    np.save(folder / "few.npy", np.load(folder / f"{ROWS[0]}.npy", mmap_mode="r")[:2000])
+    code, run = STAGES["vaekit train"], str(folder / "table")
+    data = ["--dataset", "array", "--dataset.path", str(folder / "few.npy"), "--likelihood.link", "identity", "--latent-dim", "4"]
+    peak(code, ["train", *data, "--epochs", "1", "--device", "cpu", "--threads", str(threads), "--quiet", "--out", run])
+    for rows in ROWS:
+        given = ["embed", run, str(folder / f"{rows}.npy"), "--out", str(folder / f"{rows}.parquet"), "--device", "cpu"]
+        peaks[f"embed {rows:,} rows"] = peak(code, given)
+    return peaks
 
 
 def main() -> None:
@@ -48,8 +71,12 @@ def main() -> None:
         for name, code in STAGES.items():
             results[name] = peak(code, [*given, "--threads", str(arguments.threads)] if name == "vaekit train" else [])
             print(f"{name:18} {results[name] / 1e6:7.0f} MB", flush=True)
+        embedded = embedding(Path(folder), arguments.threads)
     results["above torch"] = results["vaekit train"] - results["torch imported"]
     print(f"above torch        {results['above torch'] / 1e6:7.0f} MB; the data are {DATA / 1e6:.0f} MB")
+    for name, size in embedded.items():
+        print(f"{name:18} {size / 1e6:7.0f} MB", flush=True)
+    results |= embedded
     write(arguments.json, arguments.threads, results)
 
 

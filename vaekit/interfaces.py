@@ -564,6 +564,8 @@ class Dataset(Component, ABC):
     """The binarisation to use if none is chosen."""
     reader: ImageReader | None = None
     """The reader of its image files, if any; a user's own files are read with the same range of pixel values."""
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    """The suffixes of the files that its option ``path`` may name, in lower case; an empty one stands for folders."""
 
     @abstractmethod
     def load(self) -> Splits:
@@ -574,9 +576,9 @@ class Dataset(Component, ABC):
         """
 
     def stored(self) -> Mapping[str, ImageSource]:
-        """Return the examples by split as they are stored, in order, with no split held out of another; default: as by `load`.
+        """Return the examples in the order in which they are stored, by split; all are ``train`` if they are not split.
 
-        All examples of a file or folder that states no splits are ``train``.
+        Default: the splits of `load`.
 
         Raises:
             DataError: The files are missing or unreadable.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -14,9 +14,13 @@ from pydantic import ValidationError
 from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup, join
 from vaekit.compute.layout import lay_out
+from vaekit.data.batches import Batches
+from vaekit.data.pixels import Array
 from vaekit.data.specs import Fit
+from vaekit.data.table import write_table
 from vaekit.drawing.album import Album
 from vaekit.errors import UsageError, VaekitError
+from vaekit.evaluation.embedding import BATCH, Embedding, embed, joined
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.evaluation.features import KEYS, FeatureRequest
 from vaekit.evaluation.scores import Scores
@@ -32,7 +36,9 @@ from vaekit.specs.options import build_spec
 from vaekit.specs.second_stage import second_stage
 from vaekit.store import checkpoint, diffusers
 from vaekit.store.folder import RunFolder, model_file
+from vaekit.store.given import read_given
 from vaekit.store.record import Record, load_model, load_splits
+from vaekit.streams import Streams
 from vaekit.training.compilation import choose_compilation
 from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
 from vaekit.training.progress import Reporter
@@ -288,18 +294,18 @@ class Run(Record):
 
     def score(
         self,
-        data: str | Path | None = None,
+        data: str | Path | Array | None = None,
         *,
         score: str = "elbo",
-        split: str = "test",
+        split: str | None = None,
         samples: int = 0,
         background: Run | str | Path | None = None,
         deterministic: bool = False,
         quantile: float | None = None,
         contamination: float | None = None,
-        validation: str | Path | None = None,
+        validation: str | Path | Array | None = None,
         anomalous: Sequence[str | int] = (),
-        against: str | Path | None = None,
+        against: str | Path | Array | None = None,
         fit: Fit | None = None,
         seed: int = 0,
         device: str = "auto",
@@ -313,10 +319,11 @@ class Run(Record):
         ``contamination``, is stored in ``threshold.json``, and applies to later calls with the same score and options.
 
         Args:
-            data: The name of a dataset, a folder of images or an array file; default: the run's own data.
+            data: A file or a folder, the name of a dataset, or an array with the axes that such a file has; default: the data of
+                the run.
             score: The name of the score: ``elbo``, ``reconstruction``, ``kl``, ``squared_error``, ``log_likelihood``,
                 ``input_complexity`` or ``likelihood_ratio``.
-            split: The split of the data, if they have several.
+            split: ``train``, ``validation`` or ``test``; default: all if the data are not split, else ``test``.
             samples: The number K of importance samples for log p(x); default: 0, which skips it.
             background: The background model of a likelihood ratio: a run on the same data with random changes.
             deterministic: Whether to draw nothing, as exported scorers do: codes are means of q(z|x), so that the ELBO becomes a
@@ -326,8 +333,8 @@ class Run(Record):
             validation: The normal examples that the quantile is of; default: the validation split of the run's data.
             anomalous: The labels of known anomalies, by name or number.
             against: A second data set, of known anomalies.
-            fit: How image files of another size are fitted to the model's: ``crop``, ``pad`` or ``stretch``; default: they are
-                refused.
+            fit: How image files of another size are fitted to the model's: ``crop``, ``pad`` or ``stretch``; default: as in
+                training, else they are refused.
             seed: The seed of the draws.
             device: The device to compute on.
             batch_size: The number of examples at once, which only rounding depends on; default: chosen by the device.
@@ -369,6 +376,94 @@ class Run(Record):
     def fit_prior(self, prior: str, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any) -> Run:
         """Fit a prior to the codes of this model; return the run of the model with that prior. See `vaekit.fit_prior`."""
         return fit_prior(self, prior, out=out, reporter=reporter, **options)
+
+    def embed(
+        self,
+        data: str | Path | Array | None = None,
+        *,
+        split: str | None = None,
+        sample: bool = False,
+        labels: Array | None = None,
+        fit: Fit | None = None,
+        batch_size: int = BATCH,
+        seed: int | None = None,
+        device: str = "auto",
+    ) -> Embedding:
+        """Return the codes of examples by the best model, with what the posterior says of each.
+
+        Args:
+            data: A file or a folder, which may be larger than memory, the name of a dataset, or an array with the axes that such
+                a file has; default: the run's own data.
+            split: ``train``, ``validation`` or ``test``; default: all if the data are not split, else ``test``.
+            sample: Whether codes are draws of q(z|x) instead of its means.
+            labels: The labels of an array, integers or names, which conditional models need.
+            fit: How image files of another size are fitted to the model's, ``crop``, ``pad`` or ``stretch``; default: as in
+                training, else they are refused.
+            batch_size: The number of examples encoded at once; up to rounding, the result does not depend on it.
+            seed: The seed of draws; default: that of the run.
+            device: The device to compute on.
+
+        Raises:
+            DataError: The data are missing, unreadable or of another shape than the model's.
+            UsageError: An option is invalid, or the data of a conditional model have no labels.
+
+        Example:
+            >>> run = vaekit.train(latent_dim=2, epochs=1, pictures="none")
+            >>> codes = run.embed("digits", split="validation")
+            >>> codes.z.shape, codes.std.shape, codes.label.shape
+            ((1000, 2), (1000, 2), (1000,))
+        """
+        parts = self._embed(
+            data, split=split, sample=sample, labels=labels, fit=fit, batch_size=batch_size, seed=seed, device=device
+        )
+        return joined([*parts])
+
+    def embed_to(self, out: str | Path, data: str | Path | Array | None = None, **options: Any) -> tuple[Path, int]:
+        """Write what `embed` returns to a table, a batch at a time; return its path and the number of rows.
+
+        Args:
+            out: A ``.parquet`` or ``.npz`` file with a column for each array of `Embedding`, or a ``.npy`` file of the codes.
+            data: The data, as for `embed`.
+            options: The options of `embed`.
+
+        Raises:
+            DataError: The data are missing, unreadable or of another shape than the model's.
+            UsageError: An option or the suffix is invalid, or a library is required and not installed.
+        """
+        path, num = local_path(out), 0
+        with write_table(path) as table:
+            for part in self._embed(data, **options):
+                table.append({"z": part.z} if path.suffix == ".npy" else part.columns)
+                num += len(part)
+        return path, num
+
+    def _embed(
+        self,
+        data: str | Path | Array | None,
+        *,
+        split: str | None = None,
+        sample: bool = False,
+        labels: Array | None = None,
+        fit: Fit | None = None,
+        batch_size: int = BATCH,
+        seed: int | None = None,
+        device: str = "auto",
+    ) -> Iterator[Embedding]:
+        """Yield the codes of examples, a batch at a time; see `embed`."""
+        spec = fit_to_machine(self.spec, device)
+        source, split = read_given(self, data, split=split, fit=fit, labels=labels)
+        streams = Streams(spec.train.seed if seed is None else seed)
+        batches = Batches(
+            source,
+            batch_size=batch_size,
+            streams=streams,
+            binarize=spec.data.binarize,
+            device=spec.train.device,
+            train=False,
+            split=split,
+            workers=spec.train.workers,
+        )
+        yield from embed(self.vae().to(spec.train.device), batches, streams, sample=sample)
 
     @cached_property
     def pictures(self) -> Album:

@@ -46,9 +46,9 @@ def test_table_has_the_numbers_of_the_test_split_with_labels(cli: Cli, run: Path
     assert out.splitlines()[0].startswith("elbo of 24 examples: mean ")
     assert out.splitlines()[-1] == str(run / "scores.parquet")
     table = pq.read_table(run / "scores.parquet").to_pydict()
-    assert list(table)[:2] == ["row", "label"]
+    assert list(table)[:3] == ["row", "label", "class_name"]
     assert table["row"] == list(range(24))
-    assert set(table["label"]) == {"left", "middle", "right/far"}
+    assert {*zip(table["label"], table["class_name"], strict=True)} == {(0, "left"), (1, "middle"), (2, "right/far")}
     columns = {name: np.array(values) for name, values in table.items()}
     np.testing.assert_allclose(columns["score"], columns["reconstruction"] + columns["kl"], rtol=1e-6)
     np.testing.assert_array_equal(columns["score"], -columns["elbo"])
@@ -115,7 +115,7 @@ def test_a_second_data_set_is_of_anomalies(cli: Cli, run: Path, noise: Path, tmp
     assert table["row"] == [*range(24), *range(50)]
     assert table["anomaly"] == [False] * 24 + [True] * 50
     assert set(table["data"]) == {"the test split of the run's data", "noise.npy"}
-    assert table["label"][24:] == [""] * 50
+    assert (table["label"][24:], table["class_name"][24:]) == ([-1] * 50, [""] * 50)
     assert json.loads(cli("score", run, *options, "--json")[1])["auroc"]["elbo"] == 1.0
 
 
@@ -124,7 +124,7 @@ def test_labels_of_anomalies_are_named(cli: Cli, run: Path, tmp_path: Path) -> N
     code, out, _ = cli("score", run, *options)
     table = np.load(tmp_path / "s.npz")
     assert code == 0
-    assert (table["anomaly"] == (table["label"] != "middle")).all()
+    assert (table["anomaly"] == (table["class_name"] != "middle")).all()
     assert 0 <= json.loads(out)["auroc"]["kl"] <= 1
 
 
@@ -144,12 +144,12 @@ def test_files_of_a_folder_are_named_and_of_another_size_refused(cli: Cli, run: 
         Image.new("L", (6, 8), shade).save(tmp_path / "photos" / name)
     assert cli("score", run, tmp_path / "photos", "--out", tmp_path / "s.npz")[0] == 0
     table = np.load(tmp_path / "s.npz")
-    assert table["file"].tolist() == ["a/one.png", "b/three.png", "b/two.png"]
-    assert table["label"].tolist() == ["a", "b", "b"]
+    assert table["file"].tolist() == [str(tmp_path / "photos" / name) for name in ("a/one.png", "b/three.png", "b/two.png")]
+    assert table["class_name"].tolist() == ["a", "b", "b"]
     for file in (tmp_path / "photos").rglob("*.png"):
         Image.new("L", (12, 16), 90).save(file)
     code, _, err = cli("score", run, tmp_path / "photos", "--out", tmp_path / "other.npz")
-    assert (code, "another shape" in err, "--fit crop" in err) == (1, True, True)
+    assert (code, "not of the shape of the model" in err, "--fit crop" in err) == (1, True, True)
     assert not (tmp_path / "other.npz").exists()
     assert cli("score", run, tmp_path / "photos", "--fit", "stretch", "--out", tmp_path / "other.npz")[0] == 0
 
@@ -193,9 +193,9 @@ def test_page_shows_the_least_and_most_likely_examples(cli: Cli, run: Path, nois
         ("--quantile 1.5", 2, "between 0 and 1"),
         ("--anomalous left --against x.npy", 2, "leave out one"),
         ("--anomalous above", 2, "left, middle, right/far"),
-        ("--split final", 2, "unknown split"),
-        ("nothing.npy", 2, "neither a dataset"),
-        ("mnist --split final", 2, "unknown split"),
+        ("--split final", 2, "do not have this split"),
+        ("nothing.npy", 1, "the data do not exist"),
+        ("digits --split final", 2, "do not have this split"),
         ("--out scores.xlsx", 2, ".parquet"),
         ("--background nowhere", 1, "not a run folder"),
         ("--device abacus", 2, "abacus"),

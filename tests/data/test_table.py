@@ -19,7 +19,7 @@ from vaekit.errors import UsageError, VaekitError
 NUM = 1000
 COLUMNS: dict[str, Any] = {
     "row": np.arange(NUM),
-    "file": np.array([f"{'long/' * (i // 400)}{i}.png" for i in range(NUM)]),
+    "file": np.array([f"{'long/' * (i // 400 % 2)}{i}.png" for i in range(NUM)]),
     "z": np.random.default_rng(0).normal(size=(NUM, 6)).astype(np.float32),
     "map": np.random.default_rng(1).normal(size=(NUM, 2, 3)).astype(np.float32),
     "known": np.arange(NUM) % 3 == 0,

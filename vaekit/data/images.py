@@ -21,7 +21,7 @@ from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from PIL.Image import Image
 
@@ -232,6 +232,10 @@ class FileImages(ImageSource):
         self.rows = torch.arange(len(files)) if rows is None else rows
         self.shape = (reader.num_channels, *size)
 
+    @property
+    def names(self) -> Sequence[str] | None:
+        return [str(self.files[row]) for row in self.rows.tolist()] if isinstance(self.files, list) else None
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -262,7 +266,7 @@ class FileImages(ImageSource):
         rows = self.rows.tolist()
         for _ in in_threads(lambda i: pixels[i].copy_(self.reader(self.files[rows[i]])), len(self)):
             pass
-        return TensorImages(pixels, self.labels, self.class_names)
+        return TensorImages(pixels, self.labels, self.class_names, self.names)
 
 
 def in_threads(function: Callable[[int], T], num: int) -> Iterator[T]:

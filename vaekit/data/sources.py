@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -38,6 +38,11 @@ class ImageSource(ABC):
     resident: bool = False
     """Whether all images are in the memory of ``device``; otherwise ``gather`` reads files."""
     device: torch.device = torch.device("cpu")
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        """The file of each example; None if they are not in files of their own."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -145,6 +150,7 @@ class TensorImages(ImageSource):
         images: ``(N, F)``, ``(N, C, L)``, ``(N, C, H, W)`` or ``(N, C, D, H, W)``, uint8 or float32.
         labels: int64 ``(N,)``.
         class_names: The name of each label.
+        names: The file of each example, if they come from files of their own.
 
     Raises:
         DataError: ``images`` has another shape or type, or a different length from ``labels``.
@@ -157,7 +163,13 @@ class TensorImages(ImageSource):
 
     resident = True
 
-    def __init__(self, images: Tensor, labels: Tensor | None = None, class_names: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        class_names: tuple[str, ...] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
         if not 2 <= images.ndim <= 5 or images.dtype not in (torch.uint8, torch.float32):
             raise DataError(
                 "the tensor does not hold examples",
@@ -168,13 +180,17 @@ class TensorImages(ImageSource):
             raise DataError("labels and images differ in number", given=f"{tuple(labels.shape)}", expected=f"({len(images)},)")
         self.images = images.contiguous()
         self.labels = None if labels is None else labels.to(images.device, torch.int64)
-        self.class_names = class_names
+        self.class_names, self._names = class_names, names
         self.shape = tuple(images.shape[1:])
         self.integer = images.dtype == torch.uint8
         self.device = images.device
         self._range: Range | None = None
         self._binary: bool | None = None
         self._moved: dict[torch.device, TensorImages] = {}
+
+    @property
+    def names(self) -> Sequence[str] | None:
+        return self._names
 
     def __len__(self) -> int:
         return len(self.images)
@@ -184,14 +200,15 @@ class TensorImages(ImageSource):
 
     def subset(self, index: Tensor) -> Self:
         labels = None if self.labels is None else self.labels[index]
-        return type(self)(self.images[index], labels, self.class_names)
+        names = None if self.names is None else [self.names[row] for row in index.tolist()]
+        return type(self)(self.images[index], labels, self.class_names, names)
 
     def to(self, device: torch.device | str) -> TensorImages:
         device = torch.device(device)
         if device.type == "cpu" == self.device.type:
             return self
         if device not in self._moved:  # once, since the models of a sweep share the images on the device
-            self._moved[device] = TensorImages(self.images.to(device), self.labels, self.class_names)
+            self._moved[device] = TensorImages(self.images.to(device), self.labels, self.class_names, self.names)
         return self._moved[device]
 
     def value_range(self) -> Range:

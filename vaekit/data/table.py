@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
@@ -67,12 +68,16 @@ class Table(ABC):
         path: What it will be called, for errors.
     """
 
+    single: ClassVar[bool] = False
+    """Whether it has a single column."""
+
     def __init__(self, file: Path, path: Path) -> None:
         self.file, self.path = file, path
         self.open = ExitStack()
         """What is open."""
-        self._rows: list[Mapping[str, Array]] = []
-        self._bytes = 0
+        self._schema: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._waiting: dict[str, Any] = {}
+        self._filled = self._capacity = 0
         self._begun = False
 
     def append(self, columns: Mapping[str, Array]) -> None:
@@ -87,21 +92,45 @@ class Table(ABC):
             VaekitError: The file cannot be written.
             ValueError: The columns differ in length, or from those before.
         """
-        if len({len(values) for values in columns.values()}) != 1:
-            lengths = {name: len(values) for name, values in columns.items()}
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len({*lengths.values()}) != 1:
             raise ValueError(f"columns of one length are expected, got {lengths}")
-        if self._rows and _schema(columns) != _schema(self._rows[0]):
-            raise ValueError(f"expected the columns {_schema(self._rows[0])}, got {_schema(columns)}")
-        self._rows.append(columns)
-        self._bytes += sum(values.nbytes for values in columns.values())
-        if self._bytes > PART_BYTES:
-            self._write_rows()
+        if not self._schema:
+            self._begin(columns)
+        if _schema(columns) != self._schema:
+            raise ValueError(f"expected the columns {self._schema}, got {_schema(columns)}")
+        num, done = next(iter(lengths.values())), 0
+        while done < num:
+            end = min(num, done + self._capacity - self._filled)
+            for name, values in columns.items():
+                self._waiting[name][self._filled : self._filled + end - done] = values[done:end]
+            self._filled, done = self._filled + end - done, end
+            if self._filled == self._capacity:
+                self._write_rows()
+
+    def _begin(self, columns: Mapping[str, Array]) -> None:
+        """Make room for rows that wait; small arrays kept from each batch would split the memory that batches take."""
+        if self.single and len(columns) != 1:
+            given = f"{self.path} for {', '.join(columns)}"
+            raise UsageError("the file holds one array", given=given, expected="a .parquet or .npz file")
+        self._schema = _schema(columns)
+        size = sum(values.itemsize * math.prod(values.shape[1:]) for values in columns.values())
+        self._capacity = max(1, PART_BYTES // max(1, size))
+        for name, values in columns.items():
+            text = self._schema[name][0] == "text"
+            self._waiting[name] = [] if text else np.empty((self._capacity, *values.shape[1:]), values.dtype)
 
     def _write_rows(self) -> None:
-        part = {name: np.concatenate([rows[name] for rows in self._rows]) for name in self._rows[0]}
+        part = {
+            name: np.array(rows, np.str_) if isinstance(rows, list) else rows[: self._filled]
+            for name, rows in self._waiting.items()
+        }
         with writing(self.path):
             self.write(part)
-        self._rows, self._bytes, self._begun = [{name: values[:0] for name, values in part.items()}], 0, True
+        for rows in self._waiting.values():
+            if isinstance(rows, list):
+                rows.clear()
+        self._filled, self._begun = 0, True
 
     def close(self) -> None:
         """Write the remaining rows and complete the file.
@@ -110,9 +139,9 @@ class Table(ABC):
             VaekitError: The file cannot be written.
             ValueError: Nothing was appended.
         """
-        if not self._rows:
+        if not self._schema:
             raise ValueError("a table needs columns")
-        if self._bytes or not self._begun:
+        if self._filled or not self._begun:
             self._write_rows()
         with writing(self.path):
             self.complete()
@@ -172,7 +201,9 @@ class ParquetTable(Table):
 
 
 class NpyTable(Table):
-    """A .npy file of a single column."""
+    """A .npy file."""
+
+    single = True
 
     def __init__(self, file: Path, path: Path) -> None:
         super().__init__(file, path)
@@ -180,10 +211,6 @@ class NpyTable(Table):
         self._type, self._shape = np.dtype("f4"), (0,)
 
     def write(self, part: Mapping[str, Array]) -> None:
-        if len(part) != 1:
-            raise UsageError(
-                "a .npy file holds one array", given=f"{self.path} for {', '.join(part)}", expected="a .parquet or .npz file"
-            )
         (values,) = part.values()
         if not self._stream.tell():
             self._type, self._shape = values.dtype, (0, *values.shape[1:])
@@ -207,7 +234,7 @@ class NpzTable(Table):
         super().__init__(file, path)
         self._parts: dict[str, IO[bytes]] = {}
         self._types: dict[str, np.dtype[Any]] = {}
-        self._num = 0
+        self._total = 0
 
     def write(self, part: Mapping[str, Array]) -> None:
         for name, values in part.items():
@@ -216,7 +243,7 @@ class NpzTable(Table):
                 self._parts[name] = self.open.enter_context(stored)
             np.save(self._parts[name], values, allow_pickle=False)
             self._types[name] = np.result_type(self._types.get(name, values.dtype), values.dtype)  # that of the longest text
-        self._num += len(next(iter(part.values())))
+        self._total += len(next(iter(part.values())))
 
     def complete(self) -> None:
         with zipfile.ZipFile(self.file, "w") as archive:
@@ -226,7 +253,7 @@ class NpzTable(Table):
                     while done < end:
                         values = np.load(stored, allow_pickle=False).astype(self._types[name], copy=False)
                         if not done:
-                            _write_header(member, values.dtype, (self._num, *values.shape[1:]))
+                            _write_header(member, values.dtype, (self._total, *values.shape[1:]))
                         member.write(values.tobytes())
                         done = stored.tell()
 

@@ -12,7 +12,8 @@ from torch import Tensor
 class Distribution(Protocol):
     """A batch of distributions over events: latent vectors ``(D,)`` or examples, such as images ``(C, H, W)``.
 
-    Sample dimensions ``*S`` come before the batch ``B``, event dimensions last.
+    Sample dimensions ``*S`` come before the batch ``B``, event dimensions last. Where the variance has a closed form, it is the
+    property ``variance``, ``(B, *event)``, beside the mean.
     """
 
     @property

@@ -29,6 +29,10 @@ class DiagonalGaussian(NamedTuple):
     def mean(self) -> Tensor:
         return self.mu
 
+    @property
+    def variance(self) -> Tensor:
+        return torch.exp(self.logvar)
+
     def rsample(self, noise: Tensor) -> Tensor:
         """Return ``z = mu + exp(logvar / 2) * noise`` for noise ``(*S, B, D)``.
 
@@ -96,6 +100,10 @@ class StandardNormal(NamedTuple):
     @property
     def mean(self) -> Tensor:
         return self.zero
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.ones_like(self.zero)
 
     def rsample(self, noise: Tensor) -> Tensor:
         return noise + self.zero

@@ -57,6 +57,11 @@ class OneHot(NamedTuple):
         """The probabilities of the classes."""
         return torch.exp(self.log_probs).flatten(-3)
 
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each number of one-hot vectors."""
+        return self.mean * (1 - self.mean)
+
     def rsample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise ``(*S, B, N K P)`` to samples of the same shape, by way of Gumbel noise."""
         scores = self.log_probs + gumbel(noise).unflatten(-1, self.log_probs.shape[-3:])
@@ -85,6 +90,10 @@ class GaussianAndOneHot(NamedTuple):
     @property
     def mean(self) -> Tensor:
         return torch.cat([self.continuous.mean, self.discrete.mean], -1)
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.cat([self.continuous.variance, self.discrete.variance], -1)
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Split ``(..., D)`` into the continuous latents and the others."""

@@ -284,9 +284,9 @@ class Scores:
 
     Args:
         name: The name of the score in the column ``score``; see `SCORES`.
-        columns: Arrays by name, one value per example: ``row``, and where known ``file``, ``data`` and ``label``; the numbers
-            of `measure`, and ``background``, log p(x) of a background model, or its bound; ``score``, which is higher the more
-            anomalous an example is; ``above_threshold`` if there is a threshold; ``anomaly`` if anomalies are known.
+        columns: Arrays by name, one value per example: ``row``, and where known ``data``, ``file``, ``label`` and ``class_name``;
+            the numbers of `measure`, and ``background``, log p(x) of a background model, or its bound; ``score``, which is higher
+            the more anomalous an example is; ``above_threshold`` if there is a threshold; ``anomaly`` if anomalies are known.
         elbo_is: A description of the ELBO.
         threshold: The threshold.
     """

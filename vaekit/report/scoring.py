@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vaekit.compute.layout import lay_out
+from vaekit.data.batches import Batches
 from vaekit.data.pixels import Array
 from vaekit.drawing.grid import single_images
 from vaekit.errors import DataError, UsageError, VaekitError
@@ -23,14 +25,89 @@ from vaekit.evaluation.evaluator import BATCH_NUMBERS
 from vaekit.evaluation.scores import Measured, Scores, find_score, measure, score_of
 from vaekit.files import local_path, write_text, writing
 from vaekit.report.scores_page import Example, Extremes, map_to_show, write_page
-from vaekit.store.given import Given, given_data
+from vaekit.store.given import read_given
 from vaekit.store.record import load_model
+from vaekit.streams import Streams
 from vaekit.training.checks import check_examples
 
 if TYPE_CHECKING:
-    from vaekit.data.specs import Fit
+    from vaekit.data.sources import ImageSource
+    from vaekit.data.specs import Binarize, Fit
     from vaekit.model.vae import VAE
     from vaekit.store.record import Record
+
+
+@dataclass(frozen=True)
+class Given:
+    """Examples to score.
+
+    Args:
+        name: What they are, such as ``the test split of mnist``.
+        source: The examples.
+        split: The name of their split, to which the noise of binarisation belongs.
+        binarize: How grey values become 0 or 1.
+    """
+
+    name: str
+    source: ImageSource
+    split: str
+    binarize: Binarize
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the model sees pixels of 0 and 1 only."""
+        return self.binarize != "none" or self.source.is_binary
+
+    @cached_property
+    def files(self) -> Sequence[str] | None:
+        """The file of each example; None if they are not in files of their own."""
+        return self.source.names
+
+    @cached_property
+    def labels(self) -> Array | None:
+        """The numbers of the classes, ``(N,)``; None without labels."""
+        labels = self.source.labels
+        return None if labels is None else labels.cpu().numpy()
+
+    @cached_property
+    def classes(self) -> Array | None:
+        """The names of the classes, or their numbers as text if they have no names, ``(N,)``; None without labels."""
+        names = self.source.class_names
+        if self.labels is None:
+            return None
+        found: Array = self.labels.astype(str) if names is None else np.array(names)[self.labels]
+        return found
+
+    @property
+    def places(self) -> dict[str, Array]:
+        """The columns that say which example a row is: its ``row``, ``file``, ``label`` and ``class_name``, where known."""
+        columns: dict[str, Array | None] = {"row": np.arange(len(self))}
+        columns["file"] = None if self.files is None else np.array(self.files)
+        columns["label"] = self.labels
+        names = self.source.class_names
+        columns["class_name"] = None if names in (None, tuple(map(str, range(len(names or ()))))) else self.classes
+        return {name: values for name, values in columns.items() if values is not None}
+
+    def caption(self, row: int) -> str:
+        """Describe an example: its file or row, and its class."""
+        place = f"row {row}" if self.files is None else Path(self.files[row]).name
+        return place if self.classes is None else f"{place}, {self.classes[row]}"
+
+    def batches(self, batch_size: int, device: torch.device, workers: int) -> Batches:
+        """Return the batches of the examples: all of them, in order."""
+        return Batches(
+            self.source,
+            batch_size=batch_size,
+            streams=Streams(0),  # of which evaluation draws nothing: the noise of binarisation belongs to the examples
+            binarize=self.binarize,
+            device=device,
+            train=False,
+            split=self.split,
+            workers=workers,
+        )
 
 
 class Scorer:
@@ -100,16 +177,22 @@ class Scorer:
             )
         return model
 
-    def given(self, data: str | Path | None = None, *, split: str = "test", fit: Fit | None = None) -> Given:
-        """Return the examples that a user names, as the model takes them; see `vaekit.store.given.given_data`.
+    def given(self, data: str | Path | Array | None = None, *, split: str | None = None, fit: Fit | None = None) -> Given:
+        """Return the examples that a user names, as the model takes them; see `vaekit.store.given.read_given`.
 
         Raises:
-            UsageError: The data are unknown, or log p(x) is not defined for them.
-            DataError: They are missing or unreadable, do not fit the model, or are empty.
+            UsageError: An option does not apply, or log p(x) is not defined for the examples.
+            DataError: They are missing or unreadable, do not fit the model, or there are none.
         """
-        given = given_data(self.run, self.vae, data, split=split, fit=fit, drawn=not self.deterministic)
+        source, found = read_given(self.run, data, split=split, fit=fit)
+        named = "the run's data" if data is None else Path(data).name if isinstance(data, str | Path) else "an array"
+        binarize = self.run.spec.data.binarize
+        drawn = binarize in ("static", "dynamic")
+        whole = split is None and found == "train"  # the data are not split
+        name = named if whole else f"the {found} split of {named}"
+        given = Given(name, source, found, "none" if drawn and self.deterministic else binarize)
         check_examples(self.vae.likelihood, {given.name: given.source})
-        if not len(given.source):
+        if not len(given):
             raise DataError("there is nothing to score", given=f"no examples in {given.name}")
         if self.samples and "bound" not in (meaning := self.elbo_is(given)):
             raise UsageError(
@@ -179,14 +262,14 @@ class Scorer:
 
 def score_run(
     run: Record,
-    data: str | Path | None = None,
+    data: str | Path | Array | None = None,
     *,
-    split: str = "test",
+    split: str | None = None,
     quantile: float | None = None,
     contamination: float | None = None,
-    validation: str | Path | None = None,
+    validation: str | Path | Array | None = None,
     anomalous: Sequence[str | int] = (),
-    against: str | Path | None = None,
+    against: str | Path | Array | None = None,
     fit: Fit | None = None,
     maps: str | Path | None = None,
     page: str | Path | None = None,
@@ -199,8 +282,7 @@ def score_run(
         raise UsageError("anomalies are known by their label or by their data set", given="both", remedy="leave out one")
     scorer = Scorer(run, **options)
     parts = [scorer.given(each, split=split, fit=fit) for each in ([data] if against is None else [data, against])]
-    named = [_labels(part) for part in parts]
-    known = _anomalies(named[0], parts[0], anomalous) if anomalous else None
+    known = _anomalies(parts[0], anomalous) if anomalous else None
     threshold = None
     if quantile is not None:
         normal = _validation(scorer, validation, fit)
@@ -208,20 +290,18 @@ def score_run(
     folder = None if maps is None else _new_folder(local_path(maps))
     extremes = Extremes()
     columns: list[dict[str, Array]] = []
-    for part, labels in zip(parts, named, strict=True):
+    for part in parts:
         begin = sum(len(each["row"]) for each in columns)
-        width = len(str(sum(len(each.source) for each in parts) - 1))
+        width = len(str(sum(map(len, parts)) - 1))
 
-        def see(
-            each: Measured, part: Given = part, labels: Array | None = labels, begin: int = begin, width: int = width
-        ) -> None:
+        def see(each: Measured, part: Given = part, begin: int = begin, width: int = width) -> None:
             if folder is not None:
                 _write_maps(folder, each, scorer.vae, begin, width)
             if page is not None:
-                extremes.add(each.numbers["score"].numpy(), lambda i: _example(each, i, part, labels))
+                extremes.add(each.numbers["score"].numpy(), lambda i: _example(each, i, part))
 
-        numbers = scorer.numbers(part, see)
-        columns.append(_about(part, labels, len(parts) > 1) | numbers)
+        data_set = {"data": np.full(len(part), part.name)} if len(parts) > 1 else {}
+        columns.append(data_set | part.places | scorer.numbers(part, see))
     whole = _joined(columns)
     if against is not None:
         known = np.repeat([False, True], [len(each["row"]) for each in columns])
@@ -238,14 +318,14 @@ def score_run(
     return scores
 
 
-def _validation(scorer: Scorer, validation: str | Path | None, fit: Fit | None) -> Given:
+def _validation(scorer: Scorer, validation: str | Path | Array | None, fit: Fit | None) -> Given:
     """Return the normal examples that a quantile is of: those that are given, else the validation split of the run.
 
     Raises:
         DataError: The run has none.
     """
     if validation is not None:
-        return scorer.given(validation, split="validation", fit=fit)
+        return scorer.given(validation, fit=fit)
     try:
         return scorer.given(split="validation")
     except VaekitError as error:
@@ -256,53 +336,31 @@ def _validation(scorer: Scorer, validation: str | Path | None, fit: Fit | None) 
         ) from error
 
 
-def _labels(given: Given) -> Array | None:
-    """Return the names of the labels of examples, or their numbers if they have no names; None without labels."""
-    labels = given.source.labels
-    if labels is None:
-        return None
-    numbers, names = labels.cpu().numpy(), given.source.class_names
-    return numbers if names is None else np.array(names)[numbers]
-
-
-def _anomalies(labels: Array | None, given: Given, anomalous: Sequence[str | int]) -> Array:
+def _anomalies(given: Given, anomalous: Sequence[str | int]) -> Array:
     """Return which examples have one of the labels of anomalies.
 
     Raises:
         DataError: The examples have no labels.
         UsageError: No example has such a label.
     """
-    if labels is None:
+    if given.labels is None or given.classes is None:
         raise DataError("anomalies are named by their label, and the data have none", given=given.name)
-    present = sorted({str(label) for label in labels.tolist()})
-    unknown = [str(label) for label in anomalous if str(label) not in present]
+    names = list(map(str, anomalous))
+    columns = given.classes, given.labels.astype(str)
+    unknown = [name for name in names if not any(name in column for column in columns)]
     if unknown:
-        raise UsageError(f"{given.name} has no such label", given=", ".join(unknown), expected=", ".join(present))
-    found: Array = np.isin(labels.astype(str), [str(label) for label in anomalous])
+        present = ", ".join(np.unique(given.classes).tolist())
+        raise UsageError(f"{given.name} has no such label", given=", ".join(unknown), expected=present)
+    found: Array = np.isin(columns[0], names) | np.isin(columns[1], names)
     return found
 
 
-def _about(given: Given, labels: Array | None, several: bool) -> dict[str, Array]:
-    """Return the columns that say which example a row is."""
-    columns: dict[str, Array] = {"row": np.arange(len(given.source))}
-    columns |= {"data": np.full(len(given.source), given.name)} if several else {}
-    columns |= {} if given.files is None else {"file": np.array(given.files)}
-    return columns if labels is None else columns | {"label": labels}
-
-
 def _joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Join tables; a column of text that one of them lacks is empty there."""
-    names = list(dict.fromkeys(name for part in parts for name in part))
+    """Join tables; a column that one of them lacks is empty text there, or -1."""
     columns = {}
-    for name in names:
-        values = [part.get(name) for part in parts]
-        present = [each for each in values if each is not None]
-        if len(present) < len(parts) or len({each.dtype.kind for each in present}) > 1:
-            values = [
-                np.full(len(part["row"]), "") if each is None else each.astype(str)
-                for part, each in zip(parts, values, strict=True)
-            ]
-        columns[name] = np.concatenate([each for each in values if each is not None])
+    for name, model in {name: values for part in parts for name, values in part.items()}.items():
+        absent = "" if model.dtype.kind == "U" else -1
+        columns[name] = np.concatenate([part.get(name, np.full(len(part["row"]), absent)) for part in parts])
     return columns
 
 
@@ -331,9 +389,7 @@ def _write_maps(folder: Path, each: Measured, vae: VAE, begin: int, width: int) 
             picture.save(file, "PNG")
 
 
-def _example(each: Measured, i: int, given: Given, labels: Array | None) -> Example:
-    row = int(each.batch.index[i])
-    place = f"row {row}" if given.files is None else given.files[row]
-    caption = place if labels is None else f"{place}, {labels[row]}"
+def _example(each: Measured, i: int, given: Given) -> Example:
+    caption = given.caption(int(each.batch.index[i]))
     x, reconstruction = each.batch.x[i].cpu(), each.reconstruction[i].cpu()
     return Example(float(each.numbers["score"][i]), caption, x.clone(), reconstruction.clone())

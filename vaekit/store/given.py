@@ -1,166 +1,158 @@
-"""Examples that a user gives to a trained model: a split of the run's own data, another dataset, a file or a folder."""
+"""Examples that a user gives to the model of a run: a part of the run's own data, or others."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-from functools import cached_property
+from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import ValidationError
+import torch
 
 from vaekit import roles
-from vaekit.data.images import FileImages
+from vaekit.data.arrays import find_layout, holds_pixels, to_examples, to_labels
+from vaekit.data.pixels import Array, choose_range
+from vaekit.data.sources import ImageSource, TensorImages
+from vaekit.data.specs import Fit
 from vaekit.errors import DataError, UsageError
 from vaekit.files import local_path
-from vaekit.specs.models import spec_error
+from vaekit.store.record import Record
 
 if TYPE_CHECKING:
-    import torch
+    from vaekit.interfaces import Dataset
+    from vaekit.schema import ComponentSpec
 
-    from vaekit.data.batches import Batches
-    from vaekit.data.sources import ImageSource
-    from vaekit.data.specs import Binarize, Fit
-    from vaekit.model.vae import VAE
-    from vaekit.store.record import Record
-
-SPLITS = ("train", "validation", "test")
-WHERE = ("data_root", "download")
-"""Options of a dataset that say where it is; those of the run's dataset also apply to others."""
-HOW = ("size", "channels", "fit", "range", "layout", "memory_gb", "on_bad_image")
-"""Options that say how it is read; those of the run's dataset also apply to other data of its kind."""
+DEFAULT_SPLIT = "test"
+"""The split of data that have several, if none is chosen."""
 
 
-@dataclass(frozen=True)
-class Given:
-    """Examples that a trained model is applied to.
+def read_given(
+    record: Record,
+    data: str | Path | Array | None = None,
+    *,
+    split: str | None = None,
+    fit: Fit | None = None,
+    labels: Array | None = None,
+) -> tuple[ImageSource, str]:
+    """Return examples that a run's model can encode, in the order in which they are stored, and the name of their split.
 
-    Args:
-        name: What they are, such as ``the test split of mnist``.
-        source: The examples.
-        split: The name of their split, to which the noise of binarisation belongs.
-        binarize: How grey values become 0 or 1.
-    """
-
-    name: str
-    source: ImageSource
-    split: str
-    binarize: Binarize
-
-    @cached_property
-    def files(self) -> list[str] | None:
-        """The path of each file relative to the folder of all; None if the examples are not files, or were read into memory."""
-        if not (isinstance(self.source, FileImages) and isinstance(self.source.files, list)):
-            return None
-        folder = Path(os.path.commonpath([file.parent for file in self.source.files]))
-        return [self.source.files[row].relative_to(folder).as_posix() for row in self.source.rows.tolist()]
-
-    @property
-    def is_binary(self) -> bool:
-        """Whether the model sees pixels of 0 and 1 only."""
-        return self.binarize != "none" or self.source.is_binary
-
-    def batches(self, batch_size: int, device: torch.device | str = "cpu", workers: int = 0) -> Batches:
-        """Return the batches of the examples: all of them, in order."""
-        from vaekit.data.batches import Batches
-        from vaekit.streams import Streams
-
-        return Batches(
-            self.source,
-            batch_size=batch_size,
-            streams=Streams(0),  # of which evaluation draws nothing: the noise of binarisation belongs to the examples
-            binarize=self.binarize,
-            device=device,
-            train=False,
-            split=self.split,
-            workers=workers,
-        )
-
-
-def given_data(
-    run: Record, vae: VAE, data: str | Path | None = None, *, split: str = "test", fit: Fit | None = None, drawn: bool = True
-) -> Given:
-    """Return the examples that a user names, as the run's model takes them.
+    Files are read with the options of the run's dataset if that is of the same kind, so that pixels have the same range, and
+    pictures the same size. They are read a batch at a time; arrays of .npz, .safetensors and .parquet files are in memory.
 
     Args:
-        run: The run.
-        vae: Its model.
-        data: The name of a dataset, or a folder of images or an array file, of which all examples are taken unless it states
-            splits; default: the data of the run. Data of the same kind as those of the run are read with the same options, such
-            as their size.
-        split: ``train``, ``validation`` or ``test``.
-        fit: How image files of another size are fitted to the model's; default: they are refused.
-        drawn: Whether grey pixels that the model sees as 0 or 1 are drawn; otherwise they stay grey, unless a threshold makes
-            them black or white.
+        record: The run.
+        data: A file or a folder, the name of a dataset, or an array with the axes that such a file has; default: the data of the
+            run.
+        split: The split; default: all if the data are not split, else the test split.
+        fit: How image files of another size are fitted to the model's; default: as the run's dataset does, else they are refused.
+        labels: The labels of an array, ``(N,)``: integers or names.
 
     Raises:
-        UsageError: The split is unknown, or the data are neither a dataset nor a folder nor a file.
-        DataError: The data are missing or unreadable, or do not fit the model.
+        DataError: The data are missing, unreadable or of another shape, or a conditional model does not know a class of theirs.
+        UsageError: An option does not apply.
     """
-    if split not in SPLITS:
-        raise UsageError("unknown split", given=split, expected="train, validation or test")
-    spec = run.spec.data
-    binarize = spec.binarize if drawn or spec.binarize == "threshold" else "none"
+    if fit is not None and fit not in get_args(Fit):
+        raise UsageError("images are fitted in no such way", given=f"fit {fit}", expected=", ".join(get_args(Fit)))
+    if fit is not None and (data is None or not isinstance(data, str | Path)):
+        raise UsageError("only image files are fitted to a size", given=f"fit {fit}", remedy="leave it out")
+    if labels is not None and (data is None or isinstance(data, str | Path)):
+        raise UsageError("labels are given with an array; files and datasets have their own", remedy="leave them out")
+    facts, own = record.header.facts, record.spec.data
     if data is None:
-        return Given(f"the {split} split of the run's data", run.splits.parts[split], split, binarize)
-    parts = _parts(run, vae, str(data), fit)
-    name = Path(str(data)).name
-    if len(parts) > 1:
-        if split not in parts:
-            raise DataError(f"{data} has no {split} split", given=", ".join(parts), remedy="choose another one: --split NAME")
-        name = f"the {split} split of {name}"
-    source = parts[split if len(parts) > 1 else next(iter(parts))]
-    if spec.missing == "refuse":
-        source = source.complete(name)
-    _check(name, source, run, vae)
-    return Given(name, source, split, binarize)
-
-
-def _parts(run: Record, vae: VAE, data: str, fit: Fit | None) -> dict[str, ImageSource]:
-    """Return the examples of a dataset, a folder or a file by split."""
-    own = run.spec.data.dataset
-    path = local_path(data)
-    named = data in roles.datasets
-    kind = data if named else "folder" if path.is_dir() else "array"
-    if not named and not path.exists():
-        raise UsageError(
-            "the data are neither a dataset nor a file or folder",
-            given=data,
-            expected=f"a folder of images, an array file, or one of {', '.join(roles.datasets.kinds())}",
+        parts = record.splits.parts
+    elif isinstance(data, str | Path):
+        parts = dict(_dataset(record, data, fit).stored())
+    else:
+        parts = {"train": _examples(data, own.dataset, labels)}
+    if split is None:
+        split = DEFAULT_SPLIT if len(parts) > 1 else next(iter(parts))
+    if split not in parts:
+        raise UsageError("the data do not have this split", given=split, expected=", ".join(parts))
+    source = parts[split]
+    if source.shape != facts.data_shape:
+        raise DataError(
+            "the examples are not of the shape of the model's",
+            given=f"shape {source.shape}",
+            expected=f"shape {facts.data_shape}",
+            remedy="pass --fit crop, pad or stretch" if source.encoded else "give the model examples of its own shape",
         )
-    fields = roles.datasets.spec(kind).model_fields
-    shared = WHERE + HOW if kind == own.kind else WHERE
-    options: dict[str, Any] = {name: getattr(own, name) for name in shared if name in fields and hasattr(own, name)}
-    if not named:
-        options["path"] = data
-    if kind == "folder" and len(vae.data_shape) == 3:
-        options["channels"] = "grey" if vae.data_shape[0] == 1 else "rgb"
-        options |= {} if fit is None else {"size": vae.data_shape[1:], "fit": fit}
-    try:
-        dataset = roles.datasets.build(roles.datasets.spec(kind).model_validate({"kind": kind, **options}))
-    except ValidationError as error:
-        raise spec_error(error, f"the dataset {kind!r}") from None
-    return dict(dataset.stored())
+    if data is None:
+        return source, split
+    source = source if own.missing != "refuse" else source.complete(str(data) if isinstance(data, str | Path) else "the data")
+    return _renumbered(source, facts.class_names, conditional=record.spec.model.condition.kind != "none"), split
 
 
-def _check(name: str, source: ImageSource, run: Record, vae: VAE) -> None:
-    """Check that examples fit the model.
+def _dataset(record: Record, data: str | Path, fit: Fit | None) -> Dataset:
+    """Return the dataset of a file, a folder or a name."""
+    path = local_path(data).expanduser()
+    if path.exists():
+        return _files(record, path, fit)
+    whole = [kind for kind in roles.datasets.kinds() if not _needs_options(kind)]
+    if str(data) not in whole:
+        expected = f"a file, a folder, or one of the datasets {', '.join(whole)}"
+        raise DataError("the data do not exist", given=data, expected=expected)
+    if fit is not None:
+        raise UsageError("only image files are fitted to a size", given=f"fit {fit}", remedy="leave it out")
+    dataset: Dataset = roles.datasets.build(roles.datasets.spec(str(data)).model_validate({"kind": str(data)}))
+    return dataset
+
+
+def _needs_options(kind: str) -> bool:
+    return any(field.is_required() for name, field in roles.datasets.spec(kind).model_fields.items() if name != "kind")
+
+
+def _files(record: Record, path: Path, fit: Fit | None) -> Dataset:
+    """Return the dataset of a file or a folder: of the kind of the run's if that reads such files, else of another kind."""
+    own, shape = record.spec.data.dataset, record.header.facts.data_shape
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    kinds = [kind for kind in (own.kind, *roles.datasets.kinds()) if suffix in roles.datasets.get(kind).suffixes]
+    if not kinds:
+        known = sorted({each for kind in roles.datasets.kinds() for each in roles.datasets.get(kind).suffixes if each})
+        raise UsageError("unknown file format", given=path, expected=f"a folder of images, or a {', '.join(known)} file")
+    kind = kinds[0]
+    spec = roles.datasets.spec(kind)
+    options: dict[str, Any] = own.model_dump(exclude={"path", "validation", "test"}) if kind == own.kind else {"kind": kind}
+    options["path"] = str(path)
+    if "memory_gb" in spec.model_fields:
+        options["memory_gb"] = 0.0
+    if kind != own.kind and "channels" in spec.model_fields:
+        options["channels"] = "grey" if shape[0] == 1 else "rgb"
+    if fit is not None:
+        if not {"size", "fit"} <= spec.model_fields.keys():
+            raise UsageError("only image files are fitted to a size", given=f"fit {fit}, {path}", remedy="leave it out")
+        options |= {"size": shape[1:], "fit": fit}
+    dataset: Dataset = roles.datasets.build(spec.model_validate(options))
+    return dataset
+
+
+def _examples(array: Array, own: ComponentSpec, labels: Array | None) -> TensorImages:
+    """Return an array as a file of it would be read."""
+    layout = find_layout(array.shape, getattr(own, "layout", None))
+    limits = choose_range([array] if holds_pixels(layout) else [], getattr(own, "range", None), "the array")
+    examples = to_examples(array, layout, limits)
+    return TensorImages(examples, *(() if labels is None else to_labels(labels, len(examples), "labels")))
+
+
+def _renumbered(source: ImageSource, names: tuple[str, ...] | None, *, conditional: bool) -> ImageSource:
+    """Return examples whose classes have the numbers that the model knows them by.
 
     Raises:
-        DataError: They have another shape or, if the model is conditional, no labels or other classes.
+        DataError: The model is conditional, and does not know a class of the data.
     """
-    if source.shape != vae.data_shape:
-        raise DataError(
-            f"the model takes examples of another shape than {name}",
-            given=f"shape {source.shape}",
-            expected=f"shape {vae.data_shape}",
-            remedy="resize image files, or pass --fit crop, pad or stretch" if len(source.shape) == 3 else None,
-        )
-    classes = run.header.facts.class_names
-    if vae.condition.size and (source.labels is None or source.class_names not in (None, classes)):
-        raise DataError(
-            f"the model is conditional, and {name} has no labels of its classes",
-            given="no labels" if source.labels is None else ", ".join(source.class_names or ()),
-            expected=", ".join(classes or ()),
-        )
+    if source.labels is None or names is None:
+        return source
+    if source.class_names is None:
+        known = bool(((source.labels >= 0) & (source.labels < len(names))).all())
+        given, numbers = "numbers " + ", ".join(map(str, source.labels.unique().tolist())), source.labels
+    else:
+        known = set(source.class_names) <= set(names)
+        given = ", ".join(source.class_names)
+        numbers = torch.tensor([names.index(name) for name in source.class_names])[source.labels] if known else source.labels
+    if not known:
+        if conditional:
+            raise DataError(
+                "the model is conditional, and does not know all classes of the data", given=given, expected=", ".join(names)
+            )
+        return source
+    source = copy(source)
+    source.labels, source.class_names = numbers, names
+    return source

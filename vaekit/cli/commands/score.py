@@ -25,14 +25,17 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
         str | None,
         typer.Argument(
             metavar="DATA",
-            help="A dataset, a folder of images, or an array file; default: the run's own data.",
+            help="A folder of images, an array file, or the name of a dataset; default: the data of the run.",
             show_default=False,
         ),
     ] = None,
     score: Annotated[str, typer.Option(metavar="NAME", help=f"The score: {NAMES}.")] = "elbo",
     split: Annotated[
-        str, typer.Option(metavar="train|validation|test", help="Which examples, if the data have splits.")
-    ] = "test",
+        str | None,
+        typer.Option(
+            metavar="train|validation|test", help="Which part of data that are split; default: test.", show_default=False
+        ),
+    ] = None,
     samples: Annotated[
         int, typer.Option(min=0, max=1_000_000, metavar="K", help="Number of importance samples for log p(x); 0 skips it.")
     ] = 0,
@@ -68,7 +71,9 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
     fit: Annotated[
         str | None,
         typer.Option(
-            metavar="crop|pad|stretch", help="Fit image files of another size; default: refuse them.", show_default=False
+            metavar="crop|pad|stretch",
+            help="How image files of another size are fitted to the model's; default: as in training.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[

@@ -48,6 +48,7 @@ class ArrayFile(Dataset):
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
+    suffixes = (".npy", ".npz", ".safetensors", ".parquet")
 
     def __init__(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
-from vaekit.data import FileImages, Splits, split_source
+from vaekit.data import FileImages, ImageSource, Splits, split_source
 from vaekit.data.folders import OnBad, find_images, readable_images, warn_of_frames
 from vaekit.data.images import ColourMode, ImageReader, decode_if_small, height_and_width, range_of
 from vaekit.data.pixels import Range
@@ -42,6 +43,7 @@ class Folder(Dataset):
     default_encoder: ClassVar[str] = "cnn"
     default_latent_dim: ClassVar[int] = 64
     default_likelihood: ClassVar[str] = "gaussian"
+    suffixes = ("",)
     reader: ImageReader
 
     def __init__(
@@ -63,7 +65,7 @@ class Folder(Dataset):
     def load(self) -> Splits:
         return decode_if_small(split_source(self.stored()["train"], self.validation, self.test), self.memory_gb)
 
-    def stored(self) -> dict[str, FileImages]:
+    def stored(self) -> Mapping[str, ImageSource]:
         files = find_images(self.path, on_bad=self.on_bad_image)
         warn_of_frames(files)
         reader = replace(self.reader, limits=range_of(files, self.reader, self.path))

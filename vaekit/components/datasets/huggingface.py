@@ -10,7 +10,7 @@ from typing import IO, Any, ClassVar
 
 import torch
 
-from vaekit.data import FileImages, Splits
+from vaekit.data import FileImages, ImageSource, Splits
 from vaekit.data.arrays import optional_labels
 from vaekit.data.folders import warn_of_frames
 from vaekit.data.images import MOST_TRIED, ColourMode, ImageReader, decode_if_small, height_and_width, range_of
@@ -46,6 +46,7 @@ class HuggingFace(Dataset):
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
+    suffixes = ("", ".parquet", ".arrow")
     reader: ImageReader
 
     def __init__(
@@ -68,14 +69,16 @@ class HuggingFace(Dataset):
         self.validation, self.test, self.memory_gb = validation, test, memory_gb
 
     def load(self) -> Splits:
+        return decode_if_small(with_own_splits(self.stored(), self.validation, self.test), self.memory_gb)
+
+    def stored(self) -> Mapping[str, ImageSource]:
         tables = self._parts(_read(self.path, self.config))
         image = {name: _choose_image(table, self.image) for name, table in tables.items()}
         files = {name: Rows(table, image[name], self.path) for name, table in tables.items()}
         warn_of_frames([files["train"][row] for row in sample_of(len(files["train"]), MOST_TRIED).tolist()])
         reader = replace(self.reader, limits=range_of(files["train"], self.reader, self.path))
         labels, class_names = _merged({name: _labels(table, self.labels) for name, table in tables.items()})
-        own = {name: FileImages(rows, reader, labels[name], class_names) for name, rows in files.items()}
-        return decode_if_small(with_own_splits(own, self.validation, self.test), self.memory_gb)
+        return {name: FileImages(rows, reader, labels[name], class_names) for name, rows in files.items()}
 
     def _parts(self, tables: dict[str, Any]) -> dict[str, Any]:
         """Return the tables to use, by split; a single table is "train"."""

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vaekit.data import ImageSource, Splits, TensorImages
 from vaekit.data.arrays import Layout, MappedImages
 from vaekit.data.batches import Batches
+from vaekit.data.table import write_table
 from vaekit.errors import DataError, reason_of
-from vaekit.files import write_atomically
+from vaekit.evaluation.embedding import BATCH, encode
 from vaekit.interfaces import Dataset
 from vaekit.model.vae import VAE
 from vaekit.nn.features import sha256_of
@@ -23,7 +23,6 @@ from vaekit.roles import datasets
 from vaekit.store.record import Record
 from vaekit.streams import Streams
 
-BATCH = 256
 LAYOUTS: dict[int, Layout] = {1: "NF", 2: "NCL", 3: "NCHW", 4: "NCDHW"}
 """The order of the axes of codes, by the number of dimensions of one."""
 
@@ -63,20 +62,19 @@ class Latents(Dataset):
         if not path.is_file():
             try:
                 path.parent.mkdir(exist_ok=True)
-                write_atomically(path, lambda temporary: self._write(temporary, vae, record, split))
             except OSError as error:
                 raise DataError(f"the codes cannot be written to {path.parent}", given=reason_of(error)) from None
+            self._write(path, vae, record, split)
         labels, names = source.labels, source.class_names
         if 4 * len(source) * math.prod(vae.latent_shape) > self.memory_gb * 1e9:
             return MappedImages(path, LAYOUTS[len(vae.latent_shape)], labels=labels, class_names=names)
         return TensorImages(torch.from_numpy(np.load(path, allow_pickle=False)), labels, names)
 
-    @torch.no_grad()
     def _write(self, path: Path, vae: VAE, record: Record, split: str) -> None:
         """Encode the images of a split and write the codes, a batch at a time."""
-        source, streams = record.splits.parts[split], Streams(record.spec.train.seed)
+        streams = Streams(record.spec.train.seed)
         batches = Batches(
-            source,
+            record.splits.parts[split],
             batch_size=BATCH,
             streams=streams,
             binarize=record.spec.data.binarize,
@@ -84,15 +82,6 @@ class Latents(Dataset):
             split=split,
             workers=record.spec.train.workers,
         )
-        with path.open("wb") as file:
-            shape = (len(source), *vae.latent_shape)
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
-            for batch in batches.epoch(0):
-                codes = self._code(vae, batch.inputs, batch.y, streams.generator(f"latents/{split}", batch.step, "cpu"))
-                file.write(codes.float().numpy().astype("<f4").tobytes())
-
-    def _code(self, vae: VAE, x: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Return the codes of images, ``(B, D)``."""
-        q = vae.encode(x, y)
-        codes: Tensor = q.rsample(vae.posterior.draw_noise(len(x), generator, like=x)) if self.sample else q.mean
-        return codes
+        with write_table(path) as table:
+            for _, _, codes in encode(vae, batches, streams, sample=self.sample):
+                table.append({"z": codes.float().unflatten(-1, vae.latent_shape).numpy()})

@@ -1,0 +1,78 @@
+"""``vaekit embed``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from vaekit.cli.common import Panel, RunArgument, open_run
+
+if TYPE_CHECKING:
+    from vaekit.data.specs import Fit
+
+PANEL = Panel.EXPORT
+DEFAULT = "codes.parquet"
+
+
+def embed(  # noqa: PLR0917 - Typer calls it by keywords
+    run: RunArgument = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder of images, an array file, or the name of a dataset; default: the data of the run.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"A .parquet or .npz table, or a .npy file of the codes alone; default: {DEFAULT} in the run folder.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="train|validation|test",
+            help="Which part of data that are split; default: test.",
+            show_default=False,
+        ),
+    ] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Write a draw from each posterior instead of its mean.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, metavar="N", help="Seed of draws; default: that of the run.", show_default=False)
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="crop|pad|stretch",
+            help="How image files of another size are fitted to the model's; default: as in training.",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Examples encoded at once.")] = 256,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+) -> None:
+    """Write the codes of examples as a table, one row for each example.
+
+    The columns are `row` (the position in the data), `z` (the code, a list of D numbers) and, if there are any, `file`, `label`,
+    `class_name`, `std`, `kl` and `kl_per_latent`, in nats.
+
+    Folders of images and .npy files may be larger than memory.
+    """
+    opened = open_run(run)
+    path, num = opened.embed_to(
+        opened.path / DEFAULT if out is None else out,
+        data,
+        split=split,
+        sample=sample,
+        seed=seed,
+        fit=cast("Fit | None", fit),
+        batch_size=batch_size,
+        device=device,
+    )
+    typer.echo(f"{path}\n  {num:,} rows")

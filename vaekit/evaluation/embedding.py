@@ -1,0 +1,164 @@
+"""Codes of examples, with what the posterior says of each, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaekit.data.batches import Batch, Batches
+from vaekit.data.pixels import Array
+from vaekit.distributions import Distribution, kl_per_dim
+from vaekit.errors import DataError
+from vaekit.interfaces import without_density
+from vaekit.model.vae import VAE
+from vaekit.streams import Streams
+
+BATCH = 256
+"""The default number of examples encoded at once."""
+ROWS = 256
+"""The number of rows whose noise is drawn together, whatever the size of a batch."""
+DRAWS = 16
+"""The number of draws by which a KL without a closed form is estimated."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Codes of N examples as arrays of NumPy; what does not apply to a model or its data is None.
+
+    Grids of latents are flattened in the order (channel, row, column): ``z.reshape(-1, *vae.latent_shape)`` is the grid.
+
+    Args:
+        row: The position of each example in its split or file, int64 ``(N,)``.
+        file: The name of its file, if each example is a file, ``(N,)``.
+        label: The number of its class, int64 ``(N,)``.
+        class_name: The name of its class, ``(N,)``.
+        z: The codes, float32 ``(N, D)``: means of q(z|x), or draws. The mean is that by which images are reconstructed: the mean
+            direction on a sphere, the centre in hyperbolic space, the probabilities of classes, the chosen entries of a codebook,
+            the image of the base's mean under a flow, the means of layers given those before.
+        std: The standard deviation of each latent in q(z|x), float32 ``(N, D)``, if it has a closed form. It has none on a
+            sphere, in hyperbolic space, for flows and for layers; a single point has none either.
+        kl: KL(q(z|x) ‖ p(z)) in nats, float32 ``(N,)``: in closed form, else the mean over `DRAWS` draws; None if the posterior
+            or the prior has no density.
+        kl_per_latent: What each latent adds to it, given those before it, float32 ``(N, D)``, as in ``evaluation.json``; None if
+            the densities have no such terms. Where latents share one KL, as on a sphere, in a one-hot vector or in an entry of a
+            codebook, each has an equal part.
+    """
+
+    row: Array
+    file: Array | None
+    label: Array | None
+    class_name: Array | None
+    z: Array
+    std: Array | None
+    kl: Array | None
+    kl_per_latent: Array | None
+
+    def __len__(self) -> int:
+        return len(self.z)
+
+    @property
+    def columns(self) -> dict[str, Array]:
+        """The arrays that there are, by name."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: values for name, values in found.items() if values is not None}
+
+
+def joined(parts: Sequence[Embedding]) -> Embedding:
+    """Return the codes of several batches of one source as those of one."""
+    columns: dict[str, Any] = dict.fromkeys(each.name for each in fields(Embedding))
+    return Embedding(**columns | {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns})
+
+
+@torch.no_grad()
+def encode(vae: VAE, batches: Batches, streams: Streams, *, sample: bool = False) -> Iterator[tuple[Batch, Any, Tensor]]:
+    """Yield batches of examples in order, their posteriors q(z|x), and their codes ``(B, D)``.
+
+    Args:
+        vae: The model, in eval mode, on the device of the batches.
+        batches: Batches of evaluation.
+        streams: The source of randomness.
+        sample: Whether codes are draws of q(z|x) instead of its means. A draw depends on the seed, the split and the row alone.
+    """
+    for batch in batches.epoch(0):
+        q = vae.encode(batch.inputs, batch.y)
+        noise = _noise(vae, streams, f"codes/{batches.split}", batch) if sample else None
+        yield batch, q, q.mean if noise is None else q.rsample(noise[0])
+
+
+@torch.no_grad()
+def embed(vae: VAE, batches: Batches, streams: Streams, *, sample: bool = False) -> Iterator[Embedding]:
+    """Yield the codes of examples in order, a batch at a time; up to rounding, they do not depend on the size of a batch.
+
+    Args:
+        vae: The model, in eval mode, on the device of the batches.
+        batches: Batches of evaluation.
+        streams: The source of randomness.
+        sample: Whether codes are draws of q(z|x) instead of its means; see `encode`.
+
+    Raises:
+        UsageError: The model is conditional, and the data have no labels.
+        DataError: A number lies outside [0, 1], and the likelihood of the model is one of numbers in [0, 1].
+    """
+    files = batches.source.names
+    class_names = batches.source.class_names
+    named = class_names is not None and class_names != tuple(map(str, range(len(class_names))))
+    for batch, q, z in encode(vae, batches, streams, sample=sample):
+        _check_support(vae, batch.inputs)
+        rows = batch.index.cpu()
+        labels = None if batch.y is None else _array(batch.y)
+        kl, kl_per_latent = _kl(vae, q, batch, streams, batches.split)
+        variance = getattr(q, "variance", None)
+        yield Embedding(
+            row=_array(rows),
+            file=None if files is None else np.array([files[row] for row in rows.tolist()]),
+            label=labels,
+            class_name=np.array(class_names)[labels] if named and labels is not None else None,
+            z=_array(z),
+            std=None if variance is None else _array(variance.sqrt()),
+            kl=None if kl is None else _array(kl),
+            kl_per_latent=None if kl_per_latent is None else _array(kl_per_latent),
+        )
+
+
+def _kl(vae: VAE, q: Distribution, batch: Batch, streams: Streams, split: str) -> tuple[Tensor | None, Tensor | None]:
+    """Return the KL of each example, ``(B,)``, and what each latent adds to it, ``(B, D)``, where they are defined."""
+    if without_density(vae.posterior, vae.prior):
+        return None, None
+    closed = kl_per_dim(q, vae.prior(vae, vae.condition_on(batch.y)))
+    if closed is not None:
+        return closed.sum(-1), closed
+    noise = _noise(vae, streams, f"kl/{split}", batch, DRAWS)
+    noise = noise if noise.any() else noise[:1]  # all draws from a point are the same
+    site = vae.trace_from(q, noise, batch.x, y=batch.y, decode=False).site
+    return site.kl, site.kl_per_latent
+
+
+def _noise(vae: VAE, streams: Streams, stream: str, batch: Batch, draws: int = 1) -> Tensor:
+    """Return noise that belongs to the rows of a batch, ``(draws, B, D)``; it is drawn on the CPU, the same for every device."""
+    rows, like = batch.index.cpu(), torch.zeros((), dtype=batch.inputs.dtype)
+    first, last = int(rows[0]) // ROWS, int(rows[-1]) // ROWS
+    blocks = [
+        vae.posterior.draw_noise(draws * ROWS, streams.generator(stream, block), like=like).unflatten(0, (draws, ROWS))
+        for block in range(first, last + 1)
+    ]
+    return torch.cat(blocks, 1)[:, rows - first * ROWS].to(batch.inputs.device)
+
+
+def _check_support(vae: VAE, x: Tensor) -> None:
+    """Check that examples have the range of those that the model was trained on."""
+    if vae.likelihood.support == "unit" and bool(((x < 0) | (x > 1)).any()):
+        raise DataError(
+            "the model was trained on numbers in [0, 1]",
+            given=f"numbers from {x.min():.4g} to {x.max():.4g}",
+            remedy="bring the data to the range of those that the model was trained on",
+        )
+
+
+def _array(values: Tensor) -> Array:
+    array: Array = values.cpu().numpy()
+    return array

@@ -112,6 +112,15 @@ def test_numbers_do_not_depend_on_the_size_of_batches(deterministic: bool) -> No
             torch.testing.assert_close(values, found[0][name], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("likelihood", roles.likelihoods.kinds())
+def test_numbers_of_every_likelihood_belong_to_one_image(likelihood: str) -> None:
+    vae = model("gaussian", likelihood=likelihood)
+    x = torch.randint(2, (9, 1, 8, 6), generator=torch.Generator().manual_seed(0)).float()
+    alone, together = columns(vae, x, 1), columns(vae, x, 9)
+    for name, values in alone.items():
+        torch.testing.assert_close(values, together[name], rtol=1e-5, atol=1e-4)
+
+
 def test_draws_belong_to_the_position_and_the_seed() -> None:
     vae = model("gaussian")
     x = torch.rand(1, 1, 8, 6).expand(3, -1, -1, -1)

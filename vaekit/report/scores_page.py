@@ -91,7 +91,7 @@ def write_page(path: Path, run: Record, vae: VAE, scores: Scores, *, extremes: E
     if quality := scores.quality:
         facts["AUROC"] = f"{quality['auroc'][scores.name]:.3f}"
     cells = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    meaning = f"{scores.name}: {SCORES[scores.name].meaning}. A higher score is more anomalous. The ELBO is a {scores.elbo_is}."
+    meaning = f"{scores.name}: {SCORES[scores.name].meaning}. A higher score is more anomalous. ELBO: {scores.elbo_is}."
     if threshold is not None:
         meaning += (
             f" The threshold is the {threshold.quantile:.4g} quantile of {threshold.num_images:,} scores of {threshold.source}."

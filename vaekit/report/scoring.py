@@ -185,7 +185,7 @@ class Scorer:
             DataError: They are missing or unreadable, do not fit the model, or there are none.
         """
         source, found = read_given(self.run, data, split=split, fit=fit)
-        named = "the run's data" if data is None else Path(data).name if isinstance(data, str | Path) else "an array"
+        named = "the run's data" if data is None else Path(data).resolve().name if isinstance(data, str | Path) else "an array"
         binarize = self.run.spec.data.binarize
         drawn = binarize in ("static", "dynamic")
         whole = split is None and found == "train"  # the data are not split
@@ -204,6 +204,8 @@ class Scorer:
 
     def elbo_is(self, given: Given) -> str:
         """Describe what the ELBO of examples is; see `vaekit.evaluation.bound.meaning_of_elbo`."""
+        if self.deterministic:
+            return "log p(x|z) at the mean z of q(z|x), minus the KL, nats: no bound"
         missing = self.run.spec.data.missing != "refuse"
         likelihood, limits = self.vae.likelihood, self.vae.value_range
         return meaning_of_elbo(likelihood, binary=given.is_binary, value_range=limits, missing=missing)
@@ -283,11 +285,11 @@ def score_run(
     scorer = Scorer(run, **options)
     parts = [scorer.given(each, split=split, fit=fit) for each in ([data] if against is None else [data, against])]
     known = _anomalies(parts[0], anomalous) if anomalous else None
+    folder = None if maps is None else _new_folder(local_path(maps))
     threshold = None
     if quantile is not None:
         normal = _validation(scorer, validation, fit)
         threshold = scorer.threshold_from(scorer.numbers(normal)["score"], quantile, normal.name)
-    folder = None if maps is None else _new_folder(local_path(maps))
     extremes = Extremes()
     columns: list[dict[str, Array]] = []
     for part in parts:

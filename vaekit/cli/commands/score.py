@@ -97,8 +97,10 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
     Each row has the ELBO, -log p(x|z), the KL and the squared error of an example, its label and its place in the data, and its
     score, which is higher the more anomalous it is. A threshold is stored with the run, and marks what is above it.
 
-    Models may give data of another kind a higher likelihood than their own. Compare scores where anomalies are known: with
-    --against or --anomalous, the AUROC of every score is shown.
+    A model may find data of another kind more likely than its own: one of clothes prefers digits, which are simpler. Scores that
+    allow for this are input_complexity, which subtracts the length of the image as a PNG; likelihood_ratio, relative to a model
+    of images with random changes; and squared_error. Where anomalies are known, by --against or --anomalous, the AUROC of every
+    score is shown.
     """
     from vaekit.data.table import write_table
 

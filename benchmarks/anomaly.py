@@ -5,7 +5,7 @@
 It trains a model with a likelihood of 256 grey levels on Fashion-MNIST, and a background model on the same images with random
 Fashion-MNIST, which are normal, and those of MNIST, which are anomalies. Data are read as ``vaekit train`` reads them.
 Fashion-MNIST, which are normal, and those of MNIST, which are anomalies. Both data sets are read as ``vaekit train`` reads them.
-Two minutes on one core. The commands are printed.
+It takes a few minutes on one core, and prints the commands.
 """
 
 from __future__ import annotations

@@ -152,6 +152,14 @@ def test_every_likelihood(make: Make, likelihood: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("posterior", [kind for kind in roles.posteriors.kinds() if roles.posteriors.get(kind).space != "codes"])
+def test_every_posterior(make: Make, posterior: str, tmp_path: Path) -> None:
+    score = "elbo" if vaekit.Capability.LOG_PROB in roles.posteriors.get(posterior).provides else "squared_error"
+    trained = with_threshold(make(posterior=posterior), score)
+    check(trained, Onnx().export(trained, "scorer", tmp_path / "scorer.onnx").path, score, images(trained))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["mixture", "vamp", "maf"])
 def test_priors_are_part_of_the_scorer(make: Make, prior: str, tmp_path: Path) -> None:
     trained = with_threshold(make(prior=prior))

@@ -26,6 +26,7 @@ from vaekit.errors import ExportError, UsageError, VaekitError
 from vaekit.evaluation.embedding import BATCH, Embedding, embed, joined
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.evaluation.features import KEYS, FeatureRequest
+from vaekit.evaluation.scores import Scores
 from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.parts import PartName
 from vaekit.export.trained import Trained, latents_of
@@ -33,6 +34,7 @@ from vaekit.extras import import_extra
 from vaekit.files import local_path, printable_path, write_text, writing
 from vaekit.model.assembly import assemble
 from vaekit.model.vae import VAE
+from vaekit.report.scoring import score_run
 from vaekit.specs.models import LIMITS, RunSpec, plain_spec, spec_error
 from vaekit.specs.options import build_spec, with_limits
 from vaekit.specs.second_stage import distillation, second_stage
@@ -394,6 +396,87 @@ class Run(Record):
         write_text(file, json.dumps(results, indent=2) + "\n")
         return results
 
+    def score(
+        self,
+        data: str | Path | Array | None = None,
+        *,
+        score: str = "elbo",
+        split: str | None = None,
+        samples: int = 0,
+        background: Run | str | Path | None = None,
+        deterministic: bool = False,
+        quantile: float | None = None,
+        contamination: float | None = None,
+        validation: str | Path | Array | None = None,
+        anomalous: Sequence[str | int] = (),
+        against: str | Path | Array | None = None,
+        fit: Fit | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        batch_size: int | None = None,
+        maps: str | Path | None = None,
+        page: str | Path | None = None,
+    ) -> Scores:
+        """Score how anomalous the best model finds each example of a data set; see `vaekit.evaluation.scores`.
+
+        Each number is a function of the example, its position in the data and the seed. A threshold, from ``quantile`` or
+        ``contamination``, is stored in ``threshold.json``, and applies to later calls with the same score and options.
+
+        Args:
+            data: A file or a folder, the name of a dataset, or an array with the axes that such a file has; default: the data of
+                the run.
+            score: The name of the score: ``elbo``, ``reconstruction``, ``kl``, ``squared_error``, ``log_likelihood``,
+                ``input_complexity`` or ``likelihood_ratio``.
+            split: ``train``, ``validation`` or ``test``; default: all if the data are not split, else ``test``.
+            samples: The number K of importance samples for log p(x); default: 0, which skips it.
+            background: The background model of a likelihood ratio: a run on the same data with random changes.
+            deterministic: Whether to draw nothing, as exported scorers do: codes are means of q(z|x), so that the ELBO becomes a
+                higher number that is no bound, and grey pixels are not binarised at random.
+            quantile: The share of normal scores that the threshold exceeds.
+            contamination: The share of anomalies in the data, whose scores are above the threshold.
+            validation: The normal examples that the quantile is of; default: the validation split of the run's data.
+            anomalous: The labels of known anomalies, by name or number.
+            against: A second data set, of known anomalies.
+            fit: How image files of another size are fitted to the model's: ``crop``, ``pad`` or ``stretch``; default: as in
+                training, else they are refused.
+            seed: The seed of the draws.
+            device: The device to compute on.
+            batch_size: The number of examples at once, which only rounding depends on; default: chosen by the device.
+            maps: A new folder for a PNG of each example, of the root mean squared error of each position.
+            page: An HTML file for the most and the least likely examples and a histogram of the scores.
+
+        Raises:
+            UsageError: The score, the data or the device is unknown, options do not fit each other, or the model lacks a density
+                that the score needs.
+            DataError: The data are missing or unreadable or do not fit the model, or there is no validation split.
+
+        Example:
+            >>> run = vaekit.train(latent_dim=2, epochs=1, pictures="none")
+            >>> scores = run.score(quantile=0.95)
+            >>> scores["elbo"].shape, scores["above_threshold"].dtype
+            ((1000,), dtype('bool'))
+        """
+        return score_run(
+            self,
+            data,
+            score=score,
+            split=split,
+            samples=samples,
+            background=background if isinstance(background, Run | None) else Run(background),
+            deterministic=deterministic,
+            quantile=quantile,
+            contamination=contamination,
+            validation=validation,
+            anomalous=anomalous,
+            against=against,
+            fit=fit,
+            seed=seed,
+            device=fit_to_machine(self.spec, device).train.device,
+            batch_size=batch_size,
+            maps=maps,
+            page=page,
+        )
+
     def fit_prior(self, prior: str, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any) -> Run:
         """Fit a prior to the codes of this model; return the run of the model with that prior. See `vaekit.fit_prior`."""
         return fit_prior(self, prior, out=out, reporter=reporter, **options)
@@ -520,7 +603,12 @@ class Run(Record):
                 evaluation = None
                 warnings.warn(f"the latents' statistics are unknown: {error.message}; run `vaekit evaluate`", stacklevel=2)
         vae, header = load_model(self.folder.model)
-        return Trained(vae, header.spec, header.versions, latents_of(vae, evaluation), header.facts.class_names)
+        threshold, now = self.threshold(), header.state.get("epoch", 0)
+        if threshold is not None and threshold.epoch != now:
+            warnings.warn(f"the threshold is ignored: it is of epoch {threshold.epoch}, the model of {now}", stacklevel=2)
+            threshold = None
+        latents = latents_of(vae, evaluation)
+        return Trained(vae, header.spec, header.versions, latents, header.facts.class_names, threshold)
 
     def export(
         self, exporter: str = "onnx", *, part: PartName = "decoder", out: str | Path | None = None, **options: Any
@@ -529,7 +617,7 @@ class Run(Record):
 
         Args:
             exporter: The format: ``onnx``, ``torch``, or one from a plugin.
-            part: ``decoder``, ``encoder`` or ``autoencoder``.
+            part: ``decoder``, ``encoder``, ``autoencoder`` or ``scorer``, which needs a threshold; see `score`.
             out: The file; default: named after the part, in the run folder.
             options: Options of the exporter, such as ``fp16=True``.
 

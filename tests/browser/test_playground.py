@@ -12,10 +12,8 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +25,14 @@ from PIL import Image
 import vaekit
 from vaekit.export.reading import OnnxFile
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 PLUGIN = ROOT / "plugins" / "vaekit-playground"
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 CONTROLS = {"reset", "slider", "random", "pad", "interpolation", "sample", "end", "grid"}
 
 Drive = Callable[..., Any]
+Serve = Callable[[Path], AbstractContextManager[str]]
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser is installed: {', '.join(BROWSERS)}")
-    return found
-
-
-@pytest.fixture(scope="module")
-def drivers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the programs that drive the browser, and what they need."""
-    npm, node = shutil.which("npm"), shutil.which("node")
-    if npm is None or node is None:
-        pytest.skip("node and npm are not installed")
-    folder = tmp_path_factory.mktemp("drivers")
-    for file in (HERE / "package.json", *HERE.glob("*.mjs")):
-        shutil.copy(file, folder)
-    command = [npm, "install", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        pytest.skip(f"playwright-core cannot be installed: {done.stderr[-300:]}")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -84,19 +57,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entry_points = "[vaekit.exporters]\nplayground = vaekit_playground.exporter:Playground\n"
     (about / "entry_points.txt").write_text(entry_points, "utf-8")
     return folder
-
-
-@pytest.fixture(scope="module")
-def drive(browser: str, drivers: Path) -> Drive:
-    """Runs one of the programs on a page; returns what it wrote down."""
-
-    def run(program: str, address: str, *arguments: str) -> Any:
-        result = drivers / "result.json"
-        command = ["node", program, browser, address, *arguments, str(result)]
-        subprocess.run(command, cwd=drivers, check=True, timeout=240)
-        return json.loads(result.read_text("utf-8"))
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -169,28 +129,10 @@ def test_the_page_works_from_disk_and_equals_the_model(
     assert record["dropped"] == record["encoded"]
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def test_the_example_page_equals_the_model(labelled_run: Path, drivers: Path, drive: Drive, tmp_path: Path) -> None:
-    example = Path(shutil.copytree(ROOT / "examples" / "onnx_web", tmp_path / "example"))
-    install = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(install, cwd=example, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        pytest.skip(f"onnxruntime-web cannot be installed: {done.stderr[-300:]}")
+def test_the_example_page_equals_the_model(labelled_run: Path, example: Path, drive: Drive, serve: Serve) -> None:
     decoder = OnnxFile(vaekit.Run(labelled_run).export(out=example / "decoder.onnx").path)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=example))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        address = f"http://127.0.0.1:{server.server_port}/"
+    with serve(example) as address:
         record = drive("example.mjs", address)
-    finally:
-        server.shutdown()
-        server.server_close()
     assert record["complaints"] == []
     assert all(request.startswith((address, "blob:", "data:")) for request in record["requests"])
     [expected] = decoder.function([np.array([latent for latent, _ in record["shown"]], np.float32)])

@@ -54,6 +54,7 @@ POINTS += [("data", name) for name in DATA] + [("model", name) for name in MODEL
 COMMANDS = {
     "evaluate": "evaluate RUN --json",
     "log p(x)": "evaluate RUN --samples 5 --json",
+    "score": "score RUN --score squared_error --quantile 0.9 --page DIR/a.html --out DIR/a.npz --json",
     "sample": "sample RUN --num 4 --out DIR/a.png",
     "reconstruct": "reconstruct RUN 0 1 --out DIR/a.png",
     "interpolate": "interpolate RUN 0 1 --out DIR/a.png",
@@ -72,7 +73,7 @@ COMMANDS = {
     "decoder.pt2": "export RUN --part decoder --torch DIR/a.pt2",
     "autoencoder.pt2": "export RUN --part autoencoder --torch DIR/a.pt2",
 }
-SLOW = {"bench", "decoder.onnx", "encoder.onnx", "autoencoder.onnx", "decoder.pt2", "autoencoder.pt2"}
+SLOW = {"bench", "score", "decoder.onnx", "encoder.onnx", "autoencoder.onnx", "decoder.pt2", "autoencoder.pt2"}
 OF_LOSSES = {"evaluate", "log p(x)", "report", "bench"}
 """The operations that a loss has a part in; the others work on the model, which does not hold it."""
 WALK = [

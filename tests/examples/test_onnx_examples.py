@@ -19,6 +19,8 @@ from PIL import Image
 
 from vaekit.components.exporters.onnx import Onnx
 from vaekit.data.facts import Facts
+from vaekit.evaluation.detection import Threshold
+from vaekit.evaluation.scores import numbers_of, trace_of_means
 from vaekit.export.trained import Latent, Trained
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
@@ -187,3 +189,64 @@ def test_service_refuses_what_it_cannot_decode(client: Any, body: str, part: str
 @pytest.mark.parametrize("seed", ["-1", "x", str(2**63)])
 def test_service_refuses_seeds_that_are_none(client: Any, seed: str) -> None:
     assert client.get("/sample", params={"seed": seed}).status_code == 422
+
+
+# A scorer over HTTP
+
+
+@pytest.fixture(scope="module")
+def scorer(vae: VAE, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    spec = build_spec({}, {"latent_dim": 3, "encoder.hidden": (8,), "decoder.hidden": (16,)})
+    threshold = Threshold("elbo", value=43.7, low=40.0, high=50.0, quantile=0.95, source="here", num_images=9, deterministic=True)
+    trained = Trained(vae, spec, {}, tuple(Latent(0.0, 1.0, float(i)) for i in range(3)), threshold=threshold)
+    return Onnx().export(trained, "scorer", tmp_path_factory.mktemp("export") / "scorer.onnx").path
+
+
+@pytest.fixture(scope="module")
+def scoring(scorer: Path) -> Any:
+    pytest.importorskip("fastapi", reason="fastapi is not installed")
+    pytest.importorskip("httpx2", reason="httpx2 is not installed")
+    from fastapi.testclient import TestClient
+
+    return TestClient(load(EXAMPLES / "onnx_scorer" / "service.py").create_app(str(scorer)))
+
+
+def png(image: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_service_scores_as_the_model_does(vae: VAE, scoring: Any) -> None:
+    flags = []
+    for seed in range(8):
+        image = np.random.default_rng(seed).integers(0, 256, (9, 7), dtype=np.uint8)
+        x = torch.from_numpy(image)[None, None] / 255
+        expected = -float(numbers_of(trace_of_means(vae, x))["elbo"])
+        answer = scoring.post("/score", content=png(image)).json()
+        assert answer["score"] == pytest.approx(expected, rel=1e-5)
+        assert answer["is_anomaly"] == (expected > 43.7)
+        assert answer["normalised_score"] == pytest.approx(min(1, max(0, (expected - 43.7) / 10 + 0.5)), abs=1e-4)
+        flags.append(answer["is_anomaly"])
+        drawn = np.asarray(Image.open(io.BytesIO(scoring.post("/map", content=png(image)).content))).astype(float)
+        assert np.abs(drawn - 255 * (x - vae.reconstruct(x)).abs()[0, 0].numpy()).max() <= 1
+    assert 0 < sum(flags) < 8
+
+
+def test_scoring_service_tells_its_threshold(scoring: Any) -> None:
+    about = scoring.get("/about").json()
+    assert (about["data_shape"], about["threshold"]["value"], about["threshold"]["score"]) == ([1, 9, 7], 43.7, "elbo")
+
+
+def test_scoring_service_refuses_what_it_cannot_score(scoring: Any) -> None:
+    other = png(np.zeros((10, 7), np.uint8))
+    whole = png(np.random.default_rng(0).integers(0, 256, (9, 7), dtype=np.uint8))
+    for content, status, part in (
+        (other, 422, "images are 7×9 (width × height); given 7×10"),
+        (b"nonsense", 422, "not a complete image file"),
+        (whole[:60], 422, "not a complete image file"),
+        (b"", 422, "not a complete image file"),
+        (b" " * 6_000_000, 413, "at most"),
+    ):
+        answer = scoring.post("/score", content=content)
+        assert (answer.status_code, part in answer.json()["detail"]) == (status, True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -16,6 +16,31 @@ from vaekit.streams import Streams
 
 CHUNK_NUMBERS = 2**24
 """The number of pixels in all channels decoded at once on a GPU: 16,384 MNIST images on an H100 are 16 times as fast as 1,024."""
+
+
+def estimate_batch(
+    vae: VAE, batch: Batch, draw: Callable[[int, int], Tensor], *, samples: int, step: int
+) -> tuple[Tensor, Tensor]:
+    """Return estimates of ``log p(x)`` of the images of a batch, and their effective samples, each ``(B,)``.
+
+    Args:
+        vae: The model.
+        batch: The images.
+        draw: Returns the base noise of samples: ``draw(k, num)`` that of the ``num`` samples from the k-th on, ``(num, B, D)``.
+        samples: The number of importance samples K.
+        step: The number of samples that are decoded at once.
+    """
+    exact = torch.float32 if vae.device.type == "mps" else torch.float64
+    q = vae.encode(batch.inputs, batch.y)
+    first = second = None  # running log sum w and log sum w^2
+    for done in range(0, samples, step):
+        log_w = vae.trace_from(q, draw(done, min(step, samples - done)), batch.x, y=batch.y).log_weight.to(exact)
+        sums = torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)
+        first = sums[0] if first is None else torch.logaddexp(first, sums[0])
+        second = sums[1] if second is None else torch.logaddexp(second, sums[1])
+    assert first is not None
+    assert second is not None
+    return first - math.log(samples), torch.exp(2 * first - second)
 
 
 @torch.no_grad()
@@ -50,27 +75,21 @@ def log_likelihood(
         raise UsageError(f"log p(x) cannot be estimated, since {reason}")
     if chunk is None:
         chunk = 1024 if vae.device.type == "cpu" else max(1024, CHUNK_NUMBERS // math.prod(vae.data_shape))
-    training, exact = vae.training, torch.float32 if vae.device.type == "mps" else torch.float64
+    training = vae.training
     vae.eval()
     estimates: list[Tensor] = []
     effective: list[Tensor] = []
     for number, batch in enumerate(batches):
-        size = batch.x.shape[0]
-        q = vae.encode(batch.inputs, batch.y)
-        step = max(1, chunk // size)
-        first = second = None  # running log sum w and log sum w^2
-        for done in range(0, samples, step):
-            num = min(step, samples - done)
-            generator = streams.generator(f"importance/{split}/{number}", done, vae.device)
-            noise = vae.posterior.draw_noise(num * size, generator, like=batch.inputs).unflatten(0, (num, size))
-            log_w = vae.trace_from(q, noise, batch.x, y=batch.y).log_weight.to(exact)
-            sums = torch.logsumexp(log_w, 0), torch.logsumexp(2 * log_w, 0)
-            first = sums[0] if first is None else torch.logaddexp(first, sums[0])
-            second = sums[1] if second is None else torch.logaddexp(second, sums[1])
-        assert first is not None
-        assert second is not None
-        estimates.append(first - math.log(samples))
-        effective.append(torch.exp(2 * first - second))
+        size, inputs, stream = len(batch.x), batch.inputs, f"importance/{split}/{number}"
+
+        def draw(done: int, num: int, size: int = size, inputs: Tensor = inputs, stream: str = stream) -> Tensor:
+            generator = streams.generator(stream, done, vae.device)
+            noise: Tensor = vae.posterior.draw_noise(num * size, generator, like=inputs).unflatten(0, (num, size))
+            return noise
+
+        estimate, ess = estimate_batch(vae, batch, draw, samples=samples, step=max(1, chunk // size))
+        estimates.append(estimate)
+        effective.append(ess)
     vae.train(training)
     values = torch.cat(estimates)
     return {

@@ -12,7 +12,9 @@ from typing import Any
 import onnx.inliner
 import torch
 from onnx.helper import find_min_ir_version_for
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.nn import functional as F
 
 from vaekit._version import __version__
 from vaekit.errors import ExportError
@@ -48,7 +50,7 @@ def to_onnx(part: Part, opset: int) -> onnx.ModelProto:
     Raises:
         ExportError: The part cannot be traced, or has an operation that ONNX lacks; the message names the operation and module.
     """
-    program = to_program(part)
+    program = stable(to_program(part))
     try:
         with silence():
             converted = torch.onnx.export(
@@ -66,6 +68,36 @@ def to_onnx(part: Part, opset: int) -> onnx.ModelProto:
     assert converted is not None
     model: onnx.ModelProto = converted.model_proto
     return canonical(model, keep={name for name, _ in part.module.state_dict().items()})
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    return -F.softplus(-x)
+
+
+def _cross_entropy(
+    logits: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None, reduction: int = 1
+) -> Tensor:
+    loss = F.softplus(logits) - target * logits
+    if weight is not None or pos_weight is not None:
+        raise NotImplementedError("weights of a cross-entropy")
+    return loss if reduction == 0 else loss.mean() if reduction == 1 else loss.sum()
+
+
+STABLE: dict[Any, Any] = {
+    torch.ops.aten.log_sigmoid.default: _log_sigmoid,
+    torch.ops.aten.binary_cross_entropy_with_logits.default: _cross_entropy,
+}
+"""Formulas that are exact for large logits, of functions that the converter turns into the logarithm of a sigmoid: that is minus
+infinity from -104 on, and wrong by 1e-4 of a sum over pixels before that."""
+
+
+def stable(program: ExportedProgram) -> ExportedProgram:
+    """Return a program in which the functions of `STABLE` are replaced by their formulas."""
+    if not any(node.target in STABLE for node in program.graph.nodes):
+        return program
+    with silence():
+        decomposed: ExportedProgram = program.run_decompositions(STABLE)
+    return decomposed
 
 
 def canonical(model: onnx.ModelProto, keep: set[str]) -> onnx.ModelProto:

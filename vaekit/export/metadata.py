@@ -48,6 +48,7 @@ def describe(trained: Trained, part: Part, *, precision: Precision, licence: str
         ],
         **_factors(trained.scaling),
         "channels": None if channels is None else [_factors(scaling) for scaling in channels],
+        **part.about,
         "spec": spec,
         "versions": {"exported_with": {"vaekit": __version__}, "trained_with": dict(trained.versions)},
     }

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from vaekit.data.binarize import binarize
 from vaekit.errors import ExportError
+from vaekit.evaluation.scores import SCORES, error_map, numbers_of, score_of, trace_of_means
 from vaekit.interfaces import Shape
 from vaekit.model.vae import appended
 from vaekit.streams import Streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from vaekit.evaluation.detection import Threshold
     from vaekit.export.trained import Trained
     from vaekit.model.vae import VAE
 
-PartName = Literal["decoder", "encoder", "autoencoder"]
+PartName = Literal["decoder", "encoder", "autoencoder", "scorer"]
 NUM_EXAMPLES = 64
 """The number of inputs on which a part is compared."""
+CLEAR = 1e-3
+"""The distance of an example's score from the threshold, relative to the score, beyond which rounding does not matter."""
 MISSING = 0.25
 """The share of numbers that are missing from the inputs of an encoder for which numbers may be."""
 
@@ -72,13 +77,37 @@ class Autoencoder(nn.Module):
         return reconstruction
 
 
+class Scorer(nn.Module):
+    """Maps images to their scores ``(B,)``, maps of errors, whether they are anomalous, and scores in [0, 1].
+
+    The code is the mean of q(z|x), so the scores are those of `vaekit.Run.score` with ``deterministic=True``.
+
+    Args:
+        vae: The model.
+        threshold: The threshold, and the score that it is of.
+        binarize: Whether grey pixels are compared with 1/2 first.
+    """
+
+    def __init__(self, vae: VAE, threshold: Threshold, *, binarize: bool) -> None:
+        super().__init__()
+        self.vae, self.threshold, self.binarize = vae, threshold, binarize
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, ...]:
+        image = binarize(image, None) if self.binarize else image
+        trace = trace_of_means(self.vae, image, label)
+        error = error_map(image, trace.reconstruction)
+        numbers = numbers_of(trace) | {"squared_error": error.flatten(1).sum(1)}
+        score = score_of(self.threshold.score, numbers)
+        return score, error, score > self.threshold.value, self.threshold.normalised(score)
+
+
 @dataclass(frozen=True)
 class Port:
     """A named input or output, with the shape and type of one example."""
 
     name: str
     shape: Shape
-    type: Literal["float32", "int64"] = "float32"
+    type: Literal["float32", "int64", "bool"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -92,6 +121,7 @@ class Part:
         outputs: Its outputs.
         reference: Computes the same by the model's own methods.
         examples: A batch of each input for comparison, alternating between prior and posterior.
+        about: More of what an application needs to know, as plain data for the metadata.
     """
 
     name: PartName
@@ -100,6 +130,7 @@ class Part:
     outputs: tuple[Port, ...]
     reference: Callable[..., Tensor | tuple[Tensor, ...]]
     examples: tuple[Tensor, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def expected(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs of the reference for a batch."""
@@ -143,6 +174,8 @@ def part_of(trained: Trained, name: PartName) -> Part:
     if name == "autoencoder":
         outputs: tuple[Port, ...] = (Port("reconstruction", vae.data_shape),)
         part = Part(name, Autoencoder(vae).eval(), (image, *ports), outputs, reconstruct, (images, *more))
+    elif name == "scorer":
+        part = _scorer(trained, (image, *ports), (images, *more))
     else:
         encoder = Encoder(vae).eval()
         with torch.no_grad():
@@ -151,6 +184,43 @@ def part_of(trained: Trained, name: PartName) -> Part:
         part = Part(name, encoder, (image, *ports), outputs, encode, (images, *more))
     _check(part)
     return part
+
+
+def _scorer(trained: Trained, inputs: tuple[Port, ...], examples: tuple[Tensor, ...]) -> Part:
+    """Return the scorer of a trained model.
+
+    Raises:
+        ExportError: The model has no threshold that a scorer can apply.
+    """
+    threshold, vae = trained.threshold, trained.vae
+    remedy = "choose one: vaekit score RUN --deterministic --quantile 0.95"
+    if threshold is None:
+        raise ExportError("a scorer needs a threshold, and none is stored with the run", remedy=remedy)
+    known = {"elbo", "reconstruction", "kl", "squared_error"}
+    if not threshold.deterministic or threshold.score not in known:
+        raise ExportError(
+            "a scorer draws nothing and sees nothing but the image, so it cannot apply the threshold of the run",
+            given=f"{threshold.score}{', deterministic' if threshold.deterministic else ', from draws'}",
+            expected=f"a deterministic score: {', '.join(sorted(known))}",
+            remedy=remedy,
+        )
+    scorer = Scorer(vae, threshold, binarize=trained.spec.data.binarize == "threshold").eval()
+    positions = vae.data_shape if len(vae.data_shape) == 1 else vae.data_shape[1:]
+    outputs = Port("score", ()), Port("map", positions), Port("is_anomaly", (), "bool"), Port("normalised_score", ())
+    with torch.no_grad():
+        scores = scorer(*examples)[0]
+    clear = (scores - threshold.value).abs() > CLEAR * scores.abs().clamp(min=1)
+    if clear.any():  # examples so close to the threshold that rounding decides have no answer to be compared
+        chosen = clear.nonzero().squeeze(1)
+        examples = tuple(each[chosen[torch.arange(NUM_EXAMPLES) % len(chosen)]] for each in examples)
+    about = {
+        **{key: value for key, value in asdict(threshold).items() if key not in {"samples", "background"}},
+        "meaning": SCORES[threshold.score].meaning,
+        "map": "squared error of each position, summed over channels",
+        "is_anomaly": "score > value",
+        "normalised_score": "(score - value) / (high - low) + 1/2, clipped to [0, 1]",
+    }
+    return Part("scorer", scorer, inputs, outputs, scorer, examples, {"threshold": about})
 
 
 def _check(part: Part) -> None:

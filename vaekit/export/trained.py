@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vaekit.evaluation.detection import Threshold
 from vaekit.specs.models import RunSpec
 from vaekit.streams import Streams
 
@@ -75,6 +76,7 @@ class Trained:
         versions: The versions of vaekit, torch and the components that it was trained with.
         latents: Its latent dimensions.
         class_names: The names of the classes of its data, if these have labels.
+        threshold: The score above which an example is anomalous, if one is stored with the run.
     """
 
     vae: VAE
@@ -82,6 +84,7 @@ class Trained:
     versions: Mapping[str, Any]
     latents: tuple[Latent, ...]
     class_names: tuple[str, ...] | None = None
+    threshold: Threshold | None = None
 
     @property
     def scaling(self) -> Scaling:

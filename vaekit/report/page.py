@@ -49,25 +49,29 @@ def write_report(run: Record, out: str | Path | None = None) -> Path:
     """
     path = Path(out) if out is not None else run.path / "report.html"
     subject = Subject(run)
-    sections = [*_sections(run, subject)]
-    template = Template(Path(__file__).with_name("page.html").read_text("utf-8"))
     spec = run.spec
-    page = template.substitute(
-        title=escape(f"{run.name}: a vaekit run"),
-        subtitle=escape(
-            f"{spec.data.dataset.kind}, encoder {spec.model.encoder.kind}, decoder {spec.model.decoder.kind}, "
-            f"{spec.model.latent_dim} latents; objective: {objective_of(run)}"
-            + (f"; tags: {', '.join(run.tags)}" if run.tags else "")
-        ),
+    subtitle = (
+        f"{spec.data.dataset.kind}, encoder {spec.model.encoder.kind}, decoder {spec.model.decoder.kind}, "
+        f"{spec.model.latent_dim} latents; objective: {objective_of(run)}"
+        + (f"; tags: {', '.join(run.tags)}" if run.tags else "")
+    )
+    title, footer = f"{run.name}: a vaekit run", "All losses are in nats per image."
+    write_text(path, html_page(title, subtitle, [*_sections(run, subject)], footer))
+    return path
+
+
+def html_page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
+    """Return a self-contained page of several sections, with a table of contents."""
+    return Template(Path(__file__).with_name("page.html").read_text("utf-8")).substitute(
+        title=escape(title),
+        subtitle=escape(subtitle),
         contents="".join(f'<li><a href="#{anchor}">{escape(heading)}</a></li>' for anchor, heading, _ in sections),
         sections="\n".join(
             f'<section id="{anchor}" aria-labelledby="{anchor}-h"><h2 id="{anchor}-h">{escape(heading)}</h2>{content}</section>'
             for anchor, heading, content in sections
         ),
-        footer=escape(f"Written by vaekit {__version__}. All losses are in nats per image."),
+        footer=escape(f"Written by vaekit {__version__}. {footer}"),
     )
-    write_text(path, page)
-    return path
 
 
 def objective_of(run: Record) -> str:

@@ -29,7 +29,8 @@ class RunFolder:
 
     ``spec.yaml``: the resolved spec; ``model.safetensors``: the best weights; ``metrics.jsonl``: a JSON object per epoch;
     ``checkpoints/``: last and best; ``reconstructions/`` and ``samples/``: PNG grids of chosen epochs; ``training.gif``: samples
-    from the first epoch to the last; ``evaluation.json``: the numbers of the test set.
+    from the first epoch to the last; ``evaluation.json``: the numbers of the test set; ``threshold.json``: the score above which
+    an example is anomalous.
 
     A folder in the form in which runs are shared (see `vaekit.store.shared`) is one of a run without the state of its training.
     Its spec is ``config.json``, and ``losses.safetensors`` completes the best weights of the objective, if its losses have any.
@@ -48,6 +49,7 @@ class RunFolder:
         self.losses = self.path / hub.LOSSES
         self.gif = self.path / "training.gif"
         self.evaluation = self.path / "evaluation.json"
+        self.threshold = self.path / "threshold.json"
 
     @cached_property
     def lock(self) -> BaseFileLock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from vaekit import hub, roles
 from vaekit.data.fingerprint import changes
 from vaekit.data.sources import Splits
+from vaekit.errors import DataError
+from vaekit.evaluation.detection import Threshold
 from vaekit.model.assembly import build_vae
 from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec, TrainSpec, read_spec
@@ -135,6 +138,24 @@ class Record:
             warnings.warn(f"{file} is damaged and is ignored; `vaekit evaluate` writes it again", stacklevel=2)
             return None
         return result
+
+    def threshold(self) -> Threshold | None:
+        """Return the contents of ``threshold.json``, or None if it does not exist.
+
+        Raises:
+            DataError: It is damaged.
+        """
+        file = self.folder.threshold
+        if not file.is_file():
+            return None
+        try:
+            found = Threshold(**json.loads(file.read_text("utf-8")))
+            if not all(map(math.isfinite, (found.value, found.low, found.high, found.quantile))):
+                raise ValueError(f"{found}")
+        except (TypeError, ValueError) as error:
+            remedy = f"write it again: vaekit score {self.path} --quantile 0.95"
+            raise DataError(f"{file} is damaged", given=error, remedy=remedy) from None
+        return found
 
 
 def load_model(file: Path) -> tuple[VAE, checkpoint.Header]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from vaekit.compute.sharding import own
-from vaekit.data import Splits
+from vaekit.data import ImageSource, Splits
 from vaekit.data.batches import full_batches
 from vaekit.errors import DataError, DivergenceError, UsageError
 from vaekit.evaluation.evaluator import check_criterion
@@ -44,7 +44,16 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
             expected=f"fewer steps than the {num_steps} of the run",
             remedy="use a shorter warm-up, or more --epochs",
         )
-    if likelihood.scores == "levels" and not splits.train.integer:
+    check_examples(likelihood, {f"the {name} split": part for name, part in splits.parts.items()})
+
+
+def check_examples(likelihood: Likelihood, parts: Mapping[str, ImageSource]) -> None:
+    """Check that a likelihood can score examples, given by what they are called.
+
+    Raises:
+        DataError: Pixel values lie outside the support of the likelihood, or are not the grey levels or counts that it scores.
+    """
+    if likelihood.scores == "levels" and not all(part.integer for part in parts.values()):
         raise DataError(
             f"the likelihood {likelihood.kind!r} scores 8-bit grey levels",
             given="pixels that are floats",
@@ -52,16 +61,16 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
             remedy="store the images as integers, or use a likelihood of real-valued pixels: --loss gaussian",
         )
     if likelihood.scores == "counts":
-        _check_counts(likelihood, splits)
-    for name, split in splits.parts.items() if likelihood.support == "unit" else ():
-        low, high = split.value_range()
+        _check_counts(likelihood, parts)
+    for name, part in parts.items() if likelihood.support == "unit" else ():
+        low, high = part.value_range()
         if low < 0 or high > 1:
             real = "a likelihood on all reals: --loss gaussian --likelihood.link identity"
             pixels = f"state which numbers stand for black and white, for example --dataset.range -1,1, or use {real}"
             raise DataError(
                 f"the likelihood {likelihood.kind!r} scores only pixels in [0, 1]",
-                given=f"pixels from {low:.4g} to {high:.4g} in the {name} split",
-                remedy=pixels if len(splits.shape) > 2 else f"use {real}",
+                given=f"pixels from {low:.4g} to {high:.4g} in {name}",
+                remedy=pixels if len(part.shape) > 2 else f"use {real}",
             )
 
 
@@ -106,16 +115,16 @@ def _mixes_examples(module: nn.Module) -> bool:
     return any(part.batch_statistic if isinstance(part, Loss) else isinstance(part, statistics) for part in module.modules())
 
 
-def _check_counts(likelihood: Likelihood, splits: Splits) -> None:
+def _check_counts(likelihood: Likelihood, parts: Mapping[str, ImageSource]) -> None:
     """Check that all numbers that are not missing are counts.
 
     Raises:
         DataError: They are not.
     """
-    for name, split in splits.parts.items():
-        given = "bytes, which are pixels between 0 and 1" if split.integer else None
-        for index in torch.arange(0 if split.integer else len(split), device=split.device).split(CHUNK):
-            x = split.gather(index)
+    for name, part in parts.items():
+        given = "bytes, which are pixels between 0 and 1" if part.integer else None
+        for index in torch.arange(0 if part.integer else len(part), device=part.device).split(CHUNK):
+            x = part.gather(index)
             others = x[((x < 0) | (x != x.round())) & ~x.isnan()]
             if len(others):
                 given = f"{others[0].item():.6g}"
@@ -123,7 +132,7 @@ def _check_counts(likelihood: Likelihood, splits: Splits) -> None:
         if given is not None:
             raise DataError(
                 f"the likelihood {likelihood.kind!r} scores counts only",
-                given=f"{given}, in the {name} split",
+                given=f"{given}, in {name}",
                 expected="integers from 0, for example in a table: an array of shape (N, F)",
                 remedy="store counts as they are, or use a likelihood on all reals: --loss gaussian --likelihood.link identity",
             )

@@ -22,7 +22,12 @@ PANEL = Panel.EXPORT
 WHOLE = "diffusers"
 """The format of whole models; those of parts are exporters."""
 ABOUT_WHOLE = "A folder for the library diffusers: the whole model, as AutoencoderKL or VQModel."
-PartOption = Annotated[str, typer.Option(metavar="decoder|encoder|autoencoder", help="What to export.")]
+PartOption = Annotated[
+    str,
+    typer.Option(
+        metavar="decoder|encoder|autoencoder|scorer", help="What to export; a scorer needs a threshold: see `vaekit score`."
+    ),
+]
 
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import onnx
 from pydantic import Field
 
-from vaekit.errors import UsageError
+from vaekit.errors import ExportError, UsageError
 from vaekit.export import metadata as about
 from vaekit.export.exporter import Exported, Exporter
 from vaekit.export.graph import to_onnx
@@ -71,6 +71,10 @@ class Onnx(Exporter):
         self.precision: about.Precision = "int8" if int8 else "fp16" if fp16 else "fp32"
 
     def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
+        if part == "scorer" and self.precision != "fp32":
+            raise ExportError(
+                "a threshold separates scores only in full precision", given=self.precision, remedy="export the scorer as fp32"
+            )
         subject = part_of(trained, part)
         metadata = about.describe(trained, subject, precision=self.precision, licence=self.licence)
         model = to_onnx(subject, self.opset)

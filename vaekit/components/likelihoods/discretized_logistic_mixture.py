@@ -16,20 +16,19 @@ from vaekit.roles import likelihoods
 from vaekit.schema import Few
 
 MAX_SCALE, SPREAD = 10.0, 2.0
-"""Bound of the scales, at which pixels are black or white; and the logits between which locations start."""
+"""Upper bound of the scales, where pixels are black or white, and the logits between which the locations start."""
 
 
 @likelihoods("discretized_logistic_mixture")
 class DiscretizedLogisticMixture(Likelihood):
-    """8-bit pixels: for each number, a mixture of logistic distributions over grey levels, so a pixel may be dark or light.
+    """8-bit pixels: each is a mixture of logistic distributions over grey levels, so it can be either dark or light.
 
-    The decoder emits the weight, the location and the log scale of every component. Channels are independent given the code;
-    those of PixelCNN++ depend on each other. It needs images of bytes; the ELBO bounds log p(x), and bits per dimension are
-    exact.
+    The decoder outputs the weight, location and log scale of every component. Unlike in PixelCNN++, channels are independent
+    given the code. Requires uint8 images; the ELBO bounds log p(x), and bits per dimension are exact.
 
     Args:
         num_components: Number of components.
-        scale: Scale where the decoder emits 0, in units of the pixel range; it is bounded below by one grey level, 1/256.
+        scale: Scale for a decoder output of 0, in units of the pixel range; bounded below by one grey level, 1/256.
 
     References:
         Salimans et al. (2017), "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other

@@ -16,14 +16,14 @@ from vaekit.roles import likelihoods
 
 @likelihoods("heteroscedastic_gaussian")
 class HeteroscedasticGaussian(Likelihood):
-    """Gaussian pixels ``N(mean(z), sigma(z)^2)``: the decoder also emits a log σ for each pixel, which tells where it is unsure.
+    """Gaussian pixels ``N(mean(z), sigma(z)^2)``: the decoder also outputs a log σ for each pixel.
 
-    Pixels that never change drive σ to its lower bound, one grey level (1/256), and then dominate the likelihood: for images with
-    a constant background, samples may be worse than with the single σ of `gaussian`. It suits tables and signals.
+    Constant pixels drive σ to its lower bound, one grey level (1/256), and then dominate the likelihood: for images with a
+    constant background, samples may be worse than with the single σ of `gaussian`. Well suited to tables and signals.
 
     Args:
-        sigma: Standard deviation where the decoder emits 0, in units of the pixel range.
-        link: How the decoder's output becomes the mean image.
+        sigma: Standard deviation for a decoder output of 0, in units of the pixel range.
+        link: Function that maps the decoder's output to the mean image.
 
     References:
         Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix C.2.

@@ -14,10 +14,9 @@ from vaekit.roles import likelihoods
 
 @likelihoods("poisson")
 class Poisson(Likelihood):
-    """Poisson counts: the decoder emits the log of each rate, at most 20. For tables of non-negative integers.
+    """Poisson counts, for tables of non-negative integers: the decoder outputs the log of each rate, at most 20.
 
-    The encoder sees ``log(1 + x)``. The variance of a count equals its mean. Where the counts of similar examples vary more, use
-    `negative_binomial`.
+    The encoder sees ``log(1 + x)``. The variance of a count equals its mean. For overdispersed counts, use `negative_binomial`.
     """
 
     scores: ClassVar[Scores] = "counts"

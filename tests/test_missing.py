@@ -244,7 +244,7 @@ def test_pictures_show_what_is_missing_beside_complete_reconstructions(run: vaek
 
 def test_what_a_table_needs_is_said(options: dict[str, object], tmp_path: Path) -> None:
     given = {name: value for name, value in options.items() if name not in ("missing", "likelihood.link")}
-    with pytest.raises(DataError, match=r"of 1,200 numbers are NaN(.*\n)*.*--missing zeros"):
+    with pytest.raises(DataError, match=r"of 1,200 values are NaN(.*\n)*.*--missing zeros"):
         vaekit.train(**given, out=tmp_path / "run")
     with pytest.raises(DataError, match=r"remedy: +use a likelihood on all reals: .*--likelihood\.link identity"):
         vaekit.train(**given, missing="zeros", out=tmp_path / "run")

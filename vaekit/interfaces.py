@@ -327,7 +327,7 @@ class Likelihood(Module):
     normalised: ClassVar[bool] = True
     """Whether ``log_prob`` includes its normalising constants; if not, the ELBO is known only up to a constant."""
     factorised: ClassVar[bool] = False
-    """Whether p(x|z) is a `vaekit.distributions.FactorisedDensity`, from which missing numbers can be left out."""
+    """Whether p(x|z) is a `vaekit.distributions.FactorisedDensity`, from which missing values can be left out."""
 
     def __init__(self, data_shape: Shape) -> None:
         super().__init__()
@@ -343,7 +343,7 @@ class Likelihood(Module):
         """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z), whose mean is the decoded example."""
 
     def encoder_input(self, x: Tensor) -> Tensor:
-        """Map examples to what the encoder sees, of the same shape; default: the examples. NaN, a missing number, stays NaN."""
+        """Map examples to what the encoder sees, of the same shape; default: the examples. NaN, a missing value, stays NaN."""
         return x
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
@@ -366,7 +366,7 @@ class Likelihood(Module):
 
         Args:
             p: p(x|z), as `forward` returned it.
-            x: The examples, ``(B, *data_shape)``; NaN is a missing number.
+            x: The examples, ``(B, *data_shape)``; NaN is a missing value.
         """
         del p, x
         return None

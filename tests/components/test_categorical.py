@@ -132,7 +132,7 @@ def test_noise_of_any_size_gives_finite_samples() -> None:
 def test_latents_are_a_whole_number_of_variables() -> None:
     assert Categorical(20, (20,), num_classes=10).code_sizes == (10, 10)
     assert Categorical(20, (20,)).code_sizes == (20,)
-    with pytest.raises(UsageError, match="not a whole number of variables") as error:
+    with pytest.raises(UsageError, match="cannot be divided into variables") as error:
         Categorical(16, (16,), num_classes=10)
     assert error.value.given == "16 latents, 10 classes"
     assert "--latent-dim 20" in str(error.value.remedy)

@@ -149,7 +149,7 @@ def test_an_output_is_rounded_to_the_nearest_level_with_the_gradient_of_tanh() -
 def test_a_number_of_levels_for_each_channel_is_asked_for() -> None:
     assert FSQ(12, (3, 4), levels=(8, 5, 5)).code_sizes == (8, 5, 5)
     assert FSQ(12, (3, 4)).code_sizes == (5, 5, 5)
-    with pytest.raises(UsageError, match="a number of levels for each channel") as error:
+    with pytest.raises(UsageError, match="the number of levels of each channel") as error:
         FSQ(12, (3, 4), levels=(8, 5))
     assert error.value.given == "levels 8, 5 for 3 channels"
     assert error.value.remedy == "use --latent-dim 2"

@@ -218,10 +218,10 @@ def test_inference_from_the_bottom_up_sees_the_example_through_the_bottom_layer_
 def test_posterior_and_prior_must_have_the_same_layers() -> None:
     encoder, decoder = roles.encoders.get("mlp")((1, 4, 3), (2, 2)), roles.decoders.get("mlp")((4,), (1, 4, 3))
     model = vaekit.VAE(encoder, decoder, posterior=BottomUp(4), prior=Ladder(4, top=1))
-    with pytest.raises(UsageError, match="have other layers") as error:
+    with pytest.raises(UsageError, match="have different layers") as error:
         model(torch.rand(2, 1, 4, 3))
     assert error.value.given == "layers of (1, 3) latents in the prior"
     model = vaekit.VAE(encoder, decoder, posterior=BottomUp(4))
-    with pytest.raises(UsageError, match="have other layers") as error:
+    with pytest.raises(UsageError, match="have different layers") as error:
         model(torch.rand(2, 1, 4, 3))
     assert error.value.given == "the prior 'normal'"

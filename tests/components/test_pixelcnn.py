@@ -133,7 +133,7 @@ def test_the_kl_of_a_point_mass_is_minus_the_log_probability_of_its_codes() -> N
 
 
 def test_a_kernel_has_a_centre() -> None:
-    with pytest.raises(UsageError, match="has a centre"):
+    with pytest.raises(UsageError, match="odd kernel size"):
         PixelCNN(4, (1, 4), (3,), kernel=4)
 
 

@@ -207,7 +207,7 @@ def test_an_image_that_breaks_while_streaming_is_named_without_a_traceback(tmp_p
         ({"batch_size": 100}, "100, 37 images"),
         ({"batch_size": 0}, "batch size 0"),
         ({"world_size": 3}, "a multiple of 3"),
-        ({"augment": AugmentSpec(saturation=0.1)}, "saturation has no meaning"),
+        ({"augment": AugmentSpec(saturation=0.1)}, "saturation needs RGB"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

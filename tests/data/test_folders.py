@@ -62,7 +62,7 @@ def test_files_of_any_image_suffix_are_read_and_others_are_counted(tmp_path):
         picture(tmp_path / name, i, format={"b.jfif": "JPEG", "c.jpe": "JPEG"}.get(name))
     for name in ("g.heic", "h.heic", "i", "notes.txt", ".hidden"):
         (tmp_path / name).write_bytes(b"other")
-    with pytest.warns(UserWarning, match=r"left out: 2 \.heic, 1 without a suffix, 1 \.txt$"):
+    with pytest.warns(UserWarning, match=r"skipped: 2 \.heic, 1 without a suffix, 1 \.txt$"):
         assert total(load(tmp_path)) == 6
 
 
@@ -70,7 +70,7 @@ def test_hidden_folders_are_named(tmp_path):
     for i in range(4):
         picture(tmp_path / "a" / f"{i}.png", i)
         picture(tmp_path / ".b" / f"{i}.png", i)
-    with pytest.warns(UserWarning, match=r"1 hidden folder in .* left out: \.b$"):
+    with pytest.warns(UserWarning, match=r"1 hidden folder in .* skipped: \.b$"):
         assert total(load(tmp_path)) == 4
 
 

@@ -21,7 +21,7 @@ def on_cpu(monkeypatch):
     """Let steps be recorded on the CPU."""
     monkeypatch.setattr(graphs, "DEVICES", {"cpu"})
     monkeypatch.setattr(graphs, "record", record)
-    monkeypatch.setattr(graphs, "rehearse", lambda function, *, last: function())
+    monkeypatch.setattr(graphs, "warm_up", lambda function, *, last: function())
 
 
 @pytest.fixture

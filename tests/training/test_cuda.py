@@ -60,7 +60,7 @@ def test_a_step_never_waits_for_the_device(images, tmp_path, network, compiled, 
     def watched(self, reading):
         if reading.number <= graphs.WARM_UP:  # libraries load on first use; recording waits
             return step(self, reading)
-        with graphs.refusing_waits():
+        with graphs.without_synchronisation():
             return step(self, reading)
 
     monkeypatch.setattr(Step, "__call__", watched)

@@ -227,7 +227,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(images, tmp_path):
     out = tmp_path / "run"
     done = vaekit_command("train", *ARGUMENTS, "--batch-size", "15", "--dataset.path", images, "--out", out, processes=2)
     assert done.returncode != 0
-    assert "cannot be shared equally" in done.stderr
+    assert "cannot be divided equally" in done.stderr
 
 
 def test_a_divided_model_is_not_compiled():

@@ -139,7 +139,7 @@ def test_a_replay_draws_what_the_function_would_and_refuses_what_it_was_not_reco
         expected = number + torch.rand(3, generator=plain.generator("noise", number))
         assert torch.equal(replay(number, (x + number, None), number), expected)
     for pair in [(x[:1], None), (None, None), (x, x), (x, 1), (x,)]:
-        with pytest.raises(ValueError, match="not like those recorded"):
+        with pytest.raises(ValueError, match="do not match the recorded ones"):
             replay(0, pair, 0)
 
 

@@ -33,8 +33,8 @@ def tiles(examples: Tensor, small: int = SMALL) -> Tensor:
     * ``(C, H, W)``: the image, enlarged if it is small. A fourth channel is opacity over white, and any other number of channels
       than 1 and 3 is averaged to grey. A missing pixel is grey.
     * ``(C, D, H, W)``: the middle slice of the volume, as an image.
-    * ``(C, L)``: the signal, a curve for each channel. A missing number is a gap.
-    * ``(F,)``: the row of a table, a bar for each number. A missing number has none.
+    * ``(C, L)``: the signal, a curve for each channel. A missing value is a gap.
+    * ``(F,)``: the row of a table, a bar for each number. A missing value has none.
 
     Args:
         examples: The examples.

@@ -128,7 +128,7 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
 
 
 def _encoder(model: ModelSpec, facts: Facts, in_shape: Shape, out_shape: Shape) -> nn.Module:
-    """Build the encoder of a model; if numbers may be missing, one that fills them."""
+    """Build the encoder of a model; if values may be missing, one that fills them."""
     if facts.missing == "refuse":
         return roles.encoders.build(model.encoder, in_shape=in_shape, out_shape=out_shape)
     channels = facts.data_shape[0] if facts.missing == "channel" else 0

@@ -37,7 +37,7 @@ class VAE(nn.Module):
         condition: The condition; default: none.
         latent_shape: The shape in which the networks see latents; default: a vector.
         value_range: The lowest and highest pixel values of the data, which pictures show as black and white.
-        missing: Whether NaN in the data is a missing number, which the likelihood leaves out; the encoder must accept it.
+        missing: Whether NaN in the data is a missing value, which the likelihood leaves out; the encoder must accept it.
 
     Raises:
         UsageError: The parts do not fit together, or a default needs a shape that the decoder does not declare.

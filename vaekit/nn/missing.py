@@ -1,4 +1,4 @@
-"""Encoders of examples in which numbers are missing."""
+"""Encoders of examples in which values are missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vaekit.interfaces import Backbone, Shape
 
 
 class FillMissing(Backbone):
-    """An encoder that sees 0 where a number is missing (NaN), and perhaps a mask that is 1 where one is known.
+    """An encoder that sees 0 where a value is missing (NaN), and perhaps a mask that is 1 where one is known.
 
     Args:
         encoder: The encoder of what is filled; it sees ``channels`` more channels.

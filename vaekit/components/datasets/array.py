@@ -131,7 +131,7 @@ class ArrayFile(Dataset):
         if name not in columns:
             raise UsageError("the file has no array of that name", given=f"labels {name}", expected=", ".join(columns))
         source = f"{self.path}: {name}"
-        return optional_labels(columns[name].load, num, name, stated=self.labels is not None, told=source)
+        return optional_labels(columns[name].load, num, name, explicit=self.labels is not None, description=source)
 
 
 def _by_split(columns: Mapping[str, Column]) -> dict[str, dict[str, Column]]:

@@ -187,7 +187,7 @@ def _labels(table: Any, name: str | None) -> Labels:
             return None, None
         raise DataError("some rows have no label", given=f"column {chosen}", remedy="omit --dataset.labels")
     numbers, names = optional_labels(
-        lambda: to_array(column, chosen), len(table), chosen, stated=name is not None, told=f"the column {chosen}"
+        lambda: to_array(column, chosen), len(table), chosen, explicit=name is not None, description=f"the column {chosen}"
     )
     return numbers, None if numbers is None else class_names or names
 

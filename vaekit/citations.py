@@ -1,4 +1,4 @@
-"""References in docstrings, and their BibTeX entries.
+"""The references in docstrings and their BibTeX entries.
 
 The form of a reference is: authors (year), "title", publication[, place in it].
 """

@@ -272,7 +272,7 @@ def test_free_bits_of_a_prior_that_is_not_factorised_are_refused() -> None:
 @pytest.mark.parametrize("kind", [*FLOWS, "full_gaussian"])
 def test_a_grid_of_latents_is_refused(kind: str) -> None:
     posterior = roles.posteriors.get(kind)(8)
-    with pytest.raises(UsageError, match=f"the posterior {kind!r} cannot have a grid of latents"):
+    with pytest.raises(UsageError, match=f"the posterior {kind!r} does not support grids of latents"):
         vaekit.model.vae.params_shape(posterior, (2, 2, 2))
 
 

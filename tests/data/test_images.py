@@ -200,7 +200,7 @@ def test_too_few_images_and_wrong_fractions_are_refused():
     with pytest.raises(DataError, match="2 images"):
         split_source(numbered(2), 0.1, 0.1)
     for fractions in ((0.0, 0.1), (0.5, 0.5), (-0.1, 0.2)):
-        with pytest.raises(UsageError, match="without images"):
+        with pytest.raises(UsageError, match="leave a split empty"):
             split_source(numbered(10), *fractions)
     for validation in (0, 10):
         with pytest.raises(UsageError, match="between 1 and 9"):

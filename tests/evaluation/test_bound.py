@@ -235,7 +235,7 @@ def test_numbers_that_cannot_be_ranked_are_said_to_be(images: str, tmp_path: Pat
         runs[name] = vaekit.train(**given, **options, out=tmp_path / name)
     assert main(["compare", str(runs["a"].path), str(runs["a"].path / ".." / "b"), "--out", str(tmp_path / "c.png")]) == 0
     shown = capsys.readouterr().out
-    assert "cannot be ranked, since the models differ in: binarised" in shown
+    assert "cannot be ranked, because the models differ in: binarised" in shown
     assert "±" in shown
     assert json.loads((tmp_path / "a" / "evaluation.json").read_text("utf-8"))["binarize"] == "static"
     again = vaekit.train(**given, likelihood="bce", binarize="static", seed=1, out=tmp_path / "again")

@@ -65,7 +65,7 @@ def test_a_class_without_test_images_is_named(run, tmp_path):
     test = run.splits.test
     without = vaekit.Run(run.path)
     without.splits = replace(run.splits, test=test.subset((test.labels != 1).nonzero()[:, 0]))
-    with pytest.warns(UserWarning, match="variations: no test image is of class"):
+    with pytest.warns(UserWarning, match="variations: no test images of class"):
         folder = without.pictures.variations(per_class=1, out=tmp_path / "v")
     assert len([path for path in folder.iterdir() if path.is_dir()]) == len(test.labels.unique()) - 1
 
@@ -81,7 +81,7 @@ def test_numbers_and_files_are_reconstructed_together(run, tmp_path):
 
 
 def test_reconstructing_no_images_is_refused(run, tmp_path):
-    with pytest.raises(DataError, match="no images are given"):
+    with pytest.raises(DataError, match="no images given"):
         run.pictures.reconstruct([], out=tmp_path / "r.png")
     assert not list(tmp_path.iterdir())
 
@@ -102,7 +102,7 @@ def test_images_of_another_size_are_resized_only_when_asked(run, tmp_path):
     assert run.pictures.interpolate(0, tmp_path / "large.png", fit="pad", out=tmp_path / "i.png").is_file()
     with pytest.raises(DataError, match="does not exist"):
         run.pictures.interpolate(0, "absent.png", out=tmp_path / "i.png")
-    with pytest.raises(UsageError, match="the dataset has no such image"):
+    with pytest.raises(UsageError, match="no such image in the dataset"):
         run.pictures.interpolate(0, 10**6, out=tmp_path / "i.png")
 
 

@@ -259,9 +259,9 @@ def test_animations_keep_all_frames(tmp_path, suffix):
 
 
 def test_formats_that_are_not_written_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="not written in this format"):
+    with pytest.raises(UsageError, match="unsupported picture format"):
         write_picture(Image.new("L", (3, 3)), tmp_path / "a.tiff")
-    with pytest.raises(UsageError, match="not written in this format"):
+    with pytest.raises(UsageError, match="unsupported animation format"):
         write_animation([Image.new("L", (3, 3))], tmp_path / "a.png")
     with pytest.raises(DataError, match="no frames"):
         write_animation([], tmp_path / "a.gif")

@@ -251,10 +251,10 @@ FAILING = {
         "the encoder 'acme' of plugin vaekit-acme 1.2 failed: ZeroDivisionError",
     ),
     "torch raises": ("return self.net(x.flatten(1)[:, 1:])", "the encoder 'acme' of plugin vaekit-acme 1.2 failed: RuntimeError"),
-    "float64": ("return self.net(x).double()", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
-    "another shape": ("return self.net(x).flatten(1)", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
-    "no tensor": ("return [self.net(x)]", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
-    "NaN": ("return self.net(x) * float('nan')", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
+    "float64": ("return self.net(x).double()", "the encoder 'acme' of vaekit-acme 1.2 violates its contract: its output"),
+    "another shape": ("return self.net(x).flatten(1)", "the encoder 'acme' of vaekit-acme 1.2 violates its contract: its output"),
+    "no tensor": ("return [self.net(x)]", "the encoder 'acme' of vaekit-acme 1.2 violates its contract: its output"),
+    "NaN": ("return self.net(x) * float('nan')", "the encoder 'acme' of vaekit-acme 1.2 violates its contract: its output"),
 }
 
 

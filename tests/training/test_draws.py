@@ -94,7 +94,7 @@ def test_the_trace_of_a_batch_that_processes_share_has_the_draws_of_all(images):
 @pytest.mark.parametrize("draw", [torch.zeros(1, 3), torch.zeros(()), torch.zeros(3, 2).double(), "noise"], ids=str)
 def test_draws_that_are_not_a_row_for_each_example_are_refused(images, tmp_path, monkeypatch, draw):
     monkeypatch.setattr(Shaken, "draw_noise", lambda self, num, generator, *, like, model: draw)
-    with pytest.raises(PluginError, match=r"'shaken' of .* breaks its contract: its noise"):
+    with pytest.raises(PluginError, match=r"'shaken' of .* violates its contract: its noise"):
         vaekit.train(**options(images, loss="shaken"), out=tmp_path / "run")
 
 

@@ -301,6 +301,6 @@ def test_the_init_of_a_spec_is_written_and_read(images: Path) -> None:
 
 
 def test_a_part_that_no_loss_reaches_is_refused_before_training(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no loss depends on the prior, which would never be trained"):
+    with pytest.raises(UsageError, match="no loss depends on the prior, so it would never be trained"):
         vaekit.train(**options(images, posterior="delta", prior="mixture"), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Text, ticks, axes, and colours that colour-blind readers can tell apart."""
+"""Text, ticks, axes, and a colour-blind-safe palette."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ if TYPE_CHECKING:
 
 INK, FAINT, PAPER = "#1a1a1a", "#d9d9d9", "#ffffff"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#882255", "#117733", "#999933", "#555555")
-"""Six of Okabe and Ito's colours, three of Tol's muted ones and a grey; beyond ten, shapes differ as well."""
+"""Six of Okabe and Ito's colours, three of Tol's muted ones and a grey; beyond ten groups, shapes vary as well."""
 TEXT = 13
-"""Height of text, in pixels."""
+"""Text height in pixels."""
 WIDE = 640
-"""Width in pixels above which text grows with the picture, since pages shrink wide pictures."""
+"""Width in pixels above which text scales with the picture, since pages shrink wide pictures."""
 SCALE = 2
-"""Charts are drawn larger by this factor and then shrunk, because Pillow draws lines with jagged edges."""
+"""Charts are drawn larger by this factor and then downscaled, because Pillow's lines are not antialiased."""
 
 
 @cache
 def font(size: int = TEXT) -> FreeTypeFont:
-    """Return Pillow's built-in font, which is the same on every machine: Latin letters without accents, digits and signs."""
+    """Return Pillow's built-in font, the same on every machine: Latin letters without accents, digits and punctuation."""
     from PIL import ImageFont
 
     return cast("FreeTypeFont", ImageFont.load_default(size=size))
 
 
 def plain(text: str) -> str:
-    """Reduce text to characters that the font has: accents are dropped, anything else becomes a question mark."""
+    """Reduce text to characters in the font: accents are dropped, other characters become question marks."""
     letters = unicodedata.normalize("NFKD", text.replace("±", "\x00"))
     ascii_only = "".join(c for c in letters if not unicodedata.combining(c)).encode("ascii", "replace").decode()
     return ascii_only.replace("\x00", "±")
 
 
 def text_size(width: float) -> int:
-    """Return the height of text, in pixels, beside images that are ``width`` pixels wide."""
+    """Return the text height in pixels for pictures that are ``width`` pixels wide."""
     return max(TEXT, round(TEXT * width / WIDE))
 
 
 def text_width(text: str, size: int = TEXT) -> int:
-    """Return the width of a line of text in pixels."""
+    """Return the width of a text line in pixels."""
     return math.ceil(font(size).getlength(plain(text)))
 
 
 def write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, *, anchor: str = "lm", size: int = TEXT) -> None:
-    """Write a line of text with a white outline, so that it can be read over points.
+    """Write a line of text with a white outline, so that it is legible over points.
 
     Args:
         draw: The canvas.
         at: The position in pixels.
         text: The text.
-        anchor: The point of the text at that position, as Pillow names it: ``lm`` left, middle; ``mb`` middle, bottom.
-        size: Height in pixels.
+        anchor: The anchor of the text, in Pillow's notation: ``lm`` left, middle; ``mb`` middle, bottom.
+        size: Text height in pixels.
     """
     draw.text(at, plain(text), fill=INK, font=font(size), anchor=anchor, stroke_width=max(2, size // 8), stroke_fill=PAPER)
 
@@ -74,22 +74,22 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Write a number with three significant digits, or as an integer from 1,000 on."""
+    """Format a number with three significant digits, or as an integer from 1,000 on."""
     if value == 0:
         return "0"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 class Axes:
-    """A square chart with ticks, on which points, lines and text are drawn.
+    """A square chart with ticks for points, lines and text.
 
     Args:
         x: Range of the horizontal axis.
         y: Range of the vertical axis.
-        labels: Names of both axes.
+        labels: Labels of the axes.
         title: The title.
-        side: Side of the plot in pixels.
-        legend: Width reserved on the right, in pixels.
+        side: Side length of the plot in pixels.
+        legend: Width reserved for a legend on the right, in pixels.
         rows: Labels at 0, 1, 2, … of the vertical axis; default: round numbers.
     """
 
@@ -136,22 +136,22 @@ class Axes:
         self.image.paste(upright.rotate(90, expand=True), (4 * SCALE, round(((y0 + y1) / 2 - width / 2) * SCALE)))
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Return the position in pixels of a point of the data."""
+        """Return the pixel position of a data point."""
         return (
             self.left + (x - self.x[0]) / (self.x[1] - self.x[0]) * self.side,
             self.top + self.side - (y - self.y[0]) / (self.y[1] - self.y[0]) * self.side,
         )
 
     def line(self, points: list[tuple[float, float]], colour: str, width: float = 1) -> None:
-        """Draw a line through positions in pixels."""
+        """Draw a line through pixel positions."""
         self.draw.line([(a * SCALE, b * SCALE) for a, b in points], fill=colour, width=max(1, round(width * SCALE)))
 
     def text(self, at: tuple[float, float], text: str, anchor: str = "lm", size: int = TEXT) -> None:
-        """Write text at a position in pixels."""
+        """Write text at a pixel position."""
         write(self.draw, (at[0] * SCALE, at[1] * SCALE), text, anchor=anchor, size=size * SCALE)
 
     def mark(self, at: tuple[float, float], group: int, radius: float = 2.6) -> None:
-        """Draw the mark of a group at a position in pixels; once all colours are used, the shape changes."""
+        """Draw the marker of a group at a pixel position; once all colours are used, the shape changes."""
         x, y, r = at[0] * SCALE, at[1] * SCALE, radius * SCALE
         colour, shape = PALETTE[group % len(PALETTE)], group // len(PALETTE) % 3
         if shape == 0:

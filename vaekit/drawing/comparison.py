@@ -1,4 +1,4 @@
-"""Several models side by side, with the same inputs and the same noise."""
+"""Side-by-side comparison of models, with the same inputs and noise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def compare(vaes: Mapping[str, VAE], originals: Examples, seed: int) -> Image.Image:
-    """Show originals, each model's reconstructions of them, and each model's samples from the same noise.
+    """Show originals, their reconstructions by each model, and each model's samples from the same noise.
 
     A model with D latents uses the first D columns of the noise.
     """
@@ -44,7 +44,7 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
     """Write the comparison of runs on test images of the first run's data.
 
     Raises:
-        UsageError: The shapes or ranges of their data differ, or there are fewer than two runs.
+        UsageError: Their data differ in shape or range, or there are fewer than two runs.
     """
     if len(names_of(runs)) < 2:
         raise UsageError("nothing to compare", given=f"{runs[0].path} alone", expected="two or more different run folders")
@@ -52,7 +52,7 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
     images = {name: (vae.data_shape, vae.value_range) for name, vae in vaes.items()}
     if len(set(images.values())) > 1:
         raise UsageError(
-            "models of data of different shapes or ranges cannot be compared",
+            "models of data with different shapes or ranges cannot be compared",
             given=", ".join(f"{name} {shape} in [{low:g}, {high:g}]" for name, (shape, (low, high)) in images.items()),
             expected="one shape and one range",
         )
@@ -60,13 +60,13 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
 
 
 def names_of(runs: Sequence[Record]) -> dict[str, Record]:
-    """Name runs by their folders, or by their paths if several folders have the same name."""
+    """Name runs by their folders, or by their paths if folder names are not unique."""
     short = [run.path.resolve().name for run in runs]
     return {name if short.count(name) == 1 else str(run.path): run for name, run in zip(short, runs, strict=True)}
 
 
 def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and rows of a table of every number that any model has, with a dash for missing ones."""
+    """Return the column titles and rows of a table of all metrics of the models, with a dash for missing ones."""
     metrics = comparable_metrics(evaluations)
     rows = [
         [
@@ -80,7 +80,7 @@ def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list
 
 
 CONTEXT = {"split": "split", "binarize": "binarised", "elbo_is": "elbo is"}
-"""The context that models must share, besides the images, for their numbers to be comparable, with titles for tables."""
+"""The context, besides the images, that models must share for comparable metrics, with table titles."""
 
 
 def _cell(metric: Metric, numbers: Mapping[str, Any]) -> str:
@@ -90,7 +90,7 @@ def _cell(metric: Metric, numbers: Mapping[str, Any]) -> str:
 
 
 def not_comparable(evaluations: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return why the numbers of several models cannot be ranked: what differs between them; None if they can."""
+    """Return why the metrics of several models cannot be ranked, that is, what differs between them; None if they can."""
     found = [numbers for numbers in evaluations.values() if numbers]
     titles = {**CONTEXT, "data": "images"}
     differing = [title for key, title in titles.items() if len({str(numbers.get(key)) for numbers in found}) > 1]
@@ -98,10 +98,10 @@ def not_comparable(evaluations: Mapping[str, Mapping[str, Any]]) -> str | None:
         differing.append("feature network, or its protocol")
     if not differing:
         return None
-    return f"these numbers cannot be ranked, since the models differ in: {', '.join(differing)}"
+    return f"these metrics cannot be ranked, because the models differ in: {', '.join(differing)}"
 
 
 def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a table as lines of text."""
+    """Format a table as lines of text."""
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [titles, *rows]]

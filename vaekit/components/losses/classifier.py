@@ -41,7 +41,7 @@ class Classifier(Loss):
     def forward(self, trace: Trace) -> Tensor:
         if trace.y is None:
             raise UsageError(
-                "the loss 'classifier' needs labels, and the trace has none",
+                "the loss 'classifier' needs labels, but the trace has none",
                 expected="labels y, one per example",
                 remedy="call the model with y=labels",
             )

@@ -94,7 +94,7 @@ def test_the_smallest_images_have_features_and_smaller_ones_are_refused(name: Ne
     smallest = ARCHITECTURES[name].smallest
     assert network(name, smallest).pooled(images(smallest)).isfinite().all()
     if smallest > 1:
-        with pytest.raises(UsageError, match=f"{smallest} or more pixels"):
+        with pytest.raises(UsageError, match=f"at least {smallest}×{smallest} pixels"):
             network(name, smallest - 1)
         with pytest.raises(RuntimeError):  # it is indeed the smallest
             network(name, smallest)(images(smallest - 1))
@@ -182,7 +182,7 @@ def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def test_a_file_of_another_network_is_refused_with_the_names_that_differ() -> None:
     with pytest.raises(DataError) as caught:
         FeatureNetwork(SMALL, random_weights("alexnet"), (3, 40, 40))
-    assert "does not hold the weights of squeezenet1_1" in str(caught.value)
+    assert "does not contain the weights of squeezenet1_1" in str(caught.value)
     assert "missing: features.3.squeeze.weight" in str(caught.value)
     assert re.search("unknown: features.10.bias", str(caught.value))
     assert "of another shape: features.0.weight" in str(caught.value)

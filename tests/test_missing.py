@@ -251,7 +251,7 @@ def test_what_a_table_needs_is_said(options: dict[str, object], tmp_path: Path) 
     given |= {"encoder": "cnn", "likelihood.link": "identity"}
     del given["encoder.hidden"]
     with pytest.raises(
-        UsageError, match=r"the encoder 'cnn' works on signals, images and volumes only(.*\n)*.*a table(.*\n)*.*mlp"
+        UsageError, match=r"the encoder 'cnn' supports signals, images and volumes only(.*\n)*.*a table(.*\n)*.*mlp"
     ):
         vaekit.train(**given, missing="zeros", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

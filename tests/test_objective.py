@@ -329,7 +329,7 @@ def test_an_object_that_holds_tensors_and_cannot_be_detached_is_refused():
 
     z = torch.zeros(2, 3)
     q = Scaled(Opaque(), [], {})
-    with pytest.raises(TypeError, match="Opaque holds tensors and cannot be detached"):
+    with pytest.raises(TypeError, match="Opaque contains tensors and cannot be detached"):
         Trace(x=z, sites=(Site(z, q, q),), decoded=q).detach()
 
 

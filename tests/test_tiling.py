@@ -161,7 +161,7 @@ def test_what_cannot_be_tiled_is_refused():
         Tiling(built((1, 18, 16)))
     assert "5×4 positions for 18×16" in str(raised.value)
     for wrong in ({"overlap": 0.6}, {"overlap": -0.1}, {"at_once": 0}):
-        with pytest.raises(UsageError, match="at most half"):
+        with pytest.raises(UsageError, match="invalid overlap"):
             Tiling(built(), **wrong)
     for shape in ((1, 3, 40, 40), (1, 40, 40), (1, 1, 0, 40)):
         with pytest.raises(UsageError, match="invalid shape for tiling"):

@@ -23,7 +23,7 @@ class Work(NamedTuple):
     """A work cited in a docstring.
 
     Args:
-        authors: The surnames of one or two authors, or that of the first followed by ``et al.``.
+        authors: The surnames of one or two authors, or that of the first and an abbreviation for the others.
         year: The year of publication.
         title: The title.
         published: Where it was published, such as ``ICLR``; empty if on arXiv only.

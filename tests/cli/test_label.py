@@ -95,7 +95,7 @@ def test_labels_are_needed(run: vaekit.Run, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="conditional on 'label'"):
             call()
     path = str(data(tmp_path / "bars.npz", labels=False))
-    with pytest.raises(VaekitError, match="condition 'label' needs a label of each example, which the data do not have"):
+    with pytest.raises(VaekitError, match="condition 'label' needs labels, but the data have none"):
         vaekit.train(dataset="array", **{"dataset.path": path}, condition="label", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -127,7 +127,7 @@ def test_models_are_shown_with_the_validation_set_first(
     ("arguments", "message"),
     [
         ([], "nothing to sweep over"),
-        (["--over", "beta"], "not an option with values"),
+        (["--over", "beta"], "expected OPTION=VALUES"),
         (["--over", "betta=1,2"], "unknown option betta"),
         (["--over", "seed=1,2", "--over", "seed=3"], "varied twice"),
         (["--over", "seed=1,2", "--stack", "maybe"], "unknown value of --stack"),

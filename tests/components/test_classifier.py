@@ -63,7 +63,7 @@ def test_data_or_traces_without_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs labels, but the trace has none"):
         Classifier(2, 3).double()(objective_of().vae(inputs_of().x))
     np.save(tmp_path / "images.npy", np.zeros((60, 4, 3), dtype=np.uint8))
-    with pytest.raises(UsageError, match="the loss 'classifier' needs a label of each example"):
+    with pytest.raises(UsageError, match="the loss 'classifier' needs labels"):
         vaekit.train(
             **SMALL, dataset="array", path=str(tmp_path / "images.npy"), loss="classifier", batch_size=16, out=tmp_path / "run"
         )

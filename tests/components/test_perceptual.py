@@ -152,10 +152,10 @@ def test_the_digest_of_the_file_is_part_of_the_spec(run: vaekit.Run) -> None:
 def test_a_run_is_not_repeated_with_another_file(elsewhere: vaekit.Run, tmp_path: Path) -> None:
     file = elsewhere.path.parent / "weights.safetensors"
     shutil.copy(random_weights(seed=1), file)
-    with pytest.raises(DataError, match="another file of weights of efficientnet_lite0"):
+    with pytest.raises(DataError, match="not the expected file of weights of efficientnet_lite0"):
         vaekit.train(elsewhere.folder.spec, out=tmp_path / "again")
     assert not (tmp_path / "again").exists()
-    with pytest.raises(DataError, match="another file of weights of efficientnet_lite0"):
+    with pytest.raises(DataError, match="not the expected file of weights of efficientnet_lite0"):
         elsewhere.evaluate()
 
 

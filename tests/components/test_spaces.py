@@ -77,7 +77,7 @@ def test_a_sphere_needs_two_numbers(role: str) -> None:
     for kind in {"posterior": ("vmf", "power_spherical"), "prior": ("hypersphere",)}[role]:
         with pytest.raises(UsageError, match="needs two dimensions") as error:
             getattr(roles, f"{role}s").get(kind)(1)
-        assert (error.value.given, error.value.remedy) == ("1 latent", "raise latent_dim")
+        assert (error.value.given, error.value.remedy) == ("1 latent", "increase latent_dim")
 
 
 def test_centres_approach_the_largest_radius_in_order_of_their_length() -> None:

@@ -44,7 +44,7 @@ def test_lossy_formats_are_read_closely(tmp_path, suffix):
 
 @pytest.mark.parametrize("shape", [(7,), (1, 9), (1, 3, 7, 11), (2, 7, 11)])
 def test_a_file_is_no_example_of_data_that_are_no_pictures(tmp_path, shape):
-    with pytest.raises(DataError, match=r"1 or 3 channels(.*\n)*.*by their numbers"):
+    with pytest.raises(DataError, match=r"1 or 3 channels(.*\n)*.*by index"):
         read_images([save(tmp_path / "a.png", gradient(7, 11))], shape)
 
 

@@ -41,7 +41,7 @@ def test_separate_samples_are_files_of_the_images_own_size(run, tmp_path):
 
 def test_files_of_two_calls_never_mix(run, tmp_path):
     run.pictures.sample(num=12, separate=True, out=tmp_path / "many")
-    with pytest.raises(UsageError, match="mix"):
+    with pytest.raises(UsageError, match="is not empty"):
         run.pictures.sample(num=3, separate=True, out=tmp_path / "many")
     assert len(list((tmp_path / "many").iterdir())) == 12
     for num in (12, 3):
@@ -97,7 +97,7 @@ def test_interpolation_shows_both_paths_between_the_images(run, tmp_path):
 
 def test_images_of_another_size_are_resized_only_when_asked(run, tmp_path):
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "large.png")
-    with pytest.raises(DataError, match="not of the size"):
+    with pytest.raises(DataError, match="does not have the size"):
         run.pictures.interpolate(0, tmp_path / "large.png", out=tmp_path / "i.png")
     assert run.pictures.interpolate(0, tmp_path / "large.png", fit="pad", out=tmp_path / "i.png").is_file()
     with pytest.raises(DataError, match="does not exist"):

@@ -208,7 +208,7 @@ def test_a_format_that_is_not_written_is_an_error_before_anything_is_drawn(run: 
 
 
 def test_a_picture_that_draws_nothing_is_refused(run: vaekit.Run) -> None:
-    with pictures.temporarily(blank=Blank), pytest.raises(PluginError, match="'blank' draws nothing"):
+    with pictures.temporarily(blank=Blank), pytest.raises(PluginError, match="'blank' does not define any form"):
         run.pictures.blank()
 
 

@@ -37,10 +37,10 @@ BROKEN = {
     "registered under another name": Broken(ENCODER.format(kind="other", width=8), "already registered as 'other'"),
     "positional parameters do not fit": Broken(
         GOOD.replace("out_shape: tuple[int, ...], *, depth", "out_shape: tuple[int, ...], depth"),
-        "assembly cannot supply the positional parameter 'depth'",
+        "unknown positional parameter 'depth'",
     ),
     "option of a type that is no schema": Broken(
-        GOOD.replace("depth: int = 2", "depth: torch.nn.Module = None"), "the options cannot be turned into a schema"
+        GOOD.replace("depth: int = 2", "depth: torch.nn.Module = None"), "cannot derive a schema"
     ),
     "hidden options": Broken(GOOD.replace("*, depth: int = 2", "**options: int"), "hides options from the schema"),
     "made for another vaekit": Broken(

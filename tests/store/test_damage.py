@@ -113,7 +113,7 @@ def test_a_harmful_spec_file_is_refused_in_few_words(tmp_path: Path, case: str) 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"train": {"epochs": True}}, "epochs is a number, not true"),
+        ({"train": {"epochs": True}}, "epochs must be a number, not true"),
         ({"model": {"loss": [None]}}, "must be a name or a mapping"),
         ({"model": {"latent_dim": [1] * 100_000}}, "latent_dim"),
         ({"train": {f"option{i}": 1 for i in range(1000)}}, "and 990 more"),

@@ -184,7 +184,7 @@ def test_a_batch_statistic_of_several_processes_sees_no_images():
     trace = vae(x, gather=lambda part, dim: torch.cat([part, part], dim))
     assert trace.whole.z.shape == (8, 3)
     assert trace.whole.kl.shape == (8,)
-    with pytest.raises(UsageError, match="latents, labels and draws only"):
+    with pytest.raises(UsageError, match="only to latents, labels and draws"):
         _ = trace.whole.log_likelihood
 
 

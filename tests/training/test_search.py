@@ -107,7 +107,7 @@ def test_lists_whole_numbers_and_values_that_are_no_text_are_drawn(images, tmp_p
         ({"over": {**OVER, "lr": Range(1e-4, 1e-1)}}, "a different over"),
         ({"epochs": "3"}, "a different epochs"),
         ({"metric": "loss"}, "a different metric"),
-        ({"out": "elsewhere"}, "keeps its runs in another folder"),
+        ({"out": "elsewhere"}, "runs are in another folder"),
     ],
 )
 def test_a_study_of_something_else_is_refused(images, tmp_path, changed, message):

@@ -97,7 +97,7 @@ def test_models_of_different_moments_are_stacks_of_their_own(images, tmp_path):
     runs = vaekit.sweep(over=over, stack="on", out=tmp_path / "sweep", **options(images))
     summary = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert [(group["numbers"], group["stacked"]) for group in summary["groups"]] == [([0, 1], True), ([2, 3], True)]
-    assert summary["notes"] == ["not all in one stack: betas differs"]
+    assert summary["notes"] == ["not a single stack: betas differs"]
     assert runs[3].evaluation()["loss"] == pytest.approx(
         alone(images, runs[3], {"betas": (0.5, 0.9), "seed": 1}).evaluation()["loss"]
     )

@@ -551,7 +551,7 @@ def test_sample_and_reconstruct_write_pictures(images, tmp_path):
     with Image.open(run.reconstruct([tmp_path / "given.png"])) as picture:
         assert picture.size[1] > picture.size[0] / 8
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "large.png")
-    with pytest.raises(DataError, match=r"large\.png is not of the size"):
+    with pytest.raises(DataError, match=r"large\.png does not have the size"):
         run.reconstruct([tmp_path / "large.png"])
     assert run.reconstruct([tmp_path / "large.png"], fit="crop").is_file()
 

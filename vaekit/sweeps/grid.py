@@ -1,4 +1,4 @@
-"""Sweeps: models for all combinations of option values, trained in one process."""
+"""Sweeps: models for all combinations of option values, trained in a single process."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def sweep(
     """Train a model for every combination of option values; return the runs in the order of the combinations.
 
     Models that differ only in seed, initial weights, learning rate and schedule, weight decay, gradient clipping, weight
-    averaging, or the numeric options of their losses are stacked, that is, trained together, if that is faster; see
+    averaging or numeric options of their losses are stacked, that is, trained together, if that is faster; see
     `vaekit.sweeps.grouping.obstacle`. Each model equals the result of `vaekit.train` up to rounding and has its own run folder;
-    next to the runs, ``sweep.json`` collects their results on the test set. A model whose loss becomes NaN stops, and its error
-    is recorded in ``sweep.json``; its run has no evaluation.
+    next to the runs, ``sweep.json`` collects the test results. If a model's loss becomes NaN, its training stops, and the error
+    is recorded in ``sweep.json``; the run has no evaluation.
 
     Args:
         spec: As for `vaekit.train`.
         over: The values of each option to vary: ``{"beta": (1, 2, 4), "seed": range(4)}``.
         out: The folder for the runs, new or empty; default: the next number under ``runs/``.
-        stack: Whether to stack models: ``on`` if possible, ``off`` never, ``auto`` if it is known to be faster.
+        stack: Whether to stack models: ``on`` if possible, ``off`` never, ``auto`` if known to be faster.
         reporter: Receives progress through its ``note`` method; default: none.
         options: As for `vaekit.train`.
 
@@ -94,7 +94,7 @@ def sweep(
     try:
         names = [run_name(number, point) for number, point in enumerate(points, 1)]
         for each, name in zip(specs, names, strict=True):
-            RunFolder.create(each, folder / name).release()  # until it is trained
+            RunFolder.create(each, folder / name).release()  # until training starts
         check_space(folder, sum(map(space_for, objectives)))
         record = {
             "over": {name: list(each) for name, each in values.items()},
@@ -105,7 +105,7 @@ def sweep(
         }
         write_record(folder, record)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # the sweep could not begin
+        shutil.rmtree(folder, ignore_errors=True)  # the sweep could not start
         raise
     reporter.note(f"{folder}: {len(points)} models, {sum(len(g.numbers) for g in groups if g.stacked)} of them stacked")
     for note in notes:
@@ -120,15 +120,15 @@ def resume_sweep(
 ) -> list[Run]:
     """Resume a sweep that was interrupted or killed; return all its runs.
 
-    Runs that have finished or diverged are left as they are. The others resume from their latest checkpoints: together if they
-    were stacked and are at the same step, one after another otherwise. The results are those of an uninterrupted sweep, up to
+    Runs that have finished or diverged are left unchanged. The others resume from their latest checkpoints: together if they
+    were stacked and are at the same step, otherwise one after another. The results equal those of an uninterrupted sweep up to
     rounding.
 
     Args:
         folder: The folder of the sweep.
         device: The device to continue on; default: the sweep's device.
         reporter: Receives progress through its ``note`` method; default: none.
-        allow_changed_data: Whether to continue on data that have changed since.
+        allow_changed_data: Whether to continue if the data have changed.
 
     Raises:
         DataError: The data have changed.
@@ -139,7 +139,7 @@ def resume_sweep(
     folder, reporter = Path(folder), reporter or Silent()
     record = read_record(folder)
     if "groups" not in record:
-        raise UsageError(f"{folder} is a search", remedy="continue or join it by repeating the `vaekit sweep` that started it")
+        raise UsageError(f"{folder} is a search", remedy="repeat its `vaekit sweep` command to continue or join it")
     left = {number: row for number, row in enumerate(record["runs"]) if not is_over(row)}
     if not left:
         raise UsageError(f"{folder} is complete: all {len(record['runs'])} runs are done")
@@ -168,14 +168,14 @@ def _train(
     *,
     allow_changed_data: bool = False,
 ) -> list[Run]:
-    """Train the runs of a sweep that have no outcome yet, and record the outcome of each.
+    """Train the unfinished runs of a sweep, and record the outcome of each.
 
     Args:
         folder: The folder of the sweep.
         record: The contents of its ``sweep.json``.
         models: The models by run number; each is removed when its training starts.
         reporter: Receives progress.
-        allow_changed_data: Whether to resume on data that have changed.
+        allow_changed_data: Whether to resume if the data have changed.
     """
     rows = record["runs"]
     runs = [Run(folder / row["run"]) for row in rows]
@@ -203,16 +203,16 @@ def _train(
 
 
 def _be_alone() -> None:
-    """Check that this is the only process, since each of several would train all models."""
+    """Check that this is the only process, since each process would train all models."""
     if num_processes() > 1:
         raise UsageError(
-            "a sweep runs in a single process, but torchrun started several",
+            "a sweep must run in a single process, but torchrun started several",
             remedy="use --search optuna, which supports any number of processes",
         )
 
 
 def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[Group]:
-    """Return the groups that remain to be trained: within each group, the models that are at the same step."""
+    """Return the groups that remain to be trained, split into models at the same step."""
     left = []
     for group in groups:
         far: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -223,7 +223,7 @@ def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[s
             if folder.last.exists():
                 far[runs[number].position()].append(number)
             else:
-                folder.metrics.unlink(missing_ok=True)  # from an epoch that no checkpoint includes
+                folder.metrics.unlink(missing_ok=True)  # from an epoch without a checkpoint
                 far[0, 0].append(number)
         left += [
             Group(tuple(numbers), group.stacked and len(numbers) > 1, group.compiled and len(numbers) > 1)

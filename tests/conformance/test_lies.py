@@ -22,7 +22,7 @@ def test_a_lie_is_caught_by_its_check_with_what_was_expected_and_what_came(
     text = str(caught.value)
     assert text.startswith(f"{role} {cls.__name__!r} fails {check}: ")
     assert "\n  expected: " in text
-    assert "\n  came:     " in text
+    assert "\n  got:      " in text
 
 
 @pytest.mark.parametrize(

@@ -86,12 +86,12 @@ def test_quadrature_is_right_for_densities_of_any_shape(
 def test_a_missing_constant_does_not_matter_to_draws_but_to_the_mass() -> None:
     draws = torch.randn(NUM_DRAWS, dtype=F64, generator=torch.Generator().manual_seed(0))
     expect_draws(draws, lambda z: normal(z) + 3, line_around(draws), "draws")
-    with pytest.raises(ConformanceError, match="expected: 1\n  came:     20"):
+    with pytest.raises(ConformanceError, match="expected: 1\n  got:      20"):
         expect_mass(lambda z: normal(z) + 3, line_around(draws), "the density")
 
 
 def test_draws_that_are_all_the_same_are_refused() -> None:
-    with pytest.raises(ConformanceError, match=r"half of them within -0\.67.* and 0\.67.*\n  came:     within 0 and 0"):
+    with pytest.raises(ConformanceError, match=r"half of them within -0\.67.* and 0\.67.*\n  got:      within 0 and 0"):
         expect_draws(torch.zeros(NUM_DRAWS, dtype=F64), normal, line_around(torch.zeros(9, dtype=F64)), "draws")
 
 

@@ -80,7 +80,7 @@ def test_a_package_has_all_that_one_needs(tmp_path: Path, capsys: pytest.Capture
         (["Acme-Unet"], "a component cannot be called 'Acme-Unet'"),
         (["class"], "a component cannot be called 'class'"),
         (["../x"], "a component cannot be called '../x'"),
-        (["cnn"], "already has the encoder 'cnn'"),
+        (["cnn"], "already provides the encoder 'cnn'"),
         (["acme", "--out", "."], "already exists"),
     ],
 )

@@ -261,7 +261,7 @@ def test_a_trial_whose_process_always_dies_at_once_fails_in_the_end(images, tmp_
                 vaekit.search(**asked(tmp_path, images))
     runs = vaekit.search(**asked(tmp_path, images))
     first, *others = record_of(tmp_path / "search")["runs"]
-    assert "ended 3 times" in first["error"]
+    assert "died 3 times" in first["error"]
     assert len(runs) == len(others) == 2
 
 

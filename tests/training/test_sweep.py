@@ -364,7 +364,7 @@ def test_numbers_in_buffers_do_not_keep_models_apart_but_other_attributes_do():
     assert "shape" in difference(objective(), objective(latent_dim=3)) or "latent" in difference(
         objective(), objective(latent_dim=3)
     )
-    assert "parts" in difference(base, objective(loss="tc"))
+    assert "submodules" in difference(base, objective(loss="tc"))
 
 
 def test_partial_functions_keep_models_apart_only_if_they_call_another_or_with_other_arguments():
@@ -445,7 +445,7 @@ def test_values_are_listed_or_a_range(text, expected):
     [
         ({}, {}, "nothing"),
         ({"seed": ()}, {}, "none"),
-        ({"seed": (1, 1)}, {}, "duplicates"),
+        ({"seed": (1, 1)}, {}, "distinct values"),
         ({"lr": (1, 2)}, {"lr": 1}, "varied"),
     ],
 )

@@ -17,7 +17,7 @@ from vaekit.drawing.axes import PALETTE, Axes, number, plain, ticks
 from vaekit.drawing.grid import captioned, grid, labelled, pairs
 from vaekit.drawing.latents import Plane
 from vaekit.drawing.picture import write_picture
-from vaekit.drawing.scatter import apart, scatter_picture
+from vaekit.drawing.scatter import scatter_picture, separate_boxes
 from vaekit.drawing.tiles import EDGE, tiles
 from vaekit.errors import DataError, UsageError
 from vaekit.report.curves import Curve, chart, learning_curves
@@ -190,7 +190,7 @@ def written(monkeypatch):
 def test_names_that_would_overlap_move_apart_and_others_stay():
     middles = [(100, 100), (103, 101), (100, 100), (300, 300), (98, 108)]
     sizes = [(30, 20), (12, 20), (140, 20), (30, 20), (30, 20)]
-    placed = apart(middles, sizes)
+    placed = separate_boxes(middles, sizes)
     assert (placed[0], placed[3]) == (middles[0], middles[3])
     boxes = [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for (x, y), (w, h) in zip(placed, sizes, strict=True)]
     for a, b in itertools.combinations(boxes, 2):

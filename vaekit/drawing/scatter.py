@@ -91,12 +91,12 @@ def scatter_picture(
         axes.text((at[0] + 12, at[1]), name)
     middles = [axes.at(*points[group_of == group].median(0).values.tolist()) for group in called]
     sizes = [(text_width(name, NAME) + NAME / 4, 1.25 * NAME) for name in called.values()]
-    for name, middle in zip(called.values(), apart(middles, sizes), strict=True):
+    for name, middle in zip(called.values(), separate_boxes(middles, sizes), strict=True):
         axes.text(middle, name, "mm", NAME)
     return axes.finish()
 
 
-def apart(middles: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def separate_boxes(middles: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Place boxes without overlap, each at its centre or at the nearest free position within `FAR`; return the centres.
 
     Args:

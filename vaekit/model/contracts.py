@@ -35,30 +35,30 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     latents, images = (num, vae.latent_dim), (num, *vae.data_shape)
     c = vae.condition_on(inputs.y)
     if c is not None:
-        _kept(roles.conditions, model.condition.kind, "its output", c, (num, vae.condition.size))
+        _checked(roles.conditions, model.condition.kind, "its output", c, (num, vae.condition.size))
     shape = (num, *params_shape(vae.posterior, vae.latent_shape))
-    params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(appended(inputs.x, c)), shape)
+    params = _checked(roles.encoders, model.encoder.kind, "its output", vae.encoder(appended(inputs.x, c)), shape)
     q = vae.posterior(params.reshape(num, *vae.posterior.param_shape), vae)
     z = q.rsample(inputs.noise[(0,) * len(objective.samples)])
-    _kept(roles.posteriors, model.posterior.kind, "a sample", z, latents)
+    _checked(roles.posteriors, model.posterior.kind, "a sample", z, latents)
     draws = vae.sample_latent(num, generator=torch.Generator(vae.device))
-    _kept(roles.priors, model.prior.kind, "a sample", draws, latents)
-    codes = _kept(roles.posteriors, model.posterior.kind, "the decoder's input", vae.posterior.decoder_input(z), latents)
+    _checked(roles.priors, model.prior.kind, "a sample", draws, latents)
+    codes = _checked(roles.posteriors, model.posterior.kind, "the decoder's input", vae.posterior.decoder_input(z), latents)
     outputs = vae.decoder(appended(codes.reshape(num, *vae.latent_shape), c))
-    _kept(roles.decoders, model.decoder.kind, "its output", outputs, (num, *vae.likelihood.param_shape))
+    _checked(roles.decoders, model.decoder.kind, "its output", outputs, (num, *vae.likelihood.param_shape))
     p = vae.likelihood(outputs)
-    _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
-    _kept(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
+    _checked(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
+    _checked(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
     for kind, draw in (inputs.draws or {}).items():
         shape = draw.shape[1:] if isinstance(draw, Tensor) else ()
-        _kept(roles.losses, kind, "its noise", draw, (num, *shape))
+        _checked(roles.losses, kind, "its noise", draw, (num, *shape))
     trace = objective.trace(inputs)
     for name, (kind, _) in objective.terms.items():
         loss: Any = objective.losses[kind]
         if kind in roles.losses:
             value: Any = objective.value_of(name, trace)
             scalar = loss.batch_statistic and isinstance(value, Tensor) and value.ndim == 0
-            _kept(roles.losses, kind, f"its term {name!r}", value, () if scalar else (num,), finite=False)
+            _checked(roles.losses, kind, f"its term {name!r}", value, () if scalar else (num,), finite=False)
     objective.train(training)
 
 
@@ -113,7 +113,7 @@ def _check_modules(model: ModelSpec, objective: Objective) -> None:
             sum(parameter.numel() for parameter in module.parameters())  # fails for lazy parameters, which have no shape yet
 
 
-def _kept(components: Registry[Any], kind: str, what: str, value: Any, shape: Shape, *, finite: bool = True) -> Tensor:
+def _checked(components: Registry[Any], kind: str, what: str, value: Any, shape: Shape, *, finite: bool = True) -> Tensor:
     """Return a component's output after checking its dtype, shape and, if required, finiteness.
 
     The log-likelihood need not be finite, since the example images may lie outside the support.

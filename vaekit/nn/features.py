@@ -368,7 +368,7 @@ class EfficientNetLite0(nn.Module):
         return stages, nn.Sequential(folded(self._conv_head, self._bn1), nn.ReLU6())
 
 
-def of_torchvision(name: str, smallest: int, *ends: int) -> Architecture:
+def torchvision_architecture(name: str, smallest: int, *ends: int) -> Architecture:
     """Return a torchvision architecture, given the indices in its ``features`` at which stages end."""
 
     def build() -> nn.Module:
@@ -388,7 +388,7 @@ ARCHITECTURES: dict[NetworkName, Architecture] = {
     "efficientnet_lite0": Architecture(
         EfficientNetLite0, EfficientNetLite0.stages, "_fc.", 1, ((127 / 255,) * 3, (128 / 255,) * 3)
     ),
-    "vgg16": of_torchvision("vgg16", 16, 3, 8, 15, 22, 29),
-    "squeezenet1_1": of_torchvision("squeezenet1_1", 17, 1, 4, 7, 9, 10, 11, 12),
-    "alexnet": of_torchvision("alexnet", 31, 1, 4, 7, 9, 11),
+    "vgg16": torchvision_architecture("vgg16", 16, 3, 8, 15, 22, 29),
+    "squeezenet1_1": torchvision_architecture("squeezenet1_1", 17, 1, 4, 7, 9, 10, 11, 12),
+    "alexnet": torchvision_architecture("alexnet", 31, 1, 4, 7, 9, 11),
 }

@@ -35,7 +35,7 @@ def mean_image(params: Tensor, link: Link) -> Tensor:
     return torch.sigmoid(params) if link == "sigmoid" else params
 
 
-def widened_by(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
+def multiply_channels(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
     """Return the shape with ``times`` as many channels, for ``times`` parameters per element of an example."""
     return (times * shape[0], *shape[1:])
 
@@ -57,12 +57,12 @@ def log_counts(x: Tensor) -> Tensor:
     return torch.log1p(x.clamp(min=0))
 
 
-def softly_above(value: Tensor, low: float) -> Tensor:
+def soft_lower_bound(value: Tensor, low: float) -> Tensor:
     """Bound a tensor from below smoothly; unlike a clamp, the gradient never vanishes."""
     return low + F.softplus(value - low)
 
 
-def softly_below(value: Tensor, high: float) -> Tensor:
+def soft_upper_bound(value: Tensor, high: float) -> Tensor:
     """Bound a tensor from above smoothly; unlike a clamp, the gradient never vanishes."""
     return high - F.softplus(high - value)
 

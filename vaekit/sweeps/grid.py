@@ -70,7 +70,7 @@ def sweep(
         >>> [(run.spec.model.loss[0].beta, run.spec.train.seed) for run in runs]
         [(1.0, 0), (1.0, 1), (4.0, 0), (4.0, 1)]
     """
-    _be_alone()
+    _require_single_process()
     base, reporter = plain_spec(spec), reporter or Silent()
     values = {name: listed(name, each) for name, each in over.items()}
     points = combinations(values, options)
@@ -135,7 +135,7 @@ def resume_sweep(
         CheckpointError: The folder is not a sweep, or one of its runs is missing or damaged.
         UsageError: All runs are complete, the folder is that of a search, or the device is not available.
     """
-    _be_alone()
+    _require_single_process()
     folder, reporter = Path(folder), reporter or Silent()
     record = read_record(folder)
     if "groups" not in record:
@@ -186,7 +186,7 @@ def _train(
         write_record(folder, record)
 
     try:
-        for group in _left([Group(**group) for group in record["groups"]], runs, rows):
+        for group in _remaining([Group(**group) for group in record["groups"]], runs, rows):
             trainers = []
             for number in group.numbers:
                 spec, splits, objective = models.pop(number)
@@ -202,7 +202,7 @@ def _train(
     return runs
 
 
-def _be_alone() -> None:
+def _require_single_process() -> None:
     """Check that this is the only process, since each process would train all models."""
     if num_processes() > 1:
         raise UsageError(
@@ -211,7 +211,7 @@ def _be_alone() -> None:
         )
 
 
-def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[Group]:
+def _remaining(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[Group]:
     """Return the groups that remain to be trained, split into models at the same step."""
     left = []
     for group in groups:

@@ -54,7 +54,7 @@ def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stack
     """
     if stack == "off":
         return [Group((number,)) for number in range(len(specs))], ()
-    sets, notes = _alike(specs, objectives)
+    sets, notes = _by_form(specs, objectives)
     groups: list[Group] = []
     for numbers in sets:
         spec, objective = specs[numbers[0]], objectives[numbers[0]]
@@ -114,7 +114,7 @@ def compiling_pays(spec: RunSpec, objective: Objective, num_models: int) -> bool
     return train.device == "cpu" and seconds > WORTH_COMPILING_SECONDS and has_cpp_compiler()
 
 
-def _alike(specs: Sequence[RunSpec], objectives: Sequence[Objective]) -> tuple[list[list[int]], list[str]]:
+def _by_form(specs: Sequence[RunSpec], objectives: Sequence[Objective]) -> tuple[list[list[int]], list[str]]:
     """Group models of the same form; return the groups and notes on how they differ."""
     settings = [spec.data.model_dump(mode="json") | spec.train.model_dump(mode="json", exclude=set(PER_MODEL)) for spec in specs]
     sets: list[list[int]] = []

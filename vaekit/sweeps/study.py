@@ -65,7 +65,7 @@ class Study:
         self.turn, self.note, self.seed = FileLock(storage.with_name(f".{storage.name}.turn")), note, seed
         self.held: FileLock | None = None
         lock = JournalFileOpenLock(str(storage))
-        with self.turn, _hushed():
+        with self.turn, _quiet():
             try:
                 _complete_last_line(storage, lock)
                 self.storage = JournalStorage(JournalFileBackend(str(storage), lock))
@@ -114,7 +114,7 @@ class Study:
         """
         with self.turn:
             for known in self.trials:
-                if known.state == TrialState.RUNNING and self._hold(known.number):
+                if known.state == TrialState.RUNNING and self._try_lock(known.number):
                     study_id = self.storage.get_study_id_from_name(NAME)
                     trial = Trial(self.study, self.storage.get_trial_id_from_study_id_trial_number(study_id, known.number))
                     if self._start(trial, begin):
@@ -123,7 +123,7 @@ class Study:
             if len(self.trials) >= most:
                 return None
             trial = self.study.ask()
-            self._hold(trial.number)
+            self._try_lock(trial.number)
             self._start(trial, begin)
             return trial
 
@@ -159,7 +159,7 @@ class Study:
         self._lock(trial.number).unlink(missing_ok=True)  # no process locks a finished trial
         self.note(self)
 
-    def _hold(self, number: int) -> bool:
+    def _try_lock(self, number: int) -> bool:
         """Try to acquire the lock of a trial; return whether it was free."""
         lock = FileLock(self._lock(number))
         try:
@@ -197,7 +197,7 @@ def _complete_last_line(storage: Path, lock: JournalFileOpenLock) -> None:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Silence Optuna's messages below warnings."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

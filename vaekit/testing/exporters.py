@@ -164,14 +164,14 @@ def check_parity(candidate: Candidate) -> None:
             expect(within, "the largest difference", expected=f"{parity.tolerance:g} at most", got=f"{parity.difference:g}")
         path = folder / f"erratic{candidate.cls.suffix}"
         try:
-            told = built(candidate).export(trained_of(decoder=Erratic()), "decoder", path).parity
+            parity = built(candidate).export(trained_of(decoder=Erratic()), "decoder", path).parity
         except ExportError:
             return
         expect(
-            told.tolerance is None and told.difference > 1e-2,
+            parity.tolerance is None and parity.difference > 1e-2,
             "a decoder that never returns the same image twice",
             expected="an ExportError, or a large difference reported without a tolerance",
-            got=f"differences of {told}",
+            got=f"differences of {parity}",
         )
 
 

@@ -261,7 +261,7 @@ def check_independence(candidate: Candidate) -> None:
     parts = [slice(i, i + 1) for i in range(len(x))]
     each = [Inputs(x[i], y[i], noise[..., i, :], {kind: draw[i] for kind, draw in draws.items()}) for i in parts]
     alone = torch.cat([loss(trace_of(vae, part)) for part in each])
-    expect_close(loss(trace_of(vae, inputs)), alone, "a batch, against its examples one by one", rtol=1e-10, atol=1e-12)
+    expect_close(loss(trace_of(vae, inputs)), alone, "a batch, compared with its examples one by one", rtol=1e-10, atol=1e-12)
 
 
 @check("loss")

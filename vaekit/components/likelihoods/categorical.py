@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vaekit.distributions import CategoricalPixels
 from vaekit.interfaces import Likelihood, Scores, Shape
-from vaekit.nn.heads import fields_of, widened_by
+from vaekit.nn.heads import fields_of, multiply_channels
 from vaekit.roles import likelihoods
 
 
@@ -37,7 +37,7 @@ class Categorical(Likelihood):
 
     @property
     def param_shape(self) -> Shape:
-        return widened_by(self.data_shape, self.bins)
+        return multiply_channels(self.data_shape, self.bins)
 
     def forward(self, params: Tensor) -> CategoricalPixels:
         ndim = len(self.data_shape)

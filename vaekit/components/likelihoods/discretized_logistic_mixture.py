@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vaekit.distributions import DiscretizedLogisticMixturePixels
 from vaekit.interfaces import Likelihood, Scores, Shape
-from vaekit.nn.heads import MIN_SCALE, fields_of, softly_above, softly_below, widened_by
+from vaekit.nn.heads import MIN_SCALE, fields_of, multiply_channels, soft_lower_bound, soft_upper_bound
 from vaekit.roles import likelihoods
 from vaekit.schema import Few
 
@@ -54,10 +54,10 @@ class DiscretizedLogisticMixture(Likelihood):
 
     @property
     def param_shape(self) -> Shape:
-        return widened_by(self.data_shape, 3 * self.num)
+        return multiply_channels(self.data_shape, 3 * self.num)
 
     def forward(self, params: Tensor) -> DiscretizedLogisticMixturePixels:
         ndim = len(self.data_shape)
         logits, location, log_scale = fields_of(params, ndim, 3, self.num).unbind(-ndim - 2)
-        log_scale = softly_below(softly_above(self.log_scale + log_scale, math.log(MIN_SCALE)), math.log(MAX_SCALE))
+        log_scale = soft_upper_bound(soft_lower_bound(self.log_scale + log_scale, math.log(MIN_SCALE)), math.log(MAX_SCALE))
         return DiscretizedLogisticMixturePixels(logits, torch.sigmoid(location + self.start), log_scale, ndim)

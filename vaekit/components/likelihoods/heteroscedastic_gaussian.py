@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vaekit.distributions import GaussianPixels
 from vaekit.interfaces import Likelihood, Shape
-from vaekit.nn.heads import MIN_SCALE, Link, fields_of, mean_image, softly_above, widened_by
+from vaekit.nn.heads import MIN_SCALE, Link, fields_of, mean_image, multiply_channels, soft_lower_bound
 from vaekit.roles import likelihoods
 
 
@@ -38,10 +38,10 @@ class HeteroscedasticGaussian(Likelihood):
 
     @property
     def param_shape(self) -> Shape:
-        return widened_by(self.data_shape, 2)
+        return multiply_channels(self.data_shape, 2)
 
     def forward(self, params: Tensor) -> GaussianPixels:
         ndim = len(self.data_shape)
         mean, log_sigma = fields_of(params, ndim, 2).unbind(-ndim - 1)
-        log_scale = softly_above(self.log_sigma + log_sigma, math.log(MIN_SCALE))
+        log_scale = soft_lower_bound(self.log_sigma + log_sigma, math.log(MIN_SCALE))
         return GaussianPixels(mean_image(mean, self.link), log_scale, ndim)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vaekit.distributions import NegativeBinomialCounts, at_least_float32
 from vaekit.interfaces import Likelihood, Scores, Shape
-from vaekit.nn.heads import MAX_LOG_RATE, SPEEDUP, log_counts, softly_below
+from vaekit.nn.heads import MAX_LOG_RATE, SPEEDUP, log_counts, soft_upper_bound
 from vaekit.roles import likelihoods
 
 MAX_SHAPE = 1000.0
@@ -39,8 +39,8 @@ class NegativeBinomial(Likelihood):
         return log_counts(x)
 
     def forward(self, params: Tensor) -> NegativeBinomialCounts:
-        log_mean = softly_below(at_least_float32(params), MAX_LOG_RATE)
-        log_shape = softly_below(SPEEDUP * self.log_shape, math.log(MAX_SHAPE)).view(self.data_shape)
+        log_mean = soft_upper_bound(at_least_float32(params), MAX_LOG_RATE)
+        log_shape = soft_upper_bound(SPEEDUP * self.log_shape, math.log(MAX_SHAPE)).view(self.data_shape)
         return NegativeBinomialCounts(log_mean, log_shape, len(self.data_shape))
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vaekit.distributions import PoissonCounts, at_least_float32
 from vaekit.interfaces import Likelihood, Scores
-from vaekit.nn.heads import MAX_LOG_RATE, log_counts, softly_below
+from vaekit.nn.heads import MAX_LOG_RATE, log_counts, soft_upper_bound
 from vaekit.roles import likelihoods
 
 
@@ -26,4 +26,4 @@ class Poisson(Likelihood):
         return log_counts(x)
 
     def forward(self, params: Tensor) -> PoissonCounts:
-        return PoissonCounts(softly_below(at_least_float32(params), MAX_LOG_RATE), len(self.data_shape))
+        return PoissonCounts(soft_upper_bound(at_least_float32(params), MAX_LOG_RATE), len(self.data_shape))

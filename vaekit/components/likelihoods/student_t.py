@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from vaekit.distributions import StudentTPixels
 from vaekit.interfaces import Likelihood, Shape
-from vaekit.nn.heads import MIN_SCALE, SPEEDUP, Link, fields_of, mean_image, softly_above, softly_below, widened_by
+from vaekit.nn.heads import (
+    MIN_SCALE,
+    SPEEDUP,
+    Link,
+    fields_of,
+    mean_image,
+    multiply_channels,
+    soft_lower_bound,
+    soft_upper_bound,
+)
 from vaekit.roles import likelihoods
 
 MAX_DOF = 1000.0
@@ -59,18 +68,18 @@ class StudentT(Likelihood):
 
     @property
     def param_shape(self) -> Shape:
-        return widened_by(self.data_shape, 2)
+        return multiply_channels(self.data_shape, 2)
 
     @property
     def dof(self) -> Tensor:
         """The degrees of freedom, ``(1,)``."""
-        log_excess = softly_below(SPEEDUP * self.log_excess, math.log(MAX_DOF)) if self.learned_dof else self.log_excess
+        log_excess = soft_upper_bound(SPEEDUP * self.log_excess, math.log(MAX_DOF)) if self.learned_dof else self.log_excess
         return 1 + torch.exp(log_excess)
 
     def forward(self, params: Tensor) -> StudentTPixels:
         ndim = len(self.data_shape)
         location, log_scale = fields_of(params, ndim, 2).unbind(-ndim - 1)
-        log_scale = softly_above(self.log_scale + log_scale, math.log(MIN_SCALE))
+        log_scale = soft_lower_bound(self.log_scale + log_scale, math.log(MIN_SCALE))
         return StudentTPixels(mean_image(location, self.link), log_scale, self.dof, ndim)
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:

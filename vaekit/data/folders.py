@@ -44,22 +44,22 @@ def find_images(folder: Path, *, on_bad: OnBad = "stop") -> list[Path]:
     closed: list[str] = []
     hidden: list[str] = []
     names = sorted(file.relative_to(folder).as_posix() for file in _files_in(folder, closed, hidden))
-    problem = [folder / name for name in names if Path(name).suffix.lower() in SUFFIXES]
+    found = [folder / name for name in names if Path(name).suffix.lower() in SUFFIXES]
     others = Counter(Path(name).suffix or "without a suffix" for name in names if Path(name).suffix.lower() not in SUFFIXES)
     if closed:
-        problem = f"{_several(len(closed), 'folder')} in {folder} cannot be read"
+        what = f"{_several(len(closed), 'folder')} in {folder} cannot be read"
         if on_bad == "stop":
             remedy = "change their permissions; --dataset folder skips them with --dataset.on-bad-image skip"
-            raise DataError(problem, given=_first(closed), remedy=remedy)
-        warnings.warn(f"{problem}: {_first(closed)}", stacklevel=2)
+            raise DataError(what, given=_first(closed), remedy=remedy)
+        warnings.warn(f"{what}: {_first(closed)}", stacklevel=2)
     if others:
         counts = _first([f"{count:,} {suffix}" for suffix, count in others.most_common()])
         warnings.warn(f"{folder}: files that are not images are skipped: {counts}", stacklevel=2)
     if hidden:
         warnings.warn(f"{_several(len(hidden), 'hidden folder')} in {folder} skipped: {_first(sorted(hidden))}", stacklevel=2)
-    if not problem:
+    if not found:
         raise DataError("the folder contains no images", given=folder, expected=f"files {' '.join(sorted(SUFFIXES))}")
-    return problem
+    return found
 
 
 def _files_in(folder: Path, closed: list[str], hidden: list[str], above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
@@ -106,10 +106,8 @@ def warn_of_frames(files: Sequence[EncodedImage]) -> None:
 
     several = [file for file, is_animated in zip(possible, in_threads(animated, len(possible)), strict=True) if is_animated]
     if several:
-        problem = (
-            f"{len(several)} of {_several(len(files), 'image')} have several frames or pages, of which only the first is read"
-        )
-        warnings.warn(f"{problem}: {_first(several)}", stacklevel=2)
+        what = f"{len(several)} of {_several(len(files), 'image')} have several frames or pages, of which only the first is read"
+        warnings.warn(f"{what}: {_first(several)}", stacklevel=2)
 
 
 def readable_images(files: Sequence[Path], reader: ImageReader) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Both backbones pass vaekit's checks, and their options do what they say."""
+"""Both backbones pass vaekit's checks, and their options work as documented."""
 
 import pytest
 import torch

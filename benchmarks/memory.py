@@ -2,8 +2,9 @@
 
     python benchmarks/memory.py [--threads 2] [--json benchmarks/results/memory.json]
 
-Each stage is a separate process, whose peak memory the operating system reports: importing torch, creating one of its optimisers
-(which loads torch's compiler, as vaekit's does not), and `vaekit train` for one epoch. MNIST is read as `vaekit train` reads it.
+Each stage is a separate process, whose peak memory is reported by the operating system: importing torch, creating one of its
+optimisers (which loads torch's compiler, unlike vaekit's), and `vaekit train` for one epoch. MNIST is read as by `vaekit
+train`.
 """
 
 from __future__ import annotations

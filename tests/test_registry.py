@@ -1,4 +1,4 @@
-"""Names, origins and schemas of components; what cannot be a component, and why."""
+"""Names, origins and schemas of components; invalid components and their errors."""
 
 import subprocess
 import sys

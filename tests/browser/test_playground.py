@@ -48,7 +48,7 @@ def browser() -> str:
 
 @pytest.fixture(scope="module")
 def drivers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the programs that drive the browser, and what they need."""
+    """A folder with the programs that drive the browser and their dependencies."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
         pytest.skip("node and npm are not installed")
@@ -75,7 +75,7 @@ def coloured_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin as an installer leaves it."""
+    """The installed plugin."""
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(PLUGIN / "src" / "vaekit_playground", folder / "vaekit_playground")
     about = folder / "vaekit_playground-0.1.0.dist-info"
@@ -88,7 +88,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def drive(browser: str, drivers: Path) -> Drive:
-    """Runs one of the programs on a page; returns what it wrote down."""
+    """Runs one of the programs on a page; returns its output."""
 
     def run(program: str, address: str, *arguments: str) -> Any:
         result = drivers / "result.json"
@@ -101,7 +101,7 @@ def drive(browser: str, drivers: Path) -> Drive:
 
 @pytest.fixture(scope="module")
 def export_page(site: Path) -> Callable[[Path, Path], None]:
-    """Writes a playground by the command line."""
+    """Exports a playground from the command line."""
 
     def run(folder: Path, page: Path) -> None:
         environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "VAEKIT_PLUGINS": "1"}
@@ -170,7 +170,7 @@ def test_the_page_works_from_disk_and_equals_the_model(
 
 
 class Quiet(SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
+    """Serves files without logging requests."""
 
     def log_message(self, *_: object) -> None:
         pass

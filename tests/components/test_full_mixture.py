@@ -1,4 +1,4 @@
-"""Mixtures of full covariance, fitted by EM, and the density estimation of codes as a second stage."""
+"""Full-covariance mixtures fitted by EM, and density estimation of codes as a second stage."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def second(first: vaekit.Run, out: Path, **more: Any) -> vaekit.Run:
 
 
 def distance(run: vaekit.Run) -> float:
-    """Return how far the images drawn from the prior are from the nearest test images, on average."""
+    """Return the mean distance of images sampled from the prior to the nearest test images."""
     vae = run.vae()
     x = vaekit.datasets.get("digits")().load().test.gather(torch.arange(1000)).float().flatten(1) / 255
     draws = vae.sample(500, generator=torch.Generator().manual_seed(0)).flatten(1)

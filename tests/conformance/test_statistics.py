@@ -1,4 +1,4 @@
-"""The tests of draws find what they are said to find, and refuse nothing that is right."""
+"""The statistical tests detect what they claim to detect, and reject nothing correct."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ F64 = torch.float64
 
 
 def seeded(function: Callable[[], None], seeds: int) -> int:
-    """Return how many seeds a test passes."""
+    """Return the number of seeds for which a test passes."""
     passed = 0
     for seed in range(seeds):
         with torch.random.fork_rng():
@@ -96,7 +96,7 @@ def test_draws_that_are_all_the_same_are_refused() -> None:
 
 
 def ring(z: Tensor) -> Tensor:
-    """Return the log density of a ring of radius 3: no Gaussian, and nothing at its mean."""
+    """Return the log density of a ring of radius 3: not a Gaussian, and empty at its mean."""
     radius = z.norm(dim=-1)
     return normal((radius - 3) / 0.2) - math.log(0.2) - radius.log() - math.log(2 * math.pi)
 
@@ -123,7 +123,7 @@ def test_joint_draws_of_the_right_mean_and_covariance_are_told_from_a_gaussian()
 
 
 def test_weights_that_are_too_uneven_to_tell_anything_are_refused() -> None:
-    with pytest.raises(ConformanceError, match="weights too uneven to tell"):
+    with pytest.raises(ConformanceError, match="weights too uneven"):
         expect_joint_mass(ring_draws(30), ring, "the density")
 
 

@@ -1,4 +1,4 @@
-"""What a folder of images leaves out is said."""
+"""Skipped files in a folder of images are reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_linked_class_folders_are_followed_once(tmp_path):
     assert splits.train.class_names == ("a", "b")
 
 
-def test_a_folder_that_cannot_be_read_stops_or_is_said(tmp_path, monkeypatch):
+def test_an_unreadable_folder_stops_or_is_warned_about(tmp_path, monkeypatch):
     for i in range(6):
         picture(tmp_path / "a" / f"{i}.png", i)
         picture(tmp_path / "b" / f"{i}.png", i)

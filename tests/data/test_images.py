@@ -43,12 +43,12 @@ def test_lossy_formats_are_read_closely(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 9), (1, 3, 7, 11), (2, 7, 11)])
-def test_a_file_is_no_example_of_data_that_are_no_pictures(tmp_path, shape):
+def test_an_image_file_is_refused_for_data_other_than_images(tmp_path, shape):
     with pytest.raises(DataError, match=r"1 or 3 channels(.*\n)*.*by index"):
         read_images([save(tmp_path / "a.png", gradient(7, 11))], shape)
 
 
-def test_transparent_pictures_are_laid_on_white(tmp_path):
+def test_transparent_pictures_are_composited_onto_white(tmp_path):
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0, 0] = (10, 20, 30, 255)
     pixels[1, 1] = (0, 0, 0, 128)
@@ -91,7 +91,7 @@ ORIENTED = {"png": {}, "tiff": {}, "jpg": {"quality": 100, "subsampling": 0}, "w
 @pytest.mark.parametrize("orientation", [*range(10), 65535])
 @pytest.mark.parametrize("suffix", ORIENTED)
 def test_every_way_in_agrees_on_what_is_upright(tmp_path, suffix, orientation):
-    """In every format, of every value of the tag, valid or not: shape and pixels of a folder, a table, a stream and a file."""
+    """For every format and tag value, valid or not: shape and pixels from a folder, a table, a stream and a file."""
     pixels = gradient(8, 24)
     exif = Image.Exif()
     exif[0x0112] = orientation

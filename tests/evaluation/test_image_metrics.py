@@ -26,7 +26,7 @@ from vaekit.nn.ssim import ssim
 from vaekit.streams import Streams
 
 SIDE = 9
-"""The size of images in the feature network: small, for speed."""
+"""The image size in the feature network, small for speed."""
 
 
 @pytest.fixture(autouse=True)

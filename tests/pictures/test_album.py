@@ -1,4 +1,4 @@
-"""Pictures of a trained model: right in size and content, the same for the same seed."""
+"""Pictures of a trained model: correct size and content, reproducible for a seed."""
 
 import re
 import warnings
@@ -95,7 +95,7 @@ def test_interpolation_shows_both_paths_between_the_images(run, tmp_path):
         assert image.n_frames == 5
 
 
-def test_images_of_another_size_are_resized_only_when_asked(run, tmp_path):
+def test_images_of_another_size_are_resized_only_on_request(run, tmp_path):
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "large.png")
     with pytest.raises(DataError, match="does not have the size"):
         run.pictures.interpolate(0, tmp_path / "large.png", out=tmp_path / "i.png")

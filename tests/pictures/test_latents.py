@@ -1,4 +1,4 @@
-"""Where pictures look in the latent space."""
+"""Paths, planes and orders in the latent space."""
 
 import math
 

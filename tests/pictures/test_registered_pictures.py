@@ -1,4 +1,4 @@
-"""A picture is registered in one place; the album, the command line and the report find it."""
+"""A picture is registered once; the album, the command line and the report find it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Blank(Picture):
 
 
 class Failing(Mean):
-    """Show what there is not."""
+    """Show something nonexistent."""
 
     section = "latents"
     title = "Failing"

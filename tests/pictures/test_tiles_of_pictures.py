@@ -1,4 +1,4 @@
-"""Pictures of another size than the model's, reconstructed and drawn by tiles."""
+"""Pictures larger or smaller than the model's images, reconstructed and drawn in tiles."""
 
 from __future__ import annotations
 

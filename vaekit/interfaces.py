@@ -424,7 +424,7 @@ class Optim:
 
 @dataclass(frozen=True)
 class Aim:
-    """What a loss minimises, and with respect to which parameters.
+    """An objective of a loss, and the parameters with respect to which it is minimised.
 
     Args:
         method: The method of the loss that computes the value from a trace.

@@ -91,9 +91,9 @@ class ProcessGroup:
         """Return the tensors of the leading process."""
         if self.size == 1:
             return dict(tensors)
-        told = {name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()}
+        shapes = {name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()}
         shared = {}
-        for name, (shape, dtype) in json.loads(self.share_text(json.dumps(told))).items():
+        for name, (shape, dtype) in json.loads(self.share_text(json.dumps(shapes))).items():
             tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
             if self.leads:
                 tensor.copy_(tensors[name])

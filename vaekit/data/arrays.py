@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vaekit.data.pixels import REMEDY, UNIT, Array, Range, to_unit
-from vaekit.data.sources import ImageSource, refuse_missing
+from vaekit.data.sources import ImageSource, require_complete
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class MappedImages(ImageSource):
             raise DataError("the file has changed since it was opened", given=f"{self.file}: {error}") from error
         examples = to_examples(numbers, self.layout, self.limits)
         if self.is_complete:
-            refuse_missing(examples, self.file)
+            require_complete(examples, self.file)
         return examples
 
     def subset(self, index: Tensor) -> Self:

@@ -104,7 +104,7 @@ def _extremes(values: Tensor) -> Range:
     return low, high
 
 
-def refuse_missing(values: Tensor, name: object) -> None:
+def require_complete(values: Tensor, name: object) -> None:
     """Check that no values are missing.
 
     Raises:
@@ -120,7 +120,7 @@ def refuse_missing(values: Tensor, name: object) -> None:
 
 
 MOST_CLASSES = 100_000
-"""The largest number of classes that labels without names may stand for."""
+"""The maximum number of classes for labels without names."""
 SAMPLE = 256
 """Number of images whose content is hashed if hashing all of them would require reading large files."""
 
@@ -216,7 +216,7 @@ class TensorImages(ImageSource):
 
     def complete(self, name: str) -> Self:
         if self.has_missing:
-            refuse_missing(self.images, name)
+            require_complete(self.images, name)
         return self
 
 

@@ -47,7 +47,7 @@ class AugmentSpec(Spec):
     fill: Literal["border", "zeros"] = Field("border", description="Padding outside an image: its edge pixels, or black.")
     target: Literal["augmented", "original"] = Field(
         "augmented",
-        description="Which image the model reconstructs: the augmented one, or the original, so that the code need not hold what "
+        description="Reconstruction target: the augmented image, or the original, so that the code need not encode what "
         "augmentation changes. Both are bounds, since q may depend on anything.",
     )
 

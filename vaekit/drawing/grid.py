@@ -120,7 +120,7 @@ def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Im
     return sheet
 
 
-def beside(pictures: Sequence[Image.Image]) -> Image.Image:
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
     """Put pictures of any size side by side on white, from left to right."""
     from PIL import Image
 

@@ -261,7 +261,7 @@ class VAE(nn.Module):
             draws: The noise of losses by kind, each ``(B, ...)``, stored in the trace.
             gather: A function that concatenates the parts of a tensor from all processes along the batch dimension, for
                 ``trace.whole``.
-            decode: Whether to decode at once, or only when the trace is asked for the likelihood.
+            decode: Whether to decode immediately, or only on first access of the likelihood.
         """
         absent: Any = Elsewhere()
         if params is None:
@@ -304,7 +304,7 @@ class VAE(nn.Module):
             num_data: The size of the dataset, stored in the trace.
             epoch: The time for schedules, stored in the trace.
             draws: The noise of losses by kind, each ``(B, ...)``, stored in the trace.
-            decode: Whether to decode at once, or only when the trace is asked for the likelihood.
+            decode: Whether to decode immediately, or only on first access of the likelihood.
         """
         c = self.condition_on(y)
         site = self._site(q, noise, c)

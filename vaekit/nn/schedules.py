@@ -225,7 +225,7 @@ class Number(nn.Module):
         def __call__(self, epoch: Tensor | None) -> Tensor: ...
 
     def forward(self, epoch: Tensor | None) -> Tensor:
-        """Return the number at an epoch, 0-d; None and infinity stand for the end of training."""
+        """Return the number at an epoch, 0-d; None and infinity mean the end of training."""
         del epoch
         return self.value
 

@@ -80,15 +80,15 @@ def sweep(
     splits = _load(specs)
     specs = [fit_to_data(each, split) for each, split in zip(specs, splits, strict=True)]
     objectives = [assemble(each, split) for each, split in zip(specs, splits, strict=True)]
-    told: list[str] = []
+    initial_notes: list[str] = []
     for each, objective, split in zip(specs, objectives, splits, strict=True):
         check_data(each, objective.vae.likelihood, split)
         check_best(each, objective, split)
         check_accumulation(each, objective)
         initial = read_initial(each, objective.vae, split.facts)
-        told += [] if initial is None else [initial.note]
+        initial_notes += [] if initial is None else [initial.note]
     groups, notes = plan(specs, objectives, stack)
-    notes = (*dict.fromkeys(told), *notes)
+    notes = (*dict.fromkeys(initial_notes), *notes)
     specs = [choose_compilation(each, objective) for each, objective in zip(specs, objectives, strict=True)]
     folder = make_folder(out)
     try:

@@ -140,7 +140,7 @@ def expect_joint_draws(draws: Tensor, log_density: LogDensity, what: str) -> Non
     """Raise unless samples ``(N, D)`` follow a joint density, compared by characteristic functions at random frequencies.
 
     The characteristic function of the samples is a mean, that of the density an integral, estimated by importance sampling. It
-    determines any distribution, whatever its shape and support, and needs no derivative of the density.
+    determines distributions of any shape and support, and needs no derivative of the density.
 
     Args:
         draws: The draws.

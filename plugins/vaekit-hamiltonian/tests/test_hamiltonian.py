@@ -169,7 +169,7 @@ class Linear:
 
 
 def trace_of(kind, num, q=None):
-    """A trace of one example, repeated, of a posterior that is too narrow and beside the true one."""
+    """A trace of a repeated example, with a posterior that is too narrow and shifted from the true one."""
     model, x = Linear(), random(1, 4, seed=2).expand(num, 4)
     q = q or DiagonalGaussian(torch.tensor([[0.4, -0.3]], dtype=F64).expand(num, 2), torch.full((num, 2), -1.5, dtype=F64))
     z = q.rsample(random(num, 2, seed=3))

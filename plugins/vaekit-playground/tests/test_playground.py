@@ -1,4 +1,4 @@
-"""The page needs nothing else, carries what was verified, and takes no runtime but the recorded one; no browser is needed."""
+"""The page is self-contained, embeds the verified models, and accepts only the recorded runtime; no browser is needed."""
 
 import base64
 import gzip

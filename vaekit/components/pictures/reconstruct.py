@@ -49,7 +49,7 @@ class Reconstruct(Picture):
             DataError: A file is missing, unreadable, or of another size.
             UsageError: Tiling is requested, and the model has no grid of latents.
         """
-        from vaekit.drawing.grid import beside, pairs
+        from vaekit.drawing.grid import pairs, side_by_side
         from vaekit.drawing.latents import decode, encode_means
         from vaekit.model.tiling import Tiling
 
@@ -57,6 +57,6 @@ class Reconstruct(Picture):
         if self.tile:
             tiling = Tiling(vae)
             examples = self.subject.whole_images(self.images, self.label)
-            return beside([pairs(*map(vae.to_unit, (x, tiling.reconstruct(x, y)))) for x, y, _ in examples])
+            return side_by_side([pairs(*map(vae.to_unit, (x, tiling.reconstruct(x, y)))) for x, y, _ in examples])
         given = self.subject.images(self.images, self.fit, self.label)
         return pairs(vae.to_unit(given.images), decode(vae, encode_means(vae, given), vae.condition_on(given.labels)))

@@ -1,4 +1,4 @@
-"""Shared by the scripts here: timing functions in alternation, and writing results together with the environment."""
+"""Shared by the benchmarks: timing functions in alternation, and writing results together with the environment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Seconds(NamedTuple):
 
 
 def in_turn(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
-    """Call functions in alternation; return the seconds of each call, except the first of each function, a warm-up."""
+    """Call functions in alternation; return the duration of each call, except the first of each function (warm-up)."""
     times: dict[str, list[Seconds]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):
         for name, function in functions.items():
@@ -32,7 +32,7 @@ def in_turn(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict
 
 
 def ratios(slower: Sequence[Seconds], faster: Sequence[Seconds]) -> dict[str, float]:
-    """Return by what factor the second is faster, pair by pair: median and range of wall time, median of processor time."""
+    """Return the pairwise speed-ups of the second: median and range of wall time, median of processor time."""
     walls = [a.wall / b.wall for a, b in zip(slower, faster, strict=True)]
     processor = statistics.median(a.processor / b.processor for a, b in zip(slower, faster, strict=True))
     return {**spread(walls), "ratio_of_processor_time": processor}
@@ -49,7 +49,7 @@ def per_second(amount: float, times: Sequence[Seconds]) -> float:
 
 
 def write(path: Path | None, threads: int, results: Any, /, **settings: Any) -> None:
-    """Write results and the environment as JSON, if a path is given."""
+    """Write results and the environment as JSON if a path is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = {"environment": environment(threads), **settings, "results": results}

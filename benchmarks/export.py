@@ -2,8 +2,8 @@
 
     python benchmarks/export.py [--seconds 0.5] [--threads 1] [--json benchmarks/results/export.json]
 
-The weights are those of an untrained model with the components' default widths: neither differences nor latencies depend on
-training. ONNX Runtime and eager torch are timed in alternation, with the same number of threads.
+Weights are untrained, with the components' default widths: neither differences nor latencies depend on training. ONNX Runtime
+and eager torch are timed in alternation, with the same number of threads.
 """
 
 from __future__ import annotations

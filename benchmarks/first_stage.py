@@ -2,18 +2,18 @@
 
     pip install ".[diffusers]" && python benchmarks/first_stage.py cifar10.npz [--images 10000] [--epochs 10] [--json FILE]
 
-CIFAR10.npz holds ``x_train`` and ``x_test``, (N, 32, 32, 3), uint8. The peer is `train_autoencoderkl.py` of diffusers as read at
-commit 2e348b8, written again here from what it does, faults included:
+CIFAR10.npz holds ``x_train`` and ``x_test``, (N, 32, 32, 3), uint8. The peer is a reimplementation of diffusers'
+`train_autoencoderkl.py` at commit 2e348b8, including its faults:
 
-* LPIPS is computed without gradients, so it changes nothing. It is left out here, which saves the peer its time.
-* The critic's loss is computed, but never differentiated, nor is its optimiser stepped.
-* The adaptive weight of the critic is computed at every step, also before the critic starts at step 50,001.
-* By default, the learning rate is 4.5e-6, constant after 500 steps of warm-up. It also runs here with that of vaekit.
+* LPIPS is computed without gradients, so it has no effect. It is omitted here, which favours the peer.
+* The critic's loss is computed, but never differentiated, and its optimiser never steps.
+* The critic's adaptive weight is computed at every step, even before the critic starts at step 50,001.
+* By default, the learning rate is 4.5e-6, constant after 500 steps of warm-up. It is also run with vaekit's learning rate.
 * Pictures are decoded, scaled and normalised one by one.
 
 vaekit trains the same network, `ldm`, with absolute errors and a KL of weight 1e-6, with and without a perceptual loss and a
-critic. Each contender takes the same number of steps of the same size. PSNR and SSIM are those of reconstructions from the
-posterior's means of 2,000 test images, after each epoch; the time is that of training alone.
+critic. Each contender takes the same number of steps of the same size. PSNR and SSIM refer to reconstructions from the
+posterior means of 2,000 test images after each epoch; times include only training.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SCRIPT_LR, OWN_LR, KL_SCALE, DISC_SCALE = 4.5e-6, 1e-3, 1e-6, 1.0
 
 
 class Pictures(Dataset[Tensor]):
-    """Pictures that are transformed one by one, as the script does."""
+    """Pictures that are transformed one by one, as in the script."""
 
     def __init__(self, images: np.ndarray[Any, Any]) -> None:
         self.images = [Image.fromarray(image) for image in images]
@@ -64,7 +64,7 @@ class Pictures(Dataset[Tensor]):
 
 
 def critic() -> nn.Sequential:
-    """Return a critic of patches, with batch normalisation."""
+    """Return a patch critic with batch normalisation."""
     layers: list[nn.Module] = [nn.Conv2d(3, 64, 4, 2, 1), nn.LeakyReLU(0.2)]
     for before, after, stride in ((64, 128, 2), (128, 256, 2), (256, 512, 1)):
         layers += [nn.Conv2d(before, after, 4, stride, 1, bias=False), nn.BatchNorm2d(after), nn.LeakyReLU(0.2)]
@@ -80,7 +80,7 @@ def quality(reconstruct: Callable[[Tensor], Tensor], images: Tensor) -> dict[str
 
 
 def script(train: np.ndarray[Any, Any], test: Tensor, epochs: int, batch: int, lr: float) -> list[dict[str, float]]:
-    """Train as the script does; return time and quality after each epoch."""
+    """Train like the script; return time and quality after each epoch."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)

@@ -1,14 +1,14 @@
-"""A folder of JPEGs: vaekit's streamed training against a loop on torchvision's ImageFolder, transforms and DataLoader.
+"""A folder of JPEGs: vaekit's streamed training against a loop with torchvision's ImageFolder, transforms and DataLoader.
 
     python benchmarks/folder.py [--repeats 5] [--workers 2] [--threads 2] [--json benchmarks/results/folder.json]
 
-Both train the same network (CNN encoder, bilinear decoder, 150×150 colour) on the same files with the same batch size, optimiser,
-loss and number of worker processes. The loop is the usual one: `Resize`, `CenterCrop`, `ToTensor`, persistent workers. Neither
-caches decoded pictures. Each repeat times an epoch of one, then of the other; the result is the median of the ratios. The same is
-done for loading without the training step, and for the parts: decoding a picture on one thread, transferring a batch from the
-workers (of pictures that need no decoding), and taking a step on a batch that is already loaded.
+Both train the same network (CNN encoder, bilinear decoder, 150×150 colour) on the same files with the same batch size,
+optimiser, loss and number of worker processes. The loop is the usual one: `Resize`, `CenterCrop`, `ToTensor`, persistent
+workers. Neither caches decoded pictures. Each repeat times an epoch of each; the result is the median of the ratios. Loading
+without training is timed in the same way, as are the parts: decoding a picture on one thread, transferring a batch of already
+decoded pictures from the workers, and taking a step on a loaded batch.
 
-The pictures are the faces and emoji in VAEKIT_DATA, enlarged, with a little noise, saved as JPEGs of 178×218.
+The pictures are the faces and emoji in VAEKIT_DATA, enlarged, with some noise, saved as 178×218 JPEGs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ EPOCHS = 3
 
 
 def write_pictures(folder: Path, num: int, size: tuple[int, int] = (178, 218)) -> None:
-    """Write JPEGs of two classes: real faces and emoji, enlarged, with a little noise."""
+    """Write JPEGs of two classes: real faces and emoji, enlarged, with some noise."""
     root, rng = Path(os.environ["VAEKIT_DATA"]), np.random.default_rng(0)
     faces = np.load(root / "faces" / "olivetti_400x64x64.npz")["x"]
     emoji = np.load(root / "emoji" / "noto_emoji_rgba64.npz")["x"]
@@ -64,7 +64,7 @@ def write_pictures(folder: Path, num: int, size: tuple[int, int] = (178, 218)) -
 
 
 def make_trainer(folder: Path, *, batch: int, workers: int, threads: int, device: str) -> Trainer:
-    """Build vaekit's trainer, with no pictures kept in memory."""
+    """Build vaekit's trainer without caching pictures in memory."""
     given = {
         "dataset": "folder",
         "dataset.path": str(folder),
@@ -121,7 +121,7 @@ class Loop:
 
 
 class Ready(ImageSource):
-    """Pictures that need no decoding, to time their transfer alone."""
+    """Already decoded pictures, to time only their transfer."""
 
     encoded, integer, labels, class_names = True, True, None, None
 
@@ -139,7 +139,7 @@ class Ready(ImageSource):
 
 
 class ReadyItems(Dataset[Any]):
-    """Pictures that need no decoding, for the loop."""
+    """Already decoded pictures, for the loop."""
 
     def __init__(self, num: int) -> None:
         self.num = num
@@ -167,7 +167,7 @@ def after_the_first(batches: Iterator[Any], batch: int) -> float:
 
 
 def compare(ways: dict[str, Callable[[], float]], repeats: int) -> dict[str, Any]:
-    """Time the ways in alternation; return the median milliseconds per image of each, and the ratio's median and range."""
+    """Time the ways in alternation; return the median milliseconds per image of each, and the median and range of the ratio."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for repeat in range(repeats + 1):
         for name, way in ways.items():

@@ -6,12 +6,12 @@ Parts:
 
 * `steps`: an epoch of vaekit's loop, with its steps launched kernel by kernel (`off`) or replayed as a CUDA graph (`graph`), in
   alternation with the hand-written loop of train_throughput.py, launched both ways, and with pythae's trainer, whose data stay on
-  the host. The data are in the GPU's memory otherwise.
-* `compiled`: the same with steps that are compiled as well as replayed (`on`).
-* `busy`: the part of a step during which the GPU is busy, the kernels that take longest, and where Python spends its time.
-* `sweep`: stacked models against the same models one after another.
-* `likelihood`: log p(x) with 5,000 samples against pythae, and how it depends on the number of images decoded at once.
-* `mnist`: the default model on MNIST; seconds against the ELBO of the validation set.
+  the host. For all others, the data are in GPU memory.
+* `compiled`: the same with compiled and replayed steps (`on`).
+* `busy`: the fraction of a step in which the GPU is busy, the slowest kernels, and where Python spends its time.
+* `sweep`: stacked models compared with the same models one after another.
+* `likelihood`: log p(x) with 5,000 samples compared with pythae, by the number of images decoded at once.
+* `mnist`: the default model on MNIST; validation ELBO over time.
 * `precision`: seconds per epoch and the test ELBO in fp32, TF32 and bf16.
 * `images`: a residual autoencoder with a grid of latents on 128×128 images: images per second and memory by memory format.
 * `pictures`: the first stage of latent diffusion, `ldm`, with perceptual and adversarial losses on real pictures of 128×128 or
@@ -19,7 +19,7 @@ Parts:
   images per second, memory, and what it learns.
 * `onnx`: the latency of an exported decoder in ONNX Runtime on CUDA.
 
-With `--tiny`, each part runs on little data, to see that it works; with `--device cpu`, ways that need CUDA are left out.
+With `--tiny`, each part runs on little data as a smoke test; with `--device cpu`, ways that need CUDA are skipped.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ RESNET = {
 
 
 class Results(dict[str, Any]):
-    """The results of a part, written and printed one by one, so that those before an interruption remain."""
+    """The results of a part, written and printed one by one, so that an interruption preserves earlier results."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self.settings = settings
 
     def add(self, title: str, row: dict[str, Any]) -> None:
-        """Add a result; what is a list of lines is not printed."""
+        """Add a result; lists of lines are not printed."""
         self[title] = row
         write(self.settings.json, torch.get_num_threads(), self, part=self.settings.part, tiny=self.settings.tiny)
         short = {name: value for name, value in row.items() if not isinstance(value, list)}
@@ -140,7 +140,7 @@ def waiting(epoch: Callable[[], None], device: str) -> Callable[[], None]:
 
 
 def steps(settings: Settings, results: Results) -> None:
-    """Time epochs of every way, and of the peers, in alternation."""
+    """Time epochs of every way and of the peers in alternation."""
     ways = [("fp32", "off"), ("fp32", "graph"), ("bf16", "off"), ("bf16", "graph")]
     if settings.device == "cpu":
         ways = [("fp32", "off"), ("bf16", "off")]
@@ -171,7 +171,7 @@ def steps(settings: Settings, results: Results) -> None:
 
 
 def compiled(settings: Settings, results: Results) -> None:
-    """Time epochs of compiled steps against replayed ones."""
+    """Time epochs of compiled and replayed steps."""
     for case, (options, batch) in CASES.items():
         for precision in ("fp32", "bf16"):
             num = 4 if settings.tiny else 400 if batch == 128 else 100
@@ -188,7 +188,7 @@ def compiled(settings: Settings, results: Results) -> None:
 
 
 def busy(settings: Settings, results: Results) -> None:
-    """Measure the part of a step in which the GPU is busy; profile the kernels and Python."""
+    """Measure the fraction of a step in which the GPU is busy; profile the kernels and Python."""
     for case, (options, batch) in CASES.items():
         for way in ("off", "graph") if settings.device == "cuda" else ("off",):
             images = random_images((4 if settings.tiny else 300) * batch, settings.device)
@@ -272,7 +272,7 @@ def likelihood(settings: Settings, results: Results) -> None:
 
 
 def trained(settings: Settings, **options: Any) -> dict[str, Any]:
-    """Train on MNIST, or on digits to try; return the evaluation, and the seconds and validation ELBO of each epoch."""
+    """Train on MNIST, or on digits as a smoke test; return the evaluation, and the seconds and validation ELBO of each epoch."""
     given = {"dataset": "digits" if settings.tiny else "mnist", "device": settings.device, "pictures": "none"}
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -300,7 +300,7 @@ def mnist(settings: Settings, results: Results) -> None:
 
 @contextmanager
 def tf32(enabled: bool) -> Iterator[None]:
-    """Let matrix products round their factors to TF32."""
+    """Enable TF32 matrix products."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if enabled else before)
     try:
@@ -324,7 +324,7 @@ def precision(settings: Settings, results: Results) -> None:
 
 @contextmanager
 def layout(name: str) -> Iterator[None]:
-    """Give models a memory format, whatever vaekit would choose."""
+    """Override vaekit's choice of memory format."""
 
     def lay_out(module: torch.nn.Module) -> torch.memory_format:
         form = torch.channels_last if name == "channels last" else torch.contiguous_format

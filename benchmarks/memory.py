@@ -2,11 +2,11 @@
 
     python benchmarks/memory.py [--threads 2] [--json benchmarks/results/memory.json]
 
-Each stage is a separate process, whose peak memory the operating system reports: importing torch, creating one of its optimisers
-(which loads torch's compiler, as vaekit's does not), and `vaekit train` for one epoch. MNIST is read as `vaekit train` reads it.
+Each stage is a separate process, whose peak memory is reported by the operating system: importing torch, creating one of its
+optimisers (which loads torch's compiler, unlike vaekit's), and `vaekit train` for one epoch. MNIST is read as by `vaekit train`.
 
-`vaekit embed` then writes the codes of tables of 100,000 and of 1,000,000 rows of 16 numbers, whose files are streamed, so that
-both take the same memory, but for the numbers of the rows: 8 bytes for each.
+`vaekit embed` then writes the codes of tables of 100,000 and of 1,000,000 rows of 16 numbers. Their files are streamed, so both
+take the same memory, except for the row numbers: 8 bytes each.
 """
 
 from __future__ import annotations

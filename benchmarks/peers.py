@@ -1,4 +1,4 @@
-"""vaekit against its peers: training, and log p(x) by importance sampling, with the same network, batch size, loss and optimiser.
+"""vaekit against its peers: training, and log p(x) by importance sampling, with the same network, batch size and optimiser.
 
     pip install pythae==0.1.2 && python benchmarks/peers.py [--repeats 5] [--threads 2] [--json benchmarks/results/peers.json]
 
@@ -123,7 +123,7 @@ def example_epoch(trainer: Trainer) -> Callable[[], None]:
 
 
 def training(case: str, peers: tuple[str, ...], *, steps: int, threads: int, repeats: int) -> dict[str, Any]:
-    """Time epochs of ``steps`` steps, vaekit's first; return images per second, and by what factor vaekit is faster."""
+    """Time epochs of ``steps`` steps, vaekit's first; return images per second and vaekit's speed-up."""
     trainer = make_trainer(NETWORKS[case], steps, threads, BATCH)
     with tempfile.TemporaryDirectory() as folder:
         others = {"pythae": lambda: pythae_epoch(trainer, Path(folder)), "pytorch example": lambda: example_epoch(trainer)}

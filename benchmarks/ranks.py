@@ -1,10 +1,10 @@
-"""Two processes with one thread each (torchrun, gloo) against one process with two threads: same CNN, same global batch size.
+"""Two processes with one thread each (torchrun, gloo) against one process with two threads: same CNN and global batch size.
 
     python benchmarks/ranks.py [--repeats 5] [--batch 128] [--parallel ddp] [--json benchmarks/results/ranks.json]
 
-Each repeat runs `vaekit train` once each way on images of MNIST's size. The result is the throughput of the last epoch's training
-steps in images per second, from `metrics.jsonl`, which excludes start-up and warm-up. The ratio is the median over repeats. The
-losses of both ways are reported as well: they are the same up to rounding.
+Each repeat runs `vaekit train` once in each way on images of MNIST's size. The result is the throughput of the last epoch's
+training steps in images per second, from `metrics.jsonl`, which excludes start-up and warm-up. The ratio is the median over
+repeats. The losses of both ways are reported as well: they are the same up to rounding.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""How the cost of training and of starting grows with the work: times, memory, and the exponent between neighbouring sizes.
+"""How the cost of training and start-up scales: times, memory, and the exponent between neighbouring sizes.
 
     python benchmarks/scaling.py [--threads 1] [--parts step,stack,start,report] [--json benchmarks/results/scaling.json]
 
-Each size is a process of its own, whose peak memory the system reports. An exponent of 1 means that twice the size costs twice as
-much; below 1, overhead is shared.
+Each size runs in a separate process, whose peak memory is reported by the system. An exponent of 1 means that twice the size
+costs twice as much; below 1, overhead is amortised.
 
 * step: a training step, by batch size, side of the images, latent size, number of parameters and number of samples per image.
 * stack: a step of a stacked sweep, by the number of models.
@@ -90,7 +90,7 @@ def stack(given: dict[str, Any]) -> dict[str, float]:
 
 
 def start(given: dict[str, Any]) -> dict[str, float]:
-    """Return the milliseconds from the spec to the first batch, and the parts of them."""
+    """Return the milliseconds from the spec to the first batch, in total and by part."""
     import torch
 
     from vaekit.model.assembly import assemble
@@ -122,7 +122,7 @@ def start(given: dict[str, Any]) -> dict[str, float]:
 
 
 def report(given: dict[str, Any]) -> dict[str, float]:
-    """Return the milliseconds that a report takes, and its size in megabytes."""
+    """Return the duration of a report in milliseconds, and its size in megabytes."""
     import vaekit
     from vaekit.report import write_report
 
@@ -140,7 +140,7 @@ PARTS: dict[str, Callable[[dict[str, Any]], dict[str, float]]] = {"step": step, 
 
 
 def measured(part: str, given: dict[str, Any]) -> dict[str, float]:
-    """Measure one size in a process of its own; return its result with the peak memory."""
+    """Measure a size in a separate process; return its result and peak memory."""
     arguments = [sys.executable, __file__, "--one", part, json.dumps(given)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True, env=os.environ | {"PYTHONWARNINGS": "ignore"})
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -148,7 +148,7 @@ def measured(part: str, given: dict[str, Any]) -> dict[str, float]:
 
 
 def table(title: str, part: str, axis: Axis, threads: int) -> list[dict[str, float]]:
-    """Measure all sizes along an axis, and print a line for each with the exponent from the size before it."""
+    """Measure all sizes along an axis; print a line for each with the exponent relative to the previous size."""
     rows: list[dict[str, float]] = []
     for size in axis[0]:
         row = {"size": size, **measured(part, {**axis[1](size), "threads": threads})}

@@ -1,9 +1,9 @@
-"""The response time of the command line and of a short run, with no plugins and with 50 synthetic plugins installed.
+"""Response times of the command line and of a short run, without plugins and with 50 synthetic plugins installed.
 
     python benchmarks/startup.py [--repeats 15] [--json benchmarks/results/startup.json]
 
-The plugins look as if installed: each is a module that imports torch and a ``.dist-info`` folder, in a folder on the path. Each
-command is a separate process, and conditions alternate, so that other load on the machine affects all of them equally.
+Each plugin consists of a module that imports torch and a ``.dist-info`` folder, in a folder on the path. Each command is a
+separate process, and conditions alternate, so that other load on the machine affects all of them equally.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Sixteen stacked models against the same models one after another: `Stack.train_epoch` against `Trainer.train_epoch`.
+"""Sixteen stacked models compared with the same models one after another: `Stack.train_epoch` and `Trainer.train_epoch`.
 
     python benchmarks/sweep.py [--models 16] [--repeats 5] [--threads 1] [--device cpu] [--json benchmarks/results/sweep.json]
 
-The models differ in seed, so each has its own batches and noise. Each repeat trains all models for the same number of steps one
-way, then the other. The result is the median ratio of wall time, together with that of processor time, which is less sensitive
-to other load on the machine. The parts of a stacked step show where its time is spent. Compilation time is reported, but not
-included. On CUDA, both ways replay their steps as graphs.
+The models differ in seed, so each has its own batches and noise. Each repeat trains all models for the same number of steps in
+both ways. The result is the median ratio of wall time, together with that of processor time, which is less sensitive to other
+load on the machine. The parts of a stacked step show where time is spent. Compilation time is reported separately. On CUDA,
+both ways replay their steps as graphs.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""vaekit's training loop against a hand-written one: same network, batch size, precision and optimiser, in one process.
+"""vaekit's training loop compared with a hand-written one: same network, batch size, precision and optimiser, in one process.
 
     python benchmarks/train_throughput.py [--repeats 9] [--threads 2] [--json benchmarks/results/train_throughput.json]
 
-The hand-written loop is what one would write for speed alone: preloaded float images in the order of a permutation, without
-checks, logging or metrics. It is never compiled and averages no weights, even where vaekit's loop does. vaekit's loop is
-`Trainer.train_epoch`: uint8 images gathered and scaled at each step, noise from reseeded generators, checks for finite losses,
-and sums for the log. Each repeat times one loop, then the other, over the same number of steps; the result is the median of the
-ratios. The parts of a step show where the difference lies; vaekit's forward part includes its logging.
+The hand-written loop is written for speed alone: preloaded float images in permuted order, without checks, logging or metrics.
+It is never compiled and averages no weights, even if vaekit's loop does. vaekit's loop is `Trainer.train_epoch`: uint8 images
+gathered and scaled at each step, noise from reseeded generators, checks for finite losses, and sums for the log. Each repeat
+times both loops over the same number of steps; the result is the median of the ratios. The parts of a step show where they
+differ; vaekit's forward part includes logging.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def make_trainer(options: dict[str, object], steps: int, threads: int, batch: in
 
 
 def trainer_on(images: TensorImages, options: dict[str, Any]) -> Trainer:
-    """Build a trainer on images that has epochs enough; the device defaults to the CPU."""
+    """Build a trainer on images with enough epochs; the device defaults to the CPU."""
     fixed = {"binarize": "none", "likelihood": "bce", "device": "cpu", "epochs": 10_000}
     spec = fit_to_machine(build_spec({}, fixed | options))
     splits = Splits(images, images, images)

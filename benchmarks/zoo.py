@@ -1,10 +1,10 @@
-"""Models of the zoo on MNIST, binarised again at every visit, with the same networks and budget: ELBO and log p(x) over seeds.
+"""Zoo models on dynamically binarised MNIST with the same networks and budget: ELBO and log p(x) over seeds.
 
     python benchmarks/zoo.py [--models vae,iwae-5,…] [--seeds 3] [--epochs 10] [--device cpu] [--runs FOLDER] [--json FILE]
 
-Both networks are 784-200-200, with 10 latents; batches have 128 images, and the learning rate falls from 1e-3 to 0 along half a
-cosine. Each run takes one thread. Log p(x) is estimated by 500 importance samples for each of the 10,000 test images. With
-``--runs``, runs are kept, and those that are complete are not trained again.
+Both networks are 784-200-200, with 10 latents, a batch size of 128, and a learning rate with cosine decay from 1e-3 to 0. Each
+run uses one thread. Log p(x) is estimated from 500 importance samples for each of the 10,000 test images. With ``--runs``, runs
+are kept, and complete runs are not repeated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def measure(name: str, seed: int, folder: Path, settings: argparse.Namespace) -> dict[str, float]:
-    """Train a model, unless there is a complete run of it, and return its ELBO and log p(x) on the test set."""
+    """Train a model unless a complete run exists; return its ELBO and log p(x) on the test set."""
     out, device = folder / f"{name}-{seed}", settings.device
     given = {**COMMON, **MODELS[name], "seed": seed, "epochs": settings.epochs, "device": device}
     run = vaekit.Run(out) if out.is_dir() else vaekit.train(**given, out=out)

@@ -2,12 +2,12 @@
 
     python examples/augmentation.py [--epochs 30] [--out slant.png]
 
-Two models are trained on the same digits. The first sees them as they are. The second encodes digits slanted at random by up to
-35 degrees, and must reconstruct the *upright original* (``augment.target = "original"``), so its code has no use for the slant.
-Its objective is still a bound, since q(z|·) may depend on anything.
+Two models are trained on the same digits. The first sees the original digits. The second encodes digits slanted at random by up
+to 35 degrees and must reconstruct the *upright original* (``augment.target = "original"``), so its code has no need to encode
+the slant. Its objective is still a bound, since q(z|·) may depend on anything.
 
-The picture shows four digits slanted by -30 to 30 degrees, and what each model makes of them. The printed number is the share of
-the codes' variance that is due to slant alone: the variance of the posterior mean over the slants of one digit, divided by its
+The picture shows four digits slanted by -30 to 30 degrees and each model's reconstructions. The printed number is the share of
+the codes' variance that is due to slant alone: the variance of the posterior mean over the slants of a digit, divided by its
 variance over all digits and slants.
 """
 

@@ -2,14 +2,14 @@
 
     python examples/from_scratch.py [--epochs 10] [--out from_scratch]
 
-Read it from top to bottom; each chapter is a function. A chapter explains a formula, computes it in plain PyTorch, and ends with
-assertions: first that the formula is true (compared with a sum, an integral or a simulation), then that vaekit's own function
-gives the same number. Four pictures show what the numbers mean.
+Read it from top to bottom; each chapter is a function. A chapter explains a formula, computes it in plain PyTorch, and ends
+with assertions: first that the formula is true (compared with a sum, an integral or a simulation), then that vaekit's function
+gives the same number. Four pictures illustrate the numbers.
 
 Notation: ``x`` is an image, and ``z`` is a short vector that explains it, its code. ``p(z)``, a standard normal, is the
-distribution of codes before any image has been seen. ``p(x|z)``, the decoder, says how likely a code makes each image.
-``q(z|x)``, the encoder, guesses which codes could have produced an image. Everything is measured in nats: logarithms are to base
-e. Equation numbers are those of the first paper.
+distribution of codes before any image has been seen. ``p(x|z)``, the decoder, gives the probability of an image given its code.
+``q(z|x)``, the encoder, guesses which codes could have produced an image. Everything is measured in nats: logarithms have base
+e. Equation numbers refer to the first paper.
 
 References:
     Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114.
@@ -35,7 +35,7 @@ from vaekit.drawing.picture import write_picture
 from vaekit.trace import Site
 
 DIM = 2
-"""Size of a code: two numbers, so that codes can be shown in a plane."""
+"""Size of a code: two, so that codes can be plotted in a plane."""
 
 
 def close(ours: Tensor | float, other: Tensor | float, tolerance: float = 1e-4) -> None:
@@ -46,9 +46,10 @@ def close(ours: Tensor | float, other: Tensor | float, tolerance: float = 1e-4) 
 def chapter_1_the_bound(out: Path) -> None:
     """Why there is a bound.
 
-    A model should make the observed images likely, so we would like to maximise log p(x), where p(x) adds up all codes that could
-    have produced x: ``p(x) = ∫ p(z) p(x|z) dz``. If the decoder is a neural network, nobody can compute this integral. But take
-    any guess q(z) of where the codes are. The logarithm is concave: the log of a mean is at least the mean of the logs. Therefore
+    A model should make the observed images likely, so we would like to maximise log p(x), where p(x) sums over all codes that
+    could have produced x: ``p(x) = ∫ p(z) p(x|z) dz``. If the decoder is a neural network, this integral is intractable. But
+    take any guess q(z) of where the codes are. The logarithm is concave: the log of a mean is at least the mean of the logs.
+    Therefore
 
         log p(x) = log E_q[ p(z) p(x|z) / q(z) ]  >=  E_q[ log p(x|z) + log p(z) - log q(z) ]  =  the bound (equation 2).
 
@@ -93,16 +94,17 @@ def chapter_1_the_bound(out: Path) -> None:
 def chapter_2_drawing_so_that_gradients_pass(model: vaekit.VAE) -> None:
     """The reparameterisation trick.
 
-    The bound is a mean over draws z ~ N(mu, sigma²), and training needs its gradient with respect to mu and sigma. A random draw
-    has no gradient, but a formula has. So draw noise that does not depend on the parameters, and compute z from it (equation 10):
+    The bound is a mean over samples z ~ N(mu, sigma²), and training needs its gradient with respect to mu and sigma. A random
+    sample has no gradient, but a formula has. So draw noise that does not depend on the parameters, and compute z from it
+    (equation 10):
 
         z = mu + sigma · noise,   noise ~ N(0, 1).
 
-    As an example, take the mean of z². It is mu² + sigma², with derivatives 2 mu and 2 sigma; averages over draws must agree.
+    As an example, take the mean of z². It is mu² + sigma², with derivatives 2 mu and 2 sigma; averages over samples must agree.
     """
     mu, logvar = torch.tensor([[0.7, -1.2]], requires_grad=True), torch.tensor([[0.4, -0.8]], requires_grad=True)
     noise = torch.randn(200_000, 1, 2, generator=torch.Generator().manual_seed(0))
-    z = mu + torch.exp(0.5 * logvar) * noise  # networks output log sigma²: it may be any number, and sigma is positive
+    z = mu + torch.exp(0.5 * logvar) * noise  # networks output log sigma²: it may be any number, and sigma is always positive
     slope_mu, slope_logvar = torch.autograd.grad(z.square().mean(0).sum(), (mu, logvar))
     close(slope_mu, 2 * mu, 0.02)
     close(slope_logvar, logvar.exp(), 0.02)  # by the chain rule, 2 sigma · dsigma/dlogvar = sigma²
@@ -145,11 +147,12 @@ def networks() -> tuple[nn.Module, nn.Module]:
 
 
 def bound_of_a_batch(encoder: nn.Module, decoder: nn.Module, x: Tensor, noise: Tensor, beta: float = 1.0) -> Tensor:
-    """Return the bound for each image of a batch: a complete VAE, equation 10 with one draw.
+    """Return the bound for each image of a batch: a complete VAE, equation 10 with one sample.
 
     The first half asks how well the decoder restores the image: ``log p(x|z)``. Each pixel is black or white like a coin with
     probability sigmoid(logit). Probabilities of independent coins multiply, so their logs *add up over the pixels*. (Averaging
-    instead is the most common bug in VAE code: it gives the other half 784 times its weight.) The second half is chapter 3's.
+    instead is the most common bug in VAE code: it makes the other half weigh 784 times as much.) The second half is chapter
+    3's.
     """
     mu, logvar = encoder(x).unbind(1)
     z = mu + torch.exp(0.5 * logvar) * noise
@@ -161,11 +164,11 @@ def bound_of_a_batch(encoder: nn.Module, decoder: nn.Module, x: Tensor, noise: T
 def chapter_4_the_estimator(encoder: nn.Module, decoder: nn.Module, model: vaekit.VAE, x: Tensor) -> None:
     """The bound for real images: ours and vaekit's, with the same networks and the same noise.
 
-    A batch stands for the dataset: the mean over its images is an unbiased estimate of the mean over all images (equation 8).
-    One draw of z per image is enough, since every batch brings new draws.
+    A batch represents the dataset: the mean over its images is an unbiased estimate of the mean over all images (equation 8).
+    One sample of z per image is enough, since every batch brings new samples.
     """
     noise = torch.randn(len(x), DIM, generator=torch.Generator().manual_seed(0))
-    trace = model(x, noise)  # one forward pass in vaekit: everything can be read from its trace
+    trace = model(x, noise)  # one forward pass in vaekit: its trace contains everything
     kl = trace.kl
     assert kl is not None
     close(bound_of_a_batch(encoder, decoder, x, noise), trace.log_likelihood - kl)
@@ -173,10 +176,10 @@ def chapter_4_the_estimator(encoder: nn.Module, decoder: nn.Module, model: vaeki
 
 
 def chapter_5_what_beta_and_tc_change(encoder: nn.Module, decoder: nn.Module, model: vaekit.VAE, x: Tensor) -> None:
-    """Two ways to obtain tidier codes.
+    """Two ways to obtain better organised codes.
 
-    β-VAE multiplies the KL by β: ``log p(x|z) - β KL``. With β above 1, a code pays more for each nat of information about its
-    image, so it keeps only what is worth the price; images get blurrier.
+    β-VAE multiplies the KL by β: ``log p(x|z) - β KL``. With β > 1, a code pays more for each nat of information about its
+    image, so it keeps only what is worth the price, and images become blurrier.
 
     β-TCVAE looks inside the KL. Averaged over images, the KL is the sum of three terms (equation 2 of the second paper), where
     ``q(z) = mean over images of q(z|x)`` is the distribution of the codes of all images and q(z_d) that of one dimension:
@@ -185,8 +188,8 @@ def chapter_5_what_beta_and_tc_change(encoder: nn.Module, decoder: nn.Module, mo
                what codes tell         how much dimensions          how far each dimension
                about their images      depend on one another        is from a standard normal
 
-    Only the middle term, the total correlation, stands in the way of one meaning per dimension, so β multiplies this
-    term only. Computing q(z) takes the density of every code under every image: a table of B × B.
+    Only the middle term, the total correlation, works against one meaning per dimension, so β multiplies only this term.
+    Computing q(z) takes the density of every code under every image: a B × B table.
     """
     noise = torch.randn(len(x), DIM, generator=torch.Generator().manual_seed(0))
     trace = model(x, noise)
@@ -203,17 +206,17 @@ def chapter_5_what_beta_and_tc_change(encoder: nn.Module, decoder: nn.Module, mo
     log_q_of_each = (torch.logsumexp(table, 1) - images).sum(1)  # the other order: as if dimensions were independent
     log_p = -0.5 * (math.log(2 * math.pi) + z**2).sum(1)
     ours = torch.stack([log_q_of_own - log_q, log_q - log_q_of_each, log_q_of_each - log_p])
-    close(ours.sum(0), log_q_of_own - log_p)  # the three terms add up to the KL of these draws
+    close(ours.sum(0), log_q_of_own - log_p)  # the three terms add up to the KL of these samples
     close(
         ours, torch.stack(decompose(Site(z, DiagonalGaussian(mu, logvar), StandardNormal(torch.zeros(DIM))), None, "stratified"))
     )
 
 
 def chapter_6_training(encoder: nn.Module, decoder: nn.Module, images: Tensor, test: Tensor, *, epochs: int, out: Path) -> float:
-    """Train: draw a batch, compute the bound, take a step uphill. That is all. Return the bound for test images at the end.
+    """Train: draw a batch, compute the bound, take a step uphill. That is all. Return the final bound for test images.
 
-    Every time a batch is drawn, grey pixels become black or white at random, with their brightness as the probability of white,
-    because the likelihood is one of black and white pixels.
+    Whenever a batch is drawn, grey pixels become black or white at random, with their brightness as the probability of white,
+    because the likelihood is that of black and white pixels.
     """
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=2e-3)
     generator = torch.Generator().manual_seed(0)
@@ -232,9 +235,9 @@ def chapter_6_training(encoder: nn.Module, decoder: nn.Module, images: Tensor, t
 
 
 def chapter_7_the_same_in_one_call(epochs: int, out: Path) -> float:
-    """All of the above is `vaekit.train`. The pictures show the codes of test digits, and what the codes in between decode to.
+    """All of the above is `vaekit.train`. The pictures show the codes of test digits, and images decoded from codes in between.
 
-    After so few steps, the codes do not fill the prior yet; where there are none, the decoder has not learned what to draw.
+    After so few steps, the codes do not fill the prior yet; where there are none, the decoder has not learned anything.
     """
     network = {"hidden": (256,), "activation": "relu"}
     settings = {f"{part}.{name}": value for part in ("encoder", "decoder") for name, value in network.items()}

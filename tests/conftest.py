@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker of the suite has a core; more threads would wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker has a core; more threads would compete
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C and hang-ups reach tests and what they start, also where pytest runs in the background and so ignores them."""
+    """Let Ctrl-C and SIGHUP reach tests and their subprocesses, even if pytest runs in the background and ignores them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -19,7 +19,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture
 def double() -> Iterator[None]:
-    """Everything that is made is of double precision."""
+    """Use double precision by default."""
     import torch
 
     torch.set_default_dtype(torch.float64)
@@ -29,16 +29,16 @@ def double() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data that VAEKIT_DATA names."""
+    """The folder of real data, from VAEKIT_DATA."""
     folder = os.environ.get("VAEKIT_DATA")
     if folder is None or not (Path(folder) / "MNIST" / "raw").is_dir():
-        pytest.skip("needs real data: set VAEKIT_DATA to a folder that holds MNIST/raw")
+        pytest.skip("needs real data: set VAEKIT_DATA to a folder that contains MNIST/raw")
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def labelled_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained run of three latents on 240 grey images of 8×6 with three labels; tests write elsewhere."""
+    """A trained run with three latents on 240 grey 8×6 images with three labels; tests must not write to it."""
     import numpy as np
 
     import vaekit

@@ -1,4 +1,4 @@
-"""A reporter that tests listen with."""
+"""A reporter for tests."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vaekit.training.progress import Silent, Start
 
 
 class Listener(Silent):
-    """Keeps the notes at the start of a run, and may stop it after an epoch.
+    """Records the notes at the start of a run; optionally stops it after an epoch.
 
     Args:
         last: The epoch after which the run is interrupted; 0 for none.

@@ -1,4 +1,4 @@
-"""Small models of every component, for tests that walk the registries."""
+"""Small models of every component, for tests that iterate over the registries."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PARTS: tuple[Registry[Any], ...] = (
     roles.conditions,
     roles.losses,
 )
-"""The registries of what a model and its objective consist of."""
+"""The registries of the parts of a model and its objective."""
 
 
 def fitting_posterior(role: str, kind: str) -> str:
-    """Return a posterior that a prior or a loss can be used with: the default one if it can."""
+    """Return a posterior compatible with a prior or loss: the default one if possible."""
     same = [kind] if role == "prior" and kind in roles.posteriors else []
     for posterior in ("gaussian", *same, *roles.posteriors.kinds()):
         cls = roles.posteriors.get(posterior)
@@ -43,7 +43,7 @@ def fitting_posterior(role: str, kind: str) -> str:
 
 
 def fitting_prior(role: str, kind: str) -> dict[str, str]:
-    """Return a choice of a prior that can be learned for a loss that trains nothing else; none for other components."""
+    """Return the choice of a learnable prior for a loss that trains nothing else; none for other components."""
     if role != "loss":
         return {}
     cls = roles.losses.get(kind)
@@ -56,14 +56,14 @@ def fitting_prior(role: str, kind: str) -> dict[str, str]:
 
 
 def fitting_loss(role: str, kind: str) -> dict[str, str]:
-    """Return a choice of the loss that fits a prior without a density; none for other components."""
+    """Return the choice of the loss that fits a prior without a density; none for other components."""
     without = role == "prior" and Capability.LOG_PROB not in roles.priors.get(kind).provides
     return {"loss": roles.priors.get(kind).fitted_by} if without else {}
 
 
 @cache
 def random_weights(network: NetworkName = "efficientnet_lite0", seed: int = 0) -> str:
-    """Return a file of random weights of a feature network, without its classifier, written once per process."""
+    """Return a file of random weights of a feature network without its classifier, written once per process."""
     folder = tempfile.mkdtemp(prefix="vaekit-weights-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with torch.device("meta"):
@@ -99,7 +99,7 @@ OPTIONS: dict[str, Any | Callable[[], Any]] = {
 
 
 def small(registry: Registry[Any], kind: str) -> dict[str, Any]:
-    """Return options that make a component small, and keep it off the network, where it has them."""
+    """Return options that make a component small and offline, if it has them."""
     found = {name: value for name, value in OPTIONS.items() if name in registry.spec(kind).model_fields}
     if kind == "ldm":
         found["channels"] = (4, 8, 8)  # it halves between stages: twice, as for a latent stride of 4

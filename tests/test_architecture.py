@@ -1,4 +1,4 @@
-"""The plan of the package: no two files import each other, however indirectly, type-only imports included."""
+"""The structure of the package: no two files import each other, even indirectly, including type-only imports."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def module_of(file: Path) -> str:
 
 MODULES = {module_of(file): file for file in ROOT.rglob("*.py")}
 FACES = {"vaekit", "vaekit.data"}
-"""Packages that only hand on names of their modules, read when they are first used."""
+"""Packages that only re-export names of their modules, loaded on first use."""
 
 
 def imported_by(file: Path) -> Iterator[str]:
-    """Yield the modules of vaekit that a file imports anywhere, in functions and for types too."""
+    """Yield the modules of vaekit that a file imports, including those in functions and for types."""
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == "vaekit":
             for alias in node.names:
@@ -46,6 +46,6 @@ def test_the_ground_names_no_exporter_logger_picture_or_run(name: str) -> None:
     assert not rooms & {"export", "training", "pictures", "store", "run", "report"}
 
 
-def test_nobody_imports_the_public_face() -> None:
+def test_no_module_imports_the_public_api() -> None:
     importers = [name for name, file in MODULES.items() if "vaekit" in set(imported_by(file))]
     assert importers == []

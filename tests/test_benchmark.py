@@ -1,4 +1,4 @@
-"""Measurements of throughput: complete, of the right amounts of work, and comparable."""
+"""Throughput measurements are complete, comparable and of the right amount of work."""
 
 import json
 from copy import deepcopy
@@ -61,7 +61,7 @@ def test_a_step_moves_at_least_its_parameters_and_moments(result):
 
 
 def test_a_loss_that_differentiates_by_torch_func_is_measured_without_the_bytes_of_its_step():
-    """Which are counted by hooks that torch.func refuses; any other error is one."""
+    """These are counted by hooks, which torch.func rejects; other errors are reported."""
     weight = torch.ones(3, requires_grad=True)
 
     def step():

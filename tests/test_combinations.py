@@ -1,4 +1,4 @@
-"""Any parts that the registries hold train together, or are refused before data are read, with the names of both."""
+"""Any registered parts train together or are rejected before data are read, with the names of both."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from vaekit.specs.options import build_spec
 
 SHAPE, CLASSES = (2, 5, 4), ("a", "b", "c")
 OTHER_SHAPES = [(7,), (2, 9), (2, 3, 5, 4)]
-"""Shapes of a row of a table, a signal and a volume."""
+"""The shapes of a table row, a signal and a volume."""
 BETWEEN = [roles.posteriors, roles.priors, roles.likelihoods, roles.losses]
-"""The roles whose components meet in an objective; backbones meet them in shapes only."""
+"""The roles whose components interact in an objective; backbones interact through shapes only."""
 
 
 def products(*registries: Registry[Any]) -> list[dict[str, str]]:
-    """Return every choice of one component for each role."""
+    """Return every combination of one component per role."""
     roles_of, choices = [registry.role for registry in registries], [registry.kinds() for registry in registries]
     return [dict(zip(roles_of, kinds, strict=True)) for kinds in itertools.product(*choices)]
 
@@ -41,7 +41,7 @@ def name_of(chosen: dict[str, str]) -> str:
 
 
 def build(model: ModelSpec, facts: Facts) -> Objective:
-    """Build a model, try its contracts, and return its objective."""
+    """Build a model, check its contracts, and return its objective."""
     objective = build_objective(model, build_vae(model, facts, seed=0), num_data=64, num_classes=len(CLASSES), seed=0)
     check_contracts(model, objective, example_inputs(objective))
     return objective
@@ -93,7 +93,7 @@ def train(objective: Objective) -> None:
 
 
 def discrete(objective: Objective) -> set[str]:
-    """Return the parameters of the prior that its draws have no gradient by."""
+    """Return the parameters of the prior for which its samples have no gradient."""
     vae = objective.vae
     parameters = {f"vae.prior.{name}": parameter for name, parameter in vae.prior.named_parameters()}
     draws = vae.prior(vae).rsample(vae.prior.draw_noise(3, like=next(vae.parameters())))
@@ -117,7 +117,7 @@ def use(objective: Objective) -> None:
 
 
 def shape_of(*losses: str) -> Shape:
-    """Return a shape that losses take: a network of photographs takes three channels, or one."""
+    """Return a shape that losses support: feature networks need one or three channels."""
     return (3, *SHAPE[1:]) if "perceptual" in losses else SHAPE
 
 
@@ -139,7 +139,7 @@ def walk(
     missing: Missing = "refuse",
     stride: int | None = None,
 ) -> UsageError | None:
-    """Build, train and use a model of components by role; return the refusal of one that is refused."""
+    """Build, train and use a model of components by role; return the error if it is rejected."""
     options = {"latent_dim": 2, **small_parts({"encoder": "mlp", "decoder": "mlp", **chosen})}
     options |= {"loss": list(losses)} if losses else {}
     options |= {f"{loss}.{name}": value for loss in losses for name, value in required(loss).items()}
@@ -155,7 +155,7 @@ def walk(
 
 
 def completed(chosen: dict[str, str]) -> dict[str, str]:
-    """Return components that meet in an objective, with others in the further roles that go with one of them."""
+    """Return components that interact in an objective, with compatible components in other roles."""
     posterior = next((fitting_posterior(role, kind) for role, kind in chosen.items() if role in {"prior", "loss"}), "gaussian")
     posterior = chosen.get("posterior", posterior)
     cls = roles.posteriors.get(posterior)
@@ -164,12 +164,12 @@ def completed(chosen: dict[str, str]) -> dict[str, str]:
 
 
 def declared_by(loss: str) -> Declaration:
-    """Return what a loss declares with its default options."""
+    """Return the declaration of a loss with its default options."""
     return roles.losses.get(loss).declare({name: field.default for name, field in roles.losses.spec(loss).model_fields.items()})
 
 
 def missing(chosen: dict[str, str], loss: str, *, by: str = "loss prior") -> dict[str, Any]:
-    """Return what a loss and the prior require of the posterior, and the loss of the prior, and these lack, by role."""
+    """Return the missing capabilities of posterior and prior, by role."""
     declared, prior = declared_by(loss), roles.priors.get(chosen["prior"])
     of_posterior = {"loss": declared.requires, "prior": prior.requires}
     required = {"posterior": frozenset().union(*(of_posterior[each] for each in by.split())), "prior": declared.requires_of_prior}
@@ -178,7 +178,7 @@ def missing(chosen: dict[str, str], loss: str, *, by: str = "loss prior") -> dic
 
 
 def takes(loss: str, shape: Shape) -> bool:
-    """Return whether a loss takes data of a shape."""
+    """Return whether a loss supports data of a shape."""
     try:
         roles.losses.build(spec_of(loss), latent_dim=2, data_shape=shape, num_classes=3)
     except UsageError:
@@ -187,7 +187,7 @@ def takes(loss: str, shape: Shape) -> bool:
 
 
 def untrained(chosen: dict[str, str]) -> bool:
-    """Return whether the prior has parameters, and no aim of the losses moves it."""
+    """Return whether the prior has parameters that no aim of the losses trains."""
     loss, posterior = roles.losses.get(chosen["loss"]), roles.posteriors.get(chosen["posterior"])
     if "divergence" in loss.covers or posterior.default_loss is not None:
         return False
@@ -199,7 +199,7 @@ def untrained(chosen: dict[str, str]) -> bool:
 
 
 def unfit(chosen: dict[str, str]) -> bool:
-    """Return whether the posterior's default loss is added, and needs what the prior does not provide."""
+    """Return whether the posterior's default loss is added and needs a capability that the prior lacks."""
     loss, default = roles.losses.get(chosen["loss"]), roles.posteriors.get(chosen["posterior"]).default_loss
     return default is not None and "divergence" not in loss.covers and "prior" in missing(chosen, default)
 
@@ -275,7 +275,7 @@ def test_shapes(chosen: dict[str, str]) -> None:
 @pytest.mark.parametrize("shape", OTHER_SHAPES, ids=str)
 @pytest.mark.parametrize("chosen", products(roles.encoders, roles.decoders, roles.likelihoods), ids=name_of)
 def test_backbones_of_other_shapes(chosen: dict[str, str], shape: Shape) -> None:
-    """A backbone that takes images only says so, and what to use instead; all parts that take any shape go together."""
+    """A backbone that supports images only says so and suggests an alternative; parts that support any shape work together."""
     refusal = walk(chosen, shape=shape)
     if refusal is not None:
         spec = roles.likelihoods.spec(chosen["likelihood"])(**small(roles.likelihoods, chosen["likelihood"]))
@@ -298,7 +298,7 @@ def test_grids_of_latents(chosen: dict[str, str], shape: Shape) -> None:
         losses = (roles.priors.get(kind).fitted_by,)
     refusal = walk({**posterior, **chosen}, losses, shape=shape, stride=2)
     assert (refusal is not None) == (role == "posterior" and not by_position(kind)), refusal
-    assert refusal is None or "cannot have a grid of latents" in str(refusal)
+    assert refusal is None or "does not support grids of latents" in str(refusal)
 
 
 def by_position(kind: str) -> bool:

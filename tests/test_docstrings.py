@@ -1,4 +1,4 @@
-"""The examples in docstrings run, and print what they say."""
+"""The examples in docstrings run and print the documented output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vaekit.roles import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"vaekit.sweeps.search": "optuna"}
-"""Libraries without which the examples of a module cannot run."""
+"""Libraries required by the examples of a module."""
 
 
 FILES = sorted(file for file in ROOT.glob("vaekit/**/*.py") if ">>> " in file.read_text("utf-8"))
@@ -25,7 +25,7 @@ MODULES = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix("
 
 
 def docstrings(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the docstrings of a file with their lines: doctest's own finder passes over those of cached properties."""
+    """Yield the docstrings of a file with their lines: doctest's finder misses those of cached properties."""
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.value.value
@@ -42,7 +42,7 @@ def forgotten_components() -> Iterator[None]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Compute with one thread: examples train small models, which gain nothing from more where processors are shared."""
+    """Use one thread: the examples train small models, which do not benefit from more if processors are shared."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

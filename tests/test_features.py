@@ -1,4 +1,4 @@
-"""Feature networks against direct computations from their weights, and the files that they are read from."""
+"""Feature networks compared with direct computations from their weights, and their weights files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vaekit.nn.features import ARCHITECTURES, FeatureDistance, FeatureNetwork, N
 NAMES: list[NetworkName] = ["efficientnet_lite0", "squeezenet1_1", "alexnet", "vgg16"]
 SMALL: NetworkName = "squeezenet1_1"
 TORCHVISION = {"squeezenet1_1": (1, 4, 7, 9, 10, 11, 12), "alexnet": (1, 4, 7, 9, 11), "vgg16": (3, 8, 15, 22, 29)}
-"""The positions of the layers in torchvision's ``features``, as in the package lpips."""
+"""The indices of the layers in torchvision's ``features``, as in the package lpips."""
 
 
 def network(name: NetworkName = SMALL, side: int = 40, **options: Any) -> FeatureNetwork:
@@ -31,7 +31,7 @@ def images(side: int = 40, channels: int = 3, num: int = 3) -> torch.Tensor:
 
 
 def efficientnet(weights: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return the output of each block, and of the head, by formulae with the tensors of a state dict."""
+    """Return the output of each block and of the head, computed directly from a state dict."""
 
     def convolved(x: torch.Tensor, conv: str, norm: str, stride: int = 1, *, relu: bool = True) -> torch.Tensor:
         kernel = weights[f"{conv}.weight"]
@@ -94,7 +94,7 @@ def test_the_smallest_images_have_features_and_smaller_ones_are_refused(name: Ne
     smallest = ARCHITECTURES[name].smallest
     assert network(name, smallest).pooled(images(smallest)).isfinite().all()
     if smallest > 1:
-        with pytest.raises(UsageError, match=f"{smallest} or more pixels"):
+        with pytest.raises(UsageError, match=f"at least {smallest}×{smallest} pixels"):
             network(name, smallest - 1)
         with pytest.raises(RuntimeError):  # it is indeed the smallest
             network(name, smallest)(images(smallest - 1))
@@ -182,7 +182,7 @@ def test_a_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
 def test_a_file_of_another_network_is_refused_with_the_names_that_differ() -> None:
     with pytest.raises(DataError) as caught:
         FeatureNetwork(SMALL, random_weights("alexnet"), (3, 40, 40))
-    assert "does not hold the weights of squeezenet1_1" in str(caught.value)
+    assert "does not contain the weights of squeezenet1_1" in str(caught.value)
     assert "missing: features.3.squeeze.weight" in str(caught.value)
     assert re.search("unknown: features.10.bias", str(caught.value))
     assert "of another shape: features.0.weight" in str(caught.value)
@@ -203,7 +203,7 @@ def test_a_file_with_another_digest_is_refused(tmp_path: Path) -> None:
 
 
 class Evil:
-    """An object that runs a function when it is unpickled without restrictions."""
+    """An object that runs a function when unpickled without restrictions."""
 
     def __reduce__(self) -> Any:
         return print, ("unpickled",)

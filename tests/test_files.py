@@ -1,4 +1,4 @@
-"""Files are whole or absent, and what is not a file is not replaced."""
+"""Files are complete or absent, and only regular files are replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Missing numbers: they leave the likelihood, and the encoder sees zeros in their place, with or without a mask."""
+"""Missing values: the likelihood ignores them, and the encoder sees zeros instead, with or without a mask."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def linear(latent_dim: int, missing: str = "zeros", features: int = FEATURES) ->
 
 
 def table(num: int = 5) -> Tensor:
-    """Rows of which each lacks other numbers; the last lacks none."""
+    """Rows with different missing values; the last row is complete."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(num, FEATURES, generator=generator, dtype=torch.float64)
     x[:-1][torch.rand(num - 1, FEATURES, generator=generator) < 0.4] = torch.nan
@@ -136,7 +136,7 @@ def test_what_is_missing_has_no_term_and_a_gradient_of_exactly_0(kind: str, shap
 
 
 @pytest.mark.parametrize("shape", [(7,), (2, 9), (2, 5, 4), (2, 3, 4, 5)], ids=str)
-def test_a_mask_tells_a_missing_number_from_a_zero(shape: Shape) -> None:
+def test_a_mask_distinguishes_missing_values_from_zeros(shape: Shape) -> None:
     for encoder in ("mlp", "cnn") if len(shape) > 1 else ("mlp",):
         spec = build_spec({}, {"encoder": encoder, "latent_dim": 2}).model
         zeros, channel = (build_vae(spec, Facts(data_shape=shape, missing=each), seed=0) for each in ("zeros", "channel"))
@@ -156,9 +156,9 @@ def test_a_model_of_complete_data_pays_nothing() -> None:
     assert not isinstance(vae.likelihood_of(torch.zeros(2, vae.latent_dim)), Observed)
 
 
-def test_a_likelihood_that_is_no_product_is_refused_before_data_are_read() -> None:
+def test_a_likelihood_that_is_not_factorised_is_refused_before_data_are_read() -> None:
     class Joint(roles.likelihoods.get("gaussian")):  # type: ignore[misc]
-        """Numbers that depend on each other."""
+        """Dependent values."""
 
         factorised = False
 
@@ -171,7 +171,7 @@ def test_a_likelihood_that_is_no_product_is_refused_before_data_are_read() -> No
 
 
 class Died(BaseException):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class Killer(Silent):
@@ -181,7 +181,7 @@ class Killer(Silent):
 
 @pytest.fixture(scope="module")
 def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    """The options of a small run on a table of 300 rows of which a fifth is missing."""
+    """The options of a small run on a table of 300 rows with a fifth of the values missing."""
     file = tmp_path_factory.mktemp("missing") / "table.npy"
     rng = np.random.default_rng(0)
     x = (rng.standard_normal((300, 2)) @ rng.standard_normal((2, 5)) + 0.1 * rng.standard_normal((300, 5))).astype(np.float32)
@@ -220,7 +220,7 @@ def test_the_numbers_are_sums_over_what_is_known_and_say_so(run: vaekit.Run) -> 
 
 
 @pytest.mark.parametrize("part", ["encoder", "autoencoder"])
-def test_an_exported_encoder_takes_missing_numbers(run: vaekit.Run, tmp_path: Path, part: str) -> None:
+def test_an_exported_encoder_accepts_missing_values(run: vaekit.Run, tmp_path: Path, part: str) -> None:
     assert part_of(run.trained(), part).examples[0].isnan().any()  # type: ignore[arg-type]
     exported = run.export("onnx", part=part, out=tmp_path / f"{part}.onnx")  # type: ignore[arg-type]
     x = run.splits.test.gather(torch.arange(10))
@@ -244,14 +244,14 @@ def test_pictures_show_what_is_missing_beside_complete_reconstructions(run: vaek
 
 def test_what_a_table_needs_is_said(options: dict[str, object], tmp_path: Path) -> None:
     given = {name: value for name, value in options.items() if name not in ("missing", "likelihood.link")}
-    with pytest.raises(DataError, match=r"of 1,200 numbers are NaN(.*\n)*.*--missing zeros"):
+    with pytest.raises(DataError, match=r"of 1,200 values are NaN(.*\n)*.*--missing zeros"):
         vaekit.train(**given, out=tmp_path / "run")
     with pytest.raises(DataError, match=r"remedy: +use a likelihood on all reals: .*--likelihood\.link identity"):
         vaekit.train(**given, missing="zeros", out=tmp_path / "run")
     given |= {"encoder": "cnn", "likelihood.link": "identity"}
     del given["encoder.hidden"]
     with pytest.raises(
-        UsageError, match=r"the encoder 'cnn' works on signals, images and volumes only(.*\n)*.*a table(.*\n)*.*mlp"
+        UsageError, match=r"the encoder 'cnn' supports signals, images and volumes only(.*\n)*.*a table(.*\n)*.*mlp"
     ):
         vaekit.train(**given, missing="zeros", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Players: no loss leaks into parameters that it does not move, eager, compiled and across processes."""
+"""Players: gradients reach only the intended parameters, in eager mode, compiled and across processes."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ SHAPE = (1, 4, 4)
 
 
 class Criticise(Loss):
-    """A critic that owns its network; with ``fool``, the model is pushed towards codes that it takes for prior draws."""
+    """A critic with its own network; with ``fool``, the model is pushed towards codes that look like prior samples."""
 
     def __init__(self, *, fool: bool = False):
         super().__init__()
@@ -49,7 +49,7 @@ class Criticise(Loss):
 
 
 class CodeNorm(Loss):
-    """A second bound on the encoder alone, for players that share a producer."""
+    """A second bound for the encoder only, for players that share a producer."""
 
     def __init__(self, *moves):
         super().__init__()
@@ -82,7 +82,7 @@ def kl():
 
 
 class Only(Loss):
-    """Another loss that moves some parts of the model only."""
+    """Another loss that trains only some parts of the model."""
 
     samples = None
 
@@ -103,7 +103,7 @@ def two_players(fool=True):
 
 
 def shared_producer():
-    """PIWAE's topology: encoder and decoder are trained by bounds of their own."""
+    """PIWAE's topology: encoder and decoder are trained by different bounds."""
     losses = {
         "norm": CodeNorm("encoder"),
         "kl": Only(kl(), "encoder"),
@@ -127,7 +127,7 @@ def gradients(objective, function=None):
 
 
 def expected(objective, index):
-    """The gradient of one player's losses alone, with respect to its own parameters, by autograd."""
+    """The gradient of a single player's losses with respect to its own parameters, by autograd."""
     trace = objective.vae(inputs().x, inputs().noise)
     player = objective.players[index]
     terms = [objective.terms[name] for name in player.aims]
@@ -173,7 +173,7 @@ def test_parameters_that_the_same_aims_move_are_a_player():
     assert sorted(name for player in objective.players for name in player.names) == sorted(dict(objective.named_parameters()))
 
 
-def test_what_is_not_judged_is_no_part_of_the_loss():
+def test_aims_that_are_not_judged_are_not_part_of_the_loss():
     total, terms, _ = two_players()(inputs())
     torch.testing.assert_close(terms["loss"], terms["reconstruction"] + terms["kl"] + terms["fool"])
     torch.testing.assert_close(total.detach(), terms["loss"] + terms["critic"])
@@ -206,7 +206,7 @@ def test_the_objective_of_one_player_is_the_negative_elbo():
 
 
 def test_reconstruction_is_summed_over_pixels_and_averaged_over_the_batch():
-    """The trap that makes β mean something else: a mean over pixels beside a sum over latents."""
+    """The trap that changes the meaning of β: a mean over pixels with a sum over latents."""
     objective = Objective(make_vae(), {"reconstruction": Reconstruction(), "kl": kl()})
     trace = objective.vae(inputs().x, inputs().noise)
     pixels = nn.functional.binary_cross_entropy(trace.reconstruction, trace.x, reduction="none")
@@ -273,7 +273,7 @@ def test_losses_with_networks_start_from_the_seed_and_leave_the_global_generator
 
 
 class Scaled(NamedTuple):
-    """A density made of another one, as a mixture or a flow is."""
+    """A density that contains another one, like a mixture or a flow."""
 
     base: DiagonalGaussian
     parts: list[DiagonalGaussian]
@@ -329,7 +329,7 @@ def test_an_object_that_holds_tensors_and_cannot_be_detached_is_refused():
 
     z = torch.zeros(2, 3)
     q = Scaled(Opaque(), [], {})
-    with pytest.raises(TypeError, match="Opaque holds tensors and cannot be detached"):
+    with pytest.raises(TypeError, match="Opaque contains tensors and cannot be detached"):
         Trace(x=z, sites=(Site(z, q, q),), decoded=q).detach()
 
 

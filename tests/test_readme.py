@@ -1,4 +1,4 @@
-"""What the README says is true: its code runs as it stands there, and what it names exists."""
+"""The README is correct: its code runs as written, and everything it names exists."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HEADINGS = [
     "Changes",
 ]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-"""Language and text of each fenced block."""
+"""The language and text of each fenced block."""
 PROSE = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -162,7 +162,7 @@ NOT_RUN = {
     ),
     "vaekit bench --encoder cnn --batch-sizes 64,256 --compile on,off --plot speed.png": "compiles, which needs a C++ compiler",
 }
-"""Commands that are followed only until the first data would be read, when every flag and spec is known to be right."""
+"""Commands that run only until the first data would be read, when all flags and specs have been checked."""
 
 
 def commands(block: str) -> list[str]:
@@ -207,7 +207,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def grid_run(photos, tmp_path_factory):
-    """A run of a small model of these pictures with a grid of latents."""
+    """A run of a small model with a grid of latents on these pictures."""
     network = {"kind": "ldm", "channels": (4, 4, 4)}
     given = {"encoder": network, "decoder": network, "latent_dim": 2, "latent_stride": 4, "likelihood": "l1", "epochs": 1}
     out = tmp_path_factory.mktemp("grid") / "run"
@@ -218,7 +218,7 @@ def grid_run(photos, tmp_path_factory):
 
 @pytest.fixture
 def place(labelled_run, binary_run, photos, tmp_path, monkeypatch):
-    """A folder with what the README's commands take: two small runs, RUN and OTHER, and data; measurements are short."""
+    """A folder with the inputs of the README's commands: two small runs, RUN and OTHER, and data; measurements are short."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(binary_run, tmp_path / "runs" / "0001-digits-mlp")
     shutil.copytree(labelled_run, tmp_path / "OTHER")
@@ -244,12 +244,12 @@ def place(labelled_run, binary_run, photos, tmp_path, monkeypatch):
 
 
 def shortened(measure):
-    """Return a function that measures for a tenth of a second, whatever it is asked for."""
+    """Return a function that always measures for a tenth of a second."""
     return lambda *args, **options: measure(*args, **{**options, "seconds": 0.1})
 
 
 def run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Run a command, and write what it prints where a shell would."""
+    """Run a command, and redirect its output like a shell."""
     words = shlex.split(command)[1:]
     words, file = (words[: words.index(">")], words[-1]) if ">" in words else (words, None)
     capsys.readouterr()

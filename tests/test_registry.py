@@ -1,4 +1,4 @@
-"""Names, origins and schemas of components; what cannot be a component, and why."""
+"""Names, origins and schemas of components; invalid components and their errors."""
 
 import subprocess
 import sys
@@ -213,8 +213,8 @@ class Unresolvable:
         (Private, "an option cannot be named '_size'"),
         (Kind, "an option cannot be named 'kind'"),
         (Clash, "an option cannot be named 'model_dump'"),
-        (Positional, "assembly cannot supply the positional parameter 'depth'"),
-        (Unserialisable, "cannot be turned into a schema"),
+        (Positional, "unknown positional parameter 'depth'"),
+        (Unserialisable, "cannot derive a schema"),
         (Unresolvable, "cannot be resolved"),
     ],
 )

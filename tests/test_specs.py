@@ -1,4 +1,4 @@
-"""Specs: what is accepted, what is refused and how, and what assembly makes of them."""
+"""Specs: valid and invalid input, error messages, and assembly."""
 
 import pytest
 import torch
@@ -95,7 +95,7 @@ def test_the_decoder_is_of_the_encoders_kind():
     assert parse(encoder="cnn", decoder="bilinear").model.decoder.kind == "bilinear"
 
 
-def test_likelihood_and_binarisation_are_the_data_sets():
+def test_likelihood_and_binarisation_default_to_the_datasets():
     spec = resolve({})
     assert (spec.model.likelihood.kind, spec.data.binarize) == ("bce", "dynamic")
     assert parse(loss="mse").data.binarize == "none"
@@ -156,7 +156,7 @@ def test_the_json_schema_lists_every_component():
             assert f"'{kind}'" in text
 
 
-def test_a_file_that_is_no_spec_is_named(tmp_path):
+def test_a_file_that_is_not_a_spec_is_named(tmp_path):
     with pytest.raises(SpecError, match="cannot read the spec"):
         read_spec(tmp_path / "absent.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")

@@ -1,4 +1,4 @@
-"""Random streams: a draw is a function of (seed, stream, step) and of nothing else."""
+"""Random streams: a draw is a function of (seed, stream, step) only."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Examples of any size, encoded and decoded by tiles of the size that a model was trained on."""
+"""Examples of any size, encoded and decoded in tiles of the training size."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_examples_of_any_number_of_sides_keep_their_size(shape, sides):
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.3, 0.5])
 @pytest.mark.parametrize("sides", [(100, 60), (16, 33), (7, 5)], ids=str)
 def test_constant_latents_and_pictures_are_seamless(overlap, sides):
-    """Networks that map each position by itself turn a constant into a constant, which blending must leave as it is."""
+    """Pointwise networks map constants to constants, which blending must preserve."""
     vae = built((1, 16, 16))
     vae.encoder = nn.Sequential(nn.AvgPool2d(4), nn.Conv2d(1, 4, 1), nn.Unflatten(1, (2, 2)))
     vae.decoder = nn.Sequential(nn.Conv2d(2, 1, 1), nn.Upsample(scale_factor=4))
@@ -76,7 +76,7 @@ def test_constant_latents_and_pictures_are_seamless(overlap, sides):
 
 
 def test_blends_are_linear():
-    """A network that returns the number of its tile shows the weights."""
+    """A network that returns the index of its tile reveals the weights."""
 
     class Counting(nn.Module):
         def forward(self, z):
@@ -91,13 +91,13 @@ def test_blends_are_linear():
 
 
 def convolutions(*channels):
-    """Return convolutions with kernels of 3 and zero padding: an output depends on inputs up to one position away, for each."""
+    """Return 3×3 convolutions with zero padding: with each, outputs depend on inputs one position further away."""
     layers = [each for a, b in itertools.pairwise(channels) for each in (nn.Conv2d(a, b, 3, padding=1), nn.SiLU())]
     return nn.Sequential(*layers[:-1])
 
 
 def test_a_local_network_computes_the_same_but_near_edges_of_tiles():
-    """Exact, but within r positions of an edge of a tile inside the picture; r convolutions with kernels of 3."""
+    """Exact except within r positions of tile edges inside the picture, for r 3×3 convolutions."""
     vae = built((1, 24, 24), stride=1, likelihood="gaussian", **{"likelihood.link": "identity"})
     torch.manual_seed(0)
     vae.encoder, vae.decoder = nn.Sequential(convolutions(1, 8, 8, 4), nn.Unflatten(1, (2, 2))), convolutions(2, 8, 8, 1)
@@ -121,7 +121,7 @@ def test_a_local_network_computes_the_same_but_near_edges_of_tiles():
 
 @pytest.mark.parametrize("posterior", ["vq", "vmf"])
 def test_tiles_decode_codes_only(posterior):
-    """A blend of two codes is none, so the nearest one is decoded."""
+    """A blend of two codes is not a code, so the nearest one is decoded."""
     vae = built(posterior=posterior, **({"num_codes": 8} if posterior == "vq" else {}))
     tiling, seen = Tiling(vae, overlap=0.5), []
     vae.decoder.register_forward_pre_hook(lambda module, given: seen.append(given[0].flatten(1)))
@@ -161,10 +161,10 @@ def test_what_cannot_be_tiled_is_refused():
         Tiling(built((1, 18, 16)))
     assert "5×4 positions for 18×16" in str(raised.value)
     for wrong in ({"overlap": 0.6}, {"overlap": -0.1}, {"at_once": 0}):
-        with pytest.raises(UsageError, match="at most half"):
+        with pytest.raises(UsageError, match="invalid overlap"):
             Tiling(built(), **wrong)
     for shape in ((1, 3, 40, 40), (1, 40, 40), (1, 1, 0, 40)):
-        with pytest.raises(UsageError, match="cannot work on tiles"):
+        with pytest.raises(UsageError, match="invalid shape for tiling"):
             Tiling(built()).encode(torch.zeros(shape))
 
 
@@ -191,7 +191,7 @@ def test_a_draw_of_the_size_of_the_model_is_that_of_the_model():
 
 @pytest.mark.parametrize(("options", "sides"), [({"prior": "mixture"}, (20, 20)), ({}, (20,)), ({}, (0, 20))], ids=str)
 def test_draws_of_latents_that_depend_on_each_other_are_refused(options, sides):
-    with pytest.raises(UsageError, match="draw examples of this size"):
+    with pytest.raises(UsageError, match="sample examples of this size"):
         Tiling(built(**options)).sample(1, sides)
 
 

@@ -126,7 +126,7 @@ def test_importance_sampling_reaches_the_log_likelihood_of_a_linear_gaussian_mod
 
 
 def test_importance_sampling_is_exact_with_the_true_posterior():
-    """With q(z|x) = p(z|x) every weight is p(x): one sample is enough, and all samples are effective."""
+    """With q(z|x) = p(z|x), every weight is p(x): one sample is enough, and all samples are effective."""
     vae, x, exact = linear_gaussian()
     weight, bias = vae.decoder.linear.weight.detach(), vae.decoder.linear.bias.detach()
     basis, _ = torch.linalg.qr(weight)  # orthogonal columns make the true posterior diagonal

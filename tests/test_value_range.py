@@ -1,4 +1,4 @@
-"""A model of data outside [0, 1]: its exports, pictures, files and words are of the range that the data have."""
+"""A model of data outside [0, 1]: exports, pictures, files and messages use the range of the data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOW, HIGH = -1.0, 3.0
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
-    """A run on images whose left half is at the lowest value and whose right half varies up to the highest."""
+    """A run on images whose left half has the lowest value and whose right half varies up to the highest."""
     folder = tmp_path_factory.mktemp("range")
     images = np.full((600, 8, 8), LOW, np.float32)
     images[:, :, 4:] = np.linspace(2, HIGH, 600)[:, None, None]
@@ -89,7 +89,7 @@ def test_an_application_shows_the_lowest_value_black(run: vaekit.Run, tmp_path: 
     assert np.abs(np.asarray(Image.open(tmp_path / "picture.png")).astype(int)[:8, :8] - expected).max() <= 1
 
 
-def test_a_users_file_is_brought_to_the_range(run: vaekit.Run, tmp_path: Path) -> None:
+def test_a_users_file_is_rescaled_to_the_range(run: vaekit.Run, tmp_path: Path) -> None:
     test = run.splits.test.gather(torch.tensor([0]))[0, 0]
     unit = ((test - LOW) / (HIGH - LOW) * 255).round().to(torch.uint8).numpy()
     Image.fromarray(unit).save(tmp_path / "file.png")

@@ -1,4 +1,4 @@
-"""Every model of the zoo is what its file says: it assembles, trains, resumes to the same bytes, samples, and can be cited."""
+"""Every zoo model matches its file: it assembles, trains, resumes to the same bytes, samples, and can be cited."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ PYTHAE = {
     "RAE_GP": "rae-gp",
     "RAE_L2": "rae-l2",
 }
-"""The models of pythae 0.1, by what they are called here, without those of the plugin vaekit-hamiltonian (HVAE and RHVAE)."""
+"""The models of pythae 0.1 by their names here, without those of the plugin vaekit-hamiltonian (HVAE and RHVAE)."""
 
 
 class Died(BaseException):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class Killer(Silent):
@@ -74,14 +74,14 @@ def small_options(name: str) -> dict[str, Any]:
 
 
 def base_spec(name: str) -> dict[str, Any]:
-    """Return the spec of the model that another one is fitted to; empty for models that are trained by themselves."""
+    """Return the spec of the model to which another one is fitted; empty for standalone models."""
     after = zoo.read(name).after
     return {} if after is None else dict(zoo.base_of(after, base_spec(after)))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """Returns the options of 160 examples that a model can be trained on: digits, or rows of counts."""
+    """Returns the options of 160 training examples for a model: digits or rows of counts."""
     folder, digits = tmp_path_factory.mktemp("data"), roles.datasets.get("digits")().load().train
     index = np.arange(160)
     np.savez(folder / "images.npz", images=digits.gather(torch.from_numpy(index)).numpy(), labels=digits.labels[:160].numpy())
@@ -99,7 +99,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, 
 
 @pytest.fixture(scope="module")
 def run_of(data: Callable[[str], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], vaekit.Run]:
-    """Trains a small run of a model at first use, and before it one of the model to which it is fitted."""
+    """Trains a small run of a model on first use, preceded by one of the model to which it is fitted."""
     folder = tmp_path_factory.mktemp("runs")
     runs: dict[str, vaekit.Run] = {}
 

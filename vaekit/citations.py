@@ -1,6 +1,6 @@
-"""What docstrings cite, and its BibTeX.
+"""The references in docstrings and their BibTeX entries.
 
-An entry of a section of references is: authors (year), "title", where it was published[, the place in it].
+The form of a reference is: authors (year), "title", publication[, place in it].
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _SHORT = frozenset({"a", "an", "the", "on", "of", "in", "from", "for", "to", "wi
 
 
 class Work(NamedTuple):
-    """A work that a docstring cites.
+    """A work cited in a docstring.
 
     Args:
-        authors: The surnames of one or two authors, or that of the first and a sign for others.
+        authors: The surnames of one or two authors, or that of the first and an abbreviation for the others.
         year: The year of publication.
         title: The title.
         published: Where it was published, such as ``ICLR``; empty if on arXiv only.
@@ -38,13 +38,13 @@ class Work(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The BibTeX key: first author, year and the first long word of the title."""
+        """The BibTeX key: first author, year and first significant word of the title."""
         author = re.sub(r"\W", "", self.authors.removesuffix(" et al.").split(" and ")[0]).lower()
         words = [word.lower() for word in re.findall(r"\w+", self.title)]
         return f"{author}{self.year}{next((word for word in words if word not in _SHORT and word.isascii()), words[0])}"
 
     def bibtex(self) -> str:
-        """Return the entry; authors beyond the first are ``others``, as docstrings name no more."""
+        """Return the BibTeX entry; authors beyond the first are ``others`` if the docstring omits them."""
         authors = self.authors.replace(" et al.", " and others")
         fields = {"author": authors, "title": f"{{{self.title}}}", "year": str(self.year)}
         if self.published:
@@ -56,7 +56,7 @@ class Work(NamedTuple):
 
 
 def citations(docstring: str | None) -> list[str]:
-    """Return the entries of the section of references of a docstring, each as one line."""
+    """Return the entries of a docstring's ``References:`` section, one line each."""
     _, _, section = f"\n{inspect.cleandoc(docstring or '')}\n".partition("\nReferences:\n")
     lines = section.splitlines()
     end = next((i for i, line in enumerate(lines) if line and not line.startswith("    ")), len(lines))
@@ -65,7 +65,7 @@ def citations(docstring: str | None) -> list[str]:
 
 
 def work_of(entry: str) -> Work | None:
-    """Return the work of an entry; None if the entry has another form."""
+    """Parse an entry; return None if it has another form."""
     match = ENTRY.fullmatch(entry)
     if match is None:
         return None

@@ -1,14 +1,14 @@
-"""The exceptions that vaekit raises. Each states what was given, what was expected, and what to do."""
+"""vaekit's exceptions. Each states what was given, what was expected, and what to do."""
 
 from __future__ import annotations
 
 
 def plain(text: object, most: int = 300) -> str:
-    r"""Return a text from elsewhere as one line that can be printed: without control characters, and not too long.
+    r"""Reduce foreign text to a printable line: without control characters, and not too long.
 
     Args:
-        text: The text, or an object such as an exception; without a readable text, the result is empty.
-        most: The largest number of characters; what is beyond is replaced by ``…``.
+        text: The text, or an object such as an exception; the result is empty if it has no readable text.
+        most: The maximum number of characters; the rest is replaced by ``…``.
 
     Example:
         >>> plain("two\nlines, and an escape: \x1b[31m")
@@ -16,14 +16,14 @@ def plain(text: object, most: int = 300) -> str:
     """
     try:
         words = str(text)[: 10 * most].split()
-    except Exception:  # the __str__ of someone else's class
+    except Exception:  # the __str__ of a foreign class
         return ""
     line = "".join(character if character.isprintable() else "?" for character in " ".join(words))
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the type of an exception and what it says, in one line."""
+    """Return the type and message of an exception in one line."""
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ in {"builtins", "__main__"} else f"{kind.__module__}.{kind.__qualname__}"
     return f"{name}: {plain(error)}".removesuffix(": ")

@@ -1,4 +1,4 @@
-"""Optional dependencies: installed with one of vaekit's extras and imported on first use."""
+"""Optional dependencies, installed with one of vaekit's extras and imported on first use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def import_extra(module: str, extra: str, purpose: str) -> Any:
 
     Args:
         module: The module to import.
-        extra: The extra of vaekit that installs it.
+        extra: vaekit's extra that installs it.
         purpose: What needs it, such as ``the logger 'wandb'``.
 
     Raises:

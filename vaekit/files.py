@@ -1,4 +1,4 @@
-"""File names, and atomic writes: a file is written next to its destination, flushed to disk, and then renamed."""
+"""File names and atomic writes: a file is written next to its destination, flushed to disk, and then renamed."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from vaekit.errors import UsageError, VaekitError, plain
 REMEDIES = {
     errno.ENOSPC: "free disk space, or choose another disk",
     errno.EDQUOT: "free disk space, or choose another disk",
-    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another disk",
+    errno.EFBIG: "raise the file size limit (ulimit -f), or choose another disk",
     errno.EACCES: "check the permissions, or choose another path",
     errno.EPERM: "check the permissions, or choose another path",
-    errno.EROFS: "choose a path that can be written",
+    errno.EROFS: "choose a writable path",
     errno.ENOENT: "check the path",
     errno.EMFILE: "raise the limit on open files: ulimit -n",
     errno.EIO: "check the disk",
 }
-"""What to do about an error of the system, by its number."""
+"""The remedies of system errors, by error number."""
 
 
 def local_path(path: str | Path) -> Path:
-    """Return the path of a file or folder that a user names.
+    """Return the path of a file or folder given by the user.
 
     Raises:
         UsageError: It is a URL.
     """
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # a drive of Windows is one letter
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):  # Windows drives have a single letter
         raise UsageError(f"{path} is a URL", expected="the path of a file or folder on this machine")
     return Path(path)
 
 
 def cache_folder() -> Path:
-    """Return vaekit's folder in the user's cache folder, which need not exist."""
+    """Return vaekit's folder in the user's cache folder; it need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vaekit"
 
 
 def printable_path(path: str | Path) -> Path:
-    """Return the path of a folder that is to be created, whose name will be printed and written into specs.
+    """Return the path of a folder to create; its name will be printed and written into specs.
 
     Raises:
-        UsageError: It is a URL, or holds a control character.
+        UsageError: It is a URL or contains a control character.
     """
     if not str(path).isprintable():
-        raise UsageError("the name of a folder holds a control character", given=repr(str(path)), remedy="choose another --out")
+        raise UsageError("the folder name contains a control character", given=repr(str(path)), remedy="choose another --out")
     return local_path(path)
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the system within the context into one that names the file that is written.
+    """Turn a system error within the context into an error that names the file being written.
 
     Raises:
         VaekitError: The file cannot be written.
@@ -67,22 +67,22 @@ def writing(path: Path) -> Iterator[None]:
         raise VaekitError(
             f"cannot write {path}",
             given=error.strerror or plain(error),
-            remedy=REMEDIES.get(error.errno or 0, "free disk space, or choose a place that can be written"),
+            remedy=REMEDIES.get(error.errno or 0, "free disk space, or choose a writable path"),
         ) from error
 
 
 def replaceable(path: Path) -> Path:
-    """Return the file that writing to a path replaces: the path itself, or what a symbolic link points to.
+    """Return the file that a write to a path would replace: the path itself, or the target of a symbolic link.
 
     Raises:
-        UsageError: It is a URL, a link to itself, or exists and is not a regular file, such as a folder, a device or a pipe.
+        UsageError: It is a URL, a link to itself, or an existing folder, device, pipe or other irregular file.
     """
     try:
         target = local_path(path).resolve()
-    except (OSError, RuntimeError):  # Python 3.13 raises the first for a loop of links, and only where it is strict
+    except (OSError, RuntimeError):  # from Python 3.13, OSError for a loop of links, if strict
         target = path
     if target.is_symlink() or (target.exists() and not target.is_file()):
-        raise UsageError(f"{path} is not a regular file, and is not replaced", remedy="choose another path")
+        raise UsageError(f"{path} is not a regular file and will not be replaced", remedy="choose another path")
     return target
 
 
@@ -117,21 +117,21 @@ def staged(path: Path) -> Iterator[Path]:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary file in the folder of ``path``, flush the file to disk, and rename it to ``path``.
 
-    A symbolic link stays: the file that it points to is replaced.
+    A symbolic link is kept; its target is replaced.
 
     Raises:
         UsageError: ``path`` cannot be replaced; see `replaceable`.
-        VaekitError: The file cannot be written, for example because the disk is full; an older file stays as it was.
+        VaekitError: The file cannot be written, for example because the disk is full; an existing file is left unchanged.
     """
     with staged(path) as temporary, writing(path):
         write(temporary)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that processes of this machine left in a run folder when they were killed.
+    """Remove temporary files that killed processes of this machine left in a run folder.
 
-    Those of `write_atomically` name their process. Those of safetensors do not, but only the process that trains a run, which
-    calls this, writes such files.
+    Files of `write_atomically` name their process. Those of safetensors do not, but are only written by the process that trains
+    the run, which is the caller.
     """
     for path in folder.rglob(".*tmp*"):
         match = re.fullmatch(r"\..+\.(\d+)\.tmp|\.tmp\w{6}", path.name)
@@ -140,7 +140,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _runs(process: int) -> bool:
-    """Whether a process of this machine runs; on Windows, which has no harmless signal to ask by, True."""
+    """Whether a process of this machine is running; True on Windows, which has no harmless signal for it."""
     try:
         if os.name != "nt":
             os.kill(process, 0)
@@ -152,13 +152,13 @@ def _runs(process: int) -> bool:
 
 
 def file_names(names: Sequence[str], *, taken: Collection[str] = ()) -> list[str]:
-    """Return a file name for each of several names: allowed on every system, and distinct even where case is ignored.
+    """Return a file name for each name: portable, and unique even on case-insensitive file systems.
 
-    A name of letters, digits, ``-``, ``_`` and inner dots stays as it is.
+    Names of letters, digits, ``-``, ``_`` and inner dots are unchanged.
 
     Args:
         names: The names, all different.
-        taken: File names that exist already in the same folder.
+        taken: File names already in use in the same folder.
 
     Example:
         >>> file_names(["cat", "Cat", "C++", "C#", "con"])
@@ -167,7 +167,7 @@ def file_names(names: Sequence[str], *, taken: Collection[str] = ()) -> list[str
     plain = {name: _plain(name) for name in names}
     used = {_folded(name) for name in taken}
     result = {}
-    for name in sorted(names, key=lambda name: plain[name] != name):  # those that can stay as they are come first
+    for name in sorted(names, key=lambda name: plain[name] != name):  # names that can be kept come first
         candidate = plain[name]
         for number in itertools.count(2):
             if _folded(candidate) not in used:
@@ -179,13 +179,13 @@ def file_names(names: Sequence[str], *, taken: Collection[str] = ()) -> list[str
 
 
 def _plain(name: str) -> str:
-    """Return a name with `_` for what some system does not allow in a file name; at most 60 characters, 240 bytes."""
+    """Replace characters that are not portable in file names by `_`; truncate to 60 characters and 240 bytes."""
     plain = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", name))[:60].strip(".") or "_"
     return f"_{plain}" if re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", plain, re.IGNORECASE) else plain
 
 
 def _folded(name: str) -> str:
-    """Return what two file names have in common that some system takes for one."""
+    """Return a key that is equal for file names that some system treats as the same."""
     return unicodedata.normalize("NFC", name.casefold())
 
 

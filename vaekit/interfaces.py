@@ -1,7 +1,7 @@
-"""The base class of each role that a component can play.
+"""The base classes of components, one for each role.
 
-The signature of ``__init__`` is the interface of a component. Positional parameters are its *wiring*: shapes and sizes that
-assembly supplies, matched by name. Keyword-only parameters are its *options*, from which its spec and its command-line flags are
+The signature of ``__init__`` is the interface of a component. Positional parameters are its *wiring*: shapes and sizes supplied
+by assembly, matched by name. Keyword-only parameters are its *options*, from which its spec and its command-line flags are
 derived.
 """
 
@@ -30,78 +30,77 @@ Shape = tuple[int, ...]
 
 
 class Capability(StrEnum):
-    """A property of a posterior or prior that a loss may require; plugins may declare others, as plain strings."""
+    """A property of a posterior or prior that a loss may require; plugins may declare others as plain strings."""
 
     LOG_PROB = "log_prob"
     """It has a density: ``log_prob`` is exact."""
     LOG_PROB_OF_DRAWS = "log_prob_of_draws"
-    """Its density is known at its own draws: by ``rsample_and_log_prob``, or because it provides ``LOG_PROB``."""
+    """Its density is known at its own samples: by ``rsample_and_log_prob``, or because it provides ``LOG_PROB``."""
     CODES = "codes"
     """Its latents are entries of a learned codebook; see `vaekit.distributions.Quantised`."""
     READABLE = "readable_codes"
-    """The codes of its latents can be read from these, exactly; see `vaekit.distributions.Vocabulary`."""
+    """Codes can be read exactly from its latents; see `vaekit.distributions.Vocabulary`."""
     FACTORISED = "factorised"
     """Its dimensions are independent: ``log_prob_per_dim`` is available."""
     VELOCITY = "velocity"
-    """Its draws are the ends of paths along a velocity field; see `vaekit.distributions.VelocityFlow`."""
+    """Its samples are the ends of paths along a velocity field; see `vaekit.distributions.VelocityFlow`."""
 
 
 def knows_density_of_draws(posterior: Any) -> bool:
-    """Whether the density of a posterior is known at its own draws, by either capability, for modules of any class."""
+    """Whether the density of a posterior is known at its own samples, by either capability, for modules of any class."""
     return not {Capability.LOG_PROB, Capability.LOG_PROB_OF_DRAWS}.isdisjoint(posterior.provides)
 
 
 def without_density(posterior: Any, prior: Any) -> str | None:
-    """Return which of the two has no density, so that there is neither a KL nor an ELBO; None if both have one."""
+    """Return why there is neither a KL nor an ELBO: which of the two has no density; None if both have one."""
     if not knows_density_of_draws(posterior):
         return f"the posterior {posterior.kind!r} has no density"
     return None if Capability.LOG_PROB in prior.provides else f"the prior {prior.kind!r} has no density"
 
 
 class Component:
-    """The base of all roles."""
+    """The base class of all components."""
 
     kind: ClassVar[str]
     """The name under which the component is registered; set by the registry."""
 
 
 class Module(Component, nn.Module, ABC):
-    """The base of components that are modules; those may have state that is learned without gradients."""
+    """The base class of components that are modules; they may have state that is learned without gradients."""
 
     learned: ClassVar[tuple[str, ...]] = ()
     """The names of the buffers that `next_state` replaces after each training step; they must be persistent."""
     examples: ClassVar[tuple[str, ...]] = ()
-    """The names of `learned` buffers that hold training examples: a moving average of the weights (``--ema``) leaves them as they
-    are, and `next_state` receives the images of the whole batch even if several processes share it."""
+    """The names of `learned` buffers that hold training examples: they are excluded from the moving average of the weights
+    (``--ema``), and `next_state` receives the images of the whole batch even if several processes share it."""
     num_initial: ClassVar[int] = 1024
-    """The number of training images that `initial_state` asks for; it receives fewer if there are fewer, or if they are large."""
+    """The number of training images that `initial_state` requests; it receives fewer if there are fewer or if they are large."""
 
     def next_state(self, trace: Trace) -> Mapping[str, Tensor]:
         """Return the values of the `learned` buffers after a training step.
 
-        The method is pure: it changes nothing in place, and it draws no random numbers.
+        This method is pure: it modifies nothing in place and draws no random numbers.
 
         Args:
-            trace: The trace of the step's batch. If several processes share the batch, it is that of the whole batch, with
-                latents, labels, ``log_likelihood`` and the likelihood's statistics, but without images unless the module has
-                `examples`.
+            trace: The trace of the batch. If several processes share the batch, the trace of the whole batch, with latents,
+                labels, ``log_likelihood`` and the likelihood's statistics, but without images unless the module has `examples`.
         """
         del trace
         return {}
 
     def initial_state(self, trace: Trace) -> Mapping[str, Tensor]:
-        """Return values of own parameters and buffers to start training from; default: those set by ``__init__``.
+        """Return initial values of the module's own parameters and buffers; default: those set by ``__init__``.
 
         Args:
-            trace: The trace of up to `num_initial` training images, spread over the training set. If another component asks
-                for more, there are more.
+            trace: The trace of up to `num_initial` training images, spread over the training set; more if another component
+                requests more.
         """
         del trace
         return {}
 
 
 class Backbone(Module):
-    """A network that maps tensors to tensors, ``(B, *in_shape) -> (B, *out_shape)``; it knows nothing about densities.
+    """A network from tensors to tensors, ``(B, *in_shape) -> (B, *out_shape)``, independent of densities.
 
     Subclasses are encoders (from examples to posterior parameters) and decoders (from latent vectors to likelihood parameters).
 
@@ -132,7 +131,7 @@ class Backbone(Module):
 
 
 class Posterior(Module):
-    """Turns the encoder's output into the approximate posterior q(z|x).
+    """Maps the encoder's output to the approximate posterior q(z|x).
 
     Args:
         latent_dim: The number of latent dimensions D.
@@ -150,17 +149,17 @@ class Posterior(Module):
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
-    """The capabilities of the distributions that it returns; losses are checked against them before data are read."""
+    """The capabilities of its distributions; losses are checked against them before data are read."""
     space: ClassVar[str] = "real"
-    """The space of its codes: ``real`` vectors or, for example, a ``sphere``; the prior must have the same."""
+    """The space of the codes: ``real`` vectors or, for example, a ``sphere``; the prior must have the same."""
     default_prior: ClassVar[str] = "normal"
     """The prior to use if none is chosen."""
     default_loss: ClassVar[str | None] = "kl"
-    """The loss to add if none covers the divergence; None for posteriors without one."""
+    """The loss to add if no loss covers the divergence; None for posteriors without one."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
-        if Capability.LOG_PROB in cls.provides:  # the stronger capability, which need not be named with the weaker one
+        if Capability.LOG_PROB in cls.provides:  # LOG_PROB implies the weaker capability
             cls.provides = cls.provides | {Capability.LOG_PROB_OF_DRAWS}
 
     def __init__(self, latent_dim: int) -> None:
@@ -174,14 +173,14 @@ class Posterior(Module):
 
     @property
     def code_sizes(self) -> Shape:
-        """For discrete codes: how many values each of the code numbers of a position has; none for others."""
+        """The number of values of each code of a position, for discrete codes; otherwise empty."""
         return ()
 
     @abstractmethod
     def forward(self, params: Tensor, model: Any = None) -> Distribution:
         """Map encoder outputs ``(B, *param_shape)`` to q(z|x).
 
-        It is a `Density` if ``provides`` includes ``LOG_PROB``, a `DensityOfDraws` if it includes ``LOG_PROB_OF_DRAWS`` alone.
+        It is a `Density` if ``provides`` includes ``LOG_PROB``, a `DensityOfDraws` if it only includes ``LOG_PROB_OF_DRAWS``.
 
         Args:
             params: The encoder's output.
@@ -189,14 +188,14 @@ class Posterior(Module):
         """
 
     def decoder_input(self, z: Tensor) -> Tensor:
-        """Return latents ``(..., D)`` as the decoder receives them; default: unchanged.
+        """Map latents ``(..., D)`` to the decoder's input; default: unchanged.
 
-        A space of small vectors scales them to a mean square of 1 per number, as networks expect.
+        A space of small vectors scales them to a mean square of 1 per element, as networks expect.
         """
         return z
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Return the latents in its space that are nearest to vectors ``(..., D)``, which pictures decode; default: these."""
+        """Return the valid latents nearest to vectors ``(..., D)``, for pictures to decode; default: the vectors."""
         return z
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
@@ -232,9 +231,9 @@ class Prior(Module):
     """
 
     provides: ClassVar[frozenset[str]] = frozenset()
-    """The capabilities of the distribution that it returns; losses are checked against them before data are read."""
+    """The capabilities of its distribution; losses are checked against them before data are read."""
     space: ClassVar[str] = "real"
-    """The space of its codes; the posterior must have the same."""
+    """The space of the codes; the posterior must have the same."""
     requires: ClassVar[frozenset[str]] = frozenset()
     """The capabilities that the posterior must provide."""
     fitted_by: ClassVar[str] = "prior_nll"
@@ -246,7 +245,7 @@ class Prior(Module):
 
     @abstractmethod
     def forward(self, model: Any = None, c: Tensor | None = None) -> Distribution:
-        """Return p(z), or p(z|c): a `Density` if ``provides`` includes ``LOG_PROB``.
+        """Return p(z) or p(z|c), a `Density` if ``provides`` includes ``LOG_PROB``.
 
         Args:
             model: The model, for priors that depend on other parts of it, such as the encoder.
@@ -260,15 +259,15 @@ class Prior(Module):
             num: The number of latent vectors.
             generator: The source of randomness; default: torch's global generator.
             like: A tensor whose device and dtype the noise takes.
-            temperature: A factor on the noise; below 1, latent vectors are more typical and less varied.
+            temperature: A factor for the noise; values below 1 give more typical, less varied latent vectors.
         """
         return temperature * torch.randn(num, self.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
 
 
 class Condition(Module):
-    """Turns labels into vectors c that the encoder and the decoder receive besides their input, and the prior if it uses them.
+    """Maps labels to vectors c, an additional input of the encoder, the decoder and, if it uses them, the prior.
 
-    The model is then p(x, z|c). The networks need not know: c is appended to latent vectors, and to data as additional channels.
+    The model is then p(x, z|c). Networks need no changes: c is appended to latent vectors and, as additional channels, to data.
 
     Args:
         num_classes: The number of classes K.
@@ -302,7 +301,7 @@ Scores = Literal["density", "levels", "binary", "counts"]
 
 
 class Likelihood(Module):
-    """Turns the decoder's output into the likelihood p(x|z).
+    """Maps the decoder's output to the likelihood p(x|z).
 
     Args:
         data_shape: The shape of one example.
@@ -318,16 +317,16 @@ class Likelihood(Module):
     """
 
     support: Literal["unit", "real"] = "real"
-    """The pixel values that it can score: all real numbers, or [0, 1] only (``unit``); data outside it are rejected."""
+    """The pixel values that it can score: all real numbers or only [0, 1] (``unit``); other data are rejected."""
     scores: ClassVar[Scores] = "density"
-    """What ``log_prob`` is: a density of real-valued pixels, or the probability of 8-bit grey ``levels`` (k / 255), of ``binary``
-    pixels, or of ``counts``, which are integers from 0. Other data are rejected, but grey pixels are scored where binary ones
-    are. Bits per dimension are reported for levels, and for 8-bit images under a density that is a
+    """What ``log_prob`` is: a density of real-valued pixels, or the probability of 8-bit grey ``levels`` (k / 255), of
+    ``binary`` pixels or of ``counts`` (non-negative integers). Other data are rejected, except for grey pixels in place of
+    binary ones. Bits per dimension are reported for levels, and for 8-bit images under a
     `vaekit.distributions.QuantisedDensity`."""
     normalised: ClassVar[bool] = True
-    """Whether ``log_prob`` includes its normalising constants; if not, the ELBO is known only up to a constant."""
+    """Whether ``log_prob`` includes its normalising constant; if not, the ELBO is only known up to a constant."""
     factorised: ClassVar[bool] = False
-    """Whether p(x|z) is a `vaekit.distributions.FactorisedDensity`, from which missing numbers can be left out."""
+    """Whether p(x|z) is a `vaekit.distributions.FactorisedDensity`, which can ignore missing values."""
 
     def __init__(self, data_shape: Shape) -> None:
         super().__init__()
@@ -335,7 +334,7 @@ class Likelihood(Module):
 
     @property
     def param_shape(self) -> Shape:
-        """The shape of the decoder's output for one example; default: the shape of the example."""
+        """The shape of the decoder's output for one example; default: that of the example."""
         return self.data_shape
 
     @abstractmethod
@@ -343,13 +342,13 @@ class Likelihood(Module):
         """Map decoder outputs ``(*S, B, *param_shape)`` to p(x|z), whose mean is the decoded example."""
 
     def encoder_input(self, x: Tensor) -> Tensor:
-        """Map examples to what the encoder sees, of the same shape; default: the examples. NaN, a missing number, stays NaN."""
+        """Map examples to the encoder's input, of the same shape; default: unchanged. NaN (a missing value) stays NaN."""
         return x
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
-        """Draw the base noise that ``rsample`` maps to ``num`` examples; default: one number for each of an example's.
+        """Draw the base noise that ``rsample`` maps to ``num`` examples; default: one number per element.
 
-        It is standard normal for a density, and uniform on [0, 1) for probabilities.
+        It is standard normal for densities and uniform on [0, 1) for probabilities.
 
         Args:
             num: The number of examples.
@@ -360,13 +359,13 @@ class Likelihood(Module):
         return draw(num, *self.data_shape, generator=generator, device=like.device, dtype=like.dtype)
 
     def statistics(self, p: Density, x: Tensor) -> Tensor | None:
-        """Return numbers per example, ``(B, ...)``, from which `next_state` learns; None, the default, if it learns from none.
+        """Return statistics per example, ``(B, ...)``, for `next_state`; None (the default) if it needs none.
 
-        The trace has them in ``trace.statistics``, also that of a batch that several processes share, which has no images.
+        They are available as ``trace.statistics``, even for a batch that several processes share, whose trace has no images.
 
         Args:
             p: p(x|z), as `forward` returned it.
-            x: The examples, ``(B, *data_shape)``; NaN is a missing number.
+            x: The examples, ``(B, *data_shape)``; NaN is a missing value.
         """
         del p, x
         return None
@@ -377,13 +376,13 @@ Slot = Literal["reconstruction", "divergence"]
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a loss declares before it is built.
+    """The declaration of a loss before it is built.
 
     Args:
-        covers: The slots of the objective that the loss fills; their default terms (−log p(x|z), KL) are then not added.
+        covers: The slots of the objective that the loss fills, which replaces their default terms (−log p(x|z), KL).
         requires: The capabilities that the posterior must provide.
-        requires_of_prior: Those that the prior must provide.
-        spaces: The spaces of codes that the loss is defined on; None stands for any.
+        requires_of_prior: The capabilities that the prior must provide.
+        spaces: The spaces of codes on which the loss is defined; None for any.
     """
 
     covers: frozenset[Slot] = frozenset()
@@ -393,9 +392,9 @@ class Declaration:
 
 
 def required_of_prior(requires: frozenset[str]) -> frozenset[str]:
-    """Return what a prior must provide where the posterior must provide ``requires``: the same, but at any value.
+    """Return what a prior must provide if the posterior must provide ``requires``: the same, but at any value.
 
-    The draws are the posterior's, so that a density that is known at its own draws does not suffice for a prior.
+    Samples come from the posterior, so a density that is only known at its own samples does not suffice for a prior.
     """
     draws = {Capability.LOG_PROB_OF_DRAWS}
     return requires - draws | {Capability.LOG_PROB} if requires & draws else requires
@@ -403,17 +402,17 @@ def required_of_prior(requires: frozenset[str]) -> frozenset[str]:
 
 MODEL_PARTS: tuple[ModelPart, ...] = get_args(ModelPart)
 INFERENCE, GENERATION = ("encoder", "posterior"), ("decoder", "prior", "likelihood", "condition")
-"""The parts of q(z|x), and those of p(x, z); a condition, which both use, counts as one of the latter."""
+"""The parts of q(z|x) and of p(x, z); a condition, used by both, belongs to the latter."""
 
 
 @dataclass(frozen=True)
 class Optim:
-    """Settings of an optimiser (AdamW) that differ from the run's; None means the run's.
+    """Settings of an optimiser (AdamW) that override those of the run; None keeps the run's setting.
 
     Args:
         lr: The peak learning rate.
         betas: The decay rates of the two moments.
-        eps: The term that is added to the denominator of a step.
+        eps: The term added to the denominator of a step.
         weight_decay: The decoupled weight decay of matrices and kernels.
     """
 
@@ -425,14 +424,14 @@ class Optim:
 
 @dataclass(frozen=True)
 class Aim:
-    """What a loss minimises, and over which parameters.
+    """An objective of a loss, and the parameters with respect to which it is minimised.
 
     Args:
-        method: The method of the loss that returns the value, from a trace.
-        moves: The parts of the model that are trained by it; the others are fixed while it is evaluated.
-        own: Networks of the loss, by attribute, that are trained by this aim and by no other that does not name them.
-        optim: Settings of the optimiser of these parameters.
-        judged: Whether it counts in the objective that is reported and that selects the best epoch.
+        method: The method of the loss that computes the value from a trace.
+        moves: The parts of the model trained by it; the others are fixed while it is evaluated.
+        own: The loss's own networks (attribute names) that are trained by this aim, and only by aims that name them.
+        optim: The optimiser settings of these parameters.
+        judged: Whether it is part of the reported objective, which selects the best epoch.
     """
 
     method: str = "forward"
@@ -443,9 +442,9 @@ class Aim:
 
 
 class Loss(Module):
-    """A term of the objective: a function of a trace that returns one number per example, in nats.
+    """A term of the objective: a function of a trace that returns a value per example, in nats.
 
-    A loss that plays against the model, or that trains some of its parts only, states so in `aims`.
+    A loss that plays against the model or trains only some of its parts declares this in `aims`.
 
     Example:
         >>> from vaekit.distributions import BernoulliPixels, DiagonalGaussian, StandardNormal
@@ -459,60 +458,61 @@ class Loss(Module):
     """
 
     covers: ClassVar[frozenset[Slot]] = frozenset()
-    """The slots of the objective that the loss fills; their default terms (−log p(x|z), KL) are then not added."""
+    """The slots of the objective that the loss fills, which replaces their default terms (−log p(x|z), KL)."""
     requires: ClassVar[frozenset[str]] = frozenset()
     """The capabilities that the posterior must provide."""
     requires_of_prior: ClassVar[frozenset[str] | None] = None
     """The capabilities that the prior must provide; default: the same, see `required_of_prior`."""
     spaces: ClassVar[frozenset[str] | None] = None
-    """The spaces of codes that the loss is defined on, such as ``real``; default: any."""
+    """The spaces of codes on which the loss is defined, such as ``real``; default: any."""
     samples: Shape | None = ()
-    """The sample dimensions ``*S`` of the codes that the loss asks for, such as ``(K,)``; None if it takes any. A loss that does
-    not declare them receives one sample per image, without a sample dimension."""
+    """The sample dimensions ``*S`` of the codes that the loss requests, such as ``(K,)``; None if it accepts any. By default, a
+    loss receives one sample per image, without a sample dimension."""
     batch_statistic: bool = False
     """Whether the value of an example depends on the rest of the batch. If several processes share a batch, such a loss
-    receives the latents and labels of the whole batch, but no images. Its gradients cannot be accumulated (``--accumulate``)."""
+    receives the latents and labels of the whole batch, but no images. It does not support gradient accumulation
+    (``--accumulate``)."""
 
     def __init__(self) -> None:
         super().__init__()
 
     @classmethod
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
-        """Return what the loss covers and requires with these options; override it if the answer depends on them."""
+        """Return what the loss covers and requires; override this if it depends on the options."""
         del options
         of_prior = required_of_prior(cls.requires) if cls.requires_of_prior is None else cls.requires_of_prior
         return Declaration(cls.covers, cls.requires, of_prior, cls.spaces)
 
     @classmethod
     def pinned(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return options to set when training starts, so that the spec determines the run; default: none.
+        """Return options to fix when training starts, so that the spec determines the run; default: none.
 
-        A loss that reads a file returns its digest here, under an option that it checks when it is built.
+        A loss that reads a file returns its digest here, as an option that is checked when the loss is built.
         """
         del options
         return {}
 
     def aims(self) -> Mapping[str, Aim]:
-        """Return what the loss minimises, by the name of the term; none stands for `forward`, over the whole model.
+        """Return what the loss minimises, by term name; by default, `forward` with respect to the whole model.
 
-        Parameters that the same aims move have an optimiser of their own. A critic, for example, is trained by an aim that names
-        it in ``own`` and moves no part of the model. An own network that no aim names is trained with the model.
+        Parameters moved by the same aims share an optimiser. A critic, for example, is trained by an aim that names it in
+        ``own`` and moves no part of the model. The loss's own networks that no aim names are trained with the model.
         """
         return {}
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor | None:
-        """Draw the loss's own base noise for ``num`` examples, ``(num, ...)``, which the trace holds in ``draws``, by kind.
+        """Draw the loss's own base noise for ``num`` examples, ``(num, ...)``, available as ``trace.draws[kind]``.
 
-        A loss that needs random numbers draws them here and nowhere else, so that a step depends on its seed and number alone.
+        A loss that needs random numbers must draw them here, so that a step depends only on its seed and number.
 
         Args:
             num: The number of examples.
             generator: The source of randomness; default: torch's global generator.
             like: A tensor whose device and dtype the noise takes.
-            model: The model, for noise whose form depends on it.
+            model: The model, for noise that depends on it.
 
         Returns:
-            The noise, one row per example; None, the default, if the loss needs none with this model.
+            The noise, one row per example; None (the default) if the loss needs none with this model.
         """
         del num, generator, like, model
         return None
@@ -526,7 +526,7 @@ class Loss(Module):
         if self.kind not in trace.draws:
             priors = ", ".join(type(site.p).__name__ for site in trace.sites)
             raise UsageError(
-                f"the loss {self.kind!r} needs noise of its own, and the trace has none",
+                f"the loss {self.kind!r} needs its own noise, but the trace has none",
                 given=f"draws of {', '.join(trace.draws) or 'no loss'}; the prior {priors}",
                 expected=f"noise under {self.kind!r} in trace.draws",
                 remedy=f'call the model with draws={{"{self.kind}": loss.draw_noise(len(x), like=x, model=model)}}',
@@ -537,12 +537,12 @@ class Loss(Module):
     def forward(self, trace: Trace) -> Tensor:
         """Return the loss in nats: ``(B,)``, or a 0-d tensor for a statistic of the batch.
 
-        Put any other numbers worth logging into ``trace.metrics``.
+        Store additional metrics to log in ``trace.metrics``.
         """
 
 
 class Dataset(Component, ABC):
-    """A source of examples, images or others, split into train, validation and test sets.
+    """A source of examples, split into train, validation and test sets.
 
     Example:
         >>> from vaekit.data import TensorImages, split_source
@@ -555,7 +555,7 @@ class Dataset(Component, ABC):
     """
 
     default_encoder: ClassVar[str] = "mlp"
-    """The encoder to use if none is chosen; the decoder defaults to the same kind."""
+    """The encoder to use if none is chosen; the decoder defaults to the same name."""
     default_latent_dim: ClassVar[int | None] = None
     """The number of latents to use if none is chosen; None for vaekit's default."""
     default_likelihood: ClassVar[str | Mapping[str, Any]] = "bce"
@@ -563,7 +563,7 @@ class Dataset(Component, ABC):
     default_binarize: ClassVar[Binarize] = "none"
     """The binarisation to use if none is chosen."""
     reader: ImageReader | None = None
-    """The reader of its image files, if any; a user's own files are read with the same range of pixel values."""
+    """The reader of its image files, if any; the user's own files are read with the same range of pixel values."""
     suffixes: ClassVar[tuple[str, ...]] = ()
     """The suffixes of the files that its option ``path`` may name, in lower case; an empty one stands for folders."""
 
@@ -572,7 +572,7 @@ class Dataset(Component, ABC):
         """Read the examples and return disjoint train, validation and test splits.
 
         Raises:
-            DataError: The files are missing or unreadable; the message names the folder and explains how to fill it.
+            DataError: Files are missing or unreadable; the message names the folder and explains how to get the files.
         """
 
     def stored(self) -> Mapping[str, ImageSource]:

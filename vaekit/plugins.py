@@ -1,7 +1,7 @@
-"""Installed plugins: components that other distributions announce through entry points.
+"""Installed plugins: components that other distributions provide through entry points.
 
 Names are read from metadata. A plugin's code runs only when one of its components is chosen; any failure then becomes a
-`PluginError` that states which plugin provides the component, its entry point, and why it cannot be used.
+`PluginError` that names the plugin, the entry point and the reason.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution, EntryPoint
 
 SWITCH = "VAEKIT_PLUGINS"
-"""The environment variable that disables plugins if set to 0."""
+"""The environment variable that disables plugins when set to 0."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A component that an installed distribution announces through an entry point.
+    """A component provided by an installed distribution through an entry point.
 
     Args:
-        entry_point: The entry point: its name is the component's, its value is ``module:class``.
-        source: The distribution that contains the entry point.
+        entry_point: The entry point: its name is the component's name, its value ``module:class``.
+        source: The distribution that declares the entry point.
     """
 
     entry_point: EntryPoint
@@ -55,12 +55,12 @@ class Plugin:
 
     @property
     def announcement(self) -> str:
-        """The entry point as declared by the distribution, with its group."""
+        """The entry point and its group, as declared by the distribution."""
         return f"{plain(self.entry_point.name, 100)} = {plain(self.entry_point.value)} in group {self.entry_point.group}"
 
     @cached_property
     def distribution(self) -> str:
-        """The name of the distribution; if its metadata lack one, that of the module that provides the component."""
+        """The name of the distribution or, if its metadata lack one, of the module."""
         return self._metadata("Name") or self.package
 
     @cached_property
@@ -78,7 +78,7 @@ class Plugin:
         """Import the object that the entry point refers to, redirecting the plugin's output to stderr.
 
         Raises:
-            PluginError: It cannot be imported, or requires another version of vaekit.
+            PluginError: It cannot be imported or requires another version of vaekit.
         """
         needed = self._unmet_requirement()
         if needed is not None:
@@ -93,7 +93,7 @@ class Plugin:
             raise self.unusable(error) from error
 
     def _unmet_requirement(self) -> str | None:
-        """Return the requirement on vaekit that this version does not satisfy, or None."""
+        """Return the requirement on vaekit that the installed version does not satisfy, or None."""
         from packaging.requirements import InvalidRequirement, Requirement
 
         try:
@@ -112,7 +112,7 @@ class Plugin:
         return None
 
     def unusable(self, cause: BaseException) -> PluginError:
-        """Return the error for a plugin that cannot be used because of ``cause``."""
+        """Return the error for a plugin that is unusable because of ``cause``."""
         own = isinstance(cause, VaekitError)
         reason = plain(cause.message) if isinstance(cause, VaekitError) else reason_of(cause)
         given = getattr(cause, "given", None)
@@ -152,7 +152,7 @@ def _installed() -> dict[str, dict[str, tuple[Plugin, ...]]]:
 def _announced(source: Distribution) -> Iterator[Plugin]:
     try:
         text = source.read_text("entry_points.txt") or ""
-        if "vaekit." in text:  # most distributions are unrelated to vaekit
+        if "vaekit." in text:  # most distributions have nothing to do with vaekit
             yield from (Plugin(e, source) for e in source.entry_points if e.group.startswith("vaekit."))
     except (OSError, ValueError):  # the damaged metadata of another distribution must not affect vaekit
         return
@@ -161,18 +161,18 @@ def _announced(source: Distribution) -> Iterator[Plugin]:
 def installed(group: str) -> dict[str, tuple[Plugin, ...]]:
     """Return the plugins of an entry-point group by component name; empty if plugins are disabled.
 
-    Metadata are read once; `refresh` discards what was read.
+    Metadata are read once; `refresh` discards them.
     """
     return _installed().get(group, {}) if enabled() else {}
 
 
 def enabled() -> bool:
-    """Whether plugins are used; the environment variable ``VAEKIT_PLUGINS=0`` disables them."""
+    """Whether plugins are enabled; the environment variable ``VAEKIT_PLUGINS=0`` disables them."""
     return os.environ.get(SWITCH, "1") != "0"
 
 
 def refresh() -> None:
-    """Discover plugins again, after a package was installed into the running interpreter."""
+    """Rediscover plugins after a package was installed while the interpreter is running."""
     import importlib
 
     importlib.invalidate_caches()
@@ -181,7 +181,7 @@ def refresh() -> None:
 
 @contextlib.contextmanager
 def switched_off() -> Iterator[None]:
-    """Disable plugins within the context, and in processes that are started from it."""
+    """Disable plugins within the context and in processes started from it."""
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "0"
     try:
@@ -195,7 +195,7 @@ def switched_off() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _output_to_stderr() -> Iterator[None]:
-    """Redirect stdout to stderr: what Python prints, and what other code and processes write to the file descriptor."""
+    """Redirect stdout to stderr, including output of other code and processes to the file descriptor."""
     with contextlib.redirect_stdout(sys.stderr), contextlib.ExitStack() as restored:
         try:
             sys.__stdout__.flush()  # type: ignore[union-attr] # None is handled below
@@ -209,26 +209,26 @@ def _output_to_stderr() -> Iterator[None]:
 
 
 def module_file(module: str, roots: tuple[str, ...]) -> Path | None:
-    """Return the file of a module under one of the folders, without importing its package; None if there is none."""
+    """Return the file of a module in one of the folders, without importing its package; None if not found."""
     *packages, name = module.split(".")
     candidates = (Path(root, *packages, *path) for root in roots for path in ((f"{name}.py",), (name, "__init__.py")))
     try:
         return next((file for file in candidates if file.is_file()), None)
-    except (OSError, ValueError):  # the name of no file
+    except (OSError, ValueError):  # not a valid file name
         return None
 
 
 def first_line(file: Path | None, name: str, roots: tuple[str, ...] = ()) -> str:
-    """Return the first line of a class's docstring, from a source file or the file it imports the class from; else ``""``.
+    """Return the first docstring line of a class, from a source file or the file from which it is imported; else ``""``.
 
     Args:
         file: The source file.
-        name: The name of the class, or the name under which a decorator registers it.
+        name: The name of the class, or the name under which it is registered.
         roots: The folders to search for modules.
     """
     try:
         body = ast.parse(file.read_bytes()).body if file is not None else []
-    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):  # what the parser raises for hostile sources
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):  # errors of the parser for malformed sources
         return ""
     for node in body:
         if isinstance(node, ast.ClassDef) and (node.name == name or _registers(node, name)):
@@ -271,7 +271,7 @@ def literal_defaults(file: Path | None, name: str, roots: tuple[str, ...]) -> di
 
 
 def _registers(node: ast.ClassDef, kind: str) -> bool:
-    """Whether a class statement is decorated with ``@<registry>("kind")``."""
+    """Whether a class is decorated with ``@<registry>("kind")``."""
     return any(
         isinstance(d, ast.Call) and any(isinstance(a, ast.Constant) and a.value == kind for a in d.args)
         for d in node.decorator_list

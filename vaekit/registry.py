@@ -1,4 +1,4 @@
-"""Registries of components by name. Names are read without importing anything; a component is imported when it is chosen."""
+"""Registries of components by name. Names are listed without imports; a component is imported when it is chosen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ C = TypeVar("C", bound=type)
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a component comes from: ``module:class`` and the distribution that installed it, or the script's module."""
+    """The origin of a component: ``module:class`` and the distribution that provides it, or the script's module."""
 
     value: str
     distribution: str
@@ -40,7 +40,7 @@ class Registry(Generic[T]):
     """All components of one role (encoders, losses, …), by name.
 
     Built-in components are the files of ``vaekit.components.<role>s``, named by file stem. Installed packages add components
-    through the entry-point group ``vaekit.<role>s``; in a script or notebook the decorator is enough::
+    through the entry-point group ``vaekit.<role>s``; in a script or notebook, the decorator is enough::
 
         @vaekit.encoders("mine")
         class Mine(vaekit.Backbone): ...
@@ -85,7 +85,7 @@ class Registry(Generic[T]):
             raise PluginError(
                 f"{self.role} {kind!r} is not a vaekit.{base.__name__}",
                 given=getattr(cls, "__mro__", (None, type(cls)))[1] if isinstance(cls, type) else type(cls).__name__,
-                expected=f"a class derived from vaekit.{base.__name__}",
+                expected=f"a subclass of vaekit.{base.__name__}",
             )
         if missing := sorted(getattr(cls, "__abstractmethods__", ())):
             raise PluginError(f"{self.role} {kind!r} does not define {', '.join(missing)}", given=cls.__qualname__)
@@ -111,13 +111,12 @@ class Registry(Generic[T]):
 
     @contextmanager
     def temporarily(self, **classes: type) -> Iterator[None]:
-        """Register classes for the duration of a context; anything else registered within it is removed on exit as well.
+        """Register classes within a context; anything else registered within it is removed on exit as well.
 
-        A class that one of them replaced is registered again. Components of vaekit and of installed plugins that are imported
-        within the context stay.
+        Replaced classes are restored. Components of vaekit and of installed plugins imported within the context are kept.
 
         Raises:
-            PluginError: A class cannot be registered; then none is.
+            PluginError: A class cannot be registered; none is then.
 
         Example:
             >>> class Squared(vaekit.Loss):
@@ -138,7 +137,7 @@ class Registry(Generic[T]):
             for kind, cls in now.items():
                 if before.get(kind) is cls or kind in self._builtin_files or kind in self._loaded:
                     continue
-                del cls.kind  # so that it can be registered again, under another name too
+                del cls.kind  # so that it can be registered again, possibly under another name
                 del self._classes[kind]
                 self._specs.pop(kind, None)
                 if kind in before:
@@ -156,7 +155,7 @@ class Registry(Generic[T]):
         return plugins.installed(self.group)
 
     def _declared_module(self, kind: str) -> str | None:
-        """The module that must define ``kind``, if it is built-in."""
+        """The module that must define ``kind`` if it is built-in."""
         if kind in self._builtin_files:
             return f"vaekit.components.{self.plural}.{kind}"
         return None
@@ -169,7 +168,7 @@ class Registry(Generic[T]):
         return kind in self._classes or kind in self._builtin_files or kind in self._plugins
 
     def origin(self, kind: str) -> Origin:
-        """Return where ``kind`` comes from, without importing it."""
+        """Return the origin of ``kind`` without importing it."""
         if kind in self._builtin_files:
             return Origin(f"vaekit.components.{self.plural}.{kind}", "vaekit", __version__)
         if kind in self._plugins:
@@ -209,7 +208,7 @@ class Registry(Generic[T]):
         """Import and return the class registered under ``kind``.
 
         Raises:
-            UnknownComponentError: The name is not registered; the message lists the registered ones.
+            UnknownComponentError: The name is not registered; the message lists the registered names.
             PluginError: An installed plugin claims the name but cannot be used; the message names the plugin and the reason.
         """
         if kind in self._builtin_files:
@@ -241,12 +240,12 @@ class Registry(Generic[T]):
         try:
             if plugin.kind not in self._classes or self._classes[plugin.kind] is not cls:
                 self._register(plugin.kind, cls)
-        except Exception as error:  # of an object that is no class, any
+        except Exception as error:  # any error, if the object is not a class
             raise plugin.unusable(error) from error
         self._loaded[plugin.kind] = plugin
 
     def state(self, plugin: Plugin) -> tuple[Literal["ready", "shadowed", "broken"], str]:
-        """Import a plugin of this registry; return whether it can be used, and its summary or the reason why it cannot."""
+        """Import a plugin of this registry; return its state, and its summary or the reason why it cannot be used."""
         if plugin.kind in self._builtin_files:
             return "shadowed", f"vaekit's own {self.role} {plugin.kind!r} is used"
         try:
@@ -266,24 +265,24 @@ class Registry(Generic[T]):
         return self._specs[kind]
 
     def build(self, spec: ComponentSpec, **available: Any) -> T:
-        """Build the component that ``spec`` names, passing its options and the wiring that it requests."""
+        """Build the component named by ``spec`` with its options and the wiring that it requests."""
         from vaekit.schema import wiring
 
         cls = self.get(spec.kind)
         options = {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
         with self.blaming(spec.kind):
-            if any(available[name] is None for name in wiring(cls)):  # which only the number of classes can be
-                raise UsageError(f"the {self.role} {spec.kind!r} needs a label of each example, which the data do not have")
+            if any(available[name] is None for name in wiring(cls)):  # only the number of classes can be None
+                raise UsageError(f"the {self.role} {spec.kind!r} needs labels, but the data have none")
             return cls(*(available[name] for name in wiring(cls)), **options)
 
     @property
     def loaded(self) -> Mapping[Plugin, type[T]]:
-        """The plugins of this role that are in use, and their classes."""
+        """The plugins of this role in use, with their classes."""
         return {plugin: self._classes[kind] for kind, plugin in self._loaded.items()}
 
     @contextmanager
     def blaming(self, kind: str) -> Iterator[None]:
-        """Turn an exception from a plugin's component, unless it reports a user's mistake, into an error naming the plugin."""
+        """Attribute exceptions from a plugin's component to the plugin, except for usage errors."""
         try:
             yield
         except Exception as error:

@@ -1,4 +1,4 @@
-"""The roles that components play, each with its registry: ``vaekit.encoders("mine")`` registers an encoder.
+"""The roles of components, each with a registry: ``vaekit.encoders("mine")`` registers an encoder.
 
 Importing this module imports neither components nor torch.
 """
@@ -26,7 +26,7 @@ likelihoods: Registry[Likelihood] = Registry("likelihood", "likelihoods", "vaeki
 conditions: Registry[Condition] = Registry("condition", "conditions", "vaekit.interfaces:Condition", ("num_classes",))
 losses: Registry[Loss] = Registry("loss", "losses", "vaekit.interfaces:Loss", ("latent_dim", "data_shape", "num_classes"))
 datasets: Registry[Dataset] = Registry("dataset", "datasets", "vaekit.interfaces:Dataset")
-# Loggers, exporters and pictures are defined next to the code that calls them, in higher layers than this module.
+# Loggers, exporters and pictures are defined next to the code that calls them, in layers above this module.
 loggers: Registry[Any] = Registry("logger", "loggers", "vaekit.training.logger:Logger")
 exporters: Registry[Any] = Registry("exporter", "exporters", "vaekit.export.exporter:Exporter")
 pictures: Registry[Any] = Registry("picture", "pictures", "vaekit.drawing.picture:Picture", ("subject", "a", "b", "images"))
@@ -42,12 +42,12 @@ SPEC_REGISTRIES: tuple[Registry[Any], ...] = (
     datasets,
     loggers,
 )
-"""The registries of the roles that a run's spec fills."""
+"""The registries of the roles in a run's spec."""
 REGISTRIES: tuple[Registry[Any], ...] = (*SPEC_REGISTRIES, exporters, pictures)
 
 
 def plugin_at(error: BaseException) -> tuple[str, Plugin] | None:
-    """Return the role and the plugin of the component that was running when an error was raised; None if none was."""
+    """Return the role and plugin of the component that was running when an error was raised, or None."""
     loaded = [(registry.role, plugin, cls) for registry in REGISTRIES for plugin, cls in registry.loaded.items()]
     for frame, _ in reversed([*walk_tb(error.__traceback__)] if loaded else []):
         module, owner = frame.f_globals.get("__name__", ""), frame.f_locals.get("self")

@@ -17,30 +17,30 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from vaekit.errors import PluginError, plain
 
 Count = Annotated[int, Field(gt=0, le=1_000_000)]
-"""A number of things that take memory or time each."""
+"""A count of items that each take memory or time."""
 Few = Annotated[Count, Field(le=1000)]
-"""A number of things that are shown beside each other, or computed one after another."""
+"""A count of items that are shown side by side or computed one after another."""
 ModelPart = Literal["encoder", "decoder", "posterior", "prior", "likelihood", "condition"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""The seed of random draws."""
+"""A random seed."""
 
 
 class Spec(BaseModel):
-    """The base class of every spec: immutable, and strict about unknown fields."""
+    """The base class of all specs: immutable, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod
     def _read_plain(cls, data: Any) -> Any:
-        """Read ``none`` as None for optional fields that hold no text; refuse true and false as numbers."""
+        """Read ``none`` as None in optional fields that are not text; reject booleans as numbers."""
         if not isinstance(data, Mapping):
             return data
         read = {}
         for name, value in data.items():
             parts = alternatives(cls.model_fields[name].annotation) if name in cls.model_fields else []
             if isinstance(value, bool) and bool not in parts and {int, float} & set(parts):
-                raise ValueError(f"{name} is a number, not {str(value).lower()}")
+                raise ValueError(f"{name} must be a number, not {str(value).lower()}")
             read[name] = None if value == "none" and may_be_none(parts) and str not in parts else value
         return read
 
@@ -60,7 +60,7 @@ def option_docs(doc: str | None) -> dict[str, str]:
 
 
 def wiring(cls: type) -> tuple[str, ...]:
-    """Return the names of a component's positional parameters, which assembly supplies."""
+    """Return the names of a component's positional parameters, supplied by assembly."""
     return tuple(
         name
         for name, parameter in inspect.signature(cls).parameters.items()
@@ -79,16 +79,16 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
     unfit = [name for name in wiring(cls) if name not in allowed]
     if unfit:
         raise PluginError(
-            f"{where}: assembly cannot supply the positional parameter {unfit[0]!r}",
+            f"{where}: unknown positional parameter {unfit[0]!r}",
             given=f"positional parameters {', '.join(wiring(cls))}",
-            expected=f"some of {', '.join(allowed) or '(none)'}; every option keyword-only, after a bare *",
+            expected=f"some of {', '.join(allowed) or '(none)'}; options must be keyword-only, after a bare *",
         )
     try:
         hints = typing.get_type_hints(cls.__init__, include_extras=True)  # type: ignore[misc]
     except NameError as error:
         raise PluginError(
             f"{where}: a type in the signature of __init__ cannot be resolved: {error}",
-            expected="keyword parameters with types that can be imported at run time",
+            expected="keyword parameters with types that are importable at run time",
             remedy="move the import out of `if TYPE_CHECKING:`",
         ) from error
     docs = option_docs(cls.__doc__) | option_docs(cls.__init__.__doc__)  # type: ignore[misc]
@@ -97,7 +97,7 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             raise PluginError(
                 f"{where}: {parameter} hides options from the schema",
-                expected="every option as a keyword-only parameter of its own",
+                expected="a separate keyword-only parameter for every option",
             )
         if parameter.kind is not parameter.KEYWORD_ONLY:
             continue
@@ -111,11 +111,11 @@ def derive_spec(cls: type, kind: str, allowed_wiring: Iterable[str]) -> type[Com
     try:
         model: type[ComponentSpec] = create_model(f"{kind}_spec", __base__=ComponentSpec, __module__=cls.__module__, **fields)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # pydantic warns of defaults that are not JSON
+            warnings.simplefilter("error")  # pydantic warns about defaults that are not JSON
             model.model_json_schema()
     except Exception as error:
         raise PluginError(
-            f"{where}: the options cannot be turned into a schema: {plain(error)}",
+            f"{where}: cannot derive a schema from the options: {plain(error)}",
             expected="keyword types that pydantic can validate and serialise to JSON (numbers, strings, bool, tuples, Literal)",
         ) from error
     return model
@@ -132,5 +132,5 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def may_be_none(parts: Sequence[Any]) -> bool:
-    """Whether ``none`` stands for None among these `alternatives`, rather than for a literal of that name."""
+    """Whether ``none`` means None among these `alternatives`, rather than a literal of that name."""
     return type(None) in parts and "none" not in parts

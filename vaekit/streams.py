@@ -10,10 +10,10 @@ import torch
 
 
 class Streams:
-    """Named, independent streams of random numbers.
+    """Named, independent random streams.
 
-    A generator is reseeded each time it is requested. A draw therefore depends on ``(seed, stream, step)`` alone: not on earlier
-    draws, the number of processes that share the work, or whether pictures were made in between.
+    A generator is reseeded each time it is requested. A draw therefore depends only on ``(seed, stream, step)``, not on earlier
+    draws, the number of processes, or whether pictures were drawn in between.
 
     Args:
         seed: The seed of the run.
@@ -24,7 +24,7 @@ class Streams:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def generator(self, stream: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
-        """Return a generator seeded for ``(seed, stream, step)``; draw from it before asking for the next."""
+        """Return a generator seeded for ``(seed, stream, step)``; use it before requesting the next."""
         device = torch.device(device)
         generator = self._generators.get(device)
         if generator is None:
@@ -33,10 +33,10 @@ class Streams:
 
 
 class RecordableStreams(Streams):
-    """Streams that a CUDA graph can draw from: each has a generator of its own, which keeps its address.
+    """Streams for CUDA graphs: each has its own generator at a fixed address.
 
-    Within `recorded`, generators are handed out without being seeded. Before a recording is replayed, `seed_recorded` seeds those
-    that were handed out, so a replayed step draws what the step itself would.
+    Within `recorded`, generators are returned without being seeded. Before a recording is replayed, `seed_recorded` seeds them,
+    so a replayed step draws the same numbers as an ordinary step.
     """
 
     def __init__(self, seed: int) -> None:
@@ -46,7 +46,7 @@ class RecordableStreams(Streams):
         self._recording = False
 
     def generator(self, stream: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
-        """Return the generator of a stream, seeded for ``(seed, stream, step)`` unless it is being recorded."""
+        """Return the generator of a stream, seeded for ``(seed, stream, step)`` except during a recording."""
         device = torch.device(device)
         generator = self._own.get((stream, device))
         if generator is None:
@@ -58,7 +58,7 @@ class RecordableStreams(Streams):
 
     @contextmanager
     def recorded(self) -> Iterator[list[torch.Generator]]:
-        """Hand out generators as they are within the context, which returns those of all streams so far."""
+        """Return generators without seeding them within the context, which yields the generators of all streams so far."""
         self._recording = True
         try:
             yield list(self._own.values())
@@ -66,7 +66,7 @@ class RecordableStreams(Streams):
             self._recording = False
 
     def seed_recorded(self, step: int) -> None:
-        """Seed the generators that were handed out within `recorded` for a step."""
+        """Seed the generators used within `recorded` for a step."""
         for stream, generator in self._recorded.items():
             generator.manual_seed(derive_seed(self.seed, stream, step))
 

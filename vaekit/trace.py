@@ -1,4 +1,4 @@
-"""The trace of a forward pass, which losses, evaluation and pictures read.
+"""The trace of a forward pass: the input of losses, evaluation and pictures.
 
 Shapes: ``B`` examples, ``D`` latent dimensions, ``*S`` sample dimensions (none by default, ``(K,)`` for K samples).
 """
@@ -17,13 +17,13 @@ from vaekit.errors import UsageError
 
 @dataclass
 class Site:
-    """A latent variable in a trace; `drawn` draws it.
+    """A latent variable in a trace; see `drawn`.
 
     Args:
         z: Samples, ``(*S, B, D)``.
         q: The posterior q(z|x).
         p: The prior p(z).
-        has_density: Whether the posterior declares that it has a density, at least at its own draws.
+        has_density: Whether the posterior declares a density, at least at its own samples.
     """
 
     z: Tensor
@@ -35,7 +35,7 @@ class Site:
 
     @classmethod
     def drawn(cls, q: Distribution, noise: Tensor, p: Distribution, *, has_density: bool = True) -> Site:
-        """Map noise ``(*S, B, D)`` to samples of q; a density that is stated with the draws is kept."""
+        """Map noise ``(*S, B, D)`` to samples of q, and store their densities if q returns them together."""
         z, log_q = rsample_and_log_prob(q, noise) if has_density else (q.rsample(noise), None)
         return cls(z, q, p, has_density, log_q)
 
@@ -47,7 +47,7 @@ class Site:
             TypeError: The posterior declares no density.
         """
         if not self.has_density:
-            raise TypeError(f"{type(self.q).__name__} has no density, and so neither log q(z|x) nor importance weights")
+            raise TypeError(f"{type(self.q).__name__} has no density, hence no log q(z|x) and no importance weights")
         if self._log_q is None:
             self._log_q = cast("Density", self.q).log_prob(self.z)
         return self._log_q
@@ -66,9 +66,9 @@ class Site:
 
     @property
     def kl_per_latent(self) -> Tensor | None:
-        """What each latent adds to the KL, given those before it, ``(B, D)``; they sum to it.
+        """The contribution of each latent to the KL, given the preceding ones, ``(B, D)``.
 
-        It is ``kl_per_dim`` if that is known, else estimated by the samples; None if a density has no term for each latent.
+        It is ``kl_per_dim`` if known, else estimated from the samples; None if a density does not decompose over latents.
         """
         if self.kl_per_dim is not None or not self._has_densities:
             return self.kl_per_dim
@@ -95,7 +95,7 @@ class Site:
         return self.has_density and hasattr(self.p, "log_prob")
 
     def detach(self) -> Site:
-        """Return a copy of this latent variable that is detached from the graph that produced it."""
+        """Return a copy of this latent variable detached from its graph."""
         log_q = None if self._log_q is None else self._log_q.detach()
         return Site(self.z.detach(), detached(self.q), detached(self.p), self.has_density, log_q)
 
@@ -103,12 +103,12 @@ class Site:
 class Elsewhere:
     """A placeholder for images that a trace does not have: accessing any attribute raises an error.
 
-    Several processes share a batch, so that none of them has all its images, or the images were encoded once, before training.
+    Several processes share a batch, so none has all images, or the images were encoded in advance.
     """
 
     def __getattr__(self, name: str) -> Any:
         raise UsageError(
-            "a loss over a batch that several processes share has access to latents, labels and draws only",
+            "a batch statistic has access only to latents, labels and draws if several processes share a batch",
             given=f"{name!r} of the images or the likelihood",
             expected="trace.sites, trace.y and trace.draws",
             remedy="train in one process",
@@ -120,21 +120,21 @@ class Elsewhere:
 
 @dataclass
 class Trace:
-    """One forward pass: the data, the latent sites, and the likelihood given the latents.
+    """A forward pass: the data, the latent sites, and the likelihood given the latents.
 
     Args:
         x: The images that the likelihood scores, ``(B, C, H, W)``.
         sites: The latent variables.
-        decoded: The density p(x|z) over images, ``(*S, B, C, H, W)``; default: the model decodes the latents when `likelihood` is
-            first asked for, which costs nothing if no loss does.
+        decoded: The density p(x|z) over images, ``(*S, B, C, H, W)``; default: latents are decoded on first access of
+            `likelihood`.
         y: Labels, ``(B,)``, or None.
         num_data: The number of images in the dataset, for losses that estimate aggregates.
-        epoch: The (fractional) number of passes over the data so far, a 0-d tensor; infinite at the schedules' final values.
+        epoch: The (fractional) number of passes over the data so far, a 0-d tensor; infinite for the schedules' final values.
         model: The model that made the trace, with its parameters as the player sees them.
         metrics: Additional numbers that losses log, each ``(B,)`` or 0-d.
-        draws: The noise that losses drew for themselves, by kind, each ``(B, ...)``; see `vaekit.Loss.draw_noise`.
-        whole: The trace of the whole batch if this one covers only the part of one process: latents, labels, draws and the
-            likelihood's statistics, no images.
+        draws: The losses' own noise by loss name, each ``(B, ...)``; see `vaekit.Loss.draw_noise`.
+        whole: The trace of the whole batch if this one covers only the part of a process: latents, labels, draws and the
+            likelihood's statistics, but no images.
 
     Example:
         >>> encoder = vaekit.encoders.get("mlp")((1, 28, 28), (2, 16))
@@ -159,7 +159,7 @@ class Trace:
 
     @property
     def site(self) -> Site:
-        """The latent variable of a model that has exactly one."""
+        """The latent variable of a model with exactly one."""
         (site,) = self.sites
         return site
 
@@ -181,7 +181,7 @@ class Trace:
 
     @property
     def reconstruction_of_means(self) -> Tensor:
-        """The mean image of p(x|z) for the posterior's mean z, ``(B, C, H, W)``: a reconstruction without chance."""
+        """The mean image of p(x|z) for the posterior's mean z, ``(B, C, H, W)``: a deterministic reconstruction."""
         if self._of_means is None:
             self._of_means = self.model.decode(self.sites[0].q.mean, self.y)
         return self._of_means
@@ -195,7 +195,7 @@ class Trace:
 
     @property
     def statistics(self) -> Tensor | None:
-        """What the likelihood learns from without gradients, ``(B, ...)``; see `vaekit.Likelihood.statistics`."""
+        """The statistics from which the likelihood learns without gradients, ``(B, ...)``; see `vaekit.Likelihood.statistics`."""
         if self._statistics is None and self.model is not None and not isinstance(self.x, Elsewhere):
             self._statistics = self.model.likelihood.statistics(self.likelihood, self.x)
         return self._statistics
@@ -227,7 +227,7 @@ class Trace:
         return weight
 
     def detach(self) -> Trace:
-        """Return a copy of this trace that is detached from the graph that produced it; its latents are decoded first."""
+        """Return a copy of this trace detached from its graph; latents are decoded first."""
         sites = tuple(site.detach() for site in self.sites)
         whole = None if self.whole is None else self.whole.detach()
         own = None if self._statistics is None else self._statistics.detach()
@@ -243,10 +243,10 @@ def mean_over_samples(values: Tensor) -> Tensor:
 
 
 def detached(value: Any) -> Any:
-    """Detach the tensors of a density: those in tuples, lists and dicts at any depth, and those of objects that can detach.
+    """Detach the tensors of a density, in nested tuples, lists and dicts and in objects with a method ``detach``.
 
     Raises:
-        TypeError: An object holds tensors and has no method ``detach``.
+        TypeError: An object contains tensors and has no method ``detach``.
     """
     if isinstance(value, tuple | list):
         parts = [detached(part) for part in value]
@@ -256,7 +256,7 @@ def detached(value: Any) -> Any:
     if hasattr(value, "detach"):
         return value.detach()
     if not isinstance(value, nn.Module) and any(isinstance(part, Tensor) for part in getattr(value, "__dict__", {}).values()):
-        raise TypeError(f"{type(value).__name__} holds tensors and cannot be detached: it is no named tuple and has no `detach`")
+        raise TypeError(f"{type(value).__name__} contains tensors and cannot be detached: not a named tuple, no `detach`")
     return value
 
 

@@ -1,4 +1,4 @@
-"""An HTTP service around a decoder that vaekit exported."""
+"""An HTTP service for a decoder exported by vaekit."""
 
 import io
 import json
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_BATCH = 64
 LARGEST_BODY = 1_000_000
-"""Bytes; 64 vectors of 512 numbers take about 700,000."""
+"""In bytes; 64 vectors of 512 numbers take about 700,000."""
 
 
 class Latents(BaseModel):
@@ -28,7 +28,7 @@ class Latents(BaseModel):
 
 
 class Limited:
-    """An ASGI application that reads no more than `LARGEST_BODY` bytes of a request; the answer to a larger one is 413.
+    """ASGI middleware that limits request bodies to `LARGEST_BODY` bytes; larger requests receive status 413.
 
     Args:
         app: The application.
@@ -45,7 +45,7 @@ class Limited:
             size += len(message.get("body", b""))
             more = message.get("more_body", False)
             if size > LARGEST_BODY:
-                answer = JSONResponse({"detail": f"a request has at most {LARGEST_BODY:,} bytes"}, 413)
+                answer = JSONResponse({"detail": f"requests are limited to {LARGEST_BODY:,} bytes"}, 413)
                 await answer(scope, receive, send)
                 return
         parts.reverse()
@@ -66,7 +66,7 @@ def create_app(decoder: str) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     def explain(request: Request, error: RequestValidationError) -> JSONResponse:
-        """Answer without the input, which FastAPI's own answer would repeat: JSON has no NaN, so that answer would fail."""
+        """Respond without repeating the input, unlike FastAPI's default, which would fail for NaN, as JSON has none."""
         return JSONResponse({"detail": [{"at": item["loc"], "problem": item["msg"]} for item in error.errors()]}, 422)
 
     def decode(latents: np.ndarray) -> np.ndarray:
@@ -91,7 +91,7 @@ def create_app(decoder: str) -> FastAPI:
     def decode_latents(body: Latents) -> dict:
         lengths = {len(latent) for latent in body.latents}
         if lengths != {size}:
-            raise HTTPException(422, f"a latent vector has {size} numbers; given {sorted(lengths)}")
+            raise HTTPException(422, f"latent vectors must have {size} numbers; given {sorted(lengths)}")
         latents = np.array(body.latents)
         if np.abs(latents).max() > np.finfo(np.float32).max:
             raise HTTPException(422, "a number is too large for a 32-bit float")
@@ -101,7 +101,7 @@ def create_app(decoder: str) -> FastAPI:
 
 
 def __getattr__(name: str) -> FastAPI:
-    """Create ``service:app`` when a server accesses it, from the file that the variable DECODER names."""
+    """Create ``service:app`` on first access, from the file named by the environment variable DECODER."""
     if name != "app":
         raise AttributeError(name)
     return create_app(os.environ.get("DECODER", "decoder.onnx"))

@@ -28,7 +28,7 @@ for (let c = 0; c < channels; c++) {
 }
 await writeFile(picture, Buffer.concat([Buffer.from(`P${channels === 1 ? 5 : 6}\n${width} ${height}\n255\n`), pixels]));
 
-// A draw from the standard normal distribution, by the Box-Muller transform.
+// A sample from the standard normal distribution, by the Box-Muller transform.
 function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 }

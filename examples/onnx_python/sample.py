@@ -1,4 +1,4 @@
-"""Draw images from a decoder exported by vaekit, with onnxruntime, numpy and Pillow and without torch."""
+"""Sample images from a decoder exported by vaekit, with onnxruntime, numpy and Pillow but without torch."""
 
 import argparse
 import json
@@ -9,12 +9,12 @@ from PIL import Image
 
 
 def main() -> None:
-    """Write the picture that the command line describes."""
+    """Write the picture requested on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("decoder", help="the output of `vaekit export RUN --onnx`")
-    parser.add_argument("picture", help="the PNG to write")
+    parser.add_argument("picture", help="the output PNG")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--latent", action="store_true", help="vary one latent at a time instead of drawing from the prior")
+    parser.add_argument("--latent", action="store_true", help="vary one latent at a time instead of sampling from the prior")
     arguments = parser.parse_args()
 
     session = onnxruntime.InferenceSession(arguments.decoder, providers=["CPUExecutionProvider"])
@@ -29,7 +29,7 @@ def main() -> None:
 def draws(about: dict, rng: np.random.Generator, side: int = 8) -> np.ndarray:
     """Draw latent vectors from a standard normal prior."""
     if about["prior"]["kind"] != "normal":
-        raise SystemExit(f"this program can only draw from a normal prior; the model's prior is {about['prior']['kind']}")
+        raise SystemExit(f"this program needs a normal prior; the model's prior is {about['prior']['kind']}")
     return rng.standard_normal((side, side, about["latent_size"]))
 
 
@@ -44,7 +44,7 @@ def walks(about: dict, rows: int = 8, columns: int = 9) -> np.ndarray:
 
 
 def tile(images: np.ndarray, rows: int, columns: int) -> Image.Image:
-    """Arrange images (B, C, H, W) in [0, 1] in one picture."""
+    """Arrange images (B, C, H, W) in [0, 1] in a grid."""
     _, channels, height, width = images.shape
     grid = images.reshape(rows, columns, channels, height, width).transpose(0, 3, 1, 4, 2)
     pixels = np.rint(255 * grid.reshape(rows * height, columns * width, channels)).astype(np.uint8)

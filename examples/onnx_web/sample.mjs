@@ -1,4 +1,4 @@
-// Decode latent vectors with a decoder exported by vaekit: decoder.onnx and decoder.json, beside this page.
+// Decode latent vectors with a decoder exported by vaekit: decoder.onnx and decoder.json, next to this page.
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs";
 
 ort.env.wasm.numThreads = 1; // more threads need a server that isolates the page, by COOP and COEP headers
@@ -8,7 +8,7 @@ const latent = new Float32Array(about.latent_size);
 const [low, high] = about.value_range; // black and white
 const canvas = document.getElementById("image");
 
-// The latents that carry most information come first.
+// The most informative latents come first.
 const order = about.latents.map((_, i) => i).sort((i, j) => (about.latents[j].kl ?? 0) - (about.latents[i].kl ?? 0));
 const sliders = order.map((i) => {
   const [min, max] = about.latents[i].range;
@@ -45,7 +45,7 @@ async function show(values) {
   canvas.dataset.latent = JSON.stringify(Array.from(latent));
 }
 
-// A draw from the standard normal distribution, by the Box-Muller transform.
+// A sample from the standard normal distribution, by the Box-Muller transform.
 function normal() {
   return Math.sqrt(-2 * Math.log(1 - Math.random())) * Math.cos(2 * Math.PI * Math.random());
 }

@@ -48,7 +48,7 @@ def coloured_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin as an installer leaves it."""
+    """The installed plugin."""
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(PLUGIN / "src" / "vaekit_playground", folder / "vaekit_playground")
     about = folder / "vaekit_playground-0.1.0.dist-info"
@@ -61,7 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def export_page(site: Path) -> Callable[[Path, Path], None]:
-    """Writes a playground by the command line."""
+    """Exports a playground from the command line."""
 
     def run(folder: Path, page: Path) -> None:
         environment = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "VAEKIT_PLUGINS": "1"}

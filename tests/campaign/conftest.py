@@ -24,7 +24,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Commands:
-    """Runs commands in processes of their own."""
+    """Runs commands in separate processes."""
     return Commands(tmp_path_factory.mktemp("output"))
 
 
@@ -38,7 +38,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def work(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for runs that the tests of a file share, beside a copy of the images."""
+    """A folder for runs shared by the tests of a file, next to a copy of the images."""
     folder = tmp_path_factory.mktemp("shared")
     shutil.copy(images, folder)
     (folder / "work").mkdir()
@@ -53,6 +53,6 @@ def campaign(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> Campaign:
-    """The part of the campaign that a test is, in a folder with a copy of the images."""
+    """A test's part of the campaign, in a folder with a copy of the images."""
     shutil.copy(images, tmp_path)
     return Campaign(request.config.getoption("--campaign", default=1.0), commands, tmp_path, record_property)

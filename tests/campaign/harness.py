@@ -1,4 +1,4 @@
-"""Commands in processes of their own, forked from a server that has imported torch: they start within milliseconds."""
+"""Commands in separate processes, forked from a server that has imported torch, so that they start within milliseconds."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ SMALL = shlex.split(
     "--dataset array --dataset.path ../images.npy --encoder mlp --encoder.hidden 8 --decoder.hidden 8 --latent-dim 2 "
     "--batch-size 16 --epochs 4 --threads 1 --device cpu --compile off"
 )
-"""Options of a run that takes a tenth of a second, in a folder beside the images."""
+"""Options of a run that takes a tenth of a second, in a folder next to the images."""
 
 LONGEST = 30.0
-"""Seconds after which a process counts as hanging."""
+"""Timeout in seconds after which a process is considered hung."""
 LONGEST_MESSAGE = 5_000
 CLOCKS = {"seconds", "images_per_second", "epoch_seconds"}
 PRELOADED = shlex.split(
@@ -37,20 +37,20 @@ PRELOADED = shlex.split(
     "vaekit.run vaekit.testing vaekit.report.page vaekit.cli.console vaekit.cli.options"
 )
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONUTF8": "1", "VAEKIT_PLUGINS": "0", "NO_COLOR": "1"}
-"""Of the server and so of the commands; one thread, since threads do not survive a fork."""
+"""The environment of the server and the commands; one thread, since threads do not survive a fork."""
 
 _numbers = itertools.count()
 
 
 class Done(NamedTuple):
-    """What came of a command."""
+    """The outcome of a command."""
 
     code: int
     out: str
     err: str
 
     def clean(self) -> Done:
-        """Check that it ended as commands must: well, by a signal, or with an error in few words and no traceback."""
+        """Check that the command ended cleanly: successfully, by a signal, or with a short error and no traceback."""
         said = f"exit code {self.code}\n{self.out[-2000:]}\n{self.err[-2000:]}"
         assert "Traceback (most recent call last)" not in self.out + self.err, said
         assert len(self.err) < LONGEST_MESSAGE, said
@@ -60,7 +60,7 @@ class Done(NamedTuple):
 
 
 class Job:
-    """A command that runs.
+    """A running command.
 
     Args:
         process: Its process.
@@ -72,11 +72,11 @@ class Job:
         process.start()
 
     def begun(self) -> None:
-        """Wait until the command itself runs, rather than the start of its process."""
+        """Wait until the command itself is running, not just its process."""
         wait_for(lambda: self.log.with_suffix(".err").exists() or not self.process.is_alive())
 
     def send(self, signum: int) -> None:
-        """Send a signal, if it is not too late."""
+        """Send a signal if the process is still running."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signum)
 
@@ -124,7 +124,7 @@ class Commands:
         return self.start(*arguments, cwd=cwd, **more).finish().clean()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in a process of its own, and return its result."""
+        """Call a function in a separate process; return its result."""
         with self.context.Pool(1) as pool:
             return pool.apply_async(function, arguments).get(timeout=40 * LONGEST)
 
@@ -143,16 +143,16 @@ class Campaign:
         self.scale, self.commands, self.folder, self.record = scale, commands, folder, record
 
     def size(self, cases: int) -> int:
-        """How many of a number of cases are tried."""
+        """Scale a number of cases."""
         return max(1, round(cases * self.scale))
 
     def place(self, name: object) -> Path:
-        """Make a folder beside the images."""
+        """Make a folder next to the images."""
         (self.folder / str(name)).mkdir()
         return self.folder / str(name)
 
     def tally(self, what: str, total: int, /, **counts: int) -> None:
-        """Record what a test has counted, for the summary."""
+        """Record the counts of a test for the summary."""
         parts = "".join(f", {name.replace('_', ' ')} {number:,}" for name, number in sorted(counts.items()))
         self.record("campaign", f"{what}: {total:,}{parts}")
 
@@ -192,7 +192,7 @@ def _run(
 
 
 def wait_for(happened: Callable[[], bool], seconds: float = LONGEST) -> None:
-    """Wait until something has happened, at most a number of seconds."""
+    """Wait for a condition, up to a number of seconds."""
     end = time.monotonic() + seconds
     while not happened() and time.monotonic() < end:
         time.sleep(0.0005)
@@ -204,7 +204,7 @@ def listed(text: str) -> list[str]:
 
 
 def contents(run: Path) -> dict[str, Any]:
-    """Everything in a run folder but what a clock says."""
+    """The contents of a run folder, without times."""
     found: dict[str, Any] = {}
     for path in sorted(path for path in run.rglob("*") if path.is_file() and path.name != ".lock"):
         name = path.relative_to(run).as_posix()

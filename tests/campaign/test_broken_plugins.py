@@ -1,4 +1,4 @@
-"""Plugins that are broken in a hundred ways are named, and break nothing else."""
+"""Plugins broken in a hundred ways are named and break nothing else."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ VARIANTS = {
 
 
 def install(variant: Variant, site: Path) -> None:
-    """Install a variant as installers do."""
+    """Install a variant."""
     info = site / "vaekit_acme-1.2.dist-info"
     info.mkdir(parents=True)
     (site / "vaekit_acme.py").write_text(variant.source, "utf-8")
@@ -177,7 +177,7 @@ def install(variant: Variant, site: Path) -> None:
 
 
 def faults_of(name: str, commands: Commands, folder: Path) -> list[str]:
-    """Return what goes wrong with a variant."""
+    """Return the failures of a variant."""
     variant, site, faults = VARIANTS[name], folder / "site", list[str]()
     install(variant, site)
     words = " ".join(SMALL).split(" --encoder mlp --encoder.hidden 8 ")

@@ -1,4 +1,4 @@
-"""Damaged and forged model files are refused, or give the same results; they take neither the memory nor the time."""
+"""Damaged and forged model files are rejected or give the same results, without excessive memory or time."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.slow
 
 FILES = ("model.safetensors", "checkpoints/best.safetensors", "checkpoints/last.safetensors")
 MEMORY, SECONDS = 2**30, 20
-"""Most memory and time that a command may take beyond what it takes for a sound file of a few kilobytes."""
+"""Maximum memory and time that a command may take beyond those for a valid file of a few kilobytes."""
 ODD: list[Any] = [
     *(None, True, -1, 0, 10**12, 10**400, 1e308, -0.5, "", "x" * 10_000, "\x1b[31m", "../x", [], [[]], {}, {"kind": "mlp"}),
     *([1] * 100_000, json.loads("[" * 200 + "]" * 200)),
 ]
 PROGRESS = ("data", "state", "versions", "optimizer.", "meter")
-"""What of metadata and tensors tells how the model was trained, rather than what it is."""
+"""Metadata and tensors that describe the training, not the model."""
 
 
 def with_header(header: Any, rest: bytes) -> bytes:
@@ -44,21 +44,21 @@ def with_header(header: Any, rest: bytes) -> bytes:
 
 
 def flip(content: bytes, chance: random.Random) -> bytes:
-    """Change one bit, in the tensors or anywhere."""
+    """Flip a bit, in the tensors or anywhere."""
     header = 8 + int.from_bytes(content[:8], "little")
     place = chance.randrange(header if chance.random() < 0.7 else 0, len(content))
     return content[:place] + bytes([content[place] ^ 1 << chance.randrange(8)]) + content[place + 1 :]
 
 
 def cut(content: bytes, chance: random.Random) -> bytes:
-    """Leave out the end or a part, or let something follow."""
+    """Truncate the file, remove a part, or append something."""
     start = chance.randrange(len(content))
     end = chance.choice([len(content), min(len(content), start + chance.randrange(1, 4096))])
     return chance.choice([content[:start] + content[end:], content + content[start:end], b""])
 
 
 def splice(content: bytes, chance: random.Random) -> bytes:
-    """Write a piece over another, or zeros or ones."""
+    """Overwrite a piece with another, or with zeros or ones."""
     length = chance.randrange(1, len(content) // 4)
     source, target = (chance.randrange(len(content) - length) for _ in range(2))
     piece = chance.choice([content[source : source + length], bytes(length), b"\xff" * length])
@@ -66,7 +66,7 @@ def splice(content: bytes, chance: random.Random) -> bytes:
 
 
 def relabel(content: bytes, chance: random.Random) -> bytes:
-    """Let a header of the right length say something else about the tensors."""
+    """Change the description of the tensors in a header of the same length."""
     end = 8 + int.from_bytes(content[:8], "little")
     header, text = json.loads(content[8:end]), content[8:end].decode()
     one, other = chance.sample(sorted(header.keys() - {"__metadata__"}), 2)
@@ -85,7 +85,7 @@ def relabel(content: bytes, chance: random.Random) -> bytes:
 
 
 def make_up(content: bytes, chance: random.Random) -> bytes:
-    """Write a header by hand, or another length of it."""
+    """Write a custom header or a wrong header length."""
     huge = {"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}
     heads: list[Any] = [huge, {}, [], None, "x", {"a": huge}, {"__metadata__": {"vaekit-3": "[" * 100_000}}, {"": {}}]
     length = chance.choice([0, 1, 2**31, 2**63, 2**64 - 1, len(content)])
@@ -93,7 +93,7 @@ def make_up(content: bytes, chance: random.Random) -> bytes:
 
 
 def edit(metadata: Any, chance: random.Random, progress: bool) -> str:
-    """Give something in the metadata another type or size, or remove it."""
+    """Change the type or size of a metadata entry, or remove it."""
     inner, way = metadata, list[str]()
     while True:
         keys: list[Any] = sorted(inner) if isinstance(inner, dict) else [*range(len(inner))]
@@ -109,7 +109,7 @@ def edit(metadata: Any, chance: random.Random, progress: bool) -> str:
 
 
 def recast(tensors: dict[str, Any], chance: random.Random, names: list[str]) -> str:
-    """Give a tensor another type, shape or kind of number, or another name, or remove it."""
+    """Change the dtype, shape, values or name of a tensor, or remove it."""
     tensor = tensors.pop(name := chance.choice(names))
     others = [
         *(tensor.double(), tensor.half(), tensor * torch.nan, tensor / 0, tensor.reshape(-1).clone(), torch.zeros(0)),
@@ -129,13 +129,13 @@ def opened(path: Path) -> tuple[Any, dict[str, torch.Tensor]]:
 
 
 def seal(path: Path, metadata: Any, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a file with a digest that fits."""
+    """Write a file with a matching digest."""
     digest = digest_of(json.loads(json.dumps(metadata)), tensors)
     save_file(tensors, path, {"vaekit-3": json.dumps({**metadata, "digest": digest})})
 
 
 def forge(path: Path, chance: random.Random, progress: bool) -> str:
-    """Write a file again with something else in it."""
+    """Rewrite a file with a change."""
     metadata, tensors = opened(path)
     names = [name for name in sorted(tensors) if name.startswith(PROGRESS) == progress]
     what = recast(tensors, chance, names) if names and chance.random() < 0.4 else edit(metadata, chance, progress)
@@ -162,7 +162,7 @@ def too_long(*_: object) -> None:
 
 
 def assault(run: Path, kind: str, cases: int) -> tuple[dict[str, int], list[str]]:
-    """Damage or forge files and use them; return counts and what went wrong."""
+    """Damage or forge files and use them; return counts and failures."""
     warnings.simplefilter("ignore")
     os.chdir(run.parent)
     signal.signal(signal.SIGALRM, too_long)
@@ -218,7 +218,7 @@ def test_files_that_are_not_what_was_written(kind: str, cases: int, campaign: Ca
 
 
 @pytest.mark.parametrize(("file", "command"), [(FILES[0], "sample run"), (FILES[1], "evaluate run --device cpu")])
-def test_weights_that_are_no_numbers_are_refused(file: str, command: str, campaign: Campaign) -> None:
+def test_weights_that_are_not_finite_are_refused(file: str, command: str, campaign: Campaign) -> None:
     folder = campaign.place("work")
     campaign.commands("train", *SMALL, "--pictures", "none", "--out", "run", cwd=folder)
     metadata, tensors = opened(folder / "run" / file)

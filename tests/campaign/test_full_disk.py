@@ -1,4 +1,4 @@
-"""A full disk is an error that names the file, harms no earlier file, and costs nothing once there is space again."""
+"""A full disk is an error that names the file, harms no existing file, and has no effect once space is available again."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ LONGER = ["--epochs", "60", "--pictures", "every:10"]
 
 
 def names_a_file(done: Done) -> None:
-    """Check that a command failed, and that its error says which file could not be written and what to do."""
+    """Check that a command failed with an error that names the file and a remedy."""
     assert done.code in {1, 2}, done
     assert any(name in done.err for name in ("run/", "out.", "run folder run")), done
     assert "remedy:" in done.err, done
 
 
 def continued(commands: Commands, folder: Path, **more: object) -> Done:
-    """Begin or continue a run."""
+    """Start or continue a run."""
     begun = (folder / "run" / "spec.yaml").exists()
     return commands(*(["resume", "run"] if begun else TRAIN), cwd=folder, **more)
 
 
 @pytest.fixture(scope="module")
 def runs(commands: Commands, work: Path) -> Path:
-    """The folder of a run that nothing disturbed, and of another to compare it with."""
+    """The folder of an undisturbed run, and of another to compare it with."""
     commands(*TRAIN, cwd=work)
     shutil.copytree(work / "run", work / "other")
     return work
@@ -93,7 +93,7 @@ def test_a_command_that_cannot_write_leaves_nothing_behind(name: str, older: boo
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 24 MB, where one may be mounted."""
+    """A disk of 24 MB, if mounting is permitted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     try:

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment, and again while it resumes, ends as if it had never been killed."""
+"""A run that is killed at any moment, and again while resuming, ends as if it had never been killed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ APPEARING = listed("""
     run/model.safetensors | run/checkpoints/last.safetensors | run/checkpoints/.last*.tmp | run/checkpoints/.best*.tmp
     run/checkpoints/frames/00002.png | run/samples/epoch-0002.png | run/training.* | run/evaluation.json
 """)
-"""Files at whose appearance a run is killed."""
+"""Files whose appearance triggers the kill."""
 
 
 @dataclass
@@ -53,12 +53,12 @@ class Victim:
 
     @property
     def command(self) -> list[str]:
-        """The command that begins or continues it."""
+        """The command that starts or continues it."""
         begun = (self.folder / "run" / "spec.yaml").exists()
         return ["resume", "run"] if begun else ["train", *SMALL, *RUNS[self.kind].split(), "--out", "run"]
 
     def kill(self) -> bool:
-        """Start it, send a signal at a random moment or when a random file appears; return whether that ended it."""
+        """Start it, and send a signal at a random moment or when a random file appears; return whether that ended it."""
         job = self.campaign.commands.start(*self.command, cwd=self.folder, fresh=self.kind == "a fresh interpreter")
         job.begun()
         if self.chance.random() < 0.5:
@@ -98,12 +98,12 @@ def test_killed_runs_end_as_if_they_had_not_been(kind: str, campaign: Campaign) 
 
 
 def frame_lost(run: Path) -> None:
-    """Do what a death within the removal of the frames leaves."""
+    """Reproduce the state after a death during the removal of the frames."""
     (run / "checkpoints" / ".frames" / "00001.png").unlink()
 
 
 def death(dies_in: str, moment: str, after: Callable[[Path], None] | None = None) -> Any:
-    """A function in which a process dies, and what happens to the folder then."""
+    """A function in which a process dies, and the resulting state of the folder."""
     return pytest.param(dies_in, after, id=moment)
 
 
@@ -131,7 +131,7 @@ def test_a_death_at_the_worst_moment_is_mended(dies_in: str, after: Callable[[Pa
     assert contents(killed / "run") == contents(whole / "run")
 
 
-def test_ctrl_c_at_the_start_is_no_traceback(campaign: Campaign) -> None:
+def test_ctrl_c_at_the_start_shows_no_traceback(campaign: Campaign) -> None:
     job = campaign.commands.start("train", *SMALL, "--out", "run", cwd=campaign.place("work"), fresh=True)
     job.begun()
     time.sleep(0.7)  # of the seconds that importing takes

@@ -1,4 +1,4 @@
-"""Spec files and options in any state become a spec or a short error, soon."""
+"""Spec files and options in any state quickly give a spec or a short error."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vaekit.specs.text import value_text
 pytestmark = pytest.mark.slow
 
 SLOWEST = 5.0
-"""Most seconds of computing that a spec may take."""
+"""Maximum processor time for a spec in seconds."""
 
 COMPLETE = [
     build_spec({}, {}),
@@ -58,7 +58,7 @@ deep = st.integers(1, 40).map(lambda depth: json.loads("[" * depth + "1" + "]" *
 
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every container within plain data, with each of its keys."""
+    """All containers in plain data, with each of their keys."""
     for key in [*value] if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield value, key
         yield from places(value[key])
@@ -66,7 +66,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
 
 @st.composite
 def specs(draw: st.DrawFn) -> Any:
-    """Valid plain data of which something was replaced, removed, added, renamed or moved."""
+    """Valid plain data in which something was replaced, removed, added, renamed or moved."""
     data = copy.deepcopy(draw(st.sampled_from(BASES)))
     for _ in range(draw(st.integers(1, 3))):
         found = [*places(data)]
@@ -91,7 +91,7 @@ def specs(draw: st.DrawFn) -> Any:
 
 @st.composite
 def texts(draw: st.DrawFn) -> bytes:
-    """The text of a valid spec with pieces left out, repeated or inserted, bits changed and lines doubled."""
+    """The text of a valid spec with pieces removed, repeated or inserted, bits flipped and lines duplicated."""
     text = draw(st.sampled_from(TEXTS))
     for _ in range(draw(st.integers(1, 6))):
         place, length = draw(st.integers(0, len(text))), draw(st.integers(0, 60))
@@ -122,7 +122,7 @@ options = st.lists(st.one_of(valid, valid, valid, other), max_size=3).map(dict)
 
 @pytest.mark.parametrize(("kind", "cases"), [("plain data", 4_000), ("text", 3_500), ("options", 2_500)])
 def test_any_spec_is_read_or_refused(kind: str, cases: int, campaign: Campaign) -> None:
-    """Each gives a spec that is written and read back as itself, or an error of vaekit's in few words."""
+    """Each gives a spec that survives a round trip, or a short error of vaekit's."""
     file, counts = campaign.folder / "spec.yaml", Counter[str]()
 
     def of_text(text: bytes) -> RunSpec:

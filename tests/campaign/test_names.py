@@ -1,4 +1,4 @@
-"""Names and kinds of files that nobody expects: a command works with them or refuses them, and replaces nothing but files."""
+"""Unexpected names and types of files: a command works with them or rejects them, and replaces only regular files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def write_image(path: Path, number: int) -> None:
 
 
 def write_classes(folder: Path, name: str) -> None:
-    """Write 36 pictures of three classes, one of them called by a name."""
+    """Write 36 pictures of three classes, one of them with a given name."""
     for number, label in enumerate([name, "other", "third"] * 12):
         (folder / label).mkdir(parents=True, exist_ok=True)
         write_image(folder / label / f"{number}.png", number)
@@ -148,7 +148,7 @@ def test_names(where: str, campaign: Campaign, run: Path) -> None:
         try:
             works = PLACES[where](name, Place(campaign.commands, campaign.place(number), run))
             counts["worked" if works else "refused"] += 1
-        except (OSError, UnicodeError):  # of this test, which cannot write such a name here
+        except (OSError, UnicodeError):  # an error of this test, which cannot create such a name here
             counts["not_allowed_here"] += 1
         except AssertionError as error:
             faults.append(f"{name[:20]!r}: {str(error)[-300:]!r}")
@@ -196,7 +196,7 @@ USES = {
 }
 
 
-def test_what_is_no_regular_file(campaign: Campaign, run: Path) -> None:
+def test_irregular_files(campaign: Campaign, run: Path) -> None:
     chance, counts, faults = random.Random("files"), Counter[str](), []
     cases = [*itertools.product(USES, ODD)]
     chosen = chance.sample(cases, campaign.size(len(cases)))

@@ -1,4 +1,4 @@
-"""A damaged, missing or odd file in a run folder stops only what needs it, in one sentence; what can be made again is made."""
+"""A damaged, missing or odd file in a run folder stops only what needs it, with a short error; derived files are recreated."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ USES = {
     "resume": "resume run --quiet",
 }
 LEGIBLE = {"evaluate", "sample", "reconstruct"}
-"""Uses whose output has no clock and no path in it."""
+"""Uses whose output contains neither times nor paths."""
 NEEDED = listed("spec.yaml | model.safetensors | checkpoints/best.safetensors | checkpoints/last.safetensors")
 EXPENDABLE = listed("""
     evaluation.json | metrics.jsonl | training.gif | samples/epoch-0002.png | reconstructions/epoch-0002.png | decoder.onnx
@@ -37,7 +37,7 @@ TEXTS = ["[]", "{}", "null", "3", '"x"', "NaN", "{" * 9999, "\n\n", "{}\n{}"]
 
 
 def instead(make: Callable[[Path], object], file: Path, chance: random.Random) -> None:
-    """Replace a file by something that is no file."""
+    """Replace a file with something that is not a file."""
     file.unlink()
     make(file)
 
@@ -65,7 +65,7 @@ DAMAGE: dict[str, Callable[[Path, random.Random], object]] = {
 
 @pytest.fixture(scope="module")
 def runs(commands: Commands, work: Path) -> Path:
-    """A folder with two runs that have every kind of file."""
+    """A folder with two runs that have every type of file."""
     commands("train", *SMALL, "--pictures", "every:1", "--out", "run", cwd=work)
     commands("train", *SMALL, "--pictures", "none", "--seed", "1", "--out", "other", cwd=work)
     for command in ("export run --onnx", "traverse run", "evaluate run --split validation"):

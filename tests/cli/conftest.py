@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Calls the command line with arguments; returns the exit code and what was written to stdout and stderr."""
+    """Calls the command line with arguments; returns the exit code, stdout and stderr."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Whatever fails, the command line says so in one line, what to do, and no traceback."""
+"""Any failure is reported by the command line in one line, with a remedy and without a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command is a file of `vaekit.cli.commands`; it is found there."""
+"""A command is a file in `vaekit.cli.commands`, where it is discovered."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def one() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder where commands are looked for as well."""
+    """An additional folder for command discovery."""
     monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
     before = {*sys.modules}
     yield tmp_path
@@ -107,7 +107,7 @@ def test_a_file_may_hold_a_group_of_commands(cli: Cli, folder: Path) -> None:
     assert "Hold commands." in cli("--help")[1]
 
 
-def test_only_the_command_asked_for_is_imported(cli: Cli, folder: Path) -> None:
+def test_only_the_requested_command_is_imported(cli: Cli, folder: Path) -> None:
     (folder / "faulty.py").write_text("raise RuntimeError")
     assert cli("schema", "--help")[0] == 0
 
@@ -120,7 +120,7 @@ def test_commands_are_listed_by_panel_and_name() -> None:
     assert all(command.summary and "\n" not in command.summary for command in found)
 
 
-def test_a_word_that_is_no_command_suggests_one(cli: Cli) -> None:
+def test_an_unknown_command_suggests_a_similar_one(cli: Cli) -> None:
     code, _, err = cli("traverze")
     assert code == 2
     assert "Did you mean 'traverse'?" in err

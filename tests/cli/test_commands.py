@@ -42,7 +42,7 @@ def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # train
 
 
-def test_train_writes_a_line_an_epoch_and_says_what_to_do_next(cli: Cli, images: Path, tmp_path: Path) -> None:
+def test_train_prints_a_line_per_epoch_and_the_next_steps(cli: Cli, images: Path, tmp_path: Path) -> None:
     code, out, err = cli("train", "--dataset", "array", "--dataset.path", images, *TINY, "--epochs=2", "--out", tmp_path / "run")
     assert (code, err) == (0, "")
     assert out.count("\nepoch ") == 2
@@ -52,7 +52,7 @@ def test_train_writes_a_line_an_epoch_and_says_what_to_do_next(cli: Cli, images:
         assert f"vaekit {command} {tmp_path / 'run'}" in out
 
 
-def test_json_is_one_object_a_line(cli: Cli, images: Path, tmp_path: Path) -> None:
+def test_json_output_has_one_object_per_line(cli: Cli, images: Path, tmp_path: Path) -> None:
     code, out, _ = cli(
         "train", "--json", "--loss", "bce", "--dataset", "array", "--path", images, *TINY, "--out", tmp_path / "run"
     )
@@ -159,7 +159,7 @@ def test_help_shows_the_values_of_the_spec_file(cli: Cli, tmp_path: Path, monkey
         ("--loss beta --loss tc", ["'beta' and 'tc' both cover"]),
     ],
 )
-def test_mistakes_are_explained_and_exit_with_2(cli: Cli, arguments: str, parts: list[str], tmp_path: Path) -> None:
+def test_usage_errors_are_explained_and_exit_with_2(cli: Cli, arguments: str, parts: list[str], tmp_path: Path) -> None:
     code, out, err = cli("train", *arguments.split(), f"--out={tmp_path / 'run'}")
     assert (code, out) == (2, "")
     assert err.startswith("error: ")
@@ -228,7 +228,7 @@ def test_reconstruct_takes_files_and_folders(cli: Cli, trained: Path, tmp_path: 
     assert (code, out.strip(), err) == (0, str(tmp_path / "grid.png"), "")
 
 
-def test_reconstruct_without_images_is_a_mistake(cli: Cli, trained: Path) -> None:
+def test_reconstruct_without_images_is_a_usage_error(cli: Cli, trained: Path) -> None:
     code, _, err = cli("reconstruct", trained)
     assert code == 2
     assert "no images" in err
@@ -269,7 +269,7 @@ def test_run_defaults_to_the_newest(cli: Cli, trained: Path, tmp_path: Path, mon
     assert cli("sample")[:2] == (0, "runs/0001-x/samples/seed-0.png\n")
 
 
-def test_resume_refuses_a_complete_run_and_what_is_no_run(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_resume_refuses_complete_runs_and_other_folders(cli: Cli, trained: Path, tmp_path: Path) -> None:
     code, _, err = cli("resume", trained)
     assert code == 2
     assert "is complete" in err

@@ -103,7 +103,7 @@ def test_resumed_run_and_notes_are_mentioned(capsys: pytest.CaptureFixture[str])
     assert "note: threads were 2" in out
 
 
-def test_reporter_fits_what_was_asked_for() -> None:
+def test_reporter_follows_the_options() -> None:
     assert isinstance(choose_reporter(json=True), JsonReporter)
     assert type(choose_reporter(quiet=True)) is Quiet
     assert type(choose_reporter()) is LineReporter

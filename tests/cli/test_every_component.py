@@ -1,7 +1,4 @@
-"""Every operation works on a model of every component, or says in a sentence why it does not.
-
-A new component is in the walk without being named here.
-"""
+"""Every operation works for a model with every component, or explains why not. New components are included automatically."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ DATA: dict[str, dict[str, Any]] = {
     "signals": {**REAL, **CNN, "dataset.layout": "NCL"},
     "volumes": {**CNN, "dataset.layout": "NDHW"},
 }
-"""Data that are not images, with the options that they need."""
+"""Data other than images, with their required options."""
 MODELS: dict[str, dict[str, Any]] = {
     "grid": {**CNN, "latent_stride": 2},
     "grid of layers": {**CNN, "latent_stride": 2, "posterior": "ladder", "prior": "ladder"},
@@ -75,7 +72,7 @@ COMMANDS = {
 }
 SLOW = {"bench", "score", "decoder.onnx", "encoder.onnx", "autoencoder.onnx", "decoder.pt2", "autoencoder.pt2"}
 OF_LOSSES = {"evaluate", "log p(x)", "report", "bench"}
-"""The operations that a loss has a part in; the others work on the model, which does not hold it."""
+"""The operations that involve the loss; the others only use the model."""
 WALK = [
     pytest.param(point, operation, marks=[pytest.mark.slow] if operation in SLOW else [], id=f"{'-'.join(point)}-{operation}")
     for point in POINTS
@@ -119,7 +116,7 @@ def data(labelled_run: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def run_of(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunOf:
-    """Trains the run of a point, or another one of the same point, at first use."""
+    """Trains the run of a point, or another run of the same point, on first use."""
     folder, runs = tmp_path_factory.mktemp("points"), {}
 
     def run_of(point: Point, *, seed: int = 0) -> Path:
@@ -131,7 +128,7 @@ def run_of(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunOf:
 
 
 def refusal_of(point: Point, operation: str) -> str | None:
-    """Return the phrase with which an operation refuses a point, if it does."""
+    """Return the phrase with which an operation rejects a point, if it does."""
     role, kind = point
     prior = {role: kind, **fitting_prior(*point)}.get("prior", "normal")
     density = role != "posterior" or bool(roles.posteriors.get(kind).provides)
@@ -161,7 +158,7 @@ def test_an_operation(cli: Cli, run_of: RunOf, tmp_path: Path, point: Point, ope
 
 
 class Died(BaseException):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class Killer(Silent):
@@ -202,13 +199,13 @@ STACKED = [
     pytest.param(point, marks=pytest.mark.slow if point == ("loss", "perceptual") else (), id="-".join(point))
     for point in filter(has_bytes, POINTS)
 ]
-"""The points to stack; copies of a feature network take a while."""
+"""The points to stack; copying a feature network takes a while."""
 
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("point", STACKED)
 def test_stacked_models_are_those_that_are_trained_alone(data: Path, tmp_path: Path, point: Point) -> None:
-    """Of data that are floats, which stay in single precision, this is not tried."""
+    """Float data, which stay in single precision, are skipped."""
     options = options_of(point, data)
     swept, _ = vaekit.sweep(over={"seed": (0, 1)}, **options, stack="on", out=tmp_path / "sweep")
     assert all(group["stacked"] for group in json.loads((tmp_path / "sweep/sweep.json").read_text())["groups"])

@@ -148,7 +148,7 @@ def test_registered_exporter_has_a_flag_and_its_options(cli: Cli, run: Path, mon
         ("--onnx --part head", 2, ["unknown part of a model", "decoder, encoder, autoencoder"]),
         ("--onnx --opset 12", 2, ["opset", "greater than or equal to 18"]),
         ("--onnx --opset x", 2, ["opset", "'x'"]),
-        ("--onnx --fp16 --int8", 2, ["one precision"]),
+        ("--onnx --fp16 --int8", 2, ["both fp16 and int8"]),
         ("--torch --opset 18", 2, ["No such option"]),
         ("--onnx /dev/null/decoder.onnx", 1, ["cannot write /dev/null/decoder.onnx"]),
     ],

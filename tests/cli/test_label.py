@@ -1,4 +1,4 @@
-"""A model that is conditional on labels, from the data to a picture and an exported file."""
+"""A label-conditional model, from the data to pictures and an exported file."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_each_of_several_samples_is_decoded_with_the_label_of_its_example(run: v
     assert trace.log_weight.shape == (5, 4)
 
 
-def test_a_drawn_image_is_of_the_class_that_is_asked_for(run: vaekit.Run) -> None:
+def test_a_sampled_image_is_of_the_requested_class(run: vaekit.Run) -> None:
     vae = run.vae()
     for label in range(NUM_CLASSES):
         images = vae.sample(20, y=torch.full((20,), label), generator=torch.Generator().manual_seed(0))[:, 0]
@@ -77,7 +77,7 @@ def test_a_drawn_image_is_of_the_class_that_is_asked_for(run: vaekit.Run) -> Non
     assert torch.equal(vae.sample(6, generator=draws[0]), vae.sample(6, y=y, generator=draws[1]))
 
 
-def test_the_code_of_an_image_need_not_hold_its_class(run: vaekit.Run) -> None:
+def test_the_code_of_an_image_need_not_encode_its_class(run: vaekit.Run) -> None:
     images, labels, _ = run.pictures.subject.test(range(run.pictures.subject.num_test(30)))
     assert labels is not None
     vae = run.vae()
@@ -95,7 +95,7 @@ def test_labels_are_needed(run: vaekit.Run, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="conditional on 'label'"):
             call()
     path = str(data(tmp_path / "bars.npz", labels=False))
-    with pytest.raises(VaekitError, match="condition 'label' needs a label of each example, which the data do not have"):
+    with pytest.raises(VaekitError, match="condition 'label' needs labels, but the data have none"):
         vaekit.train(dataset="array", **{"dataset.path": path}, condition="label", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -123,13 +123,13 @@ def test_the_class_of_a_file_must_be_named(run: vaekit.Run, cli: Cli, tmp_path: 
     assert cli("reconstruct", str(run.path), str(file), "0", "--label", "low", "--out", str(tmp_path / "a.png"))[0] == 0
 
 
-def test_a_class_cannot_be_chosen_for_an_unconditional_model(labelled_run: Path, cli: Cli) -> None:
+def test_an_unconditional_model_accepts_no_class(labelled_run: Path, cli: Cli) -> None:
     code, _, err = cli("sample", str(labelled_run), "--label", "0")
     assert code == 2
     assert "not conditional" in err
 
 
-def test_what_is_told_between_two_classes_is_between_them(run: vaekit.Run) -> None:
+def test_interpolated_conditions_lie_between_two_classes(run: vaekit.Run) -> None:
     vae, z = run.vae(), torch.zeros(3, 2)
     ends = vae.condition_on(torch.tensor([0, 2]))
     assert ends is not None

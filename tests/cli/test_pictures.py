@@ -52,12 +52,12 @@ def test_compare_shows_runs_and_their_numbers(cli: Cli, labelled_run: Path, tmp_
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
-        ("traverse RUN --dims 1,x", ["given by number"]),
-        ("traverse RUN --dims 9", ["not latents of the model", "from 0 to 2"]),
+        ("traverse RUN --dims 1,x", ["by index"]),
+        ("traverse RUN --dims 9", ["invalid latents", "from 0 to 2"]),
         ("interpolate RUN 0", ["two images are needed"]),
-        ("interpolate RUN 0 100000", ["the dataset has no such image"]),
+        ("interpolate RUN 0 100000", ["no such image in the dataset"]),
         ("reconstruct RUN", ["no images were given"]),
-        ("sample RUN --out a.tiff", ["not written in this format"]),
+        ("sample RUN --out a.tiff", ["unsupported"]),
         ("manifold RUN --dims 0,1,2", ["one or two latents"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Schedules: their values, their three forms, and what the command line, sweeps and searches make of them."""
+"""Schedules: their values, their three forms, and their use in the command line, sweeps and searches."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_the_command_line_takes_and_shows_them(data: dict[str, Any], tmp_path: P
     assert "epochs: Field required, must be cosine(start, end, epochs)" in err
 
 
-def test_commas_in_parentheses_part_no_values() -> None:
+def test_commas_in_parentheses_do_not_separate_values() -> None:
     assert read_over("beta=linear(0,1,5),linear(0,4,5)") == ("beta", ["linear(0,1,5)", "linear(0,4,5)"])
     assert read_over("beta=1,cyclic(0, 1, 5, rise=1),4") == ("beta", ["1", "cyclic(0, 1, 5, rise=1)", "4"])
     assert read_over("beta=1;linear(0,1,5)") == ("beta", ["1", "linear(0,1,5)"])

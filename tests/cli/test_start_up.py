@@ -1,4 +1,4 @@
-"""What only a process of its own can show: imports, exit codes, pipes and signals."""
+"""Behaviour that needs a separate process: imports, exit codes, pipes and signals."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_commands_on_runs_do_not_load_the_compiler(labelled_run: Path, tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_mistake_in_a_process_exits_with_2_and_no_traceback() -> None:
+def test_a_usage_error_in_a_process_exits_with_2_and_no_traceback() -> None:
     done = run("-m", "vaekit", "train", "--epoch", "3")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -82,7 +82,7 @@ def test_mistake_in_a_process_exits_with_2_and_no_traceback() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_reader_that_goes_away_is_no_error_message() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     with start("components", "list") as process:
         assert process.stdout is not None
         process.stdout.close()
@@ -93,7 +93,7 @@ def test_reader_that_goes_away_is_no_error_message() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="no signals to another process")
 @pytest.mark.parametrize("given", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_saves_a_checkpoint_says_how_to_go_on_and_exits_with_130(tmp_path: Path, given: str) -> None:
+def test_a_signal_saves_a_checkpoint_explains_how_to_resume_and_exits_with_130(tmp_path: Path, given: str) -> None:
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8))
     flags = "--dataset array --path images.npy --encoder.hidden 16 --epochs 500 --batch-size 16 --pictures none --out run"
     with start("train", *flags.split(), cwd=tmp_path) as process:
@@ -119,7 +119,7 @@ def shell(command: str, folder: Path, **environment: str) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp437"])
-def test_any_encoding_of_the_output_will_do(tmp_path: Path, encoding: str) -> None:
+def test_any_output_encoding_works(tmp_path: Path, encoding: str) -> None:
     done = shell(f"vaekit train {FLAGS} --epochs 1", tmp_path, PYTHONIOENCODING=encoding, PYTHONUTF8="0")
     assert (done.returncode, done.stderr) == (0, "")
     assert "vaekit reconstruct run IMAGES" in done.stdout
@@ -212,5 +212,5 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint(tmp_path: Path) -> None:
         seen += os.read(terminal, 1000)
     os.close(terminal)
     _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 130  # rather than killed by the signal
+    assert os.waitstatus_to_exitcode(status) == 130  # not killed by the signal
     assert Run(tmp_path / "run").position() > (0, 0)

@@ -50,7 +50,7 @@ def test_a_sweep_prints_a_row_a_model_and_leaves_a_folder_each(
     assert main(["evaluate", str(tmp_path / "sweep" / names[0])]) == 0
 
 
-def test_a_sweep_goes_on_by_its_folder(
+def test_a_sweep_resumes_from_its_folder(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vaekit.training.step import Step
@@ -79,7 +79,7 @@ def test_a_sweep_goes_on_by_its_folder(
     assert "all 2 runs are done" in capsys.readouterr().err
 
 
-def test_a_search_prints_its_trials_and_goes_on(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_prints_its_trials_and_continues(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     search = ["--search", "optuna", "--storage", str(tmp_path / "study.journal"), "--over", "lr=1e-4..1e-2:log"]
     arguments = ["sweep", *data, *TINY, *search, "--over", "latent-dim=2..4", "--metric", "active_units:max"]
     arguments = [word for word in arguments if word not in {"--latent-dim", "2"}]
@@ -127,7 +127,7 @@ def test_models_are_shown_with_the_validation_set_first(
     ("arguments", "message"),
     [
         ([], "nothing to sweep over"),
-        (["--over", "beta"], "not an option with values"),
+        (["--over", "beta"], "expected OPTION=VALUES"),
         (["--over", "betta=1,2"], "unknown option betta"),
         (["--over", "seed=1,2", "--over", "seed=3"], "varied twice"),
         (["--over", "seed=1,2", "--stack", "maybe"], "unknown value of --stack"),

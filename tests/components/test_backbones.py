@@ -1,4 +1,4 @@
-"""What the options of the built-in encoders and decoders change, and what they refuse."""
+"""Effects and validation of the options of the built-in encoders and decoders."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def shapes(role: str, data_shape: Shape) -> tuple[Shape, Shape]:
 
 
 def build(role: str, kind: str, data_shape: Shape = ODD, **options: Any) -> Backbone:
-    """A small backbone, built through its spec as assembly does it."""
+    """A small backbone, built from its spec as in assembly."""
     spec = ROLES[role].spec(kind).model_validate({"kind": kind, **small(ROLES[role], kind), **options})
     in_shape, out_shape = shapes(role, data_shape)
     return ROLES[role].build(spec, in_shape=in_shape, out_shape=out_shape)
@@ -70,7 +70,7 @@ def parts(backbone: Backbone, *types: type[nn.Module]) -> list[Any]:
     return [module for module in backbone.modules() if isinstance(module, types)]
 
 
-# What the checks of vaekit.testing leave open
+# Beyond the checks of vaekit.testing
 
 
 @every_backbone
@@ -83,7 +83,7 @@ def test_untrained_backbone_of_default_options_passes_on_what_tells_examples_apa
     assert backbone.out_shape == out_shape
 
 
-# What is refused
+# Validation
 
 
 @every_backbone
@@ -116,7 +116,7 @@ def test_normalisation_that_would_erase_its_input_is_refused(width: int):
         build("encoder", "mlp", hidden=(width,), normalization="layer")
 
 
-# What options change
+# Effects of options
 
 
 @with_option("hidden")

@@ -1,4 +1,4 @@
-"""Categorical latents, alone and beside Gaussian ones: probabilities, relaxed samples, and the KL of the discrete variables."""
+"""Categorical latents, alone and with Gaussian ones: probabilities, relaxed samples, and the KL of the discrete variables."""
 
 from __future__ import annotations
 
@@ -129,10 +129,10 @@ def test_noise_of_any_size_gives_finite_samples() -> None:
         assert q.rsample(noise).isfinite().all()
 
 
-def test_latents_are_a_whole_number_of_variables() -> None:
+def test_latents_must_be_divisible_into_variables() -> None:
     assert Categorical(20, (20,), num_classes=10).code_sizes == (10, 10)
     assert Categorical(20, (20,)).code_sizes == (20,)
-    with pytest.raises(UsageError, match="not a whole number of variables") as error:
+    with pytest.raises(UsageError, match="cannot be divided into variables") as error:
         Categorical(16, (16,), num_classes=10)
     assert error.value.given == "16 latents, 10 classes"
     assert "--latent-dim 20" in str(error.value.remedy)
@@ -170,7 +170,7 @@ def test_the_temperature_of_joint_draws_leaves_classes_as_probable() -> None:
 
 
 @pytest.mark.parametrize(("epoch", "share"), [(0.0, 0.0), (5.0, 0.5), (math.inf, 1.0)])
-def test_each_part_of_joint_latents_has_a_capacity_of_its_own(epoch: float, share: float) -> None:
+def test_each_part_of_joint_latents_has_its_own_capacity(epoch: float, share: float) -> None:
     posterior = Joint(10, (10,), num_classes=4).double().eval()
     q, p = posterior(random(6, 2, 10)), JointPrior(10, (10,), (4,)).double()()
     loss = JointCapacity(
@@ -185,7 +185,7 @@ def test_each_part_of_joint_latents_has_a_capacity_of_its_own(epoch: float, shar
     parts = (
         continuous.sum(-1).mean() - 7 * share,
         discrete.sum(-1).mean() - min(5 * share, math.log(4)),
-    )  # it holds log 4 nats at most
+    )  # it carries at most log 4 nats
     torch.testing.assert_close(loss(trace), 3 * (parts[0].abs() + parts[1].abs()))
 
 
@@ -195,7 +195,7 @@ def test_more_classes_than_latents_are_refused() -> None:
 
 
 def test_evaluation_is_that_of_one_hot_vectors(tmp_path: Path) -> None:
-    """The log p(x) of a single variable is a sum over its classes, to which importance sampling comes close."""
+    """For a single variable, log p(x) is a sum over its classes, which importance sampling approximates."""
     kinds = np.random.default_rng(0).integers(0, 2, (4, 4, 4))
     np.save(tmp_path / "images.npy", np.tile(255 * kinds, (60, 1, 1)).astype(np.uint8))
     options: dict[str, Any] = {"dataset": "array", "dataset.path": str(tmp_path / "images.npy"), "posterior": "categorical"}

@@ -146,10 +146,10 @@ def test_an_output_is_rounded_to_the_nearest_level_with_the_gradient_of_tanh() -
     torch.testing.assert_close(gradient, expected)
 
 
-def test_a_number_of_levels_for_each_channel_is_asked_for() -> None:
+def test_the_number_of_levels_must_match_the_channels() -> None:
     assert FSQ(12, (3, 4), levels=(8, 5, 5)).code_sizes == (8, 5, 5)
     assert FSQ(12, (3, 4)).code_sizes == (5, 5, 5)
-    with pytest.raises(UsageError, match="a number of levels for each channel") as error:
+    with pytest.raises(UsageError, match="the number of levels of each channel") as error:
         FSQ(12, (3, 4), levels=(8, 5))
     assert error.value.given == "levels 8, 5 for 3 channels"
     assert error.value.remedy == "use --latent-dim 2"
@@ -202,7 +202,7 @@ def test_pictures_decode_the_nearest_codes(kind: str) -> None:
     near = vae.posterior.nearest(z)
     assert torch.equal(decode_nearest(vae, z), decode(vae, near))
     assert not torch.equal(near, z)
-    if kind != "residual_vq":  # whose codes are found one after another
+    if kind != "residual_vq":  # its codes are found one by one
         assert torch.equal(vae.posterior.nearest(own), own)
         assert torch.equal(vae.posterior.nearest(near), near)
         assert ((near - z).square().sum(-1)[:, None] <= (own - z[:, None]).square().sum(-1) + 1e-5).all() or kind == "joint"

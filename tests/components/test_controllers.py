@@ -1,4 +1,4 @@
-"""Losses whose β is state without gradients: GECO and ControlVAE."""
+"""Losses that adjust β by a controller: GECO and ControlVAE."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from vaekit.training.progress import Silent
 F64 = torch.float64
 ROOT = Path(__file__).parents[2]
 FLOAT32 = 1e-6
-"""Relative error of options, which are numbers of float32 until the loss becomes one of float64."""
+"""Relative error of options, which are float32 until the loss is converted to float64."""
 
 
 def trace(kl: float, error: float = 0.0, *, batch: int = 4, epoch: float | None = None) -> Trace:
-    """Return the trace of images of 2 x 3 numbers with a KL and an error per number."""
+    """Return the trace of 2×3 images with a given KL and a given error per pixel."""
     mu = torch.full((batch, 1), math.sqrt(2 * kl), dtype=F64)
     site = Site(mu, DiagonalGaussian(mu, torch.zeros_like(mu)), StandardNormal(torch.zeros(1, dtype=F64)))
     absent: Any = None
@@ -139,7 +139,7 @@ def small(images: Path, **more: Any) -> dict[str, Any]:
 
 
 class Died(BaseException):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class Killer(Silent):
@@ -187,7 +187,7 @@ def flag(value: Any) -> str:
 
 
 @pytest.mark.parametrize(("kind", "name", "values"), [("geco", "tolerance", (0.5, 0.9)), ("control", "loss.kl", (1.0, 3.0))])
-def test_a_sweep_stacks_controllers_each_with_a_state_of_its_own(
+def test_a_sweep_stacks_controllers_with_separate_states(
     images: Path, tmp_path: Path, kind: str, name: str, values: tuple[float, ...]
 ) -> None:
     runs = vaekit.sweep(over={name: values}, stack="on", **small(images, loss=kind), out=tmp_path / "sweep")

@@ -1,4 +1,4 @@
-"""Losses with critics: the gradients of every player, and what a trained critic knows."""
+"""Losses with critics: the gradients of every player, and the estimates of a trained critic."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def inputs_of(objective: Objective) -> Inputs:
 
 
 def assert_gradients(objective: Objective, values: dict[str, torch.Tensor]) -> None:
-    """Compare the gradient of each part, by the beginning of its parameters' names, with that of the value that it minimises."""
+    """Compare the gradient of each part, by parameter name prefix, with that of the value that it minimises."""
     named, checked = dict(objective.named_parameters()), set()
     for part, value in values.items():
         own = {name: parameter for name, parameter in named.items() if name.startswith(f"{part}.") and name not in checked}
@@ -184,7 +184,7 @@ def test_the_adaptive_weight_makes_gradients_of_what_the_likelihood_receives_pro
     expected = 0.7 * of_reconstruction.flatten(1).norm(dim=1)
     torch.testing.assert_close(of_critic.flatten(1).norm(dim=1), expected)
     whole, part = loss.ratio(trace), loss.ratio(Trace(inputs.x[:2], (), type(trace.likelihood)(mean[:2]), model=vae))
-    torch.testing.assert_close(whole[:2], part)  # so it depends neither on the batch nor on the number of processes
+    torch.testing.assert_close(whole[:2], part)  # independent of the batch and the number of processes
 
 
 def test_feature_matching_compares_every_layer() -> None:
@@ -245,8 +245,8 @@ def test_several_samples_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("loss", ["vae_gan", "adversarial"])
-def test_missing_numbers_tell_a_critic_nothing(loss: str) -> None:
-    """The value and the gradients do not depend on what is decoded where a number is missing."""
+def test_a_critic_ignores_missing_values(loss: str) -> None:
+    """The value and the gradients do not depend on the decoded values at missing positions."""
     objective = objective_of(loss, shape=(7,), missing="channel")
     inputs = inputs_of(objective)
     x = inputs.x.clone()

@@ -45,21 +45,21 @@ def sizes(splits: Splits) -> list[int]:
 
 
 def everything(splits: Splits) -> torch.Tensor:
-    """All images, in the order of a first pixel that numbers them."""
+    """All images, ordered by their first pixel, which numbers them."""
     images = torch.cat([part.gather(torch.arange(len(part))) for part in parts(splits)])
     return images[images[:, 0, 0, 0].argsort()]
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)
-def test_every_data_set_is_registered_and_described(kind):
+def test_every_dataset_is_registered_and_described(kind):
     cls = datasets.get(kind)
     assert issubclass(cls, Dataset)
     assert cls.default_likelihood in ("bce", "gaussian", {"kind": "gaussian", "link": "identity"})
-    assert datasets.summary(kind).endswith((".", "folder, nested or not."))
+    assert datasets.summary(kind).endswith(".")
     assert all(field.description for name, field in datasets.spec(kind).model_fields.items() if name != "kind")
 
 
-def test_describing_data_sets_imports_no_torch_and_loading_digits_no_torchvision():
+def test_describing_datasets_imports_no_torch_and_loading_digits_no_torchvision():
     code = (
         "import sys; from vaekit.roles import datasets; import vaekit.data.specs;"
         "[datasets.summary(k) for k in datasets.kinds()];"
@@ -288,7 +288,7 @@ def test_a_broken_image_stops_or_is_left_out_with_a_warning(tmp_path, memory_gb)
     assert sum(sizes(splits)) == 20
 
 
-def test_folders_that_hold_no_data_set_are_refused(tmp_path):
+def test_folders_without_a_dataset_are_refused(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         load("folder", path=str(tmp_path / "absent"))
     with pytest.raises(DataError, match="no images"):
@@ -409,7 +409,7 @@ def test_of_an_archive_images_come_before_tables(tmp_path):
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
-def test_missing_numbers_are_kept_until_they_are_refused(tmp_path, memory_gb):
+def test_missing_values_are_kept_until_checked(tmp_path, memory_gb):
     array = np.random.default_rng(0).random((40, 3)).astype(np.float32)
     array[::2, 1] = np.nan
     np.save(tmp_path / "a.npy", array)
@@ -419,7 +419,7 @@ def test_missing_numbers_are_kept_until_they_are_refused(tmp_path, memory_gb):
     low, high = splits.train.value_range()
     assert 0 < low < high < 1
     assert splits.with_missing("zeros").facts.missing == "zeros"
-    with pytest.raises(DataError, match=r"numbers are missing(.*\n)*.*NaN(.*\n)*.*--missing zeros"):
+    with pytest.raises(DataError, match=r"values are missing(.*\n)*.*NaN(.*\n)*.*--missing zeros"):
         splits.with_missing("refuse").train.gather(torch.arange(32))
     ranged = load("array", path=str(tmp_path / "a.npy"), memory_gb=memory_gb, range=(0.0, 2.0)).train.gather(torch.arange(32))
     plain = splits.train.gather(torch.arange(32))
@@ -427,7 +427,7 @@ def test_missing_numbers_are_kept_until_they_are_refused(tmp_path, memory_gb):
 
 
 @pytest.mark.parametrize("binarize", ["threshold", "static", "dynamic"])
-def test_binarisation_of_any_shape_leaves_missing_numbers_missing(binarize):
+def test_binarisation_of_any_shape_keeps_missing_values(binarize):
     examples = torch.rand(30, 7)
     examples[::3, 2] = torch.nan
     for train in (True, False):
@@ -446,8 +446,8 @@ def test_the_memory_format_is_that_of_images():
         assert batch.x.is_contiguous(memory_format=last) == (len(shape) == 3)
 
 
-def test_augmentation_of_what_is_no_image_is_refused():
-    with pytest.raises(UsageError, match=r"augmentation changes images only(.*\n)*.*\(2, 9\)"):
+def test_augmentation_of_other_data_than_images_is_refused():
+    with pytest.raises(UsageError, match=r"augmentation works on images only(.*\n)*.*\(2, 9\)"):
         Batches(TensorImages(torch.rand(30, 2, 9)), batch_size=10, streams=Streams(0), augment=AugmentSpec(rotate=5))
 
 
@@ -490,7 +490,7 @@ def test_types_of_numbers(tmp_path, array, expected):
     assert splits.train.integer == (array.dtype.kind != "f")
 
 
-def test_floats_with_opacity_are_laid_on_white(tmp_path):
+def test_floats_with_opacity_are_composited_onto_white(tmp_path):
     np.save(tmp_path / "a.npy", np.broadcast_to(np.array([0.2, 0.4, 0.6, 0.5], np.float32), (20, 5, 6, 4)))
     assert torch.allclose(load("array", path=str(tmp_path / "a.npy")).train.images[0, :, 0, 0], torch.tensor([0.6, 0.7, 0.8]))
 
@@ -560,8 +560,8 @@ def test_files_of_anything_else_are_refused(tmp_path, suffix, content):
         (np.full((20, 5, 6), 256), "outside their range"),
         (np.full((20, 5, 6), np.inf), "not finite"),
         (np.zeros((20, 5, 6), np.complex64), "type"),
-        (np.zeros(20, np.uint8), "not an array of examples"),
-        (np.zeros((0, 5, 6), np.uint8), "not an array of examples"),
+        (np.zeros(20, np.uint8), "array cannot hold examples"),
+        (np.zeros((0, 5, 6), np.uint8), "array cannot hold examples"),
     ],
 )
 def test_arrays_that_are_not_examples_are_refused(tmp_path, array, message):
@@ -570,7 +570,7 @@ def test_arrays_that_are_not_examples_are_refused(tmp_path, array, message):
         load("array", path=str(tmp_path / "a.npy"))
 
 
-def test_only_the_arrays_that_are_asked_for_are_read(tmp_path):
+def test_only_requested_arrays_are_read(tmp_path):
     pickled = np.array([{"a": 1}] * 20, dtype=object)
     np.savez(tmp_path / "a.npz", images=numbered(), meta=pickled, label=np.arange(20).reshape(20, 1) % 2)
     splits = load("array", path=str(tmp_path / "a.npz"))
@@ -601,11 +601,11 @@ def test_types_of_labels(tmp_path, labels, expected, names):
     assert splits.train.class_names == names
 
 
-def test_labels_that_nobody_asked_for_and_cannot_be_used_are_left_out(tmp_path):
+def test_unsuitable_labels_are_ignored_unless_requested(tmp_path):
     np.savez(tmp_path / "a.npz", images=numbered(), labels=np.zeros((20, 14)))
-    with pytest.warns(UserWarning, match=r"labels is left out.*\(20, 14\)"):
+    with pytest.warns(UserWarning, match=r"labels is ignored.*\(20, 14\)"):
         assert load("array", path=str(tmp_path / "a.npz")).train.labels is None
-    with pytest.raises(DataError, match="cannot be labels"):
+    with pytest.raises(DataError, match="cannot hold labels"):
         load("array", path=str(tmp_path / "a.npz"), labels="labels")
 
 
@@ -635,7 +635,7 @@ def test_splits_of_different_shapes_are_refused(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
 def test_every_damaged_array_file_is_refused(tmp_path, suffix):
-    """Of files damaged at each of 200 places, every one is refused in a sentence, or read as numbers."""
+    """Files damaged at each of 200 positions are either rejected with a short error or read as numbers."""
     file = tmp_path / f"a{suffix}"
     (np.save if suffix == ".npy" else np.savez_compressed)(file, np.random.default_rng(0).integers(0, 256, (20, 5, 6), np.uint8))
     whole, refused = file.read_bytes(), 0
@@ -721,7 +721,7 @@ def test_a_table_beyond_the_budget_gives_the_same_batches_also_by_workers(tmp_pa
         assert torch.equal(a.y, c.y)
 
 
-def test_a_table_keeps_its_own_splits_unless_fractions_are_asked_for(tmp_path, library):
+def test_a_table_keeps_its_own_splits_unless_fractions_are_given(tmp_path, library):
     own = {"train": table(library, 20), "val": table(library, 5, 20), "test": table(library, 4, 25), "extra": table(library, 3)}
     for i, (names, options, expected) in enumerate(
         [
@@ -759,15 +759,15 @@ def test_columns_of_a_table_are_found_or_named(tmp_path, library):
     ):
         with pytest.raises(UsageError, match=r"image, label, mask|configurations"):
             load("huggingface", path=path, **options)
-    with pytest.raises(DataError, match=r"differ in shape|cannot be labels"):
+    with pytest.raises(DataError, match=r"differ in shape|cannot hold labels"):
         load("huggingface", path=path, image="image", labels="note")
     made.remove_columns(["image", "mask"]).save_to_disk(tmp_path / "numbers")
     with pytest.raises(DataError, match="--dataset array"):
         load("huggingface", path=str(tmp_path / "numbers"))
 
 
-def test_splits_may_differ_in_what_is_not_asked_for(tmp_path, library):
-    """Columns of other types, and class names in another order, whose numbers then agree."""
+def test_splits_may_differ_in_unused_columns(tmp_path, library):
+    """Columns of other types, and class names in another order, whose labels are then aligned."""
     parts_of = {"train": ["cat", "dog"], "test": ["dog", "cat"]}
     made = library.DatasetDict()
     for i, (name, names) in enumerate(parts_of.items()):
@@ -791,7 +791,7 @@ def test_arrays_of_a_table_are_numbers(tmp_path, library):
     assert load("huggingface", path=str(tmp_path / "both")).shape == (3, 5, 6)
 
 
-def test_frames_of_a_table_that_are_not_read_are_said(tmp_path, library):
+def test_unread_frames_of_a_table_are_warned_about(tmp_path, library):
     buffer = io.BytesIO()
     picture(0, (6, 5)).save(buffer, "GIF", save_all=True, append_images=[picture(9, (6, 5))])
     rows = [{"bytes": buffer.getvalue() if i < 3 else encoded(i), "path": None} for i in range(20)]
@@ -811,7 +811,7 @@ def test_a_set_without_all_labels_has_none(tmp_path, library):
 
 def test_a_broken_row_is_named(tmp_path, library):
     features = library.Features({"image": library.Image()})
-    for content, message in ((b"no picture", "cannot read the image in row 4 of column image"), (None, "no picture in row 4")):
+    for content, message in ((b"no picture", "cannot read the image in row 4 of column image"), (None, "missing in row 4")):
         rows = [{"bytes": encoded(i), "path": None} for i in range(6)]
         rows[4] = content and {"bytes": content, "path": None}
         library.Dataset.from_dict({"image": rows}, features).save_to_disk(tmp_path / message[:4])

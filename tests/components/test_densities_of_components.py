@@ -1,4 +1,4 @@
-"""What the options of posteriors and likelihoods change."""
+"""Effects of the options of posteriors and likelihoods."""
 
 import math
 
@@ -30,7 +30,7 @@ def test_kl_is_finite_at_extreme_parameters(kind):
     normal = roles.priors.build(roles.priors.spec("normal")(), latent_dim=DIM)
     for value in (1e4, -1e4):
         q, noise = module(torch.full((2, *module.param_shape), value)), torch.ones(2, DIM)
-        kl = Site.drawn(q, noise, normal()).kl  # in closed form, or by the draw
+        kl = Site.drawn(q, noise, normal()).kl  # in closed form or sampled
         assert kl is not None
         assert torch.isfinite(kl).all()
 
@@ -45,7 +45,7 @@ def test_identity_link_passes_means_through_and_takes_any_pixels(kind):
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("gaussian", "sigma"), ("laplace", "scale")])
-def test_scales_are_learned_or_fixed_as_asked(kind, scale):
+def test_scales_are_learned_or_fixed_as_requested(kind, scale):
     learned, fixed = likelihood(kind, **{scale: 0.25}), likelihood(kind, **{scale: 0.25, "learned": False})
     assert len(list(learned.parameters())) == 1
     assert not list(fixed.parameters())
@@ -59,11 +59,11 @@ def test_a_learned_scale_below_its_bound_comes_back_and_starts_above_it(kind, sc
     (value,) = module.parameters()
     with torch.no_grad():
         value.fill_((math.log(MIN_SCALE) - 1) / SPEEDUP)
-    for sign, moves in ((1, False), (-1, True)):  # a loss that asks for a smaller scale, and one for a larger
+    for sign, moves in ((1, False), (-1, True)):  # a loss that favours a smaller scale, and one that favours a larger scale
         value.grad = None
         (sign * module.scale()).sum().backward()
         assert bool(value.grad.abs() > 0) == moves
     assert module.scale().item() == pytest.approx(math.log(MIN_SCALE))
-    with pytest.raises(UsageError, match="at its lower bound or below"):
+    with pytest.raises(UsageError, match="not above its lower bound"):
         likelihood(kind, **{scale: 0.001})
     assert likelihood(kind, **{scale: 0.001, "learned": False}).scale().item() == pytest.approx(math.log(0.001))

@@ -30,7 +30,7 @@ def trace(mu: Tensor, *samples: int) -> Trace:
 
 
 def penalty(codes: Tensor, lambda_od: float, lambda_d: float) -> float:
-    """Return the penalty on the covariance that numpy computes."""
+    """Return the penalty on NumPy's covariance."""
     total = np.cov(codes.numpy(), rowvar=False, ddof=0)
     variances = np.diag(total)
     return lambda_od * ((total - np.diag(variances)) ** 2).sum() + lambda_d * ((variances - 1) ** 2).sum()
@@ -53,7 +53,7 @@ def test_uncorrelated_means_of_unit_variance_are_not_penalised() -> None:
 
 
 def test_the_covariance_of_codes_is_that_of_means_and_the_mean_of_variances() -> None:
-    """The law of total covariance, which the paper's second variant starts from."""
+    """The law of total covariance, on which the paper's second variant is based."""
     given = trace(random(20, 3), 50_000)
     q: Any = given.site.q
     expected = covariance(q.mean) + q.logvar.exp().mean(0).diag()

@@ -1,4 +1,4 @@
-"""The prior of the Exemplar VAE: a mixture around the codes of the images trained on last."""
+"""The prior of the Exemplar VAE: a mixture around the codes of the most recent training images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FactorVAE: a critic of its own, which the model plays against."""
+"""FactorVAE: a model that plays against a critic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Posteriors whose draws pass through flows, the full Gaussian, and what needs the densities of their draws only."""
+"""Flow posteriors, the full-covariance Gaussian, and uses that only need the densities of samples."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_step_has_the_log_determinant_of_its_jacobian_which_is_positive(make: 
         matrix = jacobian(step, z[None]).view(D, D)
         sign, log_det = torch.linalg.slogdet(matrix)
         assert sign == 1
-        # autograd's determinant loses digits where a direction is compressed a millionfold
+        # autograd's determinant loses digits if a direction is compressed a millionfold
         torch.testing.assert_close(step(z[None])[1].squeeze(), log_det, rtol=1e-6, atol=1e-6)
 
 
@@ -84,7 +84,7 @@ def test_a_planar_step_against_its_normal_would_fold_without_the_constraint() ->
 
 @pytest.mark.parametrize("scale", [0.5, 3.0, 30.0])
 def test_a_radial_step_is_invertible_along_its_radii(scale: float) -> None:
-    """Distances from the centre are mapped to distances from it, in the same direction, by an increasing function."""
+    """Distances from the centre are mapped by an increasing function, in the same direction."""
     step = radial(scale)
     radii = torch.linspace(0, 20, 2001, dtype=F64)
     direction = random(D, seed=7)
@@ -146,7 +146,7 @@ def test_a_transform_of_iaf_is_equation_14() -> None:
 
 
 def near_identity(kind: str) -> tuple[torch.nn.Module, Tensor]:
-    """Return a posterior, and encoder outputs at which its steps are the identity."""
+    """Return a posterior and encoder outputs for which its steps are the identity."""
     posterior = iaf() if kind == "iaf" else roles.posteriors.get(kind)(D)
     if kind == "iaf":
         with torch.no_grad():
@@ -208,7 +208,7 @@ def test_a_full_gaussian_without_correlations_is_a_diagonal_one() -> None:
     torch.testing.assert_close(kl_per_dim(q, p), kl_per_dim(other, p))
 
 
-# What needs the density of draws only
+# Uses that only need the density of samples
 
 
 def vae_of(posterior: str) -> vaekit.VAE:
@@ -272,7 +272,7 @@ def test_free_bits_of_a_prior_that_is_not_factorised_are_refused() -> None:
 @pytest.mark.parametrize("kind", [*FLOWS, "full_gaussian"])
 def test_a_grid_of_latents_is_refused(kind: str) -> None:
     posterior = roles.posteriors.get(kind)(8)
-    with pytest.raises(UsageError, match=f"the posterior {kind!r} cannot have a grid of latents"):
+    with pytest.raises(UsageError, match=f"the posterior {kind!r} does not support grids of latents"):
         vaekit.model.vae.params_shape(posterior, (2, 2, 2))
 
 

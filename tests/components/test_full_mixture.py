@@ -1,4 +1,4 @@
-"""Mixtures of full covariance, fitted by EM, and the density estimation of codes as a second stage."""
+"""Full-covariance mixtures fitted by EM, and density estimation of codes as a second stage."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_fit_has_a_scale_even_where_codes_are_equal() -> None:
 
 
 def test_more_components_than_codes_are_refused() -> None:
-    with pytest.raises(UsageError, match="too large to be estimated"):
+    with pytest.raises(UsageError, match="cannot be estimated"):
         FullMixture(3, num_components=10).initial_state(trace_of(codes_of(9)))
 
 
@@ -141,7 +141,7 @@ def second(first: vaekit.Run, out: Path, **more: Any) -> vaekit.Run:
 
 
 def distance(run: vaekit.Run) -> float:
-    """Return how far the images drawn from the prior are from the nearest test images, on average."""
+    """Return the mean distance of images sampled from the prior to the nearest test images."""
     vae = run.vae()
     x = vaekit.datasets.get("digits")().load().test.gather(torch.arange(1000)).float().flatten(1) / 255
     draws = vae.sample(500, generator=torch.Generator().manual_seed(0)).flatten(1)
@@ -178,7 +178,7 @@ def test_a_prior_that_is_fitted_beside_the_autoencoder_leaves_it_alone() -> None
 
 
 def test_covariances_that_codes_cannot_determine_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"too large to be estimated(.*\n)*.*1025 latents(.*\n)*.*at most 1024"):
+    with pytest.raises(UsageError, match=r"cannot be estimated(.*\n)*.*1025 latents(.*\n)*.*at most 1024"):
         FullMixture(1025)
     prior = FullMixture(8, num_components=3)
     codes = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The importance-weighted bound, and losses that ask for several samples."""
+"""The importance-weighted bound, and losses that request several samples."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_more_samples_give_a_tighter_bound_and_the_elbo_stays_beside_it() -> Non
 
 
 def test_images_have_the_same_noise_in_any_share_of_a_batch() -> None:
-    """Two processes see what one sees: noise is drawn for the whole batch, images first, and cut by images."""
+    """Two processes see the same noise as one: it is drawn for the whole batch, images first, and split by image."""
     objective = objective_of(loss="iwae", num_samples=3)
     x = torch.rand(6, *SHAPE)
 
@@ -114,9 +114,9 @@ def test_images_have_the_same_noise_in_any_share_of_a_batch() -> None:
     assert torch.equal(share(0, 6), torch.cat([share(0, 3), share(3, 3)], 1))
 
 
-def test_losses_that_ask_for_different_numbers_of_samples_are_refused() -> None:
+def test_losses_that_request_different_numbers_of_samples_are_refused() -> None:
     class Two(Loss):
-        """Asks for two samples."""
+        """Requests two samples."""
 
         samples = (2,)
 
@@ -169,7 +169,7 @@ BOUNDS: dict[str, dict[str, Any]] = {
 
 
 def with_samples(objective: Objective, noise: torch.Tensor) -> Inputs:
-    """Return inputs with the same noise for six samples, in the sample dimensions of the objective."""
+    """Return inputs with the same noise for six samples, arranged in the objective's sample dimensions."""
     return inputs_of(objective)._replace(noise=noise.reshape(*objective.samples, *noise.shape[1:]))
 
 
@@ -187,7 +187,7 @@ def noise() -> torch.Tensor:
 
 
 def test_bounds_of_the_same_samples_are_ordered(noise: torch.Tensor) -> None:
-    """By Jensen's inequality: the ELBO, the mean of bounds of fewer samples, the bound of all."""
+    """By Jensen's inequality: the ELBO, the mean of bounds from fewer samples, the bound from all samples."""
     values = {name: value_of(name, noise, **options)[0] for name, options in BOUNDS.items()}
     elbo = value_of("ciwae", noise, num_samples=6, elbo_weight=1)[0]
     assert elbo > values["ciwae"] > values["iwae"]

@@ -1,4 +1,4 @@
-"""Layers of latents: the densities of the prior and the posteriors of hierarchies, and what they refuse."""
+"""Hierarchies of latents: the densities of prior and posteriors, and their validation."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_posterior_of_the_bottom_is_the_normalised_product_of_two_gaussians(
 
 @pytest.mark.parametrize("upward", [False, True])
 def test_many_layers_are_a_chain_of_torchs_densities(upward: bool) -> None:
-    """Each layer depends on all that are drawn before it, whichever end is drawn first."""
+    """Each layer depends on all layers drawn before it, from either end."""
     prior = prior_of(9, top=2, layers=4)
     p = prior()
     if upward:
@@ -88,7 +88,7 @@ def test_many_layers_are_a_chain_of_torchs_densities(upward: bool) -> None:
     torch.testing.assert_close(p.log_prob_in_turn(z), torch.cat(terms[::-1] if upward else terms, -1))
     torch.testing.assert_close(p.log_prob(z), torch.cat(terms, -1).sum(-1))
     noise = random(3, 6, 9, seed=1)
-    z = p.rsample(noise)  # the density of draws is that of noise, but for the volume of each conditional
+    z = p.rsample(noise)  # the density of samples is that of noise up to the volume of each conditional
     jacobian = torch.autograd.functional.jacobian(lambda e: p.rsample(e[None, None])[0, 0], noise[0, 0])
     volume = torch.linalg.slogdet(jacobian).logabsdet
     torch.testing.assert_close(p.log_prob(z)[0, 0], D.Normal(0.0, 1.0).log_prob(noise[0, 0]).sum() - volume)
@@ -115,7 +115,7 @@ def test_a_certain_encoder_overrules_the_prior_and_one_that_knows_nothing_leaves
 @pytest.mark.parametrize(("role", "kind"), [("prior", "ladder"), *(("posterior", kind) for kind in POSTERIORS)])
 @torch.no_grad()
 def test_draws_follow_densities_that_integrate_to_one(role: str, kind: str) -> None:
-    """As the kit asks of densities on the real space; it leaves other spaces out."""
+    """As the conformance kit checks for densities on the real space only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         source = source_of(Candidate(role, kind), 2)
@@ -128,7 +128,7 @@ def test_draws_follow_densities_that_integrate_to_one(role: str, kind: str) -> N
 
 @torch.no_grad()
 def test_the_sampled_kl_is_that_of_both_layers() -> None:
-    """By the chain rule it is KL(q(z2) || p(z2)) and the mean of KL(q(z1|z2) || p(z1|z2)) over z2, each in closed form."""
+    """By the chain rule, it is KL(q(z2) || p(z2)) plus the mean of KL(q(z1|z2) || p(z1|z2)) over z2, each in closed form."""
     prior = prior_of(5, top=2)
     q, p = posterior_of(prior, 3), prior()
     z = q.rsample(random(50_000, 3, 5, seed=3))
@@ -218,10 +218,10 @@ def test_inference_from_the_bottom_up_sees_the_example_through_the_bottom_layer_
 def test_posterior_and_prior_must_have_the_same_layers() -> None:
     encoder, decoder = roles.encoders.get("mlp")((1, 4, 3), (2, 2)), roles.decoders.get("mlp")((4,), (1, 4, 3))
     model = vaekit.VAE(encoder, decoder, posterior=BottomUp(4), prior=Ladder(4, top=1))
-    with pytest.raises(UsageError, match="have other layers") as error:
+    with pytest.raises(UsageError, match="have different layers") as error:
         model(torch.rand(2, 1, 4, 3))
     assert error.value.given == "layers of (1, 3) latents in the prior"
     model = vaekit.VAE(encoder, decoder, posterior=BottomUp(4))
-    with pytest.raises(UsageError, match="have other layers") as error:
+    with pytest.raises(UsageError, match="have different layers") as error:
         model(torch.rand(2, 1, 4, 3))
     assert error.value.given == "the prior 'normal'"

@@ -1,4 +1,4 @@
-"""The autoencoder of latent diffusion: its sizes, attention, checkpointing and what it refuses."""
+"""The autoencoder of latent diffusion: sizes, attention, checkpointing and validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of likelihoods against torch and SciPy, and the facts that make each of them what it is."""
+"""Likelihoods compared with torch and SciPy, and their characteristic properties."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_at_the_optimal_variance_the_gradient_is_that_of_the_variance_of_the_bat
     torch.testing.assert_close(own, paper)
 
 
-def test_the_optimal_variance_leaves_out_missing_numbers_and_averages_over_samples() -> None:
+def test_the_optimal_variance_ignores_missing_values_and_averages_over_samples() -> None:
     module = likelihood("optimal_gaussian", decay=0.5, link="identity")
     params, x = randn(3, 6, *IMAGE), randn(6, *IMAGE, seed=1)
     x.view(-1)[::3] = torch.nan
@@ -310,7 +310,7 @@ def table(path: Path, numbers: Any, **more: Any) -> dict[str, Any]:
 
 
 def counts(num: int = 600) -> np.ndarray:
-    """Return counts of two groups of rows, more dispersed than Poisson counts."""
+    """Return overdispersed counts of two groups of rows."""
     rng = np.random.default_rng(0)
     rates = np.where(np.arange(num)[:, None] % 2, [20, 20, 20, 1, 1, 1], [1, 1, 1, 20, 20, 20])
     return rng.poisson(rates * rng.gamma(2, 0.5, rates.shape))

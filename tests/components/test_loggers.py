@@ -1,4 +1,4 @@
-"""What the built-in loggers write can be read back with the libraries' own readers; nothing here needs a network."""
+"""Output of the built-in loggers can be read with the libraries' own readers; no network is needed."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ def options(labelled_run):
 
 
 def killed_after_logging(options: dict, epoch: int, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train until an epoch is logged, and die before its checkpoint is written."""
+    """Train until an epoch is logged, then die before its checkpoint is written."""
     save = checkpoint.save
 
     def dying(path, tensors, spec, *, state, **more):
@@ -106,7 +106,7 @@ def wandb_records(folder: Path):
     (file,) = folder.glob("run-*.wandb")
     data, place, parts, block = file.read_bytes(), 7, b"", 32768
     while place + 7 <= len(data):
-        if block - place % block < 7:  # too little of a block for a header is left empty
+        if block - place % block < 7:  # the rest of a block too small for a header is left empty
             place += block - place % block
             continue
         size, fragment = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
@@ -117,7 +117,7 @@ def wandb_records(folder: Path):
             parts = b""
 
 
-def test_wandb_keeps_a_run_offline_and_goes_on_under_its_id(options, tmp_path, monkeypatch):
+def test_wandb_logs_a_run_offline_and_continues_under_its_id(options, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     chosen = options | {"logger": "wandb", "mode": "offline", "project": "digits"}
     killed_after_logging(chosen, 2, tmp_path / "run", monkeypatch)
@@ -142,7 +142,7 @@ def test_wandb_keeps_a_run_offline_and_goes_on_under_its_id(options, tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of SQLAlchemy, about MLflow
-def test_mlflow_keeps_a_run_in_a_database_and_goes_on_under_its_id(options, tmp_path, monkeypatch):
+def test_mlflow_logs_a_run_to_a_database_and_continues_under_its_id(options, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     pytest.importorskip("alembic")
     monkeypatch.chdir(tmp_path)

@@ -41,7 +41,7 @@ def build(kind, **options):
 
 
 def model_trace(loss, copies=1):
-    """A trace of eight examples of a model, with the samples and the noise that a loss asks for, each as often as stated."""
+    """A trace of eight examples, each repeated, with the samples and noise requested by a loss."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         encoder = roles.encoders.get("mlp")((1, 4, 5), (2, 3), hidden=(8,))
@@ -55,7 +55,7 @@ def model_trace(loss, copies=1):
 
 
 def exact_log_q(z, q):
-    """log q(z) and log prod q(z_d) of the aggregate over the whole data set, by enumeration."""
+    """log q(z) and log prod q(z_d) of the aggregate posterior over the whole dataset, by enumeration."""
     pairs = torch.stack([q.log_prob_per_dim(z_i.expand_as(q.mu)) for z_i in z])  # i, j, d
     log_n = math.log(len(q.mu))
     return torch.logsumexp(pairs.sum(-1), 1) - log_n, (torch.logsumexp(pairs, 1) - log_n).sum(-1)
@@ -110,7 +110,7 @@ def test_tc_with_unit_weights_is_the_sampled_kl(estimator):
     torch.testing.assert_close(value, t.site.log_q - t.site.log_p)
 
 
-def test_stratified_estimator_is_exact_when_the_batch_is_the_data_set():
+def test_stratified_estimator_is_exact_when_the_batch_is_the_dataset():
     q = posterior(12)
     s = site(q)
     parts = decompose(s, 12, "stratified")
@@ -146,7 +146,7 @@ def test_weighted_estimator_follows_its_formula():
     torch.testing.assert_close(parts.dimension_wise_kl, log_product - 3 * math.log(50) - s.log_p)
 
 
-def test_mutual_information_is_at_most_the_kl_and_the_logarithm_of_the_data_set():
+def test_mutual_information_is_at_most_the_kl_and_the_log_size_of_the_dataset():
     q = posterior(400)
     s = site(q)
     parts = decompose(s, 400, "stratified")

@@ -1,4 +1,4 @@
-"""A prior that owns its noise, and spaces that must agree."""
+"""A prior with its own noise, and spaces that must agree."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ F64 = torch.float64
 
 
 def images(*shape: int, noise: float = 0.2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return smooth images, and noisy ones like them, ``(4, *shape)``."""
+    """Return smooth images and noisy versions of them, ``(4, *shape)``."""
     rng = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(rng.random((4, *shape)), (0, 0, 2, 2))
     x = (smooth - smooth.min()) / (smooth.max() - smooth.min())

@@ -56,7 +56,7 @@ def test_a_weight_follows_its_schedule() -> None:
     torch.testing.assert_close(roles.losses.build(spec, data_shape=SHAPE)(trace), loss_of(weight=2.0)(trace))
 
 
-def test_pixels_are_brought_from_the_range_of_the_data_to_0_and_1() -> None:
+def test_pixels_are_rescaled_from_the_range_of_the_data_to_0_and_1() -> None:
     wide, unit = vae_of(value_range=(-1.0, 3.0)), vae_of()
     x, mean = images(), 1 - images()
     values = [
@@ -116,7 +116,7 @@ TRAINING: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
-    """A run whose file of weights is in its folder's parent."""
+    """A run whose weights file is in the parent folder."""
     folder = tmp_path_factory.mktemp("perceptual")
     pixels = np.random.default_rng(0).integers(0, 256, (80, 8, 6), dtype=np.uint8)
     np.save(folder / "images.npy", pixels)
@@ -127,7 +127,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
 
 @pytest.fixture
 def elsewhere(run: vaekit.Run) -> Any:
-    """The run while its file of weights is away."""
+    """The run while its weights file is missing."""
     file = run.path.parent / "weights.safetensors"
     file.rename(file.with_suffix(".away"))
     yield run
@@ -152,10 +152,10 @@ def test_the_digest_of_the_file_is_part_of_the_spec(run: vaekit.Run) -> None:
 def test_a_run_is_not_repeated_with_another_file(elsewhere: vaekit.Run, tmp_path: Path) -> None:
     file = elsewhere.path.parent / "weights.safetensors"
     shutil.copy(random_weights(seed=1), file)
-    with pytest.raises(DataError, match="another file of weights of efficientnet_lite0"):
+    with pytest.raises(DataError, match="not the expected file of weights of efficientnet_lite0"):
         vaekit.train(elsewhere.folder.spec, out=tmp_path / "again")
     assert not (tmp_path / "again").exists()
-    with pytest.raises(DataError, match="another file of weights of efficientnet_lite0"):
+    with pytest.raises(DataError, match="not the expected file of weights of efficientnet_lite0"):
         elsewhere.evaluate()
 
 

@@ -1,4 +1,4 @@
-"""The prior `pixelcnn`: what each code depends on, that probabilities sum to 1, that draws follow them, and a second stage."""
+"""The prior `pixelcnn`: dependencies between codes, normalisation, sampling, and a second stage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CASES = {
 
 
 class Numbers:
-    """Codes that stand for themselves."""
+    """Codes that represent themselves."""
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         self.sizes = sizes
@@ -85,7 +85,7 @@ def test_draws_follow_the_probabilities(case: str) -> None:
 @pytest.mark.parametrize("sides", [(5,), (3, 4), (2, 3, 3), (4, 1, 3)])
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_a_position_depends_on_all_positions_before_it_and_on_no_others(sides: tuple[int, ...], kernel: int) -> None:
-    """Each position has a code of its own, so the gradient by the table of features tells positions apart."""
+    """Each position has a different code, so the gradient of the embedding table distinguishes positions."""
     num = math.prod(sides)
     p = density(sides, (num,), depth=4, kernel=kernel)
     context = p.context(torch.arange(num).view(1, num, 1))[0]
@@ -132,14 +132,14 @@ def test_the_kl_of_a_point_mass_is_minus_the_log_probability_of_its_codes() -> N
     assert (kl >= 0).all()
 
 
-def test_a_kernel_has_a_centre() -> None:
-    with pytest.raises(UsageError, match="has a centre"):
+def test_the_kernel_size_must_be_odd() -> None:
+    with pytest.raises(UsageError, match="odd kernel size"):
         PixelCNN(4, (1, 4), (3,), kernel=4)
 
 
 @pytest.fixture(scope="module", params=["vq", "fsq"])
 def stages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[vaekit.Run, vaekit.Run]:
-    """A run, and the one that fits a prior to its codes, as README says."""
+    """A run, and the run that fits a prior to its codes, as in the README."""
     folder = tmp_path_factory.mktemp(request.param)
     rows = np.random.default_rng(0).integers(0, 256, (200, 4, 1))
     np.save(folder / "images.npy", np.kron(np.tile(rows, (1, 1, 4)), np.ones((2, 2))).astype(np.uint8))  # of equal columns
@@ -159,7 +159,7 @@ def test_a_prior_that_is_fitted_to_the_codes_of_a_run_lowers_the_kl_alone(stages
     assert before["kl"] == pytest.approx(16 * math.log(8 if first.spec.model.posterior.kind == "vq" else 12), rel=1e-6)
     assert after["kl"] < 0.7 * before["kl"]
     assert after["reconstruction"] == pytest.approx(before["reconstruction"], rel=1e-6)
-    assert after["log_likelihood"] == pytest.approx(after["elbo"], rel=1e-5)  # q has one value: all samples are alike
+    assert after["log_likelihood"] == pytest.approx(after["elbo"], rel=1e-5)  # q is a point mass: all samples are equal
     one, other = (load_file(run.folder.model) for run in stages)
     assert all(torch.equal(other[name], tensor) for name, tensor in one.items())
     assert second.metrics()[-1]["train_loss"] < second.metrics()[0]["train_loss"]

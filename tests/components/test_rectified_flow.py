@@ -1,4 +1,4 @@
-"""Rectified flows: against the velocity of a Gaussian, which is known, and the loss that learns it."""
+"""Rectified flows, compared with the known velocity of a Gaussian, and the loss that learns it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_paths_end_where_those_of_a_gaussian_do_and_the_error_falls_with_the_ord
 
 @pytest.mark.parametrize("times", ["uniform", "logit_normal"])
 def test_the_loss_is_least_at_the_velocity_of_a_gaussian(times: str) -> None:
-    """Its value there is the mean variance of ``u_1 - u_0`` given a place: s² / ((1 - t)² + t² s²) for each latent."""
+    """Its value there is the mean variance of ``u_1 - u_0`` given a position: s² / ((1 - t)² + t² s²) per latent."""
     num, deviation = 100_000, 0.5
     loss = roles.losses.get("flow_matching")(times=times)
     loss_noise, codes = random(num, D + 1, seed=1), 2.0 + 0.5 * deviation * random(num, D, seed=2)
@@ -138,7 +138,7 @@ def test_a_conditional_flow_is_fitted_to_a_conditional_model(tmp_path: Any) -> N
     first = vaekit.train(**given, pictures="none", condition="label", posterior="delta", binarize="none", out=tmp_path / "first")
     second = first.fit_prior("rectified_flow", width=16, epochs=3, lr=3e-3, out=tmp_path / "second")
     values = [record["validation_flow_matching"] for record in second.metrics()]
-    assert values[2] < values[0] < 2 * 4  # the sum of the variances of codes and noise, where no velocity is predicted
+    assert values[2] < values[0] < 2 * 4  # the sum of the variances of codes and noise, if no velocity is predicted
     vae = second.vae()
     noise = vae.prior.draw_noise(10, torch.Generator().manual_seed(0), like=next(vae.parameters()))[:1].expand(10, -1)
     draws = vae.prior(vae, vae.condition_on(torch.arange(10))).rsample(noise)

@@ -1,4 +1,4 @@
-"""Docstrings cite in one form: a section ``References:``, one work per entry, the same work always in the same words."""
+"""Docstrings cite in one form: a ``References:`` section, one work per entry, and identical entries for the same work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INLINE = re.compile(rf"et al\b|\beqs?\. ?\d|arXiv:|doi:|{NAME},? \(?(?:19|20)\d\
 
 
 def citations(docstring: str) -> list[str]:
-    """Return the entries of the section of references, each as one line.
+    """Return the entries of the ``References:`` section, one line each.
 
     Raises:
         ValueError: The docstring cites in another form.
@@ -48,7 +48,7 @@ def citations(docstring: str) -> list[str]:
 
 
 def docstrings(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the docstrings of a file, those of attributes included, each with its line."""
+    """Yield the docstrings of a file, including those of attributes, with their lines."""
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.value.value
@@ -94,7 +94,7 @@ References:
 """
 
 
-def test_entries_may_go_on_in_deeper_lines():
+def test_entries_may_continue_on_indented_lines():
     assert [ENTRY.fullmatch(entry)["place"] for entry in citations(ENTRIES)] == [
         "equation 9",
         "equations 2 and 4, appendix C",
@@ -138,7 +138,7 @@ def test_an_entry_as_bibtex():
     assert work_of("Chen 2018") is None
 
 
-def test_works_have_keys_of_their_own():
+def test_works_have_unique_keys():
     works = {work_of(entry) for file in FILES for _, text in docstrings(file) for entry in citations(text)}
     titles = {(work.key, work.title) for work in works}
     assert len({key for key, _ in titles}) == len(titles)

@@ -88,7 +88,7 @@ def objective_of(**options: Any) -> Objective:
 
 @pytest.mark.parametrize("condition", ["none", "label"])
 def test_the_penalty_and_its_gradient_are_those_of_autograds_jacobian(condition: str) -> None:
-    """Of the decoder's own weights, through the derivative, and of the encoder's, through the codes."""
+    """The gradients of the decoder's weights, through the derivative, and of the encoder's weights, through the codes."""
     objective = objective_of(posterior="delta", loss="gradient_penalty", weight=0.7, condition=condition)
     vae, x, y = objective.vae, images(), torch.tensor([0, 1, 2, 0, 1])
     drawn = signs(vae, 5)
@@ -111,7 +111,7 @@ def test_the_penalty_and_its_gradient_are_those_of_autograds_jacobian(condition:
 
 
 def test_a_saturated_decoder_has_no_penalty() -> None:
-    """The images are what the penalty smooths, not the decoder's output before the sigmoid."""
+    """The penalty smooths the images, not the decoder's output before the sigmoid."""
     vae = objective_of(posterior="delta", loss=["mse", "gradient_penalty"], latent_dim=2).vae
     with torch.no_grad():
         vae.decoder(torch.zeros(1, 2, dtype=F64))

@@ -1,4 +1,4 @@
-"""Posteriors and priors on spheres and in hyperbolic space: parameters, refusals, draws, estimators and pictures."""
+"""Posteriors and priors on spheres and in hyperbolic space: parameters, validation, sampling, estimators and pictures."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_decoder_receives_codes_on_a_sphere_at_the_size_of_standard_normal_num
     torch.testing.assert_close(large.square().mean(-1), torch.ones(5, dtype=F64))
     expected = vae.likelihood(vae.decoder(large)).mean
     torch.testing.assert_close(vae.decode(z), expected)
-    torch.testing.assert_close(Decoder(vae)(z), expected)  # the part that is exported
+    torch.testing.assert_close(Decoder(vae)(z), expected)  # the exported part
 
 
 @pytest.mark.parametrize("kind", ["vmf", "power_spherical"])
@@ -77,11 +77,11 @@ def test_a_sphere_needs_two_numbers(role: str) -> None:
     for kind in {"posterior": ("vmf", "power_spherical"), "prior": ("hypersphere",)}[role]:
         with pytest.raises(UsageError, match="needs two dimensions") as error:
             getattr(roles, f"{role}s").get(kind)(1)
-        assert (error.value.given, error.value.remedy) == ("1 latent", "raise latent_dim")
+        assert (error.value.given, error.value.remedy) == ("1 latent", "increase latent_dim")
 
 
 def test_centres_approach_the_largest_radius_in_order_of_their_length() -> None:
-    """The encoder's vector is the point's distance and direction, as long as it is short."""
+    """A short encoder vector gives the point's distance and direction."""
     vae = model_of("poincare", curvature=2.0)
     lengths = torch.tensor([1e-3, 1.0, 3.0, 10.0, 1e4], dtype=F64)
     params = torch.zeros(5, 2, 3, dtype=F64)
@@ -137,9 +137,9 @@ def test_a_temperature_draws_codes_to_the_centre_of_the_ball_and_a_sphere_has_no
 @pytest.mark.parametrize("kind", ["vmf", "poincare"])
 @torch.no_grad()
 def test_importance_weights_are_unbiased_estimates_of_the_marginal(kind: str) -> None:
-    """Weights from the posterior and likelihoods of draws from the prior have the same mean, p(x), up to their errors.
+    """Importance weights and likelihoods of prior samples have the same mean, p(x), within their errors.
 
-    Those of `power_spherical` have no variance, as its density is 0 where the prior's is not.
+    The weights of `power_spherical` have infinite variance, since its density vanishes where the prior's does not.
     """
     vae = model_of(kind, 2)
     x = (torch.rand(1, 1, 4, 3, generator=torch.Generator().manual_seed(0)) > 0.5).to(F64)
@@ -154,7 +154,7 @@ def test_importance_weights_are_unbiased_estimates_of_the_marginal(kind: str) ->
 
 @pytest.mark.parametrize("kind", SPACES)
 def test_draws_are_stacked_and_differentiated_as_alone(kind: str) -> None:
-    """Under `torch.vmap` of a gradient, as no loop over models is."""
+    """Under `torch.vmap` of a gradient."""
     vae = model_of(kind)
     params, noise = torch.randn(4, 5, 2, 3, dtype=F64), torch.randn(4, 5, 3, dtype=F64)
 
@@ -170,7 +170,7 @@ def test_draws_are_stacked_and_differentiated_as_alone(kind: str) -> None:
         torch.testing.assert_close(stacked[i], alone, rtol=1e-9, atol=1e-9)
 
 
-def test_priors_of_curved_spaces_know_the_way_and_others_need_none() -> None:
+def test_priors_of_curved_spaces_have_geodesics() -> None:
     for kind in SPACES:
         assert isinstance(model_of(kind).prior(), Curved)
     assert not isinstance(StandardNormal(torch.zeros(2)), Curved)
@@ -203,7 +203,7 @@ def test_paths_in_flat_space_are_straight_lines() -> None:
 
 @pytest.fixture(scope="module", params=["vmf", "poincare"])
 def run(request: pytest.FixtureRequest, labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
-    """A run of each space."""
+    """A run in each space."""
     options = {"encoder.hidden": (16,), "decoder.hidden": (16,), "epochs": 2, "batch_size": 16, "threads": 1, "device": "cpu"}
     options |= {"dataset": "array", "dataset.path": str(labelled_run.parent / "images.npz"), "latent_dim": 3, "likelihood": "bce"}
     folder = tmp_path_factory.mktemp("space") / "run"

@@ -1,4 +1,4 @@
-"""Distances between codes and draws from the prior by optimal transport: sliced Wasserstein and Sinkhorn."""
+"""Optimal-transport distances between codes and prior samples: sliced Wasserstein and Sinkhorn."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def unit(*shape: int, seed: int = 0) -> Tensor:
 
 
 def assignment(z: Tensor, y: Tensor) -> float:
-    """Return the exact cost of optimal transport between points of equal weights, by scipy."""
+    """Return SciPy's exact optimal transport cost between equally weighted points."""
     cost = squared_distances(z, y).numpy()
     return float(cost[linear_sum_assignment(cost)].mean())
 
@@ -61,7 +61,7 @@ def test_a_distance_of_shifted_codes_is_the_squared_shift() -> None:
     values = 4 * torch.stack([sliced_wasserstein(z, z + shift, unit(1, 4, seed=seed)) for seed in range(4000)])
     assert abs(values.mean() - shift.square().sum()) < 4 * values.std() / len(values) ** 0.5
     sinkhorn = sinkhorn_divergence(z, z + shift, torch.tensor(1.0, dtype=F64), 500)
-    assert sinkhorn.item() == pytest.approx(shift.square().sum().item(), rel=1e-6)  # ε blurs both alike
+    assert sinkhorn.item() == pytest.approx(shift.square().sum().item(), rel=1e-6)  # ε blurs both equally
 
 
 def test_equal_samples_have_no_distance_in_any_order() -> None:
@@ -86,11 +86,11 @@ def test_sinkhorn_is_the_optimal_assignment_at_a_small_epsilon() -> None:
         value = sinkhorn_divergence(z, y, torch.tensor(epsilon, dtype=F64), 2000)
         errors.append(abs(value.item() - exact) / exact)
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 1e-3  # the entropy of a plan of 32 points adds at most ε log 32, 0.01, which debiasing takes off again
+    assert errors[-1] < 1e-3  # the entropy of a plan of 32 points adds at most ε log 32, 0.01, which debiasing removes
 
 
 def test_transport_has_the_value_of_the_plan_that_an_independent_solver_finds() -> None:
-    """Alternating scaling of a kernel, as the algorithm was first written."""
+    """Alternating scaling of a kernel, the original form of the algorithm."""
     cost, epsilon = squared_distances(random(12, 2), random(12, 2, seed=1)), 0.5
     kernel, a, b = torch.exp(-cost / epsilon), torch.ones(12, dtype=F64), torch.ones(12, dtype=F64)
     for _ in range(5000):

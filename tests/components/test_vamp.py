@@ -75,7 +75,7 @@ def test_pixels_beyond_the_range_of_the_data_have_a_gradient_that_can_bring_them
     vae = model()
     inputs: Any = vae.prior.inputs  # type: ignore[union-attr]
     with torch.no_grad():
-        inputs.copy_(torch.where(inputs > 0.5, 1.001, -0.001))  # where a step takes images that are black and white
+        inputs.copy_(torch.where(inputs > 0.5, 1.001, -0.001))  # after a step, for black-and-white images
     z = torch.zeros(1, 2, dtype=F64)
     p: Any = vae.prior(vae)
     (gradient,) = torch.autograd.grad(p.log_prob(z).sum(), [inputs])

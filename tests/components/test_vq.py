@@ -1,4 +1,4 @@
-"""The codebook of a VQ-VAE: how it starts, how it learns, and what the bound is."""
+"""The codebook of a VQ-VAE: initialisation, learning and the bound."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_kl_is_p_log_k_and_the_elbo_a_bound(run: vaekit.Run) -> None:
     assert [loss.kind for loss in run.spec.model.loss] == ["commitment"]
     assert numbers["kl"] == pytest.approx(16 * math.log(16), rel=1e-6)
     assert numbers["elbo"] == pytest.approx(-numbers["reconstruction"] - numbers["kl"], rel=1e-6)
-    assert numbers["log_likelihood"] == pytest.approx(numbers["elbo"], rel=1e-5)  # q has one value: all samples are alike
+    assert numbers["log_likelihood"] == pytest.approx(numbers["elbo"], rel=1e-5)  # q is a point mass: all samples are equal
     assert 1 < numbers["perplexity"] <= 16
 
 

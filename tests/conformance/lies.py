@@ -64,7 +64,7 @@ def likelihood_of(base: type, density: type) -> type:
 
 
 class Sound(Backbone):
-    """One linear layer, in truth.
+    """One linear layer, correct.
 
     Args:
         scale: Of the output.
@@ -80,7 +80,7 @@ class Sound(Backbone):
 
 
 class Stranger(nn.Identity):
-    """Is no backbone."""
+    """Not a backbone."""
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Undocumented(Sound):
 
 
 class Undescribed(Sound):
-    """Says nothing of its option."""
+    """Does not describe its option."""
 
     def __init__(self, in_shape: Shape, out_shape: Shape, *, width: int = 1) -> None:
         super().__init__(in_shape, out_shape)
@@ -106,14 +106,14 @@ class Flat(Sound):
 
 
 class SquareOnly(Sound):
-    """Fails on oblong images, when it is too late."""
+    """Fails on non-square images, too late."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x + x.transpose(-1, -2) if x.shape[-1] > 1 else x)
 
 
 class ImagesOnly(Sound):
-    """Takes any shape, and fails on all but images when it is too late."""
+    """Accepts any shape, and fails on all but images, too late."""
 
     def forward(self, x: Tensor) -> Tensor:
         num, _, _, _ = x.shape
@@ -155,7 +155,7 @@ class Counting(Sound):
 
 
 class Unsaved(Sound):
-    """Keeps what it needs out of its state."""
+    """Omits a required value from its state."""
 
     def __init__(self, in_shape: Shape, out_shape: Shape) -> None:
         super().__init__(in_shape, out_shape)
@@ -166,28 +166,28 @@ class Unsaved(Sound):
 
 
 class Single(Sound):
-    """Computes in float32, whatever it is given."""
+    """Computes in float32 for any input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).float()
 
 
 class Double(Sound):
-    """Returns float64, whatever it is given."""
+    """Returns float64 for any input."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x).double()
 
 
 class Stay(Sound):
-    """Makes a tensor on the CPU."""
+    """Creates a CPU tensor."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + torch.ones(self.out_shape)
 
 
 class Branching(Sound):
-    """Decides by a number in Python."""
+    """Branches on a value in Python."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = super().forward(x)
@@ -198,21 +198,21 @@ class Branching(Sound):
 
 
 class TwiceAsWide(DiagonalGaussian):
-    """Draws twice as wide as its density."""
+    """Samples are twice as wide as the density."""
 
     def rsample(self, noise: Tensor) -> Tensor:
         return super().rsample(2 * noise)
 
 
 class OneNoise(DiagonalGaussian):
-    """Draws whose dimensions move together, under a factorised density."""
+    """Samples with dependent dimensions under a factorised density."""
 
     def rsample(self, noise: Tensor) -> Tensor:
         return super().rsample(noise[..., :1].expand(noise.shape))
 
 
 class Centre(DiagonalGaussian):
-    """Says that its mean is 0."""
+    """Claims a mean of 0."""
 
     @property
     def mean(self) -> Tensor:
@@ -220,7 +220,7 @@ class Centre(DiagonalGaussian):
 
 
 class TooHigh(DiagonalGaussian):
-    """A density that is twice too high."""
+    """A density that is too high by a factor of 2."""
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
         return super().log_prob_per_dim(value) + math.log(2)
@@ -249,7 +249,7 @@ class OwnBatch(DiagonalGaussian):
 
 
 class Remembering:
-    """Keeps the log density of its last draw, and returns it for any value."""
+    """Returns the log density of its last sample for any value."""
 
     def __init__(self, mu: Tensor, logvar: Tensor) -> None:
         self.density, self.last = DiagonalGaussian(mu, logvar), None
@@ -276,7 +276,7 @@ class Remembering:
 
 
 class Attached(Remembering):
-    """Says that it is detached, and is not."""
+    """Claims to be detached, but is not."""
 
     def detach(self) -> Remembering:
         return self
@@ -309,7 +309,7 @@ class Nested(Gaussian):
 
 
 class Cupboard:
-    """Holds tensors that it cannot detach."""
+    """Contains tensors that it cannot detach."""
 
     def __init__(self, inner: DiagonalGaussian) -> None:
         self.mu, self.logvar = inner
@@ -328,14 +328,14 @@ class Clinging(Gaussian):
 
 
 class Doubled(Gaussian):
-    """Returns float64, whatever the encoder emits."""
+    """Returns float64 for any encoder output."""
 
     def forward(self, params: Tensor, model: Any = None) -> DiagonalGaussian:
         return DiagonalGaussian(*(each.double() for each in super().forward(params)))
 
 
 class Linear(NamedTuple):
-    """A joint Gaussian ``z = mu + A e``, in truth."""
+    """A joint Gaussian ``z = mu + A e``, correct."""
 
     mu: Tensor
     matrix: Tensor
@@ -360,14 +360,14 @@ class Unnormalised(Linear):
 
 
 class Isotropic(Linear):
-    """Draws with a correlation that the density does not have."""
+    """Samples with a correlation that the density lacks."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return Linear(self.mu, 1.5 * torch.eye(self.mu.shape[-1], dtype=self.mu.dtype)).log_prob(value)
 
 
 def joint_of(density: type, capability: Capability = LOG_PROB) -> type[Posterior]:
-    """Return a posterior that is correlated, and says that it is not factorised."""
+    """Return a correlated posterior, declared as not factorised."""
 
     class Lie(Posterior):
         provides: ClassVar[frozenset[Capability]] = frozenset({capability})
@@ -386,7 +386,7 @@ def joint_of(density: type, capability: Capability = LOG_PROB) -> type[Posterior
 
 
 class OfDraws(NamedTuple):
-    """A joint Gaussian ``z = mu + A e`` that knows the density of its own draws only, in truth."""
+    """A joint Gaussian ``z = mu + A e`` that only knows the density of its own samples, correct."""
 
     mu: Tensor
     matrix: Tensor
@@ -410,7 +410,7 @@ class Undetermined(OfDraws):
 
 
 class Folded(OfDraws):
-    """Leads several noises to one draw, as a planar flow without its constraint does; its log-determinant is right."""
+    """Maps different noise to the same sample, like an unconstrained planar flow; the log-determinant is correct."""
 
     def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         bent = (2 * noise).tanh()
@@ -419,14 +419,14 @@ class Folded(OfDraws):
 
 
 class Averted(OfDraws):
-    """States the density of other draws than those of ``rsample``."""
+    """Returns log densities with samples other than those of ``rsample``."""
 
     def rsample(self, noise: Tensor) -> Tensor:
         return super().rsample(-noise)
 
 
 class OtherScores(DiagonalGaussian):
-    """States a density with its draws that is not that of ``log_prob``."""
+    """Returns log densities with samples that differ from ``log_prob``."""
 
     def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         z = self.rsample(noise)
@@ -438,11 +438,11 @@ class Upside(DiagonalGaussian):
 
 
 class Halved(DiagonalGaussian):
-    """A density whose registered KL is half of what it is."""
+    """A density whose registered KL is half the true value."""
 
 
 class Reversed(DiagonalGaussian):
-    """A density whose registered KL is that of the prior from it."""
+    """A density whose registered KL is reversed."""
 
 
 @register_kl(Upside, StandardNormal)
@@ -519,7 +519,7 @@ class Mixture(Normal):
 
 
 class Precise(Normal):
-    """Draws float64, by a buffer that it keeps."""
+    """Samples in float64 because of a buffer."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__(latent_dim)
@@ -549,7 +549,7 @@ class Meddling(Normal):
 
 
 class Misnaming(Meddling):
-    """Holds examples in a buffer that it does not name."""
+    """Holds examples in an undeclared buffer."""
 
     examples = ("counts",)
 
@@ -558,7 +558,7 @@ class Misnaming(Meddling):
 
 
 class Claiming(Normal):
-    """Sets what it does not have."""
+    """Sets a buffer that does not exist."""
 
     def initial_state(self, trace: Any) -> Any:
         return {"mean": trace.z.mean(0)}
@@ -568,14 +568,14 @@ class Claiming(Normal):
 
 
 class Relative(Label):
-    """Tells how a label differs from the first one of the batch."""
+    """Encodes the difference from the first label of the batch."""
 
     def forward(self, y: Tensor) -> Tensor:
         return super().forward(y) - super().forward(y[:1])
 
 
 class Wider(Label):
-    """Returns one number more than it says."""
+    """Returns one value more than declared."""
 
     def forward(self, y: Tensor) -> Tensor:
         return torch.cat([super().forward(y), y[:, None].float()], 1)
@@ -592,21 +592,21 @@ class Loud(GaussianPixels):
 
 
 class OnePixel(GaussianPixels):
-    """Draws all pixels by the noise of the first."""
+    """Samples all pixels from the noise of the first."""
 
     def rsample(self, noise: Tensor) -> Tensor:
         return super().rsample(noise[..., :1, :1, :1].expand(noise.shape))
 
 
 class Fair(BernoulliPixels):
-    """Tosses a fair coin, whatever the mean."""
+    """Tosses a fair coin, regardless of the mean."""
 
     def rsample(self, noise: Tensor) -> Tensor:
         return (noise < 0.5).to(self.logits.dtype).expand(self.logits.shape)
 
 
 class Grey(BernoulliPixels):
-    """Draws the mean."""
+    """Samples are the mean."""
 
     def rsample(self, noise: Tensor) -> Tensor:
         return self.mean.expand(noise.shape)
@@ -628,42 +628,42 @@ class Stepping(GaussianLikelihood):
 
 
 class Underdispersed(NegativeBinomialCounts):
-    """Draws Poisson counts of the same mean."""
+    """Samples Poisson counts with the same mean."""
 
     def rsample(self, noise: Tensor) -> Tensor:
         return poisson_quantile(self.mean, noise.select(-self.event_ndim - 1, 1))
 
 
 class Unordered(PoissonCounts):
-    """Forgets the factorials."""
+    """Omits the factorials."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value) + sum_event(torch.lgamma(value + 1) - value.log1p(), self.event_ndim)
 
 
 class UnitVariance(SquaredErrorPixels):
-    """Draws from a Gaussian of variance 1, where the squared error is one of variance 1/2."""
+    """Samples from a Gaussian of variance 1, although the squared error implies a variance of 1/2."""
 
     def rsample(self, noise: Tensor) -> Tensor:
         return self.mean + noise
 
 
 class Drifting(SquaredErrorPixels):
-    """Lacks a constant that is none, as it depends on the decoder's output."""
+    """Omits a "constant" that depends on the decoder's output."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value) + self.mean.sum((-1, -2, -3))
 
 
 class Forgetful(GaussianPixels):
-    """Forgets a constant."""
+    """Omits a constant."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return super().log_prob(value) + 1
 
 
 class Recalling(GaussianPixels):
-    """Scores the image that it drew last, whatever image it is given."""
+    """Scores its last sample instead of the given image."""
 
     drawn: ClassVar[dict[int, Tensor]] = {}
 
@@ -676,7 +676,7 @@ class Recalling(GaussianPixels):
 
 
 class Deaf(GaussianPixels):
-    """Scores images as it should, with half of the gradient."""
+    """Scores images correctly, with half the gradient."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         half = GaussianPixels(self.mean.detach(), self.log_scale)
@@ -684,28 +684,28 @@ class Deaf(GaussianPixels):
 
 
 class DensityTimesWidth(GaussianPixels):
-    """Takes the density at the centre of a grey level for the probability of the level."""
+    """Uses the density at the centre of a grey level as the probability of the level."""
 
     def log_mass(self, value: Tensor, width: float) -> Tensor:
         return self.log_prob(value) + value[0].numel() * math.log(width)
 
 
 class OnlyImages(GaussianPixels):
-    """Sums over three dimensions, whatever the shape of an example."""
+    """Sums over three dimensions, regardless of the shape of an example."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.log_prob_per_dim(value).sum((-3, -2, -1))
 
 
 class HalfTerms(GaussianPixels):
-    """Scores each number with half of its term."""
+    """Scores each element with half its term."""
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
         return 0.5 * super().log_prob_per_dim(value)
 
 
 class EvenTerms(GaussianPixels):
-    """Gives every number the mean of the terms of its example."""
+    """Gives every element the mean term of its example."""
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
         terms = super().log_prob_per_dim(value)
@@ -713,7 +713,7 @@ class EvenTerms(GaussianPixels):
 
 
 class Quantised(GaussianPixels):
-    """Says that its mean is a grey level that it is not."""
+    """Rounds its mean to a grey level."""
 
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
@@ -727,7 +727,7 @@ class Quantised(GaussianPixels):
 
 
 class Twofold(GaussianLikelihood):
-    """Returns float64, whatever the decoder emits."""
+    """Returns float64 for any decoder output."""
 
     def forward(self, params: Tensor) -> Any:
         mean, log_scale, event_ndim = super().forward(params)
@@ -752,14 +752,14 @@ class Shifted(KL):
 
 
 class Nothing(KL):
-    """Covers the divergence by nothing."""
+    """Covers the divergence with a constant."""
 
     def forward(self, trace: Any) -> Tensor:
         return 0 * super().forward(trace)
 
 
 class PerPixel(Loss):
-    """Covers the reconstruction by its mean over pixels."""
+    """Covers the reconstruction with a mean over pixels."""
 
     covers = frozenset({"reconstruction"})
 
@@ -768,7 +768,7 @@ class PerPixel(Loss):
 
 
 class Presuming(Loss):
-    """Needs densities dimension by dimension, and does not say so."""
+    """Needs densities per dimension without declaring it."""
 
     covers = frozenset({"divergence"})
     requires = frozenset({LOG_PROB})
@@ -779,7 +779,7 @@ class Presuming(Loss):
 
 
 class GaussianOnly(Loss):
-    """Reads the parameters of a Gaussian, whatever the posterior is."""
+    """Reads the parameters of a Gaussian from any posterior."""
 
     covers = frozenset({"divergence"})
     requires = frozenset({LOG_PROB, FACTORISED})
@@ -790,19 +790,19 @@ class GaussianOnly(Loss):
 
 
 class UndeclaredOfPrior(KL):
-    """The KL, without the declaration that the prior must have a density."""
+    """The KL, without declaring that the prior must have a density."""
 
     requires_of_prior = frozenset()
 
 
 class Undeclared(KL):
-    """Needs a density, and does not say so."""
+    """Needs a density without declaring it."""
 
     requires = frozenset()
 
 
 class TwoTongues(KL):
-    """Declares that it covers nothing, and covers the divergence once it is built."""
+    """Declares that it covers nothing, but covers the divergence once built."""
 
     @classmethod
     def declare(cls, options: Any) -> Any:
@@ -818,7 +818,7 @@ class OnATorus(KL):
 
 
 class Leaky(Loss):
-    """A statistic of the batch that does not say so."""
+    """An undeclared batch statistic."""
 
     def forward(self, trace: Any) -> Tensor:
         return trace.z.square().sum(-1) - trace.z.mean()
@@ -856,7 +856,7 @@ class Constant(Loss):
 
 
 class Wide(KL):
-    """Returns float64, whatever the trace holds."""
+    """Returns float64 for any trace."""
 
     def forward(self, trace: Any) -> Tensor:
         return super().forward(trace).double()
@@ -897,7 +897,7 @@ class SlippingBackbone(Sound):
 
 
 class Jittered(Loss):
-    """Compares codes with draws of its own, as it may."""
+    """Compares codes with its own samples, correctly."""
 
     def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
         return torch.randn(num, model.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
@@ -908,7 +908,7 @@ class Jittered(Loss):
 
 
 class Rolling(Jittered):
-    """Draws where it computes."""
+    """Draws random numbers in ``forward``."""
 
     def forward(self, trace: Any) -> Tensor:
         return super().forward(trace) + torch.randn_like(trace.z).sum(-1)
@@ -936,21 +936,21 @@ class SinglePrecision(Jittered):
 
 
 class Parametric(Jittered):
-    """Draws what depends on parameters."""
+    """Draws noise that depends on parameters."""
 
     def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
         return super().draw_noise(num, generator, like=like, model=model) + next(model.parameters()).sum()
 
 
 class Abstaining(Jittered):
-    """Draws nothing if the prior is a mixture, and needs it nevertheless."""
+    """Draws no noise if the prior is a mixture, but needs it."""
 
     def draw_noise(self, num: int, generator: Any = None, *, like: Tensor, model: Any) -> Any:
         return None if model.prior.kind == "mixture" else super().draw_noise(num, generator, like=like, model=model)
 
 
 class Borrowing(Jittered):
-    """Takes the noise of other examples."""
+    """Uses the noise of other examples."""
 
     def forward(self, trace: Any) -> Tensor:
         (noise,) = trace.draws.values()
@@ -958,7 +958,7 @@ class Borrowing(Jittered):
 
 
 class Slots(Loss):
-    """Covers what there is not."""
+    """Covers a slot that does not exist."""
 
     covers = frozenset({"everything"})
 
@@ -966,7 +966,7 @@ class Slots(Loss):
         return trace.z.sum(-1)
 
 
-# Data sets
+# Datasets
 
 
 def images(num: int = 60, seed: int = 0) -> Tensor:
@@ -978,14 +978,14 @@ def splits(*parts: Tensor, cls: type[TensorImages] = TensorImages, **labels: Any
 
 
 class Same(Dataset):
-    """Tests on what it trains on."""
+    """Uses the training set as the test set."""
 
     def load(self) -> Splits:
         return splits(images(), images(), images())
 
 
 class Unsteady(Dataset):
-    """Is another set each time."""
+    """Differs each time it is loaded."""
 
     def load(self) -> Splits:
         return splits(*(torch.randint(0, 256, (9, 1, 4, 4), dtype=torch.uint8) for _ in range(3)))
@@ -1008,28 +1008,28 @@ class Holes(Dataset):
 
 
 class AnyOrder(TensorImages):
-    """Reads images in the order that they are kept in."""
+    """Reads images in storage order."""
 
     def gather(self, index: Tensor) -> Tensor:
         return super().gather(index.sort().values)
 
 
 class Disordered(Dataset):
-    """Reads images in another order than asked for, so that labels are others' labels."""
+    """Reads images in a different order than requested, so that labels do not match."""
 
     def load(self) -> Splits:
         return splits(*(images(seed=i) for i in range(3)), cls=AnyOrder)
 
 
 class Masks(Dataset):
-    """Has bytes of 0 and 1, which stand for black and almost black."""
+    """Has bytes of 0 and 1, which are black and almost black."""
 
     def load(self) -> Splits:
         return splits(*(images(8, i) % 2 for i in range(3)))
 
 
 class Unmarked(Dataset):
-    """Has images whose digest is that of any others."""
+    """Has images with a constant digest."""
 
     class Images(TensorImages):
         def digest(self) -> str:
@@ -1050,7 +1050,7 @@ class FromOne(Dataset):
 
 
 class Quiet(Logger):
-    """Keeps what it is told in a file, in truth."""
+    """Writes its calls to a file, correctly."""
 
     def start(self, run: Path, spec: Any, step: int | None) -> str:
         self.file = run / "log.txt"
@@ -1068,14 +1068,14 @@ class Quiet(Logger):
 
 
 class Rescaling(Quiet):
-    """Turns nats into bits for all loggers that come after it."""
+    """Converts nats to bits for all subsequent loggers."""
 
     def scalars(self, step: int, values: Any) -> None:
         values["validation/loss"] /= math.log(2)
 
 
 class Painting(Quiet):
-    """Draws a frame into the picture that others get."""
+    """Draws a frame on the picture shared with other loggers."""
 
     def image(self, step: int, name: str, picture: Any) -> None:
         picture.putpixel((0, 0), 0)
@@ -1097,7 +1097,7 @@ class Once(Quiet):
 
 
 class Shared(Quiet):
-    """Keeps one file for all runs of a process."""
+    """Shares a file between all runs of a process."""
 
     current: ClassVar[Any] = None
 
@@ -1112,7 +1112,7 @@ class Shared(Quiet):
 
 
 class Chatty(Quiet):
-    """Says more than one line."""
+    """Returns more than one line."""
 
     def start(self, run: Path, spec: Any, step: int | None) -> str:
         return super().start(run, spec, step) + "\nand thank you"
@@ -1122,7 +1122,7 @@ class Chatty(Quiet):
 
 
 class Weights(Exporter):
-    """Weights as NumPy writes them, in truth."""
+    """Weights in NumPy's format, correct."""
 
     suffix: ClassVar[str] = ".npz"
 
@@ -1145,7 +1145,7 @@ class Weights(Exporter):
 
 
 class Boastful(Weights):
-    """Says that the file is smaller than it is."""
+    """Reports too small a file size."""
 
     def export(self, trained: Any, part: Any, path: Path) -> Exported:
         exported = super().export(trained, part, path)
@@ -1153,14 +1153,14 @@ class Boastful(Weights):
 
 
 class Astray(Weights):
-    """Writes a file of another name."""
+    """Writes a file with another name."""
 
     def export(self, trained: Any, part: Any, path: Path) -> Exported:
         return super().export(trained, part, path.with_name(f"{part}.npz"))
 
 
 class Untidy(Weights):
-    """Leaves a file of its own behind."""
+    """Leaves an extra file behind."""
 
     def export(self, trained: Any, part: Any, path: Path) -> Exported:
         path.with_name("log.txt").write_text("done")
@@ -1168,14 +1168,14 @@ class Untidy(Weights):
 
 
 class Unmeasured(Weights):
-    """States a parity that it did not measure."""
+    """Reports a parity that it did not measure."""
 
     def parity(self, subject: Any) -> Parity:
         return Parity({1: 0.0, 64: 0.0}, 1e-5, 0.0)
 
 
 class OneBatch(Weights):
-    """Compares one batch size."""
+    """Compares only one batch size."""
 
     def parity(self, subject: Any) -> Parity:
         parity = super().parity(subject)
@@ -1183,7 +1183,7 @@ class OneBatch(Weights):
 
 
 class InPlace(Weights):
-    """Writes into an older file."""
+    """Overwrites an existing file in place."""
 
     def export(self, trained: Any, part: Any, path: Path) -> Exported:
         subject = part_of(trained, part)
@@ -1208,7 +1208,7 @@ class Hasty(Weights):
 
 
 class Speechless(Weights):
-    """Fails where it cannot write, with the system's error."""
+    """Fails with the system's error if it cannot write."""
 
     def export(self, trained: Any, part: Any, path: Path) -> Exported:
         path.with_suffix(".lock").touch()
@@ -1261,7 +1261,7 @@ class OtherEnding(Weights):
 
 
 class Plain(Picture):
-    """Shows three test images, in truth."""
+    """Shows three test images, correctly."""
 
     def still(self) -> Any:
         return grid(self.subject.vae.to_unit(self.subject.test(range(3)).images))
@@ -1286,7 +1286,7 @@ class Growing(Picture):
 
 
 class Moody(Plain):
-    """Draws something else each time, from torch's generator."""
+    """Draws a different picture each time, from torch's generator."""
 
     def still(self) -> Any:
         return grid(self.subject.vae.decode(torch.randn(2, self.subject.vae.latent_dim)))
@@ -1301,7 +1301,7 @@ class Teaching(Plain):
 
 
 class Littering(Plain):
-    """Leaves a file behind that it does not mention."""
+    """Leaves an unreported file behind."""
 
     def write(self, out: Any = None) -> Any:
         (self.subject.run.path / "notes.txt").touch()
@@ -1309,14 +1309,14 @@ class Littering(Plain):
 
 
 class Stubborn(Plain):
-    """Is written where it wants."""
+    """Ignores the requested path."""
 
     def write(self, out: Any = None) -> Any:
         return super().write()
 
 
 class Labelled(Plain):
-    """Expects labels."""
+    """Requires labels."""
 
     def still(self) -> Any:
         self.subject.test(range(3)).labels + 1
@@ -1324,89 +1324,114 @@ class Labelled(Plain):
 
 
 class Clipped(Plain):
-    """Shows images of any range as if it were [0, 1]."""
+    """Ignores the range of the data."""
 
     def still(self) -> Any:
         return grid(self.subject.vae.sample(3, temperature=0.0))
 
 
 LIES: list[tuple[str, type, str, str]] = [
-    ("encoder", Stranger, "check_output_shape", r"what is built\n  expected: a vaekit.Backbone\n  came:     Stranger"),
+    (
+        "encoder",
+        Stranger,
+        "check_output_shape",
+        r"expected: a vaekit.Backbone\n  got:      Stranger",
+    ),
     ("encoder", Undocumented, "check_documentation", "has no docstring"),
     ("encoder", Undescribed, "check_documentation", "width not described"),
-    ("encoder", Flat, "check_output_shape", r"expected: \(1, 2, 5\)\n  came:     \(1, 10\)"),
+    ("encoder", Flat, "check_output_shape", r"expected: \(1, 2, 5\)\n  got:      \(1, 10\)"),
     ("encoder", SquareOnly, "check_output_shape", r"a batch of 1 for data of shape \(1, 31, 47\)\n  expected: no error"),
     ("encoder", ImagesOnly, "check_output_shape", r"a batch of 1 for data of shape \(7,\)\n  expected: no error"),
-    ("encoder", Idle, "check_gradient", r"parameter unused.*\n  expected: a finite one above 1e-09\n  came:     none"),
+    ("encoder", Idle, "check_gradient", r"parameter unused.*\n  expected: a finite one above 1e-09\n  got:      none"),
     ("encoder", Centred, "check_independence", "one by one"),
     ("encoder", Noisy, "check_determinism", "the same input twice"),
     ("encoder", Counting, "check_purity", "calls changed"),
     ("encoder", Unsaved, "check_state_dict", "after loading the saved weights"),
-    ("encoder", Single, "check_dtype", r"expected: torch\.float64\n  came:     torch\.float32"),
-    ("encoder", Double, "check_dtype", r"expected: torch\.float32\n  came:     torch\.float64"),
-    ("decoder", Double, "check_dtype", r"expected: torch\.float32\n  came:     torch\.float64"),
+    ("encoder", Single, "check_dtype", r"expected: torch\.float64\n  got:      torch\.float32"),
+    ("encoder", Double, "check_dtype", r"expected: torch\.float32\n  got:      torch\.float64"),
+    ("decoder", Double, "check_dtype", r"expected: torch\.float32\n  got:      torch\.float64"),
     ("encoder", Stay, "check_device", "meta device"),
     ("encoder", Branching, "check_compile", "fullgraph"),
     ("encoder", Branching, "check_vmap", "vmap"),
-    ("encoder", SlippingBackbone, "check_vmap", "the gradient of linear.weight, stacked, against each alone"),
+    ("encoder", SlippingBackbone, "check_vmap", "the gradient of linear.weight, stacked, compared with each alone"),
     ("decoder", Branching, "check_onnx", "as `vaekit export` does"),
-    ("posterior", posterior_of(TwiceAsWide), "check_draws", r"draws of q\(z\|x\) of image 0, dimension 0, against the density"),
-    ("posterior", posterior_of(OneNoise), "check_draws", "the correlation of values between draws of the dimensions"),
-    ("posterior", posterior_of(Centre), "check_draws", "the mean of draws"),
-    ("posterior", posterior_of(TooHigh), "check_density", r"the integral of the density of .*\n  expected: 1\n  came:     2\.0"),
-    ("posterior", posterior_of(Underflowing), "check_foreign_values", "log_prob of far values\n  expected: finite values"),
-    ("posterior", posterior_of(Remembering), "check_foreign_values", "after drawing, against a density that drew nothing"),
-    ("posterior", posterior_of(Detached), "check_gradient_of_density", "the derivative of samples by the encoder's output"),
-    ("posterior", posterior_of(OwnBatch), "check_independence", "log_prob of a batch, against its rows"),
-    ("posterior", posterior_of(Attached), "check_detachment", "expected: no gradient to what produced it\n  came:     one"),
-    ("posterior", Clinging, "check_detachment", "Cupboard holds tensors and cannot be detached"),
-    ("posterior", Doubled, "check_dtype", r"the type of samples in torch\.float32"),
+    (
+        "posterior",
+        posterior_of(TwiceAsWide),
+        "check_draws",
+        r"samples of q\(z\|x\) of image 0, dimension 0, compared",
+    ),
+    ("posterior", posterior_of(OneNoise), "check_draws", "the correlation of values between sampled dimensions"),
+    ("posterior", posterior_of(Centre), "check_draws", "the mean of samples"),
+    ("posterior", posterior_of(TooHigh), "check_density", r"the integral of the density of .*\n  expected: 1\n  got:      2\.0"),
+    ("posterior", posterior_of(Underflowing), "check_foreign_values", "log_prob of distant values\n  expected: finite values"),
+    ("posterior", posterior_of(Remembering), "check_foreign_values", "after sampling, compared with a fresh density"),
+    (
+        "posterior",
+        posterior_of(Detached),
+        "check_gradient_of_density",
+        "derivative of samples with respect to the encoder's",
+    ),
+    ("posterior", posterior_of(OwnBatch), "check_independence", "log_prob of a batch, compared with its rows"),
+    ("posterior", posterior_of(Attached), "check_detachment", "expected: no gradient to its inputs\n  got:      one"),
+    ("posterior", Clinging, "check_detachment", "Cupboard contains tensors and cannot be detached"),
+    ("posterior", Doubled, "check_dtype", r"the dtype of samples for torch\."),
     ("posterior", joint_of(Unnormalised), "check_density", "the integral of the density of"),
-    ("posterior", joint_of(Isotropic), "check_draws", "the characteristic function of draws of"),
+    ("posterior", joint_of(Isotropic), "check_draws", "the characteristic function of samples of"),
     ("posterior", joint_of(OfDraws), "check_capabilities", "OfDraws.log_prob, capability log_prob\n  expected: declared: True"),
-    ("posterior", joint_of(Undetermined, OF_DRAWS), "check_log_determinant", "against the log-determinant by autograd"),
-    ("posterior", joint_of(Undetermined, OF_DRAWS), "check_draws", "importance weights of draws of"),
-    ("posterior", joint_of(Folded, OF_DRAWS), "check_draws", "importance weights of draws of"),
-    ("posterior", joint_of(Averted, OF_DRAWS), "check_sampling", "rsample_and_log_prob of 6 samples of 1 dim.*against rsample"),
-    ("posterior", posterior_of(OtherScores), "check_capabilities", "stated with draws, against log_prob"),
+    ("posterior", joint_of(Undetermined, OF_DRAWS), "check_log_determinant", "compared with autograd's log-determinant"),
+    ("posterior", joint_of(Undetermined, OF_DRAWS), "check_draws", "importance weights of samples of"),
+    ("posterior", joint_of(Folded, OF_DRAWS), "check_draws", "importance weights of samples of"),
+    (
+        "posterior",
+        joint_of(Averted, OF_DRAWS),
+        "check_sampling",
+        "rsample_and_log_prob of 6 samples.*compared with rsample",
+    ),
+    ("posterior", posterior_of(OtherScores), "check_capabilities", "returned with samples, compared with log_prob"),
     (
         "posterior",
         posterior_of(Upside),
         "check_kl",
-        r"KL\(q \|\| p\) with the prior 'normal'\n  expected: 0 or more\n  came:     -",
+        r"KL\(q \|\| p\) with the prior 'normal'\n  expected: 0 or more\n  got:      -",
     ),
-    ("posterior", posterior_of(Halved), "check_kl", "log q - log p of draws, dimension by dimension"),
-    ("posterior", posterior_of(Reversed), "check_kl", "log q - log p of draws, dimension by dimension"),
-    ("prior", Elsewhere, "check_draws", r"draws of p\(z\), dimension 0, against the density"),
-    ("prior", Mixture, "check_draws", r"draws of p\(z\), dimension 0, against the density"),
-    ("prior", Hidden, "check_capabilities", "declared: False\n  came:     there"),
-    ("prior", Unsaving, "check_state", r"persistent buffers\n  came:     zero"),
+    ("posterior", posterior_of(Halved), "check_kl", "log q - log p of samples, dimension by dimension"),
+    ("posterior", posterior_of(Reversed), "check_kl", "log q - log p of samples, dimension by dimension"),
+    ("prior", Elsewhere, "check_draws", r"samples of p\(z\), dimension 0, compared with the density"),
+    ("prior", Mixture, "check_draws", r"samples of p\(z\), dimension 0, compared with the density"),
+    ("prior", Hidden, "check_capabilities", "declared: False\n  got:      there"),
+    ("prior", Unsaving, "check_state", r"persistent buffers\n  got:      zero"),
     ("prior", Meddling, "check_state", "twice"),
-    ("prior", Misnaming, "check_state", r"examples\n  expected: some of count\n  came:     counts"),
-    ("prior", Claiming, "check_state", "initial_state\n  expected: some of zero\n  came:     {'mean'}"),
+    ("prior", Misnaming, "check_state", r"examples\n  expected: some of count\n  got:      counts"),
+    ("prior", Claiming, "check_state", "initial_state\n  expected: some of zero\n  got:      {'mean'}"),
     ("condition", Relative, "check_independence", "one by one"),
-    ("condition", Wider, "check_output", r"expected: \(1, 4\)\n  came:     \(1, 5\)"),
-    ("prior", Precise, "check_dtype", r"in torch\.float32\n  expected: torch\.float32\n  came:     torch\.float64"),
-    ("likelihood", likelihood_of(GaussianLikelihood, Loud), "check_draws", "draws of a pixel, against log_prob"),
+    ("condition", Wider, "check_output", r"expected: \(1, 4\)\n  got:      \(1, 5\)"),
+    (
+        "prior",
+        Precise,
+        "check_dtype",
+        r"encoder outputs\n  expected: torch\.float32\n  got:      torch\.float64",
+    ),
+    ("likelihood", likelihood_of(GaussianLikelihood, Loud), "check_draws", "samples of a pixel, compared with log_prob"),
     ("likelihood", likelihood_of(GaussianLikelihood, OnePixel), "check_draws", r"the mean of p\(x\|z'\) / p\(x\|z\)"),
-    ("likelihood", likelihood_of(GaussianLikelihood, Quantised), "check_draws", "the mean of draws of a pixel"),
+    ("likelihood", likelihood_of(GaussianLikelihood, Quantised), "check_draws", "the mean of samples of a pixel"),
     ("likelihood", likelihood_of(GaussianLikelihood, Forgetful), "check_normalised", "the density of one pixel"),
-    ("likelihood", likelihood_of(GaussianLikelihood, Recalling), "check_scores", "after drawing, against each alone"),
+    ("likelihood", likelihood_of(GaussianLikelihood, Recalling), "check_scores", "after sampling, compared with each alone"),
     ("likelihood", likelihood_of(GaussianLikelihood, OnlyImages), "check_scores", "data of shape"),
     ("likelihood", likelihood_of(GaussianLikelihood, HalfTerms), "check_factorised", "the sum of log_prob_per_dim"),
-    ("likelihood", likelihood_of(GaussianLikelihood, EvenTerms), "check_factorised", "all numbers but one that was changed"),
-    ("likelihood", likelihood_of(GaussianLikelihood, DensityTimesWidth), "check_grey_levels", "the sum over the probabilities"),
+    ("likelihood", likelihood_of(GaussianLikelihood, EvenTerms), "check_factorised", "of the other elements after changing one"),
+    ("likelihood", likelihood_of(GaussianLikelihood, DensityTimesWidth), "check_grey_levels", "the sum of the probabilities"),
     ("likelihood", likelihood_of(GaussianLikelihood, Deaf), "check_gradient", "the derivative of log_prob"),
-    ("likelihood", likelihood_of(NegativeBinomial, Underdispersed), "check_draws", "how often a pixel drawn is"),
+    ("likelihood", likelihood_of(NegativeBinomial, Underdispersed), "check_draws", "compared with its probability"),
     ("likelihood", likelihood_of(Poisson, Unordered), "check_normalised", "the mass of one pixel"),
-    ("likelihood", Stepping, "check_state", "the next state of one trace, twice"),
-    ("likelihood", likelihood_of(BCE, Fair), "check_draws", "how often a pixel drawn is"),
-    ("likelihood", likelihood_of(BCE, Grey), "check_draws", "draws of a pixel of binary"),
-    ("likelihood", likelihood_of(MSE, UnitVariance), "check_draws", "draws of a pixel, against log_prob"),
+    ("likelihood", Stepping, "check_state", "the next state from the same trace, twice"),
+    ("likelihood", likelihood_of(BCE, Fair), "check_draws", "compared with its probability"),
+    ("likelihood", likelihood_of(BCE, Grey), "check_draws", "samples of a pixel of binary"),
+    ("likelihood", likelihood_of(MSE, UnitVariance), "check_draws", "samples of a pixel, compared with log_prob"),
     ("likelihood", likelihood_of(MSE, Drifting), "check_draws", r"the mean of p\(x\|z'\) / p\(x\|z\)"),
-    ("likelihood", Twofold, "check_dtype", r"the type of the mean for torch\.float32"),
-    ("loss", WrongSign, "check_coverage", "where q is far from p.*\n  expected: 0 or more on average\n  came:     -"),
-    ("loss", Shifted, "check_coverage", "where q = p, at either end of training\n  expected: 0\n  came:     5 at"),
+    ("likelihood", Twofold, "check_dtype", r"the dtype of the mean for torch\.float32"),
+    ("loss", WrongSign, "check_coverage", "where q is far from p.*\n  expected: 0 or more on average\n  got:      -"),
+    ("loss", Shifted, "check_coverage", "where q = p, at either end of training\n  expected: 0\n  got:      5 at"),
     ("loss", Nothing, "check_coverage", "above 0"),
     ("loss", PerPixel, "check_coverage", r"less -log p\(x\|z\)"),
     ("loss", Presuming, "check_requirements", "mean, rsample, log_prob and nothing else"),
@@ -1421,55 +1446,55 @@ LIES: list[tuple[str, type, str, str]] = [
         "loss",
         Homeless,
         "check_aims",
-        r"the networks of the aim 'critic'.*\n.*\n  came:     \['critic'\]",
+        r"the networks of the aim 'critic'.*\n.*\n  got:      \['critic'\]",
     ),
     ("loss", Asleep, "check_gradient", "critic.weight, from the critic"),
-    ("loss", Rolling, "check_determinism", "bit-equal values"),
+    ("loss", Rolling, "check_determinism", "bit-identical values"),
     ("loss", Global, "check_draws", "from equal generators\n  expected: equal draws"),
-    ("loss", Lump, "check_draws", r"8 examples .*\n  expected: \(8, ...\)\n  came:     \(1, 3\)"),
-    ("loss", SinglePrecision, "check_draws", r"expected: torch\.float64\n  came:     torch\.float32"),
-    ("loss", Parametric, "check_draws", "one with a gradient"),
+    ("loss", Lump, "check_draws", r"8 examples .*\n  expected: \(8, ...\)\n  got:      \(1, 3\)"),
+    ("loss", SinglePrecision, "check_draws", r"expected: torch\.float64\n  got:      torch\.float32"),
+    ("loss", Parametric, "check_draws", "a gradient"),
     ("loss", Abstaining, "check_draws", "the loss of a model with the prior 'mixture'\n  expected: no error"),
     ("loss", Borrowing, "check_independence", "one by one"),
     ("loss", Slots, "check_declarations", "everything"),
-    ("loss", Wide, "check_dtype", r"expected: torch\.float32\n  came:     torch\.float64"),
-    ("loss", Slipping, "check_vmap", "the gradient of vae.encoder.* stacked, against each alone"),
+    ("loss", Wide, "check_dtype", r"expected: torch\.float32\n  got:      torch\.float64"),
+    ("loss", Slipping, "check_vmap", "the gradient of vae.encoder.* stacked, compared with each alone"),
     ("dataset", Same, "check_disjointness", "60 of the first"),
     ("dataset", Unsteady, "check_determinism", "loaded twice"),
-    ("dataset", NotScaled, "check_batches", r"pixels of train batches\n  expected: within \[0, 1\]\n  came:     1 to 254"),
+    ("dataset", NotScaled, "check_batches", r"pixels of train batches\n  expected: within \[0, 1\]\n  got:      1 to 254"),
     ("dataset", Holes, "check_batches", "expected: finite values"),
     ("dataset", Disordered, "check_splits", "train images read backwards"),
-    ("dataset", Masks, "check_bytes", r"bytes of train images\n  expected: 0 to 255\n  came:     0 to 1"),
+    ("dataset", Masks, "check_bytes", r"bytes of train images\n  expected: 0 to 255\n  got:      0 to 1"),
     ("dataset", Unmarked, "check_fingerprint", "digests of different train images"),
     ("dataset", FromOne, "check_labels", "names of train labels"),
-    ("logger", Rescaling, "check_purity", "the numbers told"),
-    ("logger", Painting, "check_purity", "the picture told"),
+    ("logger", Rescaling, "check_purity", "the numbers after logging"),
+    ("logger", Painting, "check_purity", "the picture after logging"),
     ("logger", Sampling, "check_randomness", "torch's generator after logging"),
     ("logger", Once, "check_resumption", "start"),
     ("logger", Shared, "check_independence", "end of two runs in turn"),
     ("logger", Chatty, "check_calls", "a line of text"),
     ("exporter", Boastful, "check_files", r"Exported\.size of the decoder"),
     ("exporter", Astray, "check_files", "the file of the decoder"),
-    ("exporter", Untidy, "check_files", r"files beside the decoder.*\n  expected: some\.model\.…\n  came:     log\.txt"),
+    ("exporter", Untidy, "check_files", r"files next to the decoder.*\n  expected: some\.model\.…\n  got:      log\.txt"),
     ("exporter", OtherEnding, "check_suffix", "the file of the path model.other"),
-    ("exporter", Unmeasured, "check_parity", "a decoder that never gives the same image twice"),
+    ("exporter", Unmeasured, "check_parity", "a decoder that never returns the same image twice"),
     ("exporter", OneBatch, "check_parity", "batch sizes compared"),
     ("exporter", Hasty, "check_failure", "files after exporting a decoder that differs"),
     ("exporter", Speechless, "check_failure", "a place below a file\n  expected: an ExportError"),
-    ("exporter", InPlace, "check_replacement", "written into"),
+    ("exporter", InPlace, "check_replacement", "modified"),
     ("exporter", Dated, "check_determinism", "two exports of one model"),
     ("exporter", Hollow, "check_determinism", "exports of two models"),
     ("exporter", Halving, "check_purity", "the weights after exporting"),
     ("exporter", Drawing, "check_purity", "torch's generator after exporting"),
-    ("picture", Empty, "check_forms", r"draws nothing"),
-    ("picture", Numbers, "check_forms", r"what still draws.*\n  expected: PIL images\n  came:     ndarray"),
+    ("picture", Empty, "check_forms", r"does not define any form"),
+    ("picture", Numbers, "check_forms", r"the output of still.*\n  expected: PIL images\n  got:      ndarray"),
     ("picture", Growing, "check_frames", "the sizes of the frames"),
     ("picture", Moody, "check_determinism", "the picture, drawn twice"),
     ("picture", Moody, "check_randomness", "torch's generator after drawing"),
     ("picture", Teaching, "check_purity", "the weights after drawing"),
-    ("picture", Littering, "check_places", "files that are not among the paths returned"),
+    ("picture", Littering, "check_places", "files missing from the returned paths"),
     ("picture", Stubborn, "check_out", "the paths returned"),
-    ("picture", Clipped, "check_range", r"as of the same in \[0, 1\], by vae.to_unit"),
+    ("picture", Clipped, "check_range", r"the same as in \[0, 1\] \(use vae.to_unit\)"),
     ("picture", Labelled, "check_labels", "still.. of data without labels"),
 ]
 

@@ -1,4 +1,4 @@
-"""vaekit's own components pass the checks that it asks of everybody's."""
+"""vaekit's own components pass the conformance checks."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EXPECTED = {
 
 
 def variants(registry: Registry[Any], kind: str) -> list[dict[str, Any]]:
-    """Each choice of normalisation and of upsampling but the default, where the component has the option."""
+    """All non-default choices of normalisation and upsampling, for components with these options."""
     fields = registry.spec(kind).model_fields
     names = [name for name in ("normalization", "upsampling") if name in fields]
     return [{name: value} for name in names for value in get_args(fields[name].annotation) if value != fields[name].default]
@@ -73,7 +73,7 @@ def cases() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give MLflow a database, and a folder for artifacts."""
+    """Provide MLflow with a database and a folder for artifacts."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'runs.db'}")
         patch.chdir(tmp_path_factory.mktemp("artifacts"))
@@ -124,7 +124,7 @@ LOCAL = ("digits", "array", "folder", "huggingface", "latents")
 
 @pytest.mark.parametrize("kind", LOCAL)
 @pytest.mark.parametrize("check", checks("dataset"))
-def test_data_set_that_needs_no_download_conforms(
+def test_dataset_without_download_conforms(
     check: Check, kind: str, files: dict[str, Path], request: pytest.FixtureRequest
 ) -> None:
     if kind in {"huggingface", "latents"}:
@@ -137,5 +137,5 @@ def test_data_set_that_needs_no_download_conforms(
     "check",
     [check for check in checks("dataset") if check.__name__ in {*DECLARATIONS, "check_defaults"}],
 )
-def test_data_set_that_is_downloaded_declares_itself_as_it_should(check: Check, kind: str) -> None:
+def test_downloaded_dataset_conforms(check: Check, kind: str) -> None:
     check(kind)

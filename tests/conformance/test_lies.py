@@ -1,4 +1,4 @@
-"""What is wrong in silence is caught, by the check that is there for it."""
+"""Silent errors are caught by the corresponding check."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ def named(role: str, name: str) -> Check:
 
 
 @pytest.mark.parametrize(("role", "cls", "check", "message"), LIES, ids=[f"{role}-{cls.__name__}" for role, cls, _, _ in LIES])
-def test_a_lie_is_caught_by_its_check_with_what_was_expected_and_what_came(
-    role: str, cls: type, check: str, message: str
-) -> None:
+def test_a_lie_is_caught_by_its_check_with_expected_and_found_values(role: str, cls: type, check: str, message: str) -> None:
     with pytest.raises(ConformanceError, match=message) as caught:
         named(role, check)(cls)
     text = str(caught.value)
     assert text.startswith(f"{role} {cls.__name__!r} fails {check}: ")
     assert "\n  expected: " in text
-    assert "\n  came:     " in text
+    assert "\n  got:      " in text
 
 
 @pytest.mark.parametrize(
@@ -34,5 +32,5 @@ def test_a_lie_is_caught_by_its_check_with_what_was_expected_and_what_came(
         if check.__name__ != "check_documentation"
     ],
 )
-def test_what_the_lies_are_made_of_is_true(check: Check, cls: type) -> None:
+def test_correct_counterparts_of_the_lies_pass(check: Check, cls: type) -> None:
     check(cls)

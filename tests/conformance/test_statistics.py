@@ -1,4 +1,4 @@
-"""The tests of draws find what they are said to find, and refuse nothing that is right."""
+"""The statistical tests detect what they claim to detect, and reject nothing correct."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ F64 = torch.float64
 
 
 def seeded(function: Callable[[], None], seeds: int) -> int:
-    """Return how many seeds a test passes."""
+    """Return the number of seeds for which a test passes."""
     passed = 0
     for seed in range(seeds):
         with torch.random.fork_rng():
@@ -86,17 +86,17 @@ def test_quadrature_is_right_for_densities_of_any_shape(
 def test_a_missing_constant_does_not_matter_to_draws_but_to_the_mass() -> None:
     draws = torch.randn(NUM_DRAWS, dtype=F64, generator=torch.Generator().manual_seed(0))
     expect_draws(draws, lambda z: normal(z) + 3, line_around(draws), "draws")
-    with pytest.raises(ConformanceError, match="expected: 1\n  came:     20"):
+    with pytest.raises(ConformanceError, match="expected: 1\n  got:      20"):
         expect_mass(lambda z: normal(z) + 3, line_around(draws), "the density")
 
 
 def test_draws_that_are_all_the_same_are_refused() -> None:
-    with pytest.raises(ConformanceError, match=r"half of them within -0\.67.* and 0\.67.*\n  came:     within 0 and 0"):
+    with pytest.raises(ConformanceError, match=r"half of them within -0\.67.* and 0\.67.*\n  got:      within 0 and 0"):
         expect_draws(torch.zeros(NUM_DRAWS, dtype=F64), normal, line_around(torch.zeros(9, dtype=F64)), "draws")
 
 
 def ring(z: Tensor) -> Tensor:
-    """Return the log density of a ring of radius 3: no Gaussian, and nothing at its mean."""
+    """Return the log density of a ring of radius 3: not a Gaussian, and empty at its mean."""
     radius = z.norm(dim=-1)
     return normal((radius - 3) / 0.2) - math.log(0.2) - radius.log() - math.log(2 * math.pi)
 
@@ -123,7 +123,7 @@ def test_joint_draws_of_the_right_mean_and_covariance_are_told_from_a_gaussian()
 
 
 def test_weights_that_are_too_uneven_to_tell_anything_are_refused() -> None:
-    with pytest.raises(ConformanceError, match="weights too uneven to tell"):
+    with pytest.raises(ConformanceError, match="weights too uneven"):
         expect_joint_mass(ring_draws(30), ring, "the density")
 
 

@@ -17,7 +17,7 @@ def pictures(num: int = 4, channels: int = 1, height: int = 9, width: int = 13) 
 
 
 def draws(num: int, **chosen: float) -> torch.Tensor:
-    """Draws that change nothing but what is chosen: 1/2 is the middle of a symmetric range."""
+    """Draws that change only the chosen settings: 1/2 is the middle of a symmetric range."""
     u = torch.full((num, NUM_DRAWS), 0.5)
     for name, value in chosen.items():
         u[:, COLUMN[name]] = value
@@ -112,7 +112,7 @@ def test_each_picture_has_its_own_draw_and_no_other():
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-6)
 
 
-def test_switching_one_change_on_leaves_the_draws_of_the_others():
+def test_enabling_one_change_does_not_affect_the_draws_of_others():
     x, u = pictures(), random_draws(4)
     flipped = augment(x, AugmentSpec(flip="horizontal"), u)
     bright = augment(flipped, AugmentSpec(brightness=0.3), u)

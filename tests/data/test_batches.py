@@ -82,7 +82,7 @@ def test_ranks_together_evaluate_every_image_once():
 
 
 @pytest.mark.parametrize("binarize", ["none", "static", "dynamic"])
-def test_an_epoch_taken_up_in_its_middle_goes_on_with_the_same_batches(binarize):
+def test_an_epoch_resumed_in_the_middle_continues_with_the_same_batches(binarize):
     whole = list(batches(binarize=binarize, augment=EVERYTHING).epoch(2))
     assert all_same(batches(binarize=binarize, augment=EVERYTHING).epoch(2, start=2), whole[2:])
 
@@ -163,7 +163,7 @@ def picture_files(folder: Path, source: TensorImages) -> FileImages:
     return FileImages(sorted(folder.glob("*.png")), ImageReader((6, 5)), source.labels, source.class_names)
 
 
-def test_workers_that_read_on_give_the_batches_of_whatever_is_asked_for_next(tmp_path: Path):
+def test_prefetching_workers_give_the_batches_requested_next(tmp_path: Path):
     source = grey(21, (3, 6, 5))
     for train in (True, False):
         streamed = batches(picture_files(tmp_path, source), workers=1, train=train)
@@ -207,7 +207,7 @@ def test_an_image_that_breaks_while_streaming_is_named_without_a_traceback(tmp_p
         ({"batch_size": 100}, "100, 37 images"),
         ({"batch_size": 0}, "batch size 0"),
         ({"world_size": 3}, "a multiple of 3"),
-        ({"augment": AugmentSpec(saturation=0.1)}, "saturation has no meaning"),
+        ({"augment": AugmentSpec(saturation=0.1)}, "saturation needs RGB"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

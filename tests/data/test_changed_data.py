@@ -1,4 +1,4 @@
-"""Data that changed since a run was trained are noticed, whatever changed."""
+"""Any change of the data since a run was trained is detected."""
 
 from __future__ import annotations
 
@@ -94,9 +94,7 @@ def test_evaluation_and_pictures_on_changed_data_warn_and_say_what_changed(folde
         vaekit.Run(run.path).pictures.reconstruct([0])
 
 
-def test_a_run_resumes_on_changed_data_only_where_it_is_told_to(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_resumes_on_changed_data_only_if_allowed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted_run(monkeypatch, dataset="folder", path=str(folder), out=tmp_path / "run")
     CHANGES["replaced"](folder)
     with pytest.raises(DataError, match="the data have changed") as caught:
@@ -105,7 +103,7 @@ def test_a_run_resumes_on_changed_data_only_where_it_is_told_to(
     assert len(vaekit.resume(tmp_path / "run", allow_changed_data=True).metrics()) == 2
 
 
-def test_a_study_does_not_go_on_with_a_replaced_array(tmp_path: Path) -> None:
+def test_a_study_does_not_continue_with_a_replaced_array(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
 
     def write() -> None:

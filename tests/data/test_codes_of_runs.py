@@ -1,4 +1,4 @@
-"""The dataset of a run's codes: what they are, that they are kept, and that a second model trains on them."""
+"""The dataset of a run's codes: values, caching, and training a second model on them."""
 
 from __future__ import annotations
 
@@ -88,6 +88,6 @@ def test_a_grid_stays_one_and_a_second_model_trains_on_it(tmp_path: Path) -> Non
     assert run.vae().decode(codes.flatten(1)).shape == (5, 1, 8, 6)
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not a run folder"):
         datasets.build(datasets.spec("latents")(run=str(tmp_path))).load()

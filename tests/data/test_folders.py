@@ -1,4 +1,4 @@
-"""What a folder of images leaves out is said."""
+"""Skipped files in a folder of images are reported."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_linked_class_folders_are_followed_once(tmp_path):
     assert splits.train.class_names == ("a", "b")
 
 
-def test_a_folder_that_cannot_be_read_stops_or_is_said(tmp_path, monkeypatch):
+def test_an_unreadable_folder_stops_or_is_warned_about(tmp_path, monkeypatch):
     for i in range(6):
         picture(tmp_path / "a" / f"{i}.png", i)
         picture(tmp_path / "b" / f"{i}.png", i)
@@ -62,7 +62,7 @@ def test_files_of_any_image_suffix_are_read_and_others_are_counted(tmp_path):
         picture(tmp_path / name, i, format={"b.jfif": "JPEG", "c.jpe": "JPEG"}.get(name))
     for name in ("g.heic", "h.heic", "i", "notes.txt", ".hidden"):
         (tmp_path / name).write_bytes(b"other")
-    with pytest.warns(UserWarning, match=r"left out: 2 \.heic, 1 without a suffix, 1 \.txt$"):
+    with pytest.warns(UserWarning, match=r"skipped: 2 \.heic, 1 without a suffix, 1 \.txt$"):
         assert total(load(tmp_path)) == 6
 
 
@@ -70,7 +70,7 @@ def test_hidden_folders_are_named(tmp_path):
     for i in range(4):
         picture(tmp_path / "a" / f"{i}.png", i)
         picture(tmp_path / ".b" / f"{i}.png", i)
-    with pytest.warns(UserWarning, match=r"1 hidden folder in .* left out: \.b$"):
+    with pytest.warns(UserWarning, match=r"1 hidden folder in .* skipped: \.b$"):
         assert total(load(tmp_path)) == 4
 
 

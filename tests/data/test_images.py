@@ -43,12 +43,12 @@ def test_lossy_formats_are_read_closely(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 9), (1, 3, 7, 11), (2, 7, 11)])
-def test_a_file_is_no_example_of_data_that_are_no_pictures(tmp_path, shape):
-    with pytest.raises(DataError, match=r"1 or 3 channels(.*\n)*.*by their numbers"):
+def test_an_image_file_is_refused_for_data_other_than_images(tmp_path, shape):
+    with pytest.raises(DataError, match=r"1 or 3 channels(.*\n)*.*by index"):
         read_images([save(tmp_path / "a.png", gradient(7, 11))], shape)
 
 
-def test_transparent_pictures_are_laid_on_white(tmp_path):
+def test_transparent_pictures_are_composited_onto_white(tmp_path):
     pixels = np.zeros((2, 2, 4), np.uint8)
     pixels[0, 0] = (10, 20, 30, 255)
     pixels[1, 1] = (0, 0, 0, 128)
@@ -91,7 +91,7 @@ ORIENTED = {"png": {}, "tiff": {}, "jpg": {"quality": 100, "subsampling": 0}, "w
 @pytest.mark.parametrize("orientation", [*range(10), 65535])
 @pytest.mark.parametrize("suffix", ORIENTED)
 def test_every_way_in_agrees_on_what_is_upright(tmp_path, suffix, orientation):
-    """In every format, of every value of the tag, valid or not: shape and pixels of a folder, a table, a stream and a file."""
+    """For every format and tag value, valid or not: shape and pixels from a folder, a table, a stream and a file."""
     pixels = gradient(8, 24)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -162,7 +162,7 @@ def test_a_truncated_image_is_named(tmp_path, suffix):
 
 
 def test_floating_point_pixels_are_refused(tmp_path):
-    with pytest.raises(DataError, match="range is unknown"):
+    with pytest.raises(DataError, match="unknown range"):
         ImageReader(None)(save(tmp_path / "a.tiff", np.ones((2, 2), np.float32)))
 
 
@@ -200,7 +200,7 @@ def test_too_few_images_and_wrong_fractions_are_refused():
     with pytest.raises(DataError, match="2 images"):
         split_source(numbered(2), 0.1, 0.1)
     for fractions in ((0.0, 0.1), (0.5, 0.5), (-0.1, 0.2)):
-        with pytest.raises(UsageError, match="without images"):
+        with pytest.raises(UsageError, match="leave a split empty"):
             split_source(numbered(10), *fractions)
     for validation in (0, 10):
         with pytest.raises(UsageError, match="between 1 and 9"):
@@ -219,7 +219,7 @@ def test_a_source_knows_its_range_and_whether_it_is_binary():
 
 @pytest.mark.parametrize("wrong", [torch.zeros(2), torch.zeros(2, 1, 3, 3, 3, 3), torch.zeros(2, 1, 3, 3, dtype=torch.float64)])
 def test_a_tensor_that_is_not_examples_is_refused(wrong):
-    with pytest.raises(DataError, match="does not hold examples"):
+    with pytest.raises(DataError, match="cannot hold examples"):
         TensorImages(wrong)
     with pytest.raises(DataError, match="differ in number"):
         TensorImages(torch.zeros(2, 1, 3, 3), torch.zeros(3))

@@ -1,7 +1,7 @@
-"""Streaming under a cap on private memory, which the system enforces.
+"""Streaming under a limit on private memory, enforced by the system.
 
-The cap is RLIMIT_DATA: what a process may allocate for itself, each worker by its own account. Pages of a mapped file are not
-private memory: the system takes them back when it needs them.
+The limit, RLIMIT_DATA, applies to each process separately, workers included. Pages of a mapped file are not private memory: the
+system reclaims them when needed.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def write_array(folder: Path, megabytes: int, side: int = 64) -> tuple[str, Path]:
-    """A file of zeros that takes no room on the disk."""
+    """A sparse file of zeros."""
     shape = (megabytes * 2**20 // (3 * side * side), 3, side, side)
     np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, shape)
     return "array", folder / "images.npy"
 
 
 def write_table(folder: Path, megabytes: int, side: int = 64) -> tuple[str, Path]:
-    """Small pictures in large files, so that decoding them takes little time."""
+    """Small pictures in large files, which are fast to decode."""
     library = pytest.importorskip("datasets")
     file = io.BytesIO()
     Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(file, "BMP")
@@ -82,7 +82,7 @@ def test_a_set_ten_times_the_cap_streams_where_reading_it_whole_fails(tmp_path, 
     budget = 48
     kind, path = write(tmp_path, 10 * budget)
     result = run(STREAM, kind, path, budget)
-    assert result.returncode != 0  # an error, or an abort where a thread finds no memory
+    assert result.returncode != 0  # an error, or an abort if a thread cannot allocate memory
     (num,) = result.stdout.split() or [result.stderr]
     assert int(num) > 700
 

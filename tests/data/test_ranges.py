@@ -1,4 +1,4 @@
-"""Which numbers stand for black and white: one rule for every source."""
+"""The values of black and white: one rule for every source."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ SOURCES = ("folder", "array", "mapped")
         (np.float32, (-1.0, 1.0), (-1.0, 1.0)),
     ],
 )
-def test_numbers_of_every_type_are_brought_to_the_unit_range(tmp_path, kind, dtype, limits, stated):
+def test_values_of_every_type_are_rescaled_to_the_unit_range(tmp_path, kind, dtype, limits, stated):
     low, high = limits
     numbers = (low + LEVELS * (high - low)).astype(dtype)
     splits = load(kind, **write(tmp_path, kind, numbers), **({"range": stated} if stated else {}))
@@ -64,7 +64,7 @@ def test_numbers_of_every_type_are_brought_to_the_unit_range(tmp_path, kind, dty
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_zeros_and_ones_are_black_and_white_and_it_is_said(tmp_path, kind):
+def test_zeros_and_ones_are_black_and_white_with_a_warning(tmp_path, kind):
     """As in dSprites' file, or in masks."""
     options = write(tmp_path, kind, (np.arange(30) % 2).astype(np.uint8))
     with pytest.warns(UserWarning, match="0 and 1.*--dataset.range 0,255"):
@@ -76,7 +76,7 @@ def test_zeros_and_ones_are_black_and_white_and_it_is_said(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_twelve_bits_in_sixteen_are_said(tmp_path, kind):
+def test_twelve_bits_in_sixteen_are_warned_about(tmp_path, kind):
     options = write(tmp_path, kind, (LEVELS * 4095).astype(np.uint16))
     with pytest.warns(UserWarning, match="4095 of 65535.*--dataset.range 0,4095"):
         load(kind, **options)

@@ -1,4 +1,4 @@
-"""Densities integrate to one, agree with torch.distributions, and their KLs with Monte Carlo."""
+"""Densities integrate to one and agree with torch.distributions; KLs agree with Monte Carlo estimates."""
 
 import math
 
@@ -53,7 +53,7 @@ def test_pixel_density_integrates_to_one(cls):
     x = torch.linspace(-12, 12, 48_001, dtype=torch.float64)
     density = cls(torch.tensor(0.3).double().view(1, 1, 1), torch.tensor(-0.5).double())
     total = torch.trapezoid(density.log_prob(x.view(-1, 1, 1, 1)).exp(), x).item()
-    assert total == pytest.approx(1.0, abs=1e-6)  # the Laplace density has a kink, which the trapezoid rule cuts
+    assert total == pytest.approx(1.0, abs=1e-6)  # the Laplace density has a kink, which the trapezoidal rule cuts off
 
 
 def test_bernoulli_masses_sum_to_one():

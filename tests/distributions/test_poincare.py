@@ -1,4 +1,4 @@
-"""The wrapped normal density of the Poincaré ball: its maps, its volume and its draws, in float64."""
+"""The wrapped normal on the Poincaré ball: maps, volume and samples, in float64."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def points(num: int, dim: int, c: Tensor, *, distance: float = 1.0, seed: int = 
 
 
 def distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
-    """Return the distance by the textbook's formula, with arcosh."""
+    """Return the distance by the textbook formula with arcosh."""
     ratio = squared(x - y) / ((1 - c * squared(x)) * (1 - c * squared(y)))
     return (torch.acosh(1 + 2 * c * ratio) / torch.sqrt(c)).squeeze(-1)
 
@@ -86,7 +86,7 @@ def test_the_density_integrates_to_one_over_the_disc(c: float) -> None:
 
 @pytest.mark.parametrize("dim", [2, 8])
 def test_two_densities_agree_on_the_mass_of_the_space(dim: int) -> None:
-    """The mean of q / p over draws from p is 1; the weights are bounded, as p is the wider one."""
+    """The mean of q / p over samples from p is 1; the weights are bounded, since p is wider."""
     k, mu, zero = curvature(1.0), points(1, dim, curvature(1.0), distance=0.3), torch.zeros(dim, dtype=F64)
     q, p = WrappedNormal(mu, torch.full((1, dim), -0.3, dtype=F64), k), WrappedNormal(zero, zero, k)
     z = p.rsample(random(20_000, 1, dim))

@@ -1,4 +1,4 @@
-"""Densities on spheres: Bessel functions, quantiles, draws and divergences, against scipy and quadrature, in float64."""
+"""Densities on spheres: Bessel functions, quantiles, samples and divergences, compared with SciPy and quadrature, in float64."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def log_density_of_angle(q: VonMisesFisher | PowerSpherical, angle: Tensor) -> T
 
 @pytest.mark.parametrize("dim", DIMS)
 def test_bessel_functions_are_scipys_up_to_a_large_order_and_argument(dim: int) -> None:
-    """Where scipy's scaled function underflows, at a large order and a small argument, its power series is compared."""
+    """If SciPy's scaled function underflows, for a large order and a small argument, the power series is used."""
     v, kappa = dim / 2 - 1, torch.tensor([*KAPPAS, float(dim)], dtype=F64)
     deficit, gap = bessel(v, kappa)
     for i, k in enumerate(kappa.tolist()):
@@ -124,7 +124,7 @@ def test_the_von_mises_fisher_density_is_scipys(dim: int, kappa: float) -> None:
 @pytest.mark.parametrize("dim", [2, 3, 6, 40])
 @pytest.mark.parametrize("kappa", [0.0, 0.4, 5.0, 200.0, 1e4])
 def test_densities_integrate_to_one_and_have_their_moments(family: Family, dim: int, kappa: float) -> None:
-    """By the trapezoidal rule over ``y = 2 artanh(cos)``: it converges exponentially, as all derivatives vanish at the ends."""
+    """By the trapezoidal rule over ``y = 2 artanh(cos)``, which converges exponentially: all derivatives vanish at the ends."""
     q, y = density(family, dim, kappa), torch.linspace(-70, 70, 1401, dtype=F64)
     angle = 2 * torch.atan(torch.exp(-0.5 * y))
     mass = torch.exp(log_density_of_angle(q, angle)) * 0.5 * torch.sin(angle) * (y[1] - y[0])
@@ -149,7 +149,7 @@ def test_no_concentration_is_uniform(family: Family, dim: int) -> None:
 @pytest.mark.parametrize("dim", [2, 3, 10, 50])
 @pytest.mark.parametrize("kappa", [0.5, 20.0, 5e3])
 def test_draws_are_those_of_scipy(dim: int, kappa: float) -> None:
-    """Kolmogorov and Smirnov's test of the cosine and of a random direction; of 24 tests, one fails by chance in 4,000 runs."""
+    """Kolmogorov-Smirnov test of the cosine and of a random direction; one of 24 tests fails by chance in 4,000 runs."""
     mu = normalised(random(1, dim))
     z = VonMisesFisher(mu, torch.tensor([kappa], dtype=F64)).rsample(random(10_000, 1, dim, seed=1))[:, 0]
     others = torch.as_tensor(stats.vonmises_fisher(mu[0].numpy(), kappa).rvs(10_000, random_state=0))
@@ -211,7 +211,7 @@ def test_quantiles_of_the_logistic_density_and_their_gradient_are_known() -> Non
 
 @pytest.mark.parametrize("dim", [2, 3, 10])
 def test_the_gradient_of_draws_is_that_of_their_mean(dim: int) -> None:
-    """The mean cosine of von Mises and Fisher's density is A(kappa), of the power spherical one ``kappa / (D - 1 + kappa)``."""
+    """The mean cosine is A(kappa) for von Mises-Fisher, and ``kappa / (D - 1 + kappa)`` for power spherical densities."""
     for family in FAMILIES:
         kappa = torch.full((10_000,), 4.0, dtype=F64, requires_grad=True)
         q = family(normalised(random(1, dim)).expand(10_000, dim), kappa)

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation, against independent calculations."""
+"""The numbers of an evaluation, compared with independent calculations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL = {"encoder.hidden": (16,), "decoder.hidden": (16,), "latent_dim": 3, "dev
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of 300 grey images whose columns follow from two numbers."""
+    """A file of 300 grey images determined by two numbers."""
     file = tmp_path_factory.mktemp("bound") / "images.npy"
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 300, 1, 1))
@@ -216,7 +216,7 @@ def test_networks_in_chunks_give_the_same_numbers(images: str) -> None:
         ("cross-entropy on grey values, not a log-likelihood", ["-(CE+KL)", "cross-entropy", "log p(x)"]),
     ],
 )
-def test_numbers_have_the_names_that_they_deserve(elbo_is: str, names: list[str]) -> None:
+def test_metrics_have_accurate_names(elbo_is: str, names: list[str]) -> None:
     assert [metric_of(key).read_as(elbo_is).label for key in ("elbo", "reconstruction", "log_likelihood")] == names
 
 
@@ -225,7 +225,7 @@ def test_a_cross_entropy_has_no_log_likelihood(images: str) -> None:
         evaluator(images, likelihood="bce", binarize="none").log_likelihood("test", samples=3)
 
 
-def test_numbers_that_cannot_be_ranked_are_said_to_be(images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_that_cannot_be_ranked_are_reported(images: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = {"dataset": "array", "dataset.path": images, **SMALL, "epochs": 1, "batch_size": 60}
     runs = {}
     for name, options in {
@@ -235,7 +235,7 @@ def test_numbers_that_cannot_be_ranked_are_said_to_be(images: str, tmp_path: Pat
         runs[name] = vaekit.train(**given, **options, out=tmp_path / name)
     assert main(["compare", str(runs["a"].path), str(runs["a"].path / ".." / "b"), "--out", str(tmp_path / "c.png")]) == 0
     shown = capsys.readouterr().out
-    assert "cannot be ranked, since the models differ in: binarised" in shown
+    assert "cannot be ranked, because the models differ in: binarised" in shown
     assert "±" in shown
     assert json.loads((tmp_path / "a" / "evaluation.json").read_text("utf-8"))["binarize"] == "static"
     again = vaekit.train(**given, likelihood="bce", binarize="static", seed=1, out=tmp_path / "again")

@@ -26,7 +26,7 @@ from vaekit.nn.ssim import ssim
 from vaekit.streams import Streams
 
 SIDE = 9
-"""The size of images in the feature network: small, for speed."""
+"""The image size in the feature network, small for speed."""
 
 
 @pytest.fixture(autouse=True)
@@ -233,7 +233,7 @@ def test_the_command_names_the_features(run: vaekit.Run, capsys: pytest.CaptureF
         (["--features-weights", "weights.pth"], "needs a network and its weights"),
         (["--features-size", "64"], "needs a network and its weights"),
         (["--features", "resnet", "--features-weights", "weights.pth"], "unknown feature network"),
-        (["--features", "vgg16", "--features-weights", "weights.pth"], "cannot take these data"),
+        (["--features", "vgg16", "--features-weights", "weights.pth"], "does not support these data"),
         (["--features", "efficientnet_lite0", "--features-weights", "weights.pth"], "does not exist"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One table of numbers: an entry is seen wherever numbers are shown."""
+"""A single table of metrics: an entry appears wherever metrics are shown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TINY = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2, "epochs
 
 @pytest.fixture
 def entry(monkeypatch: pytest.MonkeyPatch) -> Metric:
-    """A number added by one entry of the table."""
+    """A metric added by an entry in the table."""
     monkeypatch.setitem(METRICS, ENTRY.key, ENTRY)
     return ENTRY
 

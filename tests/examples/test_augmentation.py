@@ -1,4 +1,4 @@
-"""The example of augmentation does what it says."""
+"""The augmentation example works as described."""
 
 import runpy
 from pathlib import Path

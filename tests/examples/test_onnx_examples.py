@@ -139,12 +139,12 @@ def test_service_refuses_large_bodies_without_reading_them(client: Any, how: str
     pieces = (b" " * 1_000_000 for _ in range(5))
     answer = client.post("/decode", content=b" " * 5_000_000 if how == "with its length" else pieces)
     assert answer.status_code == 413
-    assert "at most" in answer.json()["detail"]
+    assert "limited to" in answer.json()["detail"]
     small = b" " * 5_000 + b'{"latents": [[0, 0, 0]]}'
     assert client.post("/decode", content=small, headers={"Content-Type": "application/json"}).status_code == 200
 
 
-def test_service_refuses_keys_that_it_does_not_know(client: Any) -> None:
+def test_service_refuses_unknown_keys(client: Any) -> None:
     answer = client.post("/decode", json={"latents": [[0, 0, 0]], "temperature": 0.5})
     assert answer.status_code == 422
     assert answer.json()["detail"][0]["at"] == ["body", "temperature"]
@@ -158,7 +158,7 @@ def test_service_samples_by_seed(vae: VAE, client: Any) -> None:
     assert np.abs(image - pixels(vae, np.random.default_rng(3).standard_normal((1, 3)))[0, 0]).max() <= 1
 
 
-def test_service_tells_ranges(client: Any) -> None:
+def test_service_returns_ranges(client: Any) -> None:
     about = client.get("/about").json()
     assert (about["latent_size"], about["data_shape"]) == (3, [1, 9, 7])
     assert about["latents"][2] == {"mean": 0.0, "std": 1.0, "range": [-3.0, 3.0], "kl": 2.0}
@@ -187,7 +187,7 @@ def test_service_refuses_what_it_cannot_decode(client: Any, body: str, part: str
 
 
 @pytest.mark.parametrize("seed", ["-1", "x", str(2**63)])
-def test_service_refuses_seeds_that_are_none(client: Any, seed: str) -> None:
+def test_service_refuses_invalid_seeds(client: Any, seed: str) -> None:
     assert client.get("/sample", params={"seed": seed}).status_code == 422
 
 

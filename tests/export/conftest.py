@@ -35,13 +35,13 @@ def build(shape: tuple[int, ...] = (1, 9, 7), *, encoder: str = "mlp", decoder: 
 
 @pytest.fixture(scope="session")
 def make() -> Callable[..., Trained]:
-    """Make an untrained small model, exported as a trained one is."""
+    """Make a small untrained model, exported like a trained one."""
     return build
 
 
 @pytest.fixture(scope="session")
 def of_decoder() -> Callable[[nn.Module], Trained]:
-    """Make a model around somebody's decoder, from 3 latents to images of 1×4×4."""
+    """Make a model with a given decoder, from 3 latents to 1×4×4 images."""
 
     def of_decoder(decoder: nn.Module) -> Trained:
         decoder.in_shape, decoder.out_shape = (3,), (1, 4, 4)  # type: ignore[assignment]
@@ -67,5 +67,5 @@ class BranchesOnBatch(nn.Module):
 
 @pytest.fixture
 def branching(of_decoder: Callable[[nn.Module], Trained]) -> Trained:
-    """A model whose decoder treats a single example otherwise."""
+    """A model whose decoder treats a batch of one differently."""
     return of_decoder(BranchesOnBatch())

@@ -1,4 +1,4 @@
-"""Autoencoders from the library diffusers and for it, with the library itself."""
+"""Import from and export to diffusers, checked with the library itself."""
 
 from __future__ import annotations
 

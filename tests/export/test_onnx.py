@@ -1,4 +1,4 @@
-"""ONNX files: equal to the model, to themselves, and silent about where they were made."""
+"""ONNX files equal the model, are reproducible, and do not reveal where they were made."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_images_of_an_unbounded_likelihood_stay_within_their_range(make: Make, t
 
 
 @pytest.mark.parametrize(("opset", "ir_version"), [(18, 8), (20, 9), (23, 11)])
-def test_opset_and_ir_version_are_the_lowest_that_do(make: Make, opset: int, ir_version: int, tmp_path: Path) -> None:
+def test_opset_and_ir_version_are_the_lowest_that_suffice(make: Make, opset: int, ir_version: int, tmp_path: Path) -> None:
     Onnx(opset=opset).export(make(decoder="bilinear"), "decoder", tmp_path / "decoder.onnx")
     model = onnx.load(tmp_path / "decoder.onnx")
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
@@ -98,7 +98,7 @@ def test_default_opset_is_18() -> None:
     assert Onnx().opset == 18
 
 
-def test_nothing_in_the_file_tells_a_path_or_a_class(make: Make, tmp_path: Path) -> None:
+def test_the_file_reveals_no_path_or_class(make: Make, tmp_path: Path) -> None:
     trained = make(decoder="resnet", dataset="array", **{"dataset.path": "/home/somebody/images.npy"})
     Onnx().export(trained, "decoder", tmp_path / "decoder.onnx")
     model = onnx.load(tmp_path / "decoder.onnx")
@@ -114,7 +114,7 @@ def test_nothing_in_the_file_tells_a_path_or_a_class(make: Make, tmp_path: Path)
     assert {tensor.name for tensor in model.graph.initializer} > {"decoder.net.0.1.weight", "decoder.net.0.1.bias"}
 
 
-def test_metadata_tell_an_application_what_it_must_know(make: Make, tmp_path: Path) -> None:
+def test_metadata_describe_the_model_for_applications(make: Make, tmp_path: Path) -> None:
     Onnx(licence="CC0-1.0").export(make(decoder="cnn"), "decoder", tmp_path / "decoder.onnx")
     about = json.loads((tmp_path / "decoder.json").read_text())
     assert about == json.loads(session(tmp_path / "decoder.onnx").get_modelmeta().custom_metadata_map["vaekit"])
@@ -187,7 +187,7 @@ def test_weights_beyond_half_precision_are_refused(of_decoder: Callable[[nn.Modu
 @pytest.mark.parametrize(
     ("decoder", "left"), [("cnn", "2 transposed convolutions remain in fp32"), ("bilinear", "all operations")]
 )
-def test_int8_tells_its_error_its_speed_and_what_it_leaves(make: Make, decoder: str, left: str, tmp_path: Path) -> None:
+def test_int8_reports_error_speed_and_float_layers(make: Make, decoder: str, left: str, tmp_path: Path) -> None:
     exported = Onnx(int8=True).export(make((1, 28, 28), decoder=decoder), "decoder", tmp_path / "decoder.onnx")
     text = "; ".join(exported.notes)
     assert exported.parity.tolerance is None
@@ -200,7 +200,7 @@ def test_int8_tells_its_error_its_speed_and_what_it_leaves(make: Make, decoder: 
     assert {tensor.data_type for tensor in model.graph.initializer} >= {onnx.TensorProto.INT8}
 
 
-def test_two_precisions_are_a_mistake() -> None:
+def test_two_precisions_are_a_usage_error() -> None:
     with pytest.raises(UsageError, match="one precision"):
         Onnx(fp16=True, int8=True)
 

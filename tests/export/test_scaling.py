@@ -1,4 +1,4 @@
-"""The factors that bring codes to mean 0 and standard deviation 1, for models that are trained on codes."""
+"""The factors that standardise codes for models trained on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_variance_of_all_numbers_is_that_within_latents_and_between_them() -
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
-    """A model of images of 16×16, of different brightness, with a grid of 4×4 latents of two channels."""
+    """A model of 16×16 images of varying brightness, with a grid of 4×4 latents with two channels."""
     folder, rng = tmp_path_factory.mktemp("grid"), np.random.default_rng(0)
     images = (rng.random((2000, 4, 4)).repeat(4, 1).repeat(4, 2) * 255 * rng.random((2000, 1, 1))).astype(np.uint8)
     np.save(folder / "images.npy", images)

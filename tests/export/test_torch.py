@@ -35,7 +35,7 @@ def test_part_is_exported_and_equals_the_model(make: Make, part: str, tmp_path: 
         torch.testing.assert_close(given, other)
 
 
-def test_file_does_not_tell_where_the_source_lay(make: Make, tmp_path: Path) -> None:
+def test_file_does_not_reveal_source_paths(make: Make, tmp_path: Path) -> None:
     exported = Torch().export(make(), "decoder", tmp_path / "decoder.pt2")
     with zipfile.ZipFile(exported.path) as archive:
         content = b"".join(archive.read(name) for name in archive.namelist())

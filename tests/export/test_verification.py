@@ -1,4 +1,4 @@
-"""Files that changed after they were exported are found out."""
+"""Changes to exported files are detected."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_other_parts_are_verified_too(make: Make, part: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.99])
-def test_truncated_file_is_found_out(copy: Path, fraction: float) -> None:
+def test_truncated_file_is_detected(copy: Path, fraction: float) -> None:
     content = copy.read_bytes()
     copy.write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(ExportError, match=r"truncated|not exported by vaekit"):
@@ -60,7 +60,7 @@ def test_absent_file_and_what_is_no_onnx_are_named(tmp_path: Path) -> None:
         verify(tmp_path / "text.onnx")
 
 
-def test_somebody_elses_model_is_refused(tmp_path: Path) -> None:
+def test_foreign_model_is_refused(tmp_path: Path) -> None:
     value = onnx.helper.make_tensor_value_info
     ports = [value(name, onnx.TensorProto.FLOAT, ["batch", 3]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Sigmoid", ["x"], ["y"])], "other", ports[:1], ports[1:])
@@ -82,7 +82,7 @@ def test_changed_weights_differ_from_the_model(make: Make, copy: Path) -> None:
             verify(copy, trained)
 
 
-def test_every_flipped_bit_is_found_out(exported: Path, copy: Path) -> None:
+def test_every_flipped_bit_is_detected(exported: Path, copy: Path) -> None:
     content = exported.read_bytes()
     places = np.random.default_rng(0).choice(8 * len(content), 150, replace=False)
     for place in places.tolist():
@@ -101,18 +101,18 @@ def test_a_model_of_other_weights_differs_from_the_run(make: Make, exported: Pat
         verify(exported, other)
 
 
-def test_file_of_another_run_is_found_out(make: Make, copy: Path) -> None:
+def test_file_of_another_run_is_detected(make: Make, copy: Path) -> None:
     with pytest.raises(ExportError, match="from another run"):
         verify(copy, make((1, 8, 8)))
 
 
-def test_json_of_another_file_is_found_out(copy: Path) -> None:
+def test_json_of_another_file_is_detected(copy: Path) -> None:
     copy.with_suffix(".json").write_text("{}")
     with pytest.raises(ExportError, match="does not belong"):
         verify(copy)
 
 
-def test_graph_that_mixes_examples_is_found_out(copy: Path) -> None:
+def test_graph_that_mixes_examples_is_detected(copy: Path) -> None:
     model = onnx.load(copy)
     [node] = [node for node in model.graph.node if "image" in node.output]
     node.output[0] = "whole"

@@ -1,4 +1,4 @@
-"""Pictures of a trained model: right in size and content, the same for the same seed."""
+"""Pictures of a trained model: correct size and content, reproducible for a seed."""
 
 import re
 import warnings
@@ -41,7 +41,7 @@ def test_separate_samples_are_files_of_the_images_own_size(run, tmp_path):
 
 def test_files_of_two_calls_never_mix(run, tmp_path):
     run.pictures.sample(num=12, separate=True, out=tmp_path / "many")
-    with pytest.raises(UsageError, match="mix"):
+    with pytest.raises(UsageError, match="is not empty"):
         run.pictures.sample(num=3, separate=True, out=tmp_path / "many")
     assert len(list((tmp_path / "many").iterdir())) == 12
     for num in (12, 3):
@@ -65,7 +65,7 @@ def test_a_class_without_test_images_is_named(run, tmp_path):
     test = run.splits.test
     without = vaekit.Run(run.path)
     without.splits = replace(run.splits, test=test.subset((test.labels != 1).nonzero()[:, 0]))
-    with pytest.warns(UserWarning, match="variations: no test image is of class"):
+    with pytest.warns(UserWarning, match="variations: no test images of class"):
         folder = without.pictures.variations(per_class=1, out=tmp_path / "v")
     assert len([path for path in folder.iterdir() if path.is_dir()]) == len(test.labels.unique()) - 1
 
@@ -81,7 +81,7 @@ def test_numbers_and_files_are_reconstructed_together(run, tmp_path):
 
 
 def test_reconstructing_no_images_is_refused(run, tmp_path):
-    with pytest.raises(DataError, match="no images are given"):
+    with pytest.raises(DataError, match="no images given"):
         run.pictures.reconstruct([], out=tmp_path / "r.png")
     assert not list(tmp_path.iterdir())
 
@@ -95,14 +95,14 @@ def test_interpolation_shows_both_paths_between_the_images(run, tmp_path):
         assert image.n_frames == 5
 
 
-def test_images_of_another_size_are_resized_only_when_asked(run, tmp_path):
+def test_images_of_another_size_are_resized_only_on_request(run, tmp_path):
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "large.png")
-    with pytest.raises(DataError, match="not of the size"):
+    with pytest.raises(DataError, match="does not have the size"):
         run.pictures.interpolate(0, tmp_path / "large.png", out=tmp_path / "i.png")
     assert run.pictures.interpolate(0, tmp_path / "large.png", fit="pad", out=tmp_path / "i.png").is_file()
     with pytest.raises(DataError, match="does not exist"):
         run.pictures.interpolate(0, "absent.png", out=tmp_path / "i.png")
-    with pytest.raises(UsageError, match="the dataset has no such image"):
+    with pytest.raises(UsageError, match="no such image in the dataset"):
         run.pictures.interpolate(0, 10**6, out=tmp_path / "i.png")
 
 

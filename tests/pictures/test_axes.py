@@ -1,4 +1,4 @@
-"""What pictures are drawn with."""
+"""Drawing tools."""
 
 import itertools
 import math
@@ -17,14 +17,14 @@ from vaekit.drawing.axes import PALETTE, Axes, number, ticks
 from vaekit.drawing.grid import captioned, grid, labelled, pairs
 from vaekit.drawing.latents import Plane
 from vaekit.drawing.picture import write_picture
-from vaekit.drawing.scatter import apart, scatter_picture
+from vaekit.drawing.scatter import scatter_picture, separate_boxes
 from vaekit.drawing.tiles import EDGE, tiles
 from vaekit.errors import DataError, UsageError
 from vaekit.report.curves import Curve, chart, learning_curves
 
 
 def ink(picture):
-    """The box of what is not white, as left, upper, right, lower."""
+    """The bounding box of non-white pixels, as left, upper, right, lower."""
     return Image.eval(picture.convert("L"), lambda value: 255 - value).getbbox()
 
 
@@ -33,7 +33,7 @@ def test_images_of_any_number_of_channels_are_shown(channels, mode):
     assert grid(torch.rand(5, channels, 9, 7)).mode == mode
 
 
-def test_opacity_is_laid_on_white():
+def test_opacity_is_composited_onto_white():
     clear = torch.zeros(1, 4, 60, 60)
     assert np.asarray(grid(clear)).min() == 255
 
@@ -158,7 +158,7 @@ def test_a_pair_is_an_image_above_its_reconstruction():
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 20, 60])
 @pytest.mark.parametrize("pixels", [28, 64])
 def test_a_manifold_holds_all_of_its_text(names, side, pixels):
-    """Nothing is cut off: the picture's border is white."""
+    """Nothing is clipped: the picture's border is white."""
     values = torch.linspace(-2.34, 2.34, side)[:, None].expand(side, len(names))
     plane = Plane(torch.zeros(len(names)), torch.eye(len(names)), names)
     left, upper, right, lower = ink(picture := manifold_picture(torch.ones(side ** len(names), 1, pixels, pixels), plane, values))
@@ -181,16 +181,16 @@ def test_values_along_an_axis_do_not_touch_and_the_ends_go_first(side, room):
 
 @pytest.fixture
 def written(monkeypatch):
-    """What is written onto charts, as it is written."""
+    """Records the text written on charts."""
     texts = []
     monkeypatch.setattr(axes, "write", lambda draw, at, text, **_: texts.append((text, at)))
     return texts
 
 
-def test_names_that_would_overlap_move_apart_and_others_stay():
+def test_overlapping_names_are_separated_and_others_stay():
     middles = [(100, 100), (103, 101), (100, 100), (300, 300), (98, 108)]
     sizes = [(30, 20), (12, 20), (140, 20), (30, 20), (30, 20)]
-    placed = apart(middles, sizes)
+    placed = separate_boxes(middles, sizes)
     assert (placed[0], placed[3]) == (middles[0], middles[3])
     boxes = [(x - w / 2, y - h / 2, x + w / 2, y + h / 2) for (x, y), (w, h) in zip(placed, sizes, strict=True)]
     for a, b in itertools.combinations(boxes, 2):
@@ -255,9 +255,9 @@ def test_animations_keep_all_frames(tmp_path, suffix):
 
 
 def test_formats_that_are_not_written_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="not written in this format"):
+    with pytest.raises(UsageError, match="unsupported picture format"):
         write_picture(Image.new("L", (3, 3)), tmp_path / "a.tiff")
-    with pytest.raises(UsageError, match="not written in this format"):
+    with pytest.raises(UsageError, match="unsupported animation format"):
         write_animation([Image.new("L", (3, 3))], tmp_path / "a.png")
     with pytest.raises(DataError, match="no frames"):
         write_animation([], tmp_path / "a.gif")

@@ -1,4 +1,4 @@
-"""Where pictures look in the latent space."""
+"""Paths, planes and orders in the latent space."""
 
 import math
 
@@ -98,7 +98,7 @@ def test_steps_are_standard_deviations_or_quantiles():
 
 @pytest.mark.parametrize("dims", [[3], [-1], [0, 0]])
 def test_latents_that_do_not_exist_are_refused(dims):
-    with pytest.raises(UsageError, match="not latents of the model"):
+    with pytest.raises(UsageError, match="invalid latents"):
         check_dims(dims, 3)
 
 

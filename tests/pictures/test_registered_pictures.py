@@ -1,4 +1,4 @@
-"""A picture is registered in one place; the album, the command line and the report find it."""
+"""A picture is registered once; the album, the command line and the report find it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Blank(Picture):
 
 
 class Failing(Mean):
-    """Show what there is not."""
+    """Show something nonexistent."""
 
     section = "latents"
     title = "Failing"
@@ -158,7 +158,7 @@ def test_options_and_images_are_checked_against_the_signature(run: vaekit.Run) -
         run.pictures.interpolate(0)
     with pytest.raises(TypeError, match="unexpected keyword argument 'dim'"):
         run.pictures.traverse(dim=[0])
-    with pytest.raises(SpecError, match=r"dims: latents are given by number, such as 3,5 \(given 'x'\)"):
+    with pytest.raises(SpecError, match=r"dims: give latents by index, such as 3,5 \(given 'x'\)"):
         run.pictures.traverse(dims="x")
 
 
@@ -187,7 +187,7 @@ def test_a_picture_of_one_image_and_of_files_goes_into_an_emptied_folder(
         assert capsys.readouterr().out == f"{folder}\n"
         assert [path.name for path in folder.rglob("*.png")] == ["a.png"]
         assert main(["alone", str(run.path), "3", "--out", str(folder)]) == 2
-        assert "its files would mix with the new ones" in capsys.readouterr().err
+        assert "is not empty" in capsys.readouterr().err
         assert main(["alone", str(run.path)]) == 2
         assert "one image is needed" in capsys.readouterr().err
 
@@ -200,17 +200,15 @@ def test_the_default_form_is_a_picture_else_an_animation_else_a_folder(run: vaek
 
 def test_a_format_that_is_not_written_is_an_error_before_anything_is_drawn(run: vaekit.Run, tmp_path: Path) -> None:
     with pictures.temporarily(failing=Failing, blink=Blink):
-        with pytest.raises(UsageError, match=r"pictures are not written in this format\n.*\n  expected: \.png, .*\.jpeg$"):
+        with pytest.raises(UsageError, match=r"unsupported picture format\n.*\n  expected: \.png, .*\.jpeg$"):
             run.pictures.failing(out=tmp_path / "new" / "a.gif")
-        with pytest.raises(
-            UsageError, match=r"animations are not written in this format\n.*\n  expected: \.gif, \.webp, \.avif$"
-        ):
+        with pytest.raises(UsageError, match=r"unsupported animation format\n.*\n  expected: \.gif, \.webp, \.avif$"):
             run.pictures.blink(0, 1, out=tmp_path / "new" / "a.png")
     assert not (tmp_path / "new").exists()
 
 
 def test_a_picture_that_draws_nothing_is_refused(run: vaekit.Run) -> None:
-    with pictures.temporarily(blank=Blank), pytest.raises(PluginError, match="'blank' draws nothing"):
+    with pictures.temporarily(blank=Blank), pytest.raises(PluginError, match="'blank' does not define any form"):
         run.pictures.blank()
 
 
@@ -218,7 +216,7 @@ def test_a_picture_that_draws_nothing_is_refused(run: vaekit.Run) -> None:
 def test_a_picture_cannot_have_the_run_itself_emptied(run: vaekit.Run, path: str) -> None:
     with pictures.temporarily(alone=type("Astray", (Alone,), {"paths": (path,)})):
         before = sorted(run.path.rglob("*"))
-        with pytest.raises(PluginError, match="outside the run's subfolders"):
+        with pytest.raises(PluginError, match="outside the run folder's subfolders"):
             run.pictures.alone(0)
     assert sorted(run.path.rglob("*")) == before
 
@@ -243,7 +241,7 @@ def _with_mixed_images() -> None:
     [
         (_with_out, "cannot be named 'out'"),
         (_with_section, "unknown section of the report"),
-        (_with_mixed_images, "cannot be given its images"),
+        (_with_mixed_images, "has unsupported image parameters"),
     ],
 )
 def test_what_cannot_be_a_picture_is_refused_where_it_is_defined(define: Callable[[], None], why: str) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of another size than the model's, reconstructed and drawn by tiles."""
+"""Pictures larger or smaller than the model's images, reconstructed and drawn in tiles."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_images_of_several_sizes_are_beside_each_other(run, picture, tmp_path):
 
 
 def test_a_size_that_is_kept_is_not_fitted(run, picture, tmp_path):
-    with pytest.raises(UsageError, match="are not fitted"):
+    with pytest.raises(UsageError, match="keep their size"):
         run.pictures.reconstruct([picture[0]], tile=True, fit="crop", out=tmp_path / "out.png")
 
 

@@ -1,4 +1,4 @@
-"""Packages as an installer leaves them: modules and ``.dist-info`` folders in a directory on the path of a new process."""
+"""Installed packages: modules and ``.dist-info`` folders in a directory on the path of a new process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ print(json.dumps(results))
 
 
 class Done(NamedTuple):
-    """What came of a command."""
+    """The outcome of a command."""
 
     code: int
     out: str
@@ -59,7 +59,7 @@ class Done(NamedTuple):
 
 @dataclass
 class Site:
-    """A folder of installed packages, and processes that see it."""
+    """A folder of installed packages, and processes that can import them."""
 
     folder: Path
 
@@ -80,7 +80,7 @@ class Site:
         (info / "entry_points.txt").write_text(text + "\n", "utf-8")
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run python in a process that sees the packages."""
+        """Run Python in a process that can import the packages."""
         path = os.pathsep.join([str(self.folder), str(ROOT)])
         return subprocess.run(
             [sys.executable, *arguments],
@@ -93,7 +93,7 @@ class Site:
         )
 
     def vaekit(self, *commands: str, **environment: str) -> list[Done]:
-        """Run command lines, one after the other in one process; return what came of each."""
+        """Run command lines one after another in one process; return their outcomes."""
         done = self.run("-c", COMMANDS, *commands, **environment)
         assert done.returncode == 0, done.stderr
         return [Done(*result) for result in json.loads(done.stdout)]

@@ -1,4 +1,4 @@
-"""Files: what they record of plugins, other versions of them, and files that were made to do harm."""
+"""Files: recorded plugins, other plugin versions, and malicious files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def metadata_of(file: Path) -> dict[str, Any]:
 
 
 def elsewhere(trained: Site, site: Site, source: str, entry_points: str, version: str) -> str:
-    """Load the run where another version of the plugin is installed; return what is printed."""
+    """Load the run with another version of the plugin installed; return the output."""
     site.install("vaekit-acme", "vaekit_acme", source, entry_points, version=version)
     code = f"""
 import sys, warnings, vaekit
@@ -120,7 +120,7 @@ def test_a_component_of_a_script_is_recorded_as_such_and_its_absence_explained(t
     assert caught.value.remedy == "define and register it before loading"
 
 
-# What is written can be read
+# Files can be read back
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_run_of_a_script_of_any_name_can_be_read_again(site: Site) -> None:
 
 
 class Odd(vaekit.Backbone):
-    """An encoder from a module whose name cannot be printed."""
+    """An encoder from a module with an unprintable name."""
 
     def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
         super().__init__(in_shape, out_shape)
@@ -186,7 +186,7 @@ def test_what_could_not_be_read_again_is_refused_before_training(tmp_path: Path,
     assert not (tmp_path / "run").exists()
 
 
-# Files that were made to do harm
+# Malicious files
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def forged(trained: Site, tmp_path: Path) -> Any:
         altered = alter(metadata)
         path = tmp_path / "forged.safetensors"
         tensors = load_file(source)
-        if not isinstance(altered, str):  # whoever forges a file forges its digest too
+        if not isinstance(altered, str):  # a forger would forge the digest too
             del metadata["digest"]
             altered = json.dumps({**metadata, "digest": digest_of(json.loads(json.dumps(metadata)), tensors)})
         save_file(tensors, path, {"vaekit-3": altered})

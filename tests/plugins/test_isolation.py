@@ -1,4 +1,4 @@
-"""Plugins that are broken in every way that we could think of: each fails when it is chosen, by name, and breaks nothing else."""
+"""Plugins broken in every conceivable way: each fails by name when it is chosen, and breaks nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOOD = ENCODER.format(kind="acme", width=8)
 
 
 class Broken(NamedTuple):
-    """A plugin that cannot be used, and what is said of it."""
+    """An unusable plugin and its error message."""
 
     source: str
     says: str
@@ -37,10 +37,10 @@ BROKEN = {
     "registered under another name": Broken(ENCODER.format(kind="other", width=8), "already registered as 'other'"),
     "positional parameters do not fit": Broken(
         GOOD.replace("out_shape: tuple[int, ...], *, depth", "out_shape: tuple[int, ...], depth"),
-        "assembly cannot supply the positional parameter 'depth'",
+        "unknown positional parameter 'depth'",
     ),
     "option of a type that is no schema": Broken(
-        GOOD.replace("depth: int = 2", "depth: torch.nn.Module = None"), "the options cannot be turned into a schema"
+        GOOD.replace("depth: int = 2", "depth: torch.nn.Module = None"), "cannot derive a schema"
     ),
     "hidden options": Broken(GOOD.replace("*, depth: int = 2", "**options: int"), "hides options from the schema"),
     "made for another vaekit": Broken(
@@ -54,7 +54,7 @@ HEALTHY = ("components list", "components show cnn", "--help", "schema", "plugin
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
-    """What came of commands with all broken plugins installed, and of choosing each."""
+    """The outcomes of commands with all broken plugins installed, and of choosing each."""
     site = Site(tmp_path_factory.mktemp("site"))
     chosen = {}
     for case, kind in KINDS.items():
@@ -152,7 +152,7 @@ def test_plugins_can_be_switched_off(site: Site) -> None:
     assert "acme" not in off.out
 
 
-def test_metadata_that_nobody_can_read_are_passed_over(site: Site) -> None:
+def test_unreadable_metadata_are_ignored(site: Site) -> None:
     site.install("vaekit-acme", "vaekit_acme", GOOD, "encoders: acme = vaekit_acme:Acme")
     site.install("vaekit-nameless", "vaekit_nameless", GOOD, "encoders: nameless = vaekit_nameless:Acme")
     (site.folder / "vaekit_nameless-1.2.dist-info" / "METADATA").unlink()
@@ -204,7 +204,7 @@ raise Mute
 """
 
 
-def test_the_oddest_plugins_are_listed_and_take_nothing_down(site: Site) -> None:
+def test_the_oddest_plugins_are_listed_and_harmless(site: Site) -> None:
     site.install("vaekit-mute", "vaekit_mute", MUTE, "encoders: mute = vaekit_mute:Mute")
     site.install("vaekit-doc", "vaekit_doc", GOOD + "\nAcme.__doc__ = 5\n", "encoders: doc = vaekit_doc:Acme")
     site.install("vaekit-deep", "vaekit_deep", f"x = {'(' * 500}{')' * 500}", "encoders: deep = vaekit_deep:Acme")
@@ -251,10 +251,10 @@ FAILING = {
         "the encoder 'acme' of plugin vaekit-acme 1.2 failed: ZeroDivisionError",
     ),
     "torch raises": ("return self.net(x.flatten(1)[:, 1:])", "the encoder 'acme' of plugin vaekit-acme 1.2 failed: RuntimeError"),
-    "float64": ("return self.net(x).double()", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
-    "another shape": ("return self.net(x).flatten(1)", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
-    "no tensor": ("return [self.net(x)]", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
-    "NaN": ("return self.net(x) * float('nan')", "the encoder 'acme' of vaekit-acme 1.2 breaks its contract: its output"),
+    "float64": ("return self.net(x).double()", "the encoder 'acme' of vaekit-acme 1.2 violates its contract: its output"),
+    "another shape": ("return self.net(x).flatten(1)", "the encoder 'acme' of vaekit-acme 1.2 violates its contract: its output"),
+    "no tensor": ("return [self.net(x)]", "the encoder 'acme' of vaekit-acme 1.2 violates its contract: its output"),
+    "NaN": ("return self.net(x) * float('nan')", "the encoder 'acme' of vaekit-acme 1.2 violates its contract: its output"),
 }
 
 

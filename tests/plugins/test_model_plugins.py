@@ -1,4 +1,4 @@
-"""Installed models of the zoo: listed, shown and trained by name without importing the package, broken ones of no harm."""
+"""Installed zoo models: listed, shown and trained by name without importing the package; broken ones are harmless."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ spec: {model: {latent_dim: 3, encoder: {kind: mlp, hidden: [8]}, loss: [{kind: t
 """
 
 
-def test_an_installed_model_is_in_the_zoo_and_a_broken_one_harms_nobody(site: Site) -> None:
+def test_an_installed_model_is_in_the_zoo_and_a_broken_one_is_harmless(site: Site) -> None:
     announced = (
         "zoo: acme_model = vaekit_acme\nzoo: absent = vaekit_acme\nzoo: wrong = vaekit_acme\nzoo: beta-tcvae = vaekit_acme"
     )

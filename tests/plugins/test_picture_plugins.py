@@ -1,4 +1,4 @@
-"""Installed pictures: in the help without being imported, run by their name, broken ones of no harm to others."""
+"""Installed pictures: listed in the help without being imported, run by name; broken ones are harmless."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ class Dot(vaekit.Picture):
 '''
 
 
-def test_an_installed_picture_is_a_command_and_in_the_report_and_a_broken_one_harms_nobody(
-    site: Site, labelled_run: Path
-) -> None:
+def test_an_installed_picture_is_a_command_and_in_the_report_and_a_broken_one_is_harmless(site: Site, labelled_run: Path) -> None:
     site.install("vaekit-acme", "vaekit_acme", PICTURE, "pictures: acme_dot = vaekit_acme:Dot")
     site.install("vaekit-bad", "vaekit_bad", "1 / 0", "pictures: bad = vaekit_bad:Bad\npictures: train = vaekit_bad:Bad")
     shutil.copytree(labelled_run, run := site.folder / "run")

@@ -1,4 +1,4 @@
-"""`vaekit plugins new` and `vaekit plugins check`, and real wheels of both example packages."""
+"""`vaekit plugins new`, `vaekit plugins check`, and real wheels of the example packages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def install_wheels(packages: Iterable[Path], target: Path) -> None:
 
 
 def run_tests(folders: Iterable[Path], site: Path) -> None:
-    """Run packages' tests where only the installed wheels can be imported, and vaekit."""
+    """Run the packages' tests with only vaekit and the installed wheels importable."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "VAEKIT_PLUGINS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--import-mode=importlib"]
     done = subprocess.run(
@@ -56,7 +56,7 @@ def test_example_packages_install_and_pass_their_own_tests(tmp_path: Path) -> No
     run_tests([package / "tests" for package in packages], tmp_path / "site")
 
 
-def test_a_package_has_all_that_one_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_package_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "new", "acme_unet", "--role", "decoder", "--out", str(tmp_path / "acme")]) == 0
     out = capsys.readouterr().out
     files = {path.relative_to(tmp_path / "acme").as_posix() for path in (tmp_path / "acme").rglob("*") if path.is_file()}
@@ -80,7 +80,7 @@ def test_a_package_has_all_that_one_needs(tmp_path: Path, capsys: pytest.Capture
         (["Acme-Unet"], "a component cannot be called 'Acme-Unet'"),
         (["class"], "a component cannot be called 'class'"),
         (["../x"], "a component cannot be called '../x'"),
-        (["cnn"], "already has the encoder 'cnn'"),
+        (["cnn"], "already provides the encoder 'cnn'"),
         (["acme", "--out", "."], "already exists"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The report of a run: one page that needs nothing else."""
+"""The report of a run: a self-contained page."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ VOID = {"meta", "img", "input", "br", "link", "hr"}
 
 
 class Page(HTMLParser):
-    """Reads a page: its elements in order, their attributes, and whether all are closed."""
+    """Parses a page: its elements in order, their attributes, and whether all are closed."""
 
     def __init__(self, text):
         super().__init__()
@@ -144,7 +144,7 @@ def test_a_picture_with_text_scrolls_where_the_window_is_narrow(text):
 
 
 @pytest.mark.filterwarnings("ignore:the data have changed")
-def test_labels_are_spoken_of_only_where_there_are_any(labelled_run, text, tmp_path):
+def test_labels_are_mentioned_only_if_there_are_any(labelled_run, text, tmp_path):
     told = "Scatter plot of the codes of test images"
     assert f'alt="{told}, coloured by label"' in text
     bare = tmp_path / "bare"
@@ -198,7 +198,7 @@ def test_a_run_without_a_model_has_no_report(labelled_run, tmp_path):
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 500])
 def test_a_browser_shows_the_page_without_complaint(path, tmp_path, width):
-    """The page's script runs, nothing is written to the console, nothing is wider than the window."""
+    """The page's script runs without console output, and nothing is wider than the window."""
     probe = "<script>document.title = `${document.documentElement.scrollWidth <= innerWidth} ${document.images.length}`</script>"
     copy = tmp_path / "report.html"
     copy.write_text(path.read_text("utf-8").replace("</body>", f"{probe}</body>"), "utf-8")

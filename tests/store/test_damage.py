@@ -1,4 +1,4 @@
-"""Damaged files are noticed, named, and stop no more than they must."""
+"""Damaged files are detected, named, and stop no more than necessary."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from vaekit.training.snapshots import write_frames
 
 @pytest.fixture
 def run(labelled_run: Path, tmp_path: Path) -> vaekit.Run:
-    """A copy of a run, to be damaged."""
+    """A copy of a run to damage."""
     shutil.copytree(labelled_run, tmp_path / "run")
     return vaekit.Run(tmp_path / "run")
 
@@ -103,7 +103,7 @@ HARMFUL = {
 
 
 @pytest.mark.parametrize("case", HARMFUL)
-def test_a_harmful_spec_file_is_refused_in_few_words(tmp_path: Path, case: str) -> None:
+def test_a_malicious_spec_file_is_refused_with_a_short_error(tmp_path: Path, case: str) -> None:
     (tmp_path / "spec.yaml").write_text(HARMFUL[case], "utf-8")
     with pytest.raises(SpecError) as caught:
         resolve(read_spec(tmp_path / "spec.yaml"))
@@ -113,13 +113,13 @@ def test_a_harmful_spec_file_is_refused_in_few_words(tmp_path: Path, case: str) 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"train": {"epochs": True}}, "epochs is a number, not true"),
+        ({"train": {"epochs": True}}, "epochs must be a number, not true"),
         ({"model": {"loss": [None]}}, "must be a name or a mapping"),
         ({"model": {"latent_dim": [1] * 100_000}}, "latent_dim"),
         ({"train": {f"option{i}": 1 for i in range(1000)}}, "and 990 more"),
     ],
 )
-def test_what_looks_like_a_value_and_is_none_is_refused_in_few_words(data: dict, message: str) -> None:
+def test_invalid_values_are_refused_with_a_short_error(data: dict, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         resolve(data)
     assert len(str(caught.value)) < 2000
@@ -161,7 +161,7 @@ def test_a_spec_that_could_not_be_read_is_not_written() -> None:
         assert "&" not in dump_spec(resolve({"model": {"loss": [{"kind": "deep", "tree": [shared, shared]}]}}))
 
 
-# Numbers that fit no machine
+# Excessive numbers
 
 HUGE = [10**12, 10**23, 10**400]
 
@@ -170,7 +170,7 @@ HUGE = [10**12, 10**23, 10**400]
 @pytest.mark.parametrize(
     "option", ["epochs", "batch_size", "latent_dim", "workers", "threads", "encoder.hidden", "encoder.depth", "seed", "pictures"]
 )
-def test_numbers_that_fit_no_machine_are_refused_in_a_spec(option: str, number: int) -> None:
+def test_excessive_numbers_are_refused_in_a_spec(option: str, number: int) -> None:
     if option == "seed" and number == 10**12:
         return  # a seed takes no memory
     encoder = {"encoder": "resnet"} if option == "encoder.depth" else {}
@@ -195,7 +195,7 @@ def test_numbers_that_fit_no_machine_are_refused_in_a_spec(option: str, number: 
         ("scatter", "seed"),
     ],
 )
-def test_numbers_that_fit_no_machine_are_refused_by_pictures(run: vaekit.Run, picture: str, option: str, number: int) -> None:
+def test_excessive_numbers_are_refused_by_pictures(run: vaekit.Run, picture: str, option: str, number: int) -> None:
     if option == "seed" and number == 10**12:
         return
     with pytest.raises(SpecError, match=option):
@@ -211,11 +211,11 @@ def test_counts_below_one_are_refused_by_pictures(run: vaekit.Run, kind: str, nu
                 run.pictures[kind](**{name: number})
 
 
-# What a checkpoint says of itself
+# Checkpoint metadata
 
 
 def reseal(file: Path, alter: Callable[[dict[str, Any], dict[str, Tensor]], object]) -> None:
-    """Alter the metadata and tensors of a file, and give it the digest of what it then holds."""
+    """Modify the metadata and tensors of a file, and update its digest."""
     with safe_open(file, "pt") as opened:
         metadata = json.loads(opened.metadata()["vaekit-3"])
     tensors = load_file(file)
@@ -246,7 +246,7 @@ def test_weights_that_are_not_finite_are_no_initial_weights(run: vaekit.Run, tmp
     assert not (tmp_path / "next").exists()
 
 
-def test_a_digest_of_initial_weights_that_is_none_is_an_error_of_vaekits(run: vaekit.Run) -> None:
+def test_an_invalid_digest_of_initial_weights_is_an_error_of_vaekits(run: vaekit.Run) -> None:
     reseal(run.folder.model, lambda metadata, tensors: metadata.update(init=3))
     with pytest.raises(CheckpointError, match=r"metadata of .*model\.safetensors is damaged"):
         vaekit.load(run.path)
@@ -295,7 +295,7 @@ def test_an_edited_optimiser_state_is_an_error_of_vaekits(run: vaekit.Run, key: 
         vaekit.resume(run.path)
 
 
-# What a kill leaves behind
+# After a kill
 
 
 def test_temporary_files_of_a_process_that_was_killed_are_removed(run: vaekit.Run) -> None:

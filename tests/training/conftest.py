@@ -18,15 +18,15 @@ def images(tmp_path):
 
 @pytest.fixture
 def on_cpu(monkeypatch):
-    """Let steps be recorded on the CPU."""
+    """Allow steps to be recorded on the CPU."""
     monkeypatch.setattr(graphs, "DEVICES", {"cpu"})
     monkeypatch.setattr(graphs, "record", record)
-    monkeypatch.setattr(graphs, "rehearse", lambda function, *, last: function())
+    monkeypatch.setattr(graphs, "warm_up", lambda function, *, last: function())
 
 
 @pytest.fixture
 def fragile():
-    """A loss that becomes NaN in the second epoch where its number is above 1, registered for one test."""
+    """A loss that becomes NaN in the second epoch if its number is above 1, registered for one test."""
 
     class Fragile(Loss):
         """Becomes NaN."""

@@ -1,4 +1,4 @@
-"""What a CUDA graph does, on the CPU: operations are recorded with the memory they use, and run again on that memory."""
+"""An emulation of CUDA graphs on the CPU: operations are recorded with their memory, and replayed on that memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 WAITS = {"_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "lift_fresh"}
-"""Operations that bring a value to Python or from it (as ``torch.tensor`` does), or make a tensor of a size that depends on
-values: on a GPU they wait."""
+"""Operations that synchronise on a GPU: those that transfer values to or from Python (such as ``torch.tensor``), or whose
+result size depends on values."""
 
 
 class Tape(TorchDispatchMode):
-    """Records the operations that run under it; what they changed is put back, as recording on a GPU changes nothing."""
+    """Records the operations within it; their changes are reverted, since recording on a GPU executes nothing."""
 
     def __init__(self):
         super().__init__()

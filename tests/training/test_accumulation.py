@@ -1,4 +1,4 @@
-"""A step whose gradients are accumulated over parts of a batch is the step of the whole batch."""
+"""A step with gradient accumulation equals the step of the whole batch."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def assert_same(one, other, rtol=1e-9, atol=1e-9):
 
 
 def kinds():
-    """Every built-in component that a step computes with, in a small model."""
+    """Every built-in component used in a step, in a small model."""
     for registry in PARTS:
         for kind in registry.kinds():
             chosen = {"likelihood": "bce", "posterior": fitting_posterior(registry.role, kind), registry.role: kind}
@@ -107,7 +107,7 @@ def test_steps_in_parts_are_those_of_whole_batches(images, given):
 
 
 def test_learned_state_is_that_of_the_whole_batch(images, monkeypatch):
-    """The last part alone would move the codebook elsewhere."""
+    """With the last part alone, the codebook would move elsewhere."""
     given = {"posterior": "vq", "posterior.num_codes": 8, "accumulate": 4}
     right = epoch_of(images, **given)[0]["vae.posterior.usage"]
     monkeypatch.setattr(Objective, "learn", lambda self, inputs: self.next_state(self.trace(self.parts_of(inputs)[-1])))
@@ -191,7 +191,7 @@ def test_steps_of_low_precision_differ_by_rounding_only(images):
 
 
 class Died(BaseException):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class Killer(Silent):
@@ -244,11 +244,11 @@ def test_processes_average_their_gradients_once_per_step(images, tmp_path):
 
 
 def saved_bytes(step):
-    """Return the most bytes of tensors that a step keeps for its backward passes at any time."""
+    """Return the peak size in bytes of the tensors that a step saves for its backward passes."""
     kept, most = {}, 0
 
     class Token:
-        """Stands for a saved tensor; it dies with the graph."""
+        """Represents a saved tensor; it dies with the graph."""
 
         def __init__(self, tensor):
             nonlocal most

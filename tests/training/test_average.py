@@ -1,4 +1,4 @@
-"""The moving average of the weights: by its formula, and what a run gives in place of the last weights."""
+"""The moving average of the weights: its formula, and its use instead of the last weights."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def test_it_is_what_is_validated_drawn_and_kept_and_leaves_training_alone(images
     assert run.evaluate(split="validation")["loss"] == pytest.approx(validated, rel=1e-6)
 
 
-def test_it_is_said_what_is_averaged_and_whether_the_decay_is_reached(images, tmp_path):
+def test_notes_state_what_is_averaged_and_whether_the_decay_is_reached(images, tmp_path):
     notes = []
     for decay in (0.5, 0.9):  # reached after 8 and 80 steps of 12
         reporter = Silent()

@@ -1,4 +1,4 @@
-"""The best epoch: by the loss, by another number of the validation set, or the last."""
+"""The best epoch: by the loss, by another validation metric, or the last."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vaekit.store import checkpoint
 from vaekit.training.progress import Silent, Start
 
 RISING = {"lr": 0.05, "schedule": "constant", "epochs": 4}
-"""Training whose numbers go up and down."""
+"""Training with fluctuating metrics."""
 
 
 def options(images: Path, **more: Any) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def options(images: Path, **more: Any) -> dict[str, Any]:
     return {"dataset": "array", "dataset.path": str(images), **networks, **fixed, **RISING, **more}
 
 
-class Teller(Silent):
-    """Keeps the notes, and may stop after an epoch."""
+class Recorder(Silent):
+    """Records the notes; optionally stops after an epoch."""
 
     def __init__(self, last: int = 0) -> None:
         self.last = last
@@ -48,7 +48,7 @@ def last_of(values: list[float]) -> int:
 
 
 def check_chosen(run: vaekit.Run, metric: str, choose: Callable[[Any], Any]) -> None:
-    """Check that the weights, the evaluation and the metrics agree on the best epoch, which is not the last by chance."""
+    """Check that weights, evaluation and metrics agree on the best epoch, which must not be the last by chance."""
     values = [record[f"validation_{metric}"] for record in run.metrics()]
     best = [record["epoch"] for record in run.metrics() if record["best"]]
     evaluation = run.evaluation()
@@ -80,7 +80,7 @@ def test_a_number_of_the_validation_set_chooses_the_best_epoch(
 
 
 def test_the_numbers_do_not_choose_the_same_epoch(images: Path, tmp_path: Path) -> None:
-    """Otherwise the test above would show nothing."""
+    """Otherwise, the test above would be meaningless."""
     records = vaekit.train(**options(images, loss="beta", beta=3), out=tmp_path / "run").metrics()
     kl, reconstruction, loss = ([record[f"validation_{name}"] for record in records] for name in ("kl", "reconstruction", "loss"))
     chosen = {np.argmin(kl), np.argmax(kl), np.argmin(reconstruction), np.argmin(loss)}
@@ -90,16 +90,16 @@ def test_the_numbers_do_not_choose_the_same_epoch(images: Path, tmp_path: Path) 
 
 def test_where_a_critic_plays_the_last_epoch_is_the_best(images: Path, tmp_path: Path) -> None:
     given = {**options(images, loss="factor"), "loss.hidden": (8,)}
-    teller = Teller()
+    teller = Recorder()
     run = vaekit.train(**given, out=tmp_path / "run", reporter=teller)
     check_chosen(run, "loss", last_of)
     assert any("a critic plays" in note for note in teller.notes)
-    chosen = vaekit.train(**given, best="loss", out=tmp_path / "chosen", reporter=(teller := Teller()))
+    chosen = vaekit.train(**given, best="loss", out=tmp_path / "chosen", reporter=(teller := Recorder()))
     check_chosen(chosen, "loss", np.argmin)
     assert not any("critic" in note for note in teller.notes)
 
 
-def test_gradients_that_are_not_judged_are_no_critic(images: Path, tmp_path: Path) -> None:
+def test_aims_that_are_not_judged_need_not_be_critics(images: Path, tmp_path: Path) -> None:
     run = vaekit.train(**options(images, loss="iwae", dreg=True), out=tmp_path / "run")
     check_chosen(run, "loss", np.argmin)
 
@@ -108,7 +108,7 @@ def test_the_best_epoch_is_known_after_a_resumption(images: Path, tmp_path: Path
     given = options(images, best="kl:max")
     whole = vaekit.train(**given, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        vaekit.train(**given, out=tmp_path / "cut", reporter=Teller(3))
+        vaekit.train(**given, out=tmp_path / "cut", reporter=Recorder(3))
     resumed = vaekit.resume(tmp_path / "cut")
     assert [record["best"] for record in resumed.metrics()] == [record["best"] for record in whole.metrics()]
     assert resumed.folder.model.read_bytes() == whole.folder.model.read_bytes()
@@ -119,7 +119,7 @@ def test_the_best_epoch_is_known_after_a_resumption(images: Path, tmp_path: Path
     [("on", "kl:max", "validation best kl"), ("on", "last", "validation loss"), ("off", "kl:max", "loss")],
 )
 def test_each_model_of_a_sweep_has_its_best_epoch(images: Path, tmp_path: Path, stack: Any, best: str, told: str) -> None:
-    given, teller = options(images, best=best), Teller()
+    given, teller = options(images, best=best), Recorder()
     for run in vaekit.sweep(over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep", reporter=teller, **given):
         check_chosen(run, "kl", {"kl": np.argmin, "kl:max": np.argmax, "last": last_of}[best])
     assert any(told in note for note in teller.notes)

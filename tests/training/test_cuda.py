@@ -1,4 +1,4 @@
-"""Training on CUDA: the same model as on the CPU up to rounding, without waiting for the device."""
+"""Training on CUDA: the same model as on the CPU up to rounding, without synchronising."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_every_arithmetic_learns_as_single_precision_does(images, tmp_path, netw
 
 @pytest.mark.parametrize("compiled", ["off", "graph"])
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-def test_a_step_never_waits_for_the_device(images, tmp_path, network, compiled, monkeypatch):
+def test_a_step_never_synchronises_with_the_device(images, tmp_path, network, compiled, monkeypatch):
     step = Step.__call__
 
     def watched(self, reading):
-        if reading.number <= graphs.WARM_UP:  # libraries load on first use; recording waits
+        if reading.number <= graphs.WARM_UP:  # libraries are loaded on first use; recording synchronises
             return step(self, reading)
-        with graphs.refusing_waits():
+        with graphs.without_synchronisation():
             return step(self, reading)
 
     monkeypatch.setattr(Step, "__call__", watched)
@@ -114,11 +114,11 @@ def test_log_likelihood_on_cuda_is_that_of_the_cpu(images, tmp_path):
 
 @pytest.fixture
 def looking():
-    """A loss that brings a value to Python, registered for one test."""
+    """A loss that transfers a value to Python, registered for one test."""
 
     @roles.losses("looking")
     class Looking(Loss):
-        """Waits for the device."""
+        """Synchronises with the device."""
 
         def forward(self, trace):
             return trace.z.square().sum(-1) * (1.0 if trace.z.sum().item() > 0 else 0.5)
@@ -128,13 +128,13 @@ def looking():
     roles.losses._specs.pop("looking", None)
 
 
-def test_steps_are_replayed_where_no_component_waits(images, tmp_path):
+def test_steps_are_replayed_if_no_component_synchronises(images, tmp_path):
     run = vaekit.train(**options(images, **NETWORKS["mlp"]), out=tmp_path / "run")
     assert run.spec.train.compile == "graph"
 
 
 @pytest.mark.usefixtures("looking")
-def test_a_component_that_waits_is_trained_kernel_by_kernel_unless_a_graph_is_asked_for(images, tmp_path):
+def test_a_component_that_synchronises_is_trained_without_a_graph_unless_requested(images, tmp_path):
     given = options(images, **NETWORKS["mlp"], loss=("kl", "looking"))
     assert vaekit.train(**given, out=tmp_path / "run").spec.train.compile == "off"
     with pytest.raises(UsageError, match="cannot be recorded"):

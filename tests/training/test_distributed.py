@@ -1,4 +1,4 @@
-"""Several processes train one model as one process does: those of torchrun, or forked ones, which start faster; gloo."""
+"""Several processes train a model like a single process, launched by torchrun or, to start faster, forked; gloo."""
 
 import os
 import shutil
@@ -125,10 +125,7 @@ def test_two_processes_that_divide_the_model_train_as_one_does(images, tmp_path)
 
 @pytest.mark.parametrize("more", [("--loss", "tc"), ("--prior", "mixture")], ids=["tc", "own draws"])
 def test_statistics_of_a_batch_are_those_of_the_whole_batch(images, tmp_path, more):
-    """The total correlation and the discrepancy from the prior; one process has no validation batch.
-
-    With a mixture, the loss draws from the prior.
-    """
+    """The total correlation and the MMD; one process has no validation batch. With a mixture, the loss samples from the prior."""
     arguments = ["--dataset.path", images, "--loss", "mmd", *more]
     run = trained_alone(tmp_path / "one", *arguments)
     assert_close_runs(run, trained(tmp_path / "two", *arguments))
@@ -191,7 +188,7 @@ def test_two_processes_that_accumulate_gradients_train_as_one_does_on_whole_batc
 
 @pytest.mark.parametrize("loss", ["decoder_norm", "gradient_penalty"])
 def test_losses_that_call_the_model_are_those_of_one_process_where_it_is_divided(images, tmp_path, loss):
-    """One reads the shards of the decoder's weights, the other calls the decoder again, for its derivative."""
+    """One reads the shards of the decoder's weights, the other calls the decoder again for its derivative."""
     arguments = ["--dataset.path", images, *DIVIDED, "--loss", loss, "--loss", "kl"]
     assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
 
@@ -201,7 +198,7 @@ def test_a_batch_statistic_of_several_processes_sees_no_images():
     trace = vae(x, gather=lambda part, dim: torch.cat([part, part], dim))
     assert trace.whole.z.shape == (8, 3)
     assert trace.whole.kl.shape == (8,)
-    with pytest.raises(UsageError, match="latents, labels and draws only"):
+    with pytest.raises(UsageError, match="only to latents, labels and draws"):
         _ = trace.whole.log_likelihood
 
 
@@ -231,7 +228,7 @@ def test_a_process_that_dies_ends_the_run_with_its_cause_and_one_process_resumes
     assert_close_runs(alone, vaekit.Run(parts))
 
 
-def test_a_mistake_is_told_once_and_without_a_traceback(images, tmp_path):
+def test_a_usage_error_is_reported_once_without_a_traceback(images, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").touch()
     done = vaekit_command("train", *ARGUMENTS, "--dataset.path", images, "--out", tmp_path / "run", processes=2)
@@ -244,7 +241,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(images, tmp_path):
     out = tmp_path / "run"
     done = vaekit_command("train", *ARGUMENTS, "--batch-size", "15", "--dataset.path", images, "--out", out, processes=2)
     assert done.returncode != 0
-    assert "cannot be shared equally" in done.stderr
+    assert "cannot be divided equally" in done.stderr
 
 
 def test_a_divided_model_is_not_compiled():
@@ -262,7 +259,7 @@ def test_the_blocks_of_a_backbone_are_the_large_elements_of_its_lists():
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_thirty_runs_in_a_row_end_well(images, tmp_path, parallel):
-    """Processes of a gloo group may abort when they exit, after a right result."""
+    """Processes of a gloo group may abort on exit, after a correct result."""
     arguments = ["train", *ARGUMENTS, "--epochs", "1", "--dataset.path", images, "--parallel", parallel]
     ends = [vaekit_command(*arguments, "--out", tmp_path / str(run), processes=2).returncode for run in range(30)]
     assert ends == [0] * 30
@@ -270,7 +267,7 @@ def test_thirty_runs_in_a_row_end_well(images, tmp_path, parallel):
 
 @pytest.fixture
 def hosts():
-    """Two network namespaces with a cable between them: the beginning of a command in each, and their addresses."""
+    """Two connected network namespaces: the command prefix for each, and their addresses."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("network namespaces need root and the command ip")
     names = [f"vaekit{os.getpid()}{end}" for end in "ab"]

@@ -1,4 +1,4 @@
-"""A loss that draws noise of its own trains in every way as one that draws none."""
+"""A loss that draws its own noise supports every way of training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GIVEN = [{"loss": "shaken"}, {"loss": "mmd", "prior": "mixture"}, {"loss": "mmd"
 
 
 class Shaken(Loss):
-    """The squared distance of codes to draws of its own."""
+    """The squared distance of codes to the loss's own samples."""
 
     def draw_noise(self, num, generator=None, *, like, model):
         return torch.randn(num, model.latent_dim, generator=generator, device=like.device, dtype=like.dtype)
@@ -61,7 +61,7 @@ def objective_of(images, **more):
     return build_objective(spec.model, build_vae(spec.model, facts, seed=0), num_data=100, seed=0)
 
 
-def test_draws_have_streams_of_their_own_and_are_shared_by_examples(images):
+def test_draws_have_their_own_streams_and_are_divided_by_example(images):
     both, alone = objective_of(images, loss=["kl", "shaken"]), objective_of(images, loss="kl")
     x = torch.rand(6, 1, 9, 7)
     whole = Batch(x, x, None, torch.arange(6))
@@ -94,12 +94,12 @@ def test_the_trace_of_a_batch_that_processes_share_has_the_draws_of_all(images):
 @pytest.mark.parametrize("draw", [torch.zeros(1, 3), torch.zeros(()), torch.zeros(3, 2).double(), "noise"], ids=str)
 def test_draws_that_are_not_a_row_for_each_example_are_refused(images, tmp_path, monkeypatch, draw):
     monkeypatch.setattr(Shaken, "draw_noise", lambda self, num, generator, *, like, model: draw)
-    with pytest.raises(PluginError, match=r"'shaken' of .* breaks its contract: its noise"):
+    with pytest.raises(PluginError, match=r"'shaken' of .* violates its contract: its noise"):
         vaekit.train(**options(images, loss="shaken"), out=tmp_path / "run")
 
 
 class Died(BaseException):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class Killer(Silent):

@@ -1,4 +1,4 @@
-"""``fit-prior``: a prior is fitted to the codes of a run, whose images are encoded once if nothing changes their codes."""
+"""``fit-prior``: a prior is fitted to the codes of a run; images are encoded once if their codes are fixed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def first(images: Path, tmp_path: Path) -> vaekit.Run:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Counts how often batches of 16, those of training, are encoded and decoded."""
+    """Counts how often training batches (of 16) are encoded and decoded."""
     counts = [0, 0]
     encode, decode = VAE.params_of, VAE.likelihood_of
 
@@ -98,7 +98,7 @@ def test_images_that_change_are_encoded_in_every_step(images: Path, tmp_path: Pa
 
 
 class Looks(Loss):
-    """A loss that trains the prior and sees images."""
+    """A loss that trains the prior and uses images."""
 
     covers = frozenset({"divergence"})
     samples = None
@@ -111,7 +111,7 @@ class Looks(Loss):
 
 
 class Decodes(Looks):
-    """A loss that trains the prior and sees decoded images."""
+    """A loss that trains the prior and uses decoded images."""
 
     def forward(self, trace: vaekit.Trace) -> torch.Tensor:
         return -trace.site.log_p * trace.reconstruction.flatten(1).mean(1)

@@ -1,4 +1,4 @@
-"""What CUDA asks of a step, without CUDA: `tape` stands in for graphs, and tensors without data for tensors on a GPU."""
+"""CUDA's requirements on a step, tested without CUDA: `tape` emulates graphs, and meta tensors emulate tensors on a GPU."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def options(images, **more):
 
 
 def kinds():
-    """Every built-in component that a step computes with, in a small model."""
+    """Every built-in component used in a step, in a small model."""
     for registry in PARTS:
         for kind in registry.kinds():
             yield pytest.param(
@@ -148,13 +148,13 @@ def test_a_replay_draws_what_the_function_would_and_refuses_what_it_was_not_reco
         expected = number + torch.rand(3, generator=plain.generator("noise", number))
         assert torch.equal(replay(number, (x + number, None), number), expected)
     for pair in [(x[:1], None), (None, None), (x, x), (x, 1), (x,)]:
-        with pytest.raises(ValueError, match="not like those recorded"):
+        with pytest.raises(ValueError, match="do not match the recorded ones"):
             replay(0, pair, 0)
 
 
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("function", [lambda x: x * x.sum().item(), lambda x: x * x.new_tensor(2.0), lambda x: x[x > 0]])
-def test_the_likeness_refuses_what_waits(function):
+def test_the_emulation_rejects_synchronisation(function):
     replay = Replay(function)
     for number in range(graphs.WARM_UP):
         replay(number, torch.ones(2))
@@ -169,8 +169,8 @@ def test_graphs_are_refused_where_there_are_none(images, tmp_path):
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_a_trainer_that_replays_ends_with_its_last_user(images, tmp_path):
-    """Else its graph would hold the GPU's memory until some garbage collection."""
+def test_a_replaying_trainer_is_freed_with_its_last_reference(images, tmp_path):
+    """Otherwise, its graph would hold GPU memory until garbage collection."""
     spec = fit_to_machine(build_spec({}, options(images, **{"augment.rotate": 5}, likelihood="bce", binarize="dynamic")))
     splits = load_splits(spec)
     trainer = Trainer(spec, assemble(spec, splits), splits, RunFolder.create(spec, tmp_path / "run"))
@@ -200,14 +200,14 @@ def test_a_gpu_replays_the_steps_that_it_takes_kernel_by_kernel(images, tmp_path
 
 
 class OnGPU(torch.Generator):
-    """A generator that says it is a GPU's."""
+    """A generator that claims to be on a GPU."""
 
     device = torch.device("cuda", 0)
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A context in which tensors have no data, so that they can be a GPU's. Backward would want a real one."""
+    """A context in which tensors have no data, so that they can be on a GPU; backward would need a real one."""
     try:
         with FakeTensorMode():
             torch.ones(1).to("cuda")

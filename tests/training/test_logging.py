@@ -1,4 +1,4 @@
-"""What loggers are told: everything once, whatever becomes of the run; and that training does not hear of them."""
+"""Loggers receive everything once, whatever happens to the run, and do not affect training."""
 
 import warnings
 
@@ -25,7 +25,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def calls():
-    """Register the loggers ``told`` and ``broken``; return what all of them are told, in order: kind, call, arguments."""
+    """Register the loggers ``told`` and ``broken``; return all their calls in order: name, call, arguments."""
     heard = []
 
     class Told(vaekit.Logger):
@@ -79,7 +79,7 @@ def of(calls, name, kind="told"):
 
 
 class Interrupting:
-    """A reporter that stops a run after an epoch, as a user does."""
+    """A reporter that stops a run after an epoch, like a user."""
 
     def __init__(self, after):
         self.after, self.notes = after, ()
@@ -96,7 +96,7 @@ class Interrupting:
     def end(self, evaluation): ...
 
 
-def test_a_logger_is_told_what_the_run_folder_holds(images, tmp_path, calls):
+def test_a_logger_receives_the_contents_of_the_run_folder(images, tmp_path, calls):
     reporter = Interrupting(None)
     run = vaekit.train(**options(images, logger="told", pictures=(1, 3)), out=tmp_path / "run", reporter=reporter)
     assert [call[1] for call in calls] == ["start", "scalars", "image", "image", "scalars", "scalars", "image", "image", "end"]
@@ -119,7 +119,7 @@ def test_a_logger_is_told_what_the_run_folder_holds(images, tmp_path, calls):
     assert outcome.codes(1000).means.shape == (len(test), 3)
 
 
-def test_loggers_leave_no_trace_in_the_model(images, tmp_path, calls):
+def test_loggers_do_not_affect_the_model(images, tmp_path, calls):
     plain = vaekit.train(**options(images), out=tmp_path / "plain")
     logged = vaekit.train(**options(images, logger="told"), out=tmp_path / "logged")
     assert (plain.path / "model.safetensors").read_bytes() == (logged.path / "model.safetensors").read_bytes()
@@ -136,7 +136,7 @@ def test_a_model_can_be_used_where_its_logger_is_not_installed(images, tmp_path,
     monkeypatch.undo()
 
 
-def test_a_logger_that_fails_costs_a_warning_and_not_the_run(images, tmp_path, calls):
+def test_a_failing_logger_only_logs_a_warning(images, tmp_path, calls):
     with pytest.warns(UserWarning, match="'broken' failed.* training continues: ConnectionError: the network is gone") as caught:
         run = vaekit.train(**options(images, logger=("broken", "told")), out=tmp_path / "run")
     assert len([warning for warning in caught if "broken" in str(warning.message)]) == 1
@@ -155,7 +155,7 @@ def test_a_logger_that_cannot_start_stops_the_run_before_it_begins(images, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_a_stopped_run_ends_its_loggers_and_goes_on_where_it_was(images, tmp_path, calls):
+def test_a_stopped_run_ends_its_loggers_and_resumes(images, tmp_path, calls):
     with pytest.raises(KeyboardInterrupt):
         vaekit.train(**options(images, logger="told", pictures=(2, 3)), out=tmp_path / "run", reporter=Interrupting(2))
     assert [call[1] for call in calls] == ["start", "scalars", "scalars", "image", "image", "end"]
@@ -215,7 +215,7 @@ def _text(value):
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def test_numbers_of_a_record_are_told_by_names_that_sort():
+def test_metrics_are_logged_under_sortable_names():
     record = {
         "epoch": 2,
         "step": 9,

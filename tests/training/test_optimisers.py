@@ -74,7 +74,7 @@ def test_the_protocol_of_importance_weighted_autoencoders_is_a_schedule(images: 
 
 
 class Critic(Loss):
-    """A critic whose optimiser differs from the run's as it is told."""
+    """A critic with its own optimiser settings."""
 
     def __init__(self, optim: Optim) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class Critic(Loss):
         (Optim(weight_decay=0.0), (1e-3, (0.8, 0.9), 1e-3, 0.0)),
     ],
 )
-def test_a_player_has_the_runs_settings_except_where_its_aims_say_otherwise(
+def test_a_player_has_the_runs_settings_unless_its_aims_override_them(
     images: Path, optim: Optim, expected: tuple[Any, ...]
 ) -> None:
     spec = spec_of(**options(images, lr=1e-3, betas=(0.8, 0.9), eps=1e-3, weight_decay=0.5))

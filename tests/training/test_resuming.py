@@ -1,4 +1,4 @@
-"""A run belongs to one process, resumes as itself and loses nothing, whenever it is killed."""
+"""A run belongs to one process, resumes exactly and loses nothing, whenever it is killed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Died(BaseException):
-        """Stands for a kill."""
+        """Simulates a kill."""
 
     def die(*arguments: object) -> None:
         raise Died
@@ -132,8 +132,8 @@ def test_settings_that_do_not_determine_the_result_may_change(images: Path, tmp_
     assert vaekit.resume(run.path).evaluation() is not None
 
 
-def test_who_comes_second_to_a_folder_leaves_it_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both saw an empty folder; the second is refused, and what the first made is still there."""
+def test_a_second_process_leaves_an_occupied_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both saw an empty folder; the second is rejected, and the first one's files are preserved."""
     spec, other = build_spec({}, {}), build_spec({}, {"seed": 5})
     first = RunFolder.create(spec, tmp_path / "run")
     text = first.spec.read_text("utf-8")

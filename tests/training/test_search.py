@@ -1,4 +1,4 @@
-"""A search is one study, whoever works on it and however often it is interrupted."""
+"""A search is a single study, regardless of the number of processes and interruptions."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def test_a_run_of_a_search_is_the_run_that_train_makes(images, tmp_path):
     assert (best.path / "model.safetensors").read_bytes() == (single.path / "model.safetensors").read_bytes()
 
 
-def test_more_trials_go_on_with_the_study_as_if_they_had_been_asked_for_at_once(images, tmp_path):
+def test_adding_trials_later_equals_requesting_them_at_once(images, tmp_path):
     vaekit.search(**asked(tmp_path, images, trials=2))
     vaekit.search(**asked(tmp_path, images, trials=4))
     vaekit.search(**asked(tmp_path, images, trials=4, name="whole"))
@@ -107,7 +107,7 @@ def test_lists_whole_numbers_and_values_that_are_no_text_are_drawn(images, tmp_p
         ({"over": {**OVER, "lr": Range(1e-4, 1e-1)}}, "a different over"),
         ({"epochs": "3"}, "a different epochs"),
         ({"metric": "loss"}, "a different metric"),
-        ({"out": "elsewhere"}, "keeps its runs in another folder"),
+        ({"out": "elsewhere"}, "runs are in another folder"),
     ],
 )
 def test_a_study_of_something_else_is_refused(images, tmp_path, changed, message):
@@ -141,7 +141,7 @@ def test_a_search_that_cannot_begin_leaves_nothing(images, tmp_path, changed, er
     assert {path.name for path in tmp_path.iterdir()} == {"images.npy"}
 
 
-def test_a_file_that_is_no_journal_is_refused_and_left_alone(images, tmp_path):
+def test_a_file_that_is_not_a_journal_is_refused_and_unchanged(images, tmp_path):
     file = tmp_path / "search.journal"
     file.write_text("model:\n  latent_dim: 3\n")
     with pytest.raises(UsageError, match="not an Optuna journal"):
@@ -151,7 +151,7 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(images, tmp_path):
 
 
 @pytest.mark.parametrize("cut", [1, 20, 150, 180])
-def test_a_study_whose_last_line_was_cut_short_by_a_kill_goes_on(images, tmp_path, cut):
+def test_a_study_whose_last_line_was_truncated_by_a_kill_continues(images, tmp_path, cut):
     vaekit.search(**asked(tmp_path, images, name="whole"))
     vaekit.search(**asked(tmp_path, images, trials=2))
     file = tmp_path / "search.journal"
@@ -184,7 +184,7 @@ def test_a_journal_that_is_damaged_elsewhere_is_refused_and_left_alone(images, t
         ("elbo:min", ("elbo", False)),
     ],
 )
-def test_what_is_better_is_looked_up_and_can_be_said(text, expected):
+def test_the_direction_of_a_metric_is_known_and_can_be_overridden(text, expected):
     criterion = Criterion.read(text)
     assert (criterion.name, criterion.maximise) == expected
 
@@ -197,7 +197,7 @@ def test_without_optuna_the_error_says_what_to_install(images, tmp_path, monkeyp
 
 
 @pytest.mark.usefixtures("fragile")
-def test_a_trial_that_diverges_fails_with_its_error_and_the_search_goes_on(images, tmp_path):
+def test_a_trial_that_diverges_fails_with_its_error_and_the_search_continues(images, tmp_path):
     runs = vaekit.search(**asked(tmp_path, images, over={"weight": Range(0.0, 2.0)}, loss="fragile", trials=5))
     rows = record_of(tmp_path / "search")["runs"]
     failed = [row for row in rows if row["options"]["weight"] > 1]
@@ -224,7 +224,7 @@ def test_a_trial_below_the_median_is_pruned_and_its_run_stays(images, tmp_path):
         assert row["value"] < np.median([row["value"] for row in rows])
 
 
-def test_an_interrupted_search_goes_on_with_its_trial(images, tmp_path, monkeypatch):
+def test_an_interrupted_search_resumes_its_trial(images, tmp_path, monkeypatch):
     step, taken = Step.__call__, []
 
     def stop_at_twenty(self, *arguments):
@@ -249,7 +249,7 @@ def test_an_interrupted_search_goes_on_with_its_trial(images, tmp_path, monkeypa
 
 def test_a_trial_whose_process_always_dies_at_once_fails_in_the_end(images, tmp_path, monkeypatch):
     class Died(BaseException):
-        """Stands for a kill."""
+        """Simulates a kill."""
 
     def die(self, *arguments):
         raise Died
@@ -261,12 +261,12 @@ def test_a_trial_whose_process_always_dies_at_once_fails_in_the_end(images, tmp_
                 vaekit.search(**asked(tmp_path, images))
     runs = vaekit.search(**asked(tmp_path, images))
     first, *others = record_of(tmp_path / "search")["runs"]
-    assert "ended 3 times" in first["error"]
+    assert "died 3 times" in first["error"]
     assert len(runs) == len(others) == 2
 
 
 def start(*arguments, program=("-m", "vaekit"), **variables):
-    """Start a process; one with a RANK is what torchrun starts, one of two."""
+    """Start a process; with RANK set, it is one of two started by torchrun."""
     if variables:
         variables = {"WORLD_SIZE": "2", "LOCAL_RANK": str(variables["RANK"]), "RANK": str(variables["RANK"])}
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -304,17 +304,17 @@ def test_of_two_processes_one_dies_and_the_trials_become_those_of_one_process(im
             _, errors = living.communicate(timeout=120)
             assert dying.wait(120) < 0
     assert living.returncode == 0, errors
-    vaekit.search(**asked(tmp_path, images, trials=5))  # takes up the trial of the dead, if the living had ended by then
+    vaekit.search(**asked(tmp_path, images, trials=5))  # takes over the dead process's trial, if the other one has already ended
     vaekit.search(**asked(tmp_path, images, trials=5, name="whole"))
     assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")
 
 
 @pytest.mark.slow
-def test_under_torchrun_each_process_trains_trials_of_its_own(images, tmp_path):
+def test_under_torchrun_each_process_runs_its_own_trials(images, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vaekit")
     with start(*flags(tmp_path, images, trials=4), program=launcher) as torchrun:
         output, errors = torchrun.communicate(timeout=120)
     assert torchrun.returncode == 0, errors
-    assert output.count('"metric": "elbo:max"') == 2  # each says what came of the study
+    assert output.count('"metric": "elbo:max"') == 2  # each reports the result of the study
     vaekit.search(**asked(tmp_path, images, trials=4, name="whole"))
     assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Second stages: a run starts from the weights of another, and trains some of its parts only."""
+"""Second stages: a run starts from another run's weights and trains only some of its parts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def first(images: Path, tmp_path: Path) -> vaekit.Run:
 
 
 def changed(before: vaekit.Run, after: vaekit.Run) -> set[str]:
-    """Return the parts of the model that have tensors which are not bit-equal, or are in one of two runs only."""
+    """Return the parts of the model with tensors that are not bit-identical or exist in only one of two runs."""
     ours, theirs = (load_file(run.folder.model) for run in (before, after))
     names = ours.keys() | theirs.keys()
     return {n.partition(".")[0] for n in names if n not in ours or n not in theirs or not torch.equal(ours[n], theirs[n])}
@@ -86,9 +86,9 @@ def test_models_of_a_sweep_are_second_stages(images: Path, tmp_path: Path, first
     given = options(images, prior="mixture", freeze=REST)
     over = {"init": (first.path, other.path), "seed": (0, 1)}
     lines: list[str] = []
-    teller = Listener()
-    teller.note = lines.append  # type: ignore[method-assign]
-    runs = vaekit.sweep(over=over, stack=stack, reporter=teller, out=tmp_path / "sweep", **given)
+    listener = Listener()
+    listener.note = lines.append  # type: ignore[method-assign]
+    runs = vaekit.sweep(over=over, stack=stack, reporter=listener, out=tmp_path / "sweep", **given)
     assert sum("initial weights from" in line for line in lines) == 2
     groups = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["groups"]
     assert [len(group["numbers"]) for group in groups] == ([4] if stack == "on" else [1] * 4)
@@ -112,13 +112,13 @@ def test_a_sweep_whose_models_do_not_fit_the_run_does_not_begin(images: Path, tm
 def test_parts_of_the_same_kind_and_shapes_start_from_the_run_and_the_others_from_the_seed(
     images: Path, tmp_path: Path, first: vaekit.Run
 ) -> None:
-    teller, still = Listener(), {"lr": 1e-60, "epochs": 1}
+    listener, still = Listener(), {"lr": 1e-60, "epochs": 1}
     given = options(images, **still, **{"encoder.activation": "relu", "decoder.hidden": (9,), "prior": "mixture"})
     fresh = vaekit.train(**given, out=tmp_path / "fresh")
-    run = vaekit.train(**given, init=first.folder.model, ema=0.9, out=tmp_path / "run", reporter=teller)
+    run = vaekit.train(**given, init=first.folder.model, ema=0.9, out=tmp_path / "run", reporter=listener)
     assert changed(first, run) == {"decoder", "prior"}
     assert changed(fresh, run) == {"encoder"}
-    (note,) = (note for note in teller.notes if note.startswith("initial weights"))
+    (note,) = (note for note in listener.notes if note.startswith("initial weights"))
     assert f"from {first.folder.model}, epoch 1: encoder (activation is relu here, silu there); not taken: " in note
     assert "decoder (net.1.weight is (9, 2) here, (8, 2) there)" in note
     assert "prior ('mixture' here, 'normal' there)" in note
@@ -161,14 +161,14 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_the_same_weights(
     assert again.folder.model.read_bytes() == whole.folder.model.read_bytes()
 
 
-def test_a_search_tells_what_it_takes(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
+def test_a_search_notes_the_initial_weights(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
     pytest.importorskip("optuna")
     lines: list[str] = []
-    teller = Listener()
-    teller.note = lines.append  # type: ignore[method-assign]
+    listener = Listener()
+    listener.note = lines.append  # type: ignore[method-assign]
     given = options(images, init=first.path, freeze=REST, prior="mixture")
     over, storage = {"prior.num_components": (2, 3)}, tmp_path / "journal.log"
-    (run, _) = vaekit.search(over=over, storage=storage, trials=2, out=tmp_path / "search", reporter=teller, **given)
+    (run, _) = vaekit.search(over=over, storage=storage, trials=2, out=tmp_path / "search", reporter=listener, **given)
     assert changed(first, run) == {"prior"}
     assert sum("initial weights from" in line for line in lines) == 1
 
@@ -185,7 +185,7 @@ def test_the_digest_is_that_of_the_weights(images: Path, tmp_path: Path, first: 
 
 
 class Idle(vaekit.Backbone):
-    """A linear layer, and one that is not used."""
+    """A linear layer and an unused one."""
 
     def __init__(self, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> None:
         super().__init__(in_shape, out_shape)
@@ -301,6 +301,6 @@ def test_the_init_of_a_spec_is_written_and_read(images: Path) -> None:
 
 
 def test_a_part_that_no_loss_reaches_is_refused_before_training(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no loss depends on the prior, which would never be trained"):
+    with pytest.raises(UsageError, match="no loss depends on the prior, so it would never be trained"):
         vaekit.train(**options(images, posterior="delta", prior="mixture"), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

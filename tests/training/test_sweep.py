@@ -1,4 +1,4 @@
-"""Models trained together are the models that are trained alone."""
+"""Models trained together equal those trained separately."""
 
 import json
 import math
@@ -92,12 +92,12 @@ def test_stacked_models_equal_those_trained_alone_in_float64(images, tmp_path, l
         assert run.evaluation()["loss"] == pytest.approx(single.evaluation()["loss"], rel=1e-10)
 
 
-def test_models_of_different_moments_are_stacks_of_their_own(images, tmp_path):
+def test_models_with_different_moments_form_separate_stacks(images, tmp_path):
     over = {"betas": ((0.9, 0.999), (0.5, 0.9)), "seed": (0, 1)}
     runs = vaekit.sweep(over=over, stack="on", out=tmp_path / "sweep", **options(images))
     summary = json.loads((tmp_path / "sweep" / "sweep.json").read_text())
     assert [(group["numbers"], group["stacked"]) for group in summary["groups"]] == [([0, 1], True), ([2, 3], True)]
-    assert summary["notes"] == ["not all in one stack: betas differs"]
+    assert summary["notes"] == ["not a single stack: betas differs"]
     assert runs[3].evaluation()["loss"] == pytest.approx(
         alone(images, runs[3], {"betas": (0.5, 0.9), "seed": 1}).evaluation()["loss"]
     )
@@ -194,7 +194,7 @@ def losses_of(folder):
 
 
 class Died(BaseException):
-    """Stands for a kill: nobody catches it, and nothing is saved on its way."""
+    """Simulates a kill: not caught, and nothing is saved."""
 
 
 def die_at(patch, owner, name, call):
@@ -221,7 +221,7 @@ def die_at(patch, owner, name, call):
         ("on", (Trainer, "finish", 2), [3, 3]),
     ],
 )
-def test_a_killed_sweep_goes_on_to_what_it_would_have_been(images, monkeypatch, stack, death, epochs):
+def test_a_killed_sweep_resumes_to_the_same_result(images, monkeypatch, stack, death, epochs):
     folder = images.parent
     given = {"over": {"seed": (0, 1)}, "stack": stack, **options(images, epochs=3)}
     whole = vaekit.sweep(**given, out=folder / "whole")
@@ -243,7 +243,7 @@ def test_a_killed_sweep_goes_on_to_what_it_would_have_been(images, monkeypatch, 
         vaekit.resume_sweep(folder / "parts")
 
 
-def test_models_that_are_equally_far_go_on_in_one_stack_and_complete_runs_are_left_alone(images, tmp_path, monkeypatch):
+def test_models_at_the_same_step_resume_in_one_stack_and_complete_runs_are_unchanged(images, tmp_path, monkeypatch):
     given = {"over": {"seed": (0, 1, 2), "latent_dim": (2, 3)}, "stack": "on", **without("latent_dim", options(images))}
     method, calls = StackedStep.__call__, []
 
@@ -271,7 +271,7 @@ def test_models_that_are_equally_far_go_on_in_one_stack_and_complete_runs_are_le
 
 
 @pytest.mark.parametrize("content", [None, "{"])
-def test_what_is_no_sweep_is_not_resumed(tmp_path, content):
+def test_a_folder_that_is_not_a_sweep_is_not_resumed(tmp_path, content):
     if content is not None:
         (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(CheckpointError, match="damaged" if content else "not the folder of a sweep"):
@@ -307,7 +307,7 @@ def test_a_sweep_that_cannot_begin_leaves_nothing(images, tmp_path, monkeypatch,
 
 
 @pytest.mark.usefixtures("fragile")
-def test_a_model_that_diverges_stops_and_the_others_go_on(images, tmp_path):
+def test_a_model_that_diverges_stops_and_the_others_continue(images, tmp_path):
     given = options(images, loss="fragile", epochs=4)
     good, bad, other = vaekit.sweep(over={"weight": (0.5, 2.0, 1.0)}, stack="on", out=tmp_path / "sweep", **given)
     assert bad.evaluation() is None
@@ -364,7 +364,7 @@ def test_numbers_in_buffers_do_not_keep_models_apart_but_other_attributes_do():
     assert "shape" in difference(objective(), objective(latent_dim=3)) or "latent" in difference(
         objective(), objective(latent_dim=3)
     )
-    assert "parts" in difference(base, objective(loss="tc"))
+    assert "submodules" in difference(base, objective(loss="tc"))
 
 
 def test_partial_functions_keep_models_apart_only_if_they_call_another_or_with_other_arguments():
@@ -445,7 +445,7 @@ def test_values_are_listed_or_a_range(text, expected):
     [
         ({}, {}, "nothing"),
         ({"seed": ()}, {}, "none"),
-        ({"seed": (1, 1)}, {}, "duplicates"),
+        ({"seed": (1, 1)}, {}, "distinct values"),
         ({"lr": (1, 2)}, {"lr": 1}, "varied"),
     ],
 )
@@ -463,7 +463,7 @@ def test_the_epoch_of_the_best_weights_is_each_models_own(images, tmp_path):
 
 
 class Lossy(torch.autograd.Function):
-    """Squares; under vmap the values are right and the gradient is half of what it should be."""
+    """Squares; under vmap, the values are correct but the gradient is halved."""
 
     @staticmethod
     def forward(x):

@@ -1,4 +1,4 @@
-"""The training loop: resumable to the bit, blind to pictures, honest about NaN."""
+"""The training loop: exactly resumable, unaffected by pictures, and explicit about NaN."""
 
 import copy
 import json
@@ -63,7 +63,7 @@ def options(images, **more):
 
 
 class Recorder:
-    """Keeps what a trainer tells; may interrupt it."""
+    """Records a trainer's messages; optionally interrupts it."""
 
     def __init__(self):
         self.events = []
@@ -193,7 +193,7 @@ def test_a_run_interrupted_within_an_epoch_resumes_to_the_same_bits(images, more
 
 
 def test_a_killed_run_resumes_to_the_same_bits(images, tmp_path):
-    """kill -9 at a moment that no code prepared for; checkpoints are frequent, the rest is repeated."""
+    """kill -9 at an arbitrary moment; checkpoints are frequent, the rest is repeated."""
     more = {"epochs": 40, "checkpoint_seconds": 0.05, "pictures": "none"}
     whole = vaekit.train(**options(images, **more), out=tmp_path / "whole")
     given = options(images, **more)
@@ -249,7 +249,7 @@ def test_a_run_that_was_evaluated_while_interrupted_still_resumes(images, tmp_pa
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_a_run_from_a_device_that_is_not_here_goes_on_where_it_is_told_to(images, tmp_path, monkeypatch):
+def test_a_run_from_an_unavailable_device_resumes_on_the_requested_one(images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 8)
         with pytest.raises(Interrupted):
@@ -282,14 +282,14 @@ def test_a_run_is_trained_by_one_process_at_a_time(images, tmp_path, monkeypatch
     assert len(vaekit.resume(tmp_path / "run").metrics()) == 3
 
 
-def test_a_run_that_cannot_begin_is_let_go(images, tmp_path, monkeypatch):
+def test_a_run_that_cannot_start_is_released(images, tmp_path, monkeypatch):
     interrupt_at(monkeypatch, 10)
     with pytest.raises(Interrupted):
         vaekit.train(**options(images), out=tmp_path / "run")
     monkeypatch.undo()
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(VaekitError, match="too full") as kept:  # as a notebook keeps errors, and what they happened in
+    with pytest.raises(VaekitError, match="too full") as kept:  # as a notebook keeps errors and their frames
         vaekit.resume(tmp_path / "run")
     monkeypatch.undo()
     assert len(vaekit.resume(tmp_path / "run").metrics()) == 3
@@ -305,7 +305,7 @@ def test_numbers_of_other_splits_leave_those_of_the_test_set_alone(images, tmp_p
     assert "log_likelihood" not in validation
 
 
-def test_a_run_of_few_steps_is_told_so(images, tmp_path):
+def test_a_run_of_few_steps_is_noted(images, tmp_path):
     told = Recorder()
     vaekit.train(**options(images), out=tmp_path / "run", reporter=told)
     assert any("only 18 steps" in note for note in told.events[0][1].notes)
@@ -317,7 +317,7 @@ def test_a_complete_run_is_not_resumed(images, tmp_path):
         vaekit.resume(run.path)
 
 
-def test_another_thread_count_is_said_on_resume(images, tmp_path, monkeypatch):
+def test_another_thread_count_is_noted_on_resume(images, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupt_at(patch, 2)
         with pytest.raises(Interrupted):
@@ -354,7 +354,7 @@ def test_validation_takes_schedules_at_their_final_values(images, tmp_path):
 
 
 def test_evaluation_weighs_every_example_the_same(images, tmp_path):
-    """12 test images in batches of 16 or 5 give the same numbers, up to the noise of the codes, here of none."""
+    """12 test images in batches of 16 or 5 give the same numbers up to the noise of the codes, here none."""
     run = vaekit.train(**options(images, epochs=1, posterior="delta", binarize="static"), out=tmp_path / "run")
     numbers = []
     for size in (16, 5):
@@ -466,7 +466,7 @@ def test_a_default_batch_leaves_an_epoch_48_steps(num, processes, size):
 
 @pytest.mark.parametrize("stacked", [False, True])
 def test_weight_decay_shrinks_matrices_only(images, tmp_path, stacked):
-    """With a learning rate far below rounding of Adam's steps, what is left of the weights is that of decay."""
+    """With a learning rate far below the rounding of Adam's steps, only decay changes the weights."""
     given = options(images, epochs=1, lr=1e-12, weight_decay=1e10, schedule="constant", likelihood="gaussian")
     if stacked:
         run, _ = vaekit.sweep(over={"seed": (0, 1)}, **given, stack="on", out=tmp_path / "run")
@@ -551,7 +551,7 @@ def test_sample_and_reconstruct_write_pictures(images, tmp_path):
     with Image.open(run.reconstruct([tmp_path / "given.png"])) as picture:
         assert picture.size[1] > picture.size[0] / 8
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "large.png")
-    with pytest.raises(DataError, match=r"large\.png is not of the size"):
+    with pytest.raises(DataError, match=r"large\.png does not have the size"):
         run.reconstruct([tmp_path / "large.png"])
     assert run.reconstruct([tmp_path / "large.png"], fit="crop").is_file()
 
@@ -602,7 +602,7 @@ def test_compilation_is_chosen_by_the_work_of_the_run_and_not_for_convolutions()
     assert choice(10**7, encoder="mlp", epochs=100, compile="off") == "off"
 
 
-def test_compiling_without_a_compiler_is_refused_when_asked_for_and_not_chosen_otherwise(images, tmp_path, monkeypatch):
+def test_compiling_without_a_compiler_is_refused_if_requested_and_never_chosen(images, tmp_path, monkeypatch):
     monkeypatch.setattr("vaekit.training.compilation.has_cpp_compiler", lambda: False)
     with pytest.raises(UsageError, match=r"needs a C\+\+ compiler"):
         vaekit.train(**options(images, compile="on"), out=tmp_path / "run")
@@ -641,7 +641,7 @@ def test_convolutions_are_trained_with_channels_last_and_to_the_same_losses(tmp_
 @pytest.mark.parametrize("channels", [(3, 5), (16, 20)])
 @pytest.mark.parametrize(("encoder", "decoder"), [("cnn", "bilinear"), ("resnet", "cnn"), ("resnet", "resnet")])
 def test_the_layout_of_convolutions_leaves_gradients_as_they_were(encoder, decoder, channels):
-    """oneDNN's are wrong for strided 1×1 convolutions of few channels with channels last."""
+    """With channels last, oneDNN's are wrong for strided 1×1 convolutions with few channels."""
     from vaekit.compute.layout import lay_out
     from vaekit.specs.options import build_spec
 

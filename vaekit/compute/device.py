@@ -1,4 +1,4 @@
-"""The devices, precisions and compilers that this machine offers."""
+"""The devices, precisions and compilers available on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from vaekit.errors import UsageError
 
 
 def choose_device(name: str) -> str:
-    """Return an available type of device; ``auto`` prefers CUDA, then MPS, then the CPU.
+    """Return an available device type; ``auto`` prefers CUDA, then MPS, then the CPU.
 
     Raises:
         UsageError: The requested device is not available.
@@ -18,7 +18,7 @@ def choose_device(name: str) -> str:
         return next(device for device, there in available.items() if there)
     if not available.get(name):
         raise UsageError(
-            f"torch finds no {name} device on this machine",
+            f"torch found no {name} device on this machine",
             given=f"--device {name}, torch {torch.__version__}",
             expected=f"one of {', '.join(device for device in ('cpu', 'cuda', 'mps') if available[device])}",
             remedy="use --device auto for the best available device",
@@ -34,7 +34,7 @@ def choose_precision(name: str, device: str) -> str:
 
 
 def has_cpp_compiler() -> bool:
-    """Whether `torch.compile` finds the compiler that it needs to generate CPU code."""
+    """Whether `torch.compile` finds the C++ compiler that it needs for CPU code."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 

@@ -1,4 +1,4 @@
-"""The processes that train one model together, started by torchrun and connected by torch.distributed."""
+"""Distributed training: processes started by torchrun and connected by torch.distributed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import distributed as dist
 from vaekit.errors import VaekitError
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for one another: the first may have to download and decode data. If one dies, all stop at once."""
+"""How long processes wait for each other: the first may have to download and decode data. If one dies, all stop immediately."""
 
 
 class ProcessGroup:
-    """This process and its place among those that train together; default: a single process. See `join`.
+    """The group of processes that train together, seen from this process; by default, a single process. See `join`.
 
     Args:
         rank: The rank of this process, from 0.
@@ -44,7 +44,7 @@ class ProcessGroup:
         return values
 
     def total(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Sum small tensors over all processes by name, on the CPU; a tensor that a process lacks counts as 0."""
+        """Sum small tensors by name over all processes, on the CPU; a tensor missing in a process counts as 0."""
         if self.size == 1:
             return dict(sums)
         parts: list[dict[str, Tensor]] = [{}] * self.size
@@ -55,10 +55,10 @@ class ProcessGroup:
         return total
 
     def gather(self, part: Tensor, dim: int) -> Tensor:
-        """Concatenate the parts of a tensor from all processes, which have the same shape, along a dimension in order of rank.
+        """Concatenate equally shaped tensors from all processes along a dimension, in rank order.
 
-        All processes then compute the same result from the whole, and gradients are averaged over processes afterwards. The part
-        of this process therefore receives its own gradient times the number of processes, and the backward pass needs no
+        All processes then compute the same result from the whole tensor, and gradients are averaged over processes afterwards.
+        Hence this process's part receives its own gradient times the number of processes, and the backward pass needs no
         communication.
         """
         own = part.detach()
@@ -91,9 +91,9 @@ class ProcessGroup:
         """Return the tensors of the leading process."""
         if self.size == 1:
             return dict(tensors)
-        told = {name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()}
+        shapes = {name: (list(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for name, tensor in tensors.items()}
         shared = {}
-        for name, (shape, dtype) in json.loads(self.share_text(json.dumps(told))).items():
+        for name, (shape, dtype) in json.loads(self.share_text(json.dumps(shapes))).items():
             tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
             if self.leads:
                 tensor.copy_(tensors[name])
@@ -108,7 +108,7 @@ class ProcessGroup:
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:
-        """Run a block, such as a download, in the leading process first, then in each other machine's first, then in the rest."""
+        """Run a block, such as a download, first in the leading process, then in one per other machine, then in the rest."""
         turn = 0 if self.leads else 1 if os.environ.get("LOCAL_RANK") == "0" else 2
         for _ in range(turn):
             self.wait()
@@ -118,12 +118,12 @@ class ProcessGroup:
 
 
 def num_processes() -> int:
-    """Return the number of processes that torchrun started, or 1 if it did not start this one."""
+    """Return the number of processes that torchrun started, or 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def take_place(device: str) -> torch.device:
-    """Return the device of this process and make it the current one; each process of a machine has its own GPU, if available."""
+    """Return this process's device and make it the current one; each process on a machine uses its own GPU, if available."""
     place = torch.device(device)
     if place.type == "cuda":
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -136,7 +136,7 @@ def join(device: str) -> Iterator[ProcessGroup]:
     """Join the group of processes that torchrun started, if any, and leave it on exit.
 
     Args:
-        device: The type of device to compute on; if there are several GPUs, each process of a machine uses its own.
+        device: The device type; with several GPUs, each process on a machine uses its own.
     """
     size = num_processes()
     if size == 1 or not dist.is_available():
@@ -154,7 +154,7 @@ def join(device: str) -> Iterator[ProcessGroup]:
         if "Connection" not in str(error):
             raise
         raise VaekitError(
-            f"process {processes.rank} stops, because another process has ended",
+            f"process {processes.rank} stops because another process has ended",
             given=f"{error}".partition("\n")[0],
             remedy="see the error message of the other process",
         ) from error

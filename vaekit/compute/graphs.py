@@ -1,4 +1,4 @@
-"""CUDA graphs: the kernels that a function of tensors launches are recorded once and then launched together."""
+"""CUDA graphs: the kernels launched by a function of tensors are captured once and then replayed together."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from vaekit.streams import RecordableStreams
 
 Result = TypeVar("Result")
 DEVICES = frozenset({"cuda"})
-"""The types of devices that support recording."""
+"""The device types that support graph capture."""
 WARM_UP = 3
-"""The number of ordinary calls before recording, in which libraries choose kernels and optimisers create their state; the last
-one must not synchronise with the device."""
+"""The number of warm-up calls before the recording, in which libraries choose kernels and optimisers create their state; the
+last call must not synchronise with the device."""
 
 
 class Replay(Generic[Result]):
-    """A function of tensors on a GPU that is recorded after its first calls and replayed from then on.
+    """A GPU function that is recorded as a CUDA graph after its first calls, then replayed.
 
-    A replay runs no Python code. Everything that changes from call to call must therefore be in the arguments, in draws from the
-    streams, or in tensors that stay at the same address, and the function must not synchronise with the device. Arguments are
-    copied to where the recording reads them.
+    A replay runs no Python code. Everything that changes between calls must therefore be in the arguments, in draws from the
+    streams, or in tensors at fixed addresses, and the function must not synchronise with the device. Arguments are copied to
+    the addresses used by the recording.
 
     Args:
-        function: A function of tuples and lists of tensors that launches the same kernels on each call; what is no tensor in its
-            arguments is recorded as it is in the last call before the recording.
+        function: A function of tuples and lists of tensors that launches the same kernels on each call. Arguments other than
+            tensors are fixed to their values in the last call before the recording.
         streams: The random streams that it draws from.
     """
 
@@ -47,7 +47,7 @@ class Replay(Generic[Result]):
         """Return the result of the function; the next call overwrites it.
 
         Args:
-            number: The number of the step for which the streams are seeded.
+            number: The step number, which seeds the streams.
             given: The arguments of the function.
 
         Raises:
@@ -58,7 +58,7 @@ class Replay(Generic[Result]):
             self._copy(given)
         elif self.calls < WARM_UP:
             self.calls += 1
-            return rehearse(lambda: self.function(*given), last=self.calls == WARM_UP)
+            return warm_up(lambda: self.function(*given), last=self.calls == WARM_UP)
         else:
             kept = tree_map_only(Tensor, torch.clone, given)
             self.given = list(_leaves(kept))
@@ -72,7 +72,7 @@ class Replay(Generic[Result]):
         places, leaves = self.given, list(_leaves(given))
         if [_form(place) for place in places] != [_form(leaf) for leaf in leaves]:
             forms = [", ".join(map(str, map(_form, each))) for each in (leaves, places)]
-            raise ValueError(f"the arguments {forms[0]} are not like those recorded, {forms[1]}")
+            raise ValueError(f"the arguments {forms[0]} do not match the recorded ones, {forms[1]}")
         changing = [number for number, place in enumerate(places) if isinstance(place, Tensor)]
         torch._foreach_copy_([places[number] for number in changing], [leaves[number] for number in changing])
 
@@ -91,20 +91,20 @@ def _form(leaf: object) -> torch.Size | type:
 
 @cache
 def _side() -> torch.cuda.Stream:
-    """Return the stream for rehearsals and recordings: one per process, since libraries keep memory for each stream."""
+    """Return the stream for warm-up and recording: one per process, since libraries allocate memory per stream."""
     return torch.cuda.Stream()
 
 
-def rehearse(function: Callable[[], Result], *, last: bool) -> Result:
-    """Call a function on another stream, as CUDA requires before a recording; the current stream waits for it.
+def warm_up(function: Callable[[], Result], *, last: bool) -> Result:
+    """Call a function on a side stream, as CUDA requires before a recording; the current stream waits for it.
 
     Args:
-        function: The function that will be recorded.
-        last: Whether the recording comes next.
+        function: The function to be recorded.
+        last: Whether this is the last call before the recording.
 
     Raises:
-        UsageError: The function synchronises with the device in the last call. A failed recording would leave torch in a broken
-            state, so this is checked beforehand.
+        UsageError: The function synchronises with the device in the last call. This is checked in advance, since a failed
+            recording would leave torch in a broken state.
     """
     side = _side()
     side.wait_stream(torch.cuda.current_stream())
@@ -112,7 +112,7 @@ def rehearse(function: Callable[[], Result], *, last: bool) -> Result:
         warnings.filterwarnings("ignore", "This instance was constructed with capturable=True")  # it soon will be
         warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")  # single precision was requested
         if last:
-            with _explained(), refusing_waits():
+            with _explained(), without_synchronisation():
                 result = function()
         else:
             result = function()
@@ -121,17 +121,17 @@ def rehearse(function: Callable[[], Result], *, last: bool) -> Result:
 
 
 def record(function: Callable[[], Result], streams: Sequence[RecordableStreams]) -> tuple[Result, Callable[[], None]]:
-    """Record a function without running it; return the tensors that will hold its result, and a function that replays it.
+    """Record a function without running it; return the tensors that will hold its result and a function that replays it.
 
     Args:
         function: The function.
         streams: The random streams that it draws from.
 
     Raises:
-        UsageError: The function does something that cannot be recorded, such as synchronising with the device.
+        UsageError: The function cannot be recorded, for example because it synchronises with the device.
     """
     graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
-    of_this_thread = "thread_local"  # other threads, which prefetch data, are not restricted
+    of_this_thread = "thread_local"  # threads that prefetch data are not restricted
     try:
         with _explained(), ExitStack() as recorded:
             for each in streams:
@@ -147,7 +147,7 @@ def record(function: Callable[[], Result], streams: Sequence[RecordableStreams])
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn the error of a function that cannot be recorded into one with a remedy."""
+    """Turn errors during a recording into a UsageError with a remedy."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -155,15 +155,15 @@ def _explained() -> Iterator[None]:
     except RuntimeError as error:
         raise UsageError(
             "the training step cannot be recorded as a CUDA graph",
-            given=f"{error.__context__ or error}".partition("\n")[0],  # ending a failed recording fails, too
+            given=f"{error.__context__ or error}".partition("\n")[0],  # ending a failed recording fails as well
             expected="components that never read values from the device, as .item() does",
             remedy="pass --compile off",
         ) from error
 
 
 @contextmanager
-def refusing_waits() -> Iterator[None]:
-    """Make every synchronisation with the device within the context raise a RuntimeError."""
+def without_synchronisation() -> Iterator[None]:
+    """Raise a RuntimeError on any synchronisation with the device within the context."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
         try:
@@ -174,10 +174,10 @@ def refusing_waits() -> Iterator[None]:
 
 
 def waits(function: Callable[[], object]) -> bool:
-    """Call a function twice; return whether it synchronises with the device and therefore cannot be recorded."""
-    function()  # libraries load on first use, which synchronises
+    """Call a function twice; return whether it synchronises with the device and so cannot be recorded."""
+    function()  # libraries are loaded on first use, which synchronises
     try:
-        with refusing_waits():
+        with without_synchronisation():
             function()
     except torch.OutOfMemoryError:
         raise

@@ -16,8 +16,8 @@ def has_convolutions(module: nn.Module) -> bool:
 def spoils_channels_last(module: nn.Module) -> bool:
     """Whether a module is a strided 1×1 convolution with fewer channels than fit into a vector register.
 
-    With channels last, oneDNN writes its gradient beyond the end of a buffer, which produces wrong gradients or a crash: for 2 to
-    7 channels on AVX2 and, according to https://github.com/uxlfoundation/oneDNN/issues/6035, up to 15 on AVX-512.
+    With channels last, oneDNN writes its gradient past the end of a buffer, which gives wrong gradients or a crash: for 2 to 7
+    channels on AVX2 and, according to https://github.com/uxlfoundation/oneDNN/issues/6035, up to 15 on AVX-512.
     """
     if not isinstance(module, nn.Conv2d):
         return False
@@ -26,12 +26,12 @@ def spoils_channels_last(module: nn.Module) -> bool:
 
 
 def lay_out(module: nn.Module) -> torch.memory_format:
-    """Convert the kernels of convolutions of images to the fastest memory format, and return the format for the images.
+    """Convert the kernels of 2D convolutions to the fastest memory format; return the format for the images.
 
-    With channels last, oneDNN and cuDNN need not reorder data: on a CPU a step of convolutional models takes 0.73 to 0.98 of its
-    time. Models with a convolution that `spoils_channels_last` keep the contiguous format. So do models with group normalisation
-    on CUDA, which supports only the contiguous format: an H100 trains a residual model at 0.7 of its speed with channels last.
-    Models without it were not measured on CUDA.
+    With channels last, oneDNN and cuDNN need not reorder data: on a CPU, a step of a convolutional model takes 0.73 to 0.98 of
+    the time. Models with a convolution that `spoils_channels_last` keep the contiguous format. So do models with group
+    normalisation on CUDA, whose kernels only support the contiguous format: an H100 trains a residual model at 0.7 of the speed
+    with channels last. Models without it were not measured on CUDA.
     """
     cuda = any(parameter.is_cuda for parameter in module.parameters())
     spoilt = any(spoils_channels_last(each) or (cuda and isinstance(each, nn.GroupNorm)) for each in module.modules())

@@ -1,4 +1,4 @@
-"""The optimiser, without what torch loads to compile it."""
+"""An optimiser that does not load torch's compiler."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 
 class AdamW(torch.optim.AdamW):
-    """`torch.optim.AdamW`, whose methods call the original ones directly.
+    """`torch.optim.AdamW` with unwrapped methods.
 
-    torch wraps them in functions for `torch.compile`, by which no optimiser is compiled here. The first call of one loads the
-    compiler: a second and 150 MB with torch 2.14.
+    torch wraps optimiser methods for `torch.compile`, and the first call of a wrapper loads the compiler, which takes a second
+    and 150 MB with torch 2.14. Optimisers are not compiled here.
     """
 
     add_param_group = unwrap(torch.optim.Optimizer.add_param_group)

@@ -1,4 +1,4 @@
-"""Settings of the process in which training runs: memory, threads, and the handling of Ctrl-C and SIGTERM."""
+"""Settings of the training process: memory, threads, and the handling of Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import torch
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST = 2**31 - 1
 FORMS = 256
-"""How often a process may compile a function for new shapes; beyond torch's own limit of eight it would fail or not compile."""
+"""How often a process may recompile a function for new shapes; torch's default limit is eight."""
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
 HANGUP = getattr(signal, "SIGHUP", None)
-"""The signal that the terminal was closed; Windows has none."""
+"""The signal sent when the terminal is closed; absent on Windows."""
 SIGNALS = tuple(signal.Signals(signum) for signum in (signal.SIGINT, signal.SIGTERM, HANGUP) if signum is not None)
 
 
@@ -33,17 +33,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-    """A request by the user, or by the system that runs the process, to stop."""
+    """A request to stop, by the user or the system."""
 
     def __init__(self) -> None:
         self.asked = False
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Record the first Ctrl-C, SIGTERM or SIGHUP, so that the current step can finish; a second one stops at once.
+        """Record the first Ctrl-C, SIGTERM or SIGHUP, so that the current step can finish; a second one stops immediately.
 
-        If the block completes despite a signal, the signal is raised again on exit, for the caller to handle. Signals that the
-        process ignores, as a background process ignores Ctrl-C, remain ignored.
+        If the block completes despite a signal, the signal is raised again on exit for the caller to handle. Ignored signals,
+        such as Ctrl-C in a background process, remain ignored.
         """
         late: list[int] = []
 
@@ -60,7 +60,7 @@ class Interruption:
             for signum in SIGNALS:
                 if signal.getsignal(signum) not in (signal.SIG_IGN, None):  # None: Python cannot restore its handler
                     before[signum] = signal.signal(signum, note)
-        except ValueError:  # not in the main thread, whose owner handles signals
+        except ValueError:  # not the main thread, which handles signals
             yield
             return
         try:
@@ -73,7 +73,7 @@ class Interruption:
 
 
 def _leave_terminal() -> None:
-    """Send the output of the process to nowhere: writing to a terminal that was closed fails."""
+    """Discard further output, since writing to a closed terminal fails."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         with suppress(OSError):  # it is not open
@@ -84,7 +84,7 @@ def _leave_terminal() -> None:
 
 @contextmanager
 def threads(num: int | None) -> Iterator[None]:
-    """Compute with ``num`` CPU threads within the context; sums depend on the number in the last bit."""
+    """Use ``num`` CPU threads within the context; the last bit of a sum depends on their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(num or before)
     try:
@@ -94,11 +94,11 @@ def threads(num: int | None) -> Iterator[None]:
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep freed memory for the next step instead of returning it to the system; return whether this succeeded.
+    """Make glibc keep freed memory instead of returning it to the system; return whether this succeeded.
 
-    By default, each ``free`` returns blocks above 32 MB to the kernel, and the next allocation faults them in page by page. With
-    the activations of 150×150 images, this caused 200,000 page faults and took a quarter of each step on a CPU. The setting
-    applies to the rest of the process and does not increase its peak memory.
+    By default, ``free`` returns blocks above 32 MB to the kernel, and the next allocation faults them in page by page. For
+    activations of 150×150 images, this caused 200,000 page faults and took a quarter of each step on a CPU. The setting remains
+    in effect until the process ends and does not increase its peak memory.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -110,11 +110,11 @@ def keep_freed_memory() -> bool:
 
 
 def compiled(function: Callable[Given, Result], *, whole: bool = False) -> Callable[Given, Result]:
-    """Compile a function or module for the shapes of its inputs; a sweep compiles it once per model.
+    """Compile a function or module for fixed input shapes; in a sweep, once per model.
 
     Args:
         function: The function or module to compile.
-        whole: Whether to raise an error if a part of it cannot be compiled.
+        whole: Whether to raise an error if it cannot be compiled as a whole.
     """
     from torch._dynamo import config
 

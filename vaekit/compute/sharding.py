@@ -1,4 +1,4 @@
-"""Sharding with torch's FSDP2: each process holds a shard of every parameter, of its gradient and of its optimiser state."""
+"""Sharding with torch's FSDP2: each process holds a shard of every parameter, its gradient and its optimiser state."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 BLOCK = 100_000
-"""The number of parameters from which a block is gathered separately; smaller blocks are gathered with the enclosing module."""
+"""The minimum number of parameters of a separately gathered block; smaller blocks are gathered with the enclosing module."""
 
 
 def shard(module: nn.Module, backbones: Iterable[nn.Module], processes: ProcessGroup, methods: Iterable[str] = ()) -> nn.Module:
     """Shard the parameters of a module across processes; return a copy without parameters, which `gathered` fills.
 
-    Parameters are complete only while their block computes: an element of a backbone's lists and sequences, the backbone, or the
-    module with all remaining parameters. Gradients equal those under DDP. The sharded module is for training: all processes must
-    run each forward pass, in the same order.
+    Parameters are gathered only while their block computes. A block is an element of a backbone's lists and sequences, the
+    backbone, or the module with all remaining parameters. Gradients equal those under DDP. The sharded module is for training:
+    all processes must run the same forward passes in the same order.
 
     Args:
         module: The module to shard, in place.
-        backbones: The parts of the module that contain most of the parameters.
+        backbones: The submodules with most of the parameters.
         processes: The processes that share the module.
-        methods: The names of methods of the module, besides ``forward``, that compute with its parameters.
+        methods: The names of the module's methods, besides ``forward``, that use its parameters.
 
     Raises:
         UsageError: A parameter is a scalar, which cannot be sharded.
@@ -73,7 +73,7 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def gathered(module: nn.Module, empty: nn.Module) -> Iterator[None]:
-    """Fill the copy returned by `shard` with all parameters within the context, so that each process can use it by itself."""
+    """Fill the copy returned by `shard` with all parameters within the context, so that each process can use it independently."""
     if empty is module:
         yield
         return
@@ -88,13 +88,13 @@ def gathered(module: nn.Module, empty: nn.Module) -> Iterator[None]:
 
 
 def collect(tensors: Mapping[str, Tensor], processes: ProcessGroup) -> dict[str, Tensor]:
-    """Return unsharded tensors, gathered one after another; only the leading process receives their contents."""
+    """Return unsharded tensors, gathered one by one; only the leading process receives their values."""
     place = "cpu" if processes.leads else "meta"
     return {name: tensor.full_tensor().to(place) if _divided(tensor) else tensor for name, tensor in tensors.items()}
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
-    """Return a tensor sharded like ``other``, which has the same shape; unsharded if ``other`` is.
+    """Shard a tensor like ``other``, which has the same shape; return it as it is if ``other`` is not sharded.
 
     The result also has the memory layout of ``other``, which fused optimisers rely on.
     """

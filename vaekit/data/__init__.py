@@ -1,6 +1,6 @@
-"""Image data: where images are stored, and the scaled, augmented and binarised batches made from them.
+"""Data: sources of examples, and scaled, augmented and binarised batches of them.
 
-Importing this package does not import torch: each name is loaded from its module when it is first used.
+Importing this package does not import torch: names are loaded from their modules on first use.
 """
 
 from __future__ import annotations

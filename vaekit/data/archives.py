@@ -1,4 +1,4 @@
-"""Files of several named arrays: .npz, .safetensors and .parquet. Only the arrays that are asked for are read."""
+"""Files of several named arrays: .npz, .safetensors and .parquet. Arrays are read on demand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_archive(path: Path) -> dict[str, Column]:
     """Return the arrays of a file by name.
 
     Raises:
-        UsageError: The format is not supported, or a library that it needs is not installed.
+        UsageError: The format is not supported, or a required library is not installed.
         DataError: The file is damaged.
     """
     readers = {".npz": _npz, ".safetensors": _safetensors, ".parquet": parquet_columns}
@@ -43,20 +43,20 @@ def load_npy(path: Path) -> Array:
 
 
 def guarded(path: Path, load: Callable[[], Any]) -> Any:
-    """Return ``load()``.
+    """Return ``load()``, and turn its errors into a DataError.
 
     Raises:
-        DataError: It fails.
+        DataError: ``load`` fails.
     """
     try:
         return load()
     except UsageError:
         raise
-    except Exception as error:  # numpy, zipfile, zlib and the formats' own libraries raise almost anything for a damaged file
+    except Exception as error:  # numpy, zipfile, zlib and other libraries can raise almost anything for a damaged file
         raise DataError(
             "cannot read the file",
             given=f"{path}: {plain(error) or type(error).__name__}",
-            expected="arrays of numbers (pickled objects are refused, since they can run code)",
+            expected="numeric arrays (pickled objects are rejected because they can run code)",
         ) from error
 
 
@@ -73,7 +73,7 @@ def _npz(path: Path) -> dict[str, Column]:
 
 
 def _npy_header(archive: zipfile.ZipFile, name: str) -> tuple[int, str]:
-    """Return the number of axes and the shape that the header of an array in an archive states; 0 axes if it is unusable."""
+    """Return the number of axes and the shape from the header of an array in an archive; 0 axes if it is unusable."""
     try:
         with archive.open(name) as file:
             version = np.lib.format.read_magic(file)

@@ -1,4 +1,4 @@
-"""Arrays of any common layout and type as examples, in memory or mapped from a file."""
+"""Arrays of any common layout and dtype as examples, in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vaekit.data.pixels import REMEDY, UNIT, Array, Range, to_unit
-from vaekit.data.sources import ImageSource, refuse_missing
+from vaekit.data.sources import ImageSource, require_complete
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -25,19 +25,19 @@ _CHANNELS = (1, 3, 4)
 
 
 def find_layout(shape: tuple[int, ...], layout: Layout | None = None) -> Layout:
-    """Return the order of an array's axes: ``layout`` if given, else that which is usual for the shape.
+    """Return the order of an array's axes: ``layout`` if given, else the usual layout for the shape.
 
-    Two axes are a table, and three are grey images. Of four or five axes, the only one with 1, 3 or 4 entries that can be the
-    channels is the channels.
+    Two axes form a table, three form grey images. Of four or five axes, the channel axis is the only candidate of size 1, 3 or
+    4.
 
     Raises:
         UsageError: The shape does not fit ``layout``, or fits several layouts.
-        DataError: The shape is not that of examples.
+        DataError: The array cannot hold examples.
     """
     fits: list[Layout] = [each for each in get_args(Layout) if len(each) == len(shape)]
     if not fits or 0 in shape:
         raise DataError(
-            "this is not an array of examples",
+            "the array cannot hold examples",
             given=f"shape {shape}",
             expected=f"one of {', '.join(get_args(Layout))}, not empty",
         )
@@ -55,22 +55,22 @@ def find_layout(shape: tuple[int, ...], layout: Layout | None = None) -> Layout:
 
 
 def holds_pixels(layout: Layout) -> bool:
-    """Whether the integers of a layout are pixels, which have a range, as in images and volumes; in others they are numbers."""
+    """Whether integers in a layout are pixels, which have a range, as in images and volumes."""
     return "H" in layout
 
 
 def to_examples(array: Array, layout: Layout, limits: Range | None = None) -> Tensor:
     """Convert an array to examples, ``(N, F)``, ``(N, C, L)``, ``(N, C, H, W)`` or ``(N, C, D, H, W)``, uint8 or float32.
 
-    NaN is kept: it stands for a missing number. A fourth channel of images is opacity: the picture is placed on white.
+    NaN is kept and marks a missing value. A fourth image channel is opacity: the picture is composited onto white.
 
     Args:
-        array: The numbers.
+        array: The array.
         layout: Order of its axes.
-        limits: The range of the numbers; default: that of their type in images and volumes. Other numbers are kept as they are.
+        limits: The range of the values; default: that of their type in images and volumes. Other values are kept as they are.
 
     Raises:
-        DataError: The numbers cannot be pixels.
+        DataError: The values cannot be pixels.
     """
     if "C" in layout:
         array = np.moveaxis(array, layout.index("C"), 1)
@@ -83,7 +83,7 @@ def to_examples(array: Array, layout: Layout, limits: Range | None = None) -> Te
 
 
 def to_labels(values: Array, num: int, name: str) -> tuple[Tensor, tuple[str, ...] | None]:
-    """Convert ``num`` integers, booleans or strings to labels; return these and, for strings, the names they stand for.
+    """Convert ``num`` integers, booleans or strings to labels; return the labels and, for strings, their names.
 
     Args:
         values: ``(num,)`` or ``(num, 1)``; strings may be encoded, in UTF-8 or Latin-1.
@@ -91,13 +91,13 @@ def to_labels(values: Array, num: int, name: str) -> tuple[Tensor, tuple[str, ..
         name: What the values are, for the error.
 
     Raises:
-        DataError: The values are of another type, or there are not ``num`` of them.
+        DataError: The values have another type, or their number is not ``num``.
     """
     given, expected = f"{name}: {values.dtype} of {values.shape}", f"{num} integers or names"
     flat = values.reshape(-1) if values.shape == (num, 1) else values
     whole = flat.dtype.kind in "biu" or (flat.dtype.kind == "f" and bool((flat == np.rint(flat)).all()))
     if flat.shape != (num,) or not (whole or flat.dtype.kind in "US"):
-        raise DataError("this array cannot be labels", given=given, expected=expected)
+        raise DataError("the array cannot hold labels", given=given, expected=expected)
     if whole:
         return torch.from_numpy(flat.astype(np.int64)), None
     names, numbers = np.unique(_decoded(flat) if flat.dtype.kind == "S" else flat, return_inverse=True)
@@ -105,26 +105,26 @@ def to_labels(values: Array, num: int, name: str) -> tuple[Tensor, tuple[str, ..
 
 
 def optional_labels(
-    load: Callable[[], Array], num: int, name: str, *, stated: bool, told: str
+    load: Callable[[], Array], num: int, name: str, *, explicit: bool, description: str
 ) -> tuple[Tensor | None, tuple[str, ...] | None]:
     """Return the labels that ``load`` reads; see `to_labels`.
 
     Args:
-        load: Reads the values.
+        load: A function that reads the values.
         num: Number of images.
         name: What the values are, for the error.
-        stated: Whether the user asked for these labels; otherwise, values that cannot be labels are omitted with a warning.
-        told: What the values are, for the warning.
+        explicit: Whether the user requested these labels; otherwise, unsuitable values are ignored with a warning.
+        description: A description of the values for the warning.
 
     Raises:
-        DataError: The user asked for values that cannot be labels.
+        DataError: The user requested unsuitable values.
     """
     try:
         return to_labels(load(), num, name)
     except DataError as error:
-        if stated:
+        if explicit:
             raise
-        warnings.warn(f"{told} is left out: {error.message} ({error.given})", stacklevel=3)
+        warnings.warn(f"{description} is ignored: {error.message} ({error.given})", stacklevel=3)
         return None, None
 
 
@@ -142,7 +142,7 @@ def _on_white(x: Tensor) -> Tensor:
     if x.dtype != torch.uint8:
         if x.min() < 0 or x.max() > 1:
             raise DataError(
-                "pixels with opacity need numbers in [0, 1]",
+                "pixels with opacity need values in [0, 1]",
                 given=f"{x.min():g} to {x.max():g}",
                 remedy=f"{REMEDY}{min(0.0, float(x.min())):g},{x.max():g}",
             )
@@ -152,14 +152,14 @@ def _on_white(x: Tensor) -> Tensor:
 
 
 class MappedImages(ImageSource):
-    """Examples in a ``.npy`` file that is mapped into memory: only the gathered ones are read, on the CPU.
+    """Examples in a memory-mapped ``.npy`` file: only the gathered ones are read, on the CPU.
 
     Args:
         file: The file.
         layout: Order of its axes.
-        limits: The range of its numbers; see `to_examples`.
-        rows: Which examples, int64; default: all.
-        complete: Whether gathering a missing number is an error.
+        limits: The range of its values; see `to_examples`.
+        rows: The indices of the examples, int64; default: all.
+        complete: Whether gathering a missing value is an error.
         labels: The labels of these examples, int64; default: none.
         class_names: The name of each label.
     """
@@ -184,7 +184,7 @@ class MappedImages(ImageSource):
         self.integer = example.dtype == torch.uint8
 
     def _open(self) -> Array:
-        # Opened every time, which takes about 100 µs: pickling an open map for a worker would copy the whole file.
+        # Opened on each access, which takes about 100 µs: pickling an open memory map for a worker would copy the whole file.
         mapped: Array = np.load(self.file, mmap_mode="r", allow_pickle=False)
         return mapped
 
@@ -198,7 +198,7 @@ class MappedImages(ImageSource):
             raise DataError("the file has changed since it was opened", given=f"{self.file}: {error}") from error
         examples = to_examples(numbers, self.layout, self.limits)
         if self.is_complete:
-            refuse_missing(examples, self.file)
+            require_complete(examples, self.file)
         return examples
 
     def subset(self, index: Tensor) -> Self:
@@ -214,7 +214,7 @@ class MappedImages(ImageSource):
         return not (self.integer or self.is_complete)
 
     def complete(self, name: str) -> Self:
-        """Return a source that refuses missing numbers when it reads them."""
+        """Return a source that raises an error when it reads a missing value."""
         del name
         return self._with(self.rows, self.labels, complete=True)
 

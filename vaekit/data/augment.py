@@ -1,6 +1,6 @@
-"""Augmentation of a whole batch in tensors: each image has its own random draw and is resampled once.
+"""Batched augmentation: each image gets its own random draw and is resampled once.
 
-(torchvision's transforms draw once per call, so once per batch.)
+(torchvision's transforms draw once per call, hence once per batch.)
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from vaekit.data.specs import AugmentSpec
 
 NUM_DRAWS = 13
-"""Uniform numbers per image. It is the same for all settings, so that switching one option on does not change another's draws."""
+"""Uniform numbers per image; the same for all settings, so that enabling an option does not change the draws of others."""
 
 
 def augment(x: Tensor, spec: AugmentSpec, draws: Tensor) -> Tensor:
-    """Change each image by its own draws: flips, then one affine map, then brightness, contrast and saturation.
+    """Augment each image by its own draws: flips, then an affine map, then brightness, contrast and saturation.
 
     Args:
         x: Images ``(B, C, H, W)``, float.
-        spec: Which changes to make, and how large they are.
+        spec: The changes and their ranges.
         draws: ``(B, NUM_DRAWS)``, uniform on [0, 1).
     """
     rotate, shear, shift_x, shift_y, zoom, flip_x, flip_y, crop, crop_x, crop_y, *colour = draws.unbind(1)
@@ -66,16 +66,16 @@ def _inverse_map(angle: Tensor, shear: Tensor, zoom: Tensor) -> Tensor:
 
 
 def resample(x: Tensor, matrix: Tensor, offset: Tensor, fill: str = "border") -> Tensor:
-    """Return images whose pixel p shows the input at ``matrix @ p + offset``, with p in pixels from the centre.
+    """Return images whose pixel p is the input at ``matrix @ p + offset``, with p in pixels from the centre.
 
     Args:
         x: Images ``(B, C, H, W)``.
         matrix: ``(B, 2, 2)``, acting on (x right, y down).
         offset: ``(B, 2)``, in pixels.
-        fill: What lies outside the input: "border" or "zeros".
+        fill: Padding outside the input: "border" or "zeros".
     """
-    # affine_grid measures each axis in half-sides: a rotation is rigid only if the ratio of the sides is compensated for.
-    # (The sides stay Python numbers: with a tensor, the host would wait for the GPU.)
+    # affine_grid measures each axis in half-sides: a rotation is rigid only if the aspect ratio is compensated for.
+    # (The sides remain Python numbers: with a tensor, the host would wait for the GPU.)
     height, width = x.shape[-2:]
     (xx, xy), (yx, yy) = (row.unbind(1) for row in matrix.unbind(1))
     top = torch.stack([xx, xy * (height / width), offset[:, 0] * (2 / width)], 1)
@@ -86,7 +86,7 @@ def resample(x: Tensor, matrix: Tensor, offset: Tensor, fill: str = "border") ->
 
 
 def _recolour(x: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    """Scale the values, their distance from the image's mean luminance and from each pixel's own, and clamp to [0, 1]."""
+    """Adjust brightness, contrast (around the image's mean luminance) and saturation (around each pixel's); clamp to [0, 1]."""
     per_image = (-1, 1, 1, 1)
     x = x * brightness.view(per_image)
     mean = _luminance(x).mean((1, 2, 3), keepdim=True)

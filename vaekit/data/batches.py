@@ -1,4 +1,4 @@
-"""Batches of examples, gathered, scaled, augmented and binarised in tensors on the device."""
+"""Batches of examples, gathered, scaled, augmented and binarised on the device."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Batch:
     """The images of one step."""
 
     x: Tensor
-    """``(B, *shape)``, float32, bytes scaled to [0, 1]: what the likelihood scores."""
+    """The target of the likelihood, ``(B, *shape)``, float32; bytes are scaled to [0, 1]."""
     inputs: Tensor
-    """What the encoder sees: the same tensor as ``x``, unless the target of augmentation is the original."""
+    """The encoder's input: the same tensor as ``x`` unless the original images are the target of augmentation."""
     y: Tensor | None
-    """Labels, int64 ``(B,)``; None if the dataset has none."""
+    """Labels, int64 ``(B,)``; None for a dataset without labels."""
     index: Tensor
     """Positions in the source, int64 ``(B,)``."""
     whole: int | None = None
-    """Number of images in the batch over all ranks; default: the number here."""
+    """Batch size over all ranks; default: that of this rank."""
     offset: int = 0
-    """Position of this rank's first image among those."""
+    """Position of this rank's first image in the whole batch."""
     step: int = 0
     """Number of the batch within its epoch."""
 
     def share(self, draw: Callable[[int], Drawn]) -> Drawn:
-        """Return this rank's part of ``draw(size of the whole batch)``, so that any number of ranks sees the same draws.
+        """Return this rank's part of ``draw(whole)``, so that draws do not depend on the number of ranks.
 
-        What draws nothing returns None.
+        None is passed through.
         """
         size = len(self.x)
         if self.whole is None or self.whole == size:
@@ -63,15 +63,15 @@ class Batch:
 
 
 class Reading(NamedTuple):
-    """What `Batches.make` makes a batch from, on its device.
+    """The input of `Batches.make`, on its device.
 
     Args:
-        number: The number of the step in the run, which seeds the draws.
-        step: The number of the step within its epoch.
+        number: The step number within the run, which seeds the draws.
+        step: The step number within the epoch.
         positions: Positions in the source, int64 ``(B,)``.
-        images: The examples at these positions, as the source stores them; None if they are in memory, to be gathered.
-        y: Their labels; None if there are none, or as for images.
-        noise: Noise of binarisation that belongs to the examples; None if they have none.
+        images: The examples at these positions, as stored by the source; None if they are still to be gathered from memory.
+        y: Their labels; None if there are none or they are still to be gathered.
+        noise: The examples' fixed binarisation noise, or None.
     """
 
     number: int
@@ -83,22 +83,22 @@ class Reading(NamedTuple):
 
 
 def full_batches(num_images: int, batch_size: int) -> int:
-    """Return the number of batches in an epoch of training, which drops the last batch if it is short."""
+    """Return the number of training batches per epoch; an incomplete last batch is dropped."""
     return num_images // batch_size
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which images each step takes: a function of (seed, epoch, step), so an epoch can be resumed at any step.
+    """The images of each step, as a function of (seed, epoch, step), so an epoch can be resumed at any step.
 
     Args:
-        streams: The run's random streams, of which "order" is used.
+        streams: The run's random streams; "order" is used.
         size: Number of images.
         batch_size: Size of a batch over all ranks.
-        train: Whether each epoch has its own order and drops a short last batch.
-        rank: Which part of each batch to take.
+        train: Whether to shuffle every epoch and drop an incomplete last batch.
+        rank: The part of each batch to take.
         world_size: Number of parts.
-        in_turn: Take every ``world_size``-th batch as a whole, instead of a part of each.
+        in_turn: Whether to take every ``world_size``-th batch as a whole instead of a part of each.
     """
 
     streams: Streams
@@ -120,7 +120,7 @@ class Order:
         return steps[self.rank :: self.world_size] if self.in_turn else steps
 
     def span(self, step: int) -> slice:
-        """Return which slice of the epoch's order the step takes."""
+        """Return the step's slice of the epoch's order."""
         low = step * self.batch_size
         size = min(self.batch_size, self.size - low)
         if self.in_turn:
@@ -128,7 +128,7 @@ class Order:
         return slice(low + size * self.rank // self.world_size, low + size * (self.rank + 1) // self.world_size)
 
     def parts(self, epoch: int, start: int, device: torch.device) -> Iterator[Tensor]:
-        """Yield the indices of each step, beginning at ``start`` of ``epoch`` and continuing endlessly with later epochs."""
+        """Yield the indices of each step, from step ``start`` of ``epoch`` on, endlessly."""
         for number in itertools.count(epoch):
             order = self._whole(number).to(device)
             for step in self.steps(start):
@@ -142,33 +142,33 @@ class Order:
 
 
 class Batches:
-    """The batches of a split, epoch by epoch; a batch depends on (seed, epoch, step) only, not on earlier batches.
+    """The batches of a split, epoch by epoch; a batch depends only on (seed, epoch, step), not on earlier batches.
 
-    Training visits the images in a different order every epoch, and drops a short last batch. Evaluation visits all images in
-    sequence, without augmentation. Dynamic binarisation draws new noise at every training step. In evaluation, and in training
-    with static binarisation, the noise depends on the image and the split only: runs of all seeds share one binary dataset, for
-    any batch size, device and number of ranks.
+    Training shuffles the images every epoch and drops an incomplete last batch. Evaluation visits all images in order, without
+    augmentation. Dynamic binarisation draws new noise at every training step. In evaluation, and in training with static
+    binarisation, the noise depends only on the image and the split: all seeds share one binary dataset, for any batch size,
+    device and number of ranks.
 
     Args:
         source: The images of one split.
         batch_size: Size of a batch over all ranks.
-        streams: The run's random streams, of which "order", "augment" and "binarise" are used.
-        binarize: How grey values become 0 or 1.
-        augment: Random changes of the images in training.
-        device: Where the batches are made; a source in memory is moved there.
+        streams: The run's random streams; "order", "augment" and "binarise" are used.
+        binarize: The binarisation of grey values.
+        augment: The augmentation of training images.
+        device: The device of the batches; a source in memory is moved there.
         train: Whether the batches are for training or for evaluation.
         split: Name of the split.
-        rank: Which part of each batch to yield. Noise is drawn for the whole batch, so the parts of all ranks make up the batch
-            of a single process.
-        world_size: Number of parts. In the last evaluation batch, a part may have fewer images than others, or none.
-        in_turn: Yield every ``world_size``-th batch as a whole, instead of a part of each; for statistics of a batch in
+        rank: The part of each batch to yield. Noise is drawn for the whole batch, so the parts of all ranks together equal the
+            batch of a single process.
+        world_size: Number of parts. In the last evaluation batch, some parts may have fewer images or none.
+        in_turn: Whether to yield every ``world_size``-th batch as a whole instead of a part of each; for batch statistics in
             evaluation.
-        workers: Processes that decode a source outside memory; 0 reads in this thread. A source of numbers needs no decoding: a
-            thread reads it ahead.
+        workers: Number of processes that decode images outside memory; with 0, this thread reads them. Numeric arrays need no
+            decoding and are prefetched by a thread.
         memory_format: Memory format of images; signals, volumes and tables are contiguous.
 
     Raises:
-        UsageError: The settings do not fit each other or the images.
+        UsageError: The settings are incompatible with each other or with the images.
         DataError: The images cannot be binarised.
 
     Example:
@@ -215,7 +215,7 @@ class Batches:
         return map(self.make, self.readings(epoch, start))
 
     def readings(self, epoch: int, start: int = 0) -> Iterator[Reading]:
-        """Yield what each batch of an epoch is made from; see `epoch`."""
+        """Yield the reading of each batch of an epoch; see `epoch`."""
         source, host = self._stored, torch.device("cpu")
         position, read = self._ahead or (None, None)
         self._ahead = None
@@ -230,7 +230,7 @@ class Batches:
         self._ahead = (epoch + 1 if self.train else epoch, 0), read
 
     def make(self, reading: Reading) -> Batch:
-        """Make a batch: a function of the tensors of a reading, of its number and of the streams."""
+        """Make a batch, as a function of the tensors of a reading, its number and the streams."""
         number, step, index, images, y, noise = reading
         if images is None:
             images = self._stored.gather(index)
@@ -256,13 +256,13 @@ class Batches:
         return Batch(x, inputs, y, index, whole, part.start, step)
 
     def fixed(self, index: Tensor) -> Tensor:
-        """Return the examples at ``index`` as every evaluation sees them, ``(N, *shape)``: the noise belongs to the example."""
+        """Return the examples at ``index`` as in evaluation, ``(N, *shape)``, with noise that is fixed per example."""
         x = _scaled(self.source.gather(index))
         noise = None if self.binarize in ("none", "threshold") else self._fixed_noise(index).to(x.device)
         return x if self.binarize == "none" else self._binary(x, noise)
 
     def _move(self, *tensors: Tensor | None) -> list[Any]:
-        """Copy tensors to the device; a GPU does so while it is still computing the previous step."""
+        """Copy tensors to the device; on a GPU, the copy overlaps with the previous step."""
         if self._copies is None:
             return [None if tensor is None else tensor.to(self.device) for tensor in tensors]
         with torch.cuda.stream(self._copies):
@@ -271,7 +271,7 @@ class Batches:
         current.wait_stream(self._copies)
         for tensor in moved:
             if tensor is not None:
-                tensor.record_stream(current)  # or its memory could be reused for the next copy before this stream has read it
+                tensor.record_stream(current)  # otherwise its memory could be reused before this stream has read it
         return moved
 
     @cached_property
@@ -280,28 +280,28 @@ class Batches:
         return torch.cuda.Stream(self.device) if copies else None
 
     def _binary(self, x: Tensor, noise: Tensor | None) -> Tensor:
-        """Binarise examples; missing numbers stay missing."""
+        """Binarise examples; missing values stay missing."""
         binary = binarize(x, noise)
         return torch.where(x.isnan(), x, binary) if self.source.has_missing else binary
 
     @cached_property
     def _fixes_noise(self) -> bool:
-        """Whether each batch needs noise that belongs to its examples."""
+        """Whether each batch needs noise that is fixed per example."""
         fixed = self.binarize == "static" or (self.binarize == "dynamic" and not self.train)
         return fixed and self._binarized is None
 
     def _fixed_noise(self, index: Tensor) -> Tensor:
-        """Draw the noise that belongs to the examples at ``index``, on the CPU."""
+        """Draw the fixed noise of the examples at ``index``, on the CPU."""
         return draw_fixed_noise(Streams(0), f"static/{self.split}", index, self.source.shape)
 
     @property
     def _stored(self) -> ImageSource:
-        """The source that batches are read from."""
+        """The source from which batches are read."""
         return self.source if self._binarized is None else self._binarized
 
     @cached_property
     def _binarized(self) -> ImageSource | None:
-        """The source with all images binarised once; None if each batch must be binarised separately."""
+        """The source with all images binarised in advance; None if each batch must be binarised separately."""
         fixed = self.binarize in ("threshold", "static") or (self.binarize == "dynamic" and not self.train)
         if not (fixed and self.source.resident and self.augment is None) or self.source.has_missing:
             return None
@@ -312,12 +312,12 @@ class Batches:
 
 
 def _scaled(images: Tensor) -> Tensor:
-    """Return bytes on the scale from 0 to 1; floats are unchanged."""
+    """Scale bytes to [0, 1]; return floats unchanged."""
     return images / 255 if images.dtype == torch.uint8 else images
 
 
 def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bool) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield the indices and images of each part, reading ahead if there are workers; no images if they are in memory."""
+    """Yield the indices and images of each part, prefetched if there are workers; no images if they are in memory."""
     if source.resident:
         return ((index, None) for index in parts)
     if workers == 0:
@@ -328,7 +328,7 @@ def _read(source: ImageSource, parts: Iterator[Tensor], workers: int, *, pin: bo
 def _by_processes(source: ImageSource, parts: Iterator[Tensor], workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
     asked: deque[Tensor] = deque()
 
-    def ask() -> Iterator[Array]:  # arrays are sent by value; each tensor would take shared memory and a socket
+    def ask() -> Iterator[Array]:  # arrays are sent by value; a tensor would take shared memory and a socket
         for part in parts:
             asked.append(part)
             yield part.numpy()
@@ -340,7 +340,7 @@ def _by_processes(source: ImageSource, parts: Iterator[Tensor], workers: int, pi
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_freeze_inherited_objects,
-        generator=torch.Generator(),  # by default it seeds its workers from the global generator, which dropout uses
+        generator=torch.Generator(),  # by default, workers are seeded from the global generator, which dropout uses
     )
     for raw in loader:
         if isinstance(raw, DataError):
@@ -349,7 +349,7 @@ def _by_processes(source: ImageSource, parts: Iterator[Tensor], workers: int, pi
 
 
 def _by_thread(source: ImageSource, parts: Iterator[Tensor], _workers: int, pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """Read ahead in a thread: numbers need no decoding, and sending them between processes would take longer than reading."""
+    """Prefetch in a thread: arrays need no decoding, and sending them between processes would take longer than reading."""
 
     def gather(part: Tensor) -> Tensor:
         raw = source.gather(part)
@@ -365,7 +365,7 @@ def _by_thread(source: ImageSource, parts: Iterator[Tensor], _workers: int, pin:
 
 
 def _freeze_inherited_objects(_: int) -> None:
-    """Keep the garbage collector away from what a worker inherits: it would copy pages, and end the parent's other loaders."""
+    """Exclude inherited objects from garbage collection, which would copy pages and end the parent's other loaders."""
     gc.freeze()
 
 
@@ -378,36 +378,36 @@ class _Reader(Dataset[Tensor | DataError]):
     def __getitem__(self, index: Array) -> Tensor | DataError:
         try:
             return self.source.gather(torch.from_numpy(index))
-        except DataError as error:  # returned as a value: if raised here, it would reach the user wrapped in a traceback
+        except DataError as error:  # returned as a value: if raised in a worker, it would be wrapped in a traceback
             return error
 
 
 def _check(
     source: ImageSource, *, batch_size: int, binarize: Binarize, augment: AugmentSpec | None, train: bool, world_size: int
 ) -> None:
-    """Refuse settings that cannot work, before any work is done."""
+    """Check the settings before any work is done."""
     if batch_size < 1 or (train and batch_size > len(source)):
         raise UsageError(
-            "the batch size does not fit the data",
+            "invalid batch size for this dataset",
             given=f"batch size {batch_size}, {len(source)} images",
             expected=f"between 1 and {len(source)}",
         )
     if train and batch_size % world_size:
         raise UsageError(
-            "the batch cannot be shared equally",
+            "the batch cannot be divided equally among processes",
             given=f"batch size {batch_size}, {world_size} processes",
             expected=f"a multiple of {world_size}",
         )
     if augment is not None and len(source.shape) != 3:
         raise UsageError(
-            "augmentation changes images only",
+            "augmentation works on images only",
             given=f"data of shape {source.shape}",
             expected="images, of shape (channels, height, width)",
-            remedy="switch augmentation off",
+            remedy="disable augmentation",
         )
     if augment is not None and augment.saturation and source.shape[0] != 3:
         raise UsageError(
-            "saturation has no meaning for images without colour",
+            "saturation needs RGB images",
             given=f"{source.shape[0]} channel(s)",
             expected="3",
             remedy="set saturation to 0",
@@ -419,6 +419,6 @@ def _check(
             raise DataError(
                 "binarisation and colour augmentation need pixels in [0, 1]",
                 given=f"values from {low:g} to {high:g}",
-                remedy="state which numbers stand for black and white, for example --dataset.range -1,1, or switch off binarize "
+                remedy="set the values of black and white, for example --dataset.range -1,1, or disable binarisation "
                 "and colour augmentation",
             )

@@ -1,4 +1,4 @@
-"""Binarisation: grey values become 0 or 1, as Bernoulli draws whose mean is the grey value."""
+"""Binarisation: Bernoulli samples whose mean is the grey value."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _LOWEST = torch.iinfo(torch.int64).min
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Draw int16 noise for `binarize`, uniform over all 65,536 values: 16 bits per pixel, four pixels per draw.
 
-    On a CPU this takes a third of the time of ``torch.rand`` and a tenth of that of ``torch.bernoulli``.
+    On a CPU, this takes a third of the time of ``torch.rand`` and a tenth of that of ``torch.bernoulli``.
     """
     num = math.prod(shape)
     words = torch.empty(-(-num // 4), dtype=torch.int64, device=generator.device)
-    # `random_()` without bounds leaves the sign bit at 0, which is one bit of every fourth pixel.
+    # `random_()` without bounds leaves the sign bit, one bit of every fourth pixel, at 0.
     return words.random_(_LOWEST, None, generator=generator).view(torch.int16)[:num].view(shape)
 
 
 def draw_fixed_noise(streams: Streams, stream: str, index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Draw noise that belongs to the images at ``index``: a function of (seed, stream, image), independent of the batch.
+    """Draw fixed noise for the images at ``index``: a function of (seed, stream, image), independent of the batch.
 
-    It is drawn on the CPU, so that every device sees the same binary images. Takes about 10 µs per image.
+    It is drawn on the CPU, so that binary images are the same on every device. Takes about 10 µs per image.
     """
     noise = torch.empty(len(index), *shape, dtype=torch.int16)
     for row, image in zip(noise, index.tolist(), strict=True):
@@ -48,8 +48,8 @@ def binarize(x: Tensor, noise: Tensor | None) -> Tensor:
     """
     if noise is None:
         return (x > 0.5).float()
-    # Noise n stands for the centre of its cell, u = (n + 32768.5) / 65536, and the test is u < x. It is done in one buffer, since
-    # allocating memory takes as long as the arithmetic.
+    # Noise n represents the centre of its cell, u = (n + 32768.5) / 65536, and is compared by u < x. A single buffer is used,
+    # since allocating memory takes as long as the arithmetic.
     level = x * 65536
     level -= 32768.5
     return torch.lt(noise, level, out=level)

@@ -1,4 +1,4 @@
-"""Differences between datasets, read from their fingerprints: see `vaekit.data.Splits.fingerprint`."""
+"""Differences between datasets according to their fingerprints: see `vaekit.data.Splits.fingerprint`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of image files: which files are images, and which of them can be read."""
+"""Folders of image files: finding images and checking that they can be read."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ SUFFIXES = frozenset(
 FRAMES = frozenset({".apng", ".gif", ".tif", ".tiff", ".webp"})
 """The suffixes of files that may hold several frames or pages."""
 OnBad = Literal["stop", "skip"]
-"""Whether what cannot be read is an error, or is skipped with a warning."""
+"""Whether to stop at unreadable files or to skip them with a warning."""
 
 
 def find_images(folder: Path, *, on_bad: OnBad = "stop") -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted by relative path; links are followed.
+    """Return the image files in a folder and its subfolders, sorted by relative path; symbolic links are followed.
 
-    Hidden files are skipped. Hidden folders and other files are named in a warning.
+    Hidden files are skipped silently, hidden folders and other files with a warning.
 
     Args:
         folder: The folder.
-        on_bad: Whether a folder that cannot be read is an error, or is skipped with a warning.
+        on_bad: Whether to stop at an unreadable folder or to skip it with a warning.
 
     Raises:
-        DataError: The folder does not exist, has no images, or has a folder that cannot be read.
+        DataError: The folder does not exist, contains no images, or contains an unreadable folder.
     """
     if not folder.is_dir():
         raise DataError("the folder of images does not exist", given=folder, expected="an existing folder")
@@ -47,29 +47,29 @@ def find_images(folder: Path, *, on_bad: OnBad = "stop") -> list[Path]:
     found = [folder / name for name in names if Path(name).suffix.lower() in SUFFIXES]
     others = Counter(Path(name).suffix or "without a suffix" for name in names if Path(name).suffix.lower() not in SUFFIXES)
     if closed:
-        told = f"{_several(len(closed), 'folder')} in {folder} cannot be read"
+        what = f"{_several(len(closed), 'folder')} in {folder} cannot be read"
         if on_bad == "stop":
             remedy = "change their permissions; --dataset folder skips them with --dataset.on-bad-image skip"
-            raise DataError(told, given=_first(closed), remedy=remedy)
-        warnings.warn(f"{told}: {_first(closed)}", stacklevel=2)
+            raise DataError(what, given=_first(closed), remedy=remedy)
+        warnings.warn(f"{what}: {_first(closed)}", stacklevel=2)
     if others:
         counts = _first([f"{count:,} {suffix}" for suffix, count in others.most_common()])
-        warnings.warn(f"{folder}: files that are not images are left out: {counts}", stacklevel=2)
+        warnings.warn(f"{folder}: files that are not images are skipped: {counts}", stacklevel=2)
     if hidden:
-        warnings.warn(f"{_several(len(hidden), 'hidden folder')} in {folder} left out: {_first(sorted(hidden))}", stacklevel=2)
+        warnings.warn(f"{_several(len(hidden), 'hidden folder')} in {folder} skipped: {_first(sorted(hidden))}", stacklevel=2)
     if not found:
-        raise DataError("there are no images in the folder", given=folder, expected=f"files {' '.join(sorted(SUFFIXES))}")
+        raise DataError("the folder contains no images", given=folder, expected=f"files {' '.join(sorted(SUFFIXES))}")
     return found
 
 
 def _files_in(folder: Path, closed: list[str], hidden: list[str], above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """Yield the files in a folder and its subfolders, linked ones too.
+    """Yield the files in a folder and its subfolders, following symbolic links.
 
     Args:
         folder: The folder.
-        closed: Receives the folders that cannot be read.
+        closed: Receives the unreadable folders.
         hidden: Receives the names of hidden folders, which are skipped.
-        above: The folders above it, to which links may lead back.
+        above: The parent folders, to which links may lead back.
     """
     try:
         status = folder.stat()
@@ -88,10 +88,10 @@ def _files_in(folder: Path, closed: list[str], hidden: list[str], above: tuple[t
 
 
 def warn_of_frames(files: Sequence[EncodedImage]) -> None:
-    """Warn of images with several frames or pages, of which only the first is read.
+    """Warn about images with several frames or pages, of which only the first is read.
 
     Args:
-        files: The images; of files, those whose suffix is not in `FRAMES` are not opened.
+        files: The images; files whose suffix is not in `FRAMES` are not opened.
     """
     from PIL import Image
 
@@ -106,12 +106,12 @@ def warn_of_frames(files: Sequence[EncodedImage]) -> None:
 
     several = [file for file, is_animated in zip(possible, in_threads(animated, len(possible)), strict=True) if is_animated]
     if several:
-        told = f"{len(several)} of {_several(len(files), 'image')} have several frames or pages, of which only the first is read"
-        warnings.warn(f"{told}: {_first(several)}", stacklevel=2)
+        what = f"{len(several)} of {_several(len(files), 'image')} have several frames or pages, of which only the first is read"
+        warnings.warn(f"{what}: {_first(several)}", stacklevel=2)
 
 
 def readable_images(files: Sequence[Path], reader: ImageReader) -> list[Path]:
-    """Return the files that can be read completely, and warn about the others. Reads every file.
+    """Read every file; return those that are complete, and warn about the others.
 
     Raises:
         DataError: No file can be read.
@@ -133,7 +133,7 @@ def readable_images(files: Sequence[Path], reader: ImageReader) -> list[Path]:
             f"{len(bad)} of {_several(len(files), 'image')} cannot be read and are skipped: {_first(bad)}", stacklevel=2
         )
     if not good:
-        raise DataError("no image in the folder can be read", given=f"{len(files)} files")
+        raise DataError("none of the images in the folder can be read", given=f"{len(files)} files")
     return good
 
 

@@ -1,4 +1,4 @@
-"""Image files: decoding them to bytes of one shape, keeping them in memory or streaming them."""
+"""Image files: decoding to bytes of a common shape, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     EncodedImage = Path | IO[bytes]
-    """An image as it is stored: a file, or the bytes of a row of a table; errors name it by ``str``."""
+    """An encoded image: a file, or the bytes in a row of a table; its ``str`` names it in errors."""
 
     class EncodedImages(Protocol):
-        """Encoded images by number."""
+        """Encoded images by index."""
 
         def __len__(self) -> int: ...
         def __getitem__(self, i: int, /) -> EncodedImage: ...
@@ -45,25 +45,25 @@ TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-"""The Pillow transposition that turns each EXIF orientation upright; images with any other number are upright."""
+"""The Pillow transposition for each EXIF orientation; images with any other value are upright."""
 QUARTERS = frozenset({"TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90"})
-"""The transpositions that exchange width and height."""
+"""The transpositions that swap width and height."""
 
 MOST_TRIED = 64
-"""Number of image files read to find the range of their numbers."""
+"""Number of image files read to determine the range of pixel values."""
 
 ColourMode = Literal["rgb", "grey"]
 
 
 def height_and_width(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """Return the height and width that an option gives: one number for both, or two.
+    """Return the height and width given by an option: one number for both, or two.
 
     Raises:
-        UsageError: One of them is less than 1.
+        UsageError: Height or width is less than 1.
     """
     both = (size, size) if isinstance(size, int) else size
     if both is not None and min(both) < 1:
-        raise UsageError("images cannot have that size", given=size, expected="a height and a width of 1 or more pixels")
+        raise UsageError("invalid image size", given=size, expected="a height and a width of 1 or more pixels")
     return both
 
 
@@ -71,14 +71,13 @@ def height_and_width(size: int | tuple[int, int] | None) -> tuple[int, int] | No
 class ImageReader:
     """Reads image files as bytes ``(C, H, W)``.
 
-    Transparent images are placed on white, the camera's orientation is applied, and only the first frame of an animation is read.
+    Transparent images are composited onto white, EXIF orientation is applied, and only the first frame of an animation is read.
 
     Args:
-        size: Height and width of the result; None keeps the file's own.
+        size: Height and width of the result; None keeps the size of the file.
         channels: Colour or grey.
-        fit: How images of other proportions are fitted to ``size``: their centre is cropped, they are padded with white, or
-            stretched.
-        limits: The numbers that stand for black and white; default: the whole range of 8 and 16 bits. Other numbers need it.
+        fit: How to handle other aspect ratios: crop the centre, pad with white, or stretch.
+        limits: The values of black and white; default: the full range of 8 or 16 bits. Required for other types.
     """
 
     size: tuple[int, int] | None
@@ -95,13 +94,13 @@ class ImageReader:
         """Read a file.
 
         Raises:
-            DataError: The file is not a readable image, or its numbers lie outside their range.
+            DataError: The file is not a readable image, or its values lie outside the range.
         """
         numbers = self.numbers(file)
         try:
             unit = to_unit(numbers[None], self.limits)[0]
             if unit.dtype != np.uint8 and self.limits is None:
-                raise DataError("the pixels are floats, whose range is unknown", remedy=f"{REMEDY}0,1")
+                raise DataError("the pixels are floats of unknown range", remedy=f"{REMEDY}0,1")
         except DataError as error:
             raise DataError(f"{file}: {error.message}", given=error.given, expected=error.expected, remedy=error.remedy) from None
         pixels = torch.from_numpy(unit if unit.dtype == np.uint8 else np.rint(255 * unit).astype(np.uint8))
@@ -109,7 +108,7 @@ class ImageReader:
         return pixels if self.size is None else resize(pixels, self.size, self.fit)
 
     def numbers(self, file: EncodedImage) -> Array:
-        """Read a file upright as the numbers that it holds: ``(H, W)`` if it is grey, else ``(H, W, C)``.
+        """Return the raw pixel values of a file, upright: ``(H, W)`` if it is grey, else ``(H, W, C)``.
 
         Raises:
             DataError: The file is not a readable image.
@@ -120,14 +119,14 @@ class ImageReader:
         try:
             with Image.open(file) as image:
                 if self.size is not None:
-                    image.draft(mode, (2 * max(self.size),) * 2)  # a large JPEG is decoded at a fraction of its size
+                    image.draft(mode, (2 * max(self.size),) * 2)  # decode a large JPEG at a fraction of its size
                 return _numbers(image, mode)
-        except Exception as error:  # Pillow raises almost anything for a broken file
+        except Exception as error:  # Pillow can raise almost anything for a broken file
             raise _unreadable(file, error) from error
 
 
 def resize(pixels: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
-    """Resample bytes ``(C, H, W)`` to a height and width, with torch's bicubic filter, which takes a fifth of Pillow's time."""
+    """Resize bytes ``(C, H, W)`` with torch's bicubic filter, which takes a fifth of Pillow's time."""
     height, width = pixels.shape[1:]
     inner = size
     if fit == "crop":
@@ -146,25 +145,25 @@ def resize(pixels: Tensor, size: tuple[int, int], fit: Fit) -> Tensor:
 
 
 def _centre(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Return a view of the centre."""
+    """Return a view of the central crop."""
     top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
     return pixels[:, top : top + height, left : left + width]
 
 
 def _turn(image: Image) -> str | None:
-    """Return the transposition that turns an open image upright; None if it is upright already."""
+    """Return the transposition that makes an open image upright; None if it already is."""
     turn = TURNS.get(image.getexif().get(0x0112, 1))
-    if turn is not None and image.format == "TIFF":  # Pillow itself turns these when it reads their pixels
+    if turn is not None and image.format == "TIFF":  # Pillow transposes these when it reads their pixels
         image.load()
         return None
     return turn
 
 
 def _numbers(image: Image, mode: str) -> Array:
-    """Return the numbers of an open image, upright: greys of 1, 16 or 32 bits as they are, all else as bytes, on white."""
+    """Return the pixel values of an open image, upright: greys of 1, 16 or 32 bits as they are, all else as bytes on white."""
     from PIL import Image
 
-    full = image.format in {"PNG", "PPM"}  # whose greys of mode "I" have 16 bits
+    full = image.format in {"PNG", "PPM"}  # here, mode "I" is 16-bit grey
     if (turn := _turn(image)) is not None:
         image = image.transpose(Image.Transpose[turn])
     if image.mode[0] in "1IF":
@@ -172,7 +171,7 @@ def _numbers(image: Image, mode: str) -> Array:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode == "LAB":  # which Pillow converts to nothing else
+    if image.mode == "LAB":  # Pillow has no other conversion from it
         image = image.convert("RGB")
     return np.array(image if image.mode == mode else image.convert(mode))
 
@@ -188,7 +187,7 @@ def _unreadable(file: EncodedImage, error: Exception) -> DataError:
 
 
 def image_size(file: EncodedImage) -> tuple[int, int]:
-    """Read the height and width of an upright image from its header.
+    """Return the height and width of an image in upright orientation, from its header.
 
     Raises:
         DataError: The file is not a readable image.
@@ -204,14 +203,14 @@ def image_size(file: EncodedImage) -> tuple[int, int]:
 
 
 class FileImages(ImageSource):
-    """Image files that are read every time they are gathered, on the CPU.
+    """Image files that are decoded whenever they are gathered, on the CPU.
 
     Args:
-        files: One per image. A file is accessed when it is read, so the rows of a table need not be in memory.
-        reader: Reads a file; if its ``size`` is None, all files must have the same.
+        files: One per image, accessed on demand, so the rows of a table need not be in memory.
+        reader: Reads a file; if its ``size`` is None, all files must have the same size.
         labels: int64, one for each of ``rows``.
         class_names: The name of each label.
-        rows: Which of the files, int64; default: all.
+        rows: The indices of the files, int64; default: all.
 
     Raises:
         DataError: ``reader`` has no size, and the files differ in size.
@@ -250,9 +249,9 @@ class FileImages(ImageSource):
         return type(self)(self.files, self.reader, labels, self.class_names, self.rows[index])
 
     def digest(self) -> str:
-        """Return a digest of the names and sizes of all files, and of the content of a sample spread over them."""
+        """Return a digest of the names and sizes of all files and of the contents of an evenly spread sample."""
         digest = hashlib.blake2b(digest_size=16)
-        if isinstance(self.files, list):  # of the rows of a table, only the sample is read
+        if isinstance(self.files, list):  # for the rows of a table, only the sample is read
             for file in (self.files[row] for row in self.rows.tolist()):
                 digest.update(f"{file.parent.name}/{file.name} {file.stat().st_size}\n".encode())
         for place in sample_of(len(self)).tolist():
@@ -261,7 +260,7 @@ class FileImages(ImageSource):
         return digest.hexdigest()
 
     def in_memory(self) -> TensorImages:
-        """Read all files, in several threads, into a source in memory."""
+        """Read all files into memory, in several threads."""
         pixels = torch.empty((len(self), *self.shape), dtype=torch.uint8)
         rows = self.rows.tolist()
         for _ in in_threads(lambda i: pixels[i].copy_(self.reader(self.files[rows[i]])), len(self)):
@@ -277,7 +276,7 @@ def in_threads(function: Callable[[int], T], num: int) -> Iterator[T]:
 
 
 def range_of(files: EncodedImages, reader: ImageReader, name: object) -> Range | None:
-    """Return the range of the numbers in image files, of which it reads a sample; see `vaekit.data.pixels.choose_range`."""
+    """Determine the range of pixel values from a sample of image files; see `vaekit.data.pixels.choose_range`."""
     places = [] if reader.limits is not None else sample_of(len(files), MOST_TRIED).tolist()
 
     def numbers(i: int) -> Array:
@@ -290,10 +289,10 @@ def range_of(files: EncodedImages, reader: ImageReader, name: object) -> Range |
 
 
 def common_size(files: EncodedImages) -> tuple[int, int]:
-    """Return the height and width that all files have.
+    """Return the common height and width of all files.
 
     Raises:
-        DataError: The files differ in size; the message names two that do.
+        DataError: The files differ in size; the message names two of them.
     """
     sizes = in_threads(lambda i: image_size(files[i]), len(files))
     first = next(sizes)
@@ -309,7 +308,7 @@ def common_size(files: EncodedImages) -> tuple[int, int]:
 
 
 def decode_if_small(splits: Splits, memory_gb: float) -> Splits:
-    """Read the files of all splits into memory if together they fit into ``memory_gb``; otherwise leave them to be streamed."""
+    """Read the files of all splits into memory if together they fit into ``memory_gb``; otherwise, they are streamed."""
     parts = (splits.train, splits.validation, splits.test)
     if math.prod(splits.shape) * sum(len(part) for part in parts) > memory_gb * 1e9:
         return splits

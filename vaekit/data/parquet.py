@@ -1,4 +1,4 @@
-"""Columns of a Parquet file as arrays; needs pyarrow."""
+"""Columns of a Parquet file as arrays; requires pyarrow."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Column:
-    """A column that has not been read: images as lists of numbers, numbers, or text.
+    """A column that is read on demand: images as lists of numbers, numbers, or text.
 
     Args:
-        ndim: Number of axes of its array: 1, and 1 for each level of lists.
-        text: Its type, for errors.
-        load: Reads it; see `to_array`.
+        ndim: Number of axes of its array: 1 plus 1 for each level of lists.
+        text: Its type, for error messages.
+        load: A function that reads it; see `to_array`.
     """
 
     ndim: int
@@ -61,15 +61,15 @@ def _depth(arrow_type: Any) -> int:
 
 
 def to_array(column: Any, name: str) -> Array:
-    """Convert a column of pyarrow to an array; the array has type V1 if the column can be neither images nor labels.
+    """Convert a pyarrow column to an array, of type V1 if the column can hold neither images nor labels.
 
     Raises:
-        DataError: Its rows are lists of different lengths.
+        DataError: The rows are lists of different lengths.
     """
     from pyarrow import types
 
     values = column.combine_chunks()
-    values = getattr(values, "storage", values)  # of an extension type, such as Array2D of the library `datasets`
+    values = getattr(values, "storage", values)  # for extension types such as Array2D of the library `datasets`
     shape = [len(values)]
     while _is_list(values.type):
         lengths = (
@@ -80,6 +80,6 @@ def to_array(column: Any, name: str) -> Array:
         shape += lengths
         values = values.flatten()
     if values.null_count or types.is_nested(values.type) or types.is_binary(values.type):
-        return np.empty(shape[0], dtype="V1")  # which neither images nor labels can have
+        return np.empty(shape[0], dtype="V1")  # a type of neither images nor labels
     array: Array = values.to_numpy(zero_copy_only=False).reshape(shape)
     return array.astype(str) if array.dtype.kind == "O" else array

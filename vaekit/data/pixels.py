@@ -1,4 +1,4 @@
-"""Numbers as pixels: the range that they have, and how it is brought to [0, 1]."""
+"""Pixel values: their range and its mapping to [0, 1]."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from vaekit.errors import DataError, UsageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Range = tuple[float, float]
-"""The numbers that stand for black and white."""
+"""The values of black and white."""
 UNIT: Range = (0.0, 1.0)
 
 RANGES: dict[str, Range] = {"uint8": (0, 255), "uint16": (0, 65535)}
-"""The range of each type that has one; other integers are taken for bytes, and floats are kept as they are."""
-REMEDY = "state the numbers that stand for black and white, for example --dataset.range "
+"""The range of types that have one; other integers are treated as bytes, and floats are kept as they are."""
+REMEDY = "set the values of black and white, for example --dataset.range "
 CHUNK = 1024
 """Number of images scaled at a time."""
 
 
-def choose_range(sample: Iterable[Array], stated: Range | None, name: object) -> Range | None:
-    """Return the range of images: as stated, or [0, 1] for integers that are only 0 and 1; None for that of their type.
+def choose_range(sample: Iterable[Array], given: Range | None, name: object) -> Range | None:
+    """Return the range of images: as given, or [0, 1] for integers that are only 0 and 1; None for the range of their type.
 
-    Warns if this is a guess: for integers of 0 and 1, and for those that use at most an eighth of the range of their type.
+    Warns if this is a guess: for integers of 0 and 1, and for integers that use at most an eighth of the range of their type.
 
     Args:
-        sample: Some of the images, or all of them.
-        stated: The range that the user gives.
-        name: What the images are, for the warning.
+        sample: Some or all of the images.
+        given: The range given by the user, if any.
+        name: The name of the images, for the warning.
 
     Raises:
-        UsageError: The stated range is empty.
+        UsageError: The given range is empty.
     """
-    if stated is not None:
-        low, high = stated
+    if given is not None:
+        low, high = given
         if not low < high:
             raise UsageError("the range of the pixels is empty", given=f"{low:g},{high:g}", expected="LOW,HIGH with LOW < HIGH")
-        return stated
+        return given
     arrays = [array for array in sample if array.dtype.kind in "iu" and array.size]
     if not arrays:
         return None
     low, high = min(array.min() for array in arrays), max(array.max() for array in arrays)
     whole = max(RANGES.get(array.dtype.name, RANGES["uint8"])[1] for array in arrays)
     if (low, high) == (0, 1):
-        warnings.warn(f"{name}: the pixels are 0 and 1, which are read as black and white; {REMEDY}0,{whole}", stacklevel=2)
+        warnings.warn(f"{name}: the pixels are 0 and 1, interpreted as black and white; {REMEDY}0,{whole}", stacklevel=2)
         return (0, 1)
     if low >= 0 and 0 < high <= whole / 8:
         warnings.warn(f"{name}: the pixels reach {high} of {whole}, so the images are dark; {REMEDY}0,{high}", stacklevel=2)
@@ -54,27 +54,27 @@ def choose_range(sample: Iterable[Array], stated: Range | None, name: object) ->
 
 
 def to_unit(images: Array, limits: Range | None, *, missing: bool = False) -> Array:
-    """Bring images ``(N, …)`` to [0, 1]: integers become bytes, where 255 stands for 1, and floats float32.
+    """Map images ``(N, …)`` to [0, 1]: integers to bytes, where 255 represents 1, and floats to float32.
 
-    Booleans are black and white.
+    Booleans become black and white.
 
     Args:
-        images: Numbers of any type.
-        limits: The range of the numbers; default: that of their type. Floats without a range are kept as they are.
-        missing: Whether NaN is kept; otherwise it is refused.
+        images: Values of any numeric type.
+        limits: The range of the values; default: that of their type. Floats without a range are kept as they are.
+        missing: Whether to keep NaN; otherwise, it raises an error.
 
     Raises:
-        DataError: The numbers cannot be pixels, or lie outside their range.
+        DataError: The values cannot be pixels, or lie outside the range.
     """
     kind = images.dtype.kind
     if kind not in "biuf":
-        raise DataError("numbers of this type cannot be pixels", given=images.dtype, expected="integers, floats or booleans")
+        raise DataError("values of this type cannot be pixels", given=images.dtype, expected="integers, floats or booleans")
     if kind == "b":
         return images.astype(np.uint8) * np.uint8(255)
     finite = np.isfinite if not missing else lambda part: ~np.isinf(part)
     if kind == "f" and not all(finite(part).all() for part in _chunks(images)):
-        expected = f"numbers without {'infinity' if missing else 'NaN or infinity'}"
-        raise DataError("the data have numbers that are not finite", expected=expected)
+        expected = f"values other than {'infinity' if missing else 'NaN or infinity'}"
+        raise DataError("the data contain values that are not finite", expected=expected)
     if limits is None and kind == "f":
         return images.astype(np.float32, copy=False)
     low, high = limits or RANGES.get(images.dtype.name, RANGES["uint8"])

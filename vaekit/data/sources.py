@@ -1,4 +1,4 @@
-"""Where examples are stored, images or others: in memory on the device, or in files that are read when needed."""
+"""Sources of examples: in memory on the device, or in files that are read on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class ImageSource(ABC):
-    """Examples of one shape, images or others, read by index, with their labels if they have any. NaN is a missing number."""
+    """Examples of one shape, read by index, with labels if there are any. NaN marks a missing value."""
 
     shape: tuple[int, ...]
     """The shape of an example: ``(C, H, W)`` for images."""
@@ -32,9 +32,9 @@ class ImageSource(ABC):
     class_names: tuple[str, ...] | None
     """The name of each label."""
     integer: bool
-    """Whether pixels are bytes, where 0..255 stands for [0, 1]; otherwise they are float32, whose values are kept."""
+    """Whether pixels are bytes, where 0..255 represents [0, 1]; otherwise they are float32 and used as they are."""
     encoded: bool = False
-    """Whether ``gather`` decodes images, which takes processor time; otherwise it copies numbers."""
+    """Whether ``gather`` decodes images, which takes CPU time; otherwise it copies numbers."""
     resident: bool = False
     """Whether all images are in the memory of ``device``; otherwise ``gather`` reads files."""
     device: torch.device = torch.device("cpu")
@@ -49,18 +49,18 @@ class ImageSource(ABC):
 
     @abstractmethod
     def gather(self, index: Tensor) -> Tensor:
-        """Return the examples at ``index``, ``(B, *shape)``, uint8 or float32; both are on ``device``."""
+        """Return the examples at ``index``, ``(B, *shape)``, uint8 or float32; index and result are on ``device``."""
 
     @abstractmethod
     def subset(self, index: Tensor) -> Self:
-        """Return a source of only the images at ``index``."""
+        """Return a source with only the images at ``index``."""
 
     def to(self, device: torch.device | str) -> ImageSource:
         """Return the source on ``device``; a source that reads files returns itself."""
         return self
 
     def value_range(self) -> Range:
-        """Return bounds on the scaled pixels: [0, 1] for bytes, the exact extremes for floats, missing ones left out."""
+        """Return bounds of the scaled pixels: [0, 1] for bytes, the exact extremes for floats, ignoring missing values."""
         if self.integer:
             return UNIT
         ranges = [_extremes(self.gather(chunk)) for chunk in torch.arange(len(self), device=self.device).split(256)]
@@ -68,20 +68,20 @@ class ImageSource(ABC):
 
     @property
     def has_missing(self) -> bool:
-        """Whether a number is missing; True if finding out would mean reading files."""
+        """Whether a value is missing; True if unknown without reading files."""
         return False
 
     def complete(self, name: str) -> Self:
-        """Return a source without missing numbers, called ``name`` in errors.
+        """Return a source without missing values; ``name`` is used in errors.
 
         Raises:
-            DataError: A number is missing.
+            DataError: A value is missing.
         """
         del name
         return self
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return plain data that identify the images: their number, shape and class names, digests of labels and images."""
+        """Return plain data that identify the images: their number, shape and class names, and digests of labels and images."""
         return {
             "num_images": len(self),
             "shape": list(self.shape),
@@ -91,17 +91,17 @@ class ImageSource(ABC):
         }
 
     def digest(self) -> str:
-        """Return a digest of the images; by default of the pixels of a sample, since reading all of them may take long."""
+        """Return a digest of the images; by default of a sample, since reading all of them may take long."""
         return digest_of([self.gather(sample_of(len(self)).to(self.device))])
 
     @property
     def is_binary(self) -> bool:
-        """Whether every pixel is known to be 0 or 1; False if finding out would mean reading files."""
+        """Whether every pixel is known to be 0 or 1; False if unknown without reading files."""
         return False
 
 
 def _extremes(values: Tensor) -> Range:
-    """Return the lowest and the highest number; ``(inf, -inf)`` if all are missing."""
+    """Return the lowest and highest values; ``(inf, -inf)`` if all are missing."""
     low, high = float(values.min()), float(values.max())
     if math.isnan(low):
         known = values[~values.isnan()]
@@ -109,34 +109,34 @@ def _extremes(values: Tensor) -> Range:
     return low, high
 
 
-def refuse_missing(values: Tensor, name: object) -> None:
-    """Check that no number is missing.
+def require_complete(values: Tensor, name: object) -> None:
+    """Check that no values are missing.
 
     Raises:
-        DataError: One is; the message counts them.
+        DataError: Values are missing; the message counts them.
     """
     if num := int(values.isnan().sum()):
         raise DataError(
-            "numbers are missing from the data",
-            given=f"{name}: {num:,} of {values.numel():,} numbers are NaN",
-            expected="numbers that are finite",
-            remedy="leave them out of the likelihood: --missing zeros, or --missing channel to show the encoder which ones are",
+            "values are missing from the data",
+            given=f"{name}: {num:,} of {values.numel():,} values are NaN",
+            expected="finite values",
+            remedy="exclude them from the likelihood: --missing zeros, or --missing channel to show the encoder where they are",
         )
 
 
 MOST_CLASSES = 100_000
-"""The number above which labels without names are taken for numbers that name no classes."""
+"""The maximum number of classes for labels without names."""
 SAMPLE = 256
-"""Number of images whose content is hashed if hashing all of them would mean reading large files."""
+"""Number of images whose content is hashed if hashing all of them would require reading large files."""
 
 
 def sample_of(num: int, most: int = SAMPLE) -> Tensor:
-    """Return ``most`` integers spread evenly from 0 to ``num - 1``; all of them if ``num`` is smaller."""
+    """Return ``most`` integers spread evenly from 0 to ``num - 1``; all if ``num`` is smaller."""
     return torch.linspace(0, max(num - 1, 0), min(num, most), dtype=torch.float64).round().long()
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """Return a digest of the numbers in tensors."""
+    """Return a digest of the contents of tensors."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -144,7 +144,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 class TensorImages(ImageSource):
-    """Examples in memory, images or others.
+    """Examples in memory.
 
     Args:
         images: ``(N, F)``, ``(N, C, L)``, ``(N, C, H, W)`` or ``(N, C, D, H, W)``, uint8 or float32.
@@ -153,7 +153,7 @@ class TensorImages(ImageSource):
         names: The file of each example, if they come from files of their own.
 
     Raises:
-        DataError: ``images`` has another shape or type, or a different length from ``labels``.
+        DataError: ``images`` has another shape or type, or its length differs from that of ``labels``.
 
     Example:
         >>> source = TensorImages(torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
@@ -172,7 +172,7 @@ class TensorImages(ImageSource):
     ) -> None:
         if not 2 <= images.ndim <= 5 or images.dtype not in (torch.uint8, torch.float32):
             raise DataError(
-                "the tensor does not hold examples",
+                "the tensor cannot hold examples",
                 given=f"a tensor of shape {tuple(images.shape)} and type {images.dtype}",
                 expected="shape (N, F), (N, C, L), (N, C, H, W) or (N, C, D, H, W), torch.uint8 or torch.float32",
             )
@@ -207,7 +207,7 @@ class TensorImages(ImageSource):
         device = torch.device(device)
         if device.type == "cpu" == self.device.type:
             return self
-        if device not in self._moved:  # once, since the models of a sweep share the images on the device
+        if device not in self._moved:  # moved once, since the models of a sweep share the images on the device
             self._moved[device] = TensorImages(self.images.to(device), self.labels, self.class_names, self.names)
         return self._moved[device]
 
@@ -233,22 +233,22 @@ class TensorImages(ImageSource):
 
     def complete(self, name: str) -> Self:
         if self.has_missing:
-            refuse_missing(self.images, name)
+            require_complete(self.images, name)
         return self
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The parts of a dataset; no example is in more than one.
+    """The disjoint splits of a dataset.
 
     Args:
         train: The examples to train on.
-        validation: Those to choose models by.
-        test: Those of the final numbers.
-        missing: How missing numbers, NaN, are handled.
+        validation: The examples for model selection.
+        test: The examples for the final evaluation.
+        missing: How missing values (NaN) are handled.
 
     Raises:
-        DataError: The parts have examples of different shapes.
+        DataError: The splits have examples of different shapes.
     """
 
     train: ImageSource
@@ -267,10 +267,10 @@ class Splits:
         return self.train.shape
 
     def with_missing(self, missing: Missing) -> Splits:
-        """Return the splits with another treatment of missing numbers.
+        """Return the splits with a different treatment of missing values.
 
         Raises:
-            DataError: They are refused, and there are some.
+            DataError: Missing values are not allowed, but present.
         """
         if missing != "refuse":
             return replace(self, missing=missing)
@@ -278,14 +278,14 @@ class Splits:
 
     @cached_property
     def value_range(self) -> Range:
-        """The lowest and highest scaled pixels of all splits; [0, 1] if all lie within it."""
+        """The lowest and highest scaled pixels of all splits; [0, 1] if all lie within that range."""
         ranges = [part.value_range() for part in self.parts.values()]
         low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
         return UNIT if low >= 0 and high <= 1 else (low, high if high > low else low + 1.0)
 
     @cached_property
     def facts(self) -> Facts:
-        """What a model must know about the data."""
+        """Facts about the data that a model depends on."""
         names = self._class_names()
         return Facts(data_shape=self.shape, value_range=self.value_range, class_names=names, missing=self.missing)
 
@@ -303,11 +303,11 @@ class Splits:
 
     @cached_property
     def fingerprint(self) -> dict[str, dict[str, Any]]:
-        """Plain data that identify the images of each split, so that a changed dataset is noticed.
+        """Plain data that identify the images of each split, to detect changes of the dataset.
 
-        Images in memory are hashed completely. Of image files, all names and sizes are hashed, and the content of 256 files
-        spread over the split; of other files, the pixels of such a sample. So a changed number, order, name, size or label is
-        always noticed, while a change within single images of a large dataset may not be.
+        Images in memory are hashed completely. For image files, all names and sizes are hashed, and the contents of 256 files
+        spread over the split; for other files, the pixels of such a sample. A changed number, order, name, size or label is
+        therefore always detected, while a change in individual images of a large dataset may not be.
 
         Example:
             >>> splits = vaekit.datasets.get("digits")().load()
@@ -318,31 +318,31 @@ class Splits:
 
 
 SPLIT_NAMES = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"), "test": ("test", "testing")}
-"""The names that datasets give to each split."""
+"""Common names of each split."""
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a name stands for, or None."""
+    """Return the split to which a name refers, or None."""
     return next((split for split, names in SPLIT_NAMES.items() if name.lower() in names), None)
 
 
 def chosen_splits(found: Collection[str], validation: float | None, test: float | None) -> list[str]:
-    """Return which splits of a dataset are used: the training split, and the others for which no fraction is given."""
+    """Return the splits of a dataset to use: the training split, and the others for which no fraction is given."""
     unused = {name for name, fraction in (("validation", validation), ("test", test)) if fraction is not None}
     return [name for name in SPLIT_NAMES if name in found and name not in unused]
 
 
 def with_own_splits(own: Mapping[str, ImageSource], validation: float | None, test: float | None) -> Splits:
-    """Split images, keeping the splits that the dataset has of its own; a fraction is held out of the training images.
+    """Split images, keeping the dataset's own splits; missing ones are held out from the training images.
 
     Args:
         own: The dataset's own splits by name.
-        validation: Fraction to hold out for choosing models; default: the own split, else a tenth.
-        test: Fraction to hold out for the final numbers; default: the own split, else a tenth.
+        validation: Fraction to hold out for model selection; default: the dataset's own split, else 0.1.
+        test: Fraction to hold out for the final evaluation; default: the dataset's own split, else 0.1.
 
     Raises:
-        UsageError: The fractions leave a split without images.
-        DataError: There are too few images, or the splits differ in shape.
+        UsageError: The fractions leave a split empty.
+        DataError: There are too few images, or the splits have different shapes.
     """
 
     def part(name: str, fraction: float | None) -> float | ImageSource:
@@ -352,15 +352,15 @@ def with_own_splits(own: Mapping[str, ImageSource], validation: float | None, te
 
 
 def split_source(source: ImageSource, validation: float | ImageSource, test: float | ImageSource) -> Splits:
-    """Split images by a fixed permutation: the same for all runs and seeds, with the same fraction of every class.
+    """Split images by a fixed permutation, independent of the seed and stratified by class.
 
     Args:
-        source: All images, except those of a split that already exists.
-        validation: Fraction to hold out for choosing models, or the split itself.
-        test: Fraction to hold out for the final numbers, or the split itself.
+        source: All images except those of existing splits.
+        validation: Fraction to hold out for model selection, or the existing split.
+        test: Fraction to hold out for the final evaluation, or the existing split.
 
     Raises:
-        UsageError: The fractions leave a split without images.
+        UsageError: The fractions leave a split empty.
         DataError: There are too few images.
 
     Example:
@@ -371,7 +371,7 @@ def split_source(source: ImageSource, validation: float | ImageSource, test: flo
     fractions = [part for part in (validation, test) if not isinstance(part, ImageSource)]
     if not all(fraction > 0 for fraction in fractions) or sum(fractions) >= 1:
         raise UsageError(
-            "the fractions of validation and test images leave a split without images",
+            "the validation and test fractions leave a split empty",
             given=", ".join(map(str, fractions)),
             expected="fractions above 0 whose sum is below 1",
         )
@@ -387,7 +387,7 @@ def split_source(source: ImageSource, validation: float | ImageSource, test: flo
 
 
 def _spread_order(num: int, labels: Tensor | None) -> Tensor:
-    """Return a fixed random order of images in which each class, if there are labels, is spread evenly."""
+    """Return a fixed random order of images in which each class, if any, is spread evenly."""
     order = torch.randperm(num, generator=torch.Generator().manual_seed(0))
     if labels is None:
         return order
@@ -398,14 +398,12 @@ def _spread_order(num: int, labels: Tensor | None) -> Tensor:
 
 
 def hold_out(train: ImageSource, test: ImageSource, validation: int) -> Splits:
-    """Hold out the last ``validation`` training images; the test split already exists.
+    """Hold out the last ``validation`` training images; the test split exists.
 
     Raises:
         UsageError: ``validation`` is not between 1 and the number of training images minus 1.
     """
     if not 0 < validation < len(train):
-        raise UsageError(
-            "this number of validation images cannot be held out", given=validation, expected=f"between 1 and {len(train) - 1}"
-        )
+        raise UsageError("invalid number of validation images", given=validation, expected=f"between 1 and {len(train) - 1}")
     index = torch.arange(len(train), device=train.device)
     return Splits(train.subset(index[:-validation]), train.subset(index[-validation:]), test)

@@ -1,4 +1,4 @@
-"""Datasets that torchvision downloads: where they are stored, how they get there, and how MNIST's format is read."""
+"""Datasets downloaded by torchvision: storage, download and MNIST's file format."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 
 def data_root(root: str | None) -> Path:
-    """Return the folder of the datasets: ``root``, else VAEKIT_DATA, else vaekit's folder in the user's cache folder."""
+    """Return the folder of the datasets: ``root``, else VAEKIT_DATA, else vaekit's folder in the user's cache."""
     chosen = root or os.environ.get("VAEKIT_DATA")
     return Path(chosen).expanduser() if chosen else cache_folder()
 
 
 def ensure_present(name: str, root: Path, files: Sequence[str], *, download: bool, fetch: Callable[[str], object]) -> None:
-    """Make sure that the files of a dataset exist; download them if that is allowed.
+    """Ensure that the files of a dataset exist; download them if allowed.
 
-    The download goes to a temporary folder and is moved once it is complete, so a failed download leaves nothing behind.
+    Files are downloaded to a temporary folder and moved once complete, so a failed download leaves nothing behind.
 
     Args:
-        name: Name of the dataset, for the error.
+        name: Name of the dataset, for error messages.
         root: Folder of the datasets.
         files: Paths relative to ``root``; ``.gz`` may be added to a file's name.
         download: Whether downloading is allowed.
@@ -69,14 +69,14 @@ def ensure_present(name: str, root: Path, files: Sequence[str], *, download: boo
         f"files of the dataset {name!r} are missing",
         given=f"no {missing[0]} in {root}; {reason}",
         expected=", ".join(files),
-        remedy="put the files there, or set --data-root or VAEKIT_DATA to the folder that has them; "
+        remedy="put the files there, or set --data-root or VAEKIT_DATA to the folder that contains them; "
         "`--dataset digits` needs no files",
     )
 
 
 @contextlib.contextmanager
 def _timeout(seconds: float) -> Iterator[None]:
-    """Limit how long a connection may stall, since torchvision sets no limit."""
+    """Set a timeout for stalled connections, since torchvision has none."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -86,17 +86,17 @@ def _timeout(seconds: float) -> Iterator[None]:
 
 
 def read_idx(file: Path) -> Tensor:
-    """Read a file in MNIST's idx format, as bytes of any shape; it may be compressed, with ``.gz`` added to its name.
+    """Read a file in MNIST's idx format as bytes; it may be compressed, with ``.gz`` appended to its name.
 
     Raises:
-        DataError: The file has another format, or is truncated.
+        DataError: The file has another format or is truncated.
     """
     compressed = file.with_name(f"{file.name}.gz")
     try:
         content = file.read_bytes() if file.exists() else gzip.decompress(compressed.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise DataError("cannot read a data file", given=f"{file}: {error}", remedy="download it again") from error
-    # Two zero bytes, 0x08 for unsigned bytes, the number of dimensions, then each dimension as a big-endian 32-bit number.
+    # Two zero bytes, 0x08 for unsigned bytes, the number of dimensions, then each dimension as a big-endian 32-bit integer.
     ndim = content[3] if len(content) > 3 and content[:3] == b"\x00\x00\x08" else 0
     shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(ndim)]
     data = np.frombuffer(content, np.uint8)[4 + 4 * ndim :]
@@ -128,7 +128,7 @@ def load_idx_set(
         fetch: Downloads the dataset into the folder that it is given.
         class_names: The name of each label.
         first_label: The lowest label in the files, which becomes 0.
-        transposed: Whether rows and columns of the images are swapped in the files.
+        transposed: Whether the images are transposed in the files.
 
     Raises:
         DataError: Files are missing and cannot be downloaded, or are damaged.
@@ -140,7 +140,7 @@ def load_idx_set(
         images, labels = read_idx(folder / images_file), read_idx(folder / labels_file)
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             given = f"{folder / images_file}: {tuple(images.shape)}, {folder / labels_file}: {tuple(labels.shape)}"
-            raise DataError("images and labels do not fit each other", given=given, remedy="download the files again")
+            raise DataError("images and labels do not match", given=given, remedy="download the files again")
         images = images.transpose(1, 2) if transposed else images
         return TensorImages(images.unsqueeze(1), labels.long() - first_label, class_names)
 
@@ -148,5 +148,5 @@ def load_idx_set(
 
 
 def mnist_files(folder: str) -> list[str]:
-    """Return the four files of MNIST, named as in MNIST and its replacements."""
+    """Return the names of the four files of MNIST or a replacement."""
     return [f"{folder}/raw/{part}-{what}" for part in ("train", "t10k") for what in ("images-idx3-ubyte", "labels-idx1-ubyte")]

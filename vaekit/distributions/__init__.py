@@ -1,4 +1,4 @@
-"""Distributions and densities, which posteriors, priors and likelihoods make from tensors."""
+"""Distributions and densities: the outputs of posteriors, priors and likelihoods."""
 
 from vaekit.distributions.counts import NegativeBinomialCounts, PoissonCounts
 from vaekit.distributions.delta import Delta

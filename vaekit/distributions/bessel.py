@@ -1,7 +1,7 @@
-"""Modified Bessel functions of the first kind ``I_v``, as densities on spheres need them, for any order and argument.
+"""Modified Bessel functions of the first kind ``I_v`` for densities on spheres, for any order and argument.
 
-torch has them for orders 0 and 1 only, and scipy's run on the CPU, outside the graph. Here they are sums and recurrences of
-tensors without branches, so they compile, stack and differentiate like other functions, and nothing overflows or cancels.
+torch has only orders 0 and 1, and scipy's functions run on the CPU, outside the graph. Here they are branch-free sums and
+recurrences of tensors, which can be compiled, stacked and differentiated, without overflow or cancellation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 NUM_TERMS, LEAST_ORDER = 8, 12.0
-"""Terms of the expansion for large orders, and the order from which it is used: there, it is off by 1e-9 at most."""
+"""Number of terms of the expansion for large orders, and the order from which it is used, where its error is at most 1e-9."""
 
 Polynomial = list[Fraction]
 """The coefficients of ``1, p, p^2, …``."""
@@ -69,9 +69,9 @@ def _evaluate(polynomial: list[float], p: Tensor) -> Tensor:
 def bessel(order: float, kappa: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``kappa - log(G(kappa) / G(0))``, with ``G(kappa) = I_v(kappa) / kappa^v``, and ``kappa (1 - I_{v+1} / I_v)``.
 
-    For a large order, both follow from Debye's expansion, which holds uniformly for any argument. A small order v is reached from
-    a large one by ``I_{v+1} / I_v = kappa / (2 (v + 1) + kappa I_{v+2} / I_{v+1})``, which dampens errors. Both are written as
-    sums of terms that are 0 for ``kappa = 0`` and of the order of ``v log kappa`` for large ``kappa``.
+    For a large order, both follow from Debye's expansion, which is uniform in the argument. Smaller orders are reached by the
+    recurrence ``I_{v+1} / I_v = kappa / (2 (v + 1) + kappa I_{v+2} / I_{v+1})``, which damps errors. Both are written as sums
+    of terms that are 0 for ``kappa = 0`` and of the order of ``v log kappa`` for large ``kappa``.
 
     Args:
         order: The order v, at least 0.

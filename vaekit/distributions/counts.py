@@ -1,4 +1,4 @@
-"""Probabilities of counts: the integers from 0."""
+"""Distributions of counts (non-negative integers)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from vaekit.distributions.density import sum_event
 
 HALVINGS = 60
-"""The number of times that the interval in which a quantile lies is halved."""
+"""Number of bisection steps for quantiles."""
 
 
 class PoissonCounts(NamedTuple):
@@ -26,7 +26,7 @@ class PoissonCounts(NamedTuple):
         return torch.exp(self.log_rate)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map uniform noise to counts, which have no reparameterised gradient."""
+        """Map uniform noise to counts, without a reparameterised gradient."""
         return poisson_quantile(self.mean, noise)
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class PoissonCounts(NamedTuple):
 
 
 class NegativeBinomialCounts(NamedTuple):
-    """Independent counts of variance ``μ + μ²/r``: Poisson counts whose rates follow a gamma distribution of shape r and mean μ.
+    """Independent counts with variance ``μ + μ²/r``: Poisson counts with gamma-distributed rates of shape r and mean μ.
 
     Args:
         log_mean: The log of the mean μ, ``(*S, B, *event)``.
@@ -54,7 +54,7 @@ class NegativeBinomialCounts(NamedTuple):
         return torch.exp(self.log_mean)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map uniform noise ``(*S, B, 2, *event)`` to counts, which have no reparameterised gradient."""
+        """Map uniform noise ``(*S, B, 2, *event)`` to counts, without a reparameterised gradient."""
         first, second = noise.unbind(-self.event_ndim - 1)
         shape = torch.exp(self.log_shape)
         rate = gamma_quantile(shape, first) * torch.exp(self.log_mean - self.log_shape)
@@ -72,15 +72,15 @@ class NegativeBinomialCounts(NamedTuple):
 
 
 def poisson_quantile(rate: Tensor, probability: Tensor) -> Tensor:
-    """Return the smallest count whose distribution function is at least ``probability``, by bisection."""
+    """Return the smallest count whose CDF is at least ``probability``, by bisection."""
     rate, probability = torch.broadcast_tensors(rate.detach(), probability)
-    high = (2 * rate + 20 * rate.sqrt() + 100).ceil()  # beyond it there is less than float64 resolves
+    high = (2 * rate + 20 * rate.sqrt() + 100).ceil()  # the tail beyond is below float64 precision
     found = bisect(lambda count: torch.special.gammaincc(count.floor() + 1, rate) >= probability, -torch.ones_like(rate), high)
     return found.floor()
 
 
 def gamma_quantile(shape: Tensor, probability: Tensor) -> Tensor:
-    """Return the value of a gamma variable of scale 1 at which its distribution function is ``probability``, by bisection."""
+    """Return the quantile of a gamma variable with scale 1 at ``probability``, by bisection."""
     shape, probability = torch.broadcast_tensors(shape.detach(), probability)
     high = torch.log(2 * shape + 20 * shape.sqrt() + 100)
     low = torch.minimum(high, (torch.lgamma(shape + 1) - 40) / shape)  # P = x^r / Γ(r+1) for small x: here it is exp(-40)
@@ -89,7 +89,7 @@ def gamma_quantile(shape: Tensor, probability: Tensor) -> Tensor:
 
 
 def bisect(reached: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """Return the ends of intervals that shrink to where a condition, false at the lower end, begins to hold."""
+    """Shrink intervals to the point where a condition, false at the lower end, becomes true; return their ends."""
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
         holds = reached(middle)

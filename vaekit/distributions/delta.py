@@ -1,4 +1,4 @@
-"""A point mass, which a plain autoencoder has instead of a posterior density."""
+"""A point mass, the posterior of a plain autoencoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Delta(NamedTuple):
-    """All mass at ``point`` ``(B, D)``. It has no density, and so no ``log_prob``."""
+    """A point mass at ``point`` ``(B, D)``. It has no density, hence no ``log_prob``."""
 
     point: Tensor
 

@@ -12,8 +12,8 @@ from torch import Tensor
 class Distribution(Protocol):
     """A batch of distributions over events: latent vectors ``(D,)`` or examples, such as images ``(C, H, W)``.
 
-    Sample dimensions ``*S`` come before the batch ``B``, event dimensions last. Where the variance has a closed form, it is the
-    property ``variance``, ``(B, *event)``, beside the mean.
+    Sample dimensions ``*S`` come before the batch dimension ``B``, event dimensions last. If the variance has a closed form, it
+    is the property ``variance``, ``(B, *event)``, beside the mean.
     """
 
     @property
@@ -27,7 +27,7 @@ class Distribution(Protocol):
 
 
 class Density(Distribution, Protocol):
-    """A distribution with a density, or a probability mass, that can be evaluated exactly."""
+    """A distribution with an exact density or probability mass."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log densities in nats, ``(*S, B)``, summed over event dimensions."""
@@ -35,15 +35,15 @@ class Density(Distribution, Protocol):
 
 
 class DensityOfDraws(Distribution, Protocol):
-    """A distribution that states the density of each draw together with it, as normalising flows without an inverse can."""
+    """A distribution that returns its samples together with their densities, like normalising flows without a cheap inverse."""
 
     def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Map base noise ``(*S, B, *event)`` to samples, as ``rsample`` does, and to their log densities ``(*S, B)``."""
+        """Map base noise ``(*S, B, *event)`` to samples, like ``rsample``, and to their log densities ``(*S, B)``."""
         ...
 
 
 class FactorisedDensity(Density, Protocol):
-    """A density whose dimensions are independent."""
+    """A density with independent dimensions."""
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
         """Return log densities per dimension, ``(*S, B, *event)``."""
@@ -52,22 +52,22 @@ class FactorisedDensity(Density, Protocol):
 
 @runtime_checkable
 class SequentialDensity(Density, Protocol):
-    """A density whose dimensions depend on those before them."""
+    """A density that factorises into conditionals given the preceding dimensions."""
 
     def log_prob_in_turn(self, value: Tensor) -> Tensor:
-        """Return the log density of each dimension given those before it, ``(*S, B, *event)``; they sum to ``log_prob``."""
+        """Return the log density of each dimension given the preceding ones, ``(*S, B, *event)``; they sum to ``log_prob``."""
         ...
 
 
 def rsample_and_log_prob(distribution: Distribution, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return samples, and their log densities if the distribution states them with the samples, else None."""
+    """Return samples and, if the distribution returns them together, their log densities, else None."""
     stated = getattr(distribution, "rsample_and_log_prob", None)
     drawn: tuple[Tensor, Tensor | None] = (distribution.rsample(noise), None) if stated is None else stated(noise)
     return drawn
 
 
 def log_prob_in_turn(density: object, value: Tensor) -> Tensor | None:
-    """Return the log density of each dimension given those before it; None if the density has no such terms."""
+    """Return the log density of each dimension given the preceding ones; None if the density has no such terms."""
     if isinstance(density, SequentialDensity):
         return density.log_prob_in_turn(value)
     per_dim = getattr(density, "log_prob_per_dim", None)
@@ -77,7 +77,7 @@ def log_prob_in_turn(density: object, value: Tensor) -> Tensor | None:
 
 @runtime_checkable
 class QuantisedDensity(Density, Protocol):
-    """A density of continuous pixels that can say how probable each grey level of quantised images is."""
+    """A density of continuous pixels that can be integrated over the grey levels of quantised images."""
 
     def log_mass(self, value: Tensor, width: float) -> Tensor:
         """Return the log probability of images in [0, 1] with grey levels ``width`` apart, ``(*S, B)``; they sum to 1."""
@@ -86,17 +86,17 @@ class QuantisedDensity(Density, Protocol):
 
 @runtime_checkable
 class Curved(Distribution, Protocol):
-    """A distribution over a space of vectors other than all of them, such as a sphere, which knows the way around in it.
+    """A distribution on a subset of the vector space, such as a sphere, with its projection and geodesics.
 
-    If the prior is one, pictures decode only vectors that are codes.
+    If the prior is one, pictures decode only valid codes.
     """
 
     def project(self, value: Tensor) -> Tensor:
-        """Return the codes that are nearest to vectors ``(…, D)``."""
+        """Return the codes nearest to vectors ``(…, D)``."""
         ...
 
     def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        """Return the shortest path from code ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)`` from 0 to 1, ``(N, D)``."""
+        """Return the shortest path from code ``a`` to ``b`` ``(D,)`` at times ``t`` ``(N,)`` from 0 to 1, ``(N, D)``."""
         ...
 
 
@@ -107,10 +107,10 @@ def sum_event(values: Tensor, ndim: int) -> Tensor:
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[None]:
-    """Return a context in which products on the device of a tensor are not computed in half precision by autocast."""
+    """Return a context that disables autocast on the device of a tensor."""
     return nullcontext() if like.is_meta else torch.autocast(like.device.type, enabled=False)
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Convert half-precision tensors to float32; return others unchanged."""
+    """Convert half-precision tensors to float32; return other tensors unchanged."""
     return values.to(torch.promote_types(values.dtype, torch.float32))

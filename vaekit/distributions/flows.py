@@ -1,4 +1,4 @@
-"""Normalising flows without a cheap inverse: Gaussians whose draws pass through invertible steps."""
+"""Normalising flows without a cheap inverse: Gaussians whose samples pass through invertible steps."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from vaekit.distributions.density import at_least_float32
 from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 
 LEAST_SLOPE = 1e-6
-"""The least factor by which a step stretches any direction, so that its log-determinant is finite."""
+"""The minimum factor by which a step stretches any direction, so that its log-determinant is finite."""
 
 
 class Step(Protocol):
     """An invertible map of latent vectors."""
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Map vectors ``(*S, B, D)`` to vectors; return also the log absolute determinants of the Jacobian, ``(*S, B)``."""
+        """Map vectors ``(*S, B, D)``; return the result and the log-determinants of the Jacobian, ``(*S, B)``."""
         ...
 
 
 class Flow(NamedTuple):
-    """The distribution of ``f_K(… f_1(z_0))`` for Gaussian z_0; it knows the density of its own draws only.
+    """The distribution of ``f_K(… f_1(z_0))`` for Gaussian z_0; its density is known only at its own samples.
 
     Args:
         base: The distribution of z_0.
@@ -59,8 +59,8 @@ class Flow(NamedTuple):
 class PlanarStep(NamedTuple):
     """``f(z) = z + û tanh(w·z + b)``: stretches or compresses along û, across the plane ``w·z + b = 0``.
 
-    û is u, moved along w so that ``w·û > -1``, without which f would not be invertible. The paper's ``-1 + log(1 + e^(w·u))``, to
-    which w·û is set, is shifted to be 0 where w·u is: f is then the identity at u = 0, and û stays bounded as w vanishes.
+    û is u shifted along w so that ``w·û > -1``, which makes f invertible. In the paper, w·û is ``-1 + log(1 + e^(w·u))``; here,
+    this is shifted to be 0 where w·u = 0, so that f is the identity at u = 0 and û stays bounded as w vanishes.
 
     Args:
         u: The unconstrained direction, ``(B, D)``.
@@ -95,8 +95,7 @@ _SHIFT = 0.5413248546129181
 class RadialStep(NamedTuple):
     """``f(z) = z + β (z - z_0) / (α + |z - z_0|)``: stretches or compresses around a point.
 
-    ``α = softplus(a)`` and ``α + β = softplus(a + b)`` are positive, without which f would not be invertible. At b = 0, f is the
-    identity.
+    ``α = softplus(a)`` and ``α + β = softplus(a + b)`` are positive, which makes f invertible. At b = 0, f is the identity.
 
     Args:
         centre: The point z_0, ``(B, D)``.
@@ -116,18 +115,18 @@ class RadialStep(NamedTuple):
         alpha, total = F.softplus(self.a) + LEAST_SLOPE, F.softplus(self.a + self.b) + LEAST_SLOPE
         away = z - self.centre
         r = torch.linalg.vector_norm(away, dim=-1, keepdim=True)
-        across = (r + total) / (r + alpha)  # by how much f stretches the D - 1 directions across the radius
+        across = (r + total) / (r + alpha)  # the factor by which f stretches the D - 1 directions orthogonal to the radius
         along = (r + alpha * across) / (r + alpha)
         log_det = (z.shape[-1] - 1) * across.log() + along.log()
         return z + (total - alpha) * away / (alpha + r), log_det.squeeze(-1)
 
 
 class GatedStep(NamedTuple):
-    """``f(z) = σ(s) z + (1 - σ(s)) m``, where a network computes m_i and s_i from the context and the latents on one side of z_i.
+    """``f(z) = σ(s) z + (1 - σ(s)) m``, where m_i and s_i are computed from the context and the latents on one side of z_i.
 
     Args:
-        layers: The weights ``(out, in)`` of the network's layers, masked so that it is autoregressive.
-        biases: Those of its layers, ``(B, out)`` for the first one, which the context is part of, then ``(out,)``.
+        layers: The weights ``(out, in)`` of the network's layers, with autoregressive masks applied.
+        biases: The biases of the layers: ``(B, out)`` for the first, which includes the context, then ``(out,)``.
 
     References:
         Kingma et al. (2016), "Improved Variational Inference with Inverse Autoregressive Flow", NeurIPS, arXiv:1606.04934,

@@ -54,7 +54,7 @@ class FullGaussian(NamedTuple):
 
     Args:
         mu: The means, ``(B, D)``.
-        logvar: The log-variance of each dimension given those before it, ``(B, D)``.
+        logvar: The log-variance of each dimension given the preceding ones, ``(B, D)``.
         unit: The lower triangular matrices M, with a unit diagonal, ``(B, D, D)``.
     """
 
@@ -68,7 +68,7 @@ class FullGaussian(NamedTuple):
 
     @property
     def variance(self) -> Tensor:
-        """The variance of each dimension by itself, ``(B, D)``."""
+        """The marginal variances, ``(B, D)``."""
         return torch.exp(self.logvar) * self.unit.square().sum(-1)
 
     def rsample(self, noise: Tensor) -> Tensor:
@@ -78,11 +78,11 @@ class FullGaussian(NamedTuple):
         return torch.addcmul(self.mu, torch.exp(0.5 * self.logvar), mixed)
 
     def rsample_and_log_prob(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return samples and their log densities ``(*S, B)``, without solving for the noise."""
+        """Return samples and their log densities ``(*S, B)`` without solving for the noise."""
         return self.rsample(noise), -0.5 * (LOG_2PI + self.logvar + noise.square()).sum(-1)
 
     def log_prob_in_turn(self, value: Tensor) -> Tensor:
-        """Return the log density of each dimension given those before it, ``(*S, B, D)``."""
+        """Return the log density of each dimension given the preceding ones, ``(*S, B, D)``."""
         scaled = ((value - self.mu) * torch.exp(-0.5 * self.logvar)).unsqueeze(-1)
         unit = self.unit.expand(*scaled.shape[:-2], *self.unit.shape[-2:])
         noise: Tensor = torch.linalg.solve_triangular(unit, scaled, upper=False, unitriangular=True).squeeze(-1)

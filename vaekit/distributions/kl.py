@@ -17,9 +17,10 @@ _TABLE: dict[tuple[type, type], KL] = {}
 
 
 def register_kl(q: type, p: type) -> Callable[[F], F]:
-    """Return a decorator for a closed-form KL: a function ``(q, p) -> (B, D)``, per dimension.
+    """Return a decorator that registers a closed-form KL: a function ``(q, p) -> (B, D)``, per dimension.
 
-    Where dimensions depend on each other, the terms are what each adds given those before it; in any case they sum to the KL.
+    If dimensions depend on each other, each term is the contribution of a dimension given the preceding ones; terms always sum
+    to the KL.
 
     Args:
         q: Type of the first density.
@@ -36,7 +37,7 @@ def register_kl(q: type, p: type) -> Callable[[F], F]:
 def kl_per_dim(q: object, p: object) -> Tensor | None:
     """Return ``KL(q_d || p_d)`` in nats, ``(B, D)``, or None if no closed form is registered.
 
-    For densities whose dimensions depend on each other, it is what each adds given those before it.
+    If dimensions depend on each other, each term is the contribution of a dimension given the preceding ones.
 
     Example:
         >>> q = DiagonalGaussian(torch.ones(1, 2), torch.zeros(1, 2))
@@ -49,7 +50,7 @@ def kl_per_dim(q: object, p: object) -> Tensor | None:
 
 @register_kl(DiagonalGaussian, StandardNormal)
 def _gaussian_standard(q: DiagonalGaussian, p: StandardNormal) -> Tensor:
-    """Return the KL from a standard normal.
+    """Return the KL to a standard normal.
 
     References:
         Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix B.
@@ -59,7 +60,7 @@ def _gaussian_standard(q: DiagonalGaussian, p: StandardNormal) -> Tensor:
 
 @register_kl(FullGaussian, StandardNormal)
 def _full_standard(q: FullGaussian, p: StandardNormal) -> Tensor:
-    """Return what each dimension adds, given those before it: the mean of ``log q(z_d|z_<d) - log p(z_d)``."""
+    """Return the contribution of each dimension given the preceding ones: the mean of ``log q(z_d|z_<d) - log p(z_d)``."""
     return 0.5 * (q.mu.square() + q.variance - 1 - q.logvar)
 
 

@@ -1,4 +1,4 @@
-"""Densities over layers of latents, each of which depends on the layers that are drawn before it."""
+"""Densities over layers of latents, each conditioned on the layers drawn before it."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.errors import UsageError
 
 MAX_LOGVAR = 20.0
-"""Bound of the log-variances that a network computes, so that their exponentials cannot overflow."""
+"""Bound of the log-variances computed by a network, so that their exponentials cannot overflow."""
 
 
 class Conditional(Protocol):
-    """The density of a layer of latents given those that are drawn before it."""
+    """The density of a layer of latents given the layers drawn before it."""
 
     def given(self, before: Tensor) -> DiagonalGaussian:
-        """Return the density for the latents before, ``(*S, B, D')``."""
+        """Return the density given the preceding latents, ``(*S, B, D')``."""
         ...
 
 
 class Network(NamedTuple):
-    """A Gaussian whose mean and log-variance a fully connected network computes from the latents before: ``N(mu, exp(logvar))``.
+    """``N(mu, exp(logvar))``, where a fully connected network computes both from the preceding latents.
 
     Args:
-        layers: The weights ``(out, in)`` and biases ``(out,)`` of its layers.
+        layers: The weights ``(out, in)`` and biases ``(out,)`` of the network's layers.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -43,7 +43,7 @@ class Network(NamedTuple):
 
 
 class Merged(NamedTuple):
-    """``q(z_l|x, z_<l)``, in proportion to ``N(z_l; evidence) p(z_l|z_<l)``: what an example says of z_l, and what z_<l says.
+    """``q(z_l|x, z_<l)``, proportional to ``N(z_l; evidence) p(z_l|z_<l)``: the product of evidence and prior.
 
     Args:
         evidence: The Gaussian that the encoder derives from the example, ``(B, D_l)``.
@@ -57,19 +57,19 @@ class Merged(NamedTuple):
     prior: Conditional
 
     def given(self, before: Tensor) -> DiagonalGaussian:
-        """Return q(z_l|x, z_<l) for latents ``(*S, B, D')``: precisions add up, and weight the means."""
+        """Return q(z_l|x, z_<l) for latents ``(*S, B, D')``: precisions add up and weight the means."""
         (mu, logvar), p = self.evidence, self.prior.given(before)
-        share = torch.sigmoid(p.logvar - logvar)  # of the evidence in the precision
+        share = torch.sigmoid(p.logvar - logvar)  # the evidence's share of the precision
         return DiagonalGaussian(torch.lerp(p.mu, mu.expand_as(p.mu), share), -torch.logaddexp(-logvar, -p.logvar))
 
 
 class Layers(NamedTuple):
-    """The density of latents ``z = (z_1, ..., z_L)``, which are drawn layer by layer, each given those before it.
+    """The density of latents ``z = (z_1, ..., z_L)``, drawn layer by layer, each given the previous ones.
 
     Args:
         sizes: The numbers of latents of the layers.
-        first: The density of the layer that is drawn first.
-        others: The densities of the other layers, in the order in which they are drawn.
+        first: The density of the first layer drawn.
+        others: The densities of the other layers, in drawing order.
         upward: Whether z_L is drawn first and z_1 last.
     """
 
@@ -80,7 +80,7 @@ class Layers(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the first layer, that of the second given this mean, and so on; other means have no closed form."""
+        """The mean of the first layer, the mean of the second given the first, and so on; the true mean has no closed form."""
         parts = [self.first.mean]
         for each in self.others:
             parts.append(each.given(torch.cat(parts, -1)).mean)
@@ -104,7 +104,7 @@ class Layers(NamedTuple):
         return self.log_prob_in_turn(value).sum(-1)
 
     def log_prob_in_turn(self, value: Tensor) -> Tensor:
-        """Return the log density of each latent given the layers that are drawn before its own, ``(*S, B, D)``."""
+        """Return the log density of each latent given the layers drawn before its own, ``(*S, B, D)``."""
         parts = self._in_turn(value)
         terms = [self.first.log_prob_per_dim(parts[0])]
         for num, (each, part) in enumerate(zip(self.others, parts[1:], strict=True), 1):
@@ -112,7 +112,7 @@ class Layers(NamedTuple):
         return self._joined(terms)
 
     def _in_turn(self, z: Tensor) -> tuple[Tensor, ...]:
-        """Split ``(*S, B, D)`` into layers in the order in which they are drawn."""
+        """Split ``(*S, B, D)`` into layers, in drawing order."""
         parts = self.split(z)
         return parts[::-1] if self.upward else parts
 
@@ -121,7 +121,7 @@ class Layers(NamedTuple):
 
 
 def sizes_of(latent_dim: int, layers: int, top: int | None = None) -> tuple[int, ...]:
-    """Return the numbers of latents of each layer: equal ones, or ``top`` in z_1 and equal ones in the others; none is empty.
+    """Return the number of latents per layer: equal, or ``top`` in z_1 and equal in the others; no layer is empty.
 
     Raises:
         UsageError: No latents are left for the layers below the top one.
@@ -134,8 +134,8 @@ def sizes_of(latent_dim: int, layers: int, top: int | None = None) -> tuple[int,
         raise UsageError(
             "a hierarchy has no latents left for its bottom layer",
             given=f"{top} latents in the top layer, of {latent_dim} in all" + (", and one layer" if layers == 1 else ""),
-            expected="fewer in the top layer than in all, and two layers or more",
-            remedy="raise latent_dim, or lower top",
+            expected="fewer latents in the top layer than in total, and at least two layers",
+            remedy="increase latent_dim, or reduce top",
         )
     rest, num = (latent_dim, layers) if top is None else (latent_dim - top, layers - 1)
     sizes = [rest * (i + 1) // num - rest * i // num for i in range(num)]

@@ -1,4 +1,4 @@
-"""Probabilities of 8-bit grey levels that can have several modes."""
+"""Multimodal distributions over 8-bit grey levels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_LEVELS = 256
 
 
 class DiscretizedLogisticMixturePixels(NamedTuple):
-    """Independent 8-bit pixels: mixtures of K logistic variables, rounded to the nearest grey level in [0, 1].
+    """Independent 8-bit pixels: mixtures of K logistic variables rounded to the nearest grey level in [0, 1].
 
     Args:
         logits: The logits of the weights, ``(*S, B, K, *event)``.
@@ -39,7 +39,7 @@ class DiscretizedLogisticMixturePixels(NamedTuple):
         return (torch.softmax(self.logits, dim) * self.components.mean).sum(dim)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map uniform noise to grey levels: it selects a component, and what is left of it is the component's noise."""
+        """Map uniform noise to grey levels: it selects a component, and the remainder is the component's noise."""
         chosen, left = choose(self.logits, noise, -self.event_ndim - 1)
         location, log_scale = (each.gather(-self.event_ndim - 1, chosen) for each in (self.location, self.log_scale))
         return DiscretizedLogisticPixels(location, log_scale).rsample(left).squeeze(-self.event_ndim - 1)
@@ -54,7 +54,7 @@ class DiscretizedLogisticMixturePixels(NamedTuple):
 
 
 class CategoricalPixels(NamedTuple):
-    """Independent 8-bit pixels: any probabilities of K bins of the grey levels; levels of one bin are equally probable.
+    """Independent 8-bit pixels: arbitrary probabilities of K bins of grey levels; the levels of a bin are equally probable.
 
     Args:
         logits: The logits of the bins, ``(*S, B, K, *event)``; K divides 256.
@@ -77,7 +77,7 @@ class CategoricalPixels(NamedTuple):
         return (weights * centres.view(-1, *[1] * self.event_ndim)).sum(-self.event_ndim - 1)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map uniform noise to grey levels: it selects a bin, and what is left of it a level of the bin."""
+        """Map uniform noise to grey levels: it selects a bin, and the remainder selects a level in the bin."""
         chosen, left = choose(self.logits, noise, -self.event_ndim - 1)
         within = (left * self.width).floor().clamp(max=self.width - 1)
         return (LEVEL * (chosen * self.width + within)).squeeze(-self.event_ndim - 1).to(self.logits.dtype)
@@ -96,7 +96,7 @@ class CategoricalPixels(NamedTuple):
 
 
 def choose(logits: Tensor, noise: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return the choice that uniform noise makes, as an index along ``dim``, and uniform noise that does not depend on it."""
+    """Return the index along ``dim`` that uniform noise selects, and the remaining noise, uniform and independent of it."""
     weights = torch.softmax(logits.detach(), dim)
     bounds, noise = weights.cumsum(dim), noise.unsqueeze(dim)
     chosen = (noise >= bounds.narrow(dim, 0, bounds.shape[dim] - 1)).sum(dim, keepdim=True)

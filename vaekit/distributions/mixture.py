@@ -12,7 +12,7 @@ from vaekit.distributions.gaussian import LOG_2PI
 
 
 def selected(logits: Tensor, noise: Tensor) -> Tensor:
-    """Return the component that the last number of noise ``(..., D + 1)``, uniform on [0, 1), selects, ``(...)``."""
+    """Return the components ``(...)`` selected by the last element of noise ``(..., D + 1)``, which is uniform on [0, 1)."""
     bounds = torch.softmax(logits, 0).cumsum(0)[:-1]
     return (noise[..., -1:] >= bounds).sum(-1)
 
@@ -35,9 +35,9 @@ class GaussianMixture(NamedTuple):
         return torch.softmax(self.logits, 0) @ self.mu
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map noise ``(*S, B, D + 1)`` to samples ``(*S, B, D)``: the last number, uniform on [0, 1), selects the component.
+        """Map noise ``(*S, B, D + 1)`` to samples ``(*S, B, D)``; the last element, uniform on [0, 1), selects the component.
 
-        Samples are differentiable functions of the selected component.
+        Samples are differentiable with respect to the selected component.
         """
         component = selected(self.logits, noise)
         return self.mu[component] + torch.exp(self.log_std[component]) * noise[..., :-1]
@@ -75,7 +75,7 @@ class FullGaussianMixture(NamedTuple):
         """Return log densities of ``(*S, B, D)``, ``(*S, B)``."""
         centred = (value.unsqueeze(-2) - self.mu).unsqueeze(-1)
         shape = centred.shape[:-3]
-        rows = centred.flatten(0, -4).movedim(0, -1).flatten(-2)  # (K, D, N): one solve for each component
+        rows = centred.flatten(0, -4).movedim(0, -1).flatten(-2)  # (K, D, N): one solve per component
         scaled = torch.linalg.solve_triangular(self.tril, rows, upper=False)
         log_det = torch.log(self.tril.flatten(-2)[:, :: self.mu.shape[-1] + 1]).sum(-1, keepdim=True)
         components = -0.5 * (scaled.square().sum(1) + self.mu.shape[-1] * LOG_2PI) - log_det
@@ -84,7 +84,7 @@ class FullGaussianMixture(NamedTuple):
 
 
 class MixtureOf(NamedTuple):
-    """The mixture of the K densities of a batch, all of the same weight.
+    """The equally weighted mixture of the K densities of a batch.
 
     Args:
         parts: A density with a batch dimension K.

@@ -1,4 +1,4 @@
-"""The density of the numbers of an example that are not missing."""
+"""The density of the observed values of an example."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vaekit.distributions.density import FactorisedDensity, sum_event
 
 
 class Observed(NamedTuple):
-    """A factorised density that leaves out missing numbers (NaN): the marginal density of those that are known.
+    """A factorised density that ignores missing values (NaN): the marginal density of the observed ones.
 
     Args:
         density: The density of complete examples.
@@ -35,7 +35,7 @@ class Observed(NamedTuple):
         return self.density.rsample(noise)
 
     def log_prob_per_dim(self, value: Tensor) -> Tensor:
-        """Return log densities per dimension, ``(*S, B, *event)``; that of a missing number, and its gradient, are 0."""
+        """Return log densities per dimension, ``(*S, B, *event)``; 0, with a gradient of 0, for missing values."""
         missing = value.isnan()
         terms = self.density.log_prob_per_dim(torch.where(missing, 0.0, value))  # NaN would survive in the gradient
         return torch.where(missing, 0.0, terms)

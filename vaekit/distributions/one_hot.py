@@ -1,4 +1,4 @@
-"""Categorical variables as one-hot vectors, relaxed to the simplex for gradients, alone and beside Gaussian latents."""
+"""Categorical variables as one-hot vectors, relaxed to the simplex for gradients, alone or with Gaussian latents."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from vaekit.distributions.gaussian import DiagonalGaussian, StandardNormal
 from vaekit.distributions.kl import kl_per_dim, register_kl
 
 FARTHEST = 10.0
-"""The largest standard normal noise whose Gumbel noise is finite in float32, with room to spare; none is drawn beyond it."""
+"""Bound of standard normal noise for which Gumbel noise is finite in float32; samples never reach it."""
 
 
 def gumbel(noise: Tensor) -> Tensor:
-    """Map standard normal noise n to Gumbel noise of the same probability, ``-log(-log Phi(n))``, accurate in both tails.
+    """Map standard normal noise n to Gumbel noise, ``-log(-log Phi(n))``, accurately in both tails.
 
-    This is that of `torch.special.log_ndtr`, which cannot be stacked by `torch.vmap`.
+    `torch.special.log_ndtr` would do, but has no batching rule for `torch.vmap`.
     """
     tail = 0.5 * torch.erfc(noise.abs().clamp(max=FARTHEST) / math.sqrt(2))  # Phi(-|n|)
     return -torch.log(torch.where(noise > 0, -torch.log1p(-tail), -torch.log(tail)))
 
 
 def one_hot(scores: Tensor) -> Tensor:
-    """Return the one-hot vectors of the largest of scores ``(..., K, P)``, along K."""
+    """Return the one-hot vectors of the largest scores ``(..., K, P)`` along K."""
     classes = torch.arange(scores.shape[-2], device=scores.device)[:, None]
     return (classes == scores.argmax(-2, keepdim=True)).to(scores.dtype)
 
 
 class OneHot(NamedTuple):
-    """Independent categorical variables, N at each of P positions, each a one-hot vector of K numbers: latents ``(N, K, P)``.
+    """Independent categorical variables, N at each of P positions, as one-hot vectors of size K: latents ``(N, K, P)``.
 
-    Samples are one-hot vectors if ``hard``, with the gradient of relaxed ones; otherwise they are relaxed: points of the simplex,
-    which approach one-hot vectors as the temperature approaches 0. All that is said of probabilities holds for one-hot vectors;
-    those of relaxed samples are extended linearly, ``sum_k z_k log pi_k``, and so are not the density of relaxed samples.
+    Samples are one-hot vectors if ``hard``, with the gradients of relaxed ones; otherwise they are relaxed: points on the
+    simplex that approach one-hot vectors as the temperature approaches 0. Probabilities refer to one-hot vectors; for relaxed
+    samples they are extended linearly, ``sum_k z_k log pi_k``, which is not the density of relaxed samples.
 
     Args:
         log_probs: The normalised log probabilities of the classes, ``(B, N, K, P)``, or without B for a prior.
-        temperature: The temperature of relaxed samples, 0-d.
+        temperature: The temperature of the relaxed samples, 0-d.
         hard: Whether samples are one-hot vectors.
 
     References:
@@ -63,7 +63,7 @@ class OneHot(NamedTuple):
         return self.mean * (1 - self.mean)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise ``(*S, B, N K P)`` to samples of the same shape, by way of Gumbel noise."""
+        """Map standard normal noise ``(*S, B, N K P)`` to samples of the same shape, via Gumbel noise."""
         scores = self.log_probs + gumbel(noise).unflatten(-1, self.log_probs.shape[-3:])
         soft = torch.softmax(scores / self.temperature, -2)
         if not self.hard:
@@ -71,17 +71,17 @@ class OneHot(NamedTuple):
         return torch.flatten(one_hot(scores) + (soft - soft.detach()), -3)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log probabilities of one-hot vectors ``(*S, B, N K P)``, ``(*S, B)``; linear in their numbers."""
+        """Return log probabilities of one-hot vectors ``(*S, B, N K P)``, ``(*S, B)``; linear in the vectors."""
         terms: Tensor = value.unflatten(-1, self.log_probs.shape[-3:]) * self.log_probs
         return terms.sum((-3, -2, -1))
 
 
 class GaussianAndOneHot(NamedTuple):
-    """Gaussian latents, followed by categorical ones, all of them independent.
+    """Independent Gaussian latents followed by categorical ones.
 
     Args:
         continuous: The density of the first latents.
-        discrete: That of the others.
+        discrete: The density of the others.
     """
 
     continuous: DiagonalGaussian | StandardNormal
@@ -113,7 +113,7 @@ class GaussianAndOneHot(NamedTuple):
 
 @register_kl(OneHot, OneHot)
 def _one_hot(q: OneHot, p: OneHot) -> Tensor:
-    """Return the KL of the discrete variables, that of each spread evenly over its classes."""
+    """Return the KL of the discrete variables, each spread evenly over its classes."""
     terms = torch.exp(q.log_probs) * (q.log_probs - p.log_probs)
     kl = terms.sum(-2, keepdim=True).clamp(min=0)  # rounding can make it negative
     return (kl / terms.shape[-2]).expand(terms.shape).flatten(-3)

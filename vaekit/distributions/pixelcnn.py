@@ -1,4 +1,4 @@
-"""The density of codes on a grid, each of which depends on all codes before it through causal convolutions: PixelCNN."""
+"""PixelCNN: an autoregressive density of codes on a grid, computed by causal convolutions."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Index = tuple[int, ...]
 
 
 class Form(NamedTuple):
-    """What the network is like, apart from its weights.
+    """The structure of the network, without its weights.
 
-    It has a stack of gated convolutions for each side of the grid. Stack k sees, of the codes before a position, those with the
-    same first k coordinates and a smaller one thereafter; it also receives the features of stack k - 1. Together they see all
-    codes before the position. From their sum, the R code numbers of the position are predicted one after another.
+    There is a stack of gated convolutions for each side of the grid. Of the codes before a position, stack k sees those with
+    the same first k coordinates and a smaller next one; it also receives the features of stack k - 1. Together, the stacks see
+    all codes before the position. From their sum, the R codes of the position are predicted one by one.
 
     Args:
         sides: The sides of the grid that are longer than 1.
-        sizes: How many values each of the R code numbers of a position has.
+        sizes: The number of values of each of the R codes of a position.
         width: The number of features.
         depth: The number of layers.
         kernel: The size of a kernel along each side, an odd number.
@@ -43,7 +43,7 @@ class Form(NamedTuple):
 
     @property
     def most(self) -> int:
-        """The largest number of values of a code number."""
+        """The maximum number of values of a code."""
         return max(self.sizes)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -71,12 +71,12 @@ class Form(NamedTuple):
 
 
 class PixelCNNCodes(NamedTuple):
-    """``p(z) = prod_i p(code_i | codes before i)`` over positions i in the order of reading, computed by gated convolutions.
+    """``p(z) = prod_i p(code_i | codes before i)`` over positions i in raster order, computed by gated convolutions.
 
     Args:
-        form: The form of the network.
-        weights: Its weights by name; ``closed``, ``(R, K)``, is minus infinity for values that a code number cannot have, else 0.
-        vocabulary: The vectors that codes stand for.
+        form: The structure of the network.
+        weights: Its weights by name; ``closed``, ``(R, K)``, is minus infinity for values that a code cannot take, else 0.
+        vocabulary: The vectors that codes represent.
 
     References:
         van den Oord et al. (2016), "Conditional Image Generation with PixelCNN Decoders", NeurIPS, arXiv:1606.05328, section 2.
@@ -93,18 +93,18 @@ class PixelCNNCodes(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The draw of noise 1/2, ``(C P,)``; the mean has no closed form."""
+        """The sample for noise 1/2, ``(C P,)``; the mean has no closed form."""
         start = at_least_float32(self.weights["hidden"])
         return self.rsample(start.new_full((1, self.num * len(self.form.sizes)), 0.5))[0]
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log probability of the latents of any codes, ``(*S, B)``."""
+        """Return the log probability of the codes that latents represent, ``(*S, B)``."""
         codes = self.vocabulary.codes(to_positions(value, value.shape[-1] // self.num))
         flat = codes.reshape(-1, *codes.shape[-2:])
         return self.log_prob_of(flat).sum(-1).view(value.shape[:-1]).to(value.dtype)
 
     def log_prob_of(self, codes: Tensor) -> Tensor:
-        """Return the log probabilities of codes ``(B, P, R)`` given those before them, by position, ``(B, P)``."""
+        """Return the log probabilities of codes ``(B, P, R)`` given the preceding ones, per position, ``(B, P)``."""
         scores = torch.log_softmax(self.logits(self.context(codes), codes), -1)
         return scores.gather(-1, codes[..., None]).squeeze(-1).sum(-1)
 
@@ -114,11 +114,11 @@ class PixelCNNCodes(NamedTuple):
         return F.embedding(codes + first, self.weights[name])
 
     def logits(self, context: Tensor, codes: Tensor) -> Tensor:
-        """Return the logits ``(..., R, K)`` of the code numbers of positions, of which each depends on those before it.
+        """Return the logits ``(..., R, K)`` of the codes of a position, each given the preceding ones.
 
         Args:
-            context: What is known from the positions before, ``(..., W)``.
-            codes: The code numbers, ``(..., R)``; the last one is not used.
+            context: The features of the preceding positions, ``(..., W)``.
+            codes: The codes, ``(..., R)``; the last one is not used.
         """
         form, weights = self.form, self.weights
         num = len(form.sizes)
@@ -130,13 +130,13 @@ class PixelCNNCodes(NamedTuple):
         return at_least_float32(logits) + weights["closed"]
 
     def context(self, codes: Tensor) -> Tensor:
-        """Return what is known of each position from the codes ``(B, P, R)`` before it, ``(B, P, W)``."""
+        """Return the features of the codes ``(B, P, R)`` before each position, ``(B, P, W)``."""
         form = self.form
         if not form.sides:
             return self.weights["start"].expand(*codes.shape[:-1], -1)
         x = self.embedded("codes", codes).sum(-2).mT.unflatten(-1, form.sides)
         num = len(form.sides)
-        stacks = [F.pad(x, (0, 0) * (num - k - 1) + (1, -1)) for k in range(num)]  # moved on by one along side k
+        stacks = [F.pad(x, (0, 0) * (num - k - 1) + (1, -1)) for k in range(num)]  # shifted by one along side k
         for layer in range(form.depth):
             for k, h in enumerate(stacks):
                 rows = h.movedim(1, k + 1).flatten(0, k)  # the sides before k are independent of each other
@@ -146,13 +146,13 @@ class PixelCNNCodes(NamedTuple):
         return sum(stacks[1:], stacks[0]).flatten(2).mT
 
     def convolved(self, layer: int, k: int, h: Tensor) -> Tensor:
-        """Return the convolution of stack k along the sides from k on, ``(N, W, *sides)``, padded already along side k."""
+        """Return the convolution of stack k along sides k and later, ``(N, W, *sides)``; side k is padded already."""
         weight, bias = (self.weights[f"{name}_{layer}_{k}"] for name in ("convolution", "bias"))
         later = weight.ndim - 3
         return CONVOLUTIONS[later + 1](h, weight, bias, padding=(0, *[self.form.kernel // 2] * later))
 
     def gated(self, layer: int, k: int, h: Tensor, a: Tensor, previous: Tensor) -> Tensor:
-        """Return the next features of stack k: a gated unit of what was convolved, added to its features ``(B, W, ...)``."""
+        """Return the next features of stack k: a gated unit of the convolution, added to its features ``(B, W, ...)``."""
         if k > 0:
             a = a + torch.einsum("oc,bc...->bo...", self.weights[f"from_previous_{layer}_{k}"], previous)
         value, gate = a.chunk(2, 1)
@@ -160,9 +160,9 @@ class PixelCNNCodes(NamedTuple):
         return h + torch.einsum("oc,bc...->bo...", self.weights[f"output_{layer}_{k}"], gated)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map noise ``(*S, B, P R)``, uniform on [0, 1), to latents ``(*S, B, C P)``, code by code.
+        """Map uniform noise on [0, 1), ``(*S, B, P R)``, to latents ``(*S, B, C P)``, code by code.
 
-        Features that later positions need are kept, so a draw takes about the arithmetic of one pass, in P small steps.
+        Features needed by later positions are cached, so sampling takes about the arithmetic of one pass, in P small steps.
         """
         form = self.form
         uniform = noise.reshape(-1, self.num, len(form.sizes)).unbind(1)
@@ -170,7 +170,7 @@ class PixelCNNCodes(NamedTuple):
         kept: list[dict[Index, list[Tensor]]] = [{} for _ in form.sides]
         for position, own in zip(itertools.product(*map(range, form.sides)), uniform, strict=True):
             for k in range(len(form.sides)):
-                if not any(position[k + 1 :]):  # otherwise the features of stack k are those of a row that it has seen
+                if not any(position[k + 1 :]):  # otherwise, stack k has already seen this row
                     self._see(k, position[: k + 1], drawn, kept, like=own)
             found = [_at(rows[position[: k + 1]][-1], position[k + 1 :]) for k, rows in enumerate(kept)]
             context = sum(found[1:], found[0]) if found else self.weights["start"].expand(len(own), -1)
@@ -179,7 +179,7 @@ class PixelCNNCodes(NamedTuple):
         return z.view(*noise.shape[:-1], -1)
 
     def _see(self, k: int, row: Index, drawn: dict[Index, Tensor], kept: list[dict[Index, list[Tensor]]], like: Tensor) -> None:
-        """Compute the features of stack k, of every layer, for all positions whose first coordinates are ``row``."""
+        """Compute the features of stack k in every layer, for all positions whose first coordinates are ``row``."""
         form, (*head, last) = self.form, row
         later = form.sides[k + 1 :]
         shape = len(like), form.width, *later
@@ -199,7 +199,7 @@ class PixelCNNCodes(NamedTuple):
         kept[k][row] = rows
 
     def _draw(self, context: Tensor, uniform: Tensor) -> Tensor:
-        """Draw the codes ``(B, R)`` of a position, one after another, by their distribution functions."""
+        """Draw the codes ``(B, R)`` of a position one by one, by inverting their CDFs."""
         codes = torch.zeros_like(uniform, dtype=torch.int64).unbind(-1)
         for r, size in enumerate(self.form.sizes):
             logits = self.logits(context, torch.stack(codes, -1))[:, r, :size]
@@ -216,7 +216,7 @@ def _at(features: Tensor, place: Index) -> Tensor:
 
 @register_kl(Quantised, PixelCNNCodes)
 def _quantised_pixelcnn(q: Quantised, p: PixelCNNCodes) -> Tensor:
-    """Return ``-log p`` of the codes of each position given those before it, spread evenly over its channels."""
+    """Return ``-log p`` of the codes at each position given the preceding ones, spread evenly over its channels."""
     nats = -p.log_prob_of(q.codes)
     channels = q.entries.shape[-1] // nats.shape[-1]
     return from_positions((nats / channels)[..., None].expand(*nats.shape, channels)).to(q.entries.dtype)

@@ -1,6 +1,6 @@
-"""Densities over examples, which likelihoods return. A pixel is a number of an example, be it an image or not.
+"""Densities over examples, returned by likelihoods. A pixel is any element of an example, even if it is not an image.
 
-The last ``event_ndim`` dimensions are those of an example: 1 for tables, 2 for signals, 3 for images, 4 for volumes.
+The last ``event_ndim`` dimensions form an example: 1 for tables, 2 for signals, 3 for images, 4 for volumes.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class BernoulliPixels(NamedTuple):
 LEVEL = 1.0 / 255.0
 """The distance between the grey levels of 8-bit images in [0, 1]."""
 FAR = 1e4
-"""What stands for infinity: a finite number, since the gradient of an infinite one is NaN."""
+"""A finite stand-in for infinity, whose gradient would be NaN."""
 
 
 def standardised_edges(value: Tensor, width: float, location: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ends of the interval that each grey level in [0, 1] stands for, relative to a location and scale.
+    """Return the ends of the interval of each grey level in [0, 1], relative to a location and scale.
 
-    The intervals of the lowest and the highest level extend to infinity.
+    The intervals of the lowest and highest levels extend to infinity.
     """
     lower = torch.where(value < width / 2, -FAR, value - width / 2)
     upper = torch.where(value > 1 - width / 2, FAR, value + width / 2)
@@ -62,7 +62,7 @@ def standardised_edges(value: Tensor, width: float, location: Tensor, log_scale:
 
 
 def mirrored(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Return intervals [a, b], those right of 0 mirrored to the left tail, where distribution functions are accurate."""
+    """Return intervals [a, b], mirrored to the left tail if they are right of 0, since CDFs are accurate there."""
     right = a > 0
     return torch.where(right, -b, a), torch.where(right, -a, b)
 
@@ -96,7 +96,7 @@ class GaussianPixels(NamedTuple):
 
 
 class SquaredErrorPixels(NamedTuple):
-    """``-log p(x|z) = sum (x - mean)^2``: a Gaussian with variance 1/2, up to the constant ``log(pi)/2`` of each pixel."""
+    """``-log p(x|z) = sum (x - mean)^2``: a Gaussian with variance 1/2, up to a constant of ``log(pi)/2`` per pixel."""
 
     mean: Tensor
     event_ndim: int = 3
@@ -119,7 +119,7 @@ class LaplacePixels(NamedTuple):
     event_ndim: int = 3
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise to the Laplace quantile of the same probability; finite for any noise in float32."""
+        """Map standard normal noise to the Laplace quantiles of the same probability; finite for any noise in float32."""
         magnitude = -(math.log(2.0) + torch.special.log_ndtr(-noise.abs()))  # -log P(|n| > |noise|), where 1 - erf underflows
         deviation: Tensor = torch.exp(self.log_scale) * torch.sign(noise) * magnitude
         return self.mean + deviation
@@ -144,7 +144,7 @@ class LaplacePixels(NamedTuple):
 
 
 class AbsoluteErrorPixels(NamedTuple):
-    """``-log p(x|z) = sum |x - mean|``: Laplace pixels with a scale of 1, up to the constant ``log(2)`` of each pixel."""
+    """``-log p(x|z) = sum |x - mean|``: Laplace pixels with a scale of 1, up to a constant of ``log(2)`` per pixel."""
 
     mean: Tensor
     event_ndim: int = 3
@@ -160,11 +160,11 @@ class AbsoluteErrorPixels(NamedTuple):
 
 
 class DiscretizedLogisticPixels(NamedTuple):
-    """Independent 8-bit pixels: a logistic variable, rounded to the nearest grey level in [0, 1].
+    """Independent 8-bit pixels: logistic variables rounded to the nearest grey level in [0, 1].
 
     Args:
         location: The location, ``(*S, B, *event)``.
-        log_scale: The log scale, broadcast against it; at least that of one grey level.
+        log_scale: The log scale, broadcast against it; at least one grey level.
         event_ndim: The number of dimensions of an example.
 
     References:
@@ -178,12 +178,12 @@ class DiscretizedLogisticPixels(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the variable clipped to [0, 1]; rounding changes it by less than 1e-4 at a scale of one level or more."""
+        """The mean of the variable clipped to [0, 1]; rounding changes it by less than 1e-4 for scales of at least one level."""
         scale = torch.exp(self.log_scale)
         return scale * (F.softplus(self.location / scale) - F.softplus((self.location - 1) / scale))
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map uniform noise to grey levels, which have no reparameterised gradient."""
+        """Map uniform noise to grey levels, without a reparameterised gradient."""
         variable = self.location + torch.exp(self.log_scale) * torch.logit(noise)
         levels: Tensor = (variable.clamp(0, 1) / LEVEL).round() * LEVEL
         return levels.detach()

@@ -1,7 +1,7 @@
-"""Densities over the Poincaré ball, the hyperbolic space of curvature -c: points of length below ``c^(-1/2)``.
+"""Densities on the Poincaré ball, the hyperbolic space of curvature -c: points with norms below ``c^(-1/2)``.
 
-geoopt has these maps, but torch.compile cannot follow them, as they branch on the sign of a tensor, and its projection keeps
-points of float32 within 6 units of 0. Here they are functions of squared distances, which do not cancel near the boundary.
+geoopt has these maps, but they branch on the sign of a tensor, which torch.compile cannot trace, and its projection keeps
+float32 points within 6 units of 0. Here they are functions of squared distances, which do not cancel near the boundary.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 LOG_2PI = math.log(2 * math.pi)
 SMALL = 1e-2
-"""Below it, functions of squares are computed by their series, of which six terms are off by 1e-12 at most."""
+"""Below this, functions of squares are computed by series, whose error is at most 1e-12 with six terms."""
 
 
 def _with_series(x: Tensor, function: Tensor, series: tuple[float, ...]) -> Tensor:
@@ -51,20 +51,20 @@ def squared(vectors: Tensor) -> Tensor:
 
 
 def inside(z: Tensor, c: Tensor) -> Tensor:
-    """Return points ``(…, D)``, or the nearest ones that the type of numbers can tell from the boundary."""
+    """Return points ``(…, D)``, moved inside if their dtype cannot distinguish them from the boundary."""
     largest = (1 - torch.finfo(z.dtype).eps ** 0.75) / torch.sqrt(c)
     length = torch.sqrt(squared(z).clamp(min=torch.finfo(z.dtype).tiny))
     return torch.where(length > largest, z * (largest / length), z)
 
 
 def move(mu: Tensor, w: Tensor, c: Tensor) -> Tensor:
-    """Return the Möbius sum of points ``mu`` and ``w``: the point that is at ``w`` as seen from ``mu``."""
+    """Return the Möbius sum of points ``mu`` and ``w``: the point at ``w`` as seen from ``mu``."""
     room, apart = 1 - c * squared(mu), squared(mu + w)
     return (room * (mu + w) + c * apart * mu) / (c * apart + room * (1 - c * squared(w)))
 
 
 def exp_map(mu: Tensor, v: Tensor, c: Tensor) -> Tensor:
-    """Return the point at the distance and in the direction of ``v`` from ``mu``, in an orthonormal frame, parallel to that at 0.
+    """Return the exponential map of ``v`` at ``mu``, in an orthonormal frame parallel to that at 0.
 
     References:
         Mathieu et al. (2019), "Continuous Hierarchical Representations with Poincaré Variational Auto-Encoders", NeurIPS,
@@ -85,13 +85,13 @@ def log_map(mu: Tensor, z: Tensor, c: Tensor) -> Tensor:
 class WrappedNormal(NamedTuple):
     """The normal density of the tangent space at ``mu``, wrapped onto the Poincaré ball along geodesics.
 
-    Densities are with respect to the volume of hyperbolic space, which the map from the tangent space multiplies by
-    ``(sinh(r) / r)^(D-1)`` at the distance ``r / c^(1/2)``.
+    Densities are with respect to hyperbolic volume, which the map from the tangent space scales by ``(sinh(r) / r)^(D-1)`` at
+    the distance ``r / c^(1/2)``.
 
     Args:
         mu: The centres, points of the ball, ``(B, D)``.
         log_std: The log standard deviations in the tangent space, ``(B, D)``.
-        c: Minus the curvature, 0-d.
+        c: The negative of the curvature, 0-d.
 
     References:
         Nagano et al. (2019), "A Wrapped Normal Distribution on Hyperbolic Space for Gradient-Based Learning", ICML,
@@ -106,27 +106,27 @@ class WrappedNormal(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The centre, from which draws are equally probable in opposite directions."""
+        """The centre, around which the distribution is symmetric."""
         return self.mu
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise ``(*S, B, D)`` to points of the ball.
 
-        Those that are too near to the boundary to be told from it, about 12 units of length from 0 in float32, are moved inside.
+        Points that cannot be distinguished from the boundary, at a distance of about 12 from 0 in float32, are moved inside.
         """
         return exp_map(self.mu, torch.exp(self.log_std) * noise, self.c)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log densities of points of the ball ``(*S, B, D)``, ``(*S, B)``; points outside count as the nearest inside."""
+        """Return log densities of points ``(*S, B, D)``, ``(*S, B)``; points outside the ball are moved inside."""
         v = log_map(self.mu, inside(value, self.c), self.c)
         normal = -0.5 * (LOG_2PI + (v * torch.exp(-self.log_std)).square()) - self.log_std
         volume = _log_sinhc(self.c * squared(v)).squeeze(-1)
         return normal.sum(-1) - (v.shape[-1] - 1) * volume
 
     def project(self, value: Tensor) -> Tensor:
-        """Return the points of the ball that are nearest to vectors ``(…, D)``."""
+        """Return the points of the ball nearest to vectors ``(…, D)``."""
         return inside(value, self.c)
 
     def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        """Return the shortest path from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, ``(N, D)``."""
+        """Return the geodesic from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, ``(N, D)``."""
         return exp_map(a, t[:, None] * log_map(a, b, self.c), self.c)

@@ -1,4 +1,4 @@
-"""Quantiles of densities on the real line that are known up to a constant, by quadrature: draws without rejection."""
+"""Quantiles of unnormalised densities on the real line by quadrature: sampling without rejection."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 PANELS, REACH = 40, 4.3
-"""Number of panels of the quadrature, and the ends ``± sinh(4.3)``, about 37 scales from the centre."""
+"""Number of quadrature panels, and the end points ``± sinh(4.3)``, about 37 scales from the centre."""
 NEWTON_STEPS = 3
 STEEPEST = 30.0
-"""Bound of the change of the log density over a panel, where the first guess is computed."""
+"""Bound of the change of the log density over a panel, for the initial guess."""
 NODES = (0.0, 0.5384693101056831, 0.906179845938664)
 WEIGHTS = (0.5688888888888889, 0.4786286704993665, 0.2369268850561891)
-"""Gauss's rule of five points on [-1, 1], by their distance from the middle."""
+"""Five-point Gauss-Legendre rule on [-1, 1], by the distance of the points from the middle."""
 
 
 def quantile(log_density: Callable[[Tensor], Tensor], center: Tensor, scale: Tensor, noise: Tensor) -> Tensor:
-    """Return the quantiles that have the probabilities which standard normal ``noise`` has: ``F^-1(Phi(noise))``.
+    """Return the quantiles with the same probabilities as standard normal ``noise``: ``F^-1(Phi(noise))``.
 
-    F is integrated panel by panel over ``center + scale sinh(s)``, by Gauss's rule of five points, and solved by Newton's method.
-    The last step is differentiable by what ``log_density`` depends on, and has the derivative of the exact quantile by the
-    implicit function theorem. There is no rejection, so the noise has a fixed size, and neighbouring noise gives neighbouring
-    draws. In float64, a draw is off by 1e-6 of the scale, or in the tails, where a millionth of all are, by 1e-4. Those beyond
-    the ends, 1e-11 of all, lie at the ends.
+    The density is integrated panel by panel over ``center + scale sinh(s)`` with a five-point Gauss rule, and F is inverted by
+    Newton's method. The last step is differentiable with respect to the inputs of ``log_density``, with the derivative of the
+    exact quantile by the implicit function theorem. There is no rejection, so the noise has a fixed size, and samples are
+    continuous in the noise. In float64, the error is 1e-6 of the scale, or 1e-4 in the tails, which contain a millionth of all
+    samples. Samples beyond the end points, 1e-11 of all, are placed at the end points.
 
     Args:
         log_density: Maps points ``(…, B, N)`` to log densities up to a constant; smooth, with a single mode.
@@ -46,12 +46,12 @@ def quantile(log_density: Callable[[Tensor], Tensor], center: Tensor, scale: Ten
     peak = log_density(center).detach()
 
     def log_relative(s: Tensor) -> Tensor:
-        """Return the log density by s, up to a constant, ``(…, B, N)``."""
+        """Return the unnormalised log density as a function of s, ``(…, B, N)``."""
         value: Tensor = log_density(point(s)) - peak + torch.log(torch.cosh(s))
         return value
 
     def integral(start: Tensor, length: Tensor) -> Tensor:
-        """Integrate ``(…, B)`` intervals."""
+        """Integrate over ``(…, B)`` intervals."""
         inside = log_relative(start.unsqueeze(-1) + length.unsqueeze(-1) * nodes)
         return length * (weights * torch.exp(inside)).sum(-1)
 
@@ -71,7 +71,7 @@ def quantile(log_density: Callable[[Tensor], Tensor], center: Tensor, scale: Ten
         return found
 
     start = chosen(starts)
-    excess = torch.where(left, chosen(below) - lower, upper - chosen(above))  # of the probability below the panel
+    excess = torch.where(left, chosen(below) - lower, upper - chosen(above))  # over the probability below the panel
     total = total.squeeze(-1)
     with torch.no_grad():
         share = (-excess / chosen(mass).clamp(min=torch.finfo(noise.dtype).tiny)).clamp(0, 1)
@@ -95,7 +95,7 @@ def _tail(noise: Tensor) -> Tensor:
 
 
 def _rule(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return nodes and weights on [0, 1] as polynomials of -2 … 2: a list of numbers cannot be recorded in a CUDA graph."""
+    """Return nodes and weights on [0, 1] as polynomials of -2 … 2: a list of numbers cannot be captured in a CUDA graph."""
     k = torch.arange(-2, 3, device=like.device, dtype=like.dtype)
     (_, x1, x2), (w0, w1, w2) = NODES, WEIGHTS
     cubic, quartic = (x2 - 2 * x1) / 6, ((w2 - w0) - 4 * (w1 - w0)) / 12

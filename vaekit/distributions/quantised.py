@@ -1,4 +1,4 @@
-"""Distributions over codes: latents of P positions, each of which holds a vector of C numbers that R code numbers stand for."""
+"""Distributions over codes: latents with P positions, each holding a C-dimensional vector that R codes represent."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from vaekit.distributions.kl import register_kl
 
 
 def to_positions(z: Tensor, channels: int) -> Tensor:
-    """Return latents ``(..., C P)`` as vectors by position, ``(..., P, C)``."""
+    """Return latents ``(..., C P)`` as vectors per position, ``(..., P, C)``."""
     vectors: Tensor = z.unflatten(-1, (channels, -1))
     return vectors.mT
 
 
 def from_positions(vectors: Tensor) -> Tensor:
-    """Return vectors by position ``(..., P, C)`` as latents ``(..., C P)``."""
+    """Return vectors per position ``(..., P, C)`` as latents ``(..., C P)``."""
     return vectors.mT.flatten(-2)
 
 
 def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Return the number of the entry ``(K, C)`` that is nearest to each vector ``(..., C)``, in full precision."""
+    """Return the index of the codebook entry ``(K, C)`` nearest to each vector ``(..., C)``, in full precision."""
     with full_precision(vectors):
         return (codebook.square().sum(-1) - 2 * vectors @ codebook.T).argmin(-1)
 
 
 class Vocabulary(Protocol):
-    """The vectors that codes stand for; posteriors whose space is ``codes`` have one, under the name ``vocabulary``."""
+    """The vectors that codes represent; posteriors in the space ``codes`` have one as the attribute ``vocabulary``."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many values each of the R code numbers of a position has."""
+        """The number of values of each of the R codes of a position."""
         ...
 
     @property
@@ -44,19 +44,19 @@ class Vocabulary(Protocol):
         ...
 
     def vectors(self, codes: Tensor) -> Tensor:
-        """Return the vectors ``(..., C)`` that codes ``(..., R)`` stand for."""
+        """Return the vectors ``(..., C)`` that codes ``(..., R)`` represent."""
         ...
 
     def codes(self, vectors: Tensor) -> Tensor:
-        """Return codes ``(..., R)`` whose vectors are near to given ones ``(..., C)``."""
+        """Return codes ``(..., R)`` whose vectors are close to the given ones ``(..., C)``."""
         ...
 
 
 class Codebooks(NamedTuple):
-    """R codebooks: a vector is the sum of an entry of each.
+    """R codebooks: a vector is the sum of one entry of each.
 
-    The codes of a vector are found one by one: each is the entry nearest to what those before it have left. With a single
-    codebook, they are the nearest; with several, even a vector that is such a sum may be given other codes than it is made of.
+    Codes are found one by one: each is the entry nearest to the remaining residual. With a single codebook, this is the nearest
+    entry; with several, even a sum of entries may be assigned different codes.
 
     Args:
         books: The entries, ``(R, K, C)``.
@@ -85,11 +85,11 @@ class Codebooks(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """Each channel has levels of its own, one of which is its code: ``code / half - 1``, ``half`` being half their number.
+    """Each channel has its own levels ``code / half - 1``, where ``half`` is half the number of levels.
 
     Args:
         sizes: The number of levels of each channel.
-        half: Half of it, rounded down, ``(C,)``.
+        half: Half of that, rounded down, ``(C,)``.
         top: The last level, ``(C,)``.
     """
 
@@ -109,16 +109,16 @@ class Levels(NamedTuple):
 
 
 class Quantised(NamedTuple):
-    """All mass at the entries of a codebook that are nearest to the encoder's outputs.
+    """A point mass at the codebook entries nearest to the encoder's outputs.
 
-    Samples have the values of the entries, and the gradient of the outputs: the straight-through estimator.
+    Samples have the values of the entries and the gradients of the outputs (straight-through estimator).
 
     Args:
         outputs: The encoder's outputs, ``(B, C P)``.
         entries: The nearest entries, ``(B, C P)``.
-        codes: Their numbers, ``(B, P, R)``.
-        usage: How often each entry of a codebook was the nearest, ``(K,)`` or ``(R, K)``, with sum 1; None if it is not known.
-        partial: For sums of entries of R codebooks, the sums of the first 1 to R, ``(R, B, C P)``; None for one codebook.
+        codes: Their indices, ``(B, P, R)``.
+        usage: The frequency with which each entry is the nearest, ``(K,)`` or ``(R, K)``, with sum 1; None if unknown.
+        partial: The partial sums of the entries of R codebooks, ``(R, B, C P)``; None for a single codebook.
 
     References:
         van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, section 3.1.
@@ -136,7 +136,7 @@ class Quantised(NamedTuple):
 
     @property
     def distance(self) -> Tensor:
-        """The squared distance of the outputs from the entries, and from each sum of the first of them, in all, ``(B,)``."""
+        """The squared distance between outputs and entries, summed over the partial sums, ``(B,)``."""
         entries = self.entries[None] if self.partial is None else self.partial
         return (self.outputs - entries.detach()).square().sum(-1).sum(0)
 
@@ -145,20 +145,20 @@ class Quantised(NamedTuple):
         return self.mean.expand(noise.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log probability of entries: 0 for the nearest ones, else minus infinity, ``(*S, B)``."""
+        """Return log probabilities, ``(*S, B)``: 0 for the nearest entries, else minus infinity."""
         same = (value == self.entries).all(-1)
         return torch.where(same, 0.0, -torch.inf).to(value.dtype)
 
 
 class UniformCodes(NamedTuple):
-    """All codes of a vocabulary are equally probable at each of ``num`` positions P."""
+    """A uniform distribution over the codes of a vocabulary at each of ``num`` positions P."""
 
     vocabulary: Vocabulary
     num: int
 
     @property
     def nats(self) -> float:
-        """The negative log probability of any codes."""
+        """The negative log probability, the same for all codes."""
         return self.num * sum(map(math.log, self.vocabulary.sizes))
 
     @property
@@ -167,18 +167,18 @@ class UniformCodes(NamedTuple):
         return from_positions(mean.expand(self.num, -1))
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map noise ``(*S, B, P R)``, uniform on [0, 1), to latents ``(*S, B, C P)``."""
+        """Map uniform noise on [0, 1), ``(*S, B, P R)``, to latents ``(*S, B, C P)``."""
         sizes = self.vocabulary.sizes
         uniform = noise.unflatten(-1, (self.num, len(sizes))).unbind(-1)
         codes = [(each * size).long().clamp(max=size - 1) for each, size in zip(uniform, sizes, strict=True)]
         return from_positions(self.vocabulary.vectors(torch.stack(codes, -1)))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log probability of the latents of any codes, ``(*S, B)``."""
+        """Return the log probability of the codes that latents represent, ``(*S, B)``."""
         return value.new_full(value.shape[:-1], -self.nats)
 
 
 @register_kl(Quantised, UniformCodes)
 def _quantised_uniform(q: Quantised, p: UniformCodes) -> Tensor:
-    """Return the log number of codes of each position, spread evenly over its channels."""
+    """Return the log of the number of codes per position, spread evenly over its channels."""
     return torch.full_like(q.entries, p.nats / q.entries.shape[-1])

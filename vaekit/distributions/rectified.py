@@ -1,4 +1,4 @@
-"""The distribution at the end of paths that follow a velocity field, which starts from noise: a rectified flow."""
+"""Rectified flow: the distribution at the end of paths from noise along a velocity field."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from vaekit.distributions.density import at_least_float32
 
 
 class VelocityFlow(NamedTuple):
-    """Where paths ``du/dt = v(u, t)`` from standard normal noise at t = 0 arrive at t = 1, as codes ``z = mu + scale u``.
+    """The end points at t = 1 of paths ``du/dt = v(u, t)`` from standard normal noise at t = 0, as codes ``z = mu + scale u``.
 
-    It has no density: that of a draw would be an integral of the divergence of v along its path.
+    It has no density: that of a sample would be an integral of the divergence of v along its path.
 
     Args:
-        network: The form of v, which maps u ``(N, D)``, t ``(N,)`` and c ``(N, E)``, or None, to velocities ``(N, D)``.
+        network: The structure of v, which maps u ``(N, D)``, t ``(N,)`` and c ``(N, E)``, or None, to velocities ``(N, D)``.
         weights: Its weights by name.
         mu: The means of the codes, ``(D,)``.
         scale: Their standard deviations, ``(D,)``.
         c: The condition of each code of a batch, ``(B, E)``, or None.
-        steps: The number of steps in which paths are followed.
-        heun: Whether steps are Heun's, which take two velocities each, instead of Euler's.
+        steps: The number of integration steps.
+        heun: Whether to use Heun's method, which evaluates two velocities per step, instead of Euler's.
 
     References:
         Liu et al. (2023), "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow", ICLR,
@@ -40,15 +40,15 @@ class VelocityFlow(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of the codes that it was fitted to, ``(D,)``; its own has no closed form."""
+        """The mean of the codes that it was fitted to, ``(D,)``; its own mean has no closed form."""
         return self.mu
 
     def standardised(self, value: Tensor) -> Tensor:
-        """Map codes ``(*S, B, D)`` to the ends of paths, whose numbers have a mean of 0 and a variance of 1."""
+        """Standardise codes ``(*S, B, D)`` to zero mean and unit variance, the end points of paths."""
         return (value - self.mu) / self.scale
 
     def velocity(self, place: Tensor, time: Tensor) -> Tensor:
-        """Return the velocities ``(*S, B, D)`` at places ``(*S, B, D)`` and times ``(*S, B)``."""
+        """Return the velocities ``(*S, B, D)`` at positions ``(*S, B, D)`` and times ``(*S, B)``."""
         shape = place.shape
         c = None if self.c is None else self.c.expand(*shape[:-1], -1).flatten(0, -2)
         inputs = place.flatten(0, -2), time.expand(shape[:-1]).flatten(), c
@@ -56,7 +56,7 @@ class VelocityFlow(NamedTuple):
         return at_least_float32(velocity).view(shape)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise ``(*S, B, D)`` to the codes at the ends of the paths that it begins."""
+        """Map standard normal noise ``(*S, B, D)``, the start of paths, to the codes at their ends."""
         place, width = noise, 1 / self.steps
         for number in range(self.steps):
             now = noise.new_full(noise.shape[:-1], number * width)

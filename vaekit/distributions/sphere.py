@@ -1,4 +1,4 @@
-"""Densities over the unit sphere ``S^{D-1}``, whose points are vectors of D numbers; with respect to the area of the sphere."""
+"""Densities on the unit sphere ``S^{D-1}`` of D-dimensional unit vectors, with respect to its area."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vaekit.distributions.quantile import quantile
 from vaekit.errors import UsageError
 
 SHIFT = 8
-"""The argument from which Stirling's series is used, in steps of 1: with 4 terms, it is off by 1e-11 at most."""
+"""The argument from which Stirling's series is used, reached in steps of 1; with 4 terms, its error is at most 1e-11."""
 STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680)
 
 
@@ -26,22 +26,22 @@ def log_area(dim: int) -> float:
 
 
 def check_sphere(dim: int) -> None:
-    """Check that vectors of ``dim`` numbers have directions between which one can move.
+    """Check that the sphere is connected.
 
     Raises:
-        UsageError: There is one number only.
+        UsageError: There is only one dimension.
     """
     if dim < 2:
         raise UsageError(
-            "a sphere needs two dimensions or more", given=f"{dim} latent", expected="2 or more", remedy="raise latent_dim"
+            "a sphere needs two dimensions or more", given=f"{dim} latent", expected="2 or more", remedy="increase latent_dim"
         )
 
 
 def polar(params: Tensor, max_kappa: float) -> tuple[Tensor, Tensor]:
     """Return mean directions ``(B, D)`` and concentrations ``(B,)`` of encoder outputs ``(B, 2, D)``.
 
-    A concentration is the mean of D numbers, since the output then has the form of a grid if latents do. It is D times their
-    softplus, as the density is nearly uniform for a concentration far below D.
+    A concentration is the mean of D outputs, so that the output also works for grids of latents. It is D times the softplus of
+    the mean, since the density is nearly uniform for concentrations far below D.
     """
     direction, raw = at_least_float32(params).unbind(-2)
     kappa = direction.shape[-1] * F.softplus(raw.mean(-1))
@@ -49,16 +49,16 @@ def polar(params: Tensor, max_kappa: float) -> tuple[Tensor, Tensor]:
 
 
 def normalised(vectors: Tensor) -> Tensor:
-    """Return vectors ``(…, D)`` divided by their lengths; 0 becomes the first unit vector."""
+    """Normalise vectors ``(…, D)``; 0 becomes the first unit vector."""
     length, tiny = vectors.norm(dim=-1, keepdim=True), torch.finfo(vectors.dtype).tiny
     pole = F.pad(torch.ones_like(vectors[..., :1]), (0, vectors.shape[-1] - 1))
     return torch.where(length > tiny, vectors / length.clamp(min=tiny), pole)
 
 
 def rotated(mu: Tensor, points: Tensor) -> Tensor:
-    """Map ``(…, D)`` points by a rotation or reflection that maps the first unit vector to the unit vectors ``mu``.
+    """Apply a rotation or reflection that maps the first unit vector to the unit vectors ``mu`` to points ``(…, D)``.
 
-    It is Householder's reflection to the farther of ``mu`` and ``-mu``, whose denominator is never below 1.
+    This is the Householder reflection to the farther of ``mu`` and ``-mu``, whose denominator is never below 1.
     """
     sign = 2 * (mu[..., :1] >= 0).to(mu.dtype) - 1
     axis = torch.cat([mu[..., :1] + sign, mu[..., 1:]], -1)
@@ -67,12 +67,12 @@ def rotated(mu: Tensor, points: Tensor) -> Tensor:
 
 
 def cap(y: Tensor, direction: Tensor) -> Tensor:
-    """Return the points whose first number is ``w = tanh(y / 2)``, ``(…, D)``; the others have a given direction."""
+    """Return the points ``(…, D)`` with first coordinate ``w = tanh(y / 2)`` and a given direction in the other coordinates."""
     return torch.cat([torch.tanh(0.5 * y).unsqueeze(-1), normalised(direction) / torch.cosh(0.5 * y).unsqueeze(-1)], -1)
 
 
 class VonMisesFisher(NamedTuple):
-    """``q(z)`` in proportion to ``exp(kappa mu · z)`` for unit vectors z: the normal density of the sphere.
+    """``q(z)`` proportional to ``exp(kappa mu · z)`` for unit vectors z: the analogue of the normal on the sphere.
 
     Args:
         mu: The mean directions, ``(B, D)``, of length 1.
@@ -87,14 +87,14 @@ class VonMisesFisher(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean directions, on the sphere; the mean in space is shorter, ``I_{D/2}(kappa) / I_{D/2-1}(kappa)`` of it."""
+        """The mean directions, on the sphere; the Euclidean mean is ``I_{D/2}(kappa) / I_{D/2-1}(kappa)`` times that."""
         return self.mu
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map standard normal noise ``(*S, B, D)`` to samples: the first number to ``mu · z``, the others to the direction.
 
-        ``y = 2 artanh(mu · z)`` is drawn by its quantiles: its density has a width of ``2 (D - 1)^(-1/2)`` or less for any
-        ``kappa``, and exponential tails.
+        ``y = 2 artanh(mu · z)`` is sampled by its quantiles: for any ``kappa``, its density has a width of at most ``2 (D -
+        1)^(-1/2)`` and exponential tails.
         """
         b, kappa = _half(self.mu), self.kappa.unsqueeze(-1)
         ratio = self.kappa / b
@@ -114,7 +114,7 @@ class VonMisesFisher(NamedTuple):
 
 
 class PowerSpherical(NamedTuple):
-    """``q(z)`` in proportion to ``(1 + mu · z)^kappa`` for unit vectors z: ``(1 + mu · z) / 2`` has a Beta distribution.
+    """``q(z)`` proportional to ``(1 + mu · z)^kappa`` for unit vectors z: ``(1 + mu · z) / 2`` has a Beta distribution.
 
     Args:
         mu: The mean directions, ``(B, D)``, of length 1.
@@ -129,7 +129,7 @@ class PowerSpherical(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean directions, on the sphere; the mean in space is shorter, ``kappa / (D - 1 + kappa)`` of it."""
+        """The mean directions, on the sphere; the Euclidean mean is ``kappa / (D - 1 + kappa)`` times that."""
         return self.mu
 
     def rsample(self, noise: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class PowerSpherical(NamedTuple):
         return rotated(self.mu, cap(y, noise[..., 1:]))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return log densities of unit vectors ``(*S, B, D)``, ``(*S, B)``; minus infinity is cut off at the antipode."""
+        """Return log densities of unit vectors ``(*S, B, D)``, ``(*S, B)``; minus infinity at the antipode is clipped."""
         excess, _ = _power_normaliser(self)
         far = 0.25 * (value - self.mu).square().sum(-1)  # (1 - mu · z) / 2, and then (1 + mu · z) / 2
         near = (0.25 * (value + self.mu).square().sum(-1)).clamp(min=torch.finfo(value.dtype).tiny)
@@ -159,7 +159,7 @@ class UniformSphere(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean in space, 0."""
+        """The Euclidean mean, 0."""
         return self.zero
 
     def rsample(self, noise: Tensor) -> Tensor:
@@ -171,11 +171,11 @@ class UniformSphere(NamedTuple):
         return value.new_full(value.shape[:-1], -log_area(value.shape[-1]))
 
     def project(self, value: Tensor) -> Tensor:
-        """Return the points of the sphere that are nearest to vectors ``(…, D)``."""
+        """Return the points of the sphere nearest to vectors ``(…, D)``."""
         return normalised(value)
 
     def geodesic(self, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-        """Return the shorter great circle from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, ``(N, D)``; between antipodes, one."""
+        """Return the great-circle arc from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, ``(N, D)``; any arc between antipodes."""
         toward = b - (a @ b) * a
         angle = torch.atan2(toward.norm(), a @ b)
         any_other = F.one_hot(a.abs().argmin(), len(a)).to(a.dtype)
@@ -189,16 +189,16 @@ def _half(mu: Tensor) -> float:
 
 
 def _power_normaliser(q: PowerSpherical) -> tuple[Tensor, Tensor]:
-    """Return minus the logarithm of the mean of ``((1 + mu · z) / 2)^kappa`` on the sphere, and its derivative by ``kappa``."""
+    """Return minus the log of the mean of ``((1 + mu · z) / 2)^kappa`` on the sphere, and its derivative in ``kappa``."""
     b = _half(q.mu)
     value, slope = log_gamma_difference(q.kappa + b, b)
     return value - (math.lgamma(2 * b) - math.lgamma(b)), slope
 
 
 def log_gamma_difference(a: Tensor, b: float) -> tuple[Tensor, Tensor]:
-    """Return ``log(Gamma(a + b) / Gamma(a))`` for ``a`` of 1/2 or more, and its derivative by ``a``.
+    """Return ``log(Gamma(a + b) / Gamma(a))`` for ``a >= 1/2``, and its derivative in ``a``.
 
-    Stirling's series of both are subtracted term by term, as their difference would cancel in float32.
+    The Stirling series of both are subtracted term by term, since their difference would cancel in float32.
     """
     steps = a.unsqueeze(-1) + torch.arange(SHIFT, device=a.device, dtype=a.dtype)
     x = a + SHIFT
@@ -212,7 +212,7 @@ def log_gamma_difference(a: Tensor, b: float) -> tuple[Tensor, Tensor]:
 
 
 def _spread(kl: Tensor, dim: int) -> Tensor:
-    """Return a KL ``(B,)`` in ``dim`` equal parts, ``(B, D)``, as it has no parts by dimension."""
+    """Divide a KL ``(B,)`` that does not decompose over dimensions into ``dim`` equal parts, ``(B, D)``."""
     return (kl / dim).unsqueeze(-1).expand(*kl.shape, dim)
 
 

@@ -1,4 +1,4 @@
-"""The density of Student's t over examples."""
+"""Student's t density over examples."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from vaekit.distributions.density import sum_event
 
 LARGE = 10.0
-"""Above it, a series of `log_gamma_ratio` is exact to 1e-9; differences of `lgamma` lose digits there."""
+"""The argument from which `log_gamma_ratio` uses a series, exact to 1e-9; differences of `lgamma` lose digits there."""
 
 
 def log_gamma_ratio(value: Tensor) -> Tensor:
-    """Return ``log Γ(h + ½) - log Γ(h)``; 784 numbers share its error, which is 1e-4 for differences in float32."""
+    """Return ``log Γ(h + ½) - log Γ(h)``; its error adds up over all elements, and differences in float32 are off by 1e-4."""
     large = value > LARGE
     some = torch.where(large, LARGE, value)
     inverse = 1.0 / torch.where(large, value, LARGE)
@@ -25,7 +25,7 @@ def log_gamma_ratio(value: Tensor) -> Tensor:
 
 
 class StudentTPixels(NamedTuple):
-    """Independent numbers that follow Student's t.
+    """Independent Student's t variables.
 
     Args:
         location: The mode and, above one degree of freedom, the mean, ``(*S, B, *event)``.
@@ -44,7 +44,7 @@ class StudentTPixels(NamedTuple):
         return self.location
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise ``(*S, B, 2, *event)`` to samples, by the polar method of Bailey (two uniform numbers)."""
+        """Map standard normal noise ``(*S, B, 2, *event)`` to samples, by Bailey's polar method from two uniform numbers."""
         radius, angle = noise.unbind(-self.event_ndim - 1)
         square = self.dof * torch.expm1(-2.0 / self.dof * torch.special.log_ndtr(radius))
         return self.location + torch.exp(self.log_scale) * square.sqrt() * torch.cos(2.0 * math.pi * torch.special.ndtr(angle))

@@ -1,4 +1,4 @@
-"""Densities over examples whose numbers lie in [0, 1]."""
+"""Densities over examples with values in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from vaekit.distributions.density import sum_event
 
 NEAR = 0.25
-"""Numbers nearer to 0 than this are mapped by Taylor series, whose relative error is then below 1e-13."""
+"""Threshold around 0 within which Taylor series are used, with a relative error below 1e-13."""
 
 
 LOG_SINHC = (1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775, -691 / 3831077250, 2 / 127702575)
-"""The coefficients of ``log(sinh(v) / v)``, for even powers of v from the second."""
+"""The coefficients of ``log(sinh(v) / v)`` for even powers of v, from the second."""
 
 
 def log_sinhc(value: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ def langevin(value: Tensor) -> Tensor:
 
 
 def _powers(value: Tensor, coefficients: Sequence[float]) -> Tensor:
-    """Return the value of a polynomial, whose coefficients begin with the constant."""
+    """Evaluate a polynomial, given its coefficients from the constant on."""
     total = torch.zeros_like(value)
     for each in reversed(coefficients):
         total = total * value + each
@@ -43,9 +43,9 @@ def _powers(value: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 class ContinuousBernoulliPixels(NamedTuple):
-    """Independent pixels in [0, 1] of density ``l exp(l x) / (exp(l) - 1)``, parametrised by logits l.
+    """Independent pixels in [0, 1] with density ``l exp(l x) / (exp(l) - 1)``, parametrised by logits l.
 
-    That is ``C λ^x (1 - λ)^(1 - x)`` with ``l = log(λ / (1 - λ))`` and the constant C that makes it integrate to 1.
+    That is ``C λ^x (1 - λ)^(1 - x)`` with ``l = log(λ / (1 - λ))`` and the normalising constant C.
 
     References:
         Loaiza-Ganem and Cunningham (2019), "The Continuous Bernoulli: Fixing a Pervasive Error in Variational Autoencoders",
@@ -57,13 +57,13 @@ class ContinuousBernoulliPixels(NamedTuple):
 
     @property
     def mean(self) -> Tensor:
-        """The mean ``1 / (1 - exp(-l)) - 1 / l``, which is nearer to ½ than λ."""
+        """The mean ``1 / (1 - exp(-l)) - 1 / l``, which is closer to ½ than λ."""
         return 0.5 + 0.5 * langevin(0.5 * self.logits)
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """Map standard normal noise to the quantiles of the same probabilities."""
+        """Map standard normal noise to the quantiles of the same probability."""
         negative = self.logits < 0
-        size = self.logits.abs().clamp(min=1e-4)  # below which the density is uniform up to 1e-4
+        size = self.logits.abs().clamp(min=1e-4)  # below this, the density is uniform up to 1e-4
         share = torch.special.ndtr(torch.where(negative, noise, -noise))
         distance = -torch.log1p(share * torch.expm1(-size)) / size  # from the more probable end
         return torch.where(negative, distance, 1.0 - distance)
@@ -76,7 +76,7 @@ class ContinuousBernoulliPixels(NamedTuple):
         return sum_event(self.log_prob_per_dim(value), self.event_ndim)
 
     def log_mass(self, value: Tensor, width: float) -> Tensor:
-        """Return the log probability of grey levels ``width`` apart, integrals over the nearest values in [0, 1], ``(*S, B)``."""
+        """Return the log probability of grey levels ``width`` apart, integrals over the nearest values, ``(*S, B)``."""
         low, high = (value - width / 2).clamp(min=0), (value + width / 2).clamp(max=1)
         inner = log_sinhc(0.5 * self.logits * (high - low)) + torch.log(high - low)
         terms = self.logits * (0.5 * (low + high) - 0.5) + inner - log_sinhc(0.5 * self.logits)

@@ -1,1 +1,1 @@
-"""Pictures of trained models: the base class, the album of a run, and the tools that pictures are drawn with."""
+"""Pictures of trained models: the base class, the album of a run, and drawing tools."""

@@ -1,4 +1,4 @@
-"""The pictures of a run, one method each."""
+"""The album of a run: a method for each picture."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class Album:
-    """The pictures of a run's best model. Every registered picture is a method that draws it, writes it and returns its path.
+    """The pictures of a run's best model. Each registered picture is a method that draws and writes it and returns its path.
 
-    ``run.pictures.traverse(dims=[3, 5])`` takes the picture's options as keywords, after the images if it needs any. ``out`` is
-    the file, whose suffix selects the format, or the folder; default: in the run folder. Stills are PNG, JPEG, WebP or AVIF;
-    animations are GIF, WebP or AVIF. A picture that is written to several files returns a list of paths.
+    ``run.pictures.traverse(dims=[3, 5])`` takes the picture's options as keyword arguments, after its images, if any. ``out``
+    is the output file, whose suffix selects the format, or folder; default: in the run folder. Stills are PNG, JPEG, WebP or
+    AVIF; animations are GIF, WebP or AVIF. A picture written to several files returns a list of paths.
 
     ``dir(run.pictures)`` lists the pictures, ``help(run.pictures.traverse)`` describes one, and ``run.pictures["traverse"]`` is
     the same method.
@@ -45,10 +45,10 @@ class Album:
         return self[name]
 
     def __getitem__(self, kind: str) -> Callable[..., Any]:
-        """Return the method that draws a picture.
+        """Return the method of a picture.
 
         Raises:
-            UnknownComponentError: No picture has that name; the message lists those that exist.
+            UnknownComponentError: No picture has that name; the message lists the existing ones.
             PluginError: An installed plugin claims the name but cannot be used.
         """
         cls: type[Picture] = pictures.get(kind)
@@ -64,7 +64,7 @@ class Album:
             try:
                 chosen = spec.model_validate({"kind": kind, **arguments})
             except ValidationError as error:
-                raise spec_error(error, f"the request to the picture {kind!r}") from None
+                raise spec_error(error, f"the options of the picture {kind!r}") from None
             picture: Picture = pictures.build(chosen, **available)
             paths = picture.write(path)
             return paths if len(picture.paths) > 1 else paths[0]

@@ -19,7 +19,7 @@ ANIMATED = {".gif": "GIF", ".webp": "WEBP", ".avif": "AVIF"}
 
 
 class Animation(NamedTuple):
-    """Frames of one size, and how long each of them and the last one are shown, in milliseconds."""
+    """Frames of one size, and the durations of each frame and of the last one in milliseconds."""
 
     frames: Sequence[Image.Image]
     milliseconds: int = 200
@@ -27,20 +27,20 @@ class Animation(NamedTuple):
 
 
 def evenly(items: Sequence[T], most: int) -> list[T]:
-    """Return at most ``most`` of the items, at even intervals, including the first and the last."""
+    """Return at most ``most`` evenly spaced items, including the first and the last."""
     if len(items) <= most:
         return list(items)
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 def write_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 200, hold: int = HOLD_MS) -> None:
-    """Write frames in order as a looping GIF, WebP or AVIF, depending on the suffix.
+    """Write frames as a looping GIF, WebP or AVIF, depending on the suffix.
 
     Args:
         frames: Images of one size.
         path: The file.
-        milliseconds: How long each frame is shown.
-        hold: How long the last frame is shown.
+        milliseconds: Duration of each frame.
+        hold: Duration of the last frame.
 
     Raises:
         DataError: There are no frames.
@@ -49,7 +49,7 @@ def write_animation(frames: Sequence[Image.Image], path: Path, *, milliseconds: 
     if not frames:
         raise DataError(f"no frames to animate into {path}")
     if path.suffix.lower() not in ANIMATED:
-        raise UsageError("animations are not written in this format", given=path, expected=", ".join(ANIMATED))
+        raise UsageError("unsupported animation format", given=path, expected=", ".join(ANIMATED))
     durations = [milliseconds] * (len(frames) - 1) + [hold]
     write_atomically(
         path,

@@ -1,4 +1,4 @@
-"""Ticks, axes, and colours that colour-blind readers can tell apart."""
+"""Ticks, axes, and a colour-blind-safe palette."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 FAINT = "#d9d9d9"
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#882255", "#117733", "#999933", "#555555")
-"""Six of Okabe and Ito's colours, three of Tol's muted ones and a grey; beyond ten, shapes differ as well."""
+"""Six of Okabe and Ito's colours, three of Tol's muted ones and a grey; beyond ten groups, shapes vary as well."""
 SCALE = 2
-"""Charts are drawn larger by this factor and then shrunk, because Pillow draws lines with jagged edges."""
+"""Charts are drawn larger by this factor and then downscaled, because Pillow's lines are not antialiased."""
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
@@ -30,22 +30,22 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def number(value: float) -> str:
-    """Write a number with three significant digits, or as an integer from 1,000 on."""
+    """Format a number with three significant digits, or as an integer from 1,000 on."""
     if value == 0:
         return "0"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 class Axes:
-    """A square chart with ticks, on which points, lines and text are drawn.
+    """A square chart with ticks for points, lines and text.
 
     Args:
         x: Range of the horizontal axis.
         y: Range of the vertical axis.
-        labels: Names of both axes.
+        labels: Labels of the axes.
         title: The title.
-        side: Side of the plot in pixels.
-        legend: Width reserved on the right, in pixels.
+        side: Side length of the plot in pixels.
+        legend: Width reserved for a legend on the right, in pixels.
         rows: Labels at 0, 1, 2, … of the vertical axis; default: round numbers.
     """
 
@@ -92,22 +92,22 @@ class Axes:
         self.image.paste(upright.rotate(90, expand=True), (4 * SCALE, round(((y0 + y1) / 2 - width / 2) * SCALE)))
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Return the position in pixels of a point of the data."""
+        """Return the pixel position of a data point."""
         return (
             self.left + (x - self.x[0]) / (self.x[1] - self.x[0]) * self.side,
             self.top + self.side - (y - self.y[0]) / (self.y[1] - self.y[0]) * self.side,
         )
 
     def line(self, points: list[tuple[float, float]], colour: str, width: float = 1) -> None:
-        """Draw a line through positions in pixels."""
+        """Draw a line through pixel positions."""
         self.draw.line([(a * SCALE, b * SCALE) for a, b in points], fill=colour, width=max(1, round(width * SCALE)))
 
     def text(self, at: tuple[float, float], text: str, anchor: str = "lm", size: int = TEXT) -> None:
-        """Write text at a position in pixels."""
+        """Write text at a pixel position."""
         write(self.draw, (at[0] * SCALE, at[1] * SCALE), text, anchor=anchor, size=size * SCALE)
 
     def mark(self, at: tuple[float, float], group: int, radius: float = 2.6) -> None:
-        """Draw the mark of a group at a position in pixels; once all colours are used, the shape changes."""
+        """Draw the marker of a group at a pixel position; once all colours are used, the shape changes."""
         x, y, r = at[0] * SCALE, at[1] * SCALE, radius * SCALE
         colour, shape = PALETTE[group % len(PALETTE)], group // len(PALETTE) % 3
         if shape == 0:

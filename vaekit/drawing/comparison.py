@@ -1,4 +1,4 @@
-"""Several models side by side, with the same inputs and the same noise."""
+"""Side-by-side comparison of models, with the same inputs and noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def compare(vaes: Mapping[str, VAE], originals: Examples, seed: int) -> Image.Image:
-    """Show originals, each model's reconstructions of them, and each model's samples from the same noise.
+    """Show originals, their reconstructions by each model, and each model's samples from the same noise.
 
     A model with D latents uses the first D columns of the noise.
     """
@@ -43,7 +43,7 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
     """Write the comparison of runs on test images of the first run's data.
 
     Raises:
-        UsageError: The shapes or ranges of their data differ, or there are fewer than two runs.
+        UsageError: Their data differ in shape or range, or there are fewer than two runs.
     """
     if len(names_of(runs)) < 2:
         raise UsageError("nothing to compare", given=f"{runs[0].path} alone", expected="two or more different run folders")
@@ -51,7 +51,7 @@ def compare_runs(runs: Sequence[Record], *, num: int, seed: int, out: Path) -> N
     images = {name: (vae.data_shape, vae.value_range) for name, vae in vaes.items()}
     if len(set(images.values())) > 1:
         raise UsageError(
-            "models of data of different shapes or ranges cannot be compared",
+            "models of data with different shapes or ranges cannot be compared",
             given=", ".join(f"{name} {shape} in [{low:g}, {high:g}]" for name, (shape, (low, high)) in images.items()),
             expected="one shape and one range",
         )

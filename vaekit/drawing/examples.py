@@ -13,11 +13,11 @@ from vaekit.errors import UsageError
 from vaekit.streams import Streams
 
 CHUNK = 256
-"""Number of images read at a time."""
+"""Number of images to read at a time."""
 
 
 class Examples(NamedTuple):
-    """Images ``(N, C, H, W)``, their labels ``(N,)`` and the labels' names, if the dataset has any."""
+    """Images ``(N, C, H, W)`` and, if the dataset has any, labels ``(N,)`` and their names."""
 
     images: Tensor
     labels: Tensor | None
@@ -32,7 +32,7 @@ class Examples(NamedTuple):
         return Examples(self.images[index], None if self.labels is None else self.labels[index], self.names)
 
     def followed_by(self, other: Examples) -> Examples:
-        """Return these examples and then others, without labels unless both have them."""
+        """Concatenate with other examples; labels are dropped unless both have them."""
         labels = None if self.labels is None or other.labels is None else torch.cat([self.labels, other.labels])
         return Examples(torch.cat([self.images, other.images]), labels, self.names)
 
@@ -54,9 +54,9 @@ def read_examples(source: ImageSource, index: Sequence[int] | Tensor, binarize: 
     numbers = list(map(int, index))
     if not numbers or min(numbers) < 0 or max(numbers) >= len(source):
         raise UsageError(
-            "the dataset has no such image",
+            "no such image in the dataset",
             given=", ".join(map(str, numbers[:5])) or "no index",
-            expected=f"numbers from 0 to {len(source) - 1}",
+            expected=f"indices from 0 to {len(source) - 1}",
         )
     index = torch.tensor(numbers)
     batches = Batches(source, batch_size=CHUNK, streams=Streams(0), binarize=binarize, train=False, split="test")

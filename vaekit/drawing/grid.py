@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MARGIN = 2
-"""Space between images in pixels, after enlargement."""
+"""Space between images in pixels, after upscaling."""
 
 
 def grid(images: Tensor, *, columns: int | None = None, margin: int = MARGIN, small: int = SMALL) -> Image.Image:
-    """Arrange examples ``(N, *shape)`` in [0, 1], images or others, row by row on white.
+    """Arrange examples ``(N, *shape)`` in [0, 1] in rows on white.
 
     Args:
-        images: The examples, which `vaekit.drawing.tiles.tiles` draws.
-        columns: Examples per row; default: as for a square grid.
-        margin: Space between them in pixels.
-        small: Side below which images are enlarged; see `tiles`.
+        images: The examples, drawn by `vaekit.drawing.tiles.tiles`.
+        columns: Examples per row; default: a square grid.
+        margin: Space between examples in pixels.
+        small: Side length below which images are upscaled; see `tiles`.
     """
     return _arranged(tiles(images, small), columns, margin)
 
 
 def _arranged(pixels: Tensor, columns: int | None = None, margin: int = MARGIN) -> Image.Image:
-    """Arrange tiles row by row on white."""
+    """Arrange tiles in rows on white."""
     from PIL import Image
 
     num, channels, height, width = pixels.shape
@@ -48,21 +48,21 @@ def _arranged(pixels: Tensor, columns: int | None = None, margin: int = MARGIN) 
 
 
 def single_images(images: Tensor, *, small: int = SMALL) -> list[Image.Image]:
-    """Return each of the examples ``(N, *shape)`` as a separate picture; images with a side below ``small`` are enlarged."""
+    """Return each of the examples ``(N, *shape)`` as a separate picture; images with a side below ``small`` are upscaled."""
     return [_arranged(tile[None], margin=0) for tile in tiles(images, small)]
 
 
 def labelled(
     images: Tensor, *, columns: int, rows: Sequence[str] = (), heads: Sequence[str] = (), title: str = ""
 ) -> Image.Image:
-    """Arrange examples as `grid` does, with a label before each row and above each column. Text grows with the picture.
+    """Arrange examples like `grid`, with a label before each row and above each column. Text scales with the picture.
 
     Args:
         images: ``(rows * columns, *shape)`` in [0, 1].
         columns: Examples per row.
         rows: Labels of the rows.
-        heads: Labels of the columns, as large as fits; those that are too wide for a column even at `TEXT` pixels are omitted.
-        title: A line at the top.
+        heads: Labels of the columns, as large as fits; labels too wide even at `TEXT` pixels are omitted.
+        title: Title line at the top.
     """
     from PIL import Image, ImageDraw
 
@@ -88,7 +88,7 @@ def labelled(
 
 
 def captioned(images: Tensor, captions: Sequence[str], *, columns: int, title: str = "") -> Image.Image:
-    """Arrange examples in rows, each with a line of text above it. Text grows with the picture."""
+    """Arrange examples in rows, each with a caption above it. Text scales with the picture."""
     from PIL import Image, ImageDraw
 
     singles = single_images(images)
@@ -108,7 +108,7 @@ def captioned(images: Tensor, captions: Sequence[str], *, columns: int, title: s
 
 
 def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Image.Image:
-    """Arrange originals with their reconstructions directly below them, at most ``columns`` per row, with space between rows."""
+    """Arrange originals above their reconstructions, at most ``columns`` per row, with space between rows."""
     from PIL import Image
 
     halves = zip(originals.split(columns), reconstructions.split(columns), strict=True)
@@ -120,8 +120,8 @@ def pairs(originals: Tensor, reconstructions: Tensor, *, columns: int = 8) -> Im
     return sheet
 
 
-def beside(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Put pictures of any size beside each other on white, from left to right."""
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures of any size side by side on white, from left to right."""
     from PIL import Image
 
     size = sum(picture.width for picture in pictures), max(picture.height for picture in pictures)

@@ -1,4 +1,4 @@
-"""Image files given by a user, read as the model expects them."""
+"""Reading image files given by the user for a model."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None, 
 
     Args:
         paths: Files, or folders of files.
-        shape: ``(C, H, W)`` of the model's images. Grey files are converted to colour if needed; colour to grey, with a warning.
-        fit: How images of other sizes are fitted to it; default: they are refused.
-        limits: The numbers that stand for black and white; default: the whole range of 8 and 16 bits.
+        shape: ``(C, H, W)`` of the model's images. Grey files are converted to colour if needed, colour files to grey with a
+            warning.
+        fit: How to fit images of other sizes; default: an error.
+        limits: The values of black and white; default: the full range of 8 or 16 bits.
 
     Raises:
         DataError: A file is missing, unreadable, or of another size.
@@ -32,30 +33,30 @@ def read_images(paths: Sequence[Path], shape: Shape, *, fit: Fit | None = None, 
     channels, *size = shape
     if channels not in (1, 3) or len(shape) != 3:
         raise DataError(
-            "image files hold images of 1 or 3 channels",
-            given=f"a model of data of shape {shape}",
-            remedy="name test examples by their numbers, such as 0 1 2",
+            "image files need a model of images with 1 or 3 channels",
+            given=f"data of shape {shape}",
+            remedy="give test examples by index, such as 0 1 2",
         )
     files = [file for path in paths for file in (find_images(path) if path.is_dir() else [path])]
     if not files:
-        raise DataError("no images are given", expected="files, or folders of files")
+        raise DataError("no images given", expected="files, or folders of files")
     for file in files:
         if not file.is_file():
             raise DataError(
                 "the image does not exist",
                 given=file,
-                expected="an image file, a folder of them, or the number of a test image, after the run folder if you name one",
+                expected="image files, folders of them, or indices of test images, after the run folder, if any",
             )
         given = image_size(file)
         if fit is None and list(given) != size:
             raise DataError(
-                f"{file} is not of the size of the model's images",
+                f"{file} does not have the size of the model's images",
                 given=f"{given[1]}×{given[0]} (width × height)",
                 expected=f"{size[1]}×{size[0]}",
                 remedy="resize it, or pass --fit crop, pad or stretch",
             )
         if channels == 1 and is_coloured(file):
-            warnings.warn(f"{file} is in colour, and the model's images are grey: it is read as grey", stacklevel=2)
+            warnings.warn(f"{file} is in colour but the model's images are grey: converting it to grey", stacklevel=2)
     warn_of_frames(files)
     decode = ImageReader((size[0], size[1]), "grey" if channels == 1 else "rgb", fit or "stretch", limits)
     return torch.stack([decode(file) for file in files]).float() / 255

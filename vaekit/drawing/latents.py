@@ -16,9 +16,9 @@ from vaekit.model.vae import VAE
 from vaekit.streams import Streams
 
 MOST_COLUMNS = 20
-"""The largest number of classes that each have a column in a grid of samples."""
+"""Maximum number of classes that get a column each in a grid of samples."""
 CHUNK = 256
-"""Number of images encoded or decoded at a time."""
+"""Number of images to encode or decode at a time."""
 
 
 class Spread(NamedTuple):
@@ -36,7 +36,7 @@ class Plane(NamedTuple):
     names: tuple[str, ...]
 
     def coordinates(self, codes: Tensor) -> Tensor:
-        """Return the coordinates ``(…, k)`` of codes ``(…, D)`` along the axes, which are orthogonal."""
+        """Return the coordinates ``(…, k)`` of codes ``(…, D)`` along the (orthogonal) axes."""
         return (codes - self.center) @ (self.axes / self.axes.square().sum(-1, keepdim=True)).T
 
 
@@ -48,7 +48,7 @@ def encode_means(vae: VAE, examples: Examples) -> Tensor:
 
 @torch.no_grad()
 def encode_samples(vae: VAE, examples: Examples, num: int, generator: torch.Generator) -> Tensor:
-    """Return ``num`` draws from the posterior of each image, ``(num, N, D)``."""
+    """Return ``num`` posterior samples for each image, ``(num, N, D)``."""
     draws = []
     for chunk in examples.split(CHUNK):
         size = len(chunk.images)
@@ -65,7 +65,7 @@ def decode_nearest(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
 
 @torch.no_grad()
 def decode(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
-    """Return the decoded mean images of codes ``(N, D)``, in [0, 1] to be shown.
+    """Return the decoded mean images of codes ``(N, D)``, in [0, 1] for display.
 
     Args:
         vae: The model.
@@ -78,7 +78,7 @@ def decode(vae: VAE, z: Tensor, c: Tensor | None = None) -> Tensor:
 
 
 def prior_of(vae: VAE) -> Any:
-    """Return p(z), of the first class if it depends on the class."""
+    """Return p(z), or p(z|c) for the first class if it depends on the class."""
     return vae.prior(vae, vae.condition_on(vae.classes_in_turn(1)))
 
 
@@ -90,14 +90,14 @@ def nearest_codes(vae: VAE, z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def path(vae: VAE, way: Way, a: Tensor, b: Tensor, t: Tensor) -> Tensor:
-    """Return the path from code ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, ``(N, D)``; a straight one is the shortest."""
+    """Return the path from code ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, ``(N, D)``; a straight path is the geodesic."""
     prior = prior_of(vae)
     return prior.geodesic(a, b, t) if way == "linear" and isinstance(prior, Curved) else WAYS[way](a, b, t)
 
 
 @torch.no_grad()
 def prior_spread(vae: VAE) -> Spread:
-    """Return the spread of the prior: exact for a standard normal, otherwise estimated from 4,096 fixed draws."""
+    """Return the spread of the prior: exact for a standard normal, otherwise estimated from 4,096 fixed samples."""
     prior = prior_of(vae)
     if isinstance(prior, StandardNormal):
         return Spread(torch.zeros_like(prior.zero), torch.ones_like(prior.zero))
@@ -107,7 +107,7 @@ def prior_spread(vae: VAE) -> Spread:
 
 
 def columns_of(vae: VAE) -> int | None:
-    """Return the columns of a grid of samples: one for each class, as a conditional model draws them in turn; None otherwise."""
+    """Return the number of columns in a grid of samples: one per class for conditional models; None otherwise."""
     return vae.condition.num_classes if 0 < vae.condition.num_classes <= MOST_COLUMNS else None
 
 
@@ -121,20 +121,20 @@ def principal_plane(codes: Tensor, num: int = 2) -> Plane:
     center = codes.mean(0)
     _, singular, directions = torch.linalg.svd(codes - center, full_matrices=False)
     num = min(num, len(directions))
-    signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # svd does not determine the sign
+    signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # the SVD does not determine the sign
     lengths = (singular / max(1, len(codes) - 1) ** 0.5).clamp(min=1e-6)
     names = tuple(f"principal axis {i + 1} (sd)" for i in range(num))
     return Plane(center, (signs * directions * lengths[:, None])[:num], names)
 
 
 def order_by_information(kl_per_latent: Sequence[float] | None, codes: Tensor) -> list[int]:
-    """Return the latents in order, most informative first: by KL, or by the variance of the codes if there is no KL."""
+    """Return the latents, most informative first: by KL or, without a KL, by the variance of the codes."""
     values = codes.var(0, correction=0) if kl_per_latent is None else torch.tensor(kl_per_latent)
     return [int(i) for i in values.argsort(descending=True, stable=True)]
 
 
 def latent_plane(spread: Spread, dims: Sequence[int]) -> Plane:
-    """Return the axes of the chosen latents, through the mean of the others."""
+    """Return the axes of the chosen latents, with the others at their means."""
     axes = torch.eye(len(spread.mean), device=spread.mean.device)[list(dims)]
     center = spread.mean.clone()
     center[list(dims)] = 0.0
@@ -145,13 +145,13 @@ def check_dims(dims: Sequence[int], latent_dim: int) -> None:
     """Check that latents exist and are distinct.
 
     Raises:
-        UsageError: One does not exist or is repeated.
+        UsageError: A latent does not exist or is repeated.
     """
     if len(set(dims)) != len(dims) or any(not 0 <= d < latent_dim for d in dims):
         raise UsageError(
-            "these are not latents of the model",
+            "invalid latents",
             given=", ".join(map(str, dims)),
-            expected=f"different numbers from 0 to {latent_dim - 1}",
+            expected=f"distinct indices from 0 to {latent_dim - 1}",
         )
 
 
@@ -163,7 +163,7 @@ def linear(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 def spherical(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
     """Return the great circle from ``a`` to ``b`` ``(D,)`` at ``t`` ``(N,)``, which stays as far from 0 as typical codes.
 
-    If both codes lie on one line through 0, no great circle is defined, and the path is straight.
+    If both codes lie on a line through 0, the great circle is undefined, and the path is straight.
 
     References:
         White (2016), "Sampling Generative Networks", arXiv:1609.04468, section 2.1.

@@ -1,4 +1,4 @@
-"""Types of options that several pictures have. Importing this module does not import torch."""
+"""Option types shared by pictures. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pydantic_core import PydanticCustomError
 
 
 def _by_number(value: Any, validate: Callable[[Any], Any]) -> Any:
-    """Explain a failure in one line."""
+    """Report a failure in one line."""
     try:
         return validate(value)
     except ValidationError:
-        raise PydanticCustomError("latents", "latents are given by number, such as 3,5") from None
+        raise PydanticCustomError("latents", "give latents by index, such as 3,5") from None
 
 
 Dims = Annotated[tuple[int, ...], WrapValidator(_by_number), Field(examples=["3,5"])]
-"""Latents by number, counted from 0."""
+"""Indices of latents, from 0."""
 
 ImageName = Annotated[str | int | Path, Field(examples=["IMAGE"])]
-"""An image: a file, or the number of a test image."""
+"""An image: a file or the index of a test image."""
 
 ClassName = Annotated[str | int, Field(examples=["CLASS"])]
-"""A class of the data: its name, or its number."""
+"""A class of the data: its name or its number."""
 
 Way = Literal["linear", "spherical"]
-"""The path from one code to another: straight, or along a great circle."""
+"""The path between two codes: straight or along a great circle."""

@@ -1,4 +1,4 @@
-"""The base class of pictures, and how pictures are written. Importing this module does not import torch."""
+"""The base class of pictures, and writing of pictures. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Section = Literal["pictures", "latents"]
 """The sections of a run's report that show pictures."""
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".avif": "AVIF", ".jpg": "JPEG", ".jpeg": "JPEG"}
 IMAGES = ((), ("a",), ("a", "b"), ("images",))
-"""The images that a picture can take."""
+"""The image parameters that a picture can have."""
 SUFFIXES = {"still": ".png", "animation": ".gif", "files": ""}
-"""The forms of a picture, and the suffix of the default path of each."""
+"""The forms of a picture, and the suffix of each form's default path."""
 
 
 class Picture:
-    """A picture of a trained model: the command ``vaekit <kind>``, the method ``run.pictures.<kind>()``, a part of the report.
+    """A picture of a trained model: the command ``vaekit <kind>``, the method ``run.pictures.<kind>()``, part of the report.
 
-    The positional parameters of ``__init__`` are the subject and the images that the user names: none, one ``a``, two ``a`` and
-    ``b``, or any number of ``images``. The keyword-only parameters are the picture's options.
+    The positional parameters of ``__init__`` are the subject and the user's images: none, one ``a``, two ``a`` and ``b``, or
+    any number of ``images``. Keyword-only parameters are the picture's options.
 
-    A picture defines at least one of `still`, `animation` and `files`. Import torch inside these methods rather than at the top
-    of the module, so that the command's help does not have to wait for it.
+    A picture defines at least one of `still`, `animation` and `files`. Import torch inside these methods, not at the top of the
+    module, to keep the command's help fast.
 
     Args:
-        subject: The run that is drawn.
+        subject: The run to draw.
 
     Example:
         >>> from vaekit.drawing.grid import grid
@@ -55,12 +55,12 @@ class Picture:
     """
 
     kind: ClassVar[str] = "unregistered"
-    """The name it is registered under; the registry sets it."""
+    """The registered name, set by the registry."""
     paths: tuple[str, ...] = ()
-    """Default outputs, relative to the run folder: files in its subfolders, or one folder, without a suffix, which is emptied
-    first. By default ``pictures/<kind>`` as a PNG, else as a GIF, else as a folder."""
+    """Default outputs, relative to the run folder: files in its subfolders, or one folder (without a suffix), which is emptied
+    first. By default, ``pictures/<kind>`` as a PNG, else as a GIF, else as a folder."""
     section: ClassVar[Section | None] = None
-    """The section of the report that shows `still` with the default options, or None."""
+    """The section of the report that shows `still` with default options, or None."""
     title: ClassVar[str] = ""
     """The heading in the report."""
 
@@ -70,11 +70,11 @@ class Picture:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "out" in getattr(cls.__init__, "__annotations__", {}):
-            raise PluginError(f"{cls.__qualname__}: an option cannot be named 'out', which is where a picture is written")
+            raise PluginError(f"{cls.__qualname__}: an option cannot be named 'out', which is the output path")
         images = tuple(name for name in wiring(cls) if name != "subject")
         if set(images) <= {"a", "b", "images"} and images not in IMAGES:
             raise PluginError(
-                f"{cls.__qualname__} cannot be given its images",
+                f"{cls.__qualname__} has unsupported image parameters",
                 given=", ".join(images),
                 expected="positional parameters a, or a and b, or images, after the subject",
             )
@@ -86,15 +86,15 @@ class Picture:
         raise NotImplementedError
 
     def animation(self) -> Animation:
-        """Return the frames, and how long they are shown."""
+        """Return the frames and their durations."""
         raise NotImplementedError
 
     def files(self) -> Mapping[str, Image]:
-        """Return separate pictures by path within a folder, suffix included."""
+        """Return separate pictures by path within a folder, including the suffix."""
         raise NotImplementedError
 
     def alt(self) -> str:
-        """Return the alternative text of `still` in the report, for readers who cannot see it. By default the title."""
+        """Return the alt text of `still` in the report; by default, the title."""
         return self.title
 
     @classmethod
@@ -106,23 +106,23 @@ class Picture:
         """
         defined = tuple(form for form in SUFFIXES if getattr(cls, form) is not getattr(Picture, form))
         if not defined:
-            raise PluginError(f"the picture {cls.kind!r} draws nothing", expected=f"a method {', '.join(SUFFIXES)}")
+            raise PluginError(f"the picture {cls.kind!r} does not define any form", expected=f"a method {', '.join(SUFFIXES)}")
         return defined
 
     def write(self, out: str | Path | None = None) -> list[Path]:
         """Draw the picture and write it; return the paths.
 
         Args:
-            out: The file, whose suffix selects the format, or the folder for separate files, new or empty; default: `paths`.
+            out: Output file, whose suffix selects the format, or a new or empty folder for separate files; default: `paths`.
 
         Raises:
-            UsageError: The format is not supported, the folder is not empty, or the location is not writable.
-            PluginError: The picture draws nothing, or its `paths` are outside the subfolders of the run folder.
+            UsageError: The format is not supported, the folder is not empty, or the path is not writable.
+            PluginError: The picture defines no form, or its `paths` are outside the run folder's subfolders.
         """
         paths = [Path(path) for path in self.paths or (f"pictures/{self.kind}{SUFFIXES[self.forms()[0]]}",)]
         if any(path.is_absolute() or ".." in path.parts or len(path.parts) < 2 for path in paths):  # a folder is emptied
             raise PluginError(
-                f"the picture {self.kind!r} has a path outside the run's subfolders",
+                f"the picture {self.kind!r} has a path outside the run folder's subfolders",
                 given=paths,
                 expected="a path such as pictures/mine.png",
             )
@@ -136,14 +136,14 @@ class Picture:
         return targets
 
     def _form(self, path: Path) -> str:
-        """Return the form that a file of this suffix holds; an animation if both are possible."""
+        """Return the form for a file with this suffix; an animation if both are possible."""
         formats = {"animation": ANIMATED, "still": FORMATS}
         possible = {form: formats[form] for form in formats if form in self.forms()}
         for form, suffixes in possible.items():
             if path.suffix.lower() in suffixes:
                 return form
         raise UsageError(
-            f"{'pictures' if 'still' in possible else 'animations'} are not written in this format",
+            f"unsupported {'picture' if 'still' in possible else 'animation'} format",
             given=path,
             expected=", ".join(dict.fromkeys(suffix for form in reversed(possible) for suffix in possible[form])),
         )
@@ -160,7 +160,7 @@ class Picture:
 
     def _write_folder(self, folder: Path, *, replace: bool) -> None:
         if not replace and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder} already exists, and its files would mix with the new ones", remedy="choose another --out")
+            raise UsageError(f"{folder} is not empty", remedy="choose another --out")
         files = self.files()
         if replace:
             shutil.rmtree(folder, ignore_errors=True)
@@ -176,7 +176,7 @@ def write_picture(image: Image, path: Path) -> None:
         UsageError: The suffix is not that of a picture format.
     """
     if path.suffix.lower() not in FORMATS:
-        raise UsageError("pictures are not written in this format", given=path, expected=", ".join(FORMATS))
+        raise UsageError("unsupported picture format", given=path, expected=", ".join(FORMATS))
     write_atomically(path, lambda temporary: image.save(temporary, FORMATS[path.suffix.lower()]))
 
 

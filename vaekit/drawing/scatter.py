@@ -1,4 +1,4 @@
-"""Codes of images as points, coloured by label."""
+"""Scatter plots of codes, coloured by label."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PROJECTIONS = {"tsne": ("sklearn.manifold", "TSNE", "scikit-learn"), "umap": ("umap", "UMAP", "umap-learn")}
-"""Methods whose axes have no meaning: module, class, and the package to install."""
+"""Methods whose axes have no meaning: module, class, and package to install."""
 TALL = 22
-"""Height of a line of the legend in pixels."""
+"""Line height of the legend in pixels."""
 NAME, FAR = TEXT + 4, 80
-"""Height of a group's name among its points, and how far it may be moved so as not to cover another, in pixels."""
+"""Height of a group's name among its points, and the maximum shift to avoid overlaps, in pixels."""
 
 
 def project(codes: Tensor, method: str, seed: int) -> Tensor:
-    """Project codes ``(N, D)`` to the plane so that neighbours stay neighbours, with an optional library.
+    """Project codes ``(N, D)`` onto the plane so that neighbours stay neighbours, using an optional library.
 
     Raises:
         UsageError: The library is not installed, or there are too few codes.
@@ -41,10 +41,10 @@ def project(codes: Tensor, method: str, seed: int) -> Tensor:
             f"{method} needs {package}, which is not installed", remedy=f"pip install {package}, or use --method pca"
         ) from None
     if len(codes) < 8:
-        raise UsageError(f"{method} has nothing to arrange", given=f"{len(codes)} images", expected="8 or more")
+        raise UsageError(f"too few images for {method}", given=f"{len(codes)} images", expected="8 or more")
     options = {"perplexity": min(30.0, (len(codes) - 1) / 3)} if method == "tsne" else {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the library's own making: threads, deprecations
+        warnings.simplefilter("ignore")  # from the library itself: threads, deprecations
         placed = projection(n_components=2, random_state=seed % 2**32, **options).fit_transform(codes.double().cpu().numpy())
     return torch.as_tensor(placed, dtype=torch.float32)
 
@@ -58,15 +58,15 @@ def scatter_picture(
     title: str,
     draws: Tensor | None = None,
 ) -> Image.Image:
-    """Draw points in the plane with a legend, and each group's name at its centre.
+    """Draw points in the plane, with a legend and each group's name at its centre.
 
     Args:
-        points: ``(N, 2)``; a single column is drawn as one line of points per label.
+        points: ``(N, 2)``; a single column is drawn as a line of points per label.
         labels: ``(N,)``, or None.
         names: Names of the labels; default: their numbers.
         plane: The plane of the coordinates, or None if the axes have no meaning.
         title: The title.
-        draws: Posterior draws ``(K, M, 2)`` of the first M points in the same plane, shown as ellipses of two standard
+        draws: Posterior samples ``(K, M, 2)`` of the first M points in the same plane, shown as ellipses of two standard
             deviations.
     """
     group_of = torch.zeros(len(points), dtype=torch.int64) if labels is None else labels.cpu()
@@ -77,7 +77,7 @@ def scatter_picture(
         return _lines(points[:, 0], group_of, list(called.values()), plane, title)
     outlines = [_ellipse(draws[:, i].cpu()) for i in range(draws.shape[1])] if draws is not None else []
     ranges = [_range(values) for values in torch.cat([points, *outlines]).unbind(1)]
-    if plane is not None and len(plane.names) == 2:  # one scale for both, so that circles are circles
+    if plane is not None and len(plane.names) == 2:  # equal scales, so that circles are circles
         half = max(high - low for low, high in ranges) / 2
         ranges = [((low + high) / 2 - half, (low + high) / 2 + half) for low, high in ranges]
     axes_names = plane.names if plane is not None else ("first (no unit)", "second (no unit)")
@@ -92,17 +92,17 @@ def scatter_picture(
         axes.text((at[0] + 12, at[1]), name)
     middles = [axes.at(*points[group_of == group].median(0).values.tolist()) for group in called]
     sizes = [(text_width(name, NAME) + NAME / 4, 1.25 * NAME) for name in called.values()]
-    for name, middle in zip(called.values(), apart(middles, sizes), strict=True):
+    for name, middle in zip(called.values(), separate_boxes(middles, sizes), strict=True):
         axes.text(middle, name, "mm", NAME)
     return axes.finish()
 
 
-def apart(middles: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Place boxes so that no two overlap: each at its own centre, or at the nearest free place within `FAR`; return the centres.
+def separate_boxes(middles: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Place boxes without overlap, each at its centre or at the nearest free position within `FAR`; return the centres.
 
     Args:
-        middles: The centre that each should have, in pixels.
-        sizes: Width and height of each, in pixels.
+        middles: The preferred centres in pixels.
+        sizes: Width and height of each box in pixels.
     """
     steps = range(-FAR, FAR + 1, 4)
     shifts = sorted(product(steps, steps), key=lambda shift: shift[0] ** 2 + shift[1] ** 2)
@@ -116,7 +116,7 @@ def apart(middles: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, f
 
 
 def _lines(values: Tensor, group_of: Tensor, names: Sequence[str], plane: Plane | None, title: str) -> Image.Image:
-    """Draw values ``(N,)`` along one line per group, the first at the top."""
+    """Draw values ``(N,)`` along a line per group, the first at the top."""
     _, row = group_of.unique(return_inverse=True)
     last = float(row.max())
     axis = plane.names[0] if plane is not None else "first (no unit)"
@@ -126,7 +126,7 @@ def _lines(values: Tensor, group_of: Tensor, names: Sequence[str], plane: Plane 
 
 
 def _marks(axes: Axes, points: Tensor, group_of: Tensor) -> None:
-    """Draw points ``(N, 2)`` with the marks of their groups."""
+    """Draw points ``(N, 2)`` with the markers of their groups."""
     _, group = group_of.unique(return_inverse=True)
     for (x, y), g in zip(points.tolist(), group.tolist(), strict=True):
         axes.mark(axes.at(x, y), g, radius=2.6 if len(points) > 300 else 4)

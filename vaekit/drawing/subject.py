@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from vaekit.store.record import Record
 
 NUM_CODES = 2000
-"""Number of test images whose codes are used to describe the latent space."""
+"""Number of test images whose codes describe the latent space."""
 
 
 class Subject:
-    """A run as pictures need it. Each part is computed once, when it is first used.
+    """A run as the subject of pictures. Properties are computed once, on first use.
 
     Args:
         run: The run.
@@ -48,7 +48,7 @@ class Subject:
 
     @cached_property
     def kl_per_latent(self) -> list[float] | None:
-        """KL of each latent, in nats, on the test set; None if it is not known."""
+        """KL of each latent in nats on the test set; None if unknown."""
         known: list[float] | None = (self.run.evaluation() or {}).get("kl_per_latent")
         return known if known is not None and len(known) == self.vae.latent_dim else None
 
@@ -68,7 +68,7 @@ class Subject:
 
     @cached_property
     def spread(self) -> Spread:
-        """The spread of the prior, or of the codes if the posterior has no density and so need not match the prior."""
+        """The spread of the prior or, if the posterior has no density and need not match the prior, of the codes."""
         from vaekit.drawing.latents import code_spread, prior_spread
         from vaekit.interfaces import knows_density_of_draws
 
@@ -81,42 +81,42 @@ class Subject:
         return min(most, len(self.run.splits.test))
 
     def test(self, index: Sequence[int] | Tensor) -> Examples:
-        """Return test images by number, as the model sees them; `VAE.to_unit` prepares them to be shown."""
+        """Return test images by index, as the model sees them; `VAE.to_unit` maps them to [0, 1] for display."""
         from vaekit.drawing.examples import read_examples
 
         return read_examples(self.run.splits.test, index, self.run.spec.data.binarize)
 
     def images(self, given: Sequence[ImageName], fit: Fit | None = None, label: ClassName | None = None) -> Examples:
-        """Return test images by number, and the images of files and of folders of files, as the model sees them, in this order.
+        """Return test images by index and the images in files and folders, as the model sees them, in the order given.
 
         Args:
             given: The images.
-            fit: How files of another size are fitted to the model's; none refuses them.
-            label: The class of the files, required for conditional models; those of test images are known.
+            fit: How to fit files of another size; None rejects them.
+            label: The class of the files, required for conditional models.
 
         Raises:
-            UsageError: No test image has that number, or the class of files is missing or unknown.
-            DataError: None are given, or a file is missing, unreadable, or of another size.
+            UsageError: A test image does not exist, or the class of files is missing or unknown.
+            DataError: No images are given, or a file is missing, unreadable or of another size.
         """
         from vaekit.drawing.examples import Examples
 
         return reduce(Examples.followed_by, self._examples(given, label, partial(self._read_files, fit=fit)))
 
     def whole_images(self, given: Sequence[ImageName], label: ClassName | None = None) -> list[Examples]:
-        """Return test images by number, and image files of any size, each by itself; see `images`."""
+        """Return test images by index and image files of any size, one by one; see `images`."""
         from vaekit.data.folders import find_images
 
         files = [each for name in given for each in (find_images(Path(str(name))) if Path(str(name)).is_dir() else [name])]
         return self._examples(files, label, self._read_whole)
 
     def _examples(self, given: Sequence[ImageName], label: ClassName | None, read: Callable[[Path], Tensor]) -> list[Examples]:
-        """Return test images by number, and what a function reads from files and folders, in this order."""
+        """Return test images by index and what a function reads from files and folders, in the order given."""
         import torch
 
         from vaekit.drawing.examples import Examples
 
         if not given:
-            raise DataError("no images are given", expected="numbers of test images, files or folders")
+            raise DataError("no images given", expected="indices of test images, files or folders")
         number = self.chosen_class(label)
         parts = []
         for each in given:
@@ -125,17 +125,17 @@ class Subject:
                 continue
             images = read(Path(str(each)))
             if self.vae.condition.size and number is None:
-                raise UsageError("the model is conditional, and the class of image files is unknown", remedy="pass --label CLASS")
+                raise UsageError("the class of image files is unknown, and the model is conditional", remedy="pass --label CLASS")
             parts.append(Examples(images, None if number is None else torch.full((len(images),), number), self.class_names))
         return parts
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """The names of the classes of the data, if they have labels."""
+        """The names of the classes, if the data have labels."""
         return self.run.header.facts.class_names
 
     def chosen_class(self, label: ClassName | None) -> int | None:
-        """Return the number of the class that a user names, by name or number; None if none is named.
+        """Return the number of the class that the user specifies by name or number; None if unspecified.
 
         Raises:
             UsageError: The model is not conditional, or the class is unknown.
@@ -152,22 +152,22 @@ class Subject:
         return int(label)
 
     def condition_of(self, label: ClassName | None = None) -> Tensor | None:
-        """Return the condition of a class, ``(1, E)``; default: of the first; None if the model is unconditional."""
+        """Return the condition of a class, ``(1, E)``; default: the first; None if the model is unconditional."""
         import torch
 
         number = self.chosen_class(label)
         return self.vae.condition_on(torch.tensor([number or 0]))
 
     def _read_whole(self, path: Path) -> Tensor:
-        """Return the image of a file in its own size, ``(1, C, H, W)``."""
+        """Return the image in a file at its own size, ``(1, C, H, W)``."""
         from vaekit.data.images import image_size
 
         channels, *size = self.vae.data_shape
-        size = list(image_size(path)) if path.is_file() and len(size) == 2 else size  # reading explains what cannot be read
+        size = list(image_size(path)) if path.is_file() and len(size) == 2 else size  # reading reports what cannot be read
         return self._read_files(path, shape=(channels, *size))
 
     def _read_files(self, path: Path, fit: Fit | None = None, shape: Shape | None = None) -> Tensor:
-        """Return the images of a file, or of a folder of files, ``(N, C, H, W)``; by default in the model's shape."""
+        """Return the images in a file or folder, ``(N, C, H, W)``; by default in the model's shape."""
         from vaekit import roles
         from vaekit.drawing.images import read_images
 
@@ -176,10 +176,11 @@ class Subject:
         return self.vae.from_unit(read_images([path], shape or self.vae.data_shape, fit=fit, limits=limits))
 
     def plane(self, dims: Sequence[int] | None) -> tuple[Plane, Spread]:
-        """Return axes of the latent space, and the spread along them.
+        """Return axes of the latent space and the spread along them.
 
         Args:
-            dims: One or two latents; default: all latents, or the first two principal axes of the codes if there are more.
+            dims: One or two latents; default: all latents or, if there are more than two, the first two principal axes of the
+                codes.
 
         Raises:
             UsageError: ``dims`` are not one or two latents of the model.
@@ -196,7 +197,7 @@ class Subject:
         return latent_plane(self.spread, chosen), Spread(*(v[chosen] for v in self.spread))
 
     def labels(self, purpose: str) -> Tensor:
-        """Return the labels of the test set; warn of classes that occur only in the training set.
+        """Return the labels of the test set; warn about classes that occur only in the training set.
 
         Raises:
             DataError: The dataset has no labels.
@@ -205,18 +206,18 @@ class Subject:
         labels = test.labels
         if labels is None:
             raise DataError(
-                f"{purpose} needs labels, and the dataset {self.run.spec.data.dataset.kind!r} of this run has none",
-                expected="an image folder with a subfolder for each class, or labels in the array file",
-                remedy="train on those: --dataset folder with subfolders, or --dataset array --dataset.labels NAME",
+                f"{purpose} needs labels, but the dataset {self.run.spec.data.dataset.kind!r} has none",
+                expected="an image folder with a subfolder per class, or labels in the array file",
+                remedy="train on labelled data: --dataset folder with subfolders, or --dataset array --dataset.labels NAME",
             )
         if train.labels is not None:
             missing = sorted({*train.labels.unique().tolist()} - {*labels.unique().tolist()})
             absent = [test.class_names[label] if test.class_names else str(label) for label in missing]
             if absent:
-                warnings.warn(f"{purpose}: no test image is of class {', '.join(absent)}", stacklevel=2)
+                warnings.warn(f"{purpose}: no test images of class {', '.join(absent)}", stacklevel=2)
         return labels
 
 
 def is_number(given: ImageName) -> bool:
-    """Whether a user means a test image by its number; a file of that name takes precedence."""
+    """Whether an argument is the index of a test image; a file of that name takes precedence."""
     return isinstance(given, int) or (re.fullmatch(r"-?\d+", str(given)) is not None and not Path(given).exists())

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 INK, PAPER = "#1a1a1a", "#ffffff"
 TEXT = 13
-"""Height of text, in pixels."""
+"""Text height in pixels."""
 WIDE = 640
-"""Width in pixels above which text grows with the picture, since pages shrink wide pictures."""
+"""Width in pixels above which text scales with the picture, since pages shrink wide pictures."""
 SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 SPECIAL = ("serif", "mono", "condensed", "bold", "italic", "oblique", "light", "thin", "black", "medium", "math")
 """Parts of the names of fonts that are used only if no plain one has the characters."""
@@ -41,7 +41,7 @@ class Piece(NamedTuple):
 
 
 def text_size(width: float) -> int:
-    """Return the height of text, in pixels, beside images that are ``width`` pixels wide."""
+    """Return the text height in pixels for pictures that are ``width`` pixels wide."""
     return max(TEXT, round(TEXT * width / WIDE))
 
 
@@ -51,14 +51,14 @@ def text_width(text: str, size: int = TEXT) -> int:
 
 
 def write(draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, *, anchor: str = "lm", size: int = TEXT) -> None:
-    """Write a line of text with a white outline, so that it can be read over points.
+    """Write a line of text with a white outline, so that it is legible over points.
 
     Args:
         draw: The canvas.
         at: The position in pixels.
         text: The text, in any script. A character that no installed font has is replaced; see `pieces`.
-        anchor: The point of the text at that position, as Pillow names it: ``lm`` left, middle; ``mb`` middle, bottom.
-        size: Height in pixels.
+        anchor: The anchor of the text, in Pillow's notation: ``lm`` left, middle; ``mb`` middle, bottom.
+        size: Text height in pixels.
     """
     line = pieces(text)
     widths = [font(piece.font, size).getlength(piece.text) for piece in line]

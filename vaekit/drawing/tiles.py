@@ -1,4 +1,4 @@
-"""Examples of any shape as tiles, small pictures of one size: what an example looks like is decided here and nowhere else."""
+"""Examples of any shape as tiles (small pictures of one size). This module alone decides what an example looks like."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from vaekit.drawing.axes import FAINT, PALETTE, SCALE
 from vaekit.drawing.text import PAPER
 
 SMALL = 56
-"""Images whose longer side is below this are enlarged to reach it, by an integer factor and without interpolation."""
+"""Images whose longer side is below this are upscaled to reach it, by an integer factor and without interpolation."""
 WIDE = 2
-"""The width of a drawn signal or row of a table, in heights."""
+"""The aspect ratio of drawn signals and table rows."""
 EDGE = 2
-"""Space beside bars, and around curves, in pixels."""
+"""Space next to bars and around curves in pixels."""
 MISSING = 0.5
 """The grey of a missing pixel."""
 LARGE = 168
-"""The height of a signal or a row that is a picture of its own, and the side to which images of an animation are enlarged."""
+"""The height of signals and rows in separate pictures, and the side to which images of an animation are upscaled."""
 
 
 def tiles(examples: Tensor, small: int = SMALL) -> Tensor:
-    """Return a tile for each of the examples ``(N, *shape)``, whose numbers are in [0, 1]: bytes ``(N, 1 or 3, height, width)``.
+    """Return a tile for each of the examples ``(N, *shape)`` in [0, 1]: bytes ``(N, 1 or 3, height, width)``.
 
     Values outside [0, 1] are clipped.
 
-    * ``(C, H, W)``: the image, enlarged if it is small. A fourth channel is opacity over white, and any other number of channels
-      than 1 and 3 is averaged to grey. A missing pixel is grey.
+    * ``(C, H, W)``: the image, upscaled if small. A fourth channel is opacity over white; other numbers of channels than 1 and
+    3 are averaged to grey. Missing pixels are grey.
     * ``(C, D, H, W)``: the middle slice of the volume, as an image.
-    * ``(C, L)``: the signal, a curve for each channel. A missing number is a gap.
-    * ``(F,)``: the row of a table, a bar for each number. A missing number has none.
+    * ``(C, L)``: the signal, a curve per channel. Missing values are gaps.
+    * ``(F,)``: the table row, a bar per value. Missing values have no bar.
 
     Args:
         examples: The examples.
-        small: Side below which images are enlarged, and the height of signals and rows; 1 leaves images as they are, and makes
-            signals and rows `LARGE`.
+        small: Side length below which images are upscaled, and the height of signals and rows; 1 leaves images unchanged and
+            makes signals and rows `LARGE`.
     """
     examples = examples.detach().float().clamp(0, 1).cpu()
     if examples.ndim == 2:
@@ -53,12 +53,12 @@ def tiles(examples: Tensor, small: int = SMALL) -> Tensor:
 
 
 def enlargement(shape: Sequence[int], small: int = SMALL) -> int:
-    """Return the factor by which images ``(…, H, W)`` are enlarged."""
+    """Return the factor by which images ``(…, H, W)`` are upscaled."""
     return max(1, math.ceil(small / max(shape[-2:])))
 
 
 def _height(small: int) -> int:
-    """Return the height of signals and rows of tables."""
+    """Return the height of signals and table rows."""
     return small if small > 1 else LARGE
 
 
@@ -73,7 +73,7 @@ def _images(images: Tensor, small: int) -> Tensor:
 
 
 def _bars(rows: Tensor, height: int) -> Tensor:
-    """Draw numbers ``(N, F)`` as bars from the lower edge, 0, towards the upper edge, 1, which are lines."""
+    """Draw values ``(N, F)`` as bars between two lines, 0 below and 1 above."""
     from PIL import ImageColor
 
     features = rows.shape[1]
@@ -92,7 +92,7 @@ def _bars(rows: Tensor, height: int) -> Tensor:
 
 
 def _curves(signals: Tensor, height: int) -> Tensor:
-    """Draw signals ``(N, C, L)`` as curves between two lines, 0 below and 1 above, with a colour for each channel."""
+    """Draw signals ``(N, C, L)`` as curves between two lines, 0 below and 1 above, with a colour per channel."""
     from PIL import Image, ImageDraw
 
     channels, length = signals.shape[1:]
@@ -117,7 +117,7 @@ def _curves(signals: Tensor, height: int) -> Tensor:
 
 
 def _pieces(x: Sequence[float], y: Sequence[float]) -> list[list[tuple[float, float]]]:
-    """Return the points of a curve, cut where one is missing."""
+    """Return the points of a curve, split at missing ones."""
     points = zip(x, y, strict=True)
     groups = groupby(points, key=lambda point: math.isnan(point[1]))
     return [list(piece) for is_missing, piece in groups if not is_missing]

@@ -9,7 +9,7 @@ from vaekit.evaluation.metrics import Metric, comparable_metrics
 
 
 def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and rows of a table of every number that any model has, with a dash for missing ones."""
+    """Return the titles and rows of a table of all metrics of the models, with a dash for missing ones."""
     metrics = comparable_metrics(evaluations)
     rows = [
         [
@@ -23,7 +23,7 @@ def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list
 
 
 CONTEXT = {"split": "split", "binarize": "binarised", "elbo_is": "elbo is"}
-"""The context that models must share, besides the images, for their numbers to be comparable, with titles for tables."""
+"""The context besides the images, that models must share for comparable metrics, with table titles."""
 
 
 def number_text(metric: Metric, numbers: Mapping[str, Any]) -> str:
@@ -34,7 +34,7 @@ def number_text(metric: Metric, numbers: Mapping[str, Any]) -> str:
 
 
 def not_comparable(evaluations: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return why the numbers of several models cannot be ranked: what differs between them; None if they can."""
+    """Return why the metrics of several models cannot be ranked, that is, what differs between them; None if they can."""
     found = [numbers for numbers in evaluations.values() if numbers]
     titles = {**CONTEXT, "data": "images"}
     differing = [title for key, title in titles.items() if len({str(numbers.get(key)) for numbers in found}) > 1]
@@ -42,10 +42,10 @@ def not_comparable(evaluations: Mapping[str, Mapping[str, Any]]) -> str | None:
         differing.append("feature network, or its protocol")
     if not differing:
         return None
-    return f"these numbers cannot be ranked, since the models differ in: {', '.join(differing)}"
+    return f"these metrics cannot be ranked, because the models differ in: {', '.join(differing)}"
 
 
 def aligned(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a table as lines of text."""
+    """Format a table as lines of text."""
     widths = [max(len(row[i]) for row in [titles, *rows]) for i in range(len(titles))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in [titles, *rows]]

@@ -1,1 +1,1 @@
-"""The model: a VAE composed of parts, the objective that trains it, and their assembly from a spec."""
+"""The model: a VAE composed of parts, its training objective, and their assembly from a spec."""

@@ -1,4 +1,4 @@
-"""Builds networks and an objective from a complete spec; all choices have been made by `vaekit.specs.resolve`."""
+"""Builds a model and its objective from a complete spec; all choices are made in `vaekit.specs.resolve`."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from vaekit.specs.models import ModelSpec, RunSpec
 from vaekit.streams import Streams, derive_seed
 
 INITIAL_NUMBERS = 2**26
-"""The most numbers in the training images that initial states are computed from, if these are more than 1,024."""
+"""Maximum number of values in the training images for initial states, if there are more than 1,024 images."""
 
 
 def assemble(spec: RunSpec, splits: Splits) -> Objective:
-    """Build the model of a spec and the objective for its data, on the CPU, initialised with the spec's seed.
+    """Build the objective of a spec, with its model, on the CPU, initialised with the spec's seed.
 
-    What starts from training images is set later, when a run begins; see `initial_state`.
+    State that is initialised from training images is set later, when a run begins; see `initial_state`.
 
     Raises:
-        PluginError: A component does not return what its role promises.
-        UsageError: A loss has nothing to train, or no loss depends on what is trained.
+        PluginError: A component violates the contract of its role.
+        UsageError: A loss has no parameters to train, or no loss depends on a trained part.
     """
     vae = build_vae(spec.model, splits.facts, seed=spec.train.seed)
     objective = build_objective(
@@ -58,7 +58,7 @@ def assemble(spec: RunSpec, splits: Splits) -> Objective:
 
 
 def _is_constant(term: str, objective: Objective, inputs: Inputs) -> bool:
-    """Whether training does not change a term of an objective, as it depends on frozen parts only."""
+    """Whether a term of an objective is constant in training because it depends only on frozen parts."""
     learners = [name for name in objective.learners if name.startswith("vae.") and name != "vae.prior"]
     if term not in objective.terms or not objective.frozen or learners:
         return False
@@ -73,7 +73,7 @@ def _moves(objective: Objective, *parts: ModelPart) -> bool:
 
 @torch.no_grad()
 def _sees_images(objective: Objective, inputs: Inputs) -> bool:
-    """Whether a training step fails without images, given the posterior's parameters, or these change in training."""
+    """Whether a training step needs images, since posterior parameters do not suffice or change in training."""
     if objective.encodes or _moves(objective, "likelihood"):
         return True
     vae, training = objective.vae, objective.training
@@ -85,7 +85,7 @@ def _sees_images(objective: Objective, inputs: Inputs) -> bool:
         for name in objective.terms:
             objective.value_of(name, trace)
         objective.next_state(trace)
-    except Exception:  # whatever it is that fails without images
+    except Exception:  # any failure without images
         return True
     finally:
         objective.train(training)
@@ -97,8 +97,8 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
 
     Args:
         model: The model section of a spec.
-        facts: What it must know about its data.
-        seed: The seed of the initial weights, in which case torch's global generator is not affected; default: draw from it.
+        facts: The facts about its data.
+        seed: The seed of the initial weights, which preserves torch's global generator; default: draw from that generator.
     """
     data_shape, latent_shape = facts.data_shape, latent_shape_of(model, facts)
     latent_dim = math.prod(latent_shape)
@@ -132,7 +132,7 @@ def build_vae(model: ModelSpec, facts: Facts, *, seed: int | None = None) -> VAE
 
 
 def _encoder(model: ModelSpec, facts: Facts, in_shape: Shape, out_shape: Shape) -> nn.Module:
-    """Build the encoder of a model; if numbers may be missing, one that fills them."""
+    """Build the encoder of a model, wrapped to fill missing values if there may be any."""
     if facts.missing == "refuse":
         return roles.encoders.build(model.encoder, in_shape=in_shape, out_shape=out_shape)
     channels = facts.data_shape[0] if facts.missing == "channel" else 0
@@ -141,17 +141,17 @@ def _encoder(model: ModelSpec, facts: Facts, in_shape: Shape, out_shape: Shape) 
 
 
 def latent_shape_of(model: ModelSpec, facts: Facts) -> Shape:
-    """Return the shape of the latents: a vector, or a grid with one position for every ``latent_stride`` of the data.
+    """Return the shape of the latents: a vector, or a grid with a position for every ``latent_stride`` pixels.
 
     Raises:
-        UsageError: The data have no positions.
+        UsageError: The data have no spatial dimensions.
     """
     channels, stride = model.latent_dim, model.latent_stride
     if stride is None:
         return (channels,)
     if len(facts.data_shape) == 1:
         raise UsageError(
-            "a grid of latents needs data with positions", given=f"latent_stride {stride}, data of {facts.data_shape}"
+            "a grid of latents needs data with spatial dimensions", given=f"latent_stride {stride}, data of {facts.data_shape}"
         )
     return (channels, *(math.ceil(side / stride) for side in facts.data_shape[1:]))
 
@@ -171,8 +171,8 @@ def build_objective(
         model: The model section of a spec.
         vae: The model.
         num_data: The size of the dataset.
-        num_classes: The number of classes; None if there are no labels.
-        seed: The seed of the initial weights of losses that have networks; see `build_vae`.
+        num_classes: The number of classes; None without labels.
+        seed: The seed of the initial weights of the losses' own networks; see `build_vae`.
         frozen: Parts of the model that are not trained.
     """
     with _seeded(seed, "initial weights of losses"):
@@ -185,11 +185,11 @@ def build_objective(
 
 @torch.no_grad()
 def initial_state(spec: RunSpec, objective: Objective, source: ImageSource) -> dict[str, Tensor]:
-    """Return the parameters and buffers that start from training images, by name; see `Module.initial_state`.
+    """Return the parameters and buffers initialised from training images, by name; see `Module.initial_state`.
 
     Args:
         spec: A complete spec.
-        objective: The objective that was built from it; it does not change.
+        objective: The objective built from it, which is not modified.
         source: The training images.
     """
     parts = {
@@ -214,7 +214,7 @@ def initial_state(spec: RunSpec, objective: Objective, source: ImageSource) -> d
 
 @contextmanager
 def _seeded(seed: int | None, stream: str) -> Iterator[None]:
-    """Seed torch's global generator for a while; with None, leave it as it is."""
+    """Seed torch's global generator within the context; None leaves it unchanged."""
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(derive_seed(seed, stream, 0))
@@ -222,7 +222,7 @@ def _seeded(seed: int | None, stream: str) -> Iterator[None]:
 
 
 def example_inputs(objective: Objective) -> Inputs:
-    """Return inputs for a trial of an objective: three images with noise and labels, at the start of training."""
+    """Return example inputs of an objective: three images with noise and labels, at the start of training."""
     vae = objective.vae
     x = torch.rand(3, *vae.data_shape, generator=torch.Generator().manual_seed(0)).to(vae.device)
     y = torch.zeros(3, dtype=torch.int64, device=vae.device)

@@ -1,4 +1,4 @@
-"""A trial of a model before it is trained: each component must return what its role promises."""
+"""A dry run of a model before training, which checks the contract of each component."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from vaekit.specs.models import ModelSpec
 
 @torch.no_grad()
 def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> None:
-    """Check the shapes and types of what the components of a model return for a small batch.
+    """Check the shapes and types of the components' outputs for a small batch.
 
     Args:
         model: The model section of a spec.
-        objective: The objective that was built from it; its training mode does not change.
+        objective: The objective built from it; its training mode is preserved.
         inputs: The batch.
 
     Raises:
-        PluginError: A component breaks its contract; the message names it and where it comes from.
+        PluginError: A component violates its contract; the message names it and its origin.
     """
     assert inputs.x is not None
     vae, num, training = objective.vae, len(inputs.x), objective.training
@@ -35,53 +35,53 @@ def check_contracts(model: ModelSpec, objective: Objective, inputs: Inputs) -> N
     latents, images = (num, vae.latent_dim), (num, *vae.data_shape)
     c = vae.condition_on(inputs.y)
     if c is not None:
-        _kept(roles.conditions, model.condition.kind, "its output", c, (num, vae.condition.size))
+        _checked(roles.conditions, model.condition.kind, "its output", c, (num, vae.condition.size))
     shape = (num, *params_shape(vae.posterior, vae.latent_shape))
-    params = _kept(roles.encoders, model.encoder.kind, "its output", vae.encoder(appended(inputs.x, c)), shape)
+    params = _checked(roles.encoders, model.encoder.kind, "its output", vae.encoder(appended(inputs.x, c)), shape)
     q = vae.posterior(params.reshape(num, *vae.posterior.param_shape), vae)
     z = q.rsample(inputs.noise[(0,) * len(objective.samples)])
-    _kept(roles.posteriors, model.posterior.kind, "a sample", z, latents)
+    _checked(roles.posteriors, model.posterior.kind, "a sample", z, latents)
     draws = vae.sample_latent(num, generator=torch.Generator(vae.device))
-    _kept(roles.priors, model.prior.kind, "a sample", draws, latents)
-    codes = _kept(roles.posteriors, model.posterior.kind, "the decoder's input", vae.posterior.decoder_input(z), latents)
+    _checked(roles.priors, model.prior.kind, "a sample", draws, latents)
+    codes = _checked(roles.posteriors, model.posterior.kind, "the decoder's input", vae.posterior.decoder_input(z), latents)
     outputs = vae.decoder(appended(codes.reshape(num, *vae.latent_shape), c))
-    _kept(roles.decoders, model.decoder.kind, "its output", outputs, (num, *vae.likelihood.param_shape))
+    _checked(roles.decoders, model.decoder.kind, "its output", outputs, (num, *vae.likelihood.param_shape))
     p = vae.likelihood(outputs)
-    _kept(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
-    _kept(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
+    _checked(roles.likelihoods, model.likelihood.kind, "its mean", p.mean, images)
+    _checked(roles.likelihoods, model.likelihood.kind, "its log_prob", p.log_prob(inputs.target), (num,), finite=False)
     for kind, draw in (inputs.draws or {}).items():
         shape = draw.shape[1:] if isinstance(draw, Tensor) else ()
-        _kept(roles.losses, kind, "its noise", draw, (num, *shape))
+        _checked(roles.losses, kind, "its noise", draw, (num, *shape))
     trace = objective.trace(inputs)
     for name, (kind, _) in objective.terms.items():
         loss: Any = objective.losses[kind]
         if kind in roles.losses:
             value: Any = objective.value_of(name, trace)
             scalar = loss.batch_statistic and isinstance(value, Tensor) and value.ndim == 0
-            _kept(roles.losses, kind, f"its term {name!r}", value, () if scalar else (num,), finite=False)
+            _checked(roles.losses, kind, f"its term {name!r}", value, () if scalar else (num,), finite=False)
     objective.train(training)
 
 
 def check_players(objective: Objective, inputs: Inputs) -> None:
-    """Check that each loss has parameters to train, and that a loss depends on each part of the model that is trained.
+    """Check that each loss has parameters to train, and that each trained part of the model receives a gradient.
 
     Args:
-        objective: The objective; its training mode does not change.
+        objective: The objective; its training mode is preserved.
         inputs: A small batch.
 
     Raises:
-        UsageError: A loss has none, or no loss has a gradient with respect to the parameters of a player.
+        UsageError: A loss has no parameters to train, or no loss has a gradient with respect to a player's parameters.
     """
     frozen = f"; frozen: {', '.join(objective.frozen)}" if objective.frozen else ""
     trained = {term for player in objective.players for term in player.aims}
-    # An aim that does not count in the objective may be idle, such as one for a prior that has no parameters.
+    # An aim outside the objective may be idle, such as that of a prior without parameters.
     judged = {term: aim for term, (_, aim) in objective.terms.items() if aim.judged}
     idle = {term: aim.moves or aim.own for term, aim in judged.items() if term not in trained}
     if idle:
         raise UsageError(
             "a loss has nothing to train: its parts of the model are frozen or have no parameters",
             given="; ".join(f"{term} trains {', '.join(parts)}" for term, parts in idle.items()) + frozen,
-            remedy="freeze fewer parts, or leave the loss out" if frozen else "leave the loss out",
+            remedy="freeze fewer parts, or remove the loss" if frozen else "remove the loss",
         )
     training = objective.training
     total, *_ = objective.eval()(inputs)
@@ -92,31 +92,31 @@ def check_players(objective: Objective, inputs: Inputs) -> None:
     reached = {_part_of(name) for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
     if unreached := [part for part in dict.fromkeys(map(_part_of, names)) if part not in reached]:
         raise UsageError(
-            f"no loss depends on the {unreached[0]}, which would never be trained",
+            f"no loss depends on the {unreached[0]}, so it would never be trained",
             given=f"terms {', '.join(objective.terms)}{frozen}",
-            remedy="use parts without parameters, or add a loss that depends on it, for example kl for the prior",
+            remedy="use a part without parameters, or add a loss that depends on it, for example kl for the prior",
         )
 
 
 def _part_of(name: str) -> str:
-    """Return the part of the model, or the loss, that a parameter of an objective belongs to."""
+    """Return the part of the model, or the loss, to which a parameter of an objective belongs."""
     return name.split(".")[1]
 
 
 def _check_modules(model: ModelSpec, objective: Objective) -> None:
-    """Check that the modules of components can be trained and saved; an exception names the plugin that it comes from."""
+    """Check that components can be trained and saved; errors name the plugin responsible."""
     for components in (roles.encoders, roles.decoders, roles.posteriors, roles.priors, roles.likelihoods, roles.conditions):
         module = getattr(objective.vae, components.role)
         with components.blaming(getattr(model, components.role).kind):
             module.train(module.training)
             module.state_dict()
-            sum(parameter.numel() for parameter in module.parameters())  # fails for lazy ones, which have no shape yet
+            sum(parameter.numel() for parameter in module.parameters())  # fails for lazy parameters, which have no shape yet
 
 
-def _kept(components: Registry[Any], kind: str, what: str, value: Any, shape: Shape, *, finite: bool = True) -> Tensor:
-    """Return what a component returned, if it is a tensor of torch's default type, of a shape and, if required, finite.
+def _checked(components: Registry[Any], kind: str, what: str, value: Any, shape: Shape, *, finite: bool = True) -> Tensor:
+    """Return a component's output after checking its dtype, shape and, if required, finiteness.
 
-    The log-likelihood of the trial's images need not be finite, as they may lie outside the support.
+    The log-likelihood need not be finite, since the example images may lie outside the support.
     """
     expected = f"{torch.get_default_dtype()} of shape {tuple(shape)}"
     if not isinstance(value, Tensor):
@@ -130,8 +130,8 @@ def _kept(components: Registry[Any], kind: str, what: str, value: Any, shape: Sh
         elif given == expected:
             return value
     raise PluginError(
-        f"the {components.role} {kind!r} of {components.origin(kind)} breaks its contract: {what} for a batch of images",
+        f"the {components.role} {kind!r} of {components.origin(kind)} violates its contract: {what} for a batch of images",
         given=given,
         expected=expected,
-        remedy=f"correct it; `vaekit plugins check {components.role}:{kind}` runs all checks",
+        remedy=f"fix it; `vaekit plugins check {components.role}:{kind}` runs all checks",
     )

@@ -1,4 +1,4 @@
-"""The objective: losses and the parameters that each of them moves, summed to one scalar for one backward pass."""
+"""The objective: losses and the parameters they train, summed to a single scalar for one backward pass."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from vaekit.trace import Elsewhere, Trace, mean_over_samples
 
 
 class Inputs(NamedTuple):
-    """The inputs of the objective, besides its parameters.
+    """The inputs of the objective besides its parameters.
 
     Args:
-        x: The images to encode, ``(B, C, H, W)``; None if ``params`` are known, and no loss needs images.
+        x: The images to encode, ``(B, C, H, W)``; None if ``params`` are given and no loss needs images.
         target: The images to score, of the same shape; usually ``x`` itself.
         noise: The base noise of the posterior, ``(*S, B, D)``.
         epoch: The time for schedules, a 0-d tensor.
         y: Labels, ``(B,)``, or None.
-        draws: The noise of losses that draw some, by kind, each ``(B, ...)``, or None.
-        params: The posterior's parameters, ``(B, ...)``, if the images were encoded before.
+        draws: The losses' own noise by loss name, each ``(B, ...)``, or None.
+        params: The posterior's parameters, ``(B, ...)``, if the images are already encoded.
     """
 
     x: Tensor | None
@@ -49,7 +49,7 @@ class Result(NamedTuple):
     Args:
         total: The scalar to minimise, 0-d: the sum over all players.
         terms: The terms to log, each 0-d: means over the batch, in nats per image.
-        state: In training, the next values of buffers that learn without gradients, by name.
+        state: In training, the next values of the buffers that are learned without gradients, by name.
     """
 
     total: Tensor
@@ -67,12 +67,12 @@ class Reconstruction(Loss):
 
 
 class Player(NamedTuple):
-    """Parameters that the same aims move; they have an optimiser of their own.
+    """Parameters that are trained by the same aims and share an optimiser.
 
     Args:
         aims: The names of the aims.
         names: The names of the parameters.
-        optim: Settings of the optimiser.
+        optim: The optimiser settings.
     """
 
     aims: tuple[str, ...]
@@ -93,26 +93,26 @@ class Term(NamedTuple):
 
 
 def samples_of(losses: Mapping[str, Loss]) -> Shape:
-    """Return the sample dimensions that several losses ask for together.
+    """Return the common sample dimensions requested by several losses.
 
     Raises:
-        UsageError: They ask for different ones.
+        UsageError: They request different ones.
     """
     asked = {name: loss.samples for name, loss in losses.items() if loss.samples is not None}
     if len(set(asked.values())) > 1:
         given = ", ".join(f"{name}: {math.prod(samples)}" for name, samples in asked.items())
-        raise UsageError("losses ask for different numbers of samples per image", given=given, expected="the same for all losses")
+        raise UsageError("losses request different numbers of samples", given=given, expected="the same number for all losses")
     return next(iter(asked.values()), ())
 
 
 class Objective(nn.Module):
-    """All that is trained: a VAE and the losses that train it.
+    """Everything that is trained: a VAE and its losses.
 
-    Each loss states its aims: which parameters each of them moves. Parameters that the same aims move are a player, so players
-    partition the parameters. While a player's aims are evaluated, all other parameters are frozen. The trace is detached for a
-    player that owns none of the parameters that produce it, and computed again for a player that owns some of them. Therefore no
-    loss leaks into parameters that it does not move, and the sum over all players is a single scalar: one backward pass, followed
-    by a step of every optimiser.
+    Each loss declares aims, and each aim the parameters that it trains. Parameters trained by the same aims form a player, so
+    players partition the parameters. While a player's aims are evaluated, all other parameters are frozen. For a player that
+    owns none of the parameters that produce the trace, the trace is detached; for a player that owns some of them, it is
+    recomputed. Hence gradients reach only the intended parameters, and the sum over all players is a single scalar: one
+    backward pass, followed by a step of every optimiser.
 
     Args:
         vae: The model.
@@ -121,8 +121,8 @@ class Objective(nn.Module):
         frozen: Parts of the model that are not trained; they belong to no player and remain in evaluation mode.
 
     Raises:
-        UsageError: No loss trains a part of the model, losses ask for different numbers of samples or have terms of the same
-            name, or aims that move the same parameters ask for different optimisers.
+        UsageError: No loss trains a part of the model, losses request different numbers of samples or have terms of the same
+            name, or aims of the same parameters request different optimisers.
     """
 
     def __init__(
@@ -136,34 +136,32 @@ class Objective(nn.Module):
         self.losses = nn.ModuleDict(losses)
         self.num_data = num_data
         self.gather: Callable[[Tensor, int], Tensor] | None = None
-        """Joins a batch's parts over processes, in training, for what depends on the whole batch; see `VAE.forward`."""
+        """Gathers the parts of a batch from all processes in training, for batch statistics; see `VAE.forward`."""
         self.encodes = True
         """Whether training may change the posterior's parameters of an image."""
         self.sees_images = True
-        """Whether a training step needs images; else the posterior's parameters for them suffice."""
+        """Whether a training step needs images; otherwise, the posterior's parameters suffice."""
         self.parts = 1
-        """The number of parts of a batch in training; if there are several, `forward` takes one, and `learn` the whole batch."""
+        """The number of parts of a training batch (gradient accumulation); `forward` takes a part, `learn` the whole batch."""
         self.samples = samples_of(losses)
-        """The sample dimensions ``*S`` of the codes, as the losses ask for them."""
+        """The sample dimensions ``*S`` of the codes, as requested by the losses."""
         self.terms: dict[str, Term] = {}
         for name, loss in losses.items():
             for term, aim in (loss.aims() or {name: Aim()}).items():
                 if term in self.terms:
                     both = f"{self.terms[term].loss} and {name}"
-                    raise UsageError(
-                        "two losses have a term of the same name", given=f"{term}, of {both}", remedy="leave one out"
-                    )
+                    raise UsageError("two losses have a term of the same name", given=f"{term}, of {both}", remedy="remove one")
                 self.terms[term] = Term(name, aim)
         learned = [name for name, module in self.named_modules() if isinstance(module, Module) and module.learned]
         self.learners = [name for name in learned if not self._is_frozen(name)]
-        """The names of modules with state that learns without gradients."""
+        """The names of modules with state that is learned without gradients."""
         self.drawers = [name for name, loss in losses.items() if type(loss).draw_noise is not Loss.draw_noise]
-        """The names of losses that may draw noise of their own."""
+        """The names of losses that may draw their own noise."""
         self.players = self._players()
         self.owner = {name: i for i, player in enumerate(self.players) for name in player.names}
 
     def _players(self) -> tuple[Player, ...]:
-        """Group the parameters by the aims that move them."""
+        """Group the parameters by the aims that train them."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, parameter in self.named_parameters():
             if self._is_frozen(name):
@@ -175,17 +173,17 @@ class Objective(nn.Module):
                 raise UsageError(
                     f"no loss trains the {name.split('.')[1]}",
                     given=", ".join(f"{term} trains {', '.join(aim.moves)}" for term, (_, aim) in self.terms.items()),
-                    remedy="add a loss that does, for example kl",
+                    remedy="add one, for example kl",
                 )
             groups.setdefault(movers, []).append(name)
         return tuple(Player(movers, tuple(names), self._optim(movers)) for movers, names in groups.items())
 
     def _is_frozen(self, name: str) -> bool:
-        """Whether a module, a parameter or a buffer is in a part of the model that is not trained."""
+        """Whether a module, parameter or buffer belongs to a frozen part of the model."""
         return f"{name}.".startswith(tuple(f"vae.{part}." for part in self.frozen))
 
     def _movers(self, name: str) -> tuple[str, ...]:
-        """Return the aims that move a parameter."""
+        """Return the aims that train a parameter."""
         root, part, *rest = name.split(".")
         if root == "vae":
             return tuple(term for term, (_, aim) in self.terms.items() if part in aim.moves)
@@ -193,23 +191,23 @@ class Objective(nn.Module):
         named = tuple(term for term, aim in own.items() if rest[0] in aim.own)
         if named:
             return named
-        first, aim = next(iter(own.items()))  # a network that no aim names is trained with what its loss moves
+        first, aim = next(iter(own.items()))  # a network that no aim names is trained with its loss's parts of the model
         return self._movers(f"vae.{aim.moves[0]}") if aim.moves else (first,)
 
     def _optim(self, movers: Sequence[str]) -> Optim:
         asked = list(dict.fromkeys(optim for term in movers if (optim := self.terms[term].aim.optim) != Optim()))
         if len(asked) > 1:
-            raise UsageError("aims of the same parameters ask for different optimisers", given=f"{', '.join(movers)}: {asked}")
+            raise UsageError("aims of the same parameters request different optimisers", given=f"{', '.join(movers)}: {asked}")
         return asked[0] if asked else Optim()
 
     @property
     def batch_statistic(self) -> bool:
-        """Whether any loss of an example depends on the rest of the batch."""
+        """Whether any loss is a batch statistic."""
         return any(module.batch_statistic for module in self.modules() if isinstance(module, Loss))
 
     @property
     def learned(self) -> list[str]:
-        """The names of the buffers that learn without gradients."""
+        """The names of the buffers that are learned without gradients."""
         return [f"{name}.{buffer}" for name in self.learners for buffer in cast("Module", self.get_submodule(name)).learned]
 
     @property
@@ -219,33 +217,33 @@ class Objective(nn.Module):
 
     @property
     def has_critic(self) -> bool:
-        """Whether a loss trains a network of its own by an aim that does not count in the objective."""
+        """Whether a loss trains its own network by an aim outside the reported objective."""
         return any(aim.own and not aim.judged for _, aim in self.terms.values())
 
     @property
     def has_controller(self) -> bool:
-        """Whether a loss changes by state that it learns without gradients, such as a weight that a controller sets."""
+        """Whether a loss has state learned without gradients, such as a weight set by a controller."""
         return any(name.startswith("losses.") for name in self.learners)
 
     @property
     def producers(self) -> set[int]:
-        """The numbers of the players that own parameters of the model, which produce the trace."""
+        """The indices of the players that own parameters of the model, which produce the trace."""
         return {owner for name, owner in self.owner.items() if name.startswith("vae.")}
 
     def train(self, mode: bool = True) -> Objective:
-        """Set training or evaluation mode, in which frozen parts always are, so that their buffers do not change either."""
+        """Set training or evaluation mode; frozen parts stay in evaluation mode, so that their buffers do not change either."""
         super().train(mode)
         for part in self.frozen:
             self.vae.get_submodule(part).eval()
         return self
 
     def inputs_of(self, batch: Batch, streams: Streams, number: int, *, epoch: Tensor, split: str | None = None) -> Inputs:
-        """Return the inputs for a batch, with noise that is a function of the seed, the number and, in evaluation, the split.
+        """Return the inputs for a batch, with noise as a function of the seed, the number and, in evaluation, the split.
 
-        Each loss has a stream of its own, so that adding a loss changes no other draws.
+        Each loss has its own stream, so that adding a loss does not change other draws.
 
         Args:
-            batch: The batch, or the part of it that this process has.
+            batch: The batch, or this process's part of it.
             streams: The random streams of the run.
             number: The number of the step in training, or of the batch in evaluation.
             epoch: The time for schedules, a 0-d tensor.
@@ -263,16 +261,16 @@ class Objective(nn.Module):
         return Inputs(batch.inputs, batch.x, self.samples_first(noise), epoch, batch.y, draws)
 
     def draw_noise(self, num: int, generator: torch.Generator | None, like: Tensor) -> Tensor:
-        """Draw the base noise of the codes of ``num`` images, ``(num, *S, D)``: batch first, so that processes can share it.
+        """Draw the base noise for the codes of ``num`` images, ``(num, *S, D)``: batch first, so that processes can share it.
 
-        `samples_first` brings it into the order that the model takes.
+        `samples_first` converts it to the model's order.
         """
         noise = self.vae.posterior.draw_noise(num * math.prod(self.samples), generator, like=like)
         shaped: Tensor = noise.unflatten(0, (num, *self.samples))
         return shaped
 
     def samples_first(self, noise: Tensor) -> Tensor:
-        """Move the images of noise ``(B, *S, D)`` behind its samples: ``(*S, B, D)``."""
+        """Move the batch dimension of noise ``(B, *S, D)`` behind the sample dimensions, ``(*S, B, D)``."""
         return noise.movedim(0, len(self.samples))
 
     def parameters_of(self, player: Player) -> list[nn.Parameter]:
@@ -281,7 +279,7 @@ class Objective(nn.Module):
         return [parameters[name] for name in player.names]
 
     def parts_of(self, inputs: Inputs) -> list[Inputs]:
-        """Split the inputs for a batch into `parts`, equal in size and in order."""
+        """Split the inputs for a batch into `parts` of equal size, in order."""
         if self.parts == 1:
             return [inputs]
 
@@ -301,8 +299,8 @@ class Objective(nn.Module):
 
         Args:
             inputs: The inputs for a batch.
-            player: The only player to evaluate, with the parameters as currently visible; for internal use.
-            trace: The trace for that player; default: traced again.
+            player: A single player to evaluate, with the parameters as currently visible; for internal use.
+            trace: The trace for that player; default: computed.
         """
         if player is None:
             total, terms, trace = self.evaluate(inputs)
@@ -311,9 +309,9 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def learn(self, inputs: Inputs) -> dict[str, Tensor]:
-        """Return the next state after a batch that is trained on in parts, from the trace of the whole batch.
+        """Return the next state after a batch that is trained in parts, from the trace of the whole batch.
 
-        The networks process a part at a time.
+        The networks process one part at a time.
         """
         self.vae.chunk, before = inputs.noise.shape[len(self.samples)] // self.parts, self.vae.chunk
         trace = self.trace(inputs, whole=True)
@@ -322,7 +320,7 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
-        """Return the next values of the buffers that learn without gradients."""
+        """Return the next values of the buffers that are learned without gradients."""
         state: dict[str, Tensor] = {}
         if trace.whole is not None and self.gather is not None:
             x = self.gather(trace.x, 0) if self.examples else trace.whole.x
@@ -357,7 +355,7 @@ class Objective(nn.Module):
         return total, terms | {name: value.mean() for name, value in (trace.metrics | whole.metrics).items()}
 
     def value_of(self, name: str, trace: Trace) -> Tensor:
-        """Return the value of a term, as its loss returns it: ``(B,)``, or 0-d for a statistic of the batch."""
+        """Return the value of a term from its loss: ``(B,)``, or 0-d for a batch statistic."""
         kind, aim = self.terms[name]
         loss = cast("Loss", self.losses[kind])
         function = loss if aim.method == "forward" else getattr(loss, aim.method)
@@ -371,7 +369,7 @@ class Objective(nn.Module):
         parameters, producers = dict(self.named_parameters()), self.producers
         for index in range(len(self.players)):
             view = {name: p if self.owner.get(name) == index else p.detach() for name, p in parameters.items()}
-            seen: Trace | None = None  # trace again: other players produce a part of it
+            seen: Trace | None = None  # recompute: other players produce a part of it
             if producers == {index}:
                 seen = trace
             elif index not in producers:
@@ -386,7 +384,7 @@ class Objective(nn.Module):
 
         Args:
             inputs: The inputs for a batch, or for one of `parts`.
-            whole: Whether they are for a batch although it is trained on in parts.
+            whole: Whether they are for a whole batch although it is trained in parts.
         """
         gather = self.gather if self.training and (whole or self.parts == 1) else None
         trace: Trace = self.vae(

@@ -1,4 +1,4 @@
-"""Encoding and decoding examples that are larger than those of the training set, tile by tile."""
+"""Tiled encoding and decoding of examples larger than those of the training set."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from vaekit.interfaces import Capability, Shape
 from vaekit.model.vae import VAE
 
 OVERLAP = 0.25
-"""The fraction of a tile's side that it shares with the next one, by default."""
+"""The default overlap of neighbouring tiles, as a fraction of a tile's side."""
 AT_ONCE = 16
-"""The number of tiles that the networks process at once, by default."""
+"""The default number of tiles to process at once."""
 
 
 class Side(NamedTuple):
-    """How tiles lie along a side, in positions of the grid of latents.
+    """The arrangement of tiles along a side, in positions of the grid of latents.
 
     Args:
-        positions: The number of positions of a tile.
-        stride: The number of pixels for each position.
-        overlap: The number of positions that a tile shares with the next one.
+        positions: The number of positions per tile.
+        stride: The number of pixels per position.
+        overlap: The number of positions shared by neighbouring tiles.
     """
 
     positions: int
@@ -38,16 +38,16 @@ class Side(NamedTuple):
         return number * (self.positions - self.overlap)
 
     def count(self, whole: int) -> int:
-        """Return the number of tiles that cover a number of positions."""
+        """Return the number of tiles needed to cover a number of positions."""
         return max(1, math.ceil((whole - self.overlap) / (self.positions - self.overlap)))
 
     def weights(self, number: int, count: int, grain: int) -> Tensor:
-        """Return the weights of a tile in a blend of several, which rise and fall linearly where it overlaps another one.
+        """Return the blending weights of a tile, which rise and fall linearly in overlaps.
 
         Args:
             number: The number of the tile.
-            count: The number of all tiles.
-            grain: How many weights there are for each position.
+            count: The total number of tiles.
+            grain: The number of weights per position.
         """
         weights, shared = torch.ones(self.positions * grain), self.overlap * grain
         rise = (torch.arange(shared) + 0.5) / max(shared, 1)
@@ -59,31 +59,32 @@ class Side(NamedTuple):
 
 
 class Tiling:
-    """A model with a grid of latents, applied to examples of any size by overlapping tiles of the size that it was trained on.
+    """Applies a model with a grid of latents to examples of any size, in overlapping tiles of the training size.
 
-    Any model with a grid of latents can be tiled: each tile is an example of the trained size. Where tiles overlap, they are
-    blended linearly, as in diffusers' ``AutoencoderKL``. An example that the tiles do not fit is continued by reflection, and the
-    result is cropped. Beside the example and the result, memory does not grow with their size. An example of exactly one tile is
-    encoded and decoded as by the model itself, to the bit.
+    Any model with a grid of latents can be tiled: each tile is an example of the training size. Overlaps are blended linearly,
+    as in diffusers' ``AutoencoderKL``. If the tiles do not fit an example, it is padded by reflection, and the result is
+    cropped. Apart from the example and the result, memory does not grow with their size. An example of exactly one tile is
+    encoded and decoded exactly as by the model itself.
 
-    A convolutional network whose outputs depend on inputs up to r positions away computes the same as on the whole example,
-    except within r positions of an edge of a tile inside the example. Normalisation over positions, attention and linear layers
-    see a tile only.
+    A convolutional network whose outputs depend on inputs up to r positions away gives the same result as on the whole example,
+    except within r positions of tile edges inside the example. Normalisation over positions, attention and linear layers only
+    see a tile.
 
-    Measured on one CPU core with the networks ``resnet``, a latent stride of 8 and a picture of 1,024×1,024: by tiles of 64×64 it
-    takes 5.1 s and 62 MiB more than the model and its libraries, and as a whole, by a model of that size, 3.7 s and 470 MiB.
+    Measured on one CPU core with the networks ``resnet``, a latent stride of 8 and a picture of 1,024×1,024: in tiles of 64×64
+    it takes 5.1 s and 62 MiB more than the model and its libraries; as a whole, with a model of that size, 3.7 s and 470 MiB.
 
-    Shapes: examples ``(B, C, *sides)``, images, signals or volumes, and grids of latents ``(B, K, *positions)``, with a position
-    for every ``stride`` pixels of a side.
+    Shapes: examples (images, signals or volumes) ``(B, C, *sides)`` and grids of latents ``(B, K, *positions)``, with a
+    position for every ``stride`` pixels of a side.
 
     Args:
         vae: The model.
-        overlap: The fraction of a tile's side that it shares with the next one, from 0 to 0.5; rounded down to whole positions.
-        at_once: The number of tiles that the networks process at once.
+        overlap: The overlap of neighbouring tiles as a fraction of a tile's side, from 0 to 0.5; rounded down to whole
+            positions.
+        at_once: The number of tiles to process at once.
 
     Raises:
-        UsageError: The latents of the model form no grid, or its positions do not divide the sides of its examples, or an option
-            is out of range.
+        UsageError: The latents of the model do not form a grid, its positions do not divide the sides of its examples, or an
+            option is out of range.
 
     Example:
         >>> run = vaekit.train(encoder="cnn", latent_dim=2, latent_stride=4, epochs=1, pictures="none")
@@ -97,21 +98,21 @@ class Tiling:
         positions, sides = vae.latent_shape[1:], vae.data_shape[1:]
         if not positions:
             raise UsageError(
-                "only a model with a grid of latents works on tiles",
+                "only models with a grid of latents can be tiled",
                 given=f"a model with a vector of {vae.latent_dim} latents",
-                expected="latents with positions",
+                expected="a grid of latents",
                 remedy="train one with --latent-stride",
             )
         if any(side % number for side, number in zip(sides, positions, strict=True)):
             raise UsageError(
-                "the latents of the model do not divide its examples into equal parts",
+                "the grid of latents does not divide the model's examples into equal parts",
                 given=f"{_times(positions)} positions for {_times(sides)}",
                 expected="sides that are multiples of the latent stride",
-                remedy="train on examples of such a size, for example with --dataset.size",
+                remedy="train on examples of a suitable size, for example with --dataset.size",
             )
         if not 0 <= overlap <= 0.5 or at_once < 1:
             raise UsageError(
-                "tiles overlap by at most half of a side",
+                "invalid overlap or number of tiles",
                 given=f"overlap {overlap}, {at_once} tiles at once",
                 expected="an overlap from 0 to 0.5, and at least 1 tile",
             )
@@ -122,15 +123,14 @@ class Tiling:
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the posterior means of examples ``(B, C, *sides)`` as grids ``(B, K, *positions)``.
 
-        A position in an overlap is a blend of two codes, also where codes are entries of a codebook; `decode` takes the nearest
-        entry.
+        A position in an overlap is a blend of two codes, even if codes are codebook entries; `decode` uses the nearest entry.
 
         Args:
             x: The examples; if a side is not a multiple of the stride, the last position covers the remainder.
             y: Their labels, ``(B,)``, which conditional models need.
 
         Raises:
-            UsageError: The examples do not have the channels or the number of sides of the model's, or labels are missing.
+            UsageError: The examples have another number of channels or sides than the model's, or labels are missing.
         """
         self._check(x, self.vae.data_shape)
         whole = [math.ceil(length / side.stride) for length, side in zip(x.shape[2:], self.sides, strict=True)]
@@ -143,14 +143,14 @@ class Tiling:
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the mean examples of grids of latents ``(B, K, *positions)``: ``stride`` pixels of a side for each position.
+        """Return the decoded means of grids of latents ``(B, K, *positions)``; each position becomes ``stride`` pixels.
 
         Args:
             z: The latents.
             y: Labels, ``(B,)``, which conditional models need.
 
         Raises:
-            UsageError: The latents do not have the channels or the number of sides of the model's, or labels are missing.
+            UsageError: The latents have another number of channels or sides than the model's, or labels are missing.
         """
         self._check(z, self.vae.latent_shape)
 
@@ -161,7 +161,7 @@ class Tiling:
         return self._blended(z, y, decoded, whole, grains=([1 for _ in self.sides], [side.stride for side in self.sides]))
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the examples decoded from the posterior means of examples, of the same size; see `encode`."""
+        """Return reconstructions from the posterior means of examples, of the same size; see `encode`."""
         return _cropped(self.decode(self.encode(x, y), y), x.shape[2:])
 
     @torch.no_grad()
@@ -174,10 +174,10 @@ class Tiling:
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return the mean examples of ``num`` draws from the prior, ``(num, C, *sides)``.
+        """Return the decoded means of ``num`` prior samples, ``(num, C, *sides)``.
 
-        The grid of latents is put together from draws of the model's own grid, which is a draw from the prior of a larger grid
-        where latents are independent.
+        The grid of latents is assembled from samples of the model's own grid, which is a sample from the prior of a larger grid
+        if latents are independent.
 
         Args:
             num: The number of examples.
@@ -187,16 +187,16 @@ class Tiling:
             generator: The source of randomness, on the model's device.
 
         Raises:
-            UsageError: The latents depend on each other in the prior, or there are not as many sides as the model's examples
-                have.
+            UsageError: The latents are dependent in the prior, or the number of sides differs from that of the model's
+                examples.
         """
         vae = self.vae
         if Capability.FACTORISED not in vae.prior.provides or len(sides) != len(self.sides) or min(sides) < 1:
             raise UsageError(
-                "the model cannot draw examples of this size",
+                "the model cannot sample examples of this size",
                 given=f"sides {_times(tuple(sides))}, prior {vae.prior.kind!r}",
                 expected=f"{len(self.sides)} sides of 1 or more, and a prior of independent latents, such as 'normal'",
-                remedy="draw examples of the model's own size",
+                remedy="sample examples of the model's own size",
             )
         y = vae.classes_in_turn(num) if y is None else y
         whole = [math.ceil(length / side.stride) for length, side in zip(sides, self.sides, strict=True)]
@@ -225,8 +225,8 @@ class Tiling:
             source: The tensor.
             y: Labels, ``(B,)``, or None.
             function: Maps tiles, and their labels, to tiles.
-            whole: The numbers of positions that the tensor covers.
-            grains: How many numbers along each side of the tensor, and of the result, there are for each position.
+            whole: The numbers of positions covered by the tensor.
+            grains: The numbers of elements per position along each side of the tensor and of the result.
         """
         grain, new_grain = grains
         counts = [side.count(number) for side, number in zip(self.sides, whole, strict=True)]
@@ -251,7 +251,7 @@ class Tiling:
         return _cropped(canvas, [each * number for each, number in zip(new_grain, whole, strict=True)])
 
     def _tile(self, source: Tensor, place: Sequence[int], grain: Sequence[int]) -> Tensor:
-        """Return a tile of a tensor ``(C, *sides)``, which is continued by reflection."""
+        """Return a tile of a tensor ``(C, *sides)``, padded by reflection."""
         for dim, (side, number, each) in enumerate(zip(self.sides, place, grain, strict=True), 1):
             begin, length = each * side.begin(number), source.shape[dim]
             turn = max(2 * (length - 1), 1)
@@ -263,14 +263,14 @@ class Tiling:
     def _check(given: Tensor, shape: Shape) -> None:
         if given.ndim != len(shape) + 1 or given.shape[1] != shape[0] or 0 in given.shape:
             raise UsageError(
-                "the model cannot work on tiles of this",
+                "invalid shape for tiling with this model",
                 given=f"shape {tuple(given.shape)}",
                 expected=f"shape (B, {shape[0]}, {', '.join(['side'] * (len(shape) - 1))}), with sides of any length",
             )
 
 
 def _cropped(x: Tensor, sides: Sequence[int]) -> Tensor:
-    """Return the beginning of each side of a tensor ``(B, C, *sides)``."""
+    """Crop a tensor ``(B, C, *sides)`` to the beginning of each side."""
     for dim, length in enumerate(sides, 2):
         x = x.narrow(dim, 0, length)
     return x

@@ -1,4 +1,4 @@
-"""The VAE: an encoder and a decoder, with a posterior, a prior and a likelihood."""
+"""The VAE: encoder, decoder, posterior, prior and likelihood."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from vaekit.trace import Elsewhere, Site, Trace
 class VAE(nn.Module):
     """A variational autoencoder assembled from parts.
 
-    ``x -> encoder -> posterior q(z|x) -> z -> decoder -> likelihood p(x|z)``, with a prior p(z). Images are ``(B, C, H, W)``, by
-    default in [0, 1], latent vectors ``(B, D)``; tables, signals and volumes take the place of images in their own shapes. Any
-    module that maps tensors to tensors can be the encoder or the decoder.
+    ``x -> encoder -> posterior q(z|x) -> z -> decoder -> likelihood p(x|z)``, with a prior p(z). Images have the shape ``(B, C,
+    H, W)``, with values in [0, 1] by default, and latent vectors ``(B, D)``; tables, signals and volumes have their own shapes.
+    Any module from tensors to tensors can be the encoder or the decoder.
 
-    With a condition, which turns labels into vectors c, these are q(z|x, c), p(x|z, c) and, if the prior uses c, p(z|c): the
-    encoder receives c as E additional channels, the decoder as E additional latents. If ``latent_shape`` has several dimensions,
-    the networks see latents of that shape, such as a grid ``(C, H, W)``; everywhere else they are vectors of D numbers.
+    With a condition, which maps labels to vectors c, these become q(z|x, c), p(x|z, c) and, if the prior uses c, p(z|c): the
+    encoder receives c as E additional channels, the decoder as E additional latents. If ``latent_shape`` has several
+    dimensions, the networks see latents of that shape, such as a grid ``(C, H, W)``; everywhere else, latents are vectors of
+    size D.
 
     Args:
         encoder: Maps ``(B, C + E, H, W)`` to ``(B, *posterior.param_shape)``.
@@ -35,12 +36,12 @@ class VAE(nn.Module):
         prior: The prior; default: a standard normal.
         likelihood: The likelihood; default: Bernoulli pixels (``bce``) with the decoder's output shape.
         condition: The condition; default: none.
-        latent_shape: The shape in which the networks see latents; default: a vector.
+        latent_shape: The shape of latents in the networks; default: a vector.
         value_range: The lowest and highest pixel values of the data, which pictures show as black and white.
-        missing: Whether NaN in the data is a missing number, which the likelihood leaves out; the encoder must accept it.
+        missing: Whether NaN in the data marks missing values, which the likelihood ignores; the encoder must accept NaN.
 
     Raises:
-        UsageError: The parts do not fit together, or a default needs a shape that the decoder does not declare.
+        UsageError: The parts are incompatible, or a default needs a shape that the decoder does not declare.
 
     Example:
         >>> from vaekit.components.encoders.mlp import MLP as Encoder
@@ -88,7 +89,7 @@ class VAE(nn.Module):
         self.posterior, self.prior, self.likelihood, self.condition = posterior, prior, likelihood, condition
         self.missing = missing
         self.chunk: int | None = None
-        """The number of examples that the networks process at once, for large batches in evaluation; None for whole batches."""
+        """The number of examples to process at once for large batches in evaluation; None for whole batches."""
 
     @property
     def latent_dim(self) -> int:
@@ -118,7 +119,7 @@ class VAE(nn.Module):
             return None
         if y is None:
             raise UsageError(
-                f"the model is conditional on {self.condition.kind!r}, and no labels are given",
+                f"the model is conditional on {self.condition.kind!r}, but no labels are given",
                 expected="labels y, one per example",
             )
         c: Tensor = self.condition(y)
@@ -134,12 +135,12 @@ class VAE(nn.Module):
             y: Their labels, ``(B,)``, which conditional models need.
 
         Raises:
-            UsageError: The images do not have the shape that the model expects, or are not floating-point, or labels are missing.
+            UsageError: The images have an unexpected shape or are not floating-point, or labels are missing.
         """
         return self.posterior_of(x, self.condition_on(y))
 
     def posterior_of(self, x: Tensor, c: Tensor | None = None) -> Any:
-        """Return q(z|x, c) for images and, if the model is conditional, the vectors c of their labels, ``(B, E)``."""
+        """Return q(z|x, c) for images and, if the model is conditional, their vectors c, ``(B, E)``."""
         return self.posterior(self.params_of(x, c), self)
 
     def params_of(self, x: Tensor, c: Tensor | None = None) -> Tensor:
@@ -164,7 +165,7 @@ class VAE(nn.Module):
     def reparameterize(
         self, mu: Tensor, logvar: Tensor, noise: Tensor | None = None, *, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return ``z = mu + exp(logvar / 2) * noise``, with standard normal noise ``(*S, B, D)``; default: newly drawn."""
+        """Return ``z = mu + exp(logvar / 2) * noise``, with standard normal noise ``(*S, B, D)``; default: new noise."""
         if noise is None:
             noise = torch.randn(mu.shape, generator=generator, device=mu.device, dtype=mu.dtype)
         return DiagonalGaussian(mu, logvar).rsample(noise)
@@ -189,7 +190,7 @@ class VAE(nn.Module):
         """Return p(x|z, c) for latent vectors ``(*S, B, D)`` and, if the model is conditional, vectors c, ``(B, E)``.
 
         Raises:
-            UsageError: There is no batch dimension, or the last dimension is not the latent size.
+            UsageError: The batch dimension is missing, or the last dimension is not the latent size.
         """
         if z.shape[-1] != self.latent_dim or z.ndim < 2:
             raise UsageError(
@@ -206,7 +207,7 @@ class VAE(nn.Module):
         return Observed(cast("FactorisedDensity", p), len(self.data_shape)) if self.missing else p
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the mean images of p(x|z), ``(*S, B, C, H, W)``, for latent vectors ``(*S, B, D)``.
+        """Return the means of p(x|z), ``(*S, B, C, H, W)``, for latent vectors ``(*S, B, D)``.
 
         Args:
             z: The latent vectors.
@@ -215,12 +216,12 @@ class VAE(nn.Module):
         return self.likelihood_of(z, self.condition_on(y)).mean
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Return the codes nearest to vectors ``(…, D)``, which differ from them if codes are discrete, or on a sphere, say."""
+        """Return the valid codes nearest to vectors ``(…, D)``, for example if codes are discrete or on a sphere."""
         z, prior = self.posterior.nearest(z), self.prior(self, self.condition_on(self.classes_in_turn(1)))
         return prior.project(z) if isinstance(prior, Curved) else z
 
     def to_unit(self, images: Tensor) -> Tensor:
-        """Map images from the data's range to [0, 1], to be shown; values outside it are clipped."""
+        """Map images from the data's range to [0, 1] for display; values outside are clipped."""
         low, high = self.value_range
         return ((images - low) / (high - low)).clamp(0, 1)
 
@@ -246,20 +247,21 @@ class VAE(nn.Module):
         gather: Callable[[Tensor, int], Tensor] | None = None,
         decode: bool = True,
     ) -> Trace:
-        """Encode, sample and decode; return the trace, from which losses and pictures are computed.
+        """Encode, sample and decode; return the trace, the input of losses and pictures.
 
         Args:
-            x: The images to encode, ``(B, C, H, W)``; None if ``params`` are known, and the trace needs no images.
-            noise: The base noise of the posterior's samples, ``(*S, B, D)``; default: newly drawn, for one sample per image.
+            x: The images to encode, ``(B, C, H, W)``; None if ``params`` are given and the trace needs no images.
+            noise: The base noise of the posterior samples, ``(*S, B, D)``; default: new noise for one sample per image.
             params: The posterior's parameters, as `params_of` returns them; default: computed from ``x``.
             target: The images that the likelihood scores; default: ``x``.
             y: Labels, ``(B,)``, which conditional models need; stored in the trace.
             num_data: The size of the dataset, stored in the trace.
             epoch: The time for schedules, stored in the trace.
-            generator: The source of the noise if it is drawn.
+            generator: The source of randomness for new noise.
             draws: The noise of losses by kind, each ``(B, ...)``, stored in the trace.
-            gather: A function that joins the parts of a tensor from all processes along the batch dimension, for ``trace.whole``.
-            decode: Whether to decode at once, or only when the trace is asked for the likelihood.
+            gather: A function that concatenates the parts of a tensor from all processes along the batch dimension, for
+                ``trace.whole``.
+            decode: Whether to decode immediately, or only on first access of the likelihood.
         """
         absent: Any = Elsewhere()
         if params is None:
@@ -292,7 +294,7 @@ class VAE(nn.Module):
         draws: Mapping[str, Tensor] | None = None,
         decode: bool = True,
     ) -> Trace:
-        """Sample and decode; return the trace. This is the second half of `forward`, for many samples of images encoded once.
+        """Sample and decode; return the trace: the second half of `forward`, for many samples of already encoded images.
 
         Args:
             q: The posterior q(z|x), from `encode`.
@@ -302,7 +304,7 @@ class VAE(nn.Module):
             num_data: The size of the dataset, stored in the trace.
             epoch: The time for schedules, stored in the trace.
             draws: The noise of losses by kind, each ``(B, ...)``, stored in the trace.
-            decode: Whether to decode at once, or only when the trace is asked for the likelihood.
+            decode: Whether to decode immediately, or only on first access of the likelihood.
         """
         c = self.condition_on(y)
         site = self._site(q, noise, c)
@@ -321,12 +323,12 @@ class VAE(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return the mean images of ``num`` draws from the prior, ``(num, C, H, W)``.
+        """Return the decoded means of ``num`` prior samples, ``(num, C, H, W)``.
 
         Args:
             num: The number of images.
             y: Their labels, ``(num,)``, for conditional models; default: every class in turn.
-            temperature: A factor on the prior's base noise; below 1, draws are more typical and less varied.
+            temperature: A factor for the prior's base noise; values below 1 give more typical, less varied samples.
             generator: The source of randomness, on the model's device.
         """
         y = self.classes_in_turn(num) if y is None else y
@@ -341,14 +343,14 @@ class VAE(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw ``num`` latent vectors from the prior, ``(num, D)``; the arguments are those of `sample`."""
+        """Draw ``num`` latent vectors from the prior, ``(num, D)``; arguments as in `sample`."""
         noise = self.prior.draw_noise(num, generator, like=next(self.parameters()), temperature=temperature)
         c = self.condition_on(self.classes_in_turn(num) if y is None else y)
         z: Tensor = self.prior(self, c).rsample(noise)
         return z
 
     def classes_in_turn(self, num: int) -> Tensor | None:
-        """Return labels 0, 1, 2, …, starting again after the last class, ``(num,)``; None if the model is unconditional."""
+        """Return labels 0, 1, 2, …, cycling through the classes, ``(num,)``; None if the model is unconditional."""
         if self.condition.size == 0:
             return None
         return torch.arange(num, device=self.device) % self.condition.num_classes
@@ -360,15 +362,15 @@ class VAE(nn.Module):
 
 
 def widened(shape: Shape, more: int) -> Shape:
-    """Return the shape of a tensor to whose first dimension more numbers are appended."""
+    """Return a shape whose first dimension is larger by ``more``."""
     return (shape[0] + more, *shape[1:])
 
 
 def appended(x: Tensor, c: Tensor | None) -> Tensor:
     """Append vectors c ``(N, E)`` to tensors ``(N, C, ...)``, as E additional channels that are constant over positions.
 
-    Over P positions they are divided by the square root of P, so that what is appended has the length of c: a fully connected
-    layer would otherwise see little else. On digits, that took 5.6 nats of the ELBO of the default model.
+    With P positions, they are divided by the square root of P, so that the appended values have the norm of c: otherwise, they
+    would dominate the input of a fully connected layer. On digits, this cost the default model 5.6 nats of its ELBO.
     """
     if c is None:
         return x
@@ -378,21 +380,21 @@ def appended(x: Tensor, c: Tensor | None) -> Tensor:
 
 
 def params_shape(posterior: Posterior, latent_shape: Shape) -> Shape:
-    """Return the shape of the encoder's output: that of the posterior's parameters.
+    """Return the shape of the encoder's output, the posterior's parameters.
 
-    For a grid it is ``(K, C, *sides)``, with K parameters for each latent.
+    For a grid, it is ``(K, C, *sides)``, with K parameters per latent.
 
     Raises:
-        UsageError: The latents form a grid, and the posterior's parameters do not end with one number for each latent.
+        UsageError: The latents form a grid, but the posterior does not have a fixed number of parameters per latent.
     """
     if len(latent_shape) == 1:
         return posterior.param_shape
     *leading, last = posterior.param_shape
     if last != posterior.latent_dim:
         raise UsageError(
-            f"the posterior {posterior.kind!r} cannot have a grid of latents",
+            f"the posterior {posterior.kind!r} does not support grids of latents",
             given=f"parameters of shape {posterior.param_shape}",
-            expected=f"a last dimension of {posterior.latent_dim}, one for each latent",
+            expected=f"a last dimension of {posterior.latent_dim}, the number of latents",
         )
     return (math.prod(leading), *latent_shape)
 

@@ -1,1 +1,1 @@
-"""Building blocks of components: layers, heads of likelihoods, schedules."""
+"""Building blocks of components: layers, likelihood heads, schedules."""

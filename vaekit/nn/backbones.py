@@ -1,4 +1,4 @@
-"""Backbones that serve as encoder and as decoder alike."""
+"""Backbones that can be encoders and decoders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class FullyConnected(Backbone):
             out_shape: Shape of an output.
             hidden: Widths of the hidden layers, from input to output; empty for a single linear layer.
             activation: Nonlinearity after every hidden layer.
-            normalization: What every hidden layer is normalised over before its activation: the whole layer, groups, or nothing.
+            normalization: Normalisation of every hidden layer before its activation: over the whole layer, over groups, or
+                none.
         """
         super().__init__(in_shape, out_shape)
         self.net = fully_connected(in_shape, hidden, out_shape, activation, normalization)

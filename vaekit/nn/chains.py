@@ -1,4 +1,4 @@
-"""Fully connected networks of the layers of a hierarchy, each of which sees the layers that are drawn before it."""
+"""Fully connected networks for hierarchies, one per layer given the layers drawn before it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vaekit.nn.layers import Widths, initialize_weights
 
 
 def chained(sizes: Sequence[int], hidden: Widths) -> nn.ModuleList:
-    """Return a network for each layer but the first, that maps the layers before it to two numbers for each latent.
+    """Return a network for each layer but the first, which maps the preceding layers to two numbers per latent.
 
     Args:
-        sizes: The numbers of latents of the layers, in the order in which they are drawn.
+        sizes: The numbers of latents of the layers, in drawing order.
         hidden: The widths of the hidden layers of the networks.
     """
     networks = nn.ModuleList()
@@ -26,5 +26,5 @@ def chained(sizes: Sequence[int], hidden: Widths) -> nn.ModuleList:
 
 
 def weights_of(network: nn.Module) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Return the weights and biases of a network of `chained`."""
+    """Return the weights and biases of a network from `chained`."""
     return tuple((layer.weight, layer.bias) for layer in network.children() if isinstance(layer, nn.Linear))

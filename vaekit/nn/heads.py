@@ -1,4 +1,4 @@
-"""Heads of likelihoods: from the decoder's output to a mean and a scale."""
+"""Likelihood heads: from the decoder's output to a mean and a scale."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from vaekit.errors import UsageError
 Link = Literal["sigmoid", "identity"]
 
 MIN_SCALE = 1.0 / 256.0
-"""Smallest learned scale: one grey level. Below it, a density over 8-bit pixels grows without bound."""
+"""Minimum learned scale: one grey level. Below it, a density over 8-bit pixels grows without bound."""
 
 MAX_LOG_RATE = 20.0
-"""Bound of the log of a mean count, 5e8, so that no decoder's output makes it infinite."""
+"""Upper bound of the log of a mean count (5e8), so that it cannot overflow."""
 
 SPEEDUP = 10.0
-"""How many times faster a learned log scale moves than a weight.
+"""The learning-rate multiplier of a learned log scale.
 
-Adam moves both by about the learning rate per step, and a log scale has further to go. After 126 steps on 303 colour pictures
-of 64×64, the bound on held-out pictures was 1,719 nats at a speed-up of 1, 3,255 at 5, 3,601 at 10 and 3,700 at 20 (one seed).
+Adam moves weights and log scales by about the learning rate per step, but a log scale has further to go. After 126 steps on 303
+colour pictures of 64×64, the bound on held-out pictures was 1,719 nats with a multiplier of 1, 3,255 with 5, 3,601 with 10 and
+3,700 with 20 (one seed).
 """
 
 
 def mean_image(params: Tensor, link: Link) -> Tensor:
-    """Map the decoder's output to a mean image: into [0, 1] by a sigmoid, or unchanged."""
+    """Map the decoder's output to a mean image, by a sigmoid or unchanged."""
     params = at_least_float32(params)
     return torch.sigmoid(params) if link == "sigmoid" else params
 
 
-def widened_by(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
-    """Return the shape of ``times`` numbers for each number of an example, as that many times the channels."""
+def multiply_channels(shape: tuple[int, ...], times: int) -> tuple[int, ...]:
+    """Return the shape with ``times`` as many channels, for ``times`` parameters per element of an example."""
     return (times * shape[0], *shape[1:])
 
 
@@ -52,17 +53,17 @@ def fields_of(params: Tensor, ndim: int, *sizes: int) -> Tensor:
 
 
 def log_counts(x: Tensor) -> Tensor:
-    """Return ``log(1 + x)`` of counts, which an encoder can see beside each other: counts of one feature differ by magnitudes."""
+    """Return ``log(1 + x)`` of counts, which may span orders of magnitude, as an encoder's input."""
     return torch.log1p(x.clamp(min=0))
 
 
-def softly_above(value: Tensor, low: float) -> Tensor:
-    """Bound a tensor from below by a smooth function; a gradient leads back from anywhere, unlike that of a clamp."""
+def soft_lower_bound(value: Tensor, low: float) -> Tensor:
+    """Bound a tensor from below smoothly; unlike a clamp, the gradient never vanishes."""
     return low + F.softplus(value - low)
 
 
-def softly_below(value: Tensor, high: float) -> Tensor:
-    """Bound a tensor from above by a smooth function; a gradient leads back from anywhere, unlike that of a clamp."""
+def soft_upper_bound(value: Tensor, high: float) -> Tensor:
+    """Bound a tensor from above smoothly; unlike a clamp, the gradient never vanishes."""
     return high - F.softplus(high - value)
 
 
@@ -72,7 +73,7 @@ class LogScale(nn.Module):
     A learned log scale is `SPEEDUP` times its parameter.
 
     Raises:
-        UsageError: A learned scale starts at its bound or below.
+        UsageError: The initial value of a learned scale is not above its bound.
     """
 
     value: Tensor
@@ -81,10 +82,10 @@ class LogScale(nn.Module):
         super().__init__()
         if learned and scale <= MIN_SCALE:
             raise UsageError(
-                "a learned scale starts at its lower bound or below",
+                "the initial value of a learned scale is not above its lower bound",
                 given=scale,
                 expected=f"more than 1/256 = {MIN_SCALE:.4f}, one grey level",
-                remedy="start from a larger scale, or fix it: --likelihood.learned false",
+                remedy="use a larger initial scale, or fix it: --likelihood.learned false",
             )
         log_scale = torch.tensor([math.log(scale)])
         if learned:
@@ -98,7 +99,7 @@ class LogScale(nn.Module):
 
 
 def at_least(value: Tensor, bound: float) -> Tensor:
-    """Clamp a tensor from below, with a gradient that leads back above the bound; that of `torch.clamp` is 0 there."""
+    """Clamp a tensor from below; unlike that of `torch.clamp`, the gradient below the bound can increase the value."""
     bounded: Tensor = _AtLeast.apply(value, bound)
     return bounded
 

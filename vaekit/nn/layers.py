@@ -1,7 +1,7 @@
-"""Building blocks shared by backbones: option types, activations, normalisation, fully connected and residual layers.
+"""Building blocks of backbones: option types, activations, normalisation, fully connected and residual layers.
 
-Normalisation is always per example. Batch normalisation is left out: with it, an image's code would depend on the rest of its
-batch, a batch of one would fail, and a forward pass would change the model.
+Normalisation is always per example. There is no batch normalisation: a code would depend on the rest of the batch, a batch of
+one would fail, and a forward pass would change the model.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TRANSPOSED_CONVOLUTIONS: dict[int, type[nn.ConvTranspose1d | nn.ConvTranspose2d 
     3: nn.ConvTranspose3d,
 }
 LINEAR_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
-"""Convolutions, and torch's names of linear upsampling, by number of sides."""
+"""Convolutions and torch's names of linear upsampling, by number of sides."""
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -54,35 +54,35 @@ def activation_layer(name: Activation) -> nn.Module:
 
 
 def num_groups(width: int) -> int:
-    """Return the number of equal groups that GroupNorm splits ``width`` channels into: at most 32, each of at least 8 channels.
+    """Return the number of GroupNorm groups for ``width`` channels: at most 32, with at least 8 channels each.
 
-    A smaller group would be constant where a feature map has shrunk to a single position.
+    Smaller groups could become constant in feature maps of a single position.
     """
     return max(g for g in range(1, 33) if width % g == 0 and (g == 1 or width // g >= 8))
 
 
 def normalization_layer(name: Literal["layer", "group"], width: int) -> nn.GroupNorm:
-    """Return the normalisation of ``(B, width, ...)``: over a whole example (``layer``) or over groups of its channels.
+    """Return a normalisation layer for ``(B, width, ...)``: over a whole example (``layer``) or over channel groups.
 
     Raises:
-        UsageError: ``width`` is below 3: one value always normalises to 0, and two to ±1.
+        UsageError: ``width`` is below 3: a single value always normalises to 0, and two to ±1.
     """
     if width < 3:
         raise UsageError(
-            "normalising fewer than 3 values erases them",
+            "normalising fewer than 3 values removes their information",
             given=f"a normalised layer of width {width}",
             expected="a width of 3 or more",
-            remedy="widen that layer",
+            remedy="use a wider layer",
         )
     return nn.GroupNorm(1 if name == "layer" else num_groups(width), width)
 
 
 def initialize_weights(layer: nn.Module) -> None:
-    """Draw the weights inside ``layer`` so that the scale of a signal survives the rectifier that follows; set biases to 0.
+    """Initialise ``layer`` so that the scale of a signal is preserved through the rectifier that follows; set biases to 0.
 
-    PyTorch's default initialisation shrinks the signal by a factor of 0.4 per layer. An untrained decoder then barely depends on
-    z, and a VAE starts by ignoring z: on digits with relu, ``mlp`` and ``cnn`` took more than twice as many steps to reach the
-    same ELBO.
+    PyTorch's default initialisation shrinks the signal by a factor of 0.4 per layer. An untrained decoder then hardly depends
+    on z, and a VAE starts by ignoring z: on digits with relu, ``mlp`` and ``cnn`` took more than twice as many steps to reach
+    the same ELBO.
 
     References:
         He et al. (2015), "Delving Deep into Rectifiers: Surpassing Human-Level Performance on ImageNet Classification", ICCV,
@@ -96,7 +96,7 @@ def initialize_weights(layer: nn.Module) -> None:
             fan_in = module.weight[0].numel()
         else:
             continue
-        if module.weight.is_meta:  # has no values; torch would load its compiler to draw none
+        if module.weight.is_meta:  # has no values, and torch would load its compiler
             continue
         nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in))
         if module.bias is not None:
@@ -106,10 +106,10 @@ def initialize_weights(layer: nn.Module) -> None:
 def hidden_layer(
     build: Callable[..., nn.Module], width: int, activation: Activation, normalization: Normalization = "none"
 ) -> list[nn.Module]:
-    """Return the layer of ``width`` channels that ``build(bias=...)`` makes, its normalisation and its activation.
+    """Return the layer of ``width`` channels built by ``build(bias=...)``, with its normalisation and activation.
 
-    A layer followed by a normalisation has no bias: the normalisation has its own, and would leave the layer's bias with
-    gradients of rounding noise, which Adam scales up to full steps.
+    A layer followed by a normalisation has no bias: the normalisation has its own, and the gradient of the layer's bias would
+    be rounding noise, which Adam scales up to full steps.
     """
     layer = build(bias=normalization == "none")
     initialize_weights(layer)
@@ -121,7 +121,7 @@ def hidden_layer(
 def hidden_linear_layers(
     in_shape: Shape, widths: Widths, activation: Activation, normalization: Normalization = "none"
 ) -> list[nn.Module]:
-    """Return layers that flatten ``(B, *in_shape)`` and pass it through hidden linear layers of the given widths."""
+    """Return layers that flatten ``(B, *in_shape)`` and apply hidden linear layers of the given widths."""
     layers: list[nn.Module] = [nn.Flatten()]
     for width, next_width in pairwise((math.prod(in_shape), *widths)):
         layers += hidden_layer(partial(nn.Linear, width, next_width), next_width, activation, normalization)
@@ -131,7 +131,7 @@ def hidden_linear_layers(
 def fully_connected(
     in_shape: Shape, hidden: Widths, out_shape: Shape, activation: Activation, normalization: Normalization = "none"
 ) -> nn.Sequential:
-    """Return a network of linear layers from ``(B, *in_shape)`` through ``hidden`` to ``(B, *out_shape)``.
+    """Return a fully connected network from ``(B, *in_shape)`` through ``hidden`` to ``(B, *out_shape)``.
 
     The output layer has neither normalisation nor activation.
     """
@@ -145,23 +145,23 @@ def sides_of(data_shape: Shape, backbone: str) -> Size:
 
     Args:
         data_shape: The shape of an example.
-        backbone: Name of the backbone, for the error.
+        backbone: Name of the backbone, for the error message.
 
     Raises:
         UsageError: ``data_shape`` is not ``(C, L)``, ``(C, H, W)`` or ``(C, D, H, W)``.
     """
     if len(data_shape) - 1 not in CONVOLUTIONS or min(data_shape) < 1:
         raise UsageError(
-            f"the {backbone} works on signals, images and volumes only",
+            f"the {backbone} supports signals, images and volumes only",
             given=f"{'a table' if len(data_shape) == 1 else 'data'} of shape {tuple(data_shape)}",
             expected="shape (channels, length), (channels, height, width) or (channels, depth, height, width), each 1 or more",
-            remedy="use an mlp, which takes any shape: --encoder mlp --decoder mlp",
+            remedy="use an mlp, which supports any shape: --encoder mlp --decoder mlp",
         )
     return tuple(data_shape[1:])
 
 
 def halved_sizes(size: Size, num: int) -> list[Size]:
-    """Return a size, then those after each of ``num`` strided convolutions with kernels of 3.
+    """Return a size, then the sizes after each of ``num`` strided convolutions with kernels of size 3.
 
     Each convolution halves every side, rounding up; a side of 1 stays 1.
     """
@@ -172,18 +172,19 @@ def halved_sizes(size: Size, num: int) -> list[Size]:
 
 
 def halvings_to(sides: Shape, size: Size, most: int) -> int | None:
-    """Return how often a size must be halved to become that of a grid of latents; None if ``most`` times do not suffice.
+    """Return how many times a size must be halved to reach a grid of latents; None if ``most`` times do not suffice.
 
-    Networks then map the grid position by position, instead of through fully connected layers.
+    Networks then map the grid position by position instead of by fully connected layers.
     """
     sizes = halved_sizes(size, most)
     return sizes.index(tuple(sides)) if tuple(sides) in sizes else None
 
 
 def upsampled_sizes(in_shape: Shape, size: Size, num: int) -> list[Size]:
-    """Return the sizes before, between and after ``num`` layers of a decoder that upsample latents to a size.
+    """Return the sizes before, between and after ``num`` decoder layers that upsample latents to a size.
 
-    They double from ``num`` halvings of the size. For a grid of latents they start at its size, and the first ones do not double.
+    They double, starting from ``num`` halvings of the size. For a grid of latents, they start at its size, and the first ones
+    do not double.
     """
     halvings = halvings_to(in_shape[1:], size, num)
     sizes = halved_sizes(size, num if halvings is None else halvings)[::-1]
@@ -191,7 +192,7 @@ def upsampled_sizes(in_shape: Shape, size: Size, num: int) -> list[Size]:
 
 
 def strides_to(sides: Shape, size: Size, num: int) -> list[int]:
-    """Return the strides of ``num`` convolutions of an encoder: 2, up to those that lead to the sides of a grid of latents."""
+    """Return the strides of ``num`` encoder convolutions: 2 until the sides of a grid of latents are reached, then 1."""
     halvings = halvings_to(sides, size, num)
     return [2 if halvings is None or i < halvings else 1 for i in range(num)]
 
@@ -208,16 +209,16 @@ def parameters_head(
 ) -> nn.Sequential:
     """Return the last layers of an encoder, from ``width`` channels to posterior parameters.
 
-    They are fully connected, or a pointwise convolution for a grid of parameters ``(K, C, *sides)``.
+    These are fully connected layers or, for a grid of parameters ``(K, C, *sides)``, a pointwise convolution.
 
     Args:
         width: The number of channels of the feature map.
         size: The sides of the example.
-        num: The number of convolutions with the strides of `strides_to`.
+        num: The number of convolutions with strides from `strides_to`.
         out_shape: The shape of the parameters.
         hidden: Widths of the hidden linear layers.
         activation: Nonlinearity after every hidden layer.
-        normalization: What every hidden layer is normalised over.
+        normalization: Normalisation of every hidden layer.
     """
     if halvings_to(out_shape[2:], size, num) is None:
         feature_shape = (width, *halved_sizes(size, num)[-1])
@@ -227,10 +228,10 @@ def parameters_head(
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with kernels of 3, each preceded by GroupNorm and an activation, added to their input: x + f(x).
+    """A residual block, x + f(x): two convolutions with kernels of size 3, each preceded by GroupNorm and an activation.
 
     The convolutions have no biases, since a block is always followed by a normalisation: the next block's or the network's last
-    one. Where the number of channels or the stride changes the shape, a pointwise convolution adapts the input.
+    one. If the number of channels or the stride changes the shape, a pointwise convolution adapts the input.
 
     References:
         He et al. (2016), "Identity Mappings in Deep Residual Networks", ECCV, arXiv:1603.05027, figure 4e.
@@ -259,6 +260,6 @@ class ResidualBlock(nn.Module):
 def residual_stage(
     num_sides: int, in_channels: int, out_channels: int, depth: int, activation: Activation, *, stride: int = 1
 ) -> list[ResidualBlock]:
-    """Return ``depth`` residual blocks; the first changes the number of channels and applies the stride."""
+    """Return ``depth`` residual blocks; the first changes the number of channels and has the stride."""
     others = (ResidualBlock(num_sides, out_channels, out_channels, activation) for _ in range(depth - 1))
     return [ResidualBlock(num_sides, in_channels, out_channels, activation, stride), *others]

@@ -1,4 +1,4 @@
-"""The blocks of latent diffusion's autoencoders; their parameters have the names that `diffusers` gives them."""
+"""The blocks of latent diffusion's autoencoder, with the parameter names of `diffusers`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vaekit.interfaces import Shape
 from vaekit.nn.layers import CONVOLUTIONS, Size, halved_sizes, halvings_to, sides_of
 
 EPS = 1e-6
-"""The term that GroupNorm adds to the variance."""
+"""The term added to the variance in GroupNorm."""
 FEW_POSITIONS = 512
-"""The number of positions up to which attention computes all scores at once: 1 MB per image."""
+"""The maximum number of positions for which attention computes all scores at once: 1 MB per image."""
 LEAST_CHANNELS = 4
-"""The smallest number of channels of a group by default: Stable Diffusion normalises 128 channels in 32 groups."""
+"""The default minimum number of channels per group: Stable Diffusion normalises 128 channels in 32 groups."""
 
 
 class Residual(nn.Module):
-    """Two convolutions with kernels of 3, each after GroupNorm and SiLU, added to their input.
+    """A residual block: two convolutions with kernels of size 3, each after GroupNorm and SiLU.
 
-    Where the number of channels changes, a pointwise convolution adapts the input.
+    If the number of channels changes, a pointwise convolution adapts the input.
     """
 
     def __init__(self, num_sides: int, in_channels: int, out_channels: int, groups: int) -> None:
@@ -46,9 +46,9 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention between all positions, with one head, after GroupNorm, added to its input.
+    """Residual single-head self-attention between all positions, after GroupNorm.
 
-    Keys have no bias, since it would add the same number to all scores of a position, which the softmax ignores.
+    Keys have no bias, since it would add a constant to the scores of each query, which the softmax ignores.
 
     References:
         Vaswani et al. (2017), "Attention Is All You Need", NeurIPS, arXiv:1706.03762, equation 1.
@@ -71,16 +71,16 @@ class Attention(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return attention of queries to keys and values, ``(B, P, C)`` each.
 
-    The fused kernel, which does not keep the scores, has no rule for vmap and is slower for few positions.
+    The fused kernel, which does not store the scores, has no batching rule for vmap and is slower for few positions.
     """
     if q.shape[1] > FEW_POSITIONS:
-        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]  # ONNX needs the dimension of heads
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]  # ONNX needs the head dimension
     scores = (q @ k.mT) / math.sqrt(q.shape[-1])
     return scores.softmax(-1) @ v
 
 
 class Stage(nn.Module):
-    """Residual blocks, each followed by attention if there is any, then a change of the resolution, if any."""
+    """Residual blocks, each optionally followed by attention, then an optional change of resolution."""
 
     def __init__(self, resnets: Sequence[Residual], attentions: Sequence[Attention] = (), **change: nn.Module) -> None:
         super().__init__()
@@ -103,18 +103,18 @@ class Stage(nn.Module):
 
 
 def attention_layers(num: int, channels: int, groups: int, size: Size) -> list[Attention]:
-    """Return ``num`` layers of attention; none if there is a single position, which could attend to itself alone."""
+    """Return ``num`` attention layers; none for a single position, which could only attend to itself."""
     return [Attention(channels, groups) for _ in range(num if math.prod(size) > 1 else 0)]
 
 
 def middle(channels: int, groups: int, size: Size, *, attention: bool) -> Stage:
-    """Return the blocks at the lowest resolution: two residual blocks, with attention between them if requested."""
+    """Return the blocks at the lowest resolution: two residual blocks, optionally with attention between them."""
     blocks = [Residual(len(size), channels, channels, groups) for _ in range(2)]
     return Stage(blocks, attention_layers(int(attention), channels, groups, size))
 
 
 class Downsampling(nn.Module):
-    """A convolution with a kernel of 3 and a stride of 2; a side of odd length is rounded up."""
+    """A convolution with kernel size 3 and stride 2; odd sides are rounded up."""
 
     def __init__(self, num_sides: int, channels: int) -> None:
         super().__init__()
@@ -127,12 +127,12 @@ class Downsampling(nn.Module):
 
 
 class Upsampling(nn.Module):
-    """Nearest-neighbour upsampling by 2, then a convolution with a kernel of 3.
+    """Nearest-neighbour upsampling by 2, then a convolution with kernel size 3.
 
     Args:
         num_sides: The number of sides.
         channels: The number of channels.
-        crop: For each side, the number of positions at its end that are cut off: 1 where the encoder rounded up.
+        crop: The number of positions to crop at the end of each side: 1 if the encoder rounded up.
     """
 
     def __init__(self, num_sides: int, channels: int, crop: Size) -> None:
@@ -150,12 +150,12 @@ class Upsampling(nn.Module):
 
 
 def run(blocks: Sequence[nn.Module], x: Tensor, *, checkpointing: bool) -> Tensor:
-    """Pass a tensor through blocks; with checkpointing, activations inside a block are computed again in the backward pass.
+    """Pass a tensor through blocks; with checkpointing, activations inside blocks are recomputed in the backward pass.
 
     Args:
         blocks: The blocks.
         x: The input.
-        checkpointing: Whether to keep only the input of each block.
+        checkpointing: Whether to store only the input of each block.
 
     References:
         Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
@@ -166,7 +166,7 @@ def run(blocks: Sequence[nn.Module], x: Tensor, *, checkpointing: bool) -> Tenso
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    """Run a block with the parameters that it has now, which may be a view of them that is gone in the backward pass."""
+    """Run a block with its current parameters, which may be views that no longer exist in the backward pass."""
     parameters = dict(block.named_parameters())
     function: Callable[..., Tensor] = lambda x, parameters: functional_call(block, parameters, (x,))  # noqa: E731
     y: Tensor = checkpoint(function, x, parameters, use_reentrant=False, preserve_rng_state=False)
@@ -174,10 +174,10 @@ def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
 
 
 class Plan(NamedTuple):
-    """The sizes of feature maps, and how they are normalised.
+    """The sizes of feature maps, and the number of normalisation groups.
 
     Args:
-        sizes: The sides of the data, and those after each halving.
+        sizes: The sides of the data and after each halving.
         groups: The number of groups of every GroupNorm.
     """
 
@@ -186,7 +186,7 @@ class Plan(NamedTuple):
 
     @property
     def halvings(self) -> int:
-        """How often sides are halved: after the first stages."""
+        """The number of halvings, which follow the first stages."""
         return len(self.sizes) - 1
 
     def size_of(self, stage: int) -> Size:
@@ -197,19 +197,19 @@ class Plan(NamedTuple):
 def plan_of(
     data_shape: Shape, grid: Shape, backbone: str, *, channels: Sequence[int], groups: int | None, attention: Sequence[int]
 ) -> Plan:
-    """Return the plan of a network between data and latents, after checking its options.
+    """Check the options of a network between data and latents; return its plan.
 
     Args:
         data_shape: The shape of an example.
-        grid: The sides of the grid of latents; empty for a vector, before which sides are halved between all stages.
-        backbone: Name of the backbone, for errors.
+        grid: The sides of the grid of latents; empty for a vector, in which case sides are halved between all stages.
+        backbone: Name of the backbone, for error messages.
         channels: The numbers of channels of the stages.
-        groups: The number of groups; default: the largest one up to 32 that leaves groups of at least 4 channels.
+        groups: The number of groups; default: the largest number up to 32 that leaves at least 4 channels per group.
         attention: The stages with attention.
 
     Raises:
-        UsageError: Data have no sides, halving between the stages does not lead to the grid, channels cannot be split into equal
-            groups, or a stage with attention does not exist.
+        UsageError: The data have no sides, halving does not lead to the grid, channels cannot be divided into equal groups, or
+            a stage with attention does not exist.
     """
     size, num_stages = sides_of(data_shape, backbone), len(channels)
     if any(stage > num_stages for stage in attention):
@@ -223,7 +223,7 @@ def plan_of(
         raise UsageError(
             f"the {backbone} does not reach the grid of latents",
             given=f"latents of {'×'.join(map(str, grid))} for data of {'×'.join(map(str, size))}, and {num_stages} stages",
-            expected=f"a latent stride that is a power of 2, at most {2 ** (num_stages - 1)}: it halves between stages",
+            expected=f"a latent stride that is a power of 2, at most {2 ** (num_stages - 1)}",
             remedy="change --latent-stride, or the number of entries of channels",
         )
     return Plan(halved_sizes(size, halvings), groups_of(channels, groups))
@@ -234,17 +234,17 @@ def groups_of(channels: Sequence[int], groups: int | None) -> int:
 
     Args:
         channels: The numbers of channels.
-        groups: The requested number; default: the largest one up to 32 that leaves groups of at least 4 channels.
+        groups: The requested number; default: the largest number up to 32 that leaves at least 4 channels per group.
 
     Raises:
-        UsageError: It does not split each number of channels into equal groups.
+        UsageError: It does not divide each number of channels into equal groups.
     """
     if groups is None:
         fitting = [number for number in range(1, 33) if not any(width % number for width in channels)]
         groups = max((number for number in fitting if min(channels) // number >= LEAST_CHANNELS), default=1)
     if any(width % groups for width in channels):
         raise UsageError(
-            "channels cannot be split into equal groups",
+            "channels cannot be divided into equal groups",
             given=f"channels {','.join(map(str, channels))} and {groups} groups",
             expected="numbers of channels that are multiples of the number of groups",
         )

@@ -1,4 +1,4 @@
-"""Encoders of examples in which numbers are missing."""
+"""Encoders for examples with missing values."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from vaekit.interfaces import Backbone, Shape
 
 
 class FillMissing(Backbone):
-    """An encoder that sees 0 where a number is missing (NaN), and perhaps a mask that is 1 where one is known.
+    """Wraps an encoder: missing values (NaN) are replaced by 0, optionally with a mask that is 1 for observed values.
 
     Args:
-        encoder: The encoder of what is filled; it sees ``channels`` more channels.
+        encoder: The wrapped encoder; its input has ``channels`` more channels.
         in_shape: The shape of one input.
         out_shape: The shape of one output.
-        channels: The number of leading channels whose mask is appended to the input, along its first dimension.
+        channels: The number of leading channels whose mask is appended to the input along the channel dimension.
 
     Example:
         >>> encode = FillMissing(nn.Identity(), (3,), (6,), channels=3)

@@ -1,4 +1,4 @@
-"""Numbers in losses that may change during training: schedules as data and as modules.
+"""Schedules of loss hyperparameters, as data and as modules.
 
 An option of type `Scheduled` is a number or a schedule. As text, a schedule is ``linear(0, 4, epochs=10)`` or, shorter,
 ``linear(0, 4, 10)``; as data, it is a mapping, ``{schedule: linear, start: 0, end: 4, epochs: 10}``. A loss turns the option into
@@ -21,7 +21,7 @@ from vaekit.schema import Spec, alternatives
 
 
 def _text(number: float) -> str:
-    """Return the shortest text that reads back as the same number."""
+    """Return the shortest text that parses to the same number."""
     return repr(float(number)).removesuffix(".0")
 
 
@@ -38,7 +38,7 @@ class Schedule(Spec):
     end: float
 
     def __str__(self) -> str:
-        """Return the canonical text, as written in specs: arguments that have a default are named."""
+        """Return the canonical text, as written in specs: arguments with defaults are named."""
         needed = type(self).needed()
         texts = [_text(value) if name in needed else f"{name}={_text(value)}" for name, value in self.numbers().items()]
         return f"{self.schedule}({', '.join(texts)})"
@@ -49,29 +49,29 @@ class Schedule(Spec):
 
     @classmethod
     def kind(cls) -> str:
-        """Return the name of the kind."""
+        """Return the name of the schedule."""
         name: str = cls.model_fields["schedule"].default
         return name
 
     @classmethod
     def arguments(cls) -> tuple[str, ...]:
-        """Return the names of the arguments in order."""
+        """Return the argument names in order."""
         return tuple(name for name in cls.model_fields if name != "schedule")
 
     @classmethod
     def needed(cls) -> tuple[str, ...]:
-        """Return the names of the arguments without a default."""
+        """Return the names of the required arguments."""
         return tuple(name for name in cls.arguments() if cls.model_fields[name].is_required())
 
     @classmethod
     def signature(cls) -> str:
-        """Return the kind with its arguments, as in ``cyclic(start, end, period, rise=0.5)``."""
+        """Return the signature, such as ``cyclic(start, end, period, rise=0.5)``."""
         more = [f"{name}={_text(cls.model_fields[name].default)}" for name in cls.arguments() if name not in cls.needed()]
         return f"{cls.kind()}({', '.join([*cls.needed(), *more])})"
 
     @staticmethod
     def progress(epoch: Tensor, *shape: Tensor) -> Tensor:
-        """Return how far the number has moved from ``start`` (0) to ``end`` (1); exactly 1 at an infinite epoch.
+        """Return the progress from ``start`` (0) to ``end`` (1); exactly 1 at an infinite epoch.
 
         Args:
             epoch: The number of epochs completed, 0-d.
@@ -81,7 +81,7 @@ class Schedule(Spec):
 
 
 class LinearSchedule(Schedule):
-    """A straight line over ``epochs`` epochs."""
+    """A linear schedule over ``epochs`` epochs."""
 
     schedule: Literal["linear"] = "linear"
     epochs: PositiveFloat
@@ -93,7 +93,7 @@ class LinearSchedule(Schedule):
 
 
 class CosineSchedule(Schedule):
-    """Half a period of a cosine over ``epochs`` epochs: slow at both ends."""
+    """Half a cosine period over ``epochs`` epochs: slow at both ends."""
 
     schedule: Literal["cosine"] = "cosine"
     epochs: PositiveFloat
@@ -105,7 +105,7 @@ class CosineSchedule(Schedule):
 
 
 class SigmoidSchedule(Schedule):
-    """A logistic curve over ``epochs`` epochs, stretched to reach both ends; a larger ``slope`` makes it steeper in the middle.
+    """A logistic curve over ``epochs`` epochs, rescaled to reach both ends; a larger ``slope`` makes it steeper.
 
     References:
         Bowman et al. (2016), "Generating Sentences from a Continuous Space", CoNLL, arXiv:1511.06349, section 3.1.
@@ -123,7 +123,7 @@ class SigmoidSchedule(Schedule):
 
 
 class CyclicSchedule(Schedule):
-    """A line that restarts every ``period`` epochs: it rises over the fraction ``rise`` of a period, then stays at ``end``.
+    """A linear ramp that restarts every ``period`` epochs: it takes a fraction ``rise`` of a period, then stays at ``end``.
 
     References:
         Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing", NAACL, arXiv:1903.10145,
@@ -156,16 +156,16 @@ class StepSchedule(Schedule):
 KINDS: dict[str, type[Schedule]] = {
     each.kind(): each for each in (LinearSchedule, CosineSchedule, SigmoidSchedule, CyclicSchedule, StepSchedule)
 }
-"""The schedules by kind; ``constant(value)``, a plain number, is accepted as well."""
+"""The schedules by name; ``constant(value)``, a plain number, is accepted as well."""
 SIGNATURES = ", ".join(each.signature() for each in KINDS.values())
 _CALL = re.compile(r"\s*(\w+)\s*\((.*)\)\s*")
 
 
 class Levels:
-    """The annotation of an option that is a number or a schedule.
+    """Annotation of options that are a number or a schedule.
 
     Args:
-        low: The lowest number allowed, at both ends of a schedule; None for no limit.
+        low: The minimum value at both ends of a schedule; None for no limit.
     """
 
     def __init__(self, low: float | None = None) -> None:
@@ -173,10 +173,10 @@ class Levels:
         self._number: TypeAdapter[float] = TypeAdapter(Annotated[float, Field(ge=low, allow_inf_nan=False)])
 
     def read(self, value: Any) -> float | Schedule:
-        """Return a number or a schedule, given as such, as text or as data.
+        """Return a number or a schedule, given as an object, text or data.
 
         Raises:
-            PydanticCustomError: It is none of these.
+            PydanticCustomError: The value is invalid.
         """
         found = _read(value)
         for name, number in (("", found),) if not isinstance(found, Schedule) else found.numbers().items():
@@ -208,7 +208,7 @@ NonNegativeScheduled = Annotated[float | Schedule, Levels(0)]
 
 
 class Number(nn.Module):
-    """A number as a module, called with the epoch; it is a buffer, so that sweeps can stack models that differ in it.
+    """A constant as a module, called with the epoch; a buffer, so that sweeps can stack models with different values.
 
     Args:
         value: The number.
@@ -225,13 +225,13 @@ class Number(nn.Module):
         def __call__(self, epoch: Tensor | None) -> Tensor: ...
 
     def forward(self, epoch: Tensor | None) -> Tensor:
-        """Return the number at an epoch, 0-d; None and infinity stand for the end of training."""
+        """Return the number at an epoch, 0-d; None and infinity mean the end of training."""
         del epoch
         return self.value
 
 
 class Changing(Number):
-    """A number that follows a schedule, whose numbers are all buffers.
+    """A number that follows a schedule, whose parameters are buffers.
 
     Args:
         schedule: The schedule.
@@ -255,7 +255,7 @@ class Changing(Number):
 
 
 def scheduled(value: float | Schedule) -> Number:
-    """Return the value of an option of type `Scheduled` as a module that maps the epoch of a trace to a number, 0-d.
+    """Return an option of type `Scheduled` as a module that maps the epoch of a trace to a number, 0-d.
 
     Example:
         >>> beta = scheduled(LinearSchedule(start=0, end=4, epochs=10))
@@ -266,12 +266,12 @@ def scheduled(value: float | Schedule) -> Number:
 
 
 def takes_schedules(annotation: Any) -> bool:
-    """Whether the values of a type may be schedules."""
+    """Whether a type accepts schedules."""
     return Schedule in alternatives(annotation)
 
 
 def _read(value: Any) -> Any:
-    """Return text and data as a schedule or a plain number; other values as they are."""
+    """Parse text and data into a schedule or a plain number; return other values unchanged."""
     if isinstance(value, str) and (call := _CALL.fullmatch(value)):
         return _build(call[1], *_arguments(call[2]))
     if isinstance(value, str):
@@ -289,7 +289,7 @@ def _read(value: Any) -> Any:
 
 
 def _arguments(text: str) -> tuple[list[str], dict[str, str]]:
-    """Split the text between parentheses into positional and named arguments."""
+    """Split the text in parentheses into positional and named arguments."""
     by_position: list[str] = []
     by_name: dict[str, str] = {}
     for part in text.split(",") if text.strip() else []:
@@ -306,7 +306,7 @@ def _arguments(text: str) -> tuple[list[str], dict[str, str]]:
 
 
 def _build(kind: str, by_position: list[str], by_name: Mapping[str, Any]) -> float | Schedule:
-    """Return the schedule of a kind with its arguments."""
+    """Build a schedule from its name and arguments."""
     if kind == "constant":
         names: tuple[str, ...] = ("value",)
         signature = "constant(value)"

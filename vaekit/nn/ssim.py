@@ -13,13 +13,13 @@ from torch import Tensor
 WINDOW, SIGMA = 11, 1.5
 """Width and standard deviation of the Gaussian window, in pixels."""
 C1, C2 = 0.01**2, 0.03**2
-"""The constants that stabilise ratios, for images between 0 and 1."""
+"""The stabilising constants, for images in [0, 1]."""
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Return the SSIM of images ``(..., C, H, W)`` in [0, 1], ``(...)``: the mean over positions and channels of equation 13.
 
-    Images smaller than 11 pixels are compared with the largest window that fits.
+    For images smaller than 11 pixels, the largest window that fits is used.
     """
     width = width_of(min(x.shape[-2:]))
     rows, columns = (windows(length, width).to(x) for length in x.shape[-2:])
@@ -28,13 +28,13 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
 
 
 def similarities(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the similarity of luminance, and that of contrast and structure, at each position where the window fits.
+    """Return the luminance similarity and the contrast-structure similarity at each position where the window fits.
 
     Args:
         x: Images, ``(..., H, W)``.
         y: Images of the same shape.
-        rows: The windows at each position of the height; see `windows`.
-        columns: Those of the width.
+        rows: The windows at each vertical position; see `windows`.
+        columns: The windows at each horizontal position.
     """
 
     def blurred(images: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def similarities(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> tuple[T
 
 
 def width_of(side: int) -> int:
-    """Return the width of the window for images with this smallest side: 11, or the largest odd number that fits."""
+    """Return the window width for images with this shortest side: 11, or the largest odd number that fits."""
     return min(WINDOW, side - 1 + side % 2)
 
 

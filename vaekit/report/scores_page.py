@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vaekit.data.pixels import Array
 from vaekit.drawing.axes import number, ticks
-from vaekit.drawing.grid import beside, single_images
+from vaekit.drawing.grid import side_by_side, single_images
 from vaekit.evaluation.scores import SCORES, Scores, error_map
 from vaekit.files import write_text
 from vaekit.report.curves import BOTTOM, HEIGHT, LEFT, TOP, WIDTH, colour
@@ -113,7 +113,7 @@ def _cards(examples: Sequence[Example], vae: VAE) -> str:
     for example in examples:
         x, reconstruction = example.image[None], example.reconstruction[None]
         shown = vae.to_unit(x), vae.to_unit(reconstruction), map_to_show(x, reconstruction, vae.value_range)
-        picture = beside([single.convert("RGB") for each in shown for single in single_images(each)])
+        picture = side_by_side([single.convert("RGB") for each in shown for single in single_images(each)])
         caption = f"{example.score:,.2f}: {example.caption}"
         cards.append(f"<figure>{image_tag(picture, caption)}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<div class="pictures cards">{"".join(cards)}</div>'

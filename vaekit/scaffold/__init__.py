@@ -1,4 +1,4 @@
-"""Package templates: a working component, its entry point, and a test that runs the conformance checks."""
+"""Package templates: a working component, its entry point, and a conformance test."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_package(name: str, role: str, out: Path | None = None) -> Path:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
         raise UsageError(f"a component cannot be called {name!r}", expected="lower-case letters, digits and _, such as acme_unet")
     if name in registries[role]:
-        raise UsageError(f"{registries[role].origin(name)} already has the {role} {name!r}", remedy="choose another name")
+        raise UsageError(f"{registries[role].origin(name)} already provides the {role} {name!r}", remedy="choose another name")
     distribution = f"vaekit-{name.replace('_', '-')}"
     folder = out if out is not None else Path(distribution)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

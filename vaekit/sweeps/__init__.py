@@ -1,1 +1,1 @@
-"""Training many models: grids of options, models trained in one stack, and searches shared by several processes."""
+"""Training many models: grids of options, stacked training, and searches shared by several processes."""

@@ -1,4 +1,4 @@
-"""AdamW over the stacked parameters of many models, each at its own learning rate."""
+"""AdamW over the stacked parameters of many models, each with its own learning rate."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from vaekit.compute import process
 class StackedAdamW:
     """The step of `torch.optim.AdamW` for one player's parameters in S models at once.
 
-    The state of each model's own optimiser becomes a view of the stacked state, so that checkpoints are written as usual. As in
+    The state of each model's optimiser becomes a view of the stacked state, so that checkpoints are written as usual. As in
     PyTorch, ε is added after the bias correction.
 
     Args:
         parameters: The stacked parameters by name, each ``(S, *shape)``.
-        optimizers: The player's optimiser in each model, with its settings and possibly a state; all at the same step count.
-        grad_clip: The largest gradient norm for each model, or None.
+        optimizers: The player's optimiser in each model, with its settings and state, if any; all at the same step count.
+        grad_clip: The maximum gradient norm of each model, or None.
         compiled: Whether to compile the update.
 
     References:
@@ -44,7 +44,7 @@ class StackedAdamW:
             states = [optimizer.state[each[name]] for optimizer, each in zip(optimizers, own, strict=True)]
             zero = torch.zeros_like(tensor[0])
             self.moments[name] = [torch.stack([s.get(key, zero) for s in states]) for key in ("exp_avg", "exp_avg_sq")]
-            count = torch.zeros((), device=tensor.device, dtype=torch.float32)  # like the fused optimiser's
+            count = torch.zeros((), device=tensor.device, dtype=torch.float32)  # as in the fused optimiser
             self.steps[name] = torch.stack([s.get("step", count) for s in states])
             for number, state in enumerate(states):
                 state["step"] = self.steps[name][number]
@@ -58,7 +58,7 @@ class StackedAdamW:
         self.update = process.compiled(update) if compiled else update
 
     def numbers(self, factors: Sequence[float]) -> Tensor:
-        """Advance the step count and return the numbers that `step` needs, ``(3, S)``; see `update`.
+        """Advance the step count; return the numbers required by `step`, ``(3, S)``; see `update`.
 
         Args:
             factors: The learning rate of each model as a fraction of its peak.
@@ -73,7 +73,7 @@ class StackedAdamW:
         return numbers.to(self.like.device, non_blocking=True)
 
     def step(self, gradients: Mapping[str, Tensor | None], numbers: Tensor) -> None:
-        """Take one step; parameters without a gradient remain unchanged.
+        """Take a step; parameters without a gradient remain unchanged.
 
         Args:
             gradients: The gradients by name, stacked like the parameters.
@@ -95,7 +95,7 @@ class StackedAdamW:
 def clip(gradients: Sequence[Tensor], limits: Tensor) -> list[Tensor]:
     """Clip the gradient norm of each model to its limit, ``(S,)``, as `torch.nn.utils.clip_grad_norm_` does for one model.
 
-    It is not compiled together with the update, because inductor 2.15 fails on the combination.
+    It is not compiled together with the update because inductor 2.15 fails on the combination.
     """
     norm = torch.stack([gradient.square().reshape(len(gradient), -1).sum(1) for gradient in gradients]).sum(0).sqrt()
     scale = (limits / (norm + 1e-6)).clamp(max=1.0)
@@ -123,7 +123,7 @@ def update(
     beta1, beta2, eps = constants
     for parameter, gradient, (first, second) in zip(parameters, gradients, moments, strict=True):
         rate, keep, root = (_along(values, parameter) for values in numbers)
-        if parameter.ndim > 2:  # of one model, a matrix or more; see `vaekit.training.step.decay`
+        if parameter.ndim > 2:  # at least a matrix per model; see `vaekit.training.step.decay`
             parameter.mul_(keep)
         first.lerp_(gradient, 1 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

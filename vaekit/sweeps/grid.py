@@ -1,4 +1,4 @@
-"""Sweeps: models for all combinations of option values, trained in one process."""
+"""Sweeps: models for all combinations of option values, trained in a single process."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ def sweep(
     """Train a model for every combination of option values; return the runs in the order of the combinations.
 
     Models that differ only in seed, initial weights, learning rate and schedule, weight decay, gradient clipping, weight
-    averaging, or the numeric options of their losses are stacked, that is, trained together, if that is faster; see
+    averaging or numeric options of their losses are stacked, that is, trained together, if that is faster; see
     `vaekit.sweeps.grouping.obstacle`. Each model equals the result of `vaekit.train` up to rounding and has its own run folder;
-    next to the runs, ``sweep.json`` collects their results on the test set. A model whose loss becomes NaN stops, and its error
-    is recorded in ``sweep.json``; its run has no evaluation.
+    next to the runs, ``sweep.json`` collects the test results. If a model's loss becomes NaN, its training stops, and the error
+    is recorded in ``sweep.json``; the run has no evaluation.
 
     Args:
         spec: As for `vaekit.train`.
         over: The values of each option to vary: ``{"beta": (1, 2, 4), "seed": range(4)}``.
         out: The folder for the runs, new or empty; default: the next number under ``runs/``.
-        stack: Whether to stack models: ``on`` if possible, ``off`` never, ``auto`` if it is known to be faster.
+        stack: Whether to stack models: ``on`` if possible, ``off`` never, ``auto`` if known to be faster.
         reporter: Receives progress through its ``note`` method; default: none.
         options: As for `vaekit.train`.
 
@@ -70,7 +70,7 @@ def sweep(
         >>> [(run.spec.model.loss[0].beta, run.spec.train.seed) for run in runs]
         [(1.0, 0), (1.0, 1), (4.0, 0), (4.0, 1)]
     """
-    _be_alone()
+    _require_single_process()
     base, reporter = plain_spec(spec), reporter or Silent()
     values = {name: listed(name, each) for name, each in over.items()}
     points = combinations(values, options)
@@ -81,21 +81,21 @@ def sweep(
     splits = _load(specs)
     specs = [fit_to_data(each, split) for each, split in zip(specs, splits, strict=True)]
     objectives = [assemble(each, split) for each, split in zip(specs, splits, strict=True)]
-    told: list[str] = []
+    initial_notes: list[str] = []
     for each, objective, split in zip(specs, objectives, splits, strict=True):
         check_data(each, objective.vae.likelihood, split)
         check_best(each, objective, split)
         check_accumulation(each, objective)
         initial = read_initial(each, objective.vae, split.facts)
-        told += [] if initial is None else [initial.note]
+        initial_notes += [] if initial is None else [initial.note]
     groups, notes = plan(specs, objectives, stack)
-    notes = (*dict.fromkeys(told), *notes)
+    notes = (*dict.fromkeys(initial_notes), *notes)
     specs = [choose_compilation(each, objective) for each, objective in zip(specs, objectives, strict=True)]
     folder = make_folder(out)
     try:
         names = [run_name(number, point) for number, point in enumerate(points, 1)]
         for each, name in zip(specs, names, strict=True):
-            RunFolder.create(each, folder / name).release()  # until it is trained
+            RunFolder.create(each, folder / name).release()  # until training starts
         check_space(folder, sum(map(space_for, objectives)))
         record = {
             "over": {name: list(each) for name, each in values.items()},
@@ -106,7 +106,7 @@ def sweep(
         }
         write_record(folder, record)
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)  # the sweep could not begin
+        shutil.rmtree(folder, ignore_errors=True)  # the sweep could not start
         raise
     reporter.note(f"{folder}: {len(points)} models, {sum(len(g.numbers) for g in groups if g.stacked)} of them stacked")
     for note in notes:
@@ -121,26 +121,26 @@ def resume_sweep(
 ) -> list[Run]:
     """Resume a sweep that was interrupted or killed; return all its runs.
 
-    Runs that have finished or diverged are left as they are. The others resume from their latest checkpoints: together if they
-    were stacked and are at the same step, one after another otherwise. The results are those of an uninterrupted sweep, up to
+    Runs that have finished or diverged are left unchanged. The others resume from their latest checkpoints: together if they
+    were stacked and are at the same step, otherwise one after another. The results equal those of an uninterrupted sweep up to
     rounding.
 
     Args:
         folder: The folder of the sweep.
         device: The device to continue on; default: the sweep's device.
         reporter: Receives progress through its ``note`` method; default: none.
-        allow_changed_data: Whether to continue on data that have changed since.
+        allow_changed_data: Whether to continue if the data have changed.
 
     Raises:
         DataError: The data have changed.
         CheckpointError: The folder is not a sweep, or one of its runs is missing or damaged.
         UsageError: All runs are complete, the folder is that of a search, or the device is not available.
     """
-    _be_alone()
+    _require_single_process()
     folder, reporter = Path(folder), reporter or Silent()
     record = read_record(folder)
     if "groups" not in record:
-        raise UsageError(f"{folder} is a search", remedy="continue or join it by repeating the `vaekit sweep` that started it")
+        raise UsageError(f"{folder} is a search", remedy="repeat its `vaekit sweep` command to continue or join it")
     left = {number: row for number, row in enumerate(record["runs"]) if not is_over(row)}
     if not left:
         raise UsageError(f"{folder} is complete: all {len(record['runs'])} runs are done")
@@ -169,14 +169,14 @@ def _train(
     *,
     allow_changed_data: bool = False,
 ) -> list[Run]:
-    """Train the runs of a sweep that have no outcome yet, and record the outcome of each.
+    """Train the unfinished runs of a sweep, and record the outcome of each.
 
     Args:
         folder: The folder of the sweep.
         record: The contents of its ``sweep.json``.
         models: The models by run number; each is removed when its training starts.
         reporter: Receives progress.
-        allow_changed_data: Whether to resume on data that have changed.
+        allow_changed_data: Whether to resume if the data have changed.
     """
     rows = record["runs"]
     runs = [Run(folder / row["run"]) for row in rows]
@@ -187,7 +187,7 @@ def _train(
         write_record(folder, record)
 
     try:
-        for group in _left([Group(**group) for group in record["groups"]], runs, rows):
+        for group in _remaining([Group(**group) for group in record["groups"]], runs, rows):
             trainers = []
             for number in group.numbers:
                 spec, splits, objective = models.pop(number)
@@ -203,17 +203,17 @@ def _train(
     return runs
 
 
-def _be_alone() -> None:
-    """Check that this is the only process, since each of several would train all models."""
+def _require_single_process() -> None:
+    """Check that this is the only process, since each process would train all models."""
     if num_processes() > 1:
         raise UsageError(
-            "a sweep runs in a single process, but torchrun started several",
+            "a sweep must run in a single process, but torchrun started several",
             remedy="use --search optuna, which supports any number of processes",
         )
 
 
-def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[Group]:
-    """Return the groups that remain to be trained: within each group, the models that are at the same step."""
+def _remaining(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Return the groups that remain to be trained, split into models at the same step."""
     left = []
     for group in groups:
         far: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -224,7 +224,7 @@ def _left(groups: Sequence[Group], runs: Sequence[Run], rows: Sequence[Mapping[s
             if folder.last.exists():
                 far[runs[number].position()].append(number)
             else:
-                folder.metrics.unlink(missing_ok=True)  # from an epoch that no checkpoint includes
+                folder.metrics.unlink(missing_ok=True)  # from an epoch without a checkpoint
                 far[0, 0].append(number)
         left += [
             Group(tuple(numbers), group.stacked and len(numbers) > 1, group.compiled and len(numbers) > 1)

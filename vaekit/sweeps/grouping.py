@@ -1,4 +1,4 @@
-"""Grouping the models of a sweep into stacks, which are trained together."""
+"""Grouping the models of a sweep into stacks that are trained together."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PER_MODEL = frozenset(
 )
 """The training settings in which the models of a stack may differ."""
 LARGEST_STACK = 32
-"""The largest number of models in a stack: dispatch is amortised by then, and memory grows with the number."""
+"""The maximum number of models in a stack: dispatch is amortised by then, and memory grows with the number."""
 WORTH_COMPILING_SECONDS = 150.0
-"""The estimated time (`cpu_seconds`) to train a stack's models one after another above which compiling the stack pays off."""
+"""The estimated sequential training time (`cpu_seconds`) of a stack's models above which compilation pays off."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """A stack of models, or a model that is trained alone.
+    """A stack of models, or models that are trained one by one.
 
     Args:
         numbers: The positions of the models in the sweep.
@@ -43,30 +43,30 @@ class Group:
 
 
 def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stacking) -> tuple[list[Group], tuple[str, ...]]:
-    """Return the groups of models to train together, and notes on why other models are trained alone.
+    """Return the groups of models to train together, and notes on why other models are trained separately.
 
     Args:
-        specs: Complete specs, fitted to this machine.
+        specs: Complete specs, adapted to this machine.
         objectives: The objective of each spec.
-        stack: ``on`` stacks all models that can be stacked, ``off`` none, ``auto`` those known to train faster in a stack.
+        stack: ``on`` stacks all models that can be stacked, ``off`` none, ``auto`` those known to be faster in a stack.
 
     Raises:
         UsageError: ``stack`` is ``on``, and no models can be stacked.
     """
     if stack == "off":
         return [Group((number,)) for number in range(len(specs))], ()
-    sets, notes = _alike(specs, objectives)
+    sets, notes = _by_form(specs, objectives)
     groups: list[Group] = []
     for numbers in sets:
         spec, objective = specs[numbers[0]], objectives[numbers[0]]
         why = "no other model has the same form" if len(numbers) == 1 else None
         if why is None and spec.train.accumulate > 1:
-            why = "the gradients of stacked models are not accumulated over parts of a batch (--accumulate)"
+            why = "stacks do not support gradient accumulation (--accumulate)"
         why = why or refusal(objective)
         if stack == "auto" and why is None:
             why = obstacle(spec, objective, len(numbers))
         if why is not None:
-            notes.append(f"{len(numbers)} of {len(specs)} models one after another: {why}")
+            notes.append(f"{len(numbers)} of {len(specs)} models are trained one after another: {why}")
             groups += [Group((number,)) for number in numbers]
             continue
         compiled = compiling_pays(spec, objective, len(numbers))
@@ -85,8 +85,8 @@ def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stack
 def obstacle(spec: RunSpec, objective: Objective, num_models: int) -> str | None:
     """Return why stacking is not known to be faster for models of a spec; None if it is.
 
-    Measured on 2 cores with 16 models (benchmarks/sweep.py): MLPs take 0.7 to 0.9 of the time, or 0.4 to 0.6 if compiled, and
-    smaller ones gain more; without compilation on one thread they take 1.2 of the time. Stacked convolutions become grouped
+    Measured on 2 cores with 16 models (benchmarks/sweep.py): MLPs take 0.7 to 0.9 of the time, or 0.4 to 0.6 if compiled;
+    smaller ones gain more. Without compilation, on one thread, they take 1.2 of the time. Stacked convolutions become grouped
     convolutions, which are slow on CPUs.
 
     Args:
@@ -102,12 +102,12 @@ def obstacle(spec: RunSpec, objective: Objective, num_models: int) -> str | None
     if has_convolutions(objective):
         return "stacked convolutions are slower on a CPU"
     if train.threads == 1 and not compiling_pays(spec, objective, num_models):
-        return "a stack that is not compiled is slower on one thread"
+        return "a stack without compilation is slower on one thread"
     return None
 
 
 def compiling_pays(spec: RunSpec, objective: Objective, num_models: int) -> bool:
-    """Whether to compile the step of a stack: if requested, or on a CPU if compiling saves more time than it takes."""
+    """Whether to compile the step of a stack: if requested or, on a CPU, if it saves more time than it takes."""
     train = spec.train
     if train.compile != "auto":
         return train.compile == "on"
@@ -115,8 +115,8 @@ def compiling_pays(spec: RunSpec, objective: Objective, num_models: int) -> bool
     return train.device == "cpu" and seconds > WORTH_COMPILING_SECONDS and has_cpp_compiler()
 
 
-def _alike(specs: Sequence[RunSpec], objectives: Sequence[Objective]) -> tuple[list[list[int]], list[str]]:
-    """Sort models into sets of the same form; return the sets and notes on how they differ."""
+def _by_form(specs: Sequence[RunSpec], objectives: Sequence[Objective]) -> tuple[list[list[int]], list[str]]:
+    """Group models of the same form; return the groups and notes on how they differ."""
     settings = [spec.data.model_dump(mode="json") | spec.train.model_dump(mode="json", exclude=set(PER_MODEL)) for spec in specs]
     sets: list[list[int]] = []
     notes: list[str] = []
@@ -132,5 +132,5 @@ def _alike(specs: Sequence[RunSpec], objectives: Sequence[Objective]) -> tuple[l
             apart.append(why)
         else:
             sets.append([number])
-            notes += [f"not all in one stack: {why}" for why in apart[:1]]
+            notes += [f"not a single stack: {why}" for why in apart[:1]]
     return sets, notes

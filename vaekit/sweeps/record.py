@@ -1,4 +1,4 @@
-"""``sweep.json``, next to the runs: what a sweep consists of, and its results so far."""
+"""``sweep.json``, next to the runs: the definition of a sweep and its results so far."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def make_folder(out: str | Path | None) -> Path:
     """Create the folder of a sweep.
 
     Raises:
-        UsageError: It exists and is not empty, its name cannot be used, or it cannot be written.
+        UsageError: It exists and is not empty, its name is invalid, or it cannot be written.
     """
     path = printable_path(out) if out is not None else None
     if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
         resume = f", or continue the sweep with `vaekit resume {path}`" if (path / RECORD).is_file() else ""
-        raise UsageError(f"{path} already exists, and a sweep never overwrites another", remedy=f"choose another --out{resume}")
+        raise UsageError(f"{path} is not empty, and sweeps are never overwritten", remedy=f"choose another --out{resume}")
     try:
         if path is None:
             return next_numbered(RUNS, "sweep")
@@ -38,12 +38,12 @@ def make_folder(out: str | Path | None) -> Path:
 
 
 def short_text(value: Any) -> str:
-    """Format an option's value for run names and tables, with numbers to four significant digits."""
+    """Format an option's value for run names and tables, with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else value_text(value)
 
 
 def run_name(number: int, point: Mapping[str, Any]) -> str:
-    """Return the name of a run's folder, from its number and options: ``0003-beta=4-seed=1``."""
+    """Return the folder name of a run from its number and options: ``0003-beta=4-seed=1``."""
     text = "-".join(f"{name}={short_text(value)}" for name, value in point.items())
     return f"{number:04d}-{re.sub(r'[^A-Za-z0-9_.=+-]+', '_', text)[:80]}"
 
@@ -52,12 +52,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Read ``sweep.json``.
 
     Raises:
-        CheckpointError: There is none, or it is damaged.
+        CheckpointError: It is missing or damaged.
     """
     try:
         record = json.loads((folder / RECORD).read_text("utf-8"))
         if not (isinstance(record, dict) and isinstance(record.get("runs"), list)):
-            raise TypeError("it does not list runs")
+            raise TypeError("it has no list of runs")
     except OSError as error:
         raise CheckpointError(f"{folder} is not the folder of a sweep", given=f"{RECORD}: {error.strerror}") from None
     except (TypeError, ValueError, RecursionError) as error:
@@ -71,12 +71,12 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def is_over(row: Mapping[str, Any]) -> bool:
-    """Whether a row of ``sweep.json`` records the outcome of its run."""
+    """Whether a row of ``sweep.json`` contains the outcome of its run."""
     return "test" in row or "error" in row
 
 
 def outcome(run: Record, error: Exception | None) -> dict[str, Any]:
-    """Return the outcome of a run for ``sweep.json``: its error, or its numbers on the validation set and on the test set."""
+    """Return the outcome of a run for ``sweep.json``: its error, or its validation and test metrics."""
     if error is not None:
         return {"error": str(error)}
     test = run.evaluation() or {}

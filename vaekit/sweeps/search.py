@@ -1,4 +1,4 @@
-"""Searches: option values chosen on the basis of earlier results, by any number of processes."""
+"""Searches: option values chosen from earlier results, by any number of processes."""
 
 from __future__ import annotations
 
@@ -55,31 +55,30 @@ def search(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> list[Run]:
-    """Search for the best option values with Optuna's TPE; return the completed runs, the best first.
+    """Search for the best option values with Optuna's TPE; return the completed runs, best first.
 
-    Any number of processes started with the same request share the study in ``storage``, whether by hand, by torchrun or by
-    SLURM, on machines that share the files. Each process trains one model at a time. A process that is interrupted or dies
-    leaves its trial to another one, running or started later. A model whose loss becomes NaN is a failed trial with its error.
-    ``sweep.json``, next to the runs, collects all results.
+    Any number of processes started with the same request, whether by hand, by torchrun or by SLURM, on machines with a shared
+    file system, share the study in ``storage``. Each process trains one model at a time. If a process is interrupted or dies,
+    another one, running or started later, takes over its trial. If a model's loss becomes NaN, the trial fails and records the
+    error. ``sweep.json``, next to the runs, collects all results.
 
-    Trials are compared by a validation metric, at the epoch whose weights are kept. The objective itself is comparable only
-    between models with the same objective: it is lower for a smaller β, regardless of quality. The default is therefore the
-    ELBO.
+    Trials are compared by a validation metric at the epoch of the best weights. The objective itself is not comparable between
+    models with different objectives: it is lower for a smaller β, regardless of quality. The default is therefore the ELBO.
 
     Args:
         spec: As for `vaekit.train`.
         over: The values or the range of each option: ``{"encoder": ("mlp", "cnn"), "lr": vaekit.Range(1e-4, 1e-2, log=True)}``.
-        storage: The file of the study, an Optuna journal, which the first process creates; a URL of a database is refused.
-        trials: The total number of trials in the study, over all processes; it may be raised later.
-        metric: A metric of the validation set, maximised if more is better and minimised otherwise; to override, append the
-            direction, as in ``beta:max``.
-        prune: Whether to stop a trial that is worse than the median of the others, after a third of the epochs.
-        out: The folder for the runs, new or empty; default: that of the study, or the next number under ``runs/``.
+        storage: The file of the study, an Optuna journal created by the first process; database URLs are not supported.
+        trials: The total number of trials in the study, over all processes; it may be increased later.
+        metric: A validation metric, maximised or minimised by its usual direction; to override it, append a direction, as in
+            ``beta:max``.
+        prune: Whether to stop trials worse than the median of the others after a third of the epochs.
+        out: The folder for the runs, new or empty; default: the study's folder, or the next number under ``runs/``.
         reporter: Receives progress through its ``note`` method; default: none.
         options: As for `vaekit.train`.
 
     Raises:
-        UsageError: The request is invalid or differs from that of the study, or Optuna is not installed.
+        UsageError: The request is invalid or differs from the study's, or Optuna is not installed.
         DataError: The data are missing or do not fit the model.
         Interrupted: The user stopped the search; run the same search again to continue.
 
@@ -100,9 +99,9 @@ class Plan:
     """The definition of a search.
 
     Args:
-        base: Plain data of the spec to start from.
-        options: The options that are fixed.
-        over: The options that are varied.
+        base: Plain data of the base spec.
+        options: The fixed options.
+        over: The varied options.
         metric: The metric by which trials are compared.
         prune: Whether unpromising trials are stopped early.
     """
@@ -117,7 +116,7 @@ class Plan:
 
     @cached_property
     def request(self) -> dict[str, Any]:
-        """The request that all processes of the study must share, as JSON data: the space and a machine-independent spec."""
+        """The request shared by all processes of the study, as JSON data: the search space and a machine-independent spec."""
         over = {name: str(values) if isinstance(values, Range) else list(values) for name, values in self.over.items()}
         metric = f"{self.metric.name}:{'max' if self.metric.maximise else 'min'}"
         sections = build_spec(self.base, {**self.options, **self.corners()[0]}).model_dump(mode="json").values()
@@ -129,19 +128,19 @@ class Plan:
         return plain
 
     def corners(self) -> list[dict[str, Any]]:
-        """Return points that together include every value, and both ends of every range."""
+        """Return points that together cover every value and both ends of every range."""
         edges = {name: (v.low, v.high) if isinstance(v, Range) else tuple(v) for name, v in self.over.items()}
         first = {name: values[0] for name, values in edges.items()}
         return [first, *({**first, name: value} for name, values in edges.items() for value in values[1:])]
 
     def spec(self, point: Mapping[str, Any]) -> RunSpec:
-        """Return the spec of a point, fitted to this machine."""
+        """Return the spec of a point, adapted to this machine."""
         spec = fit_to_machine(build_spec(self.base, {**self.options, **point}))
         check_loggers(spec)
         return spec
 
     def point(self, trial: Trial) -> dict[str, Any]:
-        """Return the values of a trial, drawing those that have not been drawn yet."""
+        """Return the values of a trial, sampling those not sampled yet."""
         return {name: _suggest(trial, name, values) for name, values in self.over.items()}
 
     def load(self, spec: RunSpec) -> Splits:
@@ -164,7 +163,7 @@ class Plan:
         write_record(study.folder, record)
 
     def _outcome(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
-        """Return the outcome of a trial for its row of ``sweep.json``."""
+        """Return the outcome of a trial for ``sweep.json``."""
         state = trial.state.name
         if state == "FAIL":
             return {"error": trial.user_attrs.get("error", "")}
@@ -175,10 +174,10 @@ class Plan:
         return {}
 
     def check(self) -> RunSpec:
-        """Check that the search can run and that its trials are comparable; return the spec of one of its models.
+        """Check that the search can run with comparable trials; return the spec of one of its models.
 
         Raises:
-            UsageError: A value is invalid, or the metric is not available or not comparable between the models.
+            UsageError: A value is invalid, or the metric is unavailable or not comparable between the models.
             DataError: The data are missing or do not fit the model.
         """
         specs = [self.spec(point) for point in self.corners()]
@@ -196,7 +195,7 @@ class Plan:
         about = {spec.data.dataset.model_dump_json() + _about(spec): _about(spec) for spec in specs}
         if self.metric.name == "elbo" and len(about) > 1:
             raise UsageError(
-                "ELBOs for different data or likelihoods are not comparable",
+                "ELBOs are not comparable across data or likelihoods",
                 given="; ".join(dict.fromkeys(about.values())),
                 expected="the same data and likelihood in all trials",
                 remedy="vary other options, or choose another --metric",
@@ -205,7 +204,7 @@ class Plan:
 
 
 def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, reporter: Reporter) -> Path:
-    """Train trials until the study has the requested number; return the folder of the runs. See `search`."""
+    """Run trials until the study has the requested number; return the folder of the runs. See `search`."""
     import_extra("optuna", "optuna", "a search")
     from vaekit.sweeps.study import Study
 
@@ -225,7 +224,7 @@ def work(plan: Plan, storage: str | Path, trials: int, out: str | Path | None, r
         warm_up=first.train.epochs // 3,
     )
     if out is not None and Path(out).resolve() != study.folder:
-        raise UsageError("the study keeps its runs in another folder", given=f"--out {out}", expected=study.folder)
+        raise UsageError("the study's runs are in another folder", given=f"--out {out}", expected=study.folder)
     if not study.folder.is_dir():
         raise UsageError("the folder of the study's runs is missing", given=study.folder, remedy="choose another --storage")
     try:
@@ -261,7 +260,7 @@ def _train(trial: Trial, plan: Plan, study: Study, reporter: Reporter) -> None:
         value = plan.metric.of(kept)
         study.finish(trial, TrialState.COMPLETE, value=value)
         best = study.best
-        assert best is not None  # at least this one
+        assert best is not None  # this trial, at least
         reporter.note(f"{name}: validation {plan.metric.name} {value:.2f}; best: {best.value:.2f}, trial {best.number}")
 
 
@@ -273,17 +272,17 @@ def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
     objective = assemble(spec, splits)
     spec = choose_compilation(spec, objective)
     if not begun:
-        folder.discard()  # left by a process that ended before its first checkpoint
+        folder.discard()  # left by a process that died before its first checkpoint
         folder = RunFolder.create(spec, folder.path)
     if spec.train.compile == "on":
-        torch.compiler.reset()  # the models of earlier trials count towards the limit of recompilations
+        torch.compiler.reset()  # the models of earlier trials count towards the recompilation limit
     watch = _Watch(trial, plan, spec.train.epochs)
     place = ProcessGroup(device=take_place(spec.train.device))
     Trainer(spec, objective, splits, folder, reporter=watch, processes=place).fit(resume=begun)
 
 
 def _suggest(trial: Trial, name: str, values: Sequence[Any] | Range) -> Any:
-    """Draw the value of an option, or return the value drawn before."""
+    """Sample the value of an option, or return the value sampled before."""
     if not isinstance(values, Range):
         labels: dict[Any, Any] = {value if isinstance(value, str | int | float) else str(value): value for value in values}
         return labels[trial.suggest_categorical(name, list(labels))]
@@ -293,12 +292,12 @@ def _suggest(trial: Trial, name: str, values: Sequence[Any] | Range) -> Any:
 
 
 def _about(spec: RunSpec) -> str:
-    """Describe the likelihood and data to which a spec's ELBO refers."""
+    """Describe the likelihood and data of a spec's ELBO."""
     return f"{spec.model.likelihood.kind} of {spec.data.dataset.kind}, binarize {spec.data.binarize}"
 
 
 class _Watch(Silent):
-    """Reports each epoch to a trial, and stops training if Optuna prunes the trial."""
+    """Reports each epoch to a trial; stops training if Optuna prunes the trial."""
 
     def __init__(self, trial: Trial, plan: Plan, epochs: int) -> None:
         self.trial, self.plan, self.epochs = trial, plan, epochs

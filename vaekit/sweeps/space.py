@@ -1,4 +1,4 @@
-"""The space of a sweep: options with their values or ranges."""
+"""The space of a sweep or search: options with their values or ranges."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from vaekit.specs.models import RunSpec
 
 @dataclass(frozen=True)
 class Range:
-    """A closed range of numbers; of integers if both ends are integers.
+    """A closed range of numbers, or of integers if both ends are integers.
 
     Args:
-        low: The lowest value.
-        high: The highest value.
+        low: The minimum.
+        high: The maximum.
         log: Whether a search samples the range on a logarithmic scale.
 
     Example:
@@ -42,7 +42,7 @@ class Range:
 
     @property
     def whole(self) -> bool:
-        """Whether it is a range of integers."""
+        """Whether the range consists of integers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
 
@@ -50,7 +50,7 @@ MOST_MODELS = 10_000
 
 
 def combinations(over: Mapping[str, Sequence[Any]], options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return every combination of values; those of the last option change fastest.
+    """Return all combinations of values; the last option varies fastest.
 
     Raises:
         UsageError: There is nothing to vary, or an option has no values, has duplicate values, or is also set.
@@ -70,9 +70,9 @@ def check_over(over: Mapping[str, Sequence[Any] | Range], options: Mapping[str, 
     """
     for name, values in over.items():
         if not isinstance(values, Range) and (not values or any(value in values[:at] for at, value in enumerate(values))):
-            raise UsageError(f"{name} needs values without duplicates", given=", ".join(map(str, values)) or "none")
+            raise UsageError(f"{name} needs distinct values", given=", ".join(map(str, values)) or "none")
         if name in options:
-            raise UsageError(f"{name} is both set and varied", remedy="either set it or vary it")
+            raise UsageError(f"{name} is both set and varied", remedy="do one or the other")
     if not over:
         raise UsageError("there is nothing to sweep over", expected="an option and its values, such as --over beta=1,2,4")
 
@@ -92,18 +92,18 @@ def check_max_time(spec: RunSpec) -> None:
 
 
 def read_over(text: str) -> tuple[str, list[str] | Range]:
-    """Parse an option and its values, or their range.
+    """Parse an option with its values or range.
 
-    ``beta=1,2,4`` lists values, and ``encoder.hidden=512;256,256`` lists values that contain commas; those in parentheses, as in
-    ``beta=1,linear(0,1,5)``, are part of a value. ``seed=0..3`` is a range of integers, ``beta=0.5..8`` a range of real numbers,
-    and ``lr=1e-4..1e-2:log`` a range on a logarithmic scale.
+    ``beta=1,2,4`` lists values, and ``encoder.hidden=512;256,256`` lists values that contain commas; commas in parentheses, as
+    in ``beta=1,linear(0,1,5)``, are part of a value. ``seed=0..3`` is a range of integers, ``beta=0.5..8`` a range of real
+    numbers, and ``lr=1e-4..1e-2:log`` a range on a logarithmic scale.
 
     Raises:
         UsageError: The text has none of these forms.
     """
     name, equals, values = text.removeprefix("--").partition("=")
     if not (name and equals and values):
-        raise UsageError("not an option with values", given=text, expected="for example beta=1,2,4 or seed=0..3")
+        raise UsageError("expected OPTION=VALUES", given=text, expected="for example beta=1,2,4 or seed=0..3")
     name = name.replace("-", "_")
     if bounds := re.fullmatch(rf"({_NUMBER})\.\.({_NUMBER})(:log)?", values):
         return name, Range(_number(bounds[1]), _number(bounds[2]), log=bounds[3] is not None)
@@ -118,16 +118,16 @@ def _number(text: str) -> float:
 
 
 def listed(name: str, values: Sequence[Any] | Range) -> Sequence[Any]:
-    """Return all values of an option; a range of integers is enumerated.
+    """Return all values of an option; integer ranges are enumerated.
 
     Raises:
-        UsageError: The range is not one of integers, or has a logarithmic scale.
+        UsageError: The range is real-valued or has a logarithmic scale.
     """
     if not isinstance(values, Range):
         return values
     if not values.whole or values.log:
         raise UsageError(
-            "a sweep trains every value, so it cannot use a range of real numbers or a logarithmic scale",
+            "a sweep trains every value, so it cannot use real-valued or logarithmic ranges",
             given=f"{name}={values}",
             expected=f"values such as {name}=1,2,4, or integers such as {name}=0..3",
             remedy="list the values, or let --search optuna choose them",

@@ -1,4 +1,4 @@
-"""A training step of many models of the same form: their parameters are stacked, and the objective is vmapped over them."""
+"""A training step for many models of the same form: parameters are stacked, and the objective is vmapped over them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.training.step import Step
 
 TOLERANCE = 1e-2
-"""The largest difference between a stacked model and the same model alone, relative to the largest value of a tensor."""
+"""The tolerance between stacked and separate models, relative to the largest value of a tensor."""
 ROUNDING = 1e-6
-"""The same, relative to the largest value of all tensors: a gradient that should be 0 consists of rounding errors."""
+"""The same, relative to the largest value of all tensors: gradients that should be 0 consist of rounding errors."""
 
 
 class StackedStep:
-    """The steps of several models, taken together; each model keeps its batches, noise, schedules and learning rates.
+    """Joint steps of several models; each keeps its batches, noise, schedules and learning rates.
 
     The models' parameters and optimiser states become views of stacked tensors, so evaluation, pictures and checkpoints work as
-    for a single model. Models with the same seed share batches and noise, which are then made only once.
+    for a single model. Models with the same seed share batches and noise.
 
     Args:
-        steps: The steps of models that have the same form (see `difference`) and are at the same position.
+        steps: The steps of models of the same form (see `difference`) at the same position.
         compiled: Whether to compile the step.
     """
 
@@ -43,7 +43,7 @@ class StackedStep:
         seeds = list(dict.fromkeys(step.spec.train.seed for step in steps))
         self.seed_of = [seeds.index(step.spec.train.seed) for step in steps]
         self.leaders = [self.seed_of.index(number) for number in range(len(seeds))]
-        """The indices of the models whose batches are needed: the first for each seed."""
+        """The indices of the models whose batches are needed: the first of each seed."""
 
         objectives = [step.objective.train() for step in steps]
         parameters, self.buffers = stack_module_state(cast("list[nn.Module]", objectives))
@@ -71,12 +71,12 @@ class StackedStep:
         )
 
     def _replay(self) -> Replay[dict[str, Tensor]]:
-        me = cast("StackedStep", proxy(self))  # a strong reference in the recording would keep the step alive
+        me = cast("StackedStep", proxy(self))  # a strong reference from the recording would keep the step alive
         streams = [cast("RecordableStreams", self.steps[leader].streams) for leader in self.leaders]
         return Replay(partial(StackedStep.take, me), streams)
 
     def __call__(self, readings: Sequence[Reading]) -> dict[str, Tensor]:
-        """Take one step of every model; return the terms to log, each ``(S,)``.
+        """Take a step with every model; return the terms to log, each ``(S,)``.
 
         Args:
             readings: A reading for each of the ``leaders``.
@@ -90,7 +90,7 @@ class StackedStep:
         return self.take(readings, numbers) if self.replay is None else self.replay(number, readings, numbers)
 
     def take(self, readings: Sequence[Reading], numbers: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Take a step with the numbers of each optimiser, at the time already set."""
+        """Take a step, given the numbers of each optimiser; the time is already set."""
         inputs = self.inputs(readings)
         with self.first.autocast():
             total, terms, state = self.forward(self.base, self.parameters, self.buffers, inputs, shared=len(self.leaders) == 1)
@@ -105,7 +105,7 @@ class StackedStep:
         return dict(terms)
 
     def inputs(self, readings: Sequence[Reading]) -> Inputs:
-        """Return the inputs of all models: shared if there is a single seed, else stacked by each model's seed."""
+        """Return the inputs of all models: shared for a single seed, otherwise stacked according to the models' seeds."""
         given = [self.steps[leader].inputs(reading) for leader, reading in zip(self.leaders, readings, strict=True)]
         if len(given) == 1:
             return given[0]
@@ -121,7 +121,7 @@ class StackedStep:
 def over_models(
     base: Objective, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs, *, shared: bool
 ) -> Result:
-    """Map an objective over stacked parameters and buffers, and over inputs, which are stacked as well unless ``shared``."""
+    """Map an objective over stacked parameters and buffers and, unless ``shared``, stacked inputs."""
 
     def alone(parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs) -> Any:
         return functional_call(base, (parameters, buffers), (inputs,))
@@ -133,10 +133,10 @@ def over_models(
 
 
 def refusal(objective: Objective) -> str | None:
-    """Return why an objective cannot be mapped over stacked parameters; None if it can.
+    """Return why an objective cannot be vmapped over stacked parameters; None if it can.
 
-    Two models of different weights take a trial step on two images, at the beginning of training and at its end, stacked and each
-    alone: losses and gradients must agree.
+    Two models with different weights take a trial step on two images, at the start and at the end of training, both stacked and
+    separately: losses and gradients must agree.
     """
     objective = copy.deepcopy(objective).eval()  # dropout, for example, draws differently in a stack
     base = with_quick_linear(copy.deepcopy(objective).to("meta"))
@@ -162,12 +162,12 @@ def refusal(objective: Objective) -> str | None:
                 allowed = TOLERANCE * size + ROUNDING * max(sizes)
                 if not torch.allclose(one[number], other, rtol=0, atol=allowed, equal_nan=True):
                     what = name if name == "losses" else f"gradients of {name}"
-                    return f"vmap does not support it: the {what} of stacked models differ from those of each model alone"
+                    return f"vmap does not support it: the {what} of stacked models differ from those of separate models"
     return None
 
 
 def _gradients(total: Tensor, parameters: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the gradient of a loss by each parameter; 0 where it does not depend on it."""
+    """Return the gradient of a loss with respect to each parameter; 0 if independent of it."""
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return list(gradients)
 
@@ -175,8 +175,7 @@ def _gradients(total: Tensor, parameters: Mapping[str, Tensor]) -> list[Tensor]:
 class QuickLinear(nn.Linear):
     """A linear layer whose stacked weight gradient has the memory layout of the weight.
 
-    ``x W'`` yields the gradient transposed; reading it in that layout made the optimiser take seven times as long on a CPU, a
-    third of the step.
+    ``x W'`` yields a transposed gradient, with which the optimiser takes seven times as long on a CPU, a third of the step.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -185,7 +184,7 @@ class QuickLinear(nn.Linear):
 
 
 def with_quick_linear(objective: Objective) -> Objective:
-    """Turn every plain linear layer of an objective into a `QuickLinear`, in place, and return the objective."""
+    """Replace every plain linear layer of an objective by a `QuickLinear`, in place; return the objective."""
     for module in objective.modules():
         if type(module) is nn.Linear:
             module.__class__ = QuickLinear
@@ -193,13 +192,13 @@ def with_quick_linear(objective: Objective) -> Objective:
 
 
 def difference(one: nn.Module, other: nn.Module) -> str | None:
-    """Return why two modules are not the same function of their parameters and buffers; None if they are.
+    """Return why two modules are different functions of their parameters and buffers; None if they are the same.
 
-    The values of parameters and buffers may differ; their shapes, the modules' classes and all other attributes may not.
+    Values of parameters and buffers may differ, but not their shapes, the modules' classes or other attributes.
     """
     mine, theirs = dict(one.named_modules()), dict(other.named_modules())
     if list(mine) != list(theirs):
-        return "they have different parts"
+        return "their submodules differ"
     for name, module in mine.items():
         if type(module) is not type(theirs[name]):
             return f"{name} is {type(module).__name__} in one and {type(theirs[name]).__name__} in another"
@@ -220,9 +219,9 @@ _TORCHS_OWN = frozenset(vars(nn.Module()))
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) and isinstance(other, Tensor):
         return torch.equal(one, other)
-    if isinstance(one, partial) and isinstance(other, partial):  # which are otherwise equal to themselves only
+    if isinstance(one, partial) and isinstance(other, partial):  # otherwise, partials are only equal to themselves
         return _equal((one.func, one.args, one.keywords), (other.func, other.args, other.keywords))
     try:
         return bool(one == other)
-    except (TypeError, ValueError, RuntimeError):  # for example arrays, whose comparison is not a single bool
+    except (TypeError, ValueError, RuntimeError):  # for example arrays, whose comparison is not a bool
         return False

@@ -18,11 +18,11 @@ from vaekit.training.trainer import CHECK_EVERY, Pace, Trainer
 
 
 def fit_stacked(trainers: Sequence[Trainer], *, compiled: bool = False, reporter: Reporter) -> dict[int, DivergenceError]:
-    """Train a stack of models to the last epoch and evaluate each; return the errors of diverged models by their index.
+    """Train a stack of models to the last epoch and evaluate each; return the errors of diverged models by index.
 
     Args:
-        trainers: The trainers of models that can be stacked; those with a checkpoint in their folder resume from it. All must
-            then be at the same step.
+        trainers: The trainers of models that can be stacked; those with a checkpoint resume from it. All must be at the same
+            step.
         compiled: Whether to compile the step.
         reporter: Receives a line after each epoch.
 
@@ -62,12 +62,12 @@ def fit_stacked(trainers: Sequence[Trainer], *, compiled: bool = False, reporter
 
 
 class Stack:
-    """The models of several trainers, trained together epoch by epoch; each trainer keeps its folder, position and metrics.
+    """The models of several trainers, trained together; each trainer keeps its folder, position and metrics.
 
     Args:
         trainers: The trainers of models that can be stacked, all at the same step.
         compiled: Whether to compile the step.
-        interruption: Whether the user has asked to stop; default: never.
+        interruption: Whether the user has requested to stop; default: never.
     """
 
     def __init__(self, trainers: Sequence[Trainer], *, compiled: bool = False, interruption: Interruption | None = None) -> None:
@@ -77,10 +77,9 @@ class Stack:
         self.errors: dict[int, DivergenceError] = {}
 
     def train_epoch(self) -> Pace:
-        """Take the remaining steps of the current epoch; the pace returned is that of each model.
+        """Take the remaining steps of the current epoch; return the pace per model.
 
-        A model whose loss becomes non-finite is added to ``errors`` under its index, and is neither checked nor saved from then
-        on.
+        A model whose loss becomes non-finite is added to ``errors`` by index, and no longer checked or saved.
 
         Raises:
             Interrupted: The user stopped training; a checkpoint of each model was saved.
@@ -117,11 +116,11 @@ class Stack:
 
     @property
     def alive(self) -> list[Trainer]:
-        """The trainers whose losses are finite."""
+        """The trainers with finite losses."""
         return [trainer for number, trainer in enumerate(self.trainers) if number not in self.errors]
 
     def _check(self, terms: Mapping[str, Tensor]) -> None:
-        """Record the models whose loss is not finite."""
+        """Record the models with a non-finite loss."""
         losses = terms["loss"].tolist()
         for number, trainer in enumerate(self.trainers):
             if number not in self.errors:
@@ -139,7 +138,7 @@ class Stack:
 
 
 def _joined(meters: Sequence[Meter]) -> Meter:
-    """Combine the meters of all models into one."""
+    """Combine the meters of all models."""
     joined = Meter()
     joined.names, joined.count = meters[0].names, meters[0].count
     sums = [meter.sums for meter in meters if meter.sums is not None]

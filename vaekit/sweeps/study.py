@@ -1,4 +1,4 @@
-"""Trials shared by many processes: an Optuna study in a file, from which each process takes one trial after another."""
+"""An Optuna study in a file, whose trials are shared by many processes."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from vaekit.streams import derive_seed
 NAME = "vaekit"
 """The name of the study; each file contains exactly one."""
 OPENING = b'{"op_code"'
-"""The beginning of every line of a journal."""
+"""The start of every line of a journal."""
 MOST_STARTS = 3
-"""How many times a trial may be started and lose its process before its first checkpoint."""
+"""Maximum number of times that a trial may be started and lose its process before its first checkpoint."""
 
 
 class Study:
-    """A study shared by many processes, on one machine or on several with a shared file system that supports locks, like NFS 4.
+    """A study shared by many processes, on one machine or several with a shared file system that supports locks, such as NFS 4.
 
-    A process locks the trial that it trains, and the operating system releases the lock however the process ends. A running trial
-    without a lock has therefore lost its process, and the next process to ask for a trial resumes it. Only one process at a time
-    makes shared decisions. The parameters of a trial depend on the seed, its number and the earlier trials, not on which process
-    runs it.
+    A process locks the trial that it runs, and the operating system releases the lock however the process ends. A running trial
+    without a lock has therefore lost its process and is resumed by the next process that requests a trial. Shared decisions are
+    made by one process at a time. The parameters of a trial depend on the seed, its number and the earlier trials, not on the
+    process that runs it.
 
     Args:
         storage: The file of the study's journal.
         request: The definition of the study, as JSON data, which must be the same in all processes.
         make_folder: Creates the folder of the runs; called by the first process.
-        note: Called after every change, in one process at a time.
+        note: Called after every change, by one process at a time.
         maximise: Whether more is better.
         seed: The seed of the sampler.
         warm_up: The number of epochs before trials can be pruned.
@@ -65,7 +65,7 @@ class Study:
         self.turn, self.note, self.seed = FileLock(storage.with_name(f".{storage.name}.turn")), note, seed
         self.held: FileLock | None = None
         lock = JournalFileOpenLock(str(storage))
-        with self.turn, _hushed():
+        with self.turn, _quiet():
             try:
                 _complete_last_line(storage, lock)
                 self.storage = JournalStorage(JournalFileBackend(str(storage), lock))
@@ -106,40 +106,40 @@ class Study:
         return self.study.best_trial if done else None
 
     def take(self, most: int, begin: Callable[[Trial], str]) -> Trial | None:
-        """Take a trial that lost its process, or else a new one; return None if the maximum number is reached.
+        """Take a trial that lost its process, else a new one; return None if the maximum number is reached.
 
         Args:
             most: The maximum number of trials.
-            begin: A function that draws a trial's missing parameters and returns the name of its run.
+            begin: A function that samples a trial's missing parameters and returns the name of its run.
         """
         with self.turn:
             for known in self.trials:
-                if known.state == TrialState.RUNNING and self._hold(known.number):
+                if known.state == TrialState.RUNNING and self._try_lock(known.number):
                     study_id = self.storage.get_study_id_from_name(NAME)
                     trial = Trial(self.study, self.storage.get_trial_id_from_study_id_trial_number(study_id, known.number))
                     if self._start(trial, begin):
                         return trial
-                    self._tell(trial, TrialState.FAIL, error=f"its process ended {MOST_STARTS} times before the first checkpoint")
+                    self._tell(trial, TrialState.FAIL, error=f"its process died {MOST_STARTS} times before the first checkpoint")
             if len(self.trials) >= most:
                 return None
             trial = self.study.ask()
-            self._hold(trial.number)
+            self._try_lock(trial.number)
             self._start(trial, begin)
             return trial
 
     def finish(self, trial: Trial, state: TrialState, *, value: float | None = None, error: str | None = None) -> None:
-        """Record the outcome of the trial that this process holds."""
+        """Record the outcome of this process's trial."""
         with self.turn:
             self._tell(trial, state, value=value, error=error)
 
     def release(self) -> None:
-        """Release the trial that this process holds, if any, so that another process can take it."""
+        """Release this process's trial, if any, so that another process can take it."""
         if self.held is not None:
             self.held.release()
             self.held = None
 
     def _start(self, trial: Trial, begin: Callable[[Trial], str]) -> bool:
-        """Draw a trial's missing parameters; return whether to train it: not if its processes keep ending early."""
+        """Sample a trial's missing parameters; return whether to run it: not if its processes keep dying early."""
         seed = derive_seed(self.seed, "search", trial.number) % 2**32
         self.study.sampler = optuna.samplers.TPESampler(seed=seed)
         name, starts = begin(trial), trial.user_attrs.get("starts", 0)
@@ -156,11 +156,11 @@ class Study:
             trial.set_user_attr("error", error)
         self.study.tell(trial, value, state=state)
         self.release()
-        self._lock(trial.number).unlink(missing_ok=True)  # no process takes the lock of a finished trial
+        self._lock(trial.number).unlink(missing_ok=True)  # no process locks a finished trial
         self.note(self)
 
-    def _hold(self, number: int) -> bool:
-        """Try to take the lock of a trial; return whether it was free."""
+    def _try_lock(self, number: int) -> bool:
+        """Try to acquire the lock of a trial; return whether it was free."""
         lock = FileLock(self._lock(number))
         try:
             lock.acquire(timeout=0)
@@ -174,7 +174,7 @@ class Study:
 
 
 def _complete_last_line(storage: Path, lock: JournalFileOpenLock) -> None:
-    """Remove the last line of a journal if its process was killed while writing it; what it was to record is done again."""
+    """Remove the last line of a journal if its process was killed while writing it; its operation will be repeated."""
     if not storage.is_file():
         return
     lock.acquire()
@@ -197,8 +197,8 @@ def _complete_last_line(storage: Path, lock: JournalFileOpenLock) -> None:
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Silence Optuna's messages below the level of warnings."""
+def _quiet() -> Iterator[None]:
+    """Silence Optuna's messages below warnings."""
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

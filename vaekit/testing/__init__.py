@@ -6,9 +6,9 @@ With pytest, one test per check::
     def test_acme_unet_conforms(check):
         check("acme_unet", options={"depth": 2})
 
-vaekit's own components pass the same checks. The checks need neither pytest nor a dataset, and they run under a fixed seed, so
-their results do not vary; `vaekit.testing.statistics` states the error rates of those that compare random draws. If a component
-has a good reason to fail a check, give it: ``expected_failures={"check_vmap": "its kernel has no batching rule"}``.
+vaekit's own components pass the same checks. The checks need neither pytest nor a dataset, and they run with a fixed seed, so
+results are reproducible; `vaekit.testing.statistics` states the error rates of statistical checks. If a component has a good
+reason to fail a check, state it: ``expected_failures={"check_vmap": "its kernel has no batching rule"}``.
 """
 
 from __future__ import annotations
@@ -58,6 +58,6 @@ check_loss = suite("loss")
 check_dataset = suite("dataset")
 """Reads the dataset, so its files must be available."""
 check_logger = suite("logger")
-"""Logs for real: pass options that keep the logged data on this machine."""
+"""Actually logs: pass options that keep the logged data on this machine."""
 check_exporter = suite("exporter")
 check_picture = suite("picture")

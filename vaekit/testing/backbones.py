@@ -34,11 +34,11 @@ OTHER_SIZES: tuple[Shape, ...] = (
 
 
 OTHER_RANKS: tuple[Shape, ...] = ((7,), (2, 9), (2, 3, 5, 4))
-"""The shape of a row of a table, of a signal and of a volume."""
+"""The shapes of a table row, a signal and a volume."""
 
 
 def wiring_of(candidate: Candidate, data_shape: Shape) -> dict[str, Shape]:
-    """Return the shapes that assembly would pass to an encoder or decoder for data of a given shape."""
+    """Return the shapes that assembly passes to an encoder or decoder for data of a given shape."""
     if candidate.role == "encoder":
         return {"in_shape": data_shape, "out_shape": (2, LATENT_DIM)}
     return {"in_shape": (LATENT_DIM,), "out_shape": data_shape}
@@ -68,28 +68,28 @@ def inputs_of(backbone: Backbone, num: int = 3, dtype: torch.dtype = torch.float
 
 @check("encoder", "decoder")
 def check_output_shape(candidate: Candidate) -> None:
-    """Outputs have the requested shape; images of any size, tables, signals and volumes work or raise a `UsageError` at once."""
+    """Outputs have the requested shape; images of any size, tables, signals and volumes work or raise a `UsageError`."""
     for data_shape in USUAL_SIZES + OTHER_SIZES:
         if data_shape in USUAL_SIZES:
             backbones = [backbone_of(candidate, data_shape)]
         else:
-            with during(f"building it for data of shape {data_shape}; one that it cannot do is refused by a UsageError"):
+            with during(f"building it for data of shape {data_shape}; unsupported shapes must raise a UsageError"):
                 backbones = accepted_of(candidate, data_shape)
         for backbone in backbones:
             shapes = wiring_of(candidate, data_shape)
-            came = {name: getattr(backbone, name, None) for name in shapes}
-            expect(came == shapes, "the attributes in_shape and out_shape", expected=shapes, came=came)
+            got = {name: getattr(backbone, name, None) for name in shapes}
+            expect(got == shapes, "the attributes in_shape and out_shape", expected=shapes, got=got)
             for num in (1, 2):
                 with during(f"a batch of {num} for data of shape {data_shape}"):
                     output = backbone(inputs_of(backbone, num))
                 expected = (num, *shapes["out_shape"])
-                what = f"the shape of the output for {num} examples of {data_shape}"
-                expect(tuple(output.shape) == expected, what, expected=expected, came=tuple(output.shape))
+                what = f"the output shape for {num} examples of {data_shape}"
+                expect(tuple(output.shape) == expected, what, expected=expected, got=tuple(output.shape))
 
 
 @check("encoder", "decoder")
 def check_gradient(candidate: Candidate) -> None:
-    """Every parameter receives a gradient above rounding noise; a bias before a normalisation, for example, does not."""
+    """Every parameter receives a gradient above rounding noise, unlike, for example, a bias before a normalisation."""
     for backbone in [backbone_of(candidate), *accepted_of(candidate, (3, 13, 18), (1, 1, 1), *OTHER_RANKS)]:
         output = backbone.double()(inputs_of(backbone, 16, torch.float64))
         shapes = f"from {backbone.in_shape} to {backbone.out_shape}"
@@ -98,11 +98,11 @@ def check_gradient(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_independence(candidate: Candidate) -> None:
-    """In eval mode, an example's output does not depend on the rest of the batch."""
+    """In eval mode, the output for an example does not depend on the rest of the batch."""
     backbone = backbone_of(candidate).double().eval()
     x = inputs_of(backbone, 5, torch.float64)
     alone = torch.cat([backbone(example[None]) for example in x])
-    expect_close(backbone(x), alone, "a batch, against its examples one by one", rtol=1e-10, atol=1e-12)
+    expect_close(backbone(x), alone, "a batch, compared with its examples one by one", rtol=1e-10, atol=1e-12)
 
 
 @check("encoder", "decoder")
@@ -110,19 +110,19 @@ def check_determinism(candidate: Candidate) -> None:
     """In eval mode, the same input gives bit-identical outputs."""
     backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
-    expect(torch.equal(backbone(x), backbone(x)), "the same input twice", expected="bit-equal outputs", came="other ones")
+    expect(torch.equal(backbone(x), backbone(x)), "the same input twice", expected="bit-identical outputs", got="different ones")
 
 
 @check("encoder", "decoder")
 def check_purity(candidate: Candidate) -> None:
-    """A forward pass, even in training mode, changes neither parameters nor buffers nor its input."""
+    """A forward pass, even in training mode, modifies neither parameters nor buffers nor its input."""
     backbone = backbone_of(candidate).train()
     before, x = copy.deepcopy(backbone.state_dict()), inputs_of(backbone)
     given = x.clone()
     backbone(x)
     changed = [name for name, value in backbone.state_dict().items() if not torch.equal(value, before[name])]
-    expect(not changed, "the state after a forward pass", expected="unchanged", came=f"{', '.join(changed)} changed")
-    expect(torch.equal(x, given), "the input after a forward pass", expected="unchanged", came="written into")
+    expect(not changed, "the state after a forward pass", expected="unchanged", got=f"{', '.join(changed)} changed")
+    expect(torch.equal(x, given), "the input after a forward pass", expected="unchanged", got="modified")
 
 
 @check("encoder", "decoder")
@@ -135,20 +135,20 @@ def check_state_dict(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_dtype(candidate: Candidate) -> None:
-    """Float32 inputs give float32 outputs, float64 inputs give float64 outputs, and the two agree."""
+    """Float32 inputs give float32 outputs, float64 inputs give float64 outputs, and both agree."""
     backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     single = backbone(x)
     with during("a forward pass in float64"):
         double = backbone.double()(x.double())
-    for expected, came in ((torch.float32, single.dtype), (torch.float64, double.dtype)):
-        expect(came == expected, f"the type of the output in {expected}", expected=expected, came=came)
-    expect_close(single, double, "float32, against float64", rtol=1e-4, atol=1e-5)
+    for expected, got in ((torch.float32, single.dtype), (torch.float64, double.dtype)):
+        expect(got == expected, f"the output dtype for {expected}", expected=expected, got=got)
+    expect_close(single, double, "float32, compared with float64", rtol=1e-4, atol=1e-5)
 
 
 @check("encoder", "decoder")
 def check_device(candidate: Candidate) -> None:
-    """The backbone moves to another device completely: `forward` creates no tensor on the CPU."""
+    """The backbone moves to another device completely: `forward` creates no CPU tensors."""
     backbone = backbone_of(candidate).eval()
     x = inputs_of(backbone)
     expected = backbone(x)
@@ -156,10 +156,10 @@ def check_device(candidate: Candidate) -> None:
         moved = copy.deepcopy(backbone).to("cuda")
         with during("a forward pass on the GPU"):
             output = moved(x.to("cuda"))
-        expect_close(output.cpu(), expected, "the GPU, against the CPU", rtol=1e-2)  # convolutions may use TF32
+        expect_close(output.cpu(), expected, "the GPU, compared with the CPU", rtol=1e-2)  # convolutions may use TF32
     with during("a forward pass on torch's meta device"):
         output = backbone.to("meta")(x.to("meta"))
-    expect(output.device.type == "meta", "the output's device", expected="meta", came=output.device.type)
+    expect(output.device.type == "meta", "the output's device", expected="meta", got=output.device.type)
 
 
 @check("encoder", "decoder")
@@ -170,8 +170,8 @@ def check_autocast(candidate: Candidate) -> None:
     with during("a forward and a backward pass under bfloat16 autocast"), torch.autocast("cpu", torch.bfloat16):
         output = backbone(x)
     output.float().square().sum().backward()
-    # bfloat16 has 8 bits: a relative error of 2^-8 per layer
-    expect_close(output, backbone(x), "bfloat16 autocast, against float32", rtol=0.1, atol=0.1)
+    # bfloat16 has 8 significant bits: a relative error of 2^-8 per layer
+    expect_close(output, backbone(x), "bfloat16 autocast, compared with float32", rtol=0.1, atol=0.1)
     for name, parameter in backbone.named_parameters():
         if parameter.grad is not None:
             expect_finite(parameter.grad, f"the gradient of {name} under autocast")
@@ -179,24 +179,24 @@ def check_autocast(candidate: Candidate) -> None:
 
 @check("encoder", "decoder")
 def check_compile(candidate: Candidate) -> None:
-    """`torch.compile` compiles it to a single graph that agrees with eager execution."""
+    """`torch.compile` compiles it to a single graph that agrees with eager mode."""
     backbone = backbone_of(candidate).eval()
     expect_compiles(backbone, (inputs_of(backbone),))
 
 
 def expect_compiles(function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-    """Raise unless a function from tensors to a tensor compiles to a single graph that agrees with eager execution."""
+    """Raise unless a function of tensors compiles to a single graph that agrees with eager mode."""
     from vaekit.export.graph import silence
 
     torch.compiler.reset()
     with during("torch.compile(…, fullgraph=True)"), silence():
         compiled = torch.compile(function, backend="aot_eager", fullgraph=True)(*arguments)
-    expect_close(compiled, function(*arguments), "compiled, against eager", rtol=1e-5, atol=1e-6)
+    expect_close(compiled, function(*arguments), "compiled, compared with eager", rtol=1e-5, atol=1e-6)
 
 
 @check("encoder", "decoder")
 def check_vmap(candidate: Candidate) -> None:
-    """Backbones stacked under `torch.vmap`, as sweeps train them, have the outputs and gradients of each backbone alone."""
+    """Backbones stacked with `torch.vmap`, as in sweeps, have the same outputs and gradients as separate ones."""
     pairs = [[backbone_of(candidate) for _ in range(2)]]
     pairs += [[backbone, *accepted_of(candidate, shape)] for shape in OTHER_RANKS for backbone in accepted_of(candidate, shape)]
     for backbones in pairs:
@@ -205,7 +205,7 @@ def check_vmap(candidate: Candidate) -> None:
 
 @check("decoder")
 def check_onnx(candidate: Candidate) -> None:
-    """The decoder exported to ONNX agrees with torch at batch sizes 1, 2 and 3."""
+    """The decoder exported to ONNX agrees with torch for batch sizes 1, 2 and 3."""
     import onnxruntime
 
     from vaekit.export.graph import to_onnx
@@ -218,5 +218,5 @@ def check_onnx(candidate: Candidate) -> None:
             session = onnxruntime.InferenceSession(to_onnx(part, 18).SerializeToString(), providers=["CPUExecutionProvider"])
             outputs = [torch.from_numpy(session.run(None, {latent.name: inputs[:num].numpy()})[0]) for num in (1, 2, 3)]
         for num, output in enumerate(outputs, 1):
-            what = f"ONNX at a batch of {num}, against torch"
+            what = f"ONNX with a batch of {num}, compared with torch"
             expect_close(output, part.expected([inputs[:num]])[0], what, rtol=1e-4, atol=1e-5)

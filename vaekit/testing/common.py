@@ -1,4 +1,4 @@
-"""Checks that components of several roles share."""
+"""Checks shared by several roles."""
 
 from __future__ import annotations
 
@@ -30,44 +30,42 @@ ALL_ROLES = tuple(REGISTRY_OF)
 
 @check(*ALL_ROLES)
 def check_documentation(candidate: Candidate) -> None:
-    """The docstring's first line says what the component is, and ``Args:`` describes every option."""
+    """The first docstring line says what the component is, and ``Args:`` describes every option."""
     first = (candidate.cls.__dict__.get("__doc__") or "").strip().partition("\n")[0]
-    expect(bool(first), "the class has no docstring", expected="one line that says what the component is", came="nothing")
+    expect(bool(first), "the class has no docstring", expected="one line that says what the component is", got="nothing")
     missing = [name for name, field in candidate.schema.model_fields.items() if name != "kind" and not field.description]
-    expect(
-        not missing, "the docstring", expected="every option described under Args:", came=f"{', '.join(missing)} not described"
-    )
+    expect(not missing, "the docstring", expected="every option described under Args:", got=f"{', '.join(missing)} not described")
 
 
 @check(*ALL_ROLES)
 def check_spec_round_trip(candidate: Candidate) -> None:
-    """The spec survives a round trip through JSON and rejects unknown options."""
+    """The spec survives a JSON round trip and rejects unknown options."""
     spec = candidate.spec
     text = spec.model_dump_json()
     again = type(spec).model_validate_json(text)
-    expect(again == spec, "the spec written as JSON and read back", expected=spec, came=again)
+    expect(again == spec, "the spec written as JSON and read back", expected=spec, got=again)
     plain = type(spec).model_validate(spec.model_dump(mode="json"))
-    expect(plain == spec, "the spec written as plain data and read back", expected=spec, came=plain)
+    expect(plain == spec, "the spec written as plain data and read back", expected=spec, got=plain)
     try:
         type(spec).model_validate({**spec.model_dump(), "no_such_option": 1})
     except ValidationError:
         return
-    raise ConformanceError("an option that does not exist\n  expected: refused\n  came:     accepted")
+    raise ConformanceError("an unknown option\n  expected: an error\n  got:      none")
 
 
 def module_of(candidate: Candidate, dtype: torch.dtype = torch.float32, /, **available: Any) -> Any:
-    """Build a component that is a module; for float32, it keeps the dtype that it was built with."""
+    """Build a component that is a module; for float32, it keeps its initial dtype."""
     module = built(candidate, **available)
     return module if dtype == torch.float32 else module.to(dtype)
 
 
 def expect_same_after_loading(module: nn.Module, other: nn.Module, outputs: Any) -> None:
     """Raise unless loading one module's saved weights into another gives bit-identical outputs."""
-    with during("writing its state to safetensors and reading it back"):
+    with during("saving its state to safetensors and loading it"):
         state = load(save({name: tensor.contiguous() for name, tensor in module.state_dict().items()}))
         other.load_state_dict(state)
     for mine, theirs in zip(outputs(module), outputs(other), strict=True):
-        expect(torch.equal(mine, theirs), "outputs after loading the saved weights", expected="bit-equal ones", came="others")
+        expect(torch.equal(mine, theirs), "outputs after loading the saved weights", expected="bit-identical", got="different")
 
 
 def expect_gradients(module: nn.Module, loss: Tensor, what: str, *, floor: float = 1e-9) -> None:
@@ -81,64 +79,64 @@ def expect_gradients(module: nn.Module, loss: Tensor, what: str, *, floor: float
             largest is not None and floor < largest < float("inf"),
             f"the gradient of parameter {name}, {what}",
             expected=f"a finite one above {floor:g}",
-            came="none" if largest is None else f"{largest:.3e} at most",
+            got="none" if largest is None else f"{largest:.3e} at most",
         )
 
 
 def expect_pure_state(part: Module, whole: nn.Module, trace: Trace) -> None:
-    """Raise unless state that a part learns without gradients is persistent, and its next values are a function of a trace.
+    """Raise unless state learned without gradients is persistent and its next values are a function of a trace.
 
     Args:
         part: The part.
-        whole: A module that holds it, and all that its state may depend on.
+        whole: A module that contains it and everything that its state may depend on.
         trace: A trace.
     """
     before = {name: value.clone() for name, value in whole.state_dict().items()}
     own = dict([*part.named_parameters(), *part.named_buffers()])
     unknown = [name for name in part.learned if name not in dict(part.named_buffers()) or name not in part.state_dict()]
-    expect(not unknown, "the learned state", expected="persistent buffers", came=", ".join(unknown))
+    expect(not unknown, "the learned state", expected="persistent buffers", got=", ".join(unknown))
     some = f"some of {', '.join(part.learned) or 'no buffers'}"
-    expect(set(part.examples) <= set(part.learned), "the names in examples", expected=some, came=", ".join(part.examples))
-    with torch.no_grad(), during("computing its next and its initial state"):
+    expect(set(part.examples) <= set(part.learned), "the names in examples", expected=some, got=", ".join(part.examples))
+    with torch.no_grad(), during("computing its next and initial state"):
         states = part.next_state(trace), part.next_state(trace), part.initial_state(trace)
-    expect(set(states[0]) == set(part.learned), "the names in next_state", expected=set(part.learned), came=set(states[0]))
-    expect(set(states[2]) <= set(own), "the names in initial_state", expected=f"some of {', '.join(own)}", came=set(states[2]))
+    expect(set(states[0]) == set(part.learned), "the names in next_state", expected=set(part.learned), got=set(states[0]))
+    expect(set(states[2]) <= set(own), "the names in initial_state", expected=f"some of {', '.join(own)}", got=set(states[2]))
     for state in states:
         for name, value in state.items():
             given, needed = (value.shape, value.dtype), (own[name].shape, own[name].dtype)
-            expect(given == needed, f"the shape and type of the new {name}", expected=needed, came=given)
+            expect(given == needed, f"the shape and dtype of the new {name}", expected=needed, got=given)
             expect_finite(value, f"the new {name}")
     same = all(torch.equal(value, states[1][name]) for name, value in states[0].items())
-    expect(same, "the next state of one trace, twice", expected="equal", came="others")
+    expect(same, "the next state from the same trace, twice", expected="equal", got="different")
     changed = [name for name, value in whole.state_dict().items() if not torch.equal(value, before[name])]
-    expect(not changed, "the state of the model afterwards", expected="unchanged", came=f"{', '.join(changed)} changed")
+    expect(not changed, "the state of the model afterwards", expected="unchanged", got=f"{', '.join(changed)} changed")
 
 
 def expect_exact_gradient(function: Callable[[Tensor], Tensor], at: Tensor, what: str) -> None:
-    """Raise unless autograd's derivative of a function equals a central difference along a random direction, in float64.
+    """Raise unless autograd's derivative of a function equals a central difference in a random direction, in float64.
 
-    They differ if a tensor was detached along the way, or if a custom backward is wrong.
+    They differ if a tensor is detached along the way or a custom backward is wrong.
     """
     direction, step = torch.randn_like(at), 1e-5
     at = at.detach().requires_grad_()
     value = function(at)
     weights = torch.randn_like(value)
     (gradient,) = torch.autograd.grad((weights * value).sum(), at, allow_unused=True)
-    expect(gradient is not None, what, expected="one", came="none")
+    expect(gradient is not None, what, expected="one", got="none")
     with torch.no_grad():
         ahead, behind = (function(at + sign * step * direction) for sign in (1, -1))
     difference = (weights * (ahead - behind)).sum().item() / (2 * step)
-    came = (gradient * direction).sum().item()
-    off = abs(came - difference)
-    expect(off <= 1e-5 * (1 + abs(difference)), what, expected=f"{difference:.6g}, by a difference of values", came=f"{came:.6g}")
+    got = (gradient * direction).sum().item()
+    off = abs(got - difference)
+    expect(off <= 1e-5 * (1 + abs(difference)), what, expected=f"{difference:.6g}, from finite differences", got=f"{got:.6g}")
 
 
 def expect_stackable(modules: Sequence[nn.Module], *inputs: Any) -> None:
-    """Raise unless modules stacked under `torch.vmap`, as sweeps train them, have the output and the gradients of each alone.
+    """Raise unless modules stacked with `torch.vmap`, as in sweeps, have the same outputs and gradients as separate ones.
 
     Args:
-        modules: The modules, in float64, which differ only in their parameters.
-        inputs: The inputs of each.
+        modules: Modules in float64 that differ only in their parameters.
+        inputs: The inputs of each module.
     """
     with during("torch.vmap over stacked parameters"):
         parameters, buffers = stack_module_state(list(modules))
@@ -147,36 +145,36 @@ def expect_stackable(modules: Sequence[nn.Module], *inputs: Any) -> None:
         gradients = _gradients_of((weights * stacked).sum(), parameters)
     for number, module in enumerate(modules):
         alone = module(*inputs)
-        expect_close(stacked[number], alone, "stacked, against each alone", rtol=1e-7, atol=1e-9)
+        expect_close(stacked[number], alone, "stacked, compared with each alone", rtol=1e-7, atol=1e-9)
         for name, own in _gradients_of((weights[number] * alone).sum(), dict(module.named_parameters())).items():
             expect_close(
-                gradients[name][number], own, f"the gradient of {name}, stacked, against each alone", rtol=1e-7, atol=1e-9
+                gradients[name][number], own, f"the gradient of {name}, stacked, compared with each alone", rtol=1e-7, atol=1e-9
             )
 
 
 def _gradients_of(value: Tensor, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the gradient of a value by each parameter that is trained; 0 where it does not depend on it."""
+    """Return the gradient of a value with respect to each trained parameter; 0 if independent of it."""
     moving = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     found = torch.autograd.grad(value, list(moving.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(moving, found, strict=True))
 
 
 def expect_detachable(module: nn.Module, arguments: Sequence[Tensor], values: Callable[[Any], list[Tensor]]) -> None:
-    """Raise unless a density can be detached from what produced it, as it is for the losses of another player.
+    """Raise unless a density can be detached from its graph, as for the losses of another player.
 
     Args:
         module: A posterior, prior or likelihood.
         arguments: The inputs of its ``forward``.
-        values: A function of the density that returns its samples, scores and so on.
+        values: A function from the density to its samples, scores and so on.
     """
     own = {name: parameter.detach().clone().requires_grad_() for name, parameter in module.named_parameters()}
     sources = [*own.values(), *(argument.detach().requires_grad_() for argument in arguments)]
     density = functional_call(module, own, tuple(sources[len(own) :]))
     z = torch.zeros(())
-    with during("detaching it: a named tuple, or an object with a method detach"):
+    with during("detaching it; use a named tuple or define a method detach"):
         detached = Trace(x=z, sites=(Site(z, density, density),), decoded=density).detach().likelihood
     for attached, value in zip(values(density), values(detached), strict=True):
-        expect(torch.equal(attached, value), "values of the detached density", expected="those of the density", came="others")
+        expect(torch.equal(attached, value), "values of the detached density", expected="unchanged", got="different ones")
         gradients = torch.autograd.grad(value.sum(), sources, allow_unused=True) if value.requires_grad else ()
         leaks = any(gradient is not None for gradient in gradients)
-        expect(not leaks, "the detached density", expected="no gradient to what produced it", came="one")
+        expect(not leaks, "the detached density", expected="no gradient to its inputs", got="one")

@@ -20,30 +20,32 @@ def condition_of(candidate: Candidate, dtype: torch.dtype = torch.float32) -> Co
 
 
 def labels() -> Tensor:
-    """Return every label, in no particular order, and some twice."""
+    """Return every label in random order, some of them twice."""
     return torch.tensor([2, 0, 3, 1, 2])
 
 
 @check("condition")
 def check_output(candidate: Candidate) -> None:
-    """Labels become finite vectors of the declared size, in the type of the weights; the size is 0 or more."""
+    """Labels are mapped to finite vectors of the declared size, which is at least 0, in the dtype of the weights."""
     for dtype in (torch.float32, torch.float64):
         condition, y = condition_of(candidate, dtype), labels()
         for num in (1, len(y)):
             with during(f"the vectors of {num} labels"):
                 c = condition(y[:num])
-            expect(c.shape == (num, condition.size), "the shape", expected=f"({num}, {condition.size})", came=tuple(c.shape))
+            expect(c.shape == (num, condition.size), "the shape", expected=f"({num}, {condition.size})", got=tuple(c.shape))
             expect_finite(c, "the vectors")
             if condition.size:
-                expect(c.dtype == dtype, f"the type where weights are {dtype}", expected=dtype, came=c.dtype)
+                expect(c.dtype == dtype, f"the dtype for {dtype} weights", expected=dtype, got=c.dtype)
 
 
 @check("condition")
 def check_independence(candidate: Candidate) -> None:
-    """A label's vector depends on that label alone."""
+    """A label's vector depends only on that label."""
     condition = condition_of(candidate)
     together, alone = condition(labels()), torch.cat([condition(y[None]) for y in labels()])
-    expect(torch.equal(together, alone), "the vectors of several labels, against one by one", expected="equal", came="others")
+    expect(
+        torch.equal(together, alone), "the vectors of several labels, compared with one by one", expected="equal", got="different"
+    )
 
 
 @check("condition")
@@ -56,21 +58,21 @@ def check_gradient(candidate: Candidate) -> None:
 
 @check("condition")
 def check_device(candidate: Candidate) -> None:
-    """It moves to another device completely: it creates no tensor on the CPU."""
+    """It moves to another device completely: it creates no CPU tensors."""
     with during("torch's meta device"):
         c = condition_of(candidate).to("meta")(labels().to("meta"))
-    expect(c.device.type == "meta", "the device of vectors", expected="meta", came=c.device.type)
+    expect(c.device.type == "meta", "the device of vectors", expected="meta", got=c.device.type)
 
 
 @check("condition")
 def check_compile(candidate: Candidate) -> None:
-    """`torch.compile` compiles it to a single graph that agrees with eager execution."""
+    """`torch.compile` compiles it to a single graph that agrees with eager mode."""
     expect_compiles(condition_of(candidate), (labels(),))
 
 
 @check("condition")
 def check_vmap(candidate: Candidate) -> None:
-    """Conditions stacked under `torch.vmap`, as sweeps train them, have the outputs and gradients of each alone."""
+    """Conditions stacked with `torch.vmap`, as in sweeps, have the same outputs and gradients as separate ones."""
     conditions = [condition_of(candidate, torch.float64) for _ in range(2)]
     if any(parameter.requires_grad for parameter in conditions[0].parameters()):
         expect_stackable(conditions, labels())

@@ -1,4 +1,4 @@
-"""Checks, and the candidates that they run on."""
+"""Checks and the candidates under test."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ REGISTRY_OF: dict[str, Registry[Any]] = {registry.role: registry for registry in
 
 
 class ConformanceError(AssertionError):
-    """A component does not meet the requirements of its role; the message says what was expected and what came instead."""
+    """A component does not meet the requirements of its role; the message states what was expected and what was found."""
 
 
 class Candidate:
-    """A component under test, which checks can build any number of times.
+    """A component under test, which checks can build repeatedly.
 
     Args:
         role: Its role.
@@ -40,7 +40,7 @@ class Candidate:
             self.schema = self.components.spec(component)
             self.kind = component
         else:
-            self.kind = vars(component).get("kind", component.__name__)  # not that of a class that it derives from
+            self.kind = vars(component).get("kind", component.__name__)  # not that of its base class
             self.cls, self.schema = component, derive_spec(component, self.kind, self.components.wiring)
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Candidate:
 
     @property
     def by_default(self) -> Candidate:
-        """The same component with its default options; options without a default keep the value under test."""
+        """The same component with default options; options without a default keep the value under test."""
         required = {name for name, field in self.schema.model_fields.items() if field.is_required()}
         return Candidate(self.role, self.cls, {name: value for name, value in self.options.items() if name in required})
 
@@ -60,7 +60,7 @@ class Candidate:
             return self.schema.model_validate({"kind": self.kind, **self.options})
         except ValidationError as error:
             given = ", ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors(include_url=False))
-            raise ConformanceError(f"the options do not validate ({given}); give them to the check as options={{…}}") from error
+            raise ConformanceError(f"invalid options ({given}); pass them to the check as options={{…}}") from error
 
     @property
     def keywords(self) -> dict[str, Any]:
@@ -69,17 +69,17 @@ class Candidate:
         return {name: getattr(spec, name) for name in type(spec).model_fields if name != "kind"}
 
     def build(self, **available: Any) -> Any:
-        """Build the component with the wiring that assembly would pass."""
+        """Build the component with the same wiring as in assembly."""
         return self.cls(*(available[name] for name in wiring(self.cls)), **self.keywords)
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check of one role, called with a component. Its ``__name__`` is the id that pytest shows.
+    """A check for a role, called with a component. Its ``__name__`` is its pytest id.
 
     Args:
         role: The role.
-        function: The check itself, which raises if the component fails it.
+        function: The check, which raises an error if the component fails.
     """
 
     role: str
@@ -96,7 +96,7 @@ class Check:
         options: Mapping[str, Any] | None = None,
         expected_failures: Mapping[str, str] | None = None,
     ) -> None:
-        """Check a component under a fixed seed, preserving torch's generator. Arguments and errors are those of `Suite`."""
+        """Check a component with a fixed seed, preserving torch's generator. Arguments and errors are those of `Suite`."""
         candidate = Candidate(self.role, component, options)
         reason = _reason(self, expected_failures or {})
         try:
@@ -118,7 +118,7 @@ _CHECKS: dict[str, list[Check]] = {role: [] for role in REGISTRY_OF}
 
 
 def check(*roles: str) -> Callable[[Callable[[Candidate], None]], Callable[[Candidate], None]]:
-    """Return a decorator that registers a function as a check of these roles."""
+    """Return a decorator that registers a function as a check for roles."""
 
     def register(function: Callable[[Candidate], None]) -> Callable[[Candidate], None]:
         for role in roles:
@@ -149,11 +149,11 @@ class Suite(Protocol):
 
         Args:
             component: A registered name, or a class that need not be registered.
-            options: The options to test it with; default: its default options.
-            expected_failures: ``{check: reason}`` for checks that are known to fail; if one passes, that is an error.
+            options: The options under test; default: the default options.
+            expected_failures: ``{check: reason}`` for checks that are known to fail; it is an error if one passes.
 
         Raises:
-            ConformanceError: A check failed, or passed although it was expected to fail.
+            ConformanceError: A check failed, or passed unexpectedly.
         """
         ...
 
@@ -180,56 +180,59 @@ def _reason(check: Check, expected_failures: Mapping[str, str]) -> str | None:
     for name, reason in expected_failures.items():
         if name not in names or not reason:
             raise ConformanceError(
-                f"{name!r} cannot be expected to fail\n"
-                f"  expected: one of {', '.join(names)}, and a reason\n"
-                f"  came:     {reason!r}"
+                f"invalid expected failure {name!r}\n  expected: one of {', '.join(names)}, and a reason\n  got:      {reason!r}"
             )
     return expected_failures.get(check.__name__)
 
 
 def built(candidate: Candidate, **available: Any) -> Any:
-    """Build the component with its wiring; raise unless it is an instance of the base class of its role."""
+    """Build the component with its wiring; raise unless it is an instance of its role's base class."""
     wiring = ", ".join(f"{name} {value}" for name, value in available.items() if isinstance(value, int | tuple))
     with during(f"building it for {wiring}" if wiring else "building it"):
         component = candidate.build(**available)
     base = candidate.components.base_class
-    expect(isinstance(component, base), "what is built", expected=f"a vaekit.{base.__name__}", came=type(component).__name__)
+    expect(
+        isinstance(component, base),
+        "the class of the component",
+        expected=f"a vaekit.{base.__name__}",
+        got=type(component).__name__,
+    )
     return component
 
 
-def expect(holds: bool | Tensor, what: str, *, expected: object, came: object) -> None:
+def expect(holds: bool | Tensor, what: str, *, expected: object, got: object) -> None:
     """Raise unless a condition holds.
 
     Raises:
-        ConformanceError: It does not hold; the message says what was expected and what came.
+        ConformanceError: It does not hold; the message states what was expected and what was found.
     """
     if not holds:
-        raise ConformanceError(f"{what}\n  expected: {expected}\n  came:     {came}")
+        raise ConformanceError(f"{what}\n  expected: {expected}\n  got:      {got}")
 
 
-def expect_close(came: Tensor, expected: Tensor, what: str, *, rtol: float, atol: float = 0.0) -> None:
+def expect_close(got: Tensor, expected: Tensor, what: str, *, rtol: float, atol: float = 0.0) -> None:
     """Raise unless two tensors agree up to ``atol`` plus ``rtol`` times the largest absolute value expected."""
-    expect(came.shape == expected.shape, f"{what}: the shape", expected=tuple(expected.shape), came=tuple(came.shape))
-    if came.numel() == 0:
+    expect(got.shape == expected.shape, f"{what}: the shape", expected=tuple(expected.shape), got=tuple(got.shape))
+    if got.numel() == 0:
         return
-    came, expected = came.detach().double(), expected.detach().double()
+    got, expected = got.detach().double(), expected.detach().double()
     allowed = atol + rtol * expected.abs().max().item()
-    difference = (came - expected).abs().max().item()
-    expect(difference <= allowed, what, expected=f"a difference of at most {allowed:.1e}", came=f"{difference:.3e}")
+    difference = (got - expected).abs().max().item()
+    expect(difference <= allowed, what, expected=f"a difference of at most {allowed:.1e}", got=f"{difference:.3e}")
 
 
-def expect_finite(came: Tensor, what: str) -> None:
+def expect_finite(got: Tensor, what: str) -> None:
     """Raise unless every element is finite."""
-    bad = int((~came.isfinite()).sum())
-    expect(bad == 0, what, expected="finite values", came=f"{bad} of {came.numel()} are NaN or infinite")
+    bad = int((~got.isfinite()).sum())
+    expect(bad == 0, what, expected="finite values", got=f"{bad} of {got.numel()} are NaN or infinite")
 
 
 @contextmanager
 def during(what: str) -> Iterator[None]:
-    """Turn an exception raised inside into a `ConformanceError` that says what was being done."""
+    """Turn an exception raised within the context into a `ConformanceError` that describes the operation."""
     try:
         yield
     except ConformanceError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConformanceError(f"{what}\n  expected: no error\n  came:     {reason_of(error)}") from error
+        raise ConformanceError(f"{what}\n  expected: no error\n  got:      {reason_of(error)}") from error

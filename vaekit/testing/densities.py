@@ -1,4 +1,4 @@
-"""Checks of posteriors and priors, except for their draws: see `vaekit.testing.draws`."""
+"""Checks of posteriors and priors, except for sampling: see `vaekit.testing.draws`."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ FAR = 100.0
 """A value far from any code; in float64, a standard normal density underflows at 39."""
 
 DATA = (1, 4, 3)
-"""The shape of the images of the model that a posterior or prior is placed in."""
+"""The shape of the images of the model for the posterior or prior."""
 
 
 class Source(nn.Module):
-    """A posterior or prior in a small model, which it is called with.
+    """A posterior or prior in a small model.
 
     Args:
         posterior: The posterior of the model.
         prior: Its prior.
-        role: Which of them it is.
+        role: The role under test.
     """
 
     def __init__(self, posterior: Posterior, prior: Prior, role: str) -> None:
@@ -92,8 +92,8 @@ def source_of(
     Args:
         candidate: The posterior or prior.
         latent_dim: The number of latents.
-        dtype: The type of its parameters.
-        posterior: The posterior of a prior's model; default: the first that suits it.
+        dtype: The dtype of its parameters.
+        posterior: The posterior of a prior's model; default: the first compatible one.
     """
     if candidate.role == "posterior":
         part: Posterior = module_of(candidate, **_wiring(latent_dim, ()))
@@ -106,7 +106,7 @@ def source_of(
 
 
 def _fitting(candidate: Candidate, latent_dim: int) -> Posterior:
-    """Build the first posterior that suits a prior."""
+    """Build the first posterior compatible with a prior."""
     space, required = candidate.cls.space, candidate.cls.requires
     kinds = [kind for kind in ("gaussian", *posteriors.kinds()) if posteriors.get(kind).space == space]
     fitting = next((kind for kind in kinds if required <= posteriors.get(kind).provides), "gaussian")
@@ -115,7 +115,7 @@ def _fitting(candidate: Candidate, latent_dim: int) -> Posterior:
 
 
 def takes_one_dimension(candidate: Candidate) -> bool:
-    """Whether the component can be built for a single dimension; one that cannot says so by a `UsageError`."""
+    """Whether the component supports a single dimension; if not, it must raise a `UsageError`."""
     try:
         codes = _fitting(candidate, 1).code_sizes if candidate.role == "prior" else ()
         candidate.build(**_wiring(1, codes))
@@ -130,13 +130,13 @@ def arguments_of(source: Source, num: int = 6, dtype: torch.dtype = F64) -> tupl
     return (torch.randn(num, *part.param_shape, dtype=dtype),) if isinstance(part, Posterior) else ()
 
 
-def states_draws(density: Any) -> bool:
-    """Whether a distribution states the density of its draws with them."""
+def returns_log_probs(density: Any) -> bool:
+    """Whether a distribution returns its samples together with their log densities."""
     return hasattr(density, METHODS[Capability.LOG_PROB_OF_DRAWS])
 
 
 def noise_of(source: Source, *shape: int, dtype: torch.dtype = F64) -> Tensor:
-    """Return base noise for ``shape`` latent vectors, the same on every call."""
+    """Return base noise for latent vectors of a shape, the same on every call."""
     generator, num = torch.Generator().manual_seed(0), torch.Size(shape).numel()
     noise: Tensor = source.part.draw_noise(num, generator, like=torch.zeros((), dtype=dtype))
     return noise.view(*shape, *noise.shape[1:])
@@ -146,7 +146,7 @@ def noise_of(source: Source, *shape: int, dtype: torch.dtype = F64) -> Tensor:
 def check_sampling(candidate: Candidate) -> None:
     """Samples have the right shape, with and without sample dimensions, and are determined by the noise.
 
-    A component may refuse a single dimension by a `UsageError`, as a sphere has none.
+    A component may reject a single dimension with a `UsageError`, like a sphere.
     """
     for latent_dim in (1, 2, 16) if takes_one_dimension(candidate) else (2, 16):
         source = source_of(candidate, latent_dim)
@@ -154,43 +154,43 @@ def check_sampling(candidate: Candidate) -> None:
             density = source(*arguments_of(source))
             z, more = density.rsample(noise_of(source, 6)), density.rsample(noise_of(source, 2, 6))
             again = density.rsample(noise_of(source, 6))
-        expect(z.shape == (6, latent_dim), "the shape of a sample", expected=(6, latent_dim), came=tuple(z.shape))
-        expect(more.shape == (2, 6, latent_dim), "the shape of 2 samples", expected=(2, 6, latent_dim), came=tuple(more.shape))
+        expect(z.shape == (6, latent_dim), "the shape of a sample", expected=(6, latent_dim), got=tuple(z.shape))
+        expect(more.shape == (2, 6, latent_dim), "the shape of 2 samples", expected=(2, 6, latent_dim), got=tuple(more.shape))
         mean = (6, latent_dim) if candidate.role == "posterior" else (latent_dim,)
-        expect(density.mean.shape == mean, "the shape of the mean", expected=mean, came=tuple(density.mean.shape))
-        expect(torch.equal(z, again), "samples of one noise, drawn twice by one seed", expected="equal", came="others")
-        if states_draws(density):
+        expect(density.mean.shape == mean, "the shape of the mean", expected=mean, got=tuple(density.mean.shape))
+        expect(torch.equal(z, again), "samples from the same noise and seed, drawn twice", expected="equal", got="different")
+        if returns_log_probs(density):
             for shape, expected in (((6,), z), ((2, 6), more)):
                 what = f"rsample_and_log_prob of {' x '.join(map(str, shape))} samples of {latent_dim} dimensions"
                 with during(what):
                     drawn, score = density.rsample_and_log_prob(noise_of(source, *shape))
-                expect(score.shape == shape, f"the log densities of {what}", expected=shape, came=tuple(score.shape))
-                expect_close(drawn, expected, f"the samples of {what}, against rsample", rtol=1e-10, atol=1e-12)
+                expect(score.shape == shape, f"the log densities of {what}", expected=shape, got=tuple(score.shape))
+                expect_close(drawn, expected, f"the samples of {what}, compared with rsample", rtol=1e-10, atol=1e-12)
                 expect_finite(score, f"the log densities of {what}")
 
 
 @check("posterior")
 def check_independence(candidate: Candidate) -> None:
-    """An image's sample and its log density do not depend on the rest of the batch."""
+    """The sample and log density of an image do not depend on the rest of the batch."""
     posterior = source_of(candidate)
     (params,), noise = arguments_of(posterior), noise_of(posterior, 6)
     q, alone = posterior(params), [posterior(row[None]) for row in params]
     z = torch.cat([each.rsample(n[None]) for each, n in zip(alone, noise, strict=True)])
-    expect_close(q.rsample(noise), z, "samples of a batch, against its rows", rtol=1e-10, atol=1e-12)
+    expect_close(q.rsample(noise), z, "samples of a batch, compared with its rows", rtol=1e-10, atol=1e-12)
     if Capability.LOG_PROB in posterior.provides:
         rows = torch.cat([each.log_prob(row[None]) for each, row in zip(alone, z, strict=True)])
-        expect_close(q.log_prob(z), rows, "log_prob of a batch, against its rows", rtol=1e-10, atol=1e-12)
-    if states_draws(q):
+        expect_close(q.log_prob(z), rows, "log_prob of a batch, compared with its rows", rtol=1e-10, atol=1e-12)
+    if returns_log_probs(q):
         rows = torch.cat([each.rsample_and_log_prob(n[None])[1] for each, n in zip(alone, noise, strict=True)])
         stated = q.rsample_and_log_prob(noise)[1]
-        expect_close(stated, rows, "log densities of the draws of a batch, against its rows", rtol=1e-10, atol=1e-12)
+        expect_close(stated, rows, "log densities of the samples of a batch, compared with its rows", rtol=1e-10, atol=1e-12)
 
 
 @check("posterior", "prior")
 def check_capabilities(candidate: Candidate) -> None:
-    """It provides exactly the capabilities that it declares.
+    """It provides exactly the declared capabilities.
 
-    Where any value can be scored, it may state the density of its draws as well, and then states the same.
+    If any value can be scored, log densities returned with samples must agree.
     """
     source = source_of(candidate)
     density: Any = source(*arguments_of(source))
@@ -202,28 +202,28 @@ def check_capabilities(candidate: Candidate) -> None:
             continue
         has = "" if hasattr(density, method) else "not "
         what = f"{type(density).__name__}.{method}, capability {capability}"
-        expect(hasattr(density, method) == declared, what, expected=f"declared: {declared}", came=f"{has}there")
+        expect(hasattr(density, method) == declared, what, expected=f"declared: {declared}", got=f"{has}there")
     if anywhere:
         value = density.log_prob(z)
-        expect(value.shape == (6,), "the shape of log_prob of 6 samples", expected=(6,), came=tuple(value.shape))
+        expect(value.shape == (6,), "the shape of log_prob of 6 samples", expected=(6,), got=tuple(value.shape))
         expect_finite(value, "log_prob of its own samples")
         for method in ("log_prob_per_dim", "log_prob_in_turn"):
             if hasattr(density, method):
-                expect_close(getattr(density, method)(z).sum(-1), value, f"{method}, summed, against log_prob", rtol=1e-9)
-        if states_draws(density):
+                expect_close(getattr(density, method)(z).sum(-1), value, f"{method}, summed, compared with log_prob", rtol=1e-9)
+        if returns_log_probs(density):
             stated = density.rsample_and_log_prob(noise_of(source, 6))[1]
-            expect_close(stated, value, "log densities that are stated with draws, against log_prob", rtol=1e-9)
+            expect_close(stated, value, "log densities returned with samples, compared with log_prob", rtol=1e-9)
 
 
 @check("posterior", "prior")
 def check_detachment(candidate: Candidate) -> None:
-    """Detached, it has the same values and no gradient to what produced it: not even through a density that it is made of."""
+    """When detached, it has the same values and no gradient to its inputs, not even through a nested density."""
     source = source_of(candidate)
     noise, z = noise_of(source, 6), torch.randn(6, source.latent_dim, dtype=F64)
     scored = Capability.LOG_PROB in source.provides
 
     def values(q: Any) -> list[Tensor]:
-        stated = list(q.rsample_and_log_prob(noise)) if states_draws(q) else []
+        stated = list(q.rsample_and_log_prob(noise)) if returns_log_probs(q) else []
         return [q.mean, q.rsample(noise), *stated, *([q.log_prob(z)] if scored else [])]
 
     expect_detachable(source, arguments_of(source), values)
@@ -231,10 +231,10 @@ def check_detachment(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_foreign_values(candidate: Candidate) -> None:
-    """log_prob is right for any value, not only for the last draw: for other posteriors' draws, far values, and many at once.
+    """log_prob is correct for any value, not only the last sample: for samples of other posteriors, distant and stacked values.
 
-    Importance-weighted bounds and the total correlation need it. A density of bounded support, such as a uniform one, is not
-    finite everywhere and names this check among its expected failures.
+    Importance-weighted bounds and the total correlation need this. A density with bounded support, such as a uniform density,
+    is not finite everywhere and lists this check among its expected failures.
     """
     source = source_of(candidate)
     if Capability.LOG_PROB not in source.provides:
@@ -243,26 +243,26 @@ def check_foreign_values(candidate: Candidate) -> None:
     density: Any = source(*arguments)
     z = density.rsample(noise)
     density.log_prob(z)
-    fresh: Any = source(*arguments)  # which has drawn nothing yet
-    values = {"its draws": z, "others' draws": z.roll(1, 0), "far values": FAR * torch.randn(6, 3, dtype=F64).sign()}
-    with during("log_prob of values that are not its own draws"):
+    fresh: Any = source(*arguments)  # no samples drawn yet
+    values = {"its samples": z, "others' samples": z.roll(1, 0), "distant values": FAR * torch.randn(6, 3, dtype=F64).sign()}
+    with during("log_prob of values other than its own samples"):
         scores = torch.stack([density.log_prob(value) for value in values.values()])
         unmoved = torch.stack([fresh.log_prob(value) for value in values.values()])
         stacked = density.log_prob(torch.stack([*values.values()]))
         nested = density.log_prob(torch.stack([*values.values(), z]).view(2, 2, 6, 3)).flatten(0, 1)[:3]
     for what, score, other in zip(values, scores, unmoved, strict=True):
         expect_finite(score, f"log_prob of {what}")
-        expect_close(score, other, f"log_prob of {what}, after drawing, against a density that drew nothing", rtol=1e-9)
-    expect_close(stacked, scores, "log_prob of three sets of values at once, against one by one", rtol=1e-9)
-    expect_close(nested, scores, "log_prob of values with two sample dimensions, against one by one", rtol=1e-9)
+        expect_close(score, other, f"log_prob of {what}, after sampling, compared with a fresh density", rtol=1e-9)
+    expect_close(stacked, scores, "log_prob of three sets of values at once, compared with one by one", rtol=1e-9)
+    expect_close(nested, scores, "log_prob of values with two sample dimensions, compared with one by one", rtol=1e-9)
     if Capability.FACTORISED in source.provides:
         with during("log_prob_per_dim of values with sample dimensions"):
             per_dim = density.log_prob_per_dim(torch.stack([*values.values()])).sum(-1)
             pairs = density.log_prob_per_dim(z.unsqueeze(1)).sum(-1)
-        expect_close(per_dim, scores, "log_prob_per_dim of any value, summed, against log_prob", rtol=1e-9)
+        expect_close(per_dim, scores, "log_prob_per_dim of any value, summed, compared with log_prob", rtol=1e-9)
         if candidate.role == "posterior":
             expected = torch.stack([fresh.log_prob(row.expand(6, 3)) for row in z])
-            expect_close(pairs, expected, "log_prob_per_dim of every draw under every posterior of the batch", rtol=1e-9)
+            expect_close(pairs, expected, "log_prob_per_dim of every sample under every posterior of the batch", rtol=1e-9)
 
 
 @check("posterior")
@@ -272,12 +272,12 @@ def check_extremes(candidate: Candidate) -> None:
     for value in (1e4, -1e4):
         q = posterior(torch.full((2, *cast("Posterior", posterior.part).param_shape), value))
         z = q.rsample(noise_of(posterior, 2, dtype=torch.float32))
-        expect_finite(z, f"samples where the encoder emits {value:g}")
+        expect_finite(z, f"samples for encoder outputs of {value:g}")
         if Capability.LOG_PROB in posterior.provides:
-            expect_finite(q.log_prob(z), f"log_prob of samples where the encoder emits {value:g}")
-        if states_draws(q):
+            expect_finite(q.log_prob(z), f"log_prob of samples for encoder outputs of {value:g}")
+        if returns_log_probs(q):
             stated = q.rsample_and_log_prob(noise_of(posterior, 2, dtype=torch.float32))[1]
-            expect_finite(stated, f"log densities of draws where the encoder emits {value:g}")
+            expect_finite(stated, f"log densities of samples for encoder outputs of {value:g}")
 
 
 @check("posterior", "prior")
@@ -290,11 +290,11 @@ def check_gradient(candidate: Candidate) -> None:
     value = (z * torch.randn_like(z)).sum()
     if arguments:
         (gradient,) = torch.autograd.grad(value, arguments, retain_graph=True, allow_unused=True)
-        expect(gradient is not None, "the gradient of samples to the encoder's output", expected="one", came="none")
+        expect(gradient is not None, "the gradient of samples to the encoder's output", expected="one", got="none")
         expect_finite(gradient, "the gradient of samples to the encoder's output")
     if Capability.LOG_PROB in source.provides:
         value = value + density.log_prob(torch.randn_like(z)).square().sum()
-    if states_draws(density):
+    if returns_log_probs(density):
         value = value + density.rsample_and_log_prob(noise_of(source, 16))[1].square().sum()
     if any(parameter.requires_grad for parameter in source.part.parameters()):
         expect_gradients(source.part, value, "from samples and log densities")
@@ -302,18 +302,20 @@ def check_gradient(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_gradient_of_density(candidate: Candidate) -> None:
-    """The gradients of log_prob, of a posterior's samples and of their stated densities agree with finite differences."""
+    """The gradients of log_prob and of a posterior's samples and their log densities agree with finite differences."""
     source = source_of(candidate)
     arguments, noise = arguments_of(source), noise_of(source, 6)
-    if arguments and states_draws(source(*arguments)):
-        what = "the derivative of samples, and of the densities that are stated with them, by the encoder's output"
+    if arguments and returns_log_probs(source(*arguments)):
+        what = "the derivative of samples and their log densities with respect to the encoder's output"
         expect_exact_gradient(lambda given: _sample(source, given, noise), arguments[0], what)
     if Capability.LOG_PROB not in source.provides:
         return
     z = source(*arguments).rsample(noise).detach()
-    expect_exact_gradient(lambda value: source(*arguments).log_prob(value), z, "the derivative of log_prob by the value")
+    expect_exact_gradient(
+        lambda value: source(*arguments).log_prob(value), z, "the derivative of log_prob with respect to the value"
+    )
     for params in arguments:
-        what = "by the encoder's output"
+        what = "with respect to the encoder's output"
         expect_exact_gradient(lambda given: source(given).rsample(noise), params, f"the derivative of samples {what}")
         expect_exact_gradient(lambda given: source(given).log_prob(z), params, f"the derivative of log_prob {what}")
 
@@ -328,27 +330,29 @@ def check_dtype(candidate: Candidate) -> None:
         source = source_of(candidate, dtype=expected)
         density = source(*arguments_of(source, dtype=emitted))
         z = density.rsample(noise_of(source, 6, dtype=expected))
-        came = {"samples": z, "the mean": density.mean}
+        got = {"samples": z, "the mean": density.mean}
         if Capability.LOG_PROB in source.provides:
-            came["log_prob"] = density.log_prob(z.to(expected))
-        if states_draws(density):
-            came["a stated density"] = density.rsample_and_log_prob(noise_of(source, 6, dtype=expected))[1]
-        for what, value in came.items():
-            expect(value.dtype == expected, f"the type of {what} in {emitted}", expected=expected, came=value.dtype)
+            got["log_prob"] = density.log_prob(z.to(expected))
+        if returns_log_probs(density):
+            got["the log density"] = density.rsample_and_log_prob(noise_of(source, 6, dtype=expected))[1]
+        for what, value in got.items():
+            expect(
+                value.dtype == expected, f"the dtype of {what} for {emitted} encoder outputs", expected=expected, got=value.dtype
+            )
 
 
 @check("posterior", "prior")
 def check_device(candidate: Candidate) -> None:
-    """It moves to another device completely: it creates no tensor on the CPU."""
+    """It moves to another device completely: it creates no CPU tensors."""
     source = source_of(candidate, dtype=torch.float32).to("meta")
     with during("sampling on torch's meta device"):
         z = _sample(source, *(tensor.to("meta") for tensor in _inputs(source)))
-    expect(z.device.type == "meta", "the device of samples", expected="meta", came=z.device.type)
+    expect(z.device.type == "meta", "the device of samples", expected="meta", got=z.device.type)
 
 
 @check("posterior", "prior")
 def check_compile(candidate: Candidate) -> None:
-    """`torch.compile` compiles sampling to a single graph that agrees with eager execution."""
+    """`torch.compile` compiles sampling to a single graph that agrees with eager mode."""
     source = source_of(candidate, dtype=torch.float32)
     expect_compiles(lambda *inputs: _sample(source, *inputs), _inputs(source))
 
@@ -363,9 +367,9 @@ def check_state_dict(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_state(candidate: Candidate) -> None:
-    """State that learns without gradients is persistent, and its next values are a pure function of a trace.
+    """State learned without gradients is persistent, and its next values are a pure function of a trace.
 
-    Initial values are those of own parameters and buffers.
+    Initial values belong to its own parameters and buffers.
     """
     source = source_of(candidate)
     part: Posterior | Prior = source.part
@@ -378,6 +382,6 @@ def _inputs(source: Source) -> tuple[Tensor, ...]:
 
 
 def _sample(source: nn.Module, *inputs: Tensor) -> Tensor:
-    """Return samples and, as a last number, the density that is stated with each, if it is."""
+    """Return samples with their log densities, if returned together, as the last element."""
     z, stated = rsample_and_log_prob(source(*inputs[:-1]), inputs[-1])
     return z if stated is None else torch.cat([z, stated.unsqueeze(-1)], -1)

@@ -1,4 +1,4 @@
-"""Checks of closed-form KL divergences, as `vaekit.distributions.register_kl` registers them."""
+"""Checks of closed-form KL divergences registered with `vaekit.distributions.register_kl`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from vaekit.testing.statistics import ERRORS, NUM_DRAWS, expect_mean
 from vaekit.trace import Site
 
 FEW_DRAWS = 2_000
-"""The number of draws for pairs without a closed form, whose divergence is only checked for its sign."""
+"""The number of samples for pairs without a closed form, of whose divergence only the sign is checked."""
 
 
 def pairs_of(candidate: Candidate) -> Iterator[tuple[str, Source, Source]]:
-    """Pair a posterior with every registered prior, or a prior with every registered posterior, where both have densities.
+    """Pair a posterior with every registered prior, or a prior with every registered posterior, if both have densities.
 
-    One that cannot be built with its default options is left out.
+    Components that cannot be built with default options are skipped.
     """
     others = priors if candidate.role == "posterior" else posteriors
     for kind in others.kinds():
@@ -45,10 +45,10 @@ def pairs_of(candidate: Candidate) -> Iterator[tuple[str, Source, Source]]:
 @check("posterior", "prior")
 @torch.no_grad()
 def check_kl(candidate: Candidate) -> None:
-    """KL(q || p) equals the mean of log q - log p over draws from q; it is never negative, and 0 between equals.
+    """KL(q || p) equals the mean of log q - log p over samples from q; it is never negative, and 0 for q = p.
 
     A closed form is compared dimension by dimension. A posterior is paired with every registered prior, a prior with every
-    registered posterior. One image's encoder emits zeros, where q = p is likely, and 0/0 too.
+    registered posterior. One encoder output is zero, where q = p, or 0/0, is likely.
     """
     for what, posterior, prior in pairs_of(candidate):
         (params,) = arguments_of(posterior, NUM_POSTERIORS)
@@ -60,17 +60,17 @@ def check_kl(candidate: Candidate) -> None:
         z, sampled = site.z, site.log_q - site.log_p
         if closed is None:
             lowest = (sampled.mean(0) + ERRORS * sampled.std(0) / math.sqrt(num_draws)).min().item()
-            expect(lowest >= 0, f"{what}, as log q - log p of draws", expected="0 or more", came=f"{lowest:.4g} at most")
+            expect(lowest >= 0, f"{what}, from log q - log p of samples", expected="0 or more", got=f"{lowest:.4g} at most")
             continue
-        expect(closed.shape == params.shape[:1] + z.shape[-1:], f"the shape of {what}", expected="(B, D)", came=closed.shape)
+        expect(closed.shape == params.shape[:1] + z.shape[-1:], f"the shape of {what}", expected="(B, D)", got=closed.shape)
         expect_finite(closed, what)
         lowest = closed.min().item()
-        expect(lowest >= -1e-9, what, expected="0 or more", came=f"{lowest:.4g}")
+        expect(lowest >= -1e-9, what, expected="0 or more", got=f"{lowest:.4g}")
         if Capability.FACTORISED in posterior.provides & prior.provides:
             sampled = q.log_prob_per_dim(z) - p.log_prob_per_dim(z)
-            expect_mean(sampled, closed, f"log q - log p of draws, dimension by dimension, against {what}")
+            expect_mean(sampled, closed, f"log q - log p of samples, dimension by dimension, compared with {what}")
         else:
-            expect_mean(sampled, closed.sum(-1), f"log q - log p of draws, against {what}")
+            expect_mean(sampled, closed.sum(-1), f"log q - log p of samples, compared with {what}")
         own = kl_per_dim(q, q)
         if own is not None:
             expect_close(own, torch.zeros_like(own), "KL(q || q)", rtol=0, atol=1e-9)

@@ -1,7 +1,7 @@
-"""Checks that posteriors and priors draw from their densities, and that these integrate to 1.
+"""Checks that posteriors and priors sample from their densities and that these integrate to 1.
 
-Densities are over the real space of D dimensions. A posterior or prior that declares none, or that is on another space, passes. A
-density that is known at its own draws only is compared with the draws by importance weights.
+Densities are over D-dimensional real space. A posterior or prior without a density or on another space passes. A density that
+is only known at its own samples is compared with them by importance weights.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from torch import Tensor
 from vaekit.distributions import StandardNormal
 from vaekit.interfaces import Capability, Posterior
 from vaekit.testing.core import Candidate, check, expect_close
-from vaekit.testing.densities import Source, arguments_of, noise_of, source_of, states_draws, takes_one_dimension
+from vaekit.testing.densities import Source, arguments_of, noise_of, returns_log_probs, source_of, takes_one_dimension
 from vaekit.testing.statistics import (
     NUM_DRAWS,
     LogDensity,
     expect_draws,
+    expect_draws_with_log_probs,
     expect_independent,
     expect_joint_draws,
     expect_joint_mass,
     expect_mass,
     expect_mean,
-    expect_stated_draws,
     line_around,
 )
 
 NUM_POSTERIORS = 3
-"""Images whose posteriors are drawn from."""
+"""Number of images whose posteriors are sampled."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Draws from one density over vectors: q(z|x) of one image, or p(z).
+    """Samples from a density over vectors: q(z|x) of an image, or p(z).
 
     Args:
         what: The name of the density in messages.
         density: The density.
-        batched: Whether it has a batch dimension, of one image, as a posterior's has.
-        draws: ``(N, D)``.
+        batched: Whether it has a batch dimension (of size 1), as posteriors do.
+        draws: The samples, ``(N, D)``.
     """
 
     what: str
@@ -69,7 +69,7 @@ class Drawn:
 
 
 def drawn_of(candidate: Candidate, *, factorised: bool, latent_dim: int) -> Iterator[Drawn]:
-    """Yield draws from p(z), or from the posteriors of several images, if the density is factorised or not as requested."""
+    """Yield samples from p(z) or the posteriors of several images, if the density is factorised as requested."""
     if candidate.cls.space != "real":
         return
     source = source_of(candidate, latent_dim)
@@ -85,8 +85,8 @@ def drawn_of(candidate: Candidate, *, factorised: bool, latent_dim: int) -> Iter
             yield Drawn(f"q(z|x) of image {number}", q, True, q.rsample(noise_of(source, NUM_DRAWS, 1)).squeeze(1))
 
 
-def stated_of(candidate: Candidate, *, latent_dim: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield draws ``(N, D)`` and the densities stated with them, ``(N,)``, of posteriors that know no others."""
+def draws_with_log_probs(candidate: Candidate, *, latent_dim: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield samples ``(N, D)`` with their log densities ``(N,)``, of posteriors that know no other densities."""
     source = source_of(candidate, latent_dim)
     if source.part.space != "real" or Capability.LOG_PROB in source.provides:
         return
@@ -101,9 +101,9 @@ def stated_of(candidate: Candidate, *, latent_dim: int) -> Iterator[tuple[str, T
 
 @check("posterior")
 def check_log_determinant(candidate: Candidate) -> None:
-    """The density that is stated with a draw is that of its noise, divided by the Jacobian determinant of the map to the draw.
+    """The density returned with a sample is that of its noise divided by the Jacobian determinant of the map to the sample.
 
-    It is checked where the noise is the default: standard normal, one number for each latent.
+    It is checked for default noise: standard normal, one number per latent.
     """
     for latent_dim in (1, 3) if takes_one_dimension(candidate) else (3,):
         source = source_of(candidate, latent_dim)
@@ -111,7 +111,7 @@ def check_log_determinant(candidate: Candidate) -> None:
         if part.space != "real" or not own or Capability.LOG_PROB_OF_DRAWS not in source.provides:
             return
         params, noise = arguments_of(source)[0], noise_of(source, 6)
-        if not states_draws(source(params)):
+        if not returns_log_probs(source(params)):
             return
 
         def draw(e: Tensor, row: Tensor, source: Source = source) -> Tensor:
@@ -121,7 +121,7 @@ def check_log_determinant(candidate: Candidate) -> None:
         jacobians = [torch.autograd.functional.jacobian(partial(draw, row=r), e) for r, e in zip(params, noise, strict=True)]
         expected = StandardNormal(noise).log_prob(noise) - torch.linalg.slogdet(torch.stack(jacobians)).logabsdet
         stated = source(params).rsample_and_log_prob(noise)[1]
-        what = f"log densities that are stated with draws of {latent_dim} dimensions, against the log-determinant by autograd"
+        what = f"log densities returned with samples of {latent_dim} dimensions, compared with autograd's log-determinant"
         expect_close(stated, expected, what, rtol=1e-7, atol=1e-7)
 
 
@@ -136,11 +136,11 @@ def check_density(candidate: Candidate) -> None:
 
 @check("posterior", "prior")
 def check_draws(candidate: Candidate) -> None:
-    """Draws follow the density: in each dimension if it is factorised, jointly otherwise.
+    """Samples follow the density: in each dimension if it is factorised, jointly otherwise.
 
-    Draws from a factorised density are independent across dimensions, and their mean is ``mean``. The mean of a density that is
-    not factorised, such as a flow's, often has no closed form and is not compared. Densities that are known at draws only must be
-    those with which the draws occur.
+    Samples from a factorised density are independent across dimensions, and their mean is ``mean``. The mean of other
+    densities, such as flows, often has no closed form and is not compared. Densities that are only known at samples must be
+    those of the samples.
     """
     for drawn in drawn_of(candidate, factorised=True, latent_dim=3):
         uniforms = [
@@ -148,15 +148,15 @@ def check_draws(candidate: Candidate) -> None:
                 drawn.draws[:, dim],
                 drawn.log_prob_of(dim),
                 line_around(drawn.draws[:, dim]),
-                f"draws of {drawn.what}, dimension {dim}, against the density",
+                f"samples of {drawn.what}, dimension {dim}, compared with the density",
             )
             for dim in range(3)
         ]
-        expect_independent(torch.stack(uniforms, 1), f"draws of the dimensions of {drawn.what}, which is factorised")
+        expect_independent(torch.stack(uniforms, 1), f"sampled dimensions of {drawn.what}, which is factorised")
         expect_mean(
-            drawn.draws, drawn.density.mean.view(3), f"the mean of draws of {drawn.what}, against what it says is its mean"
+            drawn.draws, drawn.density.mean.view(3), f"the mean of samples of {drawn.what}, compared with its attribute mean"
         )
     for drawn in drawn_of(candidate, factorised=False, latent_dim=2):
-        expect_joint_draws(drawn.draws, drawn.log_prob, f"draws of {drawn.what}, against the density")
-    for what, z, log_q in stated_of(candidate, latent_dim=2):
-        expect_stated_draws(z, log_q, f"draws of {what}, against the densities that are stated with them")
+        expect_joint_draws(drawn.draws, drawn.log_prob, f"samples of {drawn.what}, compared with the density")
+    for what, z, log_q in draws_with_log_probs(candidate, latent_dim=2):
+        expect_draws_with_log_probs(z, log_q, f"samples of {what}, compared with the densities returned with them")

@@ -1,4 +1,4 @@
-"""Checks of loggers. They log for real: pass options that keep the logged data on this machine."""
+"""Checks of loggers, which actually log: pass options that keep the logged data on this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_folders(*names: str) -> Iterator[list[Path]]:
 
 
 def log(logger: Logger, folder: Path, steps: tuple[int, ...], *, after: int | None = None, complete: bool = True) -> str:
-    """Make the calls that a run makes; return the result of `start`."""
+    """Make the same calls as a run; return the result of `start`."""
     from PIL import Image
 
     with during(f"start(…, step={after})"):
@@ -44,26 +44,26 @@ def log(logger: Logger, folder: Path, steps: tuple[int, ...], *, after: int | No
 
 
 def outcome(step: int) -> Outcome:
-    """Return a possible outcome of a run on grey images."""
+    """Return an example outcome of a run on grey images."""
     return Outcome(step, {"test/loss": 153.0, "test/elbo": -153.0}, lambda most: codes(min(most, 9)))
 
 
 def codes(num: int) -> Codes:
-    """Return codes of oblong images with two classes."""
+    """Return codes of non-square images in two classes."""
     return Codes(torch.randn(num, 3), torch.rand(num, 1, 8, 6), tuple("ab"[i % 2] for i in range(num)))
 
 
 @check("logger")
 def check_calls(candidate: Candidate) -> None:
-    """A run can be logged from start to end, and `start` returns one line that says where to find it."""
+    """A run can be logged from start to end, and `start` returns one line with the location of the log."""
     with run_folders("run") as (folder,):
         where = log(built(candidate), folder, (4, 8))
-    expect(len(where.splitlines()) == 1, "what start returns", expected="a line of text", came=repr(where))
+    expect(len(where.splitlines()) == 1, "the result of start", expected="a line of text", got=repr(where))
 
 
 @check("logger")
 def check_resumption(candidate: Candidate) -> None:
-    """Another instance can resume a stopped run, even if some steps are logged again."""
+    """Another instance can resume an interrupted run, even if some steps are logged again."""
     with run_folders("run") as (folder,):
         log(built(candidate), folder, (4, 8), complete=False)
         log(built(candidate), folder, (8, 12), after=4)
@@ -71,7 +71,7 @@ def check_resumption(candidate: Candidate) -> None:
 
 @check("logger")
 def check_stop(candidate: Candidate) -> None:
-    """A run can be stopped before anything is logged, and then resumed."""
+    """A run can be interrupted before anything is logged, and then resumed."""
     with run_folders("run") as (folder,):
         logger = built(candidate)
         with during("start(…), end(None)"):
@@ -82,7 +82,7 @@ def check_stop(candidate: Candidate) -> None:
 
 @check("logger")
 def check_independence(candidate: Candidate) -> None:
-    """Two runs can be logged at the same time, as in a sweep."""
+    """Two runs can be logged concurrently, as in a sweep."""
     with run_folders("first", "second") as folders:
         loggers = [built(candidate) for _ in folders]
         for logger, folder in zip(loggers, folders, strict=True):
@@ -103,25 +103,29 @@ def check_randomness(candidate: Candidate) -> None:
         logger = built(candidate)
         before = torch.get_rng_state()
         log(logger, folder, (4,), complete=False)
-        expect(torch.equal(before, torch.get_rng_state()), "torch's generator after logging", expected="as before", came="moved")
+        expect(torch.equal(before, torch.get_rng_state()), "torch's generator after logging", expected="unchanged", got="changed")
 
 
 @check("logger")
 def check_purity(candidate: Candidate) -> None:
-    """The logger does not modify the numbers, pictures and codes that it receives, as other loggers share them."""
+    """The logger does not modify the numbers, pictures and codes that it receives, which are shared with other loggers."""
     from PIL import Image
 
-    scalars, picture, told = dict(SCALARS), Image.new("RGB", (12, 8), "white"), codes(9)
-    pixels, tensors = picture.tobytes(), (told.means.clone(), told.images.clone())
-    ending = Outcome(4, {"test/elbo": -153.0}, lambda most: told)
+    scalars, picture, latents = dict(SCALARS), Image.new("RGB", (12, 8), "white"), codes(9)
+    pixels, tensors = picture.tobytes(), (latents.means.clone(), latents.images.clone())
+    ending = Outcome(4, {"test/elbo": -153.0}, lambda most: latents)
     with run_folders("run") as (folder,), during("start, scalars, image and end"):
         logger = built(candidate)
         logger.start(folder, resolve({}), None)
         logger.scalars(4, scalars)
         logger.image(4, "samples", picture)
         logger.end(ending)
-    expect(scalars == SCALARS, "the numbers told", expected=f"still {SCALARS}", came=scalars)
-    expect((picture.mode, picture.tobytes()) == ("RGB", pixels), "the picture told", expected="as it was", came="drawn into")
-    expect(ending.evaluation == {"test/elbo": -153.0}, "the evaluation told", expected="as it was", came=ending.evaluation)
-    same = torch.equal(told.means, tensors[0]) and torch.equal(told.images, tensors[1])
-    expect(same, "the codes told", expected="as they were", came="written into")
+    expect(scalars == SCALARS, "the numbers after logging", expected=f"still {SCALARS}", got=scalars)
+    expect(
+        (picture.mode, picture.tobytes()) == ("RGB", pixels), "the picture after logging", expected="unchanged", got="modified"
+    )
+    expect(
+        ending.evaluation == {"test/elbo": -153.0}, "the evaluation after logging", expected="unchanged", got=ending.evaluation
+    )
+    same = torch.equal(latents.means, tensors[0]) and torch.equal(latents.images, tensors[1])
+    expect(same, "the codes after logging", expected="unchanged", got="modified")

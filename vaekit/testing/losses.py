@@ -24,7 +24,7 @@ from vaekit.trace import Elsewhere, Site, Trace
 LATENT_DIM, IMAGE, NUM_CLASSES = 3, (1, 6, 5), 4
 NUM_DATA = 50
 BATCH, NUM_BATCHES = 16, 64
-"""Size and number of the batches that an expectation is estimated from."""
+"""Size and number of batches for estimating an expectation."""
 
 
 def loss_of(candidate: Candidate, dtype: torch.dtype = torch.float64) -> Loss:
@@ -34,11 +34,11 @@ def loss_of(candidate: Candidate, dtype: torch.dtype = torch.float64) -> Loss:
 
 
 def vae_of(loss: Loss, dtype: torch.dtype = torch.float64, *, prior: str | None = None) -> VAE:
-    """Build a small VAE of Bernoulli pixels, with a diagonal Gaussian posterior or the first one that suits the loss.
+    """Build a small VAE of Bernoulli pixels with a diagonal Gaussian posterior or the first one compatible with the loss.
 
     Args:
         loss: The loss.
-        dtype: The type of the parameters.
+        dtype: The dtype of the parameters.
         prior: The prior; default: see `prior_for`.
     """
     cls = next(each for kind in ("gaussian", *posteriors.kinds()) if loss.requires <= (each := posteriors.get(kind)).provides)
@@ -56,14 +56,14 @@ def vae_of(loss: Loss, dtype: torch.dtype = torch.float64, *, prior: str | None 
 
 
 def prior_for(loss: Loss, posterior: type[Posterior]) -> str:
-    """Return the posterior's default prior, or the first on its space that provides what the loss requires."""
+    """Return the posterior's default prior or the first one on its space with the capabilities required by the loss."""
     required = required_of_prior(loss.requires) if loss.requires_of_prior is None else loss.requires_of_prior
     kinds = [kind for kind in (posterior.default_prior, *priors.kinds()) if priors.get(kind).space == posterior.space]
     return next((kind for kind in kinds if required <= priors.get(kind).provides), posterior.default_prior)
 
 
 class Inputs(NamedTuple):
-    """Images, their labels, the noise of their codes, and the loss's own by kind."""
+    """Images, labels, the noise of the codes, and the losses' own noise by name."""
 
     x: Tensor
     y: Tensor
@@ -71,14 +71,14 @@ class Inputs(NamedTuple):
     draws: dict[str, Tensor]
 
     def to(self, kind: torch.dtype | str) -> Inputs:
-        """Return the inputs in another floating-point type, or on another device."""
+        """Return the inputs with another floating-point dtype or on another device."""
         draws = {name: draw.to(kind) for name, draw in self.draws.items()}
         y = self.y.to(kind) if isinstance(kind, str) else self.y
         return Inputs(self.x.to(kind), y, self.noise.to(kind), draws)
 
 
 def inputs_of(candidate: Candidate, loss: Loss, vae: VAE, num: int = 8, dtype: torch.dtype = torch.float64) -> Inputs:
-    """Return random binary images, labels, noise for the samples of codes that the loss asks for, and the loss's own noise."""
+    """Return random binary images, labels, noise for the samples requested by the loss, and the loss's own noise."""
     x = torch.rand(num, *IMAGE, dtype=dtype).round()
     noise = torch.randn(*(loss.samples or ()), num, LATENT_DIM, dtype=dtype)
     drawn = loss.draw_noise(num, like=x, model=vae)
@@ -87,7 +87,7 @@ def inputs_of(candidate: Candidate, loss: Loss, vae: VAE, num: int = 8, dtype: t
 
 
 def trace_of(vae: nn.Module, inputs: Inputs) -> Trace:
-    """Trace a forward pass in the middle of training."""
+    """Trace a forward pass at half of training."""
     x, y, noise, draws = inputs
     trace: Trace = vae(x, noise, y=y, num_data=NUM_DATA, epoch=torch.tensor(1.5, device=x.device), draws=draws)
     return trace
@@ -100,7 +100,7 @@ def values_of(loss: Loss, trace: Trace) -> dict[str, Tensor]:
 
 @check("loss")
 def check_value(candidate: Candidate) -> None:
-    """Each aim is one finite number per example, or one per batch if it is a batch statistic; a batch of one works too."""
+    """Each aim is a finite number per example or, for batch statistics, per batch; a batch of one works as well."""
     loss = loss_of(candidate)
     vae = vae_of(loss)
     for num in (1, 2, 8):
@@ -109,28 +109,28 @@ def check_value(candidate: Candidate) -> None:
         shapes: set[tuple[int, ...]] = {(num,), ()} if loss.batch_statistic else {(num,)}
         allowed = " or ".join(map(str, shapes)) + ("" if loss.batch_statistic else "; () where batch_statistic is declared")
         for name, value in values.items():
-            came = tuple(value.shape)
-            expect(came in shapes, f"the shape of the {name} for {num} examples", expected=allowed, came=came)
+            got = tuple(value.shape)
+            expect(got in shapes, f"the shape of the {name} for {num} examples", expected=allowed, got=got)
             expect_finite(value, f"the {name} of {num} examples")
 
 
 @check("loss")
 def check_aims(candidate: Candidate) -> None:
-    """Each aim names a method of the loss, parts of the model, and networks of the loss; at least one aim is judged."""
+    """Each aim names a method of the loss, parts of the model and networks of the loss; at least one aim is judged."""
     loss = loss_of(candidate)
     aims = loss.aims() or {"loss": Aim()}
     for name, aim in aims.items():
-        expect(callable(getattr(loss, aim.method, None)), f"the method of the aim {name!r}", expected="a method", came=aim.method)
+        expect(callable(getattr(loss, aim.method, None)), f"the method of the aim {name!r}", expected="a method", got=aim.method)
         unknown = sorted(set(aim.moves) - set(MODEL_PARTS))
-        expect(not unknown, f"what the aim {name!r} moves", expected=f"some of {', '.join(MODEL_PARTS)}", came=unknown)
+        expect(not unknown, f"what the aim {name!r} moves", expected=f"some of {', '.join(MODEL_PARTS)}", got=unknown)
         absent = [own for own in aim.own if not isinstance(getattr(loss, own, None), nn.Module | nn.Parameter)]
-        expect(not absent, f"the networks of the aim {name!r}", expected="attributes of the loss", came=absent)
-    expect(any(aim.judged for aim in aims.values()), "aims that are judged", expected="one or more", came="none")
+        expect(not absent, f"the networks of the aim {name!r}", expected="attributes of the loss", got=absent)
+    expect(any(aim.judged for aim in aims.values()), "aims that are judged", expected="one or more", got="none")
 
 
 @check("loss")
 def check_declarations(candidate: Candidate) -> None:
-    """The loss declares slots, capabilities and spaces that exist, and covers the same slots once it is built."""
+    """The loss declares existing slots, capabilities and spaces, and covers the same slots once built."""
     declared, loss = candidate.cls.declare(candidate.keywords), loss_of(candidate)
     spaces = {posteriors.get(kind).space for kind in posteriors.kinds()}
     provided = {each for kind in posteriors.kinds() for each in posteriors.get(kind).provides} | set(Capability)
@@ -139,16 +139,16 @@ def check_declarations(candidate: Candidate) -> None:
         ("requires", declared.requires, sorted(provided)),
         ("spaces", declared.spaces or (), sorted(spaces)),
     ):
-        expect(set(names) <= set(known), what, expected=f"some of {', '.join(known)}", came=set(names))
-    expect(set(loss.covers) == set(declared.covers), "covers, once built", expected=set(declared.covers), came=set(loss.covers))
+        expect(set(names) <= set(known), what, expected=f"some of {', '.join(known)}", got=set(names))
+    expect(set(loss.covers) == set(declared.covers), "covers, once built", expected=set(declared.covers), got=set(loss.covers))
 
 
 @check("loss")
 def check_requirements(candidate: Candidate) -> None:
-    """The loss works with any posterior and prior that provide what it requires, or rejects them with a `UsageError`."""
+    """The loss works with any posterior and prior that provide the required capabilities or rejects them with a `UsageError`."""
     declared, loss = candidate.cls.declare(candidate.keywords), loss_of(candidate)
     required, of_prior = declared.requires, declared.requires_of_prior
-    if not required | of_prior <= METHODS.keys():  # which stand for a kind of distribution
+    if not required | of_prior <= METHODS.keys():  # capabilities of special distributions
         return
     vae = vae_of(loss)
     inputs = inputs_of(candidate, loss, vae)
@@ -171,7 +171,7 @@ def check_requirements(candidate: Candidate) -> None:
 
 
 def least_of(required: frozenset[Capability], density: Any) -> Any:
-    """Reduce a factorised density to the methods of a distribution and those of the required capabilities."""
+    """Reduce a factorised density to the methods of a distribution and of the required capabilities."""
 
     def rsample_and_log_prob(noise: Tensor) -> tuple[Tensor, Tensor]:
         z = density.rsample(noise)
@@ -184,18 +184,18 @@ def least_of(required: frozenset[Capability], density: Any) -> Any:
 
 @check("loss")
 def check_coverage(candidate: Candidate) -> None:
-    """A loss that covers the divergence is never below 0, and 0 where q = p; one that covers the reconstruction is -log p(x|z).
+    """A loss that covers the divergence is never below 0, and 0 for q = p; one that covers the reconstruction is -log p(x|z).
 
-    Let R be -log p(x|z), averaged over samples before the logarithm, if the loss covers the reconstruction, else 0; consider by
-    how much the loss exceeds R on average:
+    Let R be -log p(x|z), averaged over samples before the logarithm, if the loss covers the reconstruction, else 0. On average,
+    the loss must exceed R:
 
     * If the loss does not cover the divergence: by 0.
-    * If it does: never by less than 0; where q = p by 0; where q is far from p by more than 0. The last two hold at the beginning
-      of training, at its end, or at both, as a weight may grow from 0, and so may a target capacity.
+    * If it does: never by less than 0; by 0 for q = p; by more than 0 if q is far from p. The last two must hold at the start
+    of training, at its end, or both, since a weight or target capacity may grow from 0.
 
-    This is asked of the default options. Others may shift a term by a constant, as free bits and the weighted estimator of total
-    correlation do. A loss that stands in for a divergence without being one, such as an adversarial loss, names this check among
-    its expected failures.
+    This is only required for the default options. Others may shift a term by a constant, like free bits and the weighted
+    estimator of total correlation. A loss that replaces a divergence without being one, such as an adversarial loss, lists this
+    check among its expected failures.
     """
     candidate = candidate.by_default
     loss = loss_of(candidate).eval()
@@ -216,7 +216,7 @@ def check_coverage(candidate: Candidate) -> None:
             values.append((loss(trace) - base).mean().detach())
         return torch.stack(values)
 
-    times = {"at the beginning of training": 0.0, "at its end": math.inf}
+    times = {"at the start of training": 0.0, "at its end": math.inf}
     equal, other = ({when: excess(far, epoch) for when, epoch in times.items()} for far in (0.0, 1.5))
     over = "the loss" + (", less -log p(x|z)," if "reconstruction" in covers else "")
     if "divergence" not in covers:
@@ -226,11 +226,11 @@ def check_coverage(candidate: Candidate) -> None:
     for where, each in (("where q = p", equal), ("where q is far from p", other)):
         for when, values in each.items():
             highest = _bounds(values)[1]
-            expect(highest >= 0, f"{over} {where}, {when}", expected="0 or more on average", came=f"{values.mean():.4g}")
+            expect(highest >= 0, f"{over} {where}, {when}", expected="0 or more on average", got=f"{values.mean():.4g}")
     zeros = [low <= 0 <= high for low, high in map(_bounds, equal.values())]
-    expect(any(zeros), f"{over} where q = p, at either end of training", expected=0, came=_means(equal))
+    expect(any(zeros), f"{over} where q = p, at either end of training", expected=0, got=_means(equal))
     above = [low > 0 for low, _ in map(_bounds, other.values())]
-    expect(any(above), f"{over} where q is far from p, at either end of training", expected="above 0", came=_means(other))
+    expect(any(above), f"{over} where q is far from p, at either end of training", expected="above 0", got=_means(other))
 
 
 def _log_mean(log_values: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ def _log_mean(log_values: Tensor) -> Tensor:
 
 
 def _bounds(values: Tensor) -> tuple[float, float]:
-    """Return a confidence interval for the mean that ``(N,)`` values are drawn from."""
+    """Return a confidence interval for the mean of ``(N,)`` values."""
     mean, error = values.mean().item(), ERRORS * values.std().item() / math.sqrt(len(values)) + 1e-6
     return mean - error, mean + error
 
@@ -251,7 +251,7 @@ def _means(values: dict[str, Tensor]) -> str:
 
 @check("loss")
 def check_independence(candidate: Candidate) -> None:
-    """An example's loss does not depend on the rest of the batch, unless ``batch_statistic`` is set."""
+    """The loss of an example does not depend on the rest of the batch unless ``batch_statistic`` is set."""
     loss = loss_of(candidate)
     vae = vae_of(loss)
     if loss.batch_statistic:
@@ -261,24 +261,24 @@ def check_independence(candidate: Candidate) -> None:
     parts = [slice(i, i + 1) for i in range(len(x))]
     each = [Inputs(x[i], y[i], noise[..., i, :], {kind: draw[i] for kind, draw in draws.items()}) for i in parts]
     alone = torch.cat([loss(trace_of(vae, part)) for part in each])
-    expect_close(loss(trace_of(vae, inputs)), alone, "a batch, against its examples one by one", rtol=1e-10, atol=1e-12)
+    expect_close(loss(trace_of(vae, inputs)), alone, "a batch, compared with its examples one by one", rtol=1e-10, atol=1e-12)
 
 
 @check("loss")
 def check_determinism(candidate: Candidate) -> None:
-    """The same trace always gives the same loss: the loss draws random numbers in ``draw_noise`` only."""
+    """The same trace always gives the same loss: random numbers are only drawn in ``draw_noise``."""
     loss = loss_of(candidate).eval()
     vae = vae_of(loss)
     inputs = inputs_of(candidate, loss, vae)
     values = [loss(trace_of(vae, inputs)) for _ in range(2)]
-    expect(torch.equal(*values), "the loss of one trace, twice", expected="bit-equal values", came="other ones")
+    expect(torch.equal(*values), "the loss of the same trace, twice", expected="bit-identical values", got="different ones")
 
 
 @check("loss")
 def check_draws(candidate: Candidate) -> None:
-    """What the loss draws is one row per example, a function of the generator alone, and enough to compute the loss from.
+    """The loss's own noise has one row per example, depends only on the generator, and is sufficient to compute the loss.
 
-    It is checked with the default prior and, if the loss takes it, with a mixture, since the noise may depend on the model.
+    It is checked with the default prior and, if supported, with a mixture, since the noise may depend on the model.
     """
     loss, required = loss_of(candidate), candidate.cls.declare(candidate.keywords).requires_of_prior
     models, mixture = [vae_of(loss)], priors.get("mixture")
@@ -292,13 +292,13 @@ def check_draws(candidate: Candidate) -> None:
             with during(what):
                 one, other = (loss.draw_noise(num, torch.Generator().manual_seed(0), like=like, model=vae) for _ in range(2))
             if one is None or other is None:
-                expect(one is other, what, expected="always None, or never", came="None at times")
+                expect(one is other, what, expected="always None, or never", got="None at times")
                 continue
-            expect(isinstance(one, Tensor), what, expected="a tensor or None", came=type(one).__name__)
-            expect(one.shape[:1] == (num,), f"the shape of {what}", expected=f"({num}, ...)", came=tuple(one.shape))
-            expect(one.dtype == like.dtype, f"the type of {what}", expected=like.dtype, came=one.dtype)
-            expect(not one.requires_grad, what, expected="no function of parameters", came="one with a gradient")
-            expect(torch.equal(one, other), f"{what}, from equal generators", expected="equal draws", came="different ones")
+            expect(isinstance(one, Tensor), what, expected="a tensor or None", got=type(one).__name__)
+            expect(one.shape[:1] == (num,), f"the shape of {what}", expected=f"({num}, ...)", got=tuple(one.shape))
+            expect(one.dtype == like.dtype, f"the type of {what}", expected=like.dtype, got=one.dtype)
+            expect(not one.requires_grad, what, expected="no gradient", got="a gradient")
+            expect(torch.equal(one, other), f"{what}, from equal generators", expected="equal draws", got="different draws")
         with during(f"the loss of {about}"):
             value = loss(trace_of(vae, inputs_of(candidate, loss, vae)))
         expect_finite(value, f"the loss of {about}")
@@ -306,7 +306,7 @@ def check_draws(candidate: Candidate) -> None:
 
 @check("loss")
 def check_gradient(candidate: Candidate) -> None:
-    """The model receives a gradient from the loss, and so does every parameter of the loss itself, from the aim that moves it."""
+    """The model receives a gradient from the loss, and every parameter of the loss from the aim that trains it."""
     loss = loss_of(candidate)
     vae = vae_of(loss)
     aims = loss.aims() or {"loss": Aim()}
@@ -314,41 +314,41 @@ def check_gradient(candidate: Candidate) -> None:
     others = {name.replace(".", "_"): p for name, p in loss.named_parameters() if name not in named}
     for number, (name, aim) in enumerate(aims.items()):
         value = values_of(loss, trace_of(vae, inputs_of(candidate, loss, vae, 16)))[name]
-        expect(value.requires_grad, f"the {name}", expected="a function of parameters", came="a constant")
+        expect(value.requires_grad, f"the {name}", expected="a function of parameters", got="a constant")
         loss.zero_grad()
         moved = nn.ModuleDict({own: getattr(loss, own) for own in aim.own})
-        if number == 0:  # networks that no aim names are trained by the first one
+        if number == 0:  # networks that no aim names are trained by the first aim
             moved["loss"] = nn.ParameterDict(others)
         expect_gradients(moved, value.mean(), f"from the {name}")
     gradients = [p.grad for p in vae.parameters() if p.grad is not None]
-    expect(any(bool(g.any()) for g in gradients), "the gradient to the model", expected="one that is not 0", came="0")
+    expect(any(bool(g.any()) for g in gradients), "the gradient to the model", expected="one that is not 0", got="0")
     for gradient in gradients:
         expect_finite(gradient, "the gradient to the model")
 
 
 @check("loss")
 def check_purity(candidate: Candidate) -> None:
-    """A forward pass changes neither the state of the loss nor the latents of the trace."""
+    """A forward pass modifies neither the state of the loss nor the latents of the trace."""
     loss = loss_of(candidate)
     vae = vae_of(loss)
     trace = trace_of(vae, inputs_of(candidate, loss, vae))
     state, z = {name: value.clone() for name, value in loss.state_dict().items()}, trace.z.clone()
     loss(trace)
     changed = [name for name, value in loss.state_dict().items() if not torch.equal(value, state[name])]
-    expect(not changed, "the state after a forward pass", expected="unchanged", came=f"{', '.join(changed)} changed")
-    expect(torch.equal(trace.z, z), "the trace's latents after a forward pass", expected="unchanged", came="written into")
+    expect(not changed, "the state after a forward pass", expected="unchanged", got=f"{', '.join(changed)} changed")
+    expect(torch.equal(trace.z, z), "the trace's latents after a forward pass", expected="unchanged", got="modified")
 
 
 @check("loss")
 def check_metrics(candidate: Candidate) -> None:
-    """Each metric that the loss logs is a tensor of one number per example, or of a single number."""
+    """Each metric logged by the loss is a tensor with one number per example or a single number."""
     loss = loss_of(candidate)
     vae = vae_of(loss)
     trace = trace_of(vae, inputs_of(candidate, loss, vae))
     loss(trace)
     for name, value in trace.metrics.items():
-        came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        expect(came in {(8,), ()}, f"the metric {name!r}", expected="a tensor of shape (8,) or ()", came=came)
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        expect(got in {(8,), ()}, f"the metric {name!r}", expected="a tensor of shape (8,) or ()", got=got)
 
 
 @check("loss")
@@ -360,25 +360,25 @@ def check_dtype(candidate: Candidate) -> None:
     double = loss(trace_of(vae, inputs))
     loss, trace = loss_of(candidate, torch.float32), trace_of(vae.float(), inputs.to(torch.float32))
     single = loss(trace)
-    expect(single.dtype == torch.float32, "the type of the loss in float32", expected=torch.float32, came=single.dtype)
+    expect(single.dtype == torch.float32, "the dtype of the loss for float32", expected=torch.float32, got=single.dtype)
     if not list(loss.parameters()):
-        expect_close(single, double, "float32, against float64", rtol=1e-3, atol=1e-4)
+        expect_close(single, double, "float32, compared with float64", rtol=1e-3, atol=1e-4)
 
 
 @check("loss")
 def check_device(candidate: Candidate) -> None:
-    """The loss moves to another device completely: it creates no tensor on the CPU."""
+    """The loss moves to another device completely: it creates no CPU tensors."""
     loss = loss_of(candidate, torch.float32)
     vae = vae_of(loss, torch.float32)
     inputs = inputs_of(candidate, loss, vae, dtype=torch.float32).to("meta")
     with during("the loss on torch's meta device"):
         value = loss.to("meta")(trace_of(vae.to("meta"), inputs))
-    expect(value.device.type == "meta", "the device of the loss", expected="meta", came=value.device.type)
+    expect(value.device.type == "meta", "the device of the loss", expected="meta", got=value.device.type)
 
 
 @check("loss")
 def check_compile(candidate: Candidate) -> None:
-    """`torch.compile` compiles model and loss to a single graph that agrees with eager execution."""
+    """`torch.compile` compiles model and loss to a single graph that agrees with eager mode."""
     loss = loss_of(candidate, torch.float32)
     vae = vae_of(loss, torch.float32)
     inputs = inputs_of(candidate, loss, vae, dtype=torch.float32)
@@ -399,7 +399,7 @@ class _Model(nn.Module):
 
 @check("loss")
 def check_vmap(candidate: Candidate) -> None:
-    """Models stacked under `torch.vmap`, as sweeps train them, have the losses and gradients of each model alone."""
+    """Models stacked with `torch.vmap`, as in sweeps, have the same losses and gradients as separate ones."""
     losses = [loss_of(candidate) for _ in range(2)]
     models = [_Model(vae_of(loss), loss).eval() for loss in losses]
     expect_stackable(models, *inputs_of(candidate, losses[0], models[0].vae))
@@ -407,9 +407,9 @@ def check_vmap(candidate: Candidate) -> None:
 
 @check("loss")
 def check_state(candidate: Candidate) -> None:
-    """State that learns without gradients is persistent, and its next values are a pure function of a trace.
+    """State learned without gradients is persistent, and its next values are a pure function of a trace.
 
-    If several processes share the batch, that trace has latents, labels and the log-likelihood, but no images.
+    If several processes share the batch, the trace has latents, labels and the log-likelihood, but no images.
     """
     loss = loss_of(candidate)
     vae = vae_of(loss)

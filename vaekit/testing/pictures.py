@@ -1,4 +1,4 @@
-"""Checks of pictures, on a small untrained model and drawn images of three classes."""
+"""Checks of pictures, on a small untrained model and synthetic images of three classes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NUM_IMAGES = 24
 
 
 class _Sketch(Record):
-    """A run that was never trained, in an empty folder. Its images are the same in any range of values."""
+    """An untrained run in an empty folder. Its images are the same in any range of values."""
 
     def __init__(self, path: Path, data_shape: tuple[int, int, int], *, labelled: bool = True, value_range: Range = UNIT) -> None:
         self.folder, self.path = RunFolder(path), path
@@ -83,7 +83,7 @@ class _FromRange(nn.Module):
 
 
 class _InRange(Likelihood):
-    """Gaussian pixels whose means fill a range."""
+    """Gaussian pixels whose means cover a range."""
 
     def __init__(self, data_shape: tuple[int, int, int], value_range: Range) -> None:
         super().__init__(data_shape)
@@ -98,13 +98,13 @@ class _InRange(Likelihood):
 def subject_of(
     data_shape: tuple[int, int, int] = SHAPES[0], *, labelled: bool = True, value_range: Range = UNIT
 ) -> Iterator[Subject]:
-    """Yield what a run's pictures are drawn of, in a temporary folder."""
+    """Yield the subject of a run's pictures, in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         yield Subject(_Sketch(Path(folder), data_shape, labelled=labelled, value_range=value_range))
 
 
 def picture_of(candidate: Candidate, subject: Subject) -> Picture:
-    """Build the picture, with test images where it takes any."""
+    """Build the picture, with test images if it takes any."""
     picture: Picture = built(candidate, subject=subject, a=0, b=1, images=[0, 1, 2])
     with during("forms()"):
         picture.forms()
@@ -112,7 +112,7 @@ def picture_of(candidate: Candidate, subject: Subject) -> Picture:
 
 
 def drawn(picture: Picture) -> dict[str, list[Image]]:
-    """Draw a picture in every form that it has."""
+    """Draw a picture in all its forms."""
     drawings: dict[str, list[Image]] = {}
     for form in picture.forms():
         with during(f"{form}()"):
@@ -125,54 +125,56 @@ def drawn(picture: Picture) -> dict[str, list[Image]]:
 
 @check("picture")
 def check_forms(candidate: Candidate) -> None:
-    """The picture draws a still, an animation or files: Pillow images of grey and of colour data."""
+    """The picture draws a still, an animation or files: Pillow images of grey and colour data."""
     from PIL import Image
 
     for shape in SHAPES:
         with subject_of(shape) as subject:
             for form, images in drawn(picture_of(candidate, subject)).items():
-                expect(len(images) > 0, f"the images of {form} for images of {shape}", expected="one or more", came="none")
+                expect(len(images) > 0, f"the images of {form} for images of {shape}", expected="one or more", got="none")
                 wrong = [type(image).__name__ for image in images if not isinstance(image, Image.Image)]
-                expect(not wrong, f"what {form} draws", expected="PIL images", came=", ".join(wrong))
+                expect(not wrong, f"the output of {form}", expected="PIL images", got=", ".join(wrong))
 
 
 @check("picture")
 def check_frames(candidate: Candidate) -> None:
-    """The frames of an animation are of one size."""
+    """The frames of an animation have the same size."""
     with subject_of() as subject:
         sizes = {image.size for image in drawn(picture_of(candidate, subject)).get("animation", [])}
-    expect(len(sizes) <= 1, "the sizes of the frames", expected="one", came=sizes)
+    expect(len(sizes) <= 1, "the sizes of the frames", expected="one", got=sizes)
 
 
 @check("picture")
 def check_determinism(candidate: Candidate) -> None:
-    """Drawn twice, the picture is the same, whatever torch's generator does."""
+    """Drawn twice, the picture is the same, regardless of torch's generator."""
     contents = []
     for seed in (0, 1):
         torch.manual_seed(seed)
         with subject_of() as subject:
             contents.append([image.tobytes() for images in drawn(picture_of(candidate, subject)).values() for image in images])
-    expect(contents[0] == contents[1], "the picture, drawn twice", expected="the same", came="another one")
+    expect(contents[0] == contents[1], "the picture, drawn twice", expected="the same", got="a different one")
 
 
 def _difference(a: Image, b: Image) -> float:
-    """Return the largest difference between two images of one size, in grey levels."""
+    """Return the largest difference between two images of the same size, in grey levels."""
     from PIL import ImageChops
 
-    extrema: Any = ImageChops.difference(a, b).getextrema()  # a pair for each channel
+    extrema: Any = ImageChops.difference(a, b).getextrema()  # a pair per channel
     return max(float(high) for _, high in extrema)
 
 
 @check("picture")
 def check_range(candidate: Candidate) -> None:
-    """Images of any range of values are drawn as the same images in [0, 1] are: see `VAE.to_unit`."""
+    """Images with any range of values are drawn like the same images in [0, 1]: see `VAE.to_unit`."""
     drawings = []
     for value_range in (UNIT, (-2.0, 2.0)):
         with subject_of(value_range=value_range) as subject:
             images = [image for images in drawn(picture_of(candidate, subject)).values() for image in images]
             drawings.append([image.convert("RGB") for image in images])
     same = [a.size == b.size and _difference(a, b) <= 1 for a, b in zip(*drawings, strict=True)]
-    expect(all(same), "the picture of images in [-2, 2]", expected="as of the same in [0, 1], by vae.to_unit", came="another one")
+    expect(
+        all(same), "the picture of images in [-2, 2]", expected="the same as in [0, 1] (use vae.to_unit)", got="a different one"
+    )
 
 
 @check("picture")
@@ -182,43 +184,41 @@ def check_randomness(candidate: Candidate) -> None:
         picture = picture_of(candidate, subject)
         before = torch.get_rng_state()
         drawn(picture)
-    expect(torch.equal(before, torch.get_rng_state()), "torch's generator after drawing", expected="unchanged", came="changed")
+    expect(torch.equal(before, torch.get_rng_state()), "torch's generator after drawing", expected="unchanged", got="changed")
 
 
 @check("picture")
 def check_purity(candidate: Candidate) -> None:
-    """Drawing changes neither the model nor the test images."""
+    """Drawing modifies neither the model nor the test images."""
     with subject_of() as subject:
         weights = {name: tensor.clone() for name, tensor in subject.vae.state_dict().items()}
         images = subject.test(range(NUM_IMAGES)).images.clone()
         drawn(picture_of(candidate, subject))
         changed = [name for name, tensor in subject.vae.state_dict().items() if not torch.equal(tensor, weights[name])]
-        expect(not changed, "the weights after drawing", expected="unchanged", came=f"{', '.join(changed)} changed")
-        expect(not subject.vae.training, "the model after drawing", expected="in eval mode", came="in training mode")
+        expect(not changed, "the weights after drawing", expected="unchanged", got=f"{', '.join(changed)} changed")
+        expect(not subject.vae.training, "the model after drawing", expected="in eval mode", got="in training mode")
         same = torch.equal(subject.test(range(NUM_IMAGES)).images, images)
-        expect(same, "the test images after drawing", expected="unchanged", came="written into")
+        expect(same, "the test images after drawing", expected="unchanged", got="modified")
 
 
 @check("picture")
 def check_places(candidate: Candidate) -> None:
-    """By default it is written into subfolders of the run folder, and exactly to the paths that `write` returns."""
+    """By default, it is written to subfolders of the run folder, and exactly to the paths returned by `write`."""
     with subject_of() as subject:
         with during("write()"):
             paths = picture_of(candidate, subject).write()
         root = subject.run.path
-        expect(bool(paths), "the paths returned", expected="one or more", came="none")
+        expect(bool(paths), "the paths returned", expected="one or more", got="none")
         for path in paths:
-            expect(
-                path.exists() and root in path.parents, "a path returned", expected=f"what was written below {root}", came=path
-            )
+            expect(path.exists() and root in path.parents, "a path returned", expected=f"a file written below {root}", got=path)
         others = {file for file in root.rglob("*") if file.is_file()}
         others -= {file for path in paths for file in [path, *path.rglob("*")]}
-        expect(not others, "files that are not among the paths returned", expected="none", came=", ".join(map(str, others)))
+        expect(not others, "files missing from the returned paths", expected="none", got=", ".join(map(str, others)))
 
 
 @check("picture")
 def check_out(candidate: Candidate) -> None:
-    """It is written where the user says, and a file of another format is refused before anything is drawn."""
+    """It is written to the path given by the user, and other formats are rejected before anything is drawn."""
     with subject_of() as subject:
         picture = picture_of(candidate, subject)
         folder = subject.run.path / "elsewhere"
@@ -226,18 +226,18 @@ def check_out(candidate: Candidate) -> None:
         single = not picture.paths or bool(Path(picture.paths[0]).suffix)
         out = folder / f"given{suffix if single else ''}"
         with during(f"write({out.name!r})"):
-            expect(picture.write(out) == [out], "the paths returned", expected=[out], came="others")
+            expect(picture.write(out) == [out], "the paths returned", expected=[out], got="different ones")
         if single and suffix:
             try:
                 picture.write(folder / "given.txt")
             except UsageError:
                 return
-            expect(False, "a file called given.txt", expected="a UsageError", came="no error")
+            expect(False, "a file called given.txt", expected="a UsageError", got="no error")
 
 
 @check("picture")
 def check_labels(candidate: Candidate) -> None:
-    """Data without labels are drawn, or refused by an error of vaekit that says so."""
+    """Data without labels are drawn or rejected with one of vaekit's errors."""
     with subject_of(labelled=False) as subject:
         picture = picture_of(candidate, subject)
         for form in picture.forms():

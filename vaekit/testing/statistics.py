@@ -1,7 +1,7 @@
-"""Statistical tests of whether draws follow a density, with known error rates.
+"""Statistical tests, with known error rates, of whether samples follow a density.
 
-A test rejects a correct component with a probability of about `LEVEL`. With `NUM_DRAWS` draws, it detects a scale that is off by
-10 %, or a shift of 5 % of the standard deviation, with a probability above 0.99.
+A test rejects a correct component with a probability of about `LEVEL`. With `NUM_DRAWS` samples, it detects a scale that is off
+by 10%, or a shift of 5% of the standard deviation, with a probability above 0.99.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from vaekit.testing.core import expect, expect_finite
 LogDensity = Callable[[Tensor], Tensor]
 
 LEVEL = 1e-6
-"""The probability that one test rejects a correct component."""
+"""The probability that a test rejects a correct component."""
 NUM_DRAWS = 50_000
 ERRORS = 4.9
 """The number of standard errors by which a mean may be off: the two-sided normal quantile at `LEVEL`."""
 NUM_FREQUENCIES = 16
 NARROWER = 0.25
-"""The variance of a Gaussian amid draws, as a fraction of theirs, by which the densities stated with them are checked."""
+"""The variance of the Gaussian used to check the densities returned with samples, as a fraction of that of the samples."""
 UNEVEN = 0.05
 """The largest standard error allowed for the mean of importance weights; above it, a test would have no power."""
 
 
 def line_around(draws: Tensor) -> Tensor:
-    """Return points for quadrature over the real line: dense among draws ``(N,)``, and reaching a million times further.
+    """Return quadrature points over the real line: dense around samples ``(N,)``, and reaching a million times further.
 
-    They are equidistant in asinh, which resolves a narrow mode far from the others and covers a tail as heavy as Cauchy's.
+    They are equidistant in asinh, which resolves a narrow mode far from the others and covers tails as heavy as Cauchy's.
     """
     low, middle, high = draws.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=draws.dtype)).unbind()
     scale = (high - low).item() / 1.35 or 1.0
@@ -41,14 +41,14 @@ def line_around(draws: Tensor) -> Tensor:
 def expect_mass(log_density: LogDensity, points: Tensor, what: str) -> None:
     """Raise unless a density integrates to 1 over increasing quadrature points."""
     mass = torch.trapezoid(log_density(points).exp(), points).item()
-    expect(math.isclose(mass, 1, abs_tol=1e-3), f"the integral of {what}", expected=1, came=f"{mass:.5f}")
+    expect(math.isclose(mass, 1, abs_tol=1e-3), f"the integral of {what}", expected=1, got=f"{mass:.5f}")
 
 
 def expect_draws(draws: Tensor, log_density: LogDensity, points: Tensor, what: str) -> Tensor:
-    """Raise unless draws ``(N,)`` follow a one-dimensional density; return its distribution function at the draws.
+    """Raise unless samples ``(N,)`` follow a one-dimensional density; return its CDF at the samples.
 
-    This is the Kolmogorov-Smirnov test: asymptotically, the largest distance between the empirical distribution function and that
-    of the density exceeds ``sqrt(log(2 / level) / 2N)`` with probability ``level``.
+    This is the Kolmogorov-Smirnov test: asymptotically, the largest distance between the empirical CDF and that of the density
+    exceeds ``sqrt(log(2 / level) / 2N)`` with probability ``level``.
 
     Args:
         draws: The draws.
@@ -76,13 +76,13 @@ def expect_draws(draws: Tensor, log_density: LogDensity, points: Tensor, what: s
         distance <= allowed,
         what,
         expected=f"half of them within {half[0]:.3g} and {half[1]:.3g}; a Kolmogorov-Smirnov distance of at most {allowed:.3f}",
-        came="within {:.3g} and {:.3g}; {:.3f}".format(*draws.quantile(quarters).tolist(), distance),
+        got="within {:.3g} and {:.3g}; {:.3f}".format(*draws.quantile(quarters).tolist(), distance),
     )
     return values
 
 
 def expect_independent(uniforms: Tensor, what: str) -> None:
-    """Raise unless the columns of ``(N, D)`` values, uniform on [0, 1], are uncorrelated, and so are their distances from 1/2."""
+    """Raise unless the columns of ``(N, D)`` uniform values on [0, 1] and their distances from 1/2 are uncorrelated."""
     for each, about in ((uniforms, "values"), ((uniforms - 0.5).abs(), "spreads")):
         correlations = torch.corrcoef(each.T).triu(1)
         largest = correlations.flatten()[correlations.abs().argmax()].item()
@@ -91,7 +91,7 @@ def expect_independent(uniforms: Tensor, what: str) -> None:
             abs(largest) <= allowed,
             f"the correlation of {about} between {what}",
             expected=f"0 ± {allowed:.3f}",
-            came=f"{largest:.3f}",
+            got=f"{largest:.3f}",
         )
 
 
@@ -103,13 +103,13 @@ def expect_mean(values: Tensor, expected: Tensor | float, what: str, *, atol: fl
     excess = (mean - wanted).abs() - ERRORS * error - atol
     worst = excess.argmax()
     numbers = [each.flatten()[worst].item() for each in (wanted, ERRORS * error, mean)]
-    expect(bool((excess <= 0).all()), what, expected="{:.4g} ± {:.2g}".format(*numbers[:2]), came=f"{numbers[2]:.4g}")
+    expect(bool((excess <= 0).all()), what, expected="{:.4g} ± {:.2g}".format(*numbers[:2]), got=f"{numbers[2]:.4g}")
 
 
 def cauchy_around(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(N, D)`` draws from a Cauchy distribution with the location and scale of other draws, and their log densities.
+    """Return ``(N, D)`` samples from a Cauchy distribution with the location and scale of others, and their log densities.
 
-    Its tails are so heavy that importance weights of any density with a mean have a finite variance.
+    Its tails are heavy enough that the importance weights of any density with a mean have finite variance.
     """
     num, dim = draws.shape
     covariance = torch.cov(draws.T).reshape(dim, dim)
@@ -120,27 +120,27 @@ def cauchy_around(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def weights_of(log_weights: Tensor, what: str) -> Tensor:
-    """Return importance weights; raise if they are too uneven for their mean to be informative."""
+    """Return importance weights; raise if they are too uneven for an informative mean."""
     weights = log_weights.exp()
     expect_finite(weights, f"importance weights: {what}")
     error = weights.std().item() / math.sqrt(len(weights))
-    few = f"weights too uneven to tell, with {error:.2g}"
-    expect(error <= UNEVEN, what, expected=f"a standard error of at most {UNEVEN}", came=few)
+    few = f"weights too uneven, with {error:.2g}"
+    expect(error <= UNEVEN, what, expected=f"a standard error of at most {UNEVEN}", got=few)
     return weights
 
 
 def expect_joint_mass(draws: Tensor, log_density: LogDensity, what: str) -> None:
-    """Raise unless a density over vectors integrates to 1, by importance sampling around draws ``(N, D)``."""
+    """Raise unless a density over vectors integrates to 1, by importance sampling around samples ``(N, D)``."""
     proposed, log_proposal = cauchy_around(draws)
     what = f"the integral of {what}"
     expect_mean(weights_of(log_density(proposed) - log_proposal, what), 1.0, what)
 
 
 def expect_joint_draws(draws: Tensor, log_density: LogDensity, what: str) -> None:
-    """Raise unless draws ``(N, D)`` follow a joint density, compared by characteristic functions at random frequencies.
+    """Raise unless samples ``(N, D)`` follow a joint density, compared by characteristic functions at random frequencies.
 
-    The characteristic function of the draws is a mean, that of the density an integral, which importance sampling estimates. It
-    determines a distribution of any shape and support, and needs no derivative of the density.
+    The characteristic function of the samples is a mean, that of the density an integral, estimated by importance sampling. It
+    determines distributions of any shape and support, and needs no derivative of the density.
 
     Args:
         draws: The draws.
@@ -164,20 +164,21 @@ def expect_joint_draws(draws: Tensor, log_density: LogDensity, what: str) -> Non
         bool((difference.abs() <= allowed).all()),
         f"the characteristic function of {what}",
         expected=f"{integrated.mean(0)[worst].item():.4g} ± {allowed[worst].item():.2g}",
-        came=f"{drawn.mean(0)[worst].item():.4g}",
+        got=f"{drawn.mean(0)[worst].item():.4g}",
     )
 
 
-def expect_stated_draws(draws: Tensor, log_q: Tensor, what: str) -> None:
-    """Raise unless draws ``(N, D)`` occur with the log densities ``(N,)`` that are stated with them.
+def expect_draws_with_log_probs(draws: Tensor, log_q: Tensor, what: str) -> None:
+    """Raise unless samples ``(N, D)`` have the log densities ``(N,)`` returned with them.
 
-    For any density g whose support is within that of q, ``E_q[g(z) / q(z) w(z)] = E_g[w(z)]``. Here g is a Gaussian amid the
-    draws, narrower than they are, so that the weights are even; w are waves of random frequencies, and the constant 1. A factor
-    that q lacks everywhere, somewhere, or because two noises lead to one draw, shows in one of these means.
+    For any density g whose support is within that of q, ``E_q[g(z) / q(z) w(z)] = E_g[w(z)]``. Here, g is a Gaussian within the
+    samples, narrower than they are, so that the weights are even; w are waves of random frequencies and the constant 1. A
+    factor missing in q, everywhere or in places, for example because two noises map to one sample, shows up in one of these
+    means.
 
     Args:
         draws: The draws.
-        log_q: The log densities that are stated with them.
+        log_q: The log densities returned with them.
         what: What is compared, for the message.
     """
     expect_finite(draws, what)

@@ -1,4 +1,4 @@
-"""Both backbones pass vaekit's checks, and their options do what they say."""
+"""Both backbones pass vaekit's checks, and their options work as documented."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_options_set_the_number_and_width_of_blocks(registry):
             registry.spec("convnext").model_validate({"kind": "convnext", **wrong})
 
 
-def test_what_is_no_image_is_refused():
+def test_data_other_than_images_are_refused():
     with pytest.raises(vaekit.VaekitError, match="images only"):
         vaekit.encoders.get("convnext")((784,), (5,))
 

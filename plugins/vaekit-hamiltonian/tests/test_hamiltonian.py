@@ -57,7 +57,7 @@ def test_rhvae_conforms(check):
 
 
 @pytest.mark.parametrize("follow", [euclidean, riemannian])
-def test_a_trajectory_with_its_momentum_turned_leads_back(follow):
+def test_a_trajectory_with_reversed_momentum_returns(follow):
     z, rho, cooling = random(7, 3), random(7, 3, seed=1), torch.ones(5, dtype=F64)
     there, momentum = follow(z, rho, number(0.1), cooling)
     back, turned = follow(there, -momentum, number(0.1), cooling)
@@ -68,7 +68,7 @@ def test_a_trajectory_with_its_momentum_turned_leads_back(follow):
 
 @pytest.mark.parametrize("follow", [euclidean, riemannian])
 @pytest.mark.parametrize("beta_zero", [1.0, 0.3])
-def test_volume_is_preserved_but_for_cooling(follow, beta_zero):
+def test_volume_is_preserved_except_for_cooling(follow, beta_zero):
     """The determinant of the Jacobian is β₀ to the power D / 2."""
     cooling = quadratic_cooling(number(beta_zero), 4)
 
@@ -80,7 +80,7 @@ def test_volume_is_preserved_but_for_cooling(follow, beta_zero):
     assert torch.linalg.det(jacobian).item() == pytest.approx(beta_zero ** (2 / 2), rel=1e-9)
 
 
-def test_each_latent_may_have_a_step_of_its_own():
+def test_each_latent_may_have_its_own_step_size():
     step = number([0.05, 0.3])
     flat = lambda s: torch.cat(euclidean(s[None, :2], s[None, 2:], step, torch.ones(3, dtype=F64)), -1)[0]  # noqa: E731
     assert torch.linalg.det(torch.autograd.functional.jacobian(flat, random(4))).item() == pytest.approx(1, rel=1e-9)
@@ -136,7 +136,7 @@ def test_cooling_ends_at_temperature_one(num_steps):
     assert torch.equal(quadratic_cooling(number(1.0), num_steps), torch.ones(num_steps, dtype=F64))
 
 
-def test_no_step_is_none():
+def test_zero_steps_do_nothing():
     z, rho = random(3, 2), random(3, 2, seed=1)
     assert all(map(torch.equal, leapfrog(z, rho, gradient_of(potential), step=number(0.1), cooling=torch.ones(0)), (z, rho)))
     assert quadratic_cooling(number(0.3), 0).shape == (0,)
@@ -169,7 +169,7 @@ class Linear:
 
 
 def trace_of(kind, num, q=None):
-    """A trace of one example, repeated, of a posterior that is too narrow and beside the true one."""
+    """A trace of a repeated example, with a posterior that is too narrow and shifted from the true one."""
     model, x = Linear(), random(1, 4, seed=2).expand(num, 4)
     q = q or DiagonalGaussian(torch.tensor([[0.4, -0.3]], dtype=F64).expand(num, 2), torch.full((num, 2), -1.5, dtype=F64))
     z = q.rsample(random(num, 2, seed=3))
@@ -256,12 +256,12 @@ def test_numbers_are_learned_within_their_bounds():
     torch.testing.assert_close(step(), torch.full((3,), 0.05, dtype=F64), rtol=1e-6, atol=0)
     torch.nn.init.constant_(step.logit, 100.0)
     assert (step() <= 0.5).all()
-    with pytest.raises(vaekit.VaekitError, match="beyond its bound"):
+    with pytest.raises(vaekit.VaekitError, match="not below its bound"):
         vaekit.losses.get("hvae")(2, step_size=0.7, max_step_size=0.5)
 
 
 @pytest.mark.parametrize("loss", ["hvae", "rhvae"])
-def test_codes_that_are_no_vectors_of_real_numbers_are_refused(loss):
+def test_codes_other_than_real_vectors_are_refused(loss):
     with pytest.raises(vaekit.VaekitError, match=f"loss '{loss}' is not defined on the space of the posterior 'vmf'") as refusal:
         build_spec({}, {"loss": loss, "posterior": "vmf", "prior": "hypersphere"})
     assert "gaussian" in refusal.value.remedy

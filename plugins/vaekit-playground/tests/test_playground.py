@@ -1,4 +1,4 @@
-"""The page needs nothing else, carries what was verified, and takes no runtime but the recorded one; no browser is needed."""
+"""The page is self-contained, embeds the verified models, and accepts only the recorded runtime; no browser is needed."""
 
 import base64
 import gzip
@@ -49,7 +49,7 @@ def test_playground_conforms(files, check):
 
 
 @pytest.mark.parametrize("shape", [(7,), (2, 9), (1, 3, 5, 4), (2, 6, 5)], ids=str)
-def test_what_is_no_picture_is_refused(files, tmp_path, shape):
+def test_data_other_than_pictures_are_refused(files, tmp_path, shape):
     with pytest.raises(ExportError, match=rf"grey and RGB images\n.*{re.escape(str(shape))}"):
         vaekit.exporters.get("playground")(runtime=str(files)).export(trained_of(shape), "decoder", tmp_path / "a.html")
 
@@ -145,7 +145,7 @@ def test_an_altered_runtime_is_refused_and_no_page_written(run, files, tmp_path,
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_folder_without_the_runtime_is_told(tmp_path):
+def test_a_folder_without_the_runtime_is_an_error(tmp_path):
     with pytest.raises(ExportError, match=r"cannot read .*ort\.wasm(.|\n)*npm pack onnxruntime-web@"):
         runtime.load(str(tmp_path))
 

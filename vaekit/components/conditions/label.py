@@ -12,10 +12,10 @@ from vaekit.schema import Count
 
 @conditions("label")
 class Label(Condition):
-    """The label: a conditional VAE, whose code need not encode the class and which generates images of any class.
+    """Condition on the label: the code need not encode the class, and the model generates images of any class.
 
     Args:
-        embedding: Size of a learned embedding of each class; none for one-hot vectors.
+        embedding: Size of a learned class embedding; none for one-hot vectors.
 
     References:
         Kingma et al. (2014), "Semi-supervised Learning with Deep Generative Models", NeurIPS, arXiv:1406.5298, section 2 (M2).

@@ -10,7 +10,7 @@ from vaekit.roles import conditions
 
 @conditions("none")
 class Unconditional(Condition):
-    """Nothing: the model is unconditional, and labels serve only to colour pictures."""
+    """No condition: labels are only used to colour pictures."""
 
     size = 0
 

@@ -1,4 +1,4 @@
-"""What downloaded datasets share."""
+"""Base classes of the datasets that are downloaded."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from vaekit.interfaces import Dataset
 
 
 class Downloaded(Dataset):
-    """A dataset with its own training and test splits, whose last training images are held out for validation."""
+    """A dataset with training and test splits; the last training images are held out for validation."""
 
     def __init__(self, *, data_root: str | None = None, validation: int = 5000, download: bool = True) -> None:
-        """Keep the options; `load` reads the files.
+        """Store the options; `load` reads the files.
 
         Args:
-            data_root: Folder of the datasets; default: VAEKIT_DATA, else ~/.cache/vaekit.
+            data_root: Folder of the datasets; default: VAEKIT_DATA if set, else ~/.cache/vaekit.
             validation: Number of training images to hold out, taken from the end.
             download: Whether to download missing files.
         """
@@ -24,12 +24,12 @@ class Downloaded(Dataset):
 
 
 class MNISTReplacement(Downloaded):
-    """MNIST, or one of the datasets that replace it file by file: 28×28 grey, 60,000 training and 10,000 test images."""
+    """MNIST or a drop-in replacement for it: 60,000 training and 10,000 test images, 28×28 grey."""
 
     default_likelihood: ClassVar[str] = "bce"
     default_binarize: ClassVar[Binarize] = "dynamic"
     torchvision_name: ClassVar[str]
-    """Name of torchvision's class, and of the folder that it downloads to."""
+    """Name of torchvision's class and of its download folder."""
     class_names: ClassVar[tuple[str, ...]]
 
     def load(self) -> Splits:

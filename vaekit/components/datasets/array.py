@@ -25,26 +25,25 @@ LABELS = ("labels", "label", "y", "targets")
 
 @datasets("array")
 class ArrayFile(Dataset):
-    """Your own images, signals, volumes or table as numbers in one array file: .npy, .npz, .safetensors or .parquet.
+    """Your own images, signals, volumes or table, as arrays in a .npy, .npz, .safetensors or .parquet file.
 
-    Pixels of images and volumes are bytes from 0 to 255, 16-bit integers, which become bytes, or floats, which keep their values,
-    as do all numbers of signals and tables. A fourth channel of images is opacity: the picture is placed on white. NaN is a
-    missing number: see `--missing`. The default likelihood, "gaussian", takes numbers in [0, 1], or any numbers with
-    `--likelihood.link identity`. If names of arrays state a split (`train_images`, `x_test`), the splits are kept; otherwise the
-    split is fixed, the same for every seed.
+    Pixels of images and volumes are bytes from 0 to 255, 16-bit integers, which are converted to bytes, or floats, which are
+    kept as they are, like all values of signals and tables. A fourth image channel is opacity: the picture is composited onto
+    white. NaN marks a missing value: see `--missing`. The default likelihood, "gaussian", expects values in [0, 1], or any
+    values with `--likelihood.link identity`. If array names contain a split (`train_images`, `x_test`), these splits are used;
+    otherwise the data are split in the same way for every seed.
 
     Args:
         path: The file.
-        key: Name of the examples in a file of several arrays, without the split; default: the only array that can be examples.
-        labels: Name of the labels in a file of several arrays, without the split; default: "labels", "label", "y" or "targets",
-            if present.
+        key: Name of the array of examples, without the split, if the file holds several; default: the only candidate.
+        labels: Name of the array of labels, without the split; default: "labels", "label", "y" or "targets", if present.
         layout: Order of the axes: N examples, F features of a table, C channels, L length of signals, D depth, H height, W width;
             default: NF, NHW, or the one with 1, 3 or 4 channels.
-        range: The numbers that stand for black and white, for example -1,1; all are rescaled to [0, 1]. Default: the range of the
-            integer type in images and volumes; other numbers are kept as they are.
-        validation: Fraction of the training images held out for choosing models; default: the file's own split, else a tenth.
-        test: Fraction of the training images held out for the final numbers; default: the file's own split, else a tenth.
-        memory_gb: A .npy file larger than this is mapped into memory, and read again every epoch.
+        range: The values of black and white, for example -1,1; pixels are rescaled to [0, 1]. Default: the range of the integer
+            type in images and volumes; other values are kept as they are.
+        validation: Fraction of the training images held out for model selection; default: the file's own split, else 0.1.
+        test: Fraction of the training images held out for the final evaluation; default: the file's own split, else 0.1.
+        memory_gb: Size in GB above which a .npy file is memory-mapped and read again every epoch.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
@@ -85,7 +84,7 @@ class ArrayFile(Dataset):
         return MappedImages(self.path, layout, limits) if large else TensorImages(to_examples(array, layout, limits))
 
     def _archive(self) -> dict[str, TensorImages]:
-        """Return the examples of each split of the file; a file without splits is all "train"."""
+        """Return the examples of each split; a file without splits is a single "train" split."""
         columns = read_archive(self.path)
         parts = _by_split(columns)
         axes = self._axes(columns)
@@ -101,24 +100,24 @@ class ArrayFile(Dataset):
         return own
 
     def _axes(self, columns: Mapping[str, Column]) -> Collection[int]:
-        """Return how many axes the examples may have: as many as the layout, else those of images, volumes or a table."""
+        """Return the possible numbers of axes of the examples: that of the layout, else those of images, volumes and tables."""
         if self.layout is not None:
             return {len(self.layout)}
         found = {column.ndim for column in columns.values()}
         return next(axes for axes in ({3, 4}, {5}, {2}) if axes & found or axes == {2})
 
     def _candidates(self, columns: Mapping[str, Column], axes: Collection[int]) -> list[str]:
-        """Return the arrays that can be examples; labels may be a column of a table."""
+        """Return the arrays that could hold examples; labels may be a column of a table."""
         labels = {*LABELS, self.labels}
         return [name for name, column in columns.items() if column.ndim in axes and (column.ndim > 2 or name not in labels)]
 
     def _choose(self, columns: Mapping[str, Column], axes: Collection[int]) -> Column:
-        """Return the array called ``key``, or the only one that can be examples."""
+        """Return the array called ``key``, or the only candidate."""
         if self.key is None:
             found = self._candidates(columns, axes)
             if len(found) != 1:
                 given = f"{self.path} with " + ", ".join(f"{name} {column.text}" for name, column in columns.items())
-                problem = "several arrays can be examples" if found else "no array in the file can be examples"
+                problem = "several arrays could hold the examples" if found else "no array in the file can hold examples"
                 remedy = f"choose one, for example --dataset.key {found[0]}" if found else None
                 if not found and self.path.suffix == ".parquet":
                     remedy = "use --dataset huggingface for encoded pictures in Parquet"
@@ -135,11 +134,11 @@ class ArrayFile(Dataset):
         if name not in columns:
             raise UsageError("the file has no array of that name", given=f"labels {name}", expected=", ".join(columns))
         source = f"{self.path}: {name}"
-        return optional_labels(columns[name].load, num, name, stated=self.labels is not None, told=source)
+        return optional_labels(columns[name].load, num, name, explicit=self.labels is not None, description=source)
 
 
 def _by_split(columns: Mapping[str, Column]) -> dict[str, dict[str, Column]]:
-    """Return the columns whose names state a split, by split and by the rest of their name."""
+    """Return the columns whose names contain a split, by split and by the rest of the name."""
     parts: dict[str, dict[str, Column]] = {}
     for name, column in columns.items():
         words = re.split(r"[_\-./]", name)

@@ -14,16 +14,16 @@ from vaekit.roles import datasets
 
 @datasets("celeba")
 class CelebA(Dataset):
-    """Faces of celebrities, aligned, colour, 64×64 by default: 162,770 train, 19,867 validation, 19,962 test; 1.4 GB download.
+    """Aligned celebrity faces, 64×64 colour by default: 162,770 train, 19,867 validation, 19,962 test; 1.4 GB download.
 
-    The central 178×178 pixels of each picture, resized. The download comes from Google Drive, which refuses it at busy times, and
-    needs gdown.
+    The central 178×178 pixels of each picture are resized. The download needs gdown and comes from Google Drive, which may
+    refuse it at busy times.
 
     Args:
-        size: Side of the pictures, in pixels.
-        data_root: Folder of the datasets; default: VAEKIT_DATA, else ~/.cache/vaekit.
+        size: Side length in pixels.
+        data_root: Folder of the datasets; default: VAEKIT_DATA if set, else ~/.cache/vaekit.
         download: Whether to download missing files.
-        memory_gb: Pictures that fit into this much memory are decoded once and kept; otherwise they are read again every epoch.
+        memory_gb: Memory in GB for decoded pictures; if they do not fit, files are read again every epoch.
 
     References:
         Liu et al. (2015), "Deep Learning Face Attributes in the Wild", ICCV, arXiv:1411.7766.

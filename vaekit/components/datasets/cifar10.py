@@ -26,7 +26,7 @@ _URL, _MD5 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4
 class CIFAR10(Downloaded):
     """Small photographs, 32×32 colour, 10 classes: 45,000 train, 5,000 validation, 10,000 test; 170 MB download.
 
-    Reads the binary version, not the pickled one that torchvision keeps: reading data must not run code.
+    The binary version is read, not torchvision's pickled one: reading data must not run code.
 
     References:
         Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images", technical report of the University of Toronto.

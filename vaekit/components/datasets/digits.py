@@ -15,10 +15,10 @@ from vaekit.roles import datasets
 
 @datasets("digits")
 class Digits(Dataset):
-    """10,000 of MNIST's handwritten digits, 28×28 grey; ships with vaekit, needs no download.
+    """10,000 of MNIST's handwritten digits, 28×28 grey; shipped with vaekit, no download needed.
 
-    8,000 training, 1,000 validation and 1,000 test images; the test images are from MNIST's own test file. See
-    ``digits.LICENSE.md`` beside this file for their origin and licence.
+    8,000 training, 1,000 validation and 1,000 test images; the test images are from MNIST's test set. For their origin and
+    licence, see ``digits.LICENSE.md`` next to this file.
     """
 
     default_likelihood: ClassVar[str] = "bce"

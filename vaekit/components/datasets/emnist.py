@@ -10,7 +10,7 @@ from vaekit.data import Binarize, Splits
 from vaekit.data.torchvision_sets import load_idx_set
 from vaekit.roles import datasets
 
-_MERGED = (*digits, *ascii_uppercase, *"abdefghnqrt")  # lower-case letters that look like their capitals are merged with them
+_MERGED = (*digits, *ascii_uppercase, *"abdefghnqrt")  # lower-case letters that look like their capitals share a class
 _CLASSES = {
     "byclass": (*digits, *ascii_uppercase, *ascii_lowercase),
     "bymerge": _MERGED,
@@ -25,11 +25,11 @@ _CLASSES = {
 class EMNIST(Downloaded):
     """Handwritten letters and digits, 28×28 grey; "balanced": 107,800 train, 5,000 validation, 18,800 test; 560 MB download.
 
-    Unlike torchvision's, the pictures are upright, and the labels of "letters" start at 0.
+    Unlike in torchvision, pictures are upright, and the labels of "letters" start at 0.
 
     Args:
-        split: Which of its datasets.
-        data_root: Folder of the datasets; default: VAEKIT_DATA, else ~/.cache/vaekit.
+        split: The EMNIST dataset to use.
+        data_root: Folder of the datasets; default: VAEKIT_DATA if set, else ~/.cache/vaekit.
         validation: Number of training images to hold out, taken from the end.
         download: Whether to download missing files.
 

@@ -20,24 +20,24 @@ from vaekit.roles import datasets
 
 @datasets("folder")
 class Folder(Dataset):
-    """Your own images: PNG, JPEG, WebP, AVIF, BMP, GIF or TIFF files in a folder, nested or not.
+    """Your own images: PNG, JPEG, WebP, AVIF, BMP, GIF or TIFF files in a folder and its subfolders.
 
-    If all pictures are in two or more subfolders, they are labelled by subfolder. Transparent pictures are placed on white, the
-    camera's orientation is applied, 16-bit greys become 8-bit, and only the first frame or page of a file is read. The split is
-    fixed, the same for every seed.
+    If all pictures are in two or more subfolders, the subfolder is the label. Transparent pictures are composited onto white,
+    EXIF orientation is applied, 16-bit greys are converted to 8 bits, and only the first frame or page of a file is read. The
+    data are split in the same way for every seed.
 
     Args:
         path: The folder.
-        size: Side of the pictures, or height and width; default: the size of the files, which must all be the same.
+        size: Side length, or height and width, to resize to; default: the size of the files, which must all be the same.
         channels: Colour or grey.
-        fit: How pictures of other proportions are fitted: cropped to the centre, padded with white, or stretched.
-        range: The numbers that stand for black and white, for example 0,4095 for 12 bits; default: the whole range of 8 or 16
-            bits. It is required for 32-bit integers and floats.
-        validation: Fraction of the images held out for choosing models.
-        test: Fraction of the images held out for the final numbers.
-        on_bad_image: Whether an unreadable image or folder is an error or is skipped with a warning (every file is then read in
-            advance).
-        memory_gb: Pictures that fit into this much memory are decoded once and kept; otherwise they are read again every epoch.
+        fit: How to handle other aspect ratios: crop the centre, pad with white, or stretch.
+        range: The values of black and white, for example 0,4095 for 12 bits; default: the full range of 8 or 16 bits. Required
+            for 32-bit integers and floats.
+        validation: Fraction of the images held out for model selection.
+        test: Fraction of the images held out for the final evaluation.
+        on_bad_image: Whether to stop at unreadable images and folders or to skip them with a warning, which reads every file in
+            advance.
+        memory_gb: Memory in GB for decoded pictures; if they do not fit, files are read again every epoch.
     """
 
     default_encoder: ClassVar[str] = "cnn"
@@ -75,7 +75,7 @@ class Folder(Dataset):
 
 
 def _labels(folder: Path, files: list[Path]) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
-    """Return labels by first-level subfolder and the subfolders' names; None where subfolders do not tell the images apart."""
+    """Return labels by first-level subfolder and the subfolders' names; None if subfolders do not distinguish the images."""
     parts = [file.relative_to(folder).parts for file in files]
     names = tuple(sorted({part[0] for part in parts}))
     if any(len(part) == 1 for part in parts) or len(names) < 2:

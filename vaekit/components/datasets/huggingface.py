@@ -1,4 +1,4 @@
-"""Pictures in a table of the Hugging Face library `datasets`."""
+"""Images in Hugging Face `datasets`."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from vaekit.roles import datasets
 
 @datasets("huggingface")
 class HuggingFace(Dataset):
-    """A dataset of Hugging Face `datasets`: the output of `save_to_disk`, Parquet or Arrow shards, or a name on the Hub.
+    """A Hugging Face dataset: the output of `save_to_disk`, Parquet or Arrow shards, or a name on the Hub.
 
-    Its tables are memory-mapped and read row by row, so they may be far larger than memory. The output of `save_to_disk` is read
-    in place; everything else is first written to the library's cache (HF_HOME). Pictures are read as in `folder`.
+    Tables are memory-mapped and read row by row, so they may be far larger than memory. The output of `save_to_disk` is read in
+    place; everything else is first written to the cache of `datasets` (HF_HOME). Pictures are read as in `folder`.
 
     Args:
-        path: The folder, a .parquet or .arrow file, or the name on the Hub, for example `ylecun/mnist`.
-        config: The configuration, for a dataset that has several.
-        image: Column of the pictures, as encoded files; default: the only column that can hold them.
-        labels: Column of the labels; default: "label" or "labels", if there is one without gaps.
-        size: Side of the pictures, or height and width; default: the size of the pictures, which must all be the same.
+        path: A folder, a .parquet or .arrow file, or a name on the Hub, for example `ylecun/mnist`.
+        config: Configuration, for a dataset with several.
+        image: Column of encoded pictures; default: the only candidate.
+        labels: Column of labels; default: "label" or "labels", if it exists and has no gaps.
+        size: Side length, or height and width, to resize to; default: the size of the pictures, which must all be the same.
         channels: Colour or grey.
-        fit: How pictures of other proportions are fitted: cropped to the centre, padded with white, or stretched.
-        range: The numbers that stand for black and white, as for `folder`.
-        validation: Fraction of the training images held out; default: the dataset's own validation split, else a tenth.
-        test: Fraction of the training images held out; default: the dataset's own test split, else a tenth.
-        memory_gb: Pictures that fit into this much memory are decoded once and kept; otherwise they are read again every epoch.
+        fit: How to handle other aspect ratios: crop the centre, pad with white, or stretch.
+        range: The values of black and white, as for `folder`.
+        validation: Fraction of the training images held out; default: the dataset's own validation split, else 0.1.
+        test: Fraction of the training images held out; default: the dataset's own test split, else 0.1.
+        memory_gb: Memory in GB for decoded pictures; if they do not fit, files are read again every epoch.
     """
 
     default_likelihood: ClassVar[str] = "gaussian"
@@ -92,12 +92,12 @@ class HuggingFace(Dataset):
 
 
 class Rows:
-    """A column of encoded pictures; a row is read when it is accessed.
+    """A column of encoded pictures, read row by row on access.
 
     Args:
         table: A `datasets.Dataset`.
         column: Name of the column.
-        path: Where the table comes from, for errors.
+        path: Path of the dataset, for error messages.
     """
 
     def __init__(self, table: Any, column: str, path: str) -> None:
@@ -114,7 +114,7 @@ class Rows:
             return _Row(content, place)
         if isinstance(cell, dict) and cell.get("path"):
             return Path(cell["path"])
-        raise DataError(f"there is no picture {place}")
+        raise DataError(f"the picture is missing {place}")
 
 
 class _Row(io.BytesIO):
@@ -140,18 +140,18 @@ def _read(path: str, config: str | None) -> dict[str, Any]:
             loaded = library.load_dataset(str(place.parent), config, data_files=place.name)
         else:
             loaded = library.load_dataset(str(place) if place.is_dir() else path, config)
-    except Exception as error:  # the library, the network and file formats raise almost anything
+    except Exception as error:  # the library, the network and the file formats can raise almost anything
         raise DataError(
             "cannot read the dataset",
             given=f"{path}: {reason_of(error)}",
-            expected="the output of save_to_disk, a Parquet or Arrow file or a folder of them, or a name on the Hub",
-            remedy="check the path; a name on the Hub needs a network connection the first time",
+            expected="the output of save_to_disk, Parquet or Arrow files, or a name on the Hub",
+            remedy="check the path; loading from the Hub needs a network connection the first time",
         ) from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
 def _choose_image(table: Any, name: str | None) -> str:
-    """Return the column called ``name``, or the only one that can hold pictures."""
+    """Return the column called ``name``, or the only candidate."""
     from pyarrow import types
 
     def encoded(arrow_type: Any) -> bool:
@@ -163,7 +163,7 @@ def _choose_image(table: Any, name: str | None) -> str:
     if name is None:
         found = [column for column, fits in columns.items() if fits]
         if len(found) != 1:
-            problem = "several columns can hold pictures" if found else "no column holds encoded pictures"
+            problem = "several columns could hold the pictures" if found else "no column holds encoded pictures"
             remedy = "choose one, for example --dataset.image image" if found else "use --dataset array for arrays of numbers"
             raise DataError(problem, given=f"columns {', '.join(found or columns)}", remedy=remedy)
         return found[0]
@@ -177,7 +177,7 @@ Labels = tuple[torch.Tensor | None, tuple[str, ...] | None]
 
 
 def _labels(table: Any, name: str | None) -> Labels:
-    """Return labels and their names; None where no column is named and the default one is absent or incomplete."""
+    """Return labels and their names; None if no column is named and the default one is absent or incomplete."""
     chosen = name or next((column for column in ("label", "labels") if column in table.column_names), None)
     if chosen is None:
         return None, None
@@ -188,15 +188,15 @@ def _labels(table: Any, name: str | None) -> Labels:
     if column.null_count or (class_names and -1 in column.unique().to_pylist()):  # -1 is the library's "no label"
         if name is None:
             return None, None
-        raise DataError("some rows have no label", given=f"column {chosen}", remedy="leave --dataset.labels out")
+        raise DataError("some rows have no label", given=f"column {chosen}", remedy="omit --dataset.labels")
     numbers, names = optional_labels(
-        lambda: to_array(column, chosen), len(table), chosen, stated=name is not None, told=f"the column {chosen}"
+        lambda: to_array(column, chosen), len(table), chosen, explicit=name is not None, description=f"the column {chosen}"
     )
     return numbers, None if numbers is None else class_names or names
 
 
 def _merged(parts: Mapping[str, Labels]) -> tuple[dict[str, torch.Tensor | None], tuple[str, ...] | None]:
-    """Return the labels of each split and the names of all; splits may list the names in different orders.
+    """Return the labels of each split and the names of all labels; splits may list the names in different orders.
 
     Raises:
         DataError: Only some splits name their labels.

@@ -1,4 +1,4 @@
-"""The codes of a run's images."""
+"""The codes of a trained model."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from vaekit.store.record import Record
 from vaekit.streams import Streams
 
 LAYOUTS: dict[int, Layout] = {1: "NF", 2: "NCL", 3: "NCHW", 4: "NCDHW"}
-"""The order of the axes of codes, by the number of dimensions of one."""
+"""The axis order of codes, by the number of dimensions of a code."""
 
 
 @datasets("latents")
 class Latents(Dataset):
-    """Codes of a run's images, with their splits and labels: to train a second model on them, as in a two-stage VAE.
+    """Codes of a run's images, with their splits and labels, to train a second model on, as in a two-stage VAE.
 
-    A code is the mean of its posterior: a vector, or a grid if the latents form one. The codes are computed once and kept in the
-    run's folder, under ``latents``; they are computed again if its weights have changed. To fit a prior to them, rather than a
-    model with latents of its own, use `vaekit fit-prior`.
+    A code is the posterior mean: a vector, or a grid if the latents form one. Codes are computed once and cached in the run
+    folder, under ``latents``; if the weights change, they are recomputed. To fit only a prior to the codes, use `vaekit
+    fit-prior`.
 
     Args:
         run: The run folder, or hf://user/name.
-        sample: Whether a code is a draw from its posterior, always the same one, instead of the mean.
-        memory_gb: Codes of a split that take more memory are mapped from the file, and read again every epoch.
+        sample: Whether to use a fixed posterior sample instead of the mean.
+        memory_gb: Size in GB above which the codes of a split are memory-mapped and read again every epoch.
 
     References:
         Dai and Wipf (2019), "Diagnosing and Enhancing VAE Models", ICLR, arXiv:1903.05789, section 4.
@@ -56,7 +56,7 @@ class Latents(Dataset):
         return Splits(train, validation, test)
 
     def _codes(self, vae: VAE, record: Record, split: str, digest: str) -> ImageSource:
-        """Return the codes of a split, from their file; write it if there is none for these weights."""
+        """Return the codes of a split from the cache; compute them first if there are none for these weights."""
         source = record.splits.parts[split]
         path = record.path / "latents" / f"{split}-{'sample' if self.sample else 'mean'}-{digest}.npy"
         if not path.is_file():
@@ -71,7 +71,7 @@ class Latents(Dataset):
         return TensorImages(torch.from_numpy(np.load(path, allow_pickle=False)), labels, names)
 
     def _write(self, path: Path, vae: VAE, record: Record, split: str) -> None:
-        """Encode the images of a split and write the codes, a batch at a time."""
+        """Encode the images of a split and write the codes, batch by batch."""
         streams = Streams(record.spec.train.seed)
         batches = Batches(
             record.splits.parts[split],

@@ -1,4 +1,4 @@
-"""What decoders that differ only in their upsampling share."""
+"""Base class of the decoders that differ only in their upsampling layers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vaekit.nn.layers import (
 
 
 class UpsamplingDecoder(Backbone):
-    """Linear layers to a small feature map, then layers that each double its sides, up to the example."""
+    """Linear layers to a small feature map, then upsampling layers that each double its sides."""
 
     def __init__(
         self,
@@ -41,13 +41,13 @@ class UpsamplingDecoder(Backbone):
         """Build the network.
 
         Args:
-            in_shape: Shape of a latent vector, or of a grid of latents, which is upsampled position by position.
+            in_shape: Shape of a latent vector or of a grid of latents.
             out_shape: ``(C, L)``, ``(C, H, W)`` or ``(C, D, H, W)``.
             channels: Input channels of the upsampling layers, from the latent vector to the image; each layer doubles the size.
             hidden: Widths of the linear layers between the latent vector and the first feature map.
             activation: Nonlinearity after every layer but the last.
-            normalization: What each hidden layer is normalised over before its activation: all of an example, channel groups, or
-                nothing.
+            normalization: Normalisation of each hidden layer before its activation: over a whole example, over channel groups,
+                or none.
 
         Raises:
             UsageError: ``out_shape`` is not the shape of a signal, an image or a volume.
@@ -62,12 +62,12 @@ class UpsamplingDecoder(Backbone):
             layers = hidden_layer(partial(CONVOLUTIONS[len(sizes[0])], in_shape[0], channels[0], 1), channels[0], activation)
         for (width, next_width), (size, next_size) in zip(pairwise(channels), pairwise(sizes[:-1]), strict=True):
             layers += hidden_layer(self._layer(width, next_width, size, next_size), next_width, activation, normalization)
-        # PyTorch's own initialisation: smaller logits, as other decoders start with, took 3 nats more on digits after 6 epochs.
+        # PyTorch's default initialisation: the other decoders' smaller initial logits were 3 nats worse on digits after 6 epochs.
         output = self._layer(channels[-1], out_shape[0], sizes[-2], sizes[-1])(bias=True)
         self.net = nn.Sequential(*layers, output)
 
     def _layer(self, channels: int, next_channels: int, size: Size, next_size: Size) -> Callable[..., nn.Module]:
-        """Return a function of ``bias`` that builds the layer from one size to the next, which may be the same."""
+        """Return a function of ``bias`` that builds the layer from one size to the next; both may be the same."""
         if size == next_size:
             return partial(CONVOLUTIONS[len(size)], channels, next_channels, 3, padding=1)
         return self.upsampling_layer(channels, next_channels, size, next_size)
@@ -75,7 +75,7 @@ class UpsamplingDecoder(Backbone):
     @staticmethod
     @abstractmethod
     def upsampling_layer(channels: int, next_channels: int, size: Size, next_size: Size) -> Callable[..., nn.Module]:
-        """Return a function of ``bias`` that builds the layer from one number of channels and size to the next."""
+        """Return a function of ``bias`` that builds the layer between two numbers of channels and sizes."""
 
     def forward(self, z: Tensor) -> Tensor:
         params: Tensor = self.net(z)

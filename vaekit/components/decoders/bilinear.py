@@ -13,12 +13,13 @@ from vaekit.roles import decoders
 
 @decoders("bilinear")
 class Bilinear(UpsamplingDecoder):
-    """Fully connected layers, then convolutions with kernels of 3, each after bilinear upsampling: no checkerboard artefacts.
+    """Fully connected layers, then bilinear upsampling followed by 3×3 convolutions: no checkerboard artefacts.
 
-    Upsampling is linear along every side, so it is bilinear for images.
+    Upsampling is linear along each side, hence bilinear for images.
 
-    It has as many parameters as ``cnn`` but about four times the arithmetic, since each convolution runs at the larger size. Each
-    upsampling has an explicit target size, so any size is met exactly, and the decoder can be exported to ONNX.
+    It has as many parameters as ``cnn`` but takes about four times the arithmetic, since each convolution runs at the larger
+    size. Every upsampling layer has an explicit target size, so any output size is matched exactly, and the decoder can be
+    exported to ONNX.
 
     Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
     unbounded.

@@ -14,11 +14,11 @@ from vaekit.roles import decoders
 
 @decoders("cnn")
 class CNN(UpsamplingDecoder):
-    """Fully connected layers, then transposed convolutions with kernels of 3; the mirror image of the encoder ``cnn``.
+    """Fully connected layers, then transposed 3×3 convolutions; the mirror image of the encoder ``cnn``.
 
-    Each transposed convolution doubles every side, or makes it one shorter than that where the example requires it, so any size
-    is met exactly, without cropping or resizing. Early in training, images may show faint checkerboard artefacts, which
-    ``bilinear`` avoids. Unlike the paper's decoder, it has 3×3 kernels and more channels.
+    Each transposed convolution doubles every side, minus one pixel where the target size requires it, so any output size is
+    matched exactly, without cropping or resizing. Early in training, images may show faint checkerboard artefacts; ``bilinear``
+    avoids them. Unlike the paper's decoder, this one has 3×3 kernels and more channels.
 
     Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
     unbounded.

@@ -17,27 +17,28 @@ from vaekit.schema import Count, Few
 
 @decoders("ldm")
 class LDMDecoder(Backbone):
-    """The decoder of latent diffusion's autoencoders, `AutoencoderKL` in diffusers: residual blocks and attention.
+    """The decoder of latent diffusion's autoencoder (`AutoencoderKL` in diffusers): residual blocks and attention.
 
-    It is meant for a grid of latents, such as ``--latent-dim 4 --latent-stride 4``, which it upsamples by 2 after each stage
-    until the size of the data is reached; what exceeds it, where the stride does not divide a side, is cropped. For a vector of
-    latents, a linear layer precedes the first stage.
+    It is meant for a grid of latents, such as ``--latent-dim 4 --latent-stride 4``, and upsamples by 2 after each stage until
+    it reaches the size of the data; if the stride does not divide a side, the excess is cropped. For a vector of latents, a
+    linear layer precedes the first stage.
 
-    Options are those of the encoder, stages in the same order. Each stage has one residual block more, as in diffusers.
+    The options are those of the encoder, with stages in the same order. Each stage has one more residual block, as in
+    diffusers.
 
     Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
     unbounded.
 
     Args:
         channels: Channels of the stages, starting at the image, as for the encoder.
-        depth: Residual blocks per stage of the encoder; each stage here has one more.
-        groups: Groups of every GroupNorm; default: as many, up to 32, as leave each at least 4 channels.
-        attention: Stages, from 1 at the image, whose blocks are each followed by self-attention. Its memory grows with the
-            square of the number of positions.
-        middle_attention: Whether there is self-attention between the first two residual blocks, at the lowest resolution.
-        quant_conv: Whether a pointwise convolution precedes the first one, as in models for diffusers up to Stable Diffusion XL.
-        signed: Whether outputs y in [-1, 1] leave as (y + 1) / 2, as of pretrained models.
-        checkpointing: Whether activations inside blocks are computed again in the backward pass instead of being kept.
+        depth: Residual blocks per encoder stage; each decoder stage has one more.
+        groups: Groups of every GroupNorm; default: the largest number up to 32 that leaves at least 4 channels per group.
+        attention: Stages with self-attention after each block, numbered from 1 at the image. Memory is quadratic in the number
+            of positions.
+        middle_attention: Whether to apply self-attention between the first two residual blocks, at the lowest resolution.
+        quant_conv: Whether to start with a pointwise convolution, as in diffusers models up to Stable Diffusion XL.
+        signed: Whether to map outputs y in [-1, 1] to (y + 1) / 2, as pretrained models require.
+        checkpointing: Whether to save memory by recomputing activations inside blocks in the backward pass.
 
     References:
         Rombach et al. (2022), "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR, arXiv:2112.10752.

@@ -8,10 +8,10 @@ from vaekit.roles import decoders
 
 @decoders("mlp")
 class MLP(FullyConnected):
-    """Fully connected layers from the latent vector to every number; the fastest backbone, for tables and images up to 32×32.
+    """Fully connected layers from the latent vector to the example; the fastest backbone, for tables and images up to 32×32.
 
-    The last layer has width × pixels weights, not shared between pixels; prefer ``cnn`` for larger images. The output may have
-    any shape.
+    The last layer has width × pixels weights, with no sharing between pixels; prefer ``cnn`` for larger images. The output may
+    have any shape.
 
     Shapes: ``(B, *in_shape)`` to ``(B, *out_shape)``, both arbitrary; outputs are unbounded.
 

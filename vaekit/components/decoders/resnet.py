@@ -28,8 +28,8 @@ from vaekit.schema import Few
 class ResNet(Backbone):
     """One linear layer, then pre-activation residual blocks with GroupNorm; five to ten times slower than ``cnn``.
 
-    Each stage has ``depth`` blocks of two convolutions with kernels of 3 and upsamples to an explicit size, met exactly. Thanks
-    to normalisation throughout, it trains at any depth, which is its purpose; on a CPU, start with ``cnn``.
+    Each stage has ``depth`` blocks of two 3×3 convolutions and upsamples to an explicit size, so any output size is matched
+    exactly. Since it is normalised throughout, it can be trained at any depth; on a CPU, start with ``cnn``.
 
     Shapes: ``(B, *in_shape)`` to ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length; outputs are
     unbounded.
@@ -38,7 +38,7 @@ class ResNet(Backbone):
         channels: Channels of the stages, from the latent vector to the image; each stage doubles the size.
         depth: Residual blocks per stage.
         activation: Nonlinearity before every convolution.
-        upsampling: How feature maps are enlarged: nearest is faster; bilinear, which is linear along every side, is smoother.
+        upsampling: Upsampling of feature maps: nearest is faster; bilinear (linear along each side) is smoother.
 
     References:
         He et al. (2016), "Identity Mappings in Deep Residual Networks", ECCV, arXiv:1603.05027.
@@ -68,7 +68,7 @@ class ResNet(Backbone):
         for (width, next_width), (smaller, larger) in zip(pairwise(channels), pairwise(sizes[:-1]), strict=True):
             layers.append(nn.Identity() if smaller == larger else nn.Upsample(larger, mode=mode))
             layers += residual_stage(num_sides, width, next_width, depth, activation)
-        # Normalisation and activation work channel by channel: before the last upsampling of an image they cost a quarter.
+        # Normalisation and activation act per channel: before the last upsampling of an image they take a quarter of the time.
         layers += [normalization_layer("group", channels[-1]), activation_layer(activation)]
         layers += [nn.Upsample(sizes[-1], mode=mode), CONVOLUTIONS[num_sides](channels[-1], out_shape[0], 3, padding=1)]
         self.net = nn.Sequential(*layers)

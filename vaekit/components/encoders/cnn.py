@@ -23,12 +23,12 @@ from vaekit.roles import encoders
 
 @encoders("cnn")
 class CNN(Backbone):
-    """Strided convolutions with kernels of 3, then fully connected layers; a sound default for images of any size.
+    """Strided 3×3 convolutions, then fully connected layers; a good default for images of any size.
 
-    Each convolution halves every side, rounding up, so the four convolutions of the default reduce 28×28 to 2×2 and 150×150 to
-    10×10. The next linear layer has weights for every remaining position: for much larger images, add an entry to ``channels``.
-    Unlike the paper's encoder, it has 3×3 kernels and more channels. For a grid of latents, halving stops at its size, and a
-    pointwise convolution takes the place of the linear layers.
+    Each convolution halves every side, rounding up, so the default four reduce 28×28 to 2×2 and 150×150 to 10×10. The next
+    linear layer has weights for every remaining position: for much larger images, add an entry to ``channels``. Unlike the
+    paper's encoder, this one has 3×3 kernels and more channels. For a grid of latents, halving stops at the size of the grid,
+    and a pointwise convolution replaces the linear layers.
 
     Shapes: ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length, to ``(B, *out_shape)``.
 
@@ -36,8 +36,7 @@ class CNN(Backbone):
         channels: Output channels of the convolutions, starting at the image; each convolution halves the size.
         hidden: Widths of the linear layers between the convolutions and the output.
         activation: Nonlinearity after every convolution and hidden layer.
-        normalization: What each of these layers is normalised over before its activation: all of an example, channel groups, or
-            nothing.
+        normalization: Normalisation of these layers before the activation: over a whole example, over channel groups, or none.
 
     References:
         Burgess et al. (2018), "Understanding disentangling in β-VAE", arXiv:1804.03599, appendix A.

@@ -17,11 +17,11 @@ from vaekit.schema import Count, Few
 
 @encoders("ldm")
 class LDMEncoder(Backbone):
-    """The encoder of latent diffusion's autoencoders, `AutoencoderKL` in diffusers: residual blocks and attention.
+    """The encoder of latent diffusion's autoencoder (`AutoencoderKL` in diffusers): residual blocks and attention.
 
     It is meant for a grid of latents, such as ``--latent-dim 4 --latent-stride 4``: each stage but the last halves every side
-    until the stride is reached. Sides that the stride does not divide are rounded up, and the decoder crops them back. For a
-    vector of latents, a linear layer follows the last stage.
+    until the stride is reached. If the stride does not divide a side, the side is rounded up, and the decoder crops the result.
+    For a vector of latents, a linear layer follows the last stage.
 
     The defaults suit a CPU. The first stage of Stable Diffusion has ``--encoder.channels 128,256,512,512 --encoder.depth 2``
     and a latent stride of 8.
@@ -31,13 +31,12 @@ class LDMEncoder(Backbone):
     Args:
         channels: Channels of the stages, starting at the image.
         depth: Residual blocks per stage.
-        groups: Groups of every GroupNorm; default: as many, up to 32, as leave each at least 4 channels.
-        attention: Stages, from 1, whose blocks are each followed by self-attention. Its memory grows with the square of the
-            number of positions.
-        middle_attention: Whether there is self-attention between the last two residual blocks, at the lowest resolution.
-        quant_conv: Whether a pointwise convolution follows the last one, as in models for diffusers up to Stable Diffusion XL.
-        signed: Whether pixels x in [0, 1] enter as 2x - 1, as pretrained models expect.
-        checkpointing: Whether activations inside blocks are computed again in the backward pass instead of being kept.
+        groups: Groups of every GroupNorm; default: the largest number up to 32 that leaves at least 4 channels per group.
+        attention: Stages with self-attention after each block, numbered from 1. Memory is quadratic in the number of positions.
+        middle_attention: Whether to apply self-attention between the last two residual blocks, at the lowest resolution.
+        quant_conv: Whether to end with a pointwise convolution, as in diffusers models up to Stable Diffusion XL.
+        signed: Whether to map pixels x in [0, 1] to 2x - 1, as pretrained models expect.
+        checkpointing: Whether to save memory by recomputing activations inside blocks in the backward pass.
 
     References:
         Rombach et al. (2022), "High-Resolution Image Synthesis with Latent Diffusion Models", CVPR, arXiv:2112.10752.

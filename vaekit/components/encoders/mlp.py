@@ -10,8 +10,8 @@ from vaekit.roles import encoders
 class MLP(FullyConnected):
     """Fully connected layers over the flattened example; the fastest backbone, for tables and images up to about 32×32.
 
-    The first layer has pixels × width weights and ignores which pixels are neighbours; prefer ``cnn`` for larger images. The
-    input may have any shape.
+    The first layer has pixels × width weights and ignores the spatial structure; prefer ``cnn`` for larger images. The input
+    may have any shape.
 
     Shapes: ``(B, *in_shape)`` to ``(B, *out_shape)``, both arbitrary.
 

@@ -24,9 +24,9 @@ from vaekit.schema import Few
 class ResNet(Backbone):
     """Pre-activation residual blocks with GroupNorm, then one linear layer; five to ten times slower than ``cnn``.
 
-    Each stage halves every side, rounding up, and has ``depth`` blocks of two convolutions with kernels of 3. Thanks to
-    normalisation throughout, it trains at any depth, which is its purpose; on a CPU, start with ``cnn``. For a grid of latents,
-    halving stops at its size, and a pointwise convolution takes the place of the linear layer.
+    Each stage halves every side, rounding up, and has ``depth`` blocks of two 3×3 convolutions. Since it is normalised
+    throughout, it can be trained at any depth; on a CPU, start with ``cnn``. For a grid of latents, halving stops at the size
+    of the grid, and a pointwise convolution replaces the linear layer.
 
     Shapes: ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``, sides of any length, to ``(B, *out_shape)``.
 

@@ -27,26 +27,26 @@ if TYPE_CHECKING:
     from vaekit.export.trained import Trained
 
 LARGEST = 2**31 - 2**20
-"""Largest size of weights, in bytes, that fits into one file: a protobuf message must be smaller than 2 GiB."""
+"""Maximum size in bytes of the weights in a single file: a protobuf message must be smaller than 2 GiB."""
 
 
 LAST_INT8_OPSET = 20
-"""The last opset that ONNX Runtime's quantisation supports: at 21, it fails or writes models that ONNX Runtime cannot load."""
+"""The latest opset that ONNX Runtime can quantise: with opset 21, it fails or writes models that it cannot load."""
 
 
 @exporters("onnx")
 class Onnx(Exporter):
-    """ONNX, for ONNX Runtime in Python, Node, browsers and elsewhere: one file, batches of 1 or more, verified against the model.
+    """ONNX, for ONNX Runtime in Python, Node, browsers and elsewhere: one file, any batch size, verified against the model.
 
-    A JSON file of the same name holds what an application needs to know: shapes, names, and the range and KL of every latent. The
-    defaults, opset 18 and IR version 8, are supported by ONNX Runtime 1.17 and later, including its web build and CUDA provider.
-    Two exports of the same model are identical byte for byte.
+    A JSON file of the same name describes the model for applications: shapes, names, and the range and KL of every latent. ONNX
+    Runtime supports the defaults, opset 18 and IR version 8, since version 1.17, including its web build and CUDA provider.
+    Repeated exports of a model are identical byte for byte.
 
     Args:
-        opset: Version of the ONNX operators.
-        fp16: Whether weights are stored in half precision, which halves the file size; inputs, outputs and arithmetic stay fp32.
-        int8: Whether layers compute with 8-bit integers where ONNX Runtime can; experimental: error and speed are reported.
-        licence: Licence of the model, kept in the metadata, for example CC-BY-4.0.
+        opset: Version of the ONNX operator set.
+        fp16: Whether to store weights in half precision, which halves the file size; inputs, outputs and arithmetic stay fp32.
+        int8: Whether to quantise layers to 8-bit integers where ONNX Runtime can; experimental: error and speed are reported.
+        licence: Licence of the model, stored in the metadata, for example CC-BY-4.0.
     """
 
     suffix: ClassVar[str] = ".onnx"
@@ -60,7 +60,7 @@ class Onnx(Exporter):
         licence: str | None = None,
     ) -> None:
         if fp16 and int8:
-            raise UsageError("an export has only one precision", given="fp16 and int8", remedy="choose one of them")
+            raise UsageError("an export cannot be both fp16 and int8", given="fp16 and int8", remedy="choose one")
         if int8 and opset > LAST_INT8_OPSET:
             raise UsageError(
                 "ONNX Runtime's 8-bit quantisation does not support this opset",
@@ -109,7 +109,7 @@ def _save(model: onnx.ModelProto, path: Path) -> tuple[str, ...]:
         return ()
     data = f"{path.name}.data"
     onnx.save_model(model, path, save_as_external_data=True, all_tensors_to_one_file=True, location=data)
-    return (f"the weights exceed the 2 GB limit of an ONNX file; they are in {data}, which must stay beside it",)
+    return (f"the weights exceed the 2 GB limit of an ONNX file; they are in {data}, which must stay next to it",)
 
 
 def _quantized(path: Path, part: Part, metadata: Mapping[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:

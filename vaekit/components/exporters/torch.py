@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @exporters("torch")
 class Torch(Exporter):
-    """PyTorch's own format, .pt2: runs in torch without vaekit or the components' code; any batch size from 1, verified.
+    """PyTorch's .pt2 format: runs in torch without vaekit or the components' code; any batch size, verified against the model.
 
-    ``torch.export.load(path).module()`` returns the function. The metadata are in the file under the name ``vaekit``.
+    ``torch.export.load(path).module()`` returns the function. The file holds the metadata under the name ``vaekit``.
 
     Args:
-        licence: Licence of the model, kept in the metadata, for example CC-BY-4.0.
+        licence: Licence of the model, stored in the metadata, for example CC-BY-4.0.
     """
 
     suffix: ClassVar[str] = ".pt2"
@@ -41,7 +41,7 @@ class Torch(Exporter):
         subject = part_of(trained, part)
         metadata = about.describe(trained, subject, precision="fp32", licence=self.licence)
         program = to_program(subject)
-        for node in program.graph.nodes:  # it contains paths of this machine
+        for node in program.graph.nodes:  # it contains local paths
             node.meta.pop("stack_trace", None)
         with staged(path) as temporary:
             torch.export.save(program, temporary, extra_files={about.KEY: json.dumps(metadata, ensure_ascii=False)})

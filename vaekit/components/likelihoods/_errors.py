@@ -1,4 +1,4 @@
-"""What likelihoods that are errors without a scale share."""
+"""Base class of the likelihoods that are errors without a scale."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from vaekit.nn.heads import Link, mean_image
 
 
 class ErrorLikelihood(Likelihood):
-    """The sum of an error over pixels, which is a log-likelihood up to a constant."""
+    """A sum of errors over pixels: a negative log-likelihood up to a constant."""
 
     normalised: ClassVar[bool] = False
     factorised: ClassVar[bool] = True
     pixels: ClassVar[type[SquaredErrorPixels | AbsoluteErrorPixels]]
-    """The density, up to that constant."""
+    """The density, up to the constant."""
 
     def __init__(self, data_shape: Shape, *, link: Link = "sigmoid") -> None:
-        """Set the link.
+        """Store the link.
 
         Args:
             data_shape: Shape of an example.

@@ -13,10 +13,10 @@ from vaekit.roles import likelihoods
 
 @likelihoods("bce")
 class BCE(Likelihood):
-    """Bernoulli pixels: binary cross-entropy on logits, a log-likelihood only for binary pixels.
+    """Bernoulli pixels: binary cross-entropy with logits; a log-likelihood only for binary pixels.
 
-    On grey pixels, training works, but the value is only a cross-entropy, and is reported as such. Pixels outside [0, 1] are
-    rejected.
+    Grey pixels can be used for training, but the value is then only a cross-entropy and reported as such. Pixels outside [0, 1]
+    are rejected.
 
     References:
         Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix C.1.

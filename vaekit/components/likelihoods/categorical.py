@@ -8,20 +8,20 @@ from torch import Tensor
 
 from vaekit.distributions import CategoricalPixels
 from vaekit.interfaces import Likelihood, Scores, Shape
-from vaekit.nn.heads import fields_of, widened_by
+from vaekit.nn.heads import fields_of, multiply_channels
 from vaekit.roles import likelihoods
 
 
 @likelihoods("categorical")
 class Categorical(Likelihood):
-    """8-bit pixels with arbitrary probabilities: a softmax over the 256 grey levels of each pixel. It needs images of bytes.
+    """8-bit pixels with arbitrary probabilities: a softmax over the 256 grey levels of each pixel. Requires uint8 images.
 
-    The decoder emits a logit for every bin of every pixel. A fully connected decoder then has many weights, and fewer bins help:
-    the levels of a bin are equally probable, so bits per dimension remain exact. The model has to learn that neighbouring levels
-    are similar; `discretized_logistic_mixture` has that built in.
+    The decoder outputs a logit for every bin of every pixel. This gives a fully connected decoder many weights; use fewer bins
+    to reduce them: the levels of a bin are equally probable, so bits per dimension remain exact. The model has to learn that
+    neighbouring levels are similar; `discretized_logistic_mixture` knows this from the start.
 
     Args:
-        bins: Number of equal bins that the grey levels are divided into.
+        bins: Number of equal bins of grey levels.
 
     References:
         van den Oord et al. (2016), "Pixel Recurrent Neural Networks", ICML, arXiv:1601.06759, section 2.2.
@@ -37,7 +37,7 @@ class Categorical(Likelihood):
 
     @property
     def param_shape(self) -> Shape:
-        return widened_by(self.data_shape, self.bins)
+        return multiply_channels(self.data_shape, self.bins)
 
     def forward(self, params: Tensor) -> CategoricalPixels:
         ndim = len(self.data_shape)

@@ -15,8 +15,8 @@ from vaekit.roles import likelihoods
 class ContinuousBernoulli(Likelihood):
     """Continuous Bernoulli pixels: the cross-entropy of `bce` plus the constant that makes it a density on [0, 1].
 
-    Thus the ELBO of grey pixels is a bound, and bits per dimension are defined. The density has its mode at black or white; its
-    mean, the decoded image, is closer to grey than the sigmoid of the logits.
+    The ELBO on grey pixels is therefore a bound, and bits per dimension are defined. The density has its mode at black or
+    white; its mean, the decoded image, is closer to grey than the sigmoid of the logits.
 
     References:
         Loaiza-Ganem and Cunningham (2019), "The Continuous Bernoulli: Fixing a Pervasive Error in Variational Autoencoders",

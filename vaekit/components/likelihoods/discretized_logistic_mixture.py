@@ -11,25 +11,24 @@ from torch import Tensor
 
 from vaekit.distributions import DiscretizedLogisticMixturePixels
 from vaekit.interfaces import Likelihood, Scores, Shape
-from vaekit.nn.heads import MIN_SCALE, fields_of, softly_above, softly_below, widened_by
+from vaekit.nn.heads import MIN_SCALE, fields_of, multiply_channels, soft_lower_bound, soft_upper_bound
 from vaekit.roles import likelihoods
 from vaekit.schema import Few
 
 MAX_SCALE, SPREAD = 10.0, 2.0
-"""Bound of the scales, at which pixels are black or white; and the logits between which locations start."""
+"""Upper bound of the scales, where pixels are black or white, and the logits between which the locations start."""
 
 
 @likelihoods("discretized_logistic_mixture")
 class DiscretizedLogisticMixture(Likelihood):
-    """8-bit pixels: for each number, a mixture of logistic distributions over grey levels, so a pixel may be dark or light.
+    """8-bit pixels: each is a mixture of logistic distributions over grey levels, so it can be either dark or light.
 
-    The decoder emits the weight, the location and the log scale of every component. Channels are independent given the code;
-    those of PixelCNN++ depend on each other. It needs images of bytes; the ELBO bounds log p(x), and bits per dimension are
-    exact.
+    The decoder outputs the weight, location and log scale of every component. Unlike in PixelCNN++, channels are independent
+    given the code. Requires uint8 images; the ELBO bounds log p(x), and bits per dimension are exact.
 
     Args:
         num_components: Number of components.
-        scale: Scale where the decoder emits 0, in units of the pixel range; it is bounded below by one grey level, 1/256.
+        scale: Scale for a decoder output of 0, in units of the pixel range; bounded below by one grey level, 1/256.
 
     References:
         Salimans et al. (2017), "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other
@@ -55,10 +54,10 @@ class DiscretizedLogisticMixture(Likelihood):
 
     @property
     def param_shape(self) -> Shape:
-        return widened_by(self.data_shape, 3 * self.num)
+        return multiply_channels(self.data_shape, 3 * self.num)
 
     def forward(self, params: Tensor) -> DiscretizedLogisticMixturePixels:
         ndim = len(self.data_shape)
         logits, location, log_scale = fields_of(params, ndim, 3, self.num).unbind(-ndim - 2)
-        log_scale = softly_below(softly_above(self.log_scale + log_scale, math.log(MIN_SCALE)), math.log(MAX_SCALE))
+        log_scale = soft_upper_bound(soft_lower_bound(self.log_scale + log_scale, math.log(MIN_SCALE)), math.log(MAX_SCALE))
         return DiscretizedLogisticMixturePixels(logits, torch.sigmoid(location + self.start), log_scale, ndim)

@@ -17,13 +17,13 @@ from vaekit.roles import likelihoods
 class Gaussian(Likelihood):
     """Gaussian pixels ``N(mean(z), sigma^2)`` with one σ for all pixels, learned by default; the default for colour images.
 
-    A learned σ balances reconstruction and KL by maximum likelihood, with no β to tune. Its lower bound is one grey level, 1/256;
-    otherwise the density of exactly predicted pixels would grow without limit.
+    A learned σ balances reconstruction and KL by maximum likelihood, with no β to tune. It is bounded below by one grey level,
+    1/256; otherwise the density of exactly predicted pixels would grow without bound.
 
     Args:
         sigma: Standard deviation, in units of the pixel range; the initial value if it is learned.
-        learned: Whether σ is a parameter of the model.
-        link: How the decoder's output becomes the mean image.
+        learned: Whether to learn σ.
+        link: Function that maps the decoder's output to the mean image.
 
     References:
         Rybkin et al. (2021), "Simple and Effective VAE Training with Calibrated Decoders", ICML, arXiv:2006.13202.

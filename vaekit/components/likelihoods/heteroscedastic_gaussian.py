@@ -10,20 +10,20 @@ from torch import Tensor
 
 from vaekit.distributions import GaussianPixels
 from vaekit.interfaces import Likelihood, Shape
-from vaekit.nn.heads import MIN_SCALE, Link, fields_of, mean_image, softly_above, widened_by
+from vaekit.nn.heads import MIN_SCALE, Link, fields_of, mean_image, multiply_channels, soft_lower_bound
 from vaekit.roles import likelihoods
 
 
 @likelihoods("heteroscedastic_gaussian")
 class HeteroscedasticGaussian(Likelihood):
-    """Gaussian pixels ``N(mean(z), sigma(z)^2)``: the decoder also emits a log σ for each pixel, which tells where it is unsure.
+    """Gaussian pixels ``N(mean(z), sigma(z)^2)``: the decoder also outputs a log σ for each pixel.
 
-    Pixels that never change drive σ to its lower bound, one grey level (1/256), and then dominate the likelihood: for images with
-    a constant background, samples may be worse than with the single σ of `gaussian`. It suits tables and signals.
+    Constant pixels drive σ to its lower bound, one grey level (1/256), and then dominate the likelihood: for images with a
+    constant background, samples may be worse than with the single σ of `gaussian`. Well suited to tables and signals.
 
     Args:
-        sigma: Standard deviation where the decoder emits 0, in units of the pixel range.
-        link: How the decoder's output becomes the mean image.
+        sigma: Standard deviation for a decoder output of 0, in units of the pixel range.
+        link: Function that maps the decoder's output to the mean image.
 
     References:
         Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix C.2.
@@ -38,10 +38,10 @@ class HeteroscedasticGaussian(Likelihood):
 
     @property
     def param_shape(self) -> Shape:
-        return widened_by(self.data_shape, 2)
+        return multiply_channels(self.data_shape, 2)
 
     def forward(self, params: Tensor) -> GaussianPixels:
         ndim = len(self.data_shape)
         mean, log_sigma = fields_of(params, ndim, 2).unbind(-ndim - 1)
-        log_scale = softly_above(self.log_sigma + log_sigma, math.log(MIN_SCALE))
+        log_scale = soft_lower_bound(self.log_sigma + log_sigma, math.log(MIN_SCALE))
         return GaussianPixels(mean_image(mean, self.link), log_scale, ndim)

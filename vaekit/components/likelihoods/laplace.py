@@ -15,12 +15,12 @@ from vaekit.roles import likelihoods
 
 @likelihoods("laplace")
 class Laplace(Likelihood):
-    """Laplace pixels: absolute errors relative to one scale b, learned by default; less blur at edges than a Gaussian.
+    """Laplace pixels: absolute errors with one scale b, learned by default; less blur at edges than with a Gaussian.
 
     Args:
         scale: Mean absolute deviation b, in units of the pixel range; the initial value if it is learned.
-        learned: Whether b is a parameter of the model; a learned b is bounded below by one grey level, 1/256.
-        link: How the decoder's output becomes the mean image.
+        learned: Whether to learn b; a learned b is bounded below by one grey level, 1/256.
+        link: Function that maps the decoder's output to the mean image.
     """
 
     factorised: ClassVar[bool] = True

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from vaekit.distributions import NegativeBinomialCounts, at_least_float32
 from vaekit.interfaces import Likelihood, Scores, Shape
-from vaekit.nn.heads import MAX_LOG_RATE, SPEEDUP, log_counts, softly_below
+from vaekit.nn.heads import MAX_LOG_RATE, SPEEDUP, log_counts, soft_upper_bound
 from vaekit.roles import likelihoods
 
 MAX_SHAPE = 1000.0
-"""Bound of the inverse dispersion, where counts are nearly Poisson; beyond it, differences of log Γ lose precision in float32."""
+"""Upper bound of the inverse dispersion: counts are nearly Poisson, and differences of log Γ still precise in float32."""
 
 
 @likelihoods("negative_binomial")
 class NegativeBinomial(Likelihood):
     """Counts of mean μ and variance ``μ + μ²/r``: Poisson counts with varying rates, such as gene expression in cells.
 
-    The encoder sees ``log(1 + x)``. The decoder emits log μ, at most 20. The inverse dispersion r of each feature is learned.
-    There is no library size: the code has to carry the total count of an example.
+    The encoder sees ``log(1 + x)``. The decoder outputs log μ, at most 20. The inverse dispersion r of each feature is learned.
+    Library size is not modelled: the code has to encode the total count of an example.
 
     References:
         Lopez et al. (2018), "Deep Generative Modeling for Single-Cell Transcriptomics", Nature Methods.
@@ -39,8 +39,8 @@ class NegativeBinomial(Likelihood):
         return log_counts(x)
 
     def forward(self, params: Tensor) -> NegativeBinomialCounts:
-        log_mean = softly_below(at_least_float32(params), MAX_LOG_RATE)
-        log_shape = softly_below(SPEEDUP * self.log_shape, math.log(MAX_SHAPE)).view(self.data_shape)
+        log_mean = soft_upper_bound(at_least_float32(params), MAX_LOG_RATE)
+        log_shape = soft_upper_bound(SPEEDUP * self.log_shape, math.log(MAX_SHAPE)).view(self.data_shape)
         return NegativeBinomialCounts(log_mean, log_shape, len(self.data_shape))
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:

@@ -19,13 +19,13 @@ from vaekit.trace import Trace
 class OptimalGaussian(Likelihood):
     """Gaussian pixels with the maximum-likelihood σ: σ² is the mean squared error, without a gradient or learning rate.
 
-    In the paper, σ² is that of the batch itself. Here it is a moving average over training batches, at least one squared grey
-    level, (1/256)², so that the score of an example does not depend on its batch, and the bound holds on new data. It starts at
-    the error of the untrained model. Once the average has settled, the gradient is the paper's.
+    In the paper, σ² is computed from the batch itself. Here it is a moving average over training batches, at least one squared
+    grey level, (1/256)², so that the score of an example does not depend on its batch and the bound holds on new data. It
+    starts at the error of the untrained model. Once the average has converged, the gradient is the paper's.
 
     Args:
         decay: Decay of the moving average per step; 0 for the error of the previous batch.
-        link: How the decoder's output becomes the mean image.
+        link: Function that maps the decoder's output to the mean image.
 
     References:
         Rybkin et al. (2021), "Simple and Effective VAE Training with Calibrated Decoders", ICML, arXiv:2006.13202.
@@ -45,7 +45,7 @@ class OptimalGaussian(Likelihood):
         return GaussianPixels(mean_image(params, self.link), 0.5 * torch.log(self.variance), len(self.data_shape))
 
     def statistics(self, p: Density, x: Tensor) -> Tensor:
-        """Return the sum of squared errors of each example, averaged over samples, and the number of its known numbers."""
+        """Return the sum of squared errors of each example, averaged over samples, and its number of observed values."""
         known = ~x.isnan()
         errors = torch.where(known, x.nan_to_num(0.0) - p.mean, 0.0).square()
         total: Tensor = errors.flatten(-len(self.data_shape)).sum(-1)
@@ -61,7 +61,7 @@ class OptimalGaussian(Likelihood):
 
     def _error(self, trace: Trace) -> Tensor:
         statistics = trace.statistics
-        assert statistics is not None  # its own method
+        assert statistics is not None  # defined above
         total, known = statistics.sum(0)
         error: Tensor = (total / known.clamp(min=1)).clamp(min=MIN_SCALE**2)
         return error.to(self.variance.dtype).view(1)

@@ -11,26 +11,35 @@ from torch import Tensor, nn
 
 from vaekit.distributions import StudentTPixels
 from vaekit.interfaces import Likelihood, Shape
-from vaekit.nn.heads import MIN_SCALE, SPEEDUP, Link, fields_of, mean_image, softly_above, softly_below, widened_by
+from vaekit.nn.heads import (
+    MIN_SCALE,
+    SPEEDUP,
+    Link,
+    fields_of,
+    mean_image,
+    multiply_channels,
+    soft_lower_bound,
+    soft_upper_bound,
+)
 from vaekit.roles import likelihoods
 
 MAX_DOF = 1000.0
-"""Bound of the learned degrees of freedom: up to three standard deviations, a Gaussian to within 0.02 nats."""
+"""Upper bound of the learned degrees of freedom: within three standard deviations, a Gaussian up to 0.02 nats."""
 
 
 @likelihoods("student_t")
 class StudentT(Likelihood):
-    """Numbers with Student's t distribution: an outlier costs only the log of its distance, so it hardly changes the model.
+    """Student's t distribution: the cost of an outlier grows with the log of its distance, so it hardly affects the model.
 
-    The decoder emits a location and a log scale for each number. The degrees of freedom ν are a single number, learned by
-    default: low with outliers, high without. The paper's decoder emits ν for each number as well. Bits per dimension are not
-    available, as they need the distribution function.
+    The decoder outputs a location and a log scale for each value. The degrees of freedom ν are shared and learned by default:
+    low with outliers, high without. In the paper, the decoder also outputs ν for each value. Bits per dimension are not
+    available, since they need the distribution function.
 
     Args:
-        dof: Degrees of freedom ν, above 1; the initial value if they are learned.
-        learned: Whether ν is a parameter of the model.
-        scale: Scale where the decoder emits 0, in units of the pixel range; it is bounded below by one grey level, 1/256.
-        link: How the decoder's output becomes the mean image.
+        dof: Degrees of freedom ν, above 1; the initial value if learned.
+        learned: Whether to learn ν.
+        scale: Scale for a decoder output of 0, in units of the pixel range; bounded below by one grey level, 1/256.
+        link: Function that maps the decoder's output to the mean image.
 
     References:
         Takahashi et al. (2018), "Student-t Variational Autoencoder for Robust Density Estimation", IJCAI.
@@ -59,18 +68,18 @@ class StudentT(Likelihood):
 
     @property
     def param_shape(self) -> Shape:
-        return widened_by(self.data_shape, 2)
+        return multiply_channels(self.data_shape, 2)
 
     @property
     def dof(self) -> Tensor:
         """The degrees of freedom, ``(1,)``."""
-        log_excess = softly_below(SPEEDUP * self.log_excess, math.log(MAX_DOF)) if self.learned_dof else self.log_excess
+        log_excess = soft_upper_bound(SPEEDUP * self.log_excess, math.log(MAX_DOF)) if self.learned_dof else self.log_excess
         return 1 + torch.exp(log_excess)
 
     def forward(self, params: Tensor) -> StudentTPixels:
         ndim = len(self.data_shape)
         location, log_scale = fields_of(params, ndim, 2).unbind(-ndim - 1)
-        log_scale = softly_above(self.log_scale + log_scale, math.log(MIN_SCALE))
+        log_scale = soft_lower_bound(self.log_scale + log_scale, math.log(MIN_SCALE))
         return StudentTPixels(mean_image(location, self.link), log_scale, self.dof, ndim)
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from vaekit.training.logger import Outcome
 
 LARGEST_REQUEST = {"params": 100, "metrics": 1000}
-"""The most entities that MLflow accepts in one request."""
+"""Maximum number of entities that MLflow accepts in one request."""
 
 
 @loggers("mlflow")
 class Mlflow(Logger):
-    """MLflow: metrics, images as artifacts, and the spec as parameters, in a database or on a tracking server.
+    """MLflow: log metrics, images as artifacts and the spec as parameters to a database or a tracking server.
 
-    A resumed run continues under the same id, which is kept in `mlflow.json` in the run folder; repeated steps that MLflow
-    already has are skipped. Needs `pip install "vaekit[mlflow]"`; for `mlflow ui`, install the full MLflow package. Requests to a
-    server that does not answer are retried, by default for minutes: set MLFLOW_HTTP_REQUEST_MAX_RETRIES to change how often.
+    A resumed run continues under the same id, which is stored in `mlflow.json` in the run folder; steps that MLflow already has
+    are skipped. Requires `pip install "vaekit[mlflow]"`; for `mlflow ui`, install the full MLflow package. If the server does
+    not respond, requests are retried, by default for minutes: set MLFLOW_HTTP_REQUEST_MAX_RETRIES to change this.
 
     Args:
-        tracking_uri: Where runs are kept, for example sqlite:///mlflow.db or http://host:5000; default: MLFLOW_TRACKING_URI.
-        experiment: Experiment in which runs are grouped; created if it does not exist.
+        tracking_uri: Tracking URI, for example sqlite:///mlflow.db or http://host:5000; default: MLFLOW_TRACKING_URI.
+        experiment: Name of the experiment; created if it does not exist.
     """
 
     def __init__(self, *, tracking_uri: str | None = None, experiment: str = "vaekit") -> None:
@@ -62,7 +62,7 @@ class Mlflow(Logger):
         return f"{uri if uri.startswith('http') else f'mlflow ui --backend-store-uri {uri}'}, experiment {self.experiment}"
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        if self.resumed:  # ask MLflow once which steps it has, by a metric that every epoch has
+        if self.resumed:  # ask MLflow once which steps it has, using a metric logged every epoch
             self.before = max((metric.step for metric in self.client.get_metric_history(self.id, next(iter(values)))), default=-1)
             self.resumed = False
         if step > self.before:

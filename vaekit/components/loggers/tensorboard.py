@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from vaekit.training.logger import Codes, Outcome
 
 LARGEST_SPRITE = 8192
-"""Largest side, in pixels, of the sheet of images that TensorBoard's projector can show."""
+"""Maximum side length in pixels of the sprite image in TensorBoard's projector."""
 LARGEST_THUMBNAIL = 64
-"""Largest side of an image on that sheet, in pixels."""
+"""Maximum side length in pixels of an image in the sprite."""
 
 
 @loggers("tensorboard")
 class Tensorboard(Logger):
-    """TensorBoard: curves, images and the latent projector, in event files in the run folder.
+    """TensorBoard: write curves, images and the latent projector to event files in the run folder.
 
-    `tensorboard --logdir runs` shows all runs side by side. A resumed run continues in the same folder; repeated steps supersede
-    what was written for them. When training is done, the projector shows codes of test images with their labels and the images
-    themselves. Needs `pip install "vaekit[tensorboard]"`.
+    `tensorboard --logdir runs` shows all runs side by side. A resumed run continues in the same folder; repeated steps replace
+    the earlier records. After training, the projector shows the codes of test images with their labels and thumbnails. Requires
+    `pip install "vaekit[tensorboard]"`.
 
     Args:
-        log_dir: Folder that holds a subfolder for each run, named after it; default: `tensorboard` in the run folder.
-        projector: Largest number of test images whose codes the projector shows; 0 for none.
+        log_dir: Folder for logs, with a subfolder named after each run; default: `tensorboard` in the run folder.
+        projector: Maximum number of test images to show in the projector; 0 for none.
     """
 
     def __init__(self, *, log_dir: str | None = None, projector: NonNegativeInt = 1000) -> None:
@@ -78,8 +78,8 @@ class Tensorboard(Logger):
 
 
 def thumbnails(codes: Codes) -> Tensor:
-    """Return pictures in the projector's format, ``(N, C, S, S)`` on black: grey or RGB, and small enough for one sheet."""
-    drawn = codes.images.ndim < 4  # signals and rows of tables, which need not be drawn larger than they are shown
+    """Return thumbnails for the projector, ``(N, C, S, S)`` on black: grey or RGB, small enough for one sprite image."""
+    drawn = codes.images.ndim < 4  # signals and table rows need not be drawn larger than they are shown
     images = tiles(codes.images, small=LARGEST_THUMBNAIL // WIDE if drawn else 1) / 255
     num, _, height, width = images.shape
     longest = max(height, width)

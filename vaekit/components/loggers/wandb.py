@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 @loggers("wandb")
 class Wandb(Logger):
-    """Weights & Biases: curves, images, the spec as the configuration, and the test set's numbers as the summary.
+    """Weights & Biases: log curves, images, the spec as the config, and the test metrics as the summary.
 
-    Its files are in `wandb` in the run folder. A resumed run continues under the same id; repeated steps that W&B already has are
-    skipped. W&B may lack the last epochs of a run that was killed; `metrics.jsonl` has them. Needs `pip install "vaekit[wandb]"`,
-    and `wandb login` unless it runs offline.
+    Files are written to `wandb` in the run folder. A resumed run continues under the same id; steps that W&B already has are
+    skipped. If a run is killed, W&B may lack its last epochs; `metrics.jsonl` has them. Requires `pip install "vaekit[wandb]"`
+    and, in online mode, `wandb login`.
 
     Args:
-        project: Project in which runs are grouped.
-        entity: User or team that owns the runs; default: you.
-        mode: Whether numbers are sent immediately or kept for `wandb sync`; default: WANDB_MODE, else online.
+        project: Name of the project.
+        entity: User or team that owns the runs; default: the current user.
+        mode: Whether to send logs immediately or store them for `wandb sync`; default: WANDB_MODE if set, else online.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class Wandb(Logger):
             tags=spec.train.tag,
             dir=run,
             config=spec.model_dump(mode="json"),
-            reinit="create_new",  # the models of a sweep are trained side by side
-            settings=self.library.Settings(console="off", silent=True),  # vaekit itself reports to the terminal
+            reinit="create_new",  # the models of a sweep are trained concurrently
+            settings=self.library.Settings(console="off", silent=True),  # vaekit reports to the terminal
         )
         self._remember(self.before)
         return f"wandb sync {Path(self.run.dir).parent}" if self.run.offline else str(self.run.url)
@@ -76,5 +76,5 @@ class Wandb(Logger):
         self.run.finish(exit_code=0 if outcome is not None else 1)
 
     def _remember(self, step: int) -> None:
-        """Save what a resumed run needs: the id and the last step that was sent."""
+        """Save what is needed to resume: the run id and the last step sent."""
         write_text(self.file, json.dumps({"id": self.id, "step": step}) + "\n")

@@ -1,4 +1,4 @@
-"""What the importance-weighted bounds share."""
+"""Helpers of the importance-weighted bounds."""
 
 from __future__ import annotations
 

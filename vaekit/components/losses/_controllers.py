@@ -1,4 +1,4 @@
-"""What losses with a β that training finds share."""
+"""Base class of the losses that adjust β during training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vaekit.trace import Trace
 
 
 class ControlledKL(Loss):
-    """``β KL``, with a β that is state without gradients; subclasses register it and compute the next one."""
+    """``β KL``, where β is a buffer; subclasses register it and compute its next value."""
 
     covers: ClassVar[frozenset[Slot]] = frozenset({"divergence"})
     requires: ClassVar[frozenset[str]] = frozenset({Capability.LOG_PROB_OF_DRAWS})

@@ -1,4 +1,4 @@
-"""What losses with a critic share: the network and the terms of both sides."""
+"""Parts of the losses with a critic: the network and the loss terms of both players."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from vaekit.trace import Trace
 
 
 class ExampleCritic(nn.Module):
-    """A critic on examples: features, then a logit that is high for data and low for what the model generates.
+    """A critic on examples: features, then a logit that is high for real and low for generated examples.
 
-    The features come from strided convolutions or, for tables, from linear layers. Without batch normalisation, a logit does not
-    depend on the rest of the batch.
+    The features come from strided convolutions or, for tables, from linear layers. There is no batch normalisation, so a logit
+    does not depend on the rest of the batch.
 
     Args:
         data_shape: Shape of an example.
-        channels: Output channels of the convolutions, each of which halves the size; widths of linear layers for tables.
-        hidden: Widths of the linear layers between the features and the logit; None for a logit at every position of the
-            features, which judges a patch.
+        channels: Output channels of the convolutions, each of which halves the size; for tables, widths of linear layers.
+        hidden: Widths of the linear layers between the features and the logit; None for a logit per position, which judges a
+            patch.
 
     References:
         Isola et al. (2017), "Image-to-Image Translation with Conditional Adversarial Networks", CVPR, arXiv:1611.07004,
@@ -51,31 +51,31 @@ class ExampleCritic(nn.Module):
             self.head = nn.Sequential(fully_connected(shape, hidden or (), (1,), "leaky_relu"))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the logits of features ``(N, ...)``: ``(N, P)`` for P patches; P is 1 if the critic judges whole examples."""
+        """Return the logits of features ``(N, ...)``, ``(N, P)`` for P patches; P is 1 if the critic judges whole examples."""
         logits: Tensor = at_least_float32(self.head(features))
         return logits
 
 
 def critic_aim(lr: float) -> Aim:
-    """Return the aim that trains the network ``critic`` of a loss by its method ``criticise``, with a separate optimiser."""
+    """Return the aim that trains a loss's network ``critic`` through its method ``criticise``, with a separate optimiser."""
     return Aim("criticise", moves=(), own=("critic",), optim=Optim(lr=lr, betas=(0.5, 0.9)), judged=False)
 
 
-def as_seen(images: Tensor, trace: Trace) -> Tensor:
-    """Scale examples ``(*S, B, ...)`` from the data's range to [-1, 1], as a critic sees them.
+def critic_input(images: Tensor, trace: Trace) -> Tensor:
+    """Scale examples ``(*S, B, ...)`` from the data range to [-1, 1], the critic's input range.
 
-    Numbers missing in the data are 0 in all examples, so they give nothing away.
+    Values missing in the data are set to 0 in real and generated examples alike, so that the critic cannot exploit them.
     """
     low, high = trace.model.value_range
     scaled: Tensor = (images - low) * (2 / (high - low)) - 1
     return scaled.masked_fill(trace.x.isnan(), 0) if trace.model.missing else scaled
 
 
-def taken_for_data(logits: Tensor) -> Tensor:
-    """Return ``-log D``: the critic's loss on data, and the model's for fooling it."""
+def real_loss(logits: Tensor) -> Tensor:
+    """Return ``-log D``: the critic's loss on real examples, and the model's loss for fooling the critic."""
     return F.softplus(-logits)
 
 
-def taken_for_made(logits: Tensor) -> Tensor:
-    """Return ``-log(1 - D)``: the critic's loss on what the model generates."""
+def fake_loss(logits: Tensor) -> Tensor:
+    """Return ``-log(1 - D)``: the critic's loss on generated examples."""
     return F.softplus(logits)

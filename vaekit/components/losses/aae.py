@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.components.losses._critics import critic_aim, taken_for_data, taken_for_made
+from vaekit.components.losses._critics import critic_aim, fake_loss, real_loss
 from vaekit.distributions import at_least_float32
 from vaekit.interfaces import Aim, Capability, Loss, Slot
 from vaekit.nn.layers import Widths, fully_connected
@@ -19,15 +19,16 @@ from vaekit.trace import Trace
 
 @losses("aae")
 class AAE(Loss):
-    """``-λ log D(z)``: the adversarial autoencoder, in which a critic D, not a KL, draws the codes to the prior.
+    """``-λ log D(z)``: the adversarial autoencoder, in which a critic D replaces the KL.
 
-    The critic tells draws from the prior from codes: it maximises ``log D(z_p) + log(1 - D(z))``. Thus the codes as a whole
-    follow the prior, rather than those of each image. The posterior needs no density: with `delta`, the model is an autoencoder
-    that can be sampled from. The logit of D estimates the log ratio of the two densities; its negative mean over codes is logged
-    as ``aggregate_kl``, an estimate of KL(q(z) ‖ p(z)). A prior that has parameters is fitted to the codes by maximum likelihood.
+    The critic learns to distinguish prior samples from codes: it maximises ``log D(z_p) + log(1 - D(z))``. This matches the
+    aggregate posterior, not the posterior of each image, to the prior. The posterior needs no density: with `delta`, the model
+    is an autoencoder that can be sampled from. The logit of D estimates the log ratio of the two densities; its negative mean
+    over codes is logged as ``aggregate_kl``, an estimate of KL(q(z) ‖ p(z)). A learnable prior is fitted to the codes by
+    maximum likelihood.
 
-    With a weight far above the default, the codes follow the prior before they tell images apart; on digits, a weight of 50 left
-    the codes almost uninformative.
+    With a much larger weight, the codes match the prior before they carry information; on digits, a weight of 50 left the codes
+    almost uninformative.
 
     Args:
         latent_dim: Number of latents.
@@ -62,24 +63,24 @@ class AAE(Loss):
         }
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:
-        """Draw the base noise of ``num`` latent vectors of the prior."""
+        """Draw the base noise of ``num`` prior samples."""
         noise: Tensor = model.prior.draw_noise(num, generator, like=like)
         return noise
 
     def forward(self, trace: Trace) -> Tensor:
         logits = self.logits(trace.z)
         trace.metrics["aggregate_kl"] = -logits
-        return self.weight(trace.epoch) * taken_for_data(logits)
+        return self.weight(trace.epoch) * real_loss(logits)
 
     def fit_prior(self, trace: Trace) -> Tensor:
         """Return ``-log p(z)``, ``(B,)``."""
         return -trace.site.log_p
 
     def criticise(self, trace: Trace) -> Tensor:
-        """Return the cross-entropy of the critic on draws from the prior and on codes, ``(B,)``."""
+        """Return the critic's cross-entropy on prior samples and codes, ``(B,)``."""
         drawn, coded = self.logits(trace.site.p.rsample(self.noise_of(trace))), self.logits(trace.z)
         trace.metrics["aae_critic_accuracy"] = 0.5 * ((drawn > 0).to(drawn) + (coded < 0).to(drawn))
-        return 0.5 * (taken_for_data(drawn) + taken_for_made(coded))
+        return 0.5 * (real_loss(drawn) + fake_loss(coded))
 
     def logits(self, z: Tensor) -> Tensor:
         """Return the critic's logits of codes, ``(B,)``."""

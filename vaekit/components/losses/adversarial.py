@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from vaekit.components.losses._critics import ExampleCritic, as_seen, critic_aim, taken_for_data, taken_for_made
+from vaekit.components.losses._critics import ExampleCritic, critic_aim, critic_input, fake_loss, real_loss
 from vaekit.distributions import Density, at_least_float32
 from vaekit.interfaces import Aim, Loss, Shape
 from vaekit.nn.layers import Channels, Widths
@@ -20,31 +20,31 @@ from vaekit.roles import losses
 from vaekit.trace import Trace, mean_over_samples
 
 TINY = 1e-12
-"""The smallest norm of a gradient that is divided by."""
+"""Lower bound of a gradient norm in a denominator."""
 
 
 @losses("adversarial")
 class Adversarial(Loss):
-    """``-λ log D(x~)``, added to the likelihood: sharpens reconstructions x~, which a critic D tells from data.
+    """``-λ log D(x~)``, added to the likelihood: a critic D of reconstructions x~ makes them sharper.
 
-    The critic judges patches of an image, or all of it with ``hidden``; what follows is averaged over patches. It maximises
-    ``log D(x) + log(1 - D(x~))``, or the margins of a hinge loss. It never sees samples from the prior; in `vae_gan`, it does.
-    The loss covers neither reconstruction nor KL. While λ is 0, as until epoch 5 with ``step(0, 0.5, 5)``, the critic does not
-    train either.
+    The critic judges patches of an image or, with ``hidden``, the whole image; losses are averaged over patches. It maximises
+    ``log D(x) + log(1 - D(x~))``, or the margins of a hinge loss. Unlike in `vae_gan`, it never sees samples from the prior.
+    The loss covers neither reconstruction nor KL. While λ is 0, for example until epoch 5 with ``step(0, 0.5, 5)``, the critic
+    is not trained either.
 
-    With ``adaptive``, λ is ``weight |∂ log p(x|z)| / |∂ log D(x~)|`` for each image. The gradients are those with respect to the
-    parameters of the likelihood: a weight of 0.5 makes the critic's gradient half as long as that of the reconstruction,
-    regardless of their units. VQGAN uses gradients of the last layer's weights, averaged over a batch; gradients per image make
-    the weight independent of the batch, the number of processes and the decoder.
+    With ``adaptive``, λ is ``weight |∂ log p(x|z)| / |∂ log D(x~)|`` for each image. Gradients are taken with respect to the
+    parameters of the likelihood: a weight of 0.5 makes the norm of the critic's gradient half that of the reconstruction,
+    regardless of their units. VQGAN uses gradients with respect to the last layer's weights, averaged over a batch; per-image
+    gradients make the weight independent of the batch, the number of processes and the decoder.
 
     Args:
         data_shape: Shape of an example.
-        weight: Weight λ of the model's term, in nats; with ``adaptive``, the ratio of the gradients.
+        weight: Weight λ of the model's term, in nats; with ``adaptive``, the ratio of the gradient norms.
         adaptive: Whether λ is relative to the gradient of the reconstruction.
-        objective: What the critic maximises: the likelihood of its decisions, or margins of up to 1 (hinge).
-        feature_matching: Weight of ``Σ_l mean |f_l(x) - f_l(x~)|``, the mean absolute difference of the critic's features in each
-            layer l, which the model minimises; it steadies training.
-        r1: Weight γ of ``γ/2 |∂D(x)/∂x|²``, which the critic minimises: a penalty on its gradient at data.
+        objective: The critic's objective: the log-likelihood of its decisions, or the hinge loss.
+        feature_matching: Weight of ``Σ_l mean |f_l(x) - f_l(x~)|``, the mean absolute difference of the critic's features in
+            each layer l, which the model minimises; stabilises training.
+        r1: Weight γ of the critic's gradient penalty on real images, ``γ/2 |∂D(x)/∂x|²``.
         channels: Output channels of the critic's convolutions, each of which halves the size; for tables, widths of layers.
         hidden: Widths of linear layers between the features and one logit for the whole image; default: a logit for each patch.
         critic_lr: Learning rate of the critic.
@@ -85,43 +85,43 @@ class Adversarial(Loss):
 
     def forward(self, trace: Trace) -> Tensor:
         batch = self.batch_of(trace)
-        made = self.layers(trace.reconstruction, trace)
+        fake = self.layers(trace.reconstruction, trace)
         weight = self.weight(trace.epoch)
         if self.adaptive:
             ratio = self.ratio(trace)
             trace.metrics["adversarial_weight"] = weight * mean_over_samples(ratio)
             weight = weight * ratio
-        value = mean_over_samples(weight * self.fooling(self.critic(made[-1]).unflatten(0, batch)))
+        value = mean_over_samples(weight * self.fooling(self.critic(fake[-1]).unflatten(0, batch)))
         if self.matches:
-            distance = self.distance(self.layers(trace.x, trace), made, batch)
+            distance = self.distance(self.layers(trace.x, trace), fake, batch)
             trace.metrics["adversarial_feature_matching"] = distance
             value = value + self.feature_matching(trace.epoch) * distance
         return value
 
     def criticise(self, trace: Trace) -> Tensor:
-        """Return what the critic minimises on data and on reconstructions, ``(B,)``: the mean of both, and R1."""
-        real, made = self.logits(trace.x, trace), self.logits(trace.reconstruction, trace)
-        made = made.unflatten(0, self.batch_of(trace))
-        right = 0.5 * ((real > 0).to(real).mean(-1) + mean_over_samples((made < 0).to(made).mean(-1)))
+        """Return the critic's loss, ``(B,)``: the mean over data and reconstructions, plus R1."""
+        real, fake = self.logits(trace.x, trace), self.logits(trace.reconstruction, trace)
+        fake = fake.unflatten(0, self.batch_of(trace))
+        right = 0.5 * ((real > 0).to(real).mean(-1) + mean_over_samples((fake < 0).to(fake).mean(-1)))
         trace.metrics["adversarial_critic_accuracy"] = right
-        of_data, of_made = (F.relu(1 - real), F.relu(1 + made)) if self.hinge else (taken_for_data(real), taken_for_made(made))
-        value = 0.5 * (of_data.mean(-1) + mean_over_samples(of_made.mean(-1)))
+        of_data, of_fake = (F.relu(1 - real), F.relu(1 + fake)) if self.hinge else (real_loss(real), fake_loss(fake))
+        value = 0.5 * (of_data.mean(-1) + mean_over_samples(of_fake.mean(-1)))
         if self.r1:
             value = value + 0.5 * self.r1 * self.squared_gradient(trace)
         return value * (self.weight(trace.epoch) > 0)
 
     def fooling(self, logits: Tensor) -> Tensor:
-        """Return what the model minimises, given logits of its reconstructions ``(*S, B, P)``, before it is weighted."""
-        return (-logits if self.hinge else taken_for_data(logits)).mean(-1)
+        """Return the model's unweighted loss, given the logits of its reconstructions, ``(*S, B, P)``."""
+        return (-logits if self.hinge else real_loss(logits)).mean(-1)
 
     def batch_of(self, trace: Trace) -> torch.Size:
-        """Return the shape ``(*S, B)`` of the reconstructions' leading dimensions."""
+        """Return the leading dimensions ``(*S, B)`` of the reconstructions."""
         shape = trace.reconstruction.shape
         return shape[: len(shape) - trace.x.ndim + 1]
 
     def layers(self, images: Tensor, trace: Trace) -> list[Tensor]:
-        """Return the features of images ``(*S, B, C, H, W)`` after each layer of the critic, ``(N, ...)`` for all N images."""
-        features, found = as_seen(images, trace).flatten(0, images.ndim - trace.x.ndim), []
+        """Return the critic's features of images ``(*S, B, C, H, W)`` after each layer, ``(N, ...)`` for all N images."""
+        features, found = critic_input(images, trace).flatten(0, images.ndim - trace.x.ndim), []
         for layer in self.critic.features:
             features = layer(features)
             if not list(layer.parameters()):  # an activation
@@ -154,20 +154,20 @@ class Adversarial(Loss):
         squares = [at_least_float32(each).flatten(len(batch)).square().sum(-1) for each in gradients]
         return torch.stack(squares).sum(0).sqrt()
 
-    def distance(self, real: list[Tensor], made: list[Tensor], batch: torch.Size) -> Tensor:
-        """Return the distance of images and reconstructions in the critic's features, ``(B,)``."""
-        total = torch.zeros(batch, device=made[0].device)
-        for one, other in zip(real, made, strict=True):
+    def distance(self, real: list[Tensor], fake: list[Tensor], batch: torch.Size) -> Tensor:
+        """Return the distance between images and reconstructions in the critic's features, ``(B,)``."""
+        total = torch.zeros(batch, device=fake[0].device)
+        for one, other in zip(real, fake, strict=True):
             difference = at_least_float32(other).unflatten(0, batch) - at_least_float32(one)
             total = total + difference.abs().flatten(len(batch)).mean(-1)
         return mean_over_samples(total)
 
     def squared_gradient(self, trace: Trace) -> Tensor:
-        """Return ``|∂D(x)/∂x|²`` at data, with D the mean logit, ``(B,)``."""
+        """Return ``|∂D(x)/∂x|²`` on real images, where D is the mean logit, ``(B,)``."""
 
         def total(seen: Tensor) -> Tensor:
             logits: Tensor = self.critic(self.critic.features(seen))
             return logits.mean(-1).sum()
 
-        gradient: Tensor = torch.func.grad(total)(as_seen(trace.x, trace))
+        gradient: Tensor = torch.func.grad(total)(critic_input(trace.x, trace))
         return at_least_float32(gradient).flatten(1).square().sum(-1)

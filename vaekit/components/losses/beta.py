@@ -17,15 +17,15 @@ from vaekit.trace import Trace
 
 @losses("beta")
 class Beta(Loss):
-    """``β KL(q(z|x) || p(z))``: β above 1 disentangles at the cost of reconstruction; a growing β keeps latents in use.
+    """``β KL(q(z|x) || p(z))``: β > 1 favours disentanglement over reconstruction; KL warm-up keeps latents in use.
 
-    The KL is summed over latents and the reconstruction over pixels, so β is the paper's unnormalised one: 1 is the VAE for
-    images of any size. For warm-up, set β to ``linear(0, 1, 10)``; for cyclical annealing, to ``cyclic(0, 1, 10)``. The
-    references are, in order, for β, warm-up, cyclical annealing and free bits.
+    The KL is summed over latents and the reconstruction over pixels, so β is the paper's unnormalised β: 1 is the VAE for any
+    image size. For warm-up, set β to ``linear(0, 1, 10)``; for cyclical annealing, to ``cyclic(0, 1, 10)``. The references
+    cover, in order, β, warm-up, cyclical annealing and free bits.
 
     Args:
         beta: Weight of the KL.
-        free_bits: Nats of KL, averaged over the batch, that each latent dimension may use without penalty.
+        free_bits: KL in nats, averaged over the batch, that each latent dimension may use without penalty.
 
     References:
         Higgins et al. (2017), "β-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework", ICLR, equation 4.
@@ -59,7 +59,7 @@ class Beta(Loss):
 
 
 def sum_free_bits(trace: Trace, free_bits: Tensor) -> Tensor:
-    """Return the sum over latents of the KL averaged over the batch, or of ``free_bits`` where that is larger, 0-d."""
+    """Return ``sum_d max(KL_d, free_bits)``, 0-d, with the KL of each latent averaged over the batch."""
     kept = []
     for site in trace.sites:
         kl_per_dim = site.kl_per_dim

@@ -1,4 +1,4 @@
-"""The KL held at a growing capacity."""
+"""A KL target that grows during training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ GROWING = LinearSchedule(start=0, end=25, epochs=20)
 
 @losses("capacity")
 class CapacityLoss(Loss):
-    """``γ |KL - C|`` with a capacity C that grows during training: the code picks up one factor of variation after another.
+    """``γ |KL - C|`` with a capacity C that grows during training, so that factors of variation are encoded one by one.
 
-    The KL is averaged over the batch before the absolute value is taken, so the loss is a statistic of the batch.
+    The absolute value is taken of the batch mean, so the loss is a batch statistic.
 
     Args:
         gamma: Weight γ.

@@ -19,7 +19,7 @@ from vaekit.trace import Trace
 class CIWAE(Loss):
     """``β ELBO + (1 - β) IWAE``, from the same K samples: from `iwae` (β = 0) to the VAE (β = 1).
 
-    A small share of the ELBO keeps the encoder's gradient from drowning in noise as K grows.
+    A small share of the ELBO preserves the signal in the encoder's gradient as K grows.
 
     Args:
         num_samples: Number of importance samples K.

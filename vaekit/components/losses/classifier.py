@@ -16,10 +16,10 @@ from vaekit.trace import Trace, mean_over_samples
 
 @losses("classifier")
 class Classifier(Loss):
-    """``-weight log p(y|z)``: trains a classifier of the codes jointly with the model, so that codes separate the classes.
+    """``-weight log p(y|z)``: a classifier of the codes, trained jointly with the model, so that codes separate the classes.
 
-    Without hidden layers, the classes become linearly separable. The logged ``accuracy`` is that on sampled codes, noise
-    included. Every example needs a label. It covers neither reconstruction nor KL.
+    Without hidden layers, the classes become linearly separable. ``accuracy`` is logged for sampled codes, noise included.
+    Every example needs a label. The loss covers neither reconstruction nor KL.
 
     Args:
         latent_dim: Number of latents.
@@ -41,7 +41,7 @@ class Classifier(Loss):
     def forward(self, trace: Trace) -> Tensor:
         if trace.y is None:
             raise UsageError(
-                "the loss 'classifier' needs labels, and the trace has none",
+                "the loss 'classifier' needs labels, but the trace has none",
                 expected="labels y, one per example",
                 remedy="call the model with y=labels",
             )

@@ -1,4 +1,4 @@
-"""The commitment of an encoder to a codebook."""
+"""The commitment loss of vector quantisation."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from vaekit.trace import Trace
 
 @losses("commitment")
 class Commitment(Loss):
-    """``KL + β |outputs - entries|²``: keeps the encoder's outputs near the codebook entries, which get no gradient.
+    """``KL + β |outputs - entries|²``: keeps the encoder's outputs close to the codebook entries, which receive no gradient.
 
-    The KL is constant under the uniform prior, and trains any other. ``distance`` logs the squared distance, and ``perplexity``
-    the effective number of entries in use; with several codebooks, their mean.
+    The KL is constant under the uniform prior and trains any other prior. The squared ``distance`` and the ``perplexity``, the
+    effective number of entries in use, are logged; with several codebooks, their means.
 
     Args:
         commitment: Weight β, in nats per unit of squared distance.

@@ -1,4 +1,4 @@
-"""The KL held at a set point by a controller: ControlVAE."""
+"""ControlVAE: a controller that holds the KL at a set point."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from vaekit.trace import Trace
 
 @losses("control")
 class Control(ControlledKL):
-    """``β KL``, with a β that a controller adjusts after each step to hold the KL at a set point: ControlVAE.
+    """``β KL``, where a controller adjusts β after each step to hold the KL at a set point: ControlVAE.
 
-    ``β = β_min + Kp sigmoid(KL - target) + Ki sum (KL - target)``: a PI controller, whose sum is kept within the bounds of β so
-    that it does not wind up while the KL is out of reach. A growing set point, such as ``linear(0, 25, 20)``, lets the code pick
-    up one factor of variation after another, as `capacity` does. Small gains act slowly: per step, β changes by `ki` times the
-    error in nats. β is logged; validation uses that of the latest step.
+    ``β = β_min + Kp sigmoid(KL - target) + Ki sum (KL - target)``: a PI controller. The sum is clamped to the bounds of β to
+    prevent windup while the KL is out of reach. With a growing set point, such as ``linear(0, 25, 20)``, factors of variation
+    are encoded one by one, as with `capacity`. Small gains act slowly: per step, β changes by `ki` times the error in nats. β
+    is logged; validation uses the latest value.
 
     Args:
         kl: Set point of the KL, in nats per example.
@@ -47,7 +47,7 @@ class Control(ControlledKL):
     ) -> None:
         super().__init__()
         if beta_min >= beta_max:
-            raise UsageError("no β lies between its bounds", given=f"{beta_min} and {beta_max}", expected="beta_min < beta_max")
+            raise UsageError("invalid bounds of β", given=f"{beta_min} and {beta_max}", expected="beta_min < beta_max")
         self.kl, self.kp, self.ki = scheduled(kl), scheduled(kp), scheduled(ki)
         self.beta_min, self.beta_max = scheduled(beta_min), scheduled(beta_max)
         self.register_buffer("beta", torch.tensor(beta_min + 0.5 * kp))

@@ -13,10 +13,10 @@ from vaekit.trace import Trace
 
 @losses("decoder_norm")
 class DecoderNorm(Loss):
-    """``weight Σ W²`` over the matrices and kernels of the decoder, not its biases and scales: keeps the decoder smooth.
+    """``weight Σ W²`` over the decoder's matrices and kernels, without biases and scales: keeps the decoder smooth.
 
-    It is the regulariser of RAE-L2. As a term of the objective, it is weighed against the other terms; the optimiser's weight
-    decay is decoupled from the loss, and shrinks all parts of the model.
+    The regulariser of RAE-L2. Being part of the objective, it is balanced against the other terms, whereas the optimiser's
+    weight decay is decoupled from the loss and shrinks all parts of the model.
 
     Args:
         weight: Weight of the loss.
@@ -40,5 +40,5 @@ class DecoderNorm(Loss):
 
 
 def _full_sum(total: Tensor) -> Tensor:
-    """Return a sum over a weight; over all shards, if processes share the weight."""
+    """Return the sum over all shards of a weight."""
     return total.full_tensor() if hasattr(total, "full_tensor") else total

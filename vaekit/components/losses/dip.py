@@ -1,4 +1,4 @@
-"""The penalty on the covariance of the codes: DIP-VAE."""
+"""DIP-VAE: a penalty on the covariance of the codes."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Variant = Literal["i", "ii"]
 class DIP(Loss):
     """``λ_od Σ_{i≠j} C_ij² + λ_d Σ_i (C_ii - 1)²``, added to the KL: DIP-VAE makes codes uncorrelated with unit variance.
 
-    C is the covariance over images of the posterior means (`i`), or of the codes themselves, noise included (`ii`). It is
-    estimated from the batch, with ``B D^2`` products per step. The KL comes from ``kl`` or a loss in its place, such as ``beta``.
+    C is the covariance over images of the posterior means (`i`), or of sampled codes, noise included (`ii`). It is estimated
+    from the batch with ``B D^2`` products per step. The KL comes from ``kl`` or a replacement such as ``beta``.
 
     Args:
-        variant: Covariance of the posterior means (`i`), or of samples of the codes (`ii`).
+        variant: Covariance of the posterior means (`i`) or of sampled codes (`ii`).
         lambda_od: Weight λ_od of the covariances.
         lambda_d: Weight λ_d of the variances; for `i`, the paper uses ten times λ_od.
 

@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.components.losses._critics import critic_aim, taken_for_data, taken_for_made
+from vaekit.components.losses._critics import critic_aim, fake_loss, real_loss
 from vaekit.interfaces import Aim, Capability, Loss, Slot
 from vaekit.nn.layers import Widths, fully_connected
 from vaekit.nn.schedules import NonNegativeScheduled, scheduled
@@ -20,8 +20,8 @@ from vaekit.trace import Trace
 class Factor(Loss):
     """``KL + γ TC``: FactorVAE penalises the dependence between latents, as `tc` does, but estimates it with a critic.
 
-    The critic tells codes from codes whose latents are shuffled across the batch; its logit estimates the log density ratio. It
-    has its own optimiser, and its loss is not part of the objective.
+    The critic distinguishes codes from codes whose latents are permuted across the batch; its logit estimates the log density
+    ratio. It has its own optimiser, and its loss is not part of the objective.
 
     Args:
         latent_dim: Number of latents.
@@ -61,11 +61,11 @@ class Factor(Loss):
         return value
 
     def criticise(self, trace: Trace) -> Tensor:
-        """Return the cross-entropy of the critic on codes and on shuffled codes, ``(B,)``.
+        """Return the critic's cross-entropy on codes and permuted codes, ``(B,)``.
 
-        Latent d is shuffled by a shift of d + 1 images: the images of a batch are already in random order.
+        Latent d is shifted by d + 1 images, since the images of a batch are already in random order.
         """
         z = trace.z
         shuffled = torch.stack([latent.roll(1 + d) for d, latent in enumerate(z.unbind(-1))], -1)
         real, other = self.critic(z).squeeze(-1), self.critic(shuffled).squeeze(-1)
-        return 0.5 * (taken_for_data(real) + taken_for_made(other))
+        return 0.5 * (real_loss(real) + fake_loss(other))

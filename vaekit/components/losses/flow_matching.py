@@ -18,11 +18,11 @@ class FlowMatching(Loss):
     """Squared error of the velocity ``u_1 - u_0`` on straight paths from noise u_0 to standardised codes u_1.
 
     ``|v((1 - t) u_0 + t u_1, t) - (u_1 - u_0)|^2``, summed over latents, with one random time t per code. It fits the prior
-    `rectified_flow` to the codes and trains nothing else. It is no likelihood and is not measured in nats: it measures how well
-    velocities are predicted, and its minimum, which depends on the codes, is not 0.
+    `rectified_flow` to the codes and trains nothing else. It is not a likelihood, nor is it in nats: it measures how well
+    velocities are predicted, and its minimum depends on the codes and is not 0.
 
     Args:
-        times: Distribution of the times; logit_normal draws more of them midway, where velocities are hardest to tell.
+        times: Distribution of the times; logit_normal favours the middle, where velocities are hardest to predict.
 
     References:
         Lipman et al. (2023), "Flow Matching for Generative Modeling", ICLR, arXiv:2210.02747, equation 23 (with a width of 0).
@@ -42,7 +42,7 @@ class FlowMatching(Loss):
         return {"flow_matching": Aim(moves=("prior",))}
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:
-        """Draw standard normal noise ``(num, D + 1)``: the start of each path, and a number that becomes its time."""
+        """Draw standard normal noise ``(num, D + 1)`` for the start of each path and its time."""
         return torch.randn(num, model.latent_dim + 1, generator=generator, device=like.device, dtype=like.dtype)
 
     def forward(self, trace: Trace) -> Tensor:

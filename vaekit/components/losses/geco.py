@@ -1,4 +1,4 @@
-"""The smallest KL at a tolerated reconstruction error: GECO."""
+"""GECO: the smallest KL at a tolerated reconstruction error."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from vaekit.roles import losses
 from vaekit.trace import Trace, mean_over_samples
 
 LARGEST = 1e4
-"""The largest β and the largest λ."""
+"""The maximum of β and of λ."""
 FASTEST = 0.02
-"""The largest change of log λ per step; otherwise λ would grow by orders of magnitude before anything is reconstructed."""
+"""The maximum change of log λ per step; otherwise λ would grow by orders of magnitude before the model learns to reconstruct."""
 
 
 @losses("geco")
 class GECO(ControlledKL):
-    """``β KL``, with a β that training finds: the smallest KL at which the reconstruction error meets a tolerance.
+    """``β KL``, where β is adjusted to reach the smallest KL at which the reconstruction error meets a tolerance.
 
-    The error is the mean of -log p(x|z) per number of the data: the mean squared error for `mse`, the cross-entropy per pixel in
-    nats for `bce`; under a density, it may be negative. A run's `reconstruction`, divided by the numbers of an image, is its
-    error. After each step, the Lagrange multiplier λ of the constraint grows by a factor of ``exp(rate (error - tolerance))``,
-    where the error is a moving average, but by at most 2%. The objective is the paper's, ``KL + λ (error - tolerance)``, divided
-    by λ, so ``β = 1 / λ``: its minimiser is the same, and its scale does not change with λ. If the tolerance cannot be met, β
-    falls to nearly 0. β is logged; validation uses that of the latest step.
+    The error is the mean of -log p(x|z) per data value: the mean squared error for `mse`, the cross-entropy per pixel in nats
+    for `bce`; for densities, it may be negative. It equals the logged `reconstruction` divided by the number of values per
+    image. After each step, the Lagrange multiplier λ of the constraint is multiplied by ``exp(rate (error - tolerance))``,
+    where the error is a moving average and the change is at most 2%. The objective is the paper's, ``KL + λ (error -
+    tolerance)``, divided by λ, so ``β = 1 / λ``: the minimiser is the same, and the scale does not change with λ. If the
+    tolerance cannot be met, β falls to nearly 0. β is logged; validation uses the latest value.
 
     Args:
         data_shape: The shape of an example.
-        tolerance: Tolerated error κ, in nats per number of the data.
-        rate: Rate at which log λ follows the error, per step.
+        tolerance: Tolerated error κ, in nats per data value.
+        rate: Step size of log λ.
         decay: Decay of the moving average.
 
     References:
@@ -69,5 +69,5 @@ class GECO(ControlledKL):
         return {"error": self.error_of(trace)}
 
     def error_of(self, trace: Trace) -> Tensor:
-        """Return the mean of -log p(x|z) over a batch, per number of the data, 0-d."""
+        """Return the mean of -log p(x|z) over a batch, per data value, 0-d."""
         return -mean_over_samples(trace.log_likelihood).mean() / self.numbers

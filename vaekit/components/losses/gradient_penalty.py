@@ -17,12 +17,12 @@ from vaekit.trace import Trace, mean_over_samples
 
 @losses("gradient_penalty")
 class GradientPenalty(Loss):
-    """``weight |∂x/∂z|²``, the squared Frobenius norm of the Jacobian of decoded images: neighbouring codes decode alike.
+    """``weight |∂x/∂z|²``, the squared Frobenius norm of the decoder's Jacobian: nearby codes decode to similar images.
 
-    It is the regulariser of RAE-GP. The estimate ``|J u|²`` with random signs u is unbiased; it takes one directional derivative
-    per code, which costs about two more passes of the decoder. Signs in latent space give less variance than signs in image space
-    would, and none if latents move images in orthogonal directions. (The paper's code takes the derivative of the sum of all
-    pixels, which is small where pixels change in opposite directions.)
+    The regulariser of RAE-GP. The estimate ``|J u|²`` with random signs u is unbiased; it takes one directional derivative per
+    code, about the cost of two decoder passes. Random signs in latent space give less variance than in image space, and none if
+    latents move images in orthogonal directions. (The paper's code differentiates the sum of all pixels, which is small if
+    pixels change in opposite directions.)
 
     Args:
         weight: Weight of the loss.
@@ -41,7 +41,7 @@ class GradientPenalty(Loss):
         _prepare_forward_mode()
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:
-        """Draw a sign for each latent, ``(num, D)``."""
+        """Draw a random sign for each latent, ``(num, D)``."""
         shape = (num, model.latent_dim)
         return 2 * torch.randint(2, shape, generator=generator, device=like.device).to(like.dtype) - 1
 
@@ -61,7 +61,7 @@ class GradientPenalty(Loss):
 
 
 def _prepare_forward_mode() -> None:
-    """Let torch load its rules for forward-mode derivatives, whose first use warns of a deprecation in torch's own code."""
+    """Load torch's rules for forward-mode derivatives, silencing a deprecation warning from torch's own code."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", FutureWarning)
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))

@@ -18,13 +18,13 @@ from vaekit.trace import Trace, detached
 
 @losses("iwae")
 class IWAE(Loss):
-    """``-log (1/K) sum_k p(x, z_k) / q(z_k|x)``: a bound on log p(x) that K samples make tighter than the ELBO; K = 1 is the VAE.
+    """``-log (1/K) sum_k p(x, z_k) / q(z_k|x)``: a bound on log p(x) from K samples, tighter than the ELBO for K > 1.
 
-    Training takes about K times as long, since every sample is decoded. The ELBO reported beside it is the plain ELBO.
+    Training takes about K times as long, since every sample is decoded. The plain ELBO is reported as well.
 
     Args:
         num_samples: Number of importance samples K.
-        dreg: Whether the encoder uses the doubly reparameterised gradient, whose variance does not grow with K.
+        dreg: Whether to use the doubly reparameterised gradient for the encoder; its variance does not grow with K.
 
     References:
         Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, equation 8.
@@ -40,7 +40,7 @@ class IWAE(Loss):
 
     @classmethod
     def declare(cls, options: Mapping[str, Any]) -> Declaration:
-        needed = {Capability.LOG_PROB} if options["dreg"] else set()  # the gradient of log q by the codes alone
+        needed = {Capability.LOG_PROB} if options["dreg"] else set()  # for the gradient of log q with respect to the codes
         return replace(super().declare(options), requires=cls.requires | needed)
 
     def aims(self) -> dict[str, Aim]:
@@ -52,7 +52,7 @@ class IWAE(Loss):
         return negative_bound(trace.log_weight)
 
     def doubly_reparameterised(self, trace: Trace) -> Tensor:
-        """Return a value with the bound's gradient for q: weights are squared, and q has a gradient only through the codes."""
+        """Return a value with the bound's gradient for q: weights are squared, and gradients reach q only through the codes."""
         weight = trace.log_likelihood
         for site in trace.sites:
             weight = weight + site.log_p - detached(site.q).log_prob(site.z)

@@ -1,4 +1,4 @@
-"""The KL of continuous and discrete latents, each held at a growing capacity."""
+"""Growing KL targets for continuous and discrete latents."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ GROWING = LinearSchedule(start=0, end=5, epochs=20)
 
 @losses("joint_capacity")
 class JointCapacity(Loss):
-    """``γ |KL_z - C_z| + γ |KL_c - C_c|`` for the Gaussian latents z and categorical latents c of `joint`, so that both are used.
+    """``γ |KL_z - C_z| + γ |KL_c - C_c|`` for the Gaussian and categorical latents of `joint`: keeps both in use.
 
-    A categorical variable of K classes holds at most log K nats (2.3 for 10); a larger C_c counts as that. The KLs are averaged
-    over the batch before the absolute values are taken. Both are logged.
+    A categorical variable of K classes carries at most log K nats (2.3 for 10), which also bounds C_c. The absolute values are
+    taken of batch means. Both KLs are logged.
 
     Args:
         gamma: Weight γ.

@@ -13,10 +13,10 @@ from vaekit.trace import Trace
 
 @losses("kl")
 class KL(Loss):
-    """``KL(q(z|x) || p(z))``, unweighted: with the reconstruction term, the negative ELBO. Added unless another loss covers it.
+    """``KL(q(z|x) || p(z))``, unweighted: with the reconstruction term, the negative ELBO.
 
-    Computed in closed form where one is known for the pair of densities, otherwise estimated from samples as
-    ``log q(z|x) - log p(z)``.
+    Added by default unless another loss covers the divergence. If no closed form is known for the pair of densities, it is
+    estimated from samples as ``log q(z|x) - log p(z)``.
 
     References:
         Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, equation 7.

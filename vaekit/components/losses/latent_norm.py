@@ -12,11 +12,11 @@ from vaekit.trace import Trace, mean_over_samples
 
 @losses("latent_norm")
 class LatentNorm(Loss):
-    """``weight ½|z|²``: keeps the codes of a plain autoencoder near 0, as a KL does for distributions of codes.
+    """``weight ½|z|²``: keeps the codes of a plain autoencoder near 0, as the KL does in a VAE.
 
-    With the posterior `delta`, it is the latent term of regularised autoencoders. Without a regulariser of the decoder, such as
-    `decoder_norm` or `gradient_penalty`, the decoder can undo it by scaling up what the encoder scales down. At a weight of 1, it
-    is ``-log p(z)`` under a standard normal, up to a constant.
+    With the posterior `delta`, this is the latent term of regularised autoencoders. Without a decoder regulariser, such as
+    `decoder_norm` or `gradient_penalty`, the decoder can undo it by scaling up small codes. With a weight of 1, it is ``-log
+    p(z)`` under a standard normal, up to a constant.
 
     Args:
         weight: Weight of the loss.

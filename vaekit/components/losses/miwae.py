@@ -17,7 +17,7 @@ from vaekit.trace import Trace
 class MIWAE(Loss):
     """The mean of M importance-weighted bounds of K samples each: a looser bound than `iwae`, with a less noisy gradient for q.
 
-    With one bound, it is `iwae`; with one sample, the ELBO. Training takes about M K times as long as a VAE.
+    With one bound, it is `iwae`; with one sample, the ELBO. Training takes about M K times as long as that of a VAE.
 
     Args:
         num_samples: Number of importance samples K of each bound.

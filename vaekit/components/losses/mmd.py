@@ -21,9 +21,10 @@ Kernel = Literal["rbf", "imq"]
 class MMD(Loss):
     """Maximum mean discrepancy between the codes of a batch and the prior: InfoVAE with a KL, WAE without one.
 
-    ``MMD² = E k(z, z') - 2 E k(z, y) + E k(y, y')`` with y from the prior. For ``rbf`` and a standard normal, expectations over y
-    have a closed form; otherwise they are means over as many draws as there are codes. Means over pairs of different examples are
-    unbiased, so the value may be slightly negative. It takes B² D operations per step. It covers neither reconstruction nor KL.
+    ``MMD² = E k(z, z') - 2 E k(z, y) + E k(y, y')`` with y from the prior. For ``rbf`` and a standard normal, expectations over
+    y have a closed form; otherwise they are averages over as many prior samples as there are codes. The estimate is unbiased,
+    as it uses pairs of different examples, so it may be slightly negative. It takes B² D operations per step. The loss covers
+    neither reconstruction nor KL.
 
     Args:
         weight: Weight λ of the loss.
@@ -53,7 +54,7 @@ class MMD(Loss):
         self.register_buffer("scales", torch.tensor(scales), persistent=False)
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor | None:
-        """Draw the base noise of ``num`` latent vectors of the prior; None if the expectations are known."""
+        """Draw the base noise of ``num`` prior samples; None if the expectations have a closed form."""
         if model.prior.kind == "normal" and self.kernel == "rbf":
             return None
         noise: Tensor = model.prior.draw_noise(num, generator, like=like)
@@ -82,15 +83,15 @@ def squared_mmd(z: Tensor, scales: Tensor) -> Tensor:
 
 
 def sampled_squared_mmd(z: Tensor, y: Tensor, scales: Tensor, kernel: Kernel = "rbf") -> Tensor:
-    """Return the unbiased estimate of MMD² between the distributions of codes ``(*S, B, D)`` and of draws ``(B, D)``, ``(*S)``.
+    """Return the unbiased estimate of MMD² between codes ``(*S, B, D)`` and prior samples ``(B, D)``, ``(*S)``.
 
-    A code and the draw of the same example do not form a pair: in a conditional model, they share its label.
+    A code is not paired with the prior sample of the same example: in a conditional model, they share its label.
     """
     return mean_kernel(z, z, scales, kernel) - 2 * mean_kernel(z, y, scales, kernel) + mean_kernel(y, y, scales, kernel)
 
 
 def mean_kernel(a: Tensor, b: Tensor, scales: Tensor, kernel: Kernel = "rbf") -> Tensor:
-    """Return the mean of k over all pairs ``(a_i, b_j)`` of different examples, ``(*S)``; 0 if there is a single one."""
+    """Return the mean of k over all pairs ``(a_i, b_j)`` of different examples, ``(*S)``; 0 for a single example."""
     num, dim = a.shape[-2:]
     with full_precision(a):
         squared = (a.square().sum(-1).unsqueeze(-1) + b.square().sum(-1).unsqueeze(-2) - 2 * a @ b.mT).clamp(min=0)

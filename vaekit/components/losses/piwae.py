@@ -15,10 +15,10 @@ from vaekit.trace import Trace
 
 @losses("piwae")
 class PIWAE(Loss):
-    """The decoder maximises the bound of all M K samples, which is tightest, and the encoder the mean of M bounds of K samples.
+    """The decoder maximises the bound from all M K samples, the tightest, and the encoder the mean of M bounds from K samples.
 
-    Each follows the bound whose gradient suits it better. The reported value is that of the decoder. Training takes about 2 M K
-    times as long as a VAE.
+    Each uses the bound with the better gradient for it. The reported value is the decoder's. Training takes about 2 M K times
+    as long as that of a VAE.
 
     Args:
         num_samples: Number of importance samples K of each bound of the encoder.

@@ -13,11 +13,11 @@ from vaekit.trace import Trace, mean_over_samples
 
 @losses("prior_nll")
 class PriorNLL(Loss):
-    """``-log p(z)`` of the codes, which fits the prior to them and trains nothing else: ex-post density estimation.
+    """``-log p(z)`` of the codes: ex-post density estimation, which fits the prior and trains nothing else.
 
-    It gives a model without a KL a prior to sample from, in a second stage (``vaekit fit-prior RUN --prior full_mixture``) or
-    alongside the autoencoder from the start. For a posterior with
-    a density, the prior is fitted to the mixture of all posteriors, as the KL would fit it; the encoder is left to other losses.
+    It gives a model without a KL a prior to sample from, either in a second stage (``vaekit fit-prior RUN --prior
+    full_mixture``) or alongside the autoencoder from the start. If the posterior has a density, the prior is fitted to the
+    mixture of all posteriors, as by the KL; other losses train the encoder.
 
     References:
         Ghosh et al. (2020), "From Variational to Deterministic Autoencoders", ICLR, arXiv:1903.12436, section 4.

@@ -18,21 +18,20 @@ from vaekit.trace import Trace
 
 @losses("sinkhorn")
 class Sinkhorn(Loss):
-    """``weight S(z, y)``: entropy-regularised optimal transport from the codes of a batch to draws y from the prior.
+    """``weight S(z, y)``: entropy-regularised optimal transport from the codes of a batch to prior samples y.
 
-    ``S(z, y) = W(z, y) - W(z, z) / 2 - W(y, y) / 2``, where W is the cost of the transport plan that minimises
-    ``E|z - y|² + ε KL(plan || independence)``. The last two terms remove the bias due to ε. A small ε approaches optimal
-    transport; a large one compares only means. It takes ``3 B^2`` operations per iteration. As both samples are finite, it is
-    positive even for codes that follow the prior. It covers neither reconstruction nor KL: with the posterior `delta`, it is the
-    Sinkhorn autoencoder. A learned prior is trained through its draws, except for the weights of a mixture, which select
-    components.
+    ``S(z, y) = W(z, y) - W(z, z) / 2 - W(y, y) / 2``, where W is the cost of the transport plan that minimises ``E|z - y|² + ε
+    KL(plan || independence)``. The last two terms remove the bias due to ε. A small ε approaches optimal transport; a large ε
+    compares only means. It takes ``3 B^2`` operations per iteration. With finite samples, it is positive even for codes that
+    follow the prior. The loss covers neither reconstruction nor KL: with the posterior `delta`, the model is a Sinkhorn
+    autoencoder. A learned prior is trained through its samples, except for mixture weights, which only select components.
 
-    Iterations run in the log domain, from a large ε down to the chosen one. Optimal transport libraries stop at a tolerance, a
-    decision that a compiled step cannot make, so the iterations are implemented here.
+    Iterations run in the log domain, with ε decreasing to the chosen value. Optimal transport libraries stop at a tolerance,
+    which a compiled step cannot do, so the iterations are implemented here.
 
     Args:
         weight: Weight of the loss.
-        epsilon: Weight ε of the entropy, in units of the latent size D.
+        epsilon: Weight ε of the entropy, relative to the latent size D.
         num_iterations: Number of iterations.
 
     References:
@@ -51,7 +50,7 @@ class Sinkhorn(Loss):
         self.register_buffer("epsilon", torch.tensor(epsilon), persistent=False)
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:
-        """Draw the base noise of ``num`` latent vectors of the prior."""
+        """Draw the base noise of ``num`` prior samples."""
         noise: Tensor = model.prior.draw_noise(num, generator, like=like)
         return noise
 
@@ -64,7 +63,7 @@ class Sinkhorn(Loss):
 
 
 def sinkhorn_divergence(z: Tensor, y: Tensor, epsilon: Tensor, num_iterations: int) -> Tensor:
-    """Return the debiased transport cost between points ``(*S, B, D)`` of equal weights, ``(*S)``."""
+    """Return the debiased transport cost between equally weighted points ``(*S, B, D)``, ``(*S)``."""
     costs = torch.stack([squared_distances(z, y), squared_distances(z, z), squared_distances(y, y)])
     between, of_z, of_y = transport(costs, epsilon, num_iterations)
     divergence: Tensor = between - 0.5 * (of_z + of_y)
@@ -77,11 +76,11 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def transport(cost: Tensor, epsilon: Tensor, num_iterations: int) -> Tensor:
-    """Return the minimum of ``<plan, cost> + ε KL(plan || uniform)`` over plans of uniform marginals, ``(*S)``.
+    """Return the minimum of ``<plan, cost> + ε KL(plan || uniform)`` over plans with uniform marginals, ``(*S)``.
 
-    The potentials of the dual problem are constants, so the gradient is the plan, and memory does not grow with the iterations.
-    Both are updated at once, from their previous values, so the result is symmetric. ε falls from the mean cost to its value over
-    the first half of the iterations; otherwise, a small ε would need many more.
+    The dual potentials are detached, so the gradient is the plan and memory does not grow with the iterations. Both are updated
+    simultaneously, so the result is symmetric. ε decreases from the mean cost to its final value over the first half of the
+    iterations; otherwise, a small ε would need many more.
     """
     fixed, log_num = cost.detach(), math.log(cost.shape[-1])
     final = epsilon.log()

@@ -16,13 +16,13 @@ from vaekit.trace import Trace
 
 @losses("sliced_wasserstein")
 class SlicedWasserstein(Loss):
-    """``weight D E_u W²(u·z, u·y)``: matches the codes of a batch to draws y from the prior, which may be any.
+    """``weight D E_u W²(u·z, u·y)``: matches the codes of a batch to samples y from any prior.
 
-    W² is the squared Wasserstein distance on a line, which sorting solves exactly, and u a random direction. For two
+    W² is the squared Wasserstein distance in one dimension, computed exactly by sorting, and u a random direction. For two
     distributions that differ by a shift, the distance is the squared shift. It needs neither a density nor a kernel, and takes
-    ``L B log B`` operations for L directions. As both samples are finite, it is positive even for codes that follow the prior;
-    larger batches reduce that bias. It covers neither reconstruction nor KL: with the posterior `delta`, it is SWAE. A learned
-    prior is trained through its draws, except for the weights of a mixture, which select components.
+    ``L B log B`` operations for L directions. With finite samples, it is positive even for codes that follow the prior; larger
+    batches reduce this bias. The loss covers neither reconstruction nor KL: with the posterior `delta`, the model is SWAE. A
+    learned prior is trained through its samples, except for mixture weights, which only select components.
 
     Args:
         weight: Weight of the loss.
@@ -40,7 +40,7 @@ class SlicedWasserstein(Loss):
         self.weight, self.num_projections = scheduled(weight), num_projections
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:
-        """Draw the noise of a latent vector of the prior, then that of the directions, for each example: ``(num, N + K D)``."""
+        """Draw the noise of one prior sample and of the directions for each example, ``(num, N + K D)``."""
         prior: Tensor = model.prior.draw_noise(num, generator, like=like)
         size = -(-self.num_projections // num) * model.latent_dim
         directions = torch.randn(num, size, generator=generator, device=like.device, dtype=like.dtype)
@@ -62,7 +62,7 @@ def sliced_wasserstein(z: Tensor, y: Tensor, directions: Tensor) -> Tensor:
 
     Args:
         z: Points, ``(*S, B, D)``.
-        y: As many other points, ``(B, D)``.
+        y: The same number of other points, ``(B, D)``.
         directions: Unit vectors.
     """
     one, other = ((points.unsqueeze(-3) * directions.unsqueeze(-2)).sum(-1) for points in (z, y))  # (*S, L, B), in full precision

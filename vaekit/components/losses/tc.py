@@ -1,4 +1,4 @@
-"""The KL split into mutual information, total correlation and dimension-wise KL: β-TCVAE."""
+"""β-TCVAE: the KL split into mutual information, total correlation and dimension-wise KL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Estimator = Literal["stratified", "weighted"]
 
 
 class Decomposition(NamedTuple):
-    """Estimates in nats per example, ``(B,)``; they sum to the sampled KL."""
+    """Estimates in nats per example, ``(B,)``, which sum to the sampled KL."""
 
     mutual_information: Tensor
     total_correlation: Tensor
@@ -27,16 +27,16 @@ class Decomposition(NamedTuple):
 
 @losses("tc")
 class TC(Loss):
-    """``α MI + β TC + γ KL_dim``: β-TCVAE penalises the dependence between latents, but not the information they carry.
+    """``α MI + β TC + γ KL_dim``: β-TCVAE penalises dependence between latents, but not the information they carry.
 
-    The aggregate posterior q(z) is estimated from the batch, with ``B^2 D`` densities per step; larger batches estimate it
-    better.
+    The aggregate posterior q(z) is estimated from the batch with ``B^2 D`` densities per step; larger batches give better
+    estimates.
 
     Args:
         beta: Weight of the total correlation.
         alpha: Weight of the mutual information between images and codes.
         gamma: Weight of the dimension-wise KL.
-        estimator: How q(z) is estimated: `stratified` is unbiased, and exact when the batch is the dataset; `weighted` is the
+        estimator: Estimator of q(z): `stratified` is unbiased, and exact if the batch is the whole dataset; `weighted` is the
             paper's minibatch-weighted sampling, which shifts the logged terms by constants.
 
     References:
@@ -72,7 +72,7 @@ def decompose(site: Site, num_data: int | None, estimator: Estimator) -> Decompo
 
     Args:
         site: A latent variable with one sample per example and a factorised posterior and prior.
-        num_data: Size of the dataset; None if the batch is the dataset.
+        num_data: Size of the dataset; None if the batch is the whole dataset.
         estimator: See `TC`.
     """
     z, q = site.z, cast("FactorisedDensity", site.q)
@@ -83,7 +83,7 @@ def decompose(site: Site, num_data: int | None, estimator: Estimator) -> Decompo
         log_w = log_q_BBD.new_full((batch, batch), -math.log(total * batch))
     else:
         log_w = stratified_log_weights(batch, total, like=log_q_BBD)
-    log_q_B = torch.logsumexp(log_q_BBD.sum(-1) + log_w, 1)  # the weights enter once, after the sum over dimensions
+    log_q_B = torch.logsumexp(log_q_BBD.sum(-1) + log_w, 1)  # the weights are applied once, after the sum over dimensions
     log_product_B = torch.logsumexp(log_q_BBD + log_w.unsqueeze(-1), 1).sum(-1)
     return Decomposition(site.log_q - log_q_B, log_q_B - log_product_B, log_product_B - site.log_p)
 
@@ -91,7 +91,7 @@ def decompose(site: Site, num_data: int | None, estimator: Estimator) -> Decompo
 def stratified_log_weights(batch: int, total: int, *, like: Tensor) -> Tensor:
     """Return log weights ``(B, B)`` such that the weighted sum of row i's densities is an unbiased estimate of q(z_i).
 
-    ``q(z) = (1/N) q(z|x_i) + ((N-1)/N) mean over the other images``. The rest of the batch stands for the other images, so the
+    ``q(z) = (1/N) q(z|x_i) + ((N-1)/N) mean over the other images``. The rest of the batch represents the other images, so the
     weights are 1/N on the diagonal and (N-1) / (N (B-1)) elsewhere. (The paper's code, and code copied from it, fills a column
     instead of the diagonal; the weights of the paper's appendix have the same mean and a larger variance.)
     """

@@ -1,4 +1,4 @@
-"""A critic on images, whose features compare images with reconstructions."""
+"""VAE-GAN: reconstruction in the features of a critic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from vaekit.components.losses._critics import ExampleCritic, as_seen, critic_aim, taken_for_data, taken_for_made
+from vaekit.components.losses._critics import ExampleCritic, critic_aim, critic_input, fake_loss, real_loss
 from vaekit.distributions import sum_event
 from vaekit.interfaces import INFERENCE, Aim, Loss, Shape, Slot
 from vaekit.nn.layers import Channels, Widths
@@ -19,18 +19,18 @@ from vaekit.trace import Trace
 
 @losses("vae_gan")
 class VAEGAN(Loss):
-    """``|f(x) - f(x~)|² / 2``: a VAE-GAN compares an image with its reconstruction x~ in the features f of a critic D.
+    """``|f(x) - f(x~)|² / 2``: VAE-GAN compares an image with its reconstruction x~ in the features f of a critic D.
 
-    The features replace pixels: unlike a squared error, they do not penalise sharp edges that are a pixel off. Three players
-    train at once: the encoder minimises the feature distance and the KL; the decoder minimises γ times that distance, and
-    ``-log D(x~) - log D(x_p)`` for reconstructions and for samples x_p from the prior; the critic maximises
-    ``log D(x) + log(1 - D(x~)) + log(1 - D(x_p))``. Only the critic trains the features. A learned prior sides with the decoder;
-    parameters of the likelihood, such as σ, are fitted to the reconstructions. The reported ELBO is that of pixels, which the
-    model does not maximise.
+    Unlike a squared error of pixels, the feature distance hardly penalises sharp edges that are a pixel off. Three players are
+    trained simultaneously: the encoder minimises the feature distance and the KL; the decoder minimises γ times that distance,
+    and ``-log D(x~) - log D(x_p)`` for reconstructions and for samples x_p from the prior; the critic maximises ``log D(x) +
+    log(1 - D(x~)) + log(1 - D(x_p))``. Only the critic trains the features. A learned prior plays with the decoder; parameters
+    of the likelihood, such as σ, are fitted to the reconstructions. The reported ELBO is that of pixels, which the model does
+    not maximise.
 
-    Watch ``vae_gan_critic_accuracy``: near 1, the critic gives the decoder no useful gradient; then lower its learning rate, or
-    raise γ. A step takes several times as long as that of a VAE. Critics easily tell binary pixels from grey means, so use a
-    likelihood of grey pixels, such as `mse`.
+    Watch ``vae_gan_critic_accuracy``: near 1, the critic gives the decoder no useful gradient; lower its learning rate or raise
+    γ. A step takes several times as long as that of a VAE. A critic easily distinguishes binary pixels from grey means, so use
+    a likelihood of grey pixels, such as `mse`.
 
     Args:
         data_shape: Shape of an example.
@@ -68,7 +68,7 @@ class VAEGAN(Loss):
         }
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, model: Any) -> Tensor:
-        """Draw the base noise of ``num`` latent vectors of the prior."""
+        """Draw the base noise of ``num`` prior samples."""
         noise: Tensor = model.prior.draw_noise(num, generator, like=like)
         return noise
 
@@ -76,11 +76,11 @@ class VAEGAN(Loss):
         return self.distance(self.features(trace.x, trace), self.features(trace.reconstruction, trace))
 
     def generate(self, trace: Trace) -> Tensor:
-        """Return what the decoder minimises: γ times the distance, and what it takes to fool the critic, ``(B,)``."""
-        real, made = self.features(trace.x, trace), self.features(trace.reconstruction, trace)
+        """Return the decoder's loss, γ times the distance plus the loss for fooling the critic, ``(B,)``."""
+        real, fake = self.features(trace.x, trace), self.features(trace.reconstruction, trace)
         drawn = self.features(self.samples_of(trace), trace)
-        fooling = taken_for_data(self.logits(made)) + taken_for_data(self.logits(drawn))
-        value: Tensor = self.gamma(trace.epoch) * self.distance(real, made) + fooling
+        fooling = real_loss(self.logits(fake)) + real_loss(self.logits(drawn))
+        value: Tensor = self.gamma(trace.epoch) * self.distance(real, fake) + fooling
         return value
 
     def fit_likelihood(self, trace: Trace) -> Tensor:
@@ -88,16 +88,16 @@ class VAEGAN(Loss):
         return -trace.log_likelihood
 
     def criticise(self, trace: Trace) -> Tensor:
-        """Return what the critic minimises on data, reconstructions and samples, ``(B,)``."""
-        real, made, drawn = (
+        """Return the critic's loss on data, reconstructions and samples, ``(B,)``."""
+        real, fake, drawn = (
             self.logits(self.features(images, trace)) for images in (trace.x, trace.reconstruction, self.samples_of(trace))
         )
-        trace.metrics["vae_gan_critic_accuracy"] = (2.0 * (real > 0) + (made < 0) + (drawn < 0)) / 4
-        return taken_for_data(real) + taken_for_made(made) + taken_for_made(drawn)
+        trace.metrics["vae_gan_critic_accuracy"] = (2.0 * (real > 0) + (fake < 0) + (drawn < 0)) / 4
+        return real_loss(real) + fake_loss(fake) + fake_loss(drawn)
 
     def features(self, images: Tensor, trace: Trace) -> Tensor:
         """Return the features of images, ``(B, ...)``."""
-        features: Tensor = self.critic.features(as_seen(images, trace))
+        features: Tensor = self.critic.features(critic_input(images, trace))
         return features
 
     def logits(self, features: Tensor) -> Tensor:
@@ -105,12 +105,12 @@ class VAEGAN(Loss):
         logits: Tensor = self.critic(features).squeeze(-1)
         return logits
 
-    def distance(self, real: Tensor, made: Tensor) -> Tensor:
+    def distance(self, real: Tensor, fake: Tensor) -> Tensor:
         """Return ``-log N(f(x); f(x~), I)`` up to a constant, ``(B,)``."""
-        return 0.5 * sum_event((real - made).square(), real.ndim - 1)
+        return 0.5 * sum_event((real - fake).square(), real.ndim - 1)
 
     def samples_of(self, trace: Trace) -> Tensor:
-        """Return the mean images of draws from the prior, ``(B, C, H, W)``."""
+        """Return the mean images of prior samples, ``(B, C, H, W)``."""
         model, z = trace.model, trace.site.p.rsample(self.noise_of(trace))
         images: Tensor = model.likelihood_of(z, model.condition_on(trace.y)).mean
         return images

@@ -27,10 +27,10 @@ class Interpolate(Picture):
     """Interpolate between the codes of two images and, in conditional models, between their conditions.
 
     Args:
-        way: Straight (in a curved space, the shortest path) or along a great circle; none shows both, or animates the straight
-            one.
+        way: Path: straight (in a curved space, the shortest path) or along a great circle; none shows both and animates the
+            straight one.
         steps: Number of decoded images, both ends included.
-        fit: How images of another size are fitted to the model's; none refuses them.
+        fit: How to fit images of another size; none rejects them.
         label: Class of image files, required for conditional models.
     """
 
@@ -57,7 +57,7 @@ class Interpolate(Picture):
         return a.followed_by(b)
 
     def still(self) -> Image:
-        """Show a row for each kind of path, between the two images."""
+        """Show a row for each type of path between the two images."""
         import torch
 
         from vaekit.drawing.axes import number

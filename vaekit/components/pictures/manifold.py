@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from vaekit.drawing.latents import Plane, Spread
 
 MANY, TINY = 8, 28
-"""With more than ``MANY`` images along an axis, only those with a side below ``TINY`` pixels are enlarged."""
+"""With more than ``MANY`` images per axis, only images with a side below ``TINY`` pixels are enlarged."""
 
 
 @pictures("manifold")
 class Manifold(Picture):
-    """Decode a plane of the latent space at equal steps of probability.
+    """Decode a plane of the latent space on a grid of equal steps in probability.
 
     Args:
-        dims: One or two latents by number, counted from 0; none selects all latents of a model with one or two, otherwise the
-            first two principal axes of the codes.
+        dims: Indices of one or two latents, from 0; none selects all latents of a model with one or two, otherwise the first
+            two principal axes of the codes.
         side: Number of images along each axis.
-        label: Class to draw, if the model is conditional; none draws the first.
+        label: Class to draw with a conditional model; none draws the first.
     """
 
     def __init__(self, subject: Subject, *, dims: Dims | None = None, side: Few = 20, label: ClassName | None = None) -> None:
@@ -42,7 +42,7 @@ class Manifold(Picture):
         return manifold_picture(self._decode(plane, values), plane, values)
 
     def _decode(self, plane: Plane, values: Tensor) -> Tensor:
-        """Decode the plane at ``values`` ``(side, k)`` of its axes: ``(rows * side, C, H, W)``, the last value in the top row."""
+        """Decode the plane at values ``(side, k)`` along its axes: ``(rows * side, C, H, W)``, the last value in the top row."""
         import torch
 
         from vaekit.drawing.latents import decode_nearest
@@ -55,7 +55,7 @@ class Manifold(Picture):
 
 
 def quantile_grid(side: int, spread: Spread) -> Tensor:
-    """Return values ``(side, k)`` at equal steps of probability: ``mean + std Phi^-1((i + 1/2) / side)``.
+    """Return values ``(side, k)`` at equal steps in probability: ``mean + std Phi^-1((i + 1/2) / side)``.
 
     References:
         Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114, appendix A.
@@ -99,7 +99,7 @@ def manifold_picture(images: Tensor, plane: Plane, values: Tensor) -> Image:
 
 
 def labelled_steps(side: int, room: float) -> list[int]:
-    """Return which of ``side`` steps get a label: the ends, the middle and the quarters, if they are ``room`` steps apart."""
+    """Return which of ``side`` steps to label: the ends, the middle and the quarters, if they are ``room`` steps apart."""
     quarter = round((side - 1) / 4)
     kept: list[int] = []
     for i in (0, side - 1, *([side // 2] if side % 2 else []), quarter, side - 1 - quarter):
@@ -109,7 +109,7 @@ def labelled_steps(side: int, room: float) -> list[int]:
 
 
 def caption_lines(plane: Plane, width: int, size: int) -> list[str]:
-    """Return the names of the axes, in one line if it fits into ``width`` pixels, otherwise in one line each."""
+    """Return the names of the axes, on one line if it fits into ``width`` pixels, otherwise on a line each."""
     from vaekit.drawing.text import text_width
 
     names = [f"{name} {way}" for name, way in zip(plane.names, ("to the right", "upwards"), strict=False)]

@@ -19,11 +19,11 @@ FRAME_MS = 60
 
 @pictures("morph")
 class Morph(Picture):
-    """Animate a path through the most central test image of every class and back to the first.
+    """Animate a closed path through the most central test image of each class.
 
     Args:
-        way: Straight (in a curved space, the shortest path) or along great circles.
-        steps: Number of images from one class to the next.
+        way: Path: straight (in a curved space, the shortest path) or along great circles.
+        steps: Number of images between consecutive classes.
     """
 
     def __init__(self, subject: Subject, *, way: Way = "linear", steps: Few = 12) -> None:
@@ -31,7 +31,7 @@ class Morph(Picture):
         self.way, self.steps = way, steps
 
     def animation(self) -> Animation:
-        """Draw the round trip.
+        """Draw the closed path.
 
         Raises:
             DataError: The dataset has no labels.
@@ -54,7 +54,7 @@ class Morph(Picture):
 
 
 def examples_of_classes(codes: Tensor, labels: Tensor) -> dict[int, int]:
-    """Return, by label, the index of the most central image: the one nearest to the mean code of its class."""
+    """Return, by label, the index of the most central image: the one closest to the mean code of its class."""
     found = {}
     for label in labels.unique().tolist():
         members = (labels == label).nonzero()[:, 0]

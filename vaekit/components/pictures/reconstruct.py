@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 @pictures("reconstruct")
 class Reconstruct(Picture):
-    """Encode and decode images, and show them above their reconstructions.
+    """Show images above their reconstructions.
 
     Args:
-        fit: How images of another size are fitted to the model's; none refuses them.
+        fit: How to fit images of another size; none rejects them.
         label: Class of image files, required for conditional models.
-        tile: Whether image files keep their size, and the model reconstructs them by overlapping tiles of its own size; it must
-            have a grid of latents.
+        tile: Whether to reconstruct image files at their own size, in overlapping tiles; the model must have a grid of latents.
     """
 
     paths = ("reconstructions/given.png",)
@@ -41,16 +40,16 @@ class Reconstruct(Picture):
         super().__init__(subject)
         self.images, self.fit, self.label, self.tile = images, fit, label, tile
         if tile and fit is not None:
-            raise UsageError("images that keep their size are not fitted", given=f"tile and fit {fit}", remedy="leave out one")
+            raise UsageError("tiled images keep their size", given=f"tile and fit {fit}", remedy="omit one of them")
 
     def still(self) -> Image:
         """Show images in the order given, each above its reconstruction.
 
         Raises:
             DataError: A file is missing, unreadable, or of another size.
-            UsageError: Images are reconstructed by tiles, and the model has no grid of latents.
+            UsageError: Tiling is requested, and the model has no grid of latents.
         """
-        from vaekit.drawing.grid import beside, pairs
+        from vaekit.drawing.grid import pairs, side_by_side
         from vaekit.drawing.latents import decode, encode_means
         from vaekit.model.tiling import Tiling
 
@@ -58,6 +57,6 @@ class Reconstruct(Picture):
         if self.tile:
             tiling = Tiling(vae)
             examples = self.subject.whole_images(self.images, self.label)
-            return beside([pairs(*map(vae.to_unit, (x, tiling.reconstruct(x, y)))) for x, y, _ in examples])
+            return side_by_side([pairs(*map(vae.to_unit, (x, tiling.reconstruct(x, y)))) for x, y, _ in examples])
         given = self.subject.images(self.images, self.fit, self.label)
         return pairs(vae.to_unit(given.images), decode(vae, encode_means(vae, given), vae.condition_on(given.labels)))

@@ -27,12 +27,12 @@ class Sample(Picture):
 
     Args:
         num: Number of images.
-        seed: Seed of the draws.
-        temperature: Scale of the prior's noise; below 1, images vary less.
-        label: Class to draw, if the model is conditional; none draws every class in turn, in a column each.
-        size: Height and width of the images; none for those of the model, others are decoded by overlapping tiles of that size,
-            for a grid of latents.
-        separate: Whether to write a file for each image instead of a grid.
+        seed: Random seed.
+        temperature: Scale of the prior's noise; values below 1 reduce variety.
+        label: Class to draw with a conditional model; none draws all classes, a column each.
+        size: Height and width of the images; none uses the model's size, and other sizes, which need a grid of latents, are
+            decoded in overlapping tiles.
+        separate: Whether to write separate files instead of a grid.
     """
 
     section = "pictures"

@@ -21,14 +21,13 @@ NUM_ELLIPSES = 300
 
 @pictures("scatter")
 class Scatter(Picture):
-    """Show the codes of test images as points, coloured by label.
+    """Plot the codes of test images, coloured by label.
 
     Args:
-        method: How more than two latents are projected onto the plane; auto is pca. tsne needs scikit-learn, umap needs
-            umap-learn.
-        dims: One or two latents by number, counted from 0, to show instead; none projects all.
+        method: Projection of more than two latents onto the plane; auto is pca. tsne needs scikit-learn, umap needs umap-learn.
+        dims: Indices of one or two latents to show instead, from 0; none projects all.
         num: Maximum number of test images.
-        ellipses: Whether to draw some posteriors, out to two standard deviations.
+        ellipses: Whether to draw some posteriors as ellipses of two standard deviations.
         seed: Seed for ellipses, tsne and umap.
     """
 

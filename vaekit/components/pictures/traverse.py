@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from vaekit.drawing.latents import Spread
 
 QUANTILES = (0.01, 0.99)
-"""The range of a traversal along quantiles of the codes; few codes lie beyond it."""
+"""The range of a traversal along quantiles of the codes, which excludes outliers."""
 FRAME_MS = 120
 
 
 @pictures("traverse")
 class Traverse(Picture):
-    """Traverse each latent, most informative first, as a picture and as an animation.
+    """Vary each latent in turn, most informative first, as a picture and as an animation.
 
     Args:
-        dims: Latents by number, counted from 0; none selects the most informative.
-        num: Number of most informative latents, if `dims` names none.
+        dims: Indices of latents, from 0; none selects the most informative.
+        num: Number of most informative latents, if `dims` is not set.
         steps: Number of images along each latent.
-        sigmas: Range in both directions, in standard deviations of the prior.
-        quantiles: Whether to go from the 1% to the 99% quantile of the codes of test images instead.
-        base: Image that sets the other latents; none selects the first test image.
-        fit: How an image file of another size is fitted to the model's; none refuses it.
+        sigmas: Range in either direction, in standard deviations of the prior.
+        quantiles: Whether to range from the 1% to the 99% quantile of test codes instead.
+        base: Image that provides the values of the other latents; none selects the first test image.
+        fit: How to fit an image file of another size; none rejects it.
         label: Class of an image file, required for conditional models.
     """
 
@@ -66,7 +66,7 @@ class Traverse(Picture):
 
     @cached_property
     def latents(self) -> list[int]:
-        """The latents that are traversed, in order.
+        """The traversed latents, in order.
 
         Raises:
             UsageError: `dims` are not latents of the model.
@@ -79,7 +79,7 @@ class Traverse(Picture):
 
     @cached_property
     def positions(self) -> tuple[Tensor, tuple[str, ...]]:
-        """The values of every latent at each step, ``(steps, D)``, and the names of the steps."""
+        """The values of each latent at each step, ``(steps, D)``, and the labels of the steps."""
         if not self.quantiles:
             return steps_of_sigma(self.subject.spread, self.sigmas, self.steps)
         from vaekit.drawing.latents import encode_samples
@@ -104,7 +104,7 @@ class Traverse(Picture):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the traversed latents, with their KL in nats if it is known: ``z7 KL 1.3``."""
+        """Names of the traversed latents, with their KL in nats if known: ``z7 KL 1.3``."""
         kl = self.subject.kl_per_latent
         return tuple(f"z{d}" if kl is None else f"z{d} KL {kl[d]:.1f}" for d in self.latents)
 
@@ -118,7 +118,7 @@ class Traverse(Picture):
         return labelled(images, columns=self.steps, rows=self.names, heads=heads, title=f"{what}; all else as in {where}")
 
     def animation(self) -> Animation:
-        """Show all latents at each step, back and forth."""
+        """Show all latents step by step, back and forth."""
         from vaekit.drawing.grid import captioned
 
         order = [*range(self.steps), *range(self.steps - 2, 0, -1)]
@@ -131,7 +131,7 @@ class Traverse(Picture):
 
 
 def steps_of_sigma(spread: Spread, sigmas: float, steps: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the values ``(steps, D)`` from ``-sigmas`` to ``sigmas`` standard deviations, and the names of the steps."""
+    """Return the values ``(steps, D)`` from ``-sigmas`` to ``sigmas`` standard deviations, and the labels of the steps."""
     import torch
 
     from vaekit.drawing.axes import number
@@ -141,7 +141,7 @@ def steps_of_sigma(spread: Spread, sigmas: float, steps: int) -> tuple[Tensor, t
 
 
 def steps_of_quantiles(codes: Tensor, steps: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Return the values ``(steps, D)`` at quantiles of codes ``(N, D)``, and the names of the steps."""
+    """Return the values ``(steps, D)`` at quantiles of codes ``(N, D)``, and the labels of the steps."""
     import torch
 
     t = torch.linspace(*QUANTILES, steps, device=codes.device, dtype=codes.dtype)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 @pictures("variations")
 class Variations(Picture):
-    """Encode a test image of each class and decode draws from its posterior: ``LABEL/I.png`` and ``grid.png``.
+    """Decode posterior samples for a test image of each class: ``LABEL/I.png`` and ``grid.png``.
 
     Args:
-        per_class: Number of variations of each image.
-        seed: Seed of the draws.
+        per_class: Number of variations per class.
+        seed: Random seed.
     """
 
     def __init__(self, subject: Subject, *, per_class: Few = 10, seed: Seed = 0) -> None:
@@ -28,7 +28,7 @@ class Variations(Picture):
         self.per_class, self.seed = per_class, seed
 
     def files(self) -> dict[str, Image]:
-        """Draw each variation, and all of them in a grid.
+        """Draw each variation separately and all in a grid.
 
         Raises:
             DataError: The dataset has no labels.

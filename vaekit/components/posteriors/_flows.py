@@ -1,4 +1,4 @@
-"""What posteriors that are normalising flows share."""
+"""Base class of posteriors that are normalising flows."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ MaxLogvar = Annotated[float, Field(gt=0, le=60)]
 
 
 class FlowPosterior(Posterior):
-    """A diagonal Gaussian whose draws pass through invertible steps.
+    """A diagonal Gaussian whose samples pass through invertible steps.
 
-    The encoder outputs a vector: ``mu``, ``logvar``, and the parameters of the steps. A vector has no positions, so grids are not
-    supported.
+    The encoder outputs a vector with ``mu``, ``logvar`` and the parameters of the steps. Grids are not supported.
 
     Args:
         latent_dim: The number of latent dimensions D.
-        sizes: The sizes of the parameters of the steps, in order.
+        sizes: The numbers of parameters of the steps, in order.
         max_logvar: The bound of the log-variance of the Gaussian.
     """
 
@@ -43,9 +42,9 @@ class FlowPosterior(Posterior):
         return Flow(DiagonalGaussian(mu, raw.clamp(-self.max_logvar, self.max_logvar)), self.steps(others))
 
     def steps(self, params: Sequence[Tensor]) -> tuple[Step, ...]:
-        """Return the steps of a batch.
+        """Return the steps for a batch.
 
         Args:
-            params: The encoder's outputs for them, each ``(B, size)``.
+            params: The encoder outputs for each step, ``(B, size)``.
         """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""What posteriors that depend on the prior share."""
+"""Helpers of posteriors that depend on the prior."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from vaekit.errors import UsageError
 P = TypeVar("P")
 
 
-def density_of_prior(kind: str, model: Any, density: type[P], what: str) -> P:
+def prior_density(kind: str, model: Any, density: type[P], what: str) -> P:
     """Return the density of a model's prior.
 
     Args:
-        kind: The posterior, which requires the prior of the same name.
+        kind: The name of the posterior, which requires the prior of the same name.
         model: The model.
-        density: The type that it must have.
-        what: What the posterior takes from it.
+        density: The required type.
+        what: What the posterior takes from the prior, for the error message.
 
     Raises:
-        UsageError: There is no model, or it has another prior.
+        UsageError: No model is given, or its prior is of another type.
     """
     p = None if model is None else model.prior(model)
     if not isinstance(p, density):

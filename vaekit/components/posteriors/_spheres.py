@@ -1,4 +1,4 @@
-"""What posteriors on spheres share."""
+"""Base class of posteriors on the sphere."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from vaekit.interfaces import Capability, Posterior, Shape
 class SphericalPosterior(Posterior):
     """A density on the unit sphere with a mean direction and a concentration.
 
-    The decoder receives ``sqrt(D) z``, whose numbers have a mean square of 1, as those of a standard normal have.
+    The decoder receives ``sqrt(D) z``, whose elements have a mean square of 1, like those of a standard normal.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({Capability.LOG_PROB})
     space = "sphere"
     default_prior = "hypersphere"
     density: ClassVar[type[VonMisesFisher] | type[PowerSpherical]]
-    """The density of mean directions and concentrations."""
+    """The density, given mean directions and concentrations."""
 
     def __init__(self, latent_dim: int, *, max_kappa: PositiveFloat = 1e4) -> None:
         super().__init__(latent_dim)

@@ -1,4 +1,4 @@
-"""The posterior of layers of latents inferred from the bottom up."""
+"""A hierarchical posterior inferred from the bottom up."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from vaekit.schema import Count
 class BottomUp(Posterior):
     """Layers of latents from the bottom up, ``q(z|x) = q(z_L|x) prod_l q(z_l|z_>l)``: the posterior of IWAE's two-layer models.
 
-    The encoder infers the bottom layer z_L, and networks of the posterior infer each other layer from those below it. The prior
-    draws the same layers from the top down, and must be given the same ``layers`` and ``top``. The KL is estimated from the
-    samples, latent by latent.
+    The encoder infers the bottom layer z_L; networks of the posterior infer each higher layer from those below it. The prior
+    generates the same layers from the top down and must have the same ``layers`` and ``top``. The KL is estimated from samples,
+    latent by latent.
 
     In the paper, p(x|z) depends on z_L alone; here, the decoder sees all layers.
 
     Args:
         layers: Number of layers.
-        top: Number of latents of the top layer; default: an equal share. The other layers share the rest equally.
-        hidden: Widths of the hidden layers of the networks that infer a layer from those below.
-        max_logvar: Bound of the log-variances that the encoder emits.
+        top: Number of latents in the top layer; default: an equal share. The rest is divided equally among the other layers.
+        hidden: Widths of the hidden layers in the networks that infer a layer from those below.
+        max_logvar: Bound of the log-variances that the encoder outputs.
 
     References:
         Burda et al. (2016), "Importance Weighted Autoencoders", ICLR, arXiv:1509.00519, section 2.
@@ -62,10 +62,10 @@ class BottomUp(Posterior):
         p = None if model is None else model.prior(model)
         if p is not None and (not isinstance(p, Layers) or p.sizes != self.sizes):
             raise UsageError(
-                "the posterior 'bottom_up' and the prior have other layers",
+                "the posterior 'bottom_up' and the prior have different layers",
                 given=f"layers of {p.sizes} latents in the prior" if isinstance(p, Layers) else f"the prior {model.prior.kind!r}",
                 expected=f"layers of {self.sizes} latents",
-                remedy="give posterior and prior the same layers and top",
+                remedy="use the same layers and top for posterior and prior",
             )
         mu, logvar = at_least_float32(params).unbind(-2)
         bottom = DiagonalGaussian(mu, logvar.clamp(-self.max_logvar, self.max_logvar))

@@ -1,4 +1,4 @@
-"""Categorical latents with the Gumbel-softmax estimator."""
+"""Categorical latents with the Gumbel-softmax relaxation."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from vaekit.schema import Count
 
 @posteriors("categorical")
 class Categorical(Posterior):
-    """Categorical variables of K classes as one-hot vectors, trained by the Gumbel-softmax (or Concrete) relaxation.
+    """Categorical variables of K classes as one-hot vectors, trained with the Gumbel-softmax (or Concrete) relaxation.
 
-    The D latents are D / K variables: ``--latent-dim 200 --num-classes 10`` makes 20. On a grid, they are the channels of each
-    position. Training relaxes samples: a low temperature makes them nearly one-hot, at the cost of noisy gradients (on digits,
-    0.4 gave an ELBO 8 nats higher than 1). The KL is that of the discrete variables, in closed form, so the training loss is not
-    a bound. Evaluation, samples and log p(x) use one-hot vectors, whose ELBO is one; `active_units` and reconstructions use the
-    probabilities, which are the mean.
+    The D latents form D / K variables: 20 with ``--latent-dim 200 --num-classes 10``. On a grid, they are the channels of each
+    position. In training, samples are relaxed: a low temperature makes them nearly one-hot, at the cost of noisy gradients (on
+    digits, 0.4 gave an ELBO 8 nats higher than 1). The KL is that of the discrete variables, in closed form, so the training
+    loss is not a bound. Evaluation, samples and log p(x) use one-hot vectors, so the reported ELBO is a bound; `active_units`
+    and reconstructions use the mean, which is the class probabilities.
 
     Args:
-        num_classes: Number K of classes of each variable; default: all latents, or all channels of a grid, form one variable.
+        num_classes: Number of classes K per variable; default: all latents, or all channels of a grid, form one variable.
         temperature: Temperature of the relaxed samples.
-        straight_through: Whether training also uses one-hot samples, with the gradient of the relaxed ones.
+        straight_through: Whether to use one-hot samples in training too, with the gradients of the relaxed ones.
 
     References:
         Jang et al. (2017), "Categorical Reparameterization with Gumbel-Softmax", ICLR, arXiv:1611.01144, section 2.
@@ -55,10 +55,10 @@ class Categorical(Posterior):
         self.num_classes = channels if num_classes is None else num_classes
         if channels % self.num_classes:
             raise UsageError(
-                "the latents of the posterior 'categorical' are not a whole number of variables",
+                "the latents of the posterior 'categorical' cannot be divided into variables",
                 given=f"{channels} {'latents' if len(latent_shape) == 1 else 'channels'}, {self.num_classes} classes",
                 expected="a multiple of the number of classes",
-                remedy=f"use --latent-dim {self.num_classes * (channels // self.num_classes + 1)}, or other --num-classes",
+                remedy=f"use --latent-dim {self.num_classes * (channels // self.num_classes + 1)}, or change --num-classes",
             )
         self.num, self.straight_through = channels // self.num_classes, straight_through
         self.register_buffer("temperature", torch.tensor(temperature), persistent=False)

@@ -14,9 +14,9 @@ from vaekit.roles import posteriors
 
 @posteriors("delta")
 class DeltaPosterior(Posterior):
-    """All mass at the encoder's output: a plain autoencoder, without a density, a KL or an ELBO.
+    """A point mass at the encoder's output: a plain autoencoder, without a density, a KL or an ELBO.
 
-    Nothing draws the codes towards the prior, so samples from it need not decode to anything meaningful.
+    Nothing pulls the codes towards the prior, so prior samples need not decode to anything meaningful.
     """
 
     default_loss = None
@@ -30,5 +30,5 @@ class DeltaPosterior(Posterior):
         return Delta(at_least_float32(params))
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor) -> Tensor:
-        """Return zeros ``(num, D)``, since a point mass needs no noise."""
+        """Return zeros ``(num, D)``: a point mass needs no noise."""
         return like.new_zeros(num, self.latent_dim)

@@ -15,19 +15,19 @@ from vaekit.interfaces import Capability, Shape
 from vaekit.roles import posteriors
 
 MARGIN = 1e-3
-"""How far bounded outputs reach beyond the outermost levels, relative to the range of these, so that rounding reaches them."""
+"""Relative margin by which bounded outputs exceed the outermost levels, so that rounding reaches them."""
 
 
 @posteriors("fsq")
 class FSQ(CodesPosterior):
-    """Latents bounded by tanh and each rounded to one of a few levels, without a codebook: finite scalar quantisation.
+    """Finite scalar quantisation: latents bounded by tanh and rounded to a few levels, without a codebook.
 
-    A position of C channels has as many codes as the product of the levels, such as 8·5·5·5 = 1000, so a few channels suffice:
-    ``--latent-dim 4 --latent-stride 4 --levels 8,5,5,5``. The encoder receives the gradient of the levels through tanh. No
-    commitment loss is needed; the KL from the uniform prior is P times the log of the number of codes.
+    The number of codes per position is the product of the levels, such as 8·5·5·5 = 1000, so a few channels suffice:
+    ``--latent-dim 4 --latent-stride 4 --levels 8,5,5,5``. Gradients pass straight through the rounding. No commitment loss is
+    needed; the KL to the uniform prior is P times the log of the number of codes.
 
     Args:
-        levels: Number of levels of each channel, or one number for all; the paper recommends 5 or more.
+        levels: Number of levels per channel, or one number for all; the paper recommends 5 or more.
 
     References:
         Mentzer et al. (2024), "Finite Scalar Quantization: VQ-VAE Made Simple", ICLR, arXiv:2309.15505, section 3.
@@ -47,7 +47,7 @@ class FSQ(CodesPosterior):
         super().__init__(latent_dim, latent_shape)
         if len(levels) not in (1, self.channels):
             raise UsageError(
-                "the posterior 'fsq' needs a number of levels for each channel",
+                "the posterior 'fsq' needs the number of levels of each channel",
                 given=f"levels {', '.join(map(str, levels))} for {self.channels} channels",
                 expected=f"{self.channels} numbers, or one for all",
                 remedy=f"use --latent-dim {len(levels)}",
@@ -58,14 +58,14 @@ class FSQ(CodesPosterior):
 
     @property
     def vocabulary(self) -> Levels:
-        """The levels, which the prior shares."""
+        """The levels, shared with the prior."""
         return Levels(self.sizes, self.below, self.top)
 
     def forward(self, params: Tensor, model: Any = None) -> Quantised:
         del model
         vectors, vocabulary = to_positions(at_least_float32(params), self.channels), self.vocabulary
         reach = self.top * (1 + MARGIN) / 2
-        offset = self.below - self.top / 2  # 1/2 for even numbers, which have more levels below 0 than above
+        offset = self.below - self.top / 2  # 1/2 for an even number, with more levels below 0 than above
         bounded = (reach * torch.tanh(vectors + torch.atanh(offset / reach)) - offset) / self.below  # 0 stays 0
         codes = vocabulary.codes(bounded)
         return Quantised(from_positions(bounded), from_positions(vocabulary.vectors(codes)), codes)

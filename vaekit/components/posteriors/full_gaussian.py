@@ -15,11 +15,11 @@ from vaekit.roles import posteriors
 
 @posteriors("full_gaussian")
 class FullGaussianPosterior(Posterior):
-    """Full-covariance Gaussian ``q(z|x) = N(mu(x), L(x) L(x)^T)``: latents may depend on each other given the example.
+    """Full-covariance Gaussian ``q(z|x) = N(mu(x), L(x) L(x)^T)``: latents may be correlated given the example.
 
-    The encoder outputs ``mu``, a log-variance of each latent given those before it, and the ``D (D - 1) / 2`` numbers below the
-    diagonal of L, in units of the standard deviation of their row. The KL to a standard normal is exact. The number of outputs
-    grows with the square of D, so grids are not supported.
+    The encoder outputs ``mu``, a log-variance of each latent given those before it, and the ``D (D - 1) / 2`` elements of L
+    below the diagonal, in units of the standard deviation of their row. The KL to a standard normal is exact. The number of
+    outputs is quadratic in D, so grids are not supported.
 
     Args:
         max_logvar: Bound of the log-variances.

@@ -15,21 +15,21 @@ from vaekit.roles import posteriors
 from vaekit.schema import Count, Few
 
 GATE = 2.0
-"""The initial s, at which a transform keeps most of z, as the paper advises."""
+"""The initial s, which makes a transform keep most of z, as recommended in the paper."""
 
 
 @posteriors("iaf")
 class IAF(FlowPosterior):
-    """A Gaussian whose draws pass through inverse autoregressive flows: a posterior of almost any shape.
+    """A Gaussian whose samples pass through inverse autoregressive flows: a posterior of almost any shape.
 
     Each transform shifts and scales every latent by the outputs of a network, which sees a context from the encoder and the
-    latents before that one or, in every second transform, those after it. A draw takes one pass of each. The KL is estimated from
-    the samples.
+    preceding latents or, in every second transform, the following ones. Sampling takes one pass through each transform. The KL
+    is estimated from samples.
 
     Args:
         transforms: Number of autoregressive transforms.
-        hidden: Widths of the hidden layers of each.
-        context: Size of the context.
+        hidden: Widths of the hidden layers in each transform.
+        context: Size of the context vector.
         max_logvar: Bound of the log-variance of the Gaussian.
 
     References:
@@ -57,10 +57,10 @@ class IAF(FlowPosterior):
 
 
 class Autoregressive(nn.Module):
-    """The network of one transform: outputs i depend on the context and on the inputs before i, or after it if ``descending``.
+    """The network of a transform: outputs i depend on the context and on the inputs before i, or after it if ``descending``.
 
-    A unit of degree d sees the inputs up to the d-th; those of degree 0 see the context alone. It is implemented here because
-    zuko's transforms have no gate and do not expose the tensors that detaching a density needs.
+    A unit of degree d sees the first d inputs; units of degree 0 see only the context. It is implemented here because zuko's
+    transforms have no gate and do not expose the tensors needed to detach a density.
 
     References:
         Germain et al. (2015), "MADE: Masked Autoencoder for Distribution Estimation", ICML, arXiv:1502.03509, section 4.

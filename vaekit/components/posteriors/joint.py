@@ -1,4 +1,4 @@
-"""Gaussian latents and a categorical one."""
+"""Gaussian and categorical latents."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from vaekit.schema import Count
 
 @posteriors("joint")
 class Joint(Posterior):
-    """Gaussian latents for continuous factors, and a categorical variable of K classes for discrete ones: JointVAE.
+    """JointVAE: Gaussian latents for continuous factors and a categorical variable of K classes for a discrete one.
 
-    The last K of the D latents, or of the channels of a grid, are the one-hot vector of the categorical variable; see
-    `categorical` for how it is trained and evaluated. The KL is the sum of both. The plain ELBO can leave the categorical
-    variable unused (on digits, it carried 0.04 of 18 nats); the loss ``joint_capacity`` assigns nats to each part.
-    ``vaekit traverse --sigmas 4`` shows the classes.
+    The last K of the D latents, or of the channels of a grid, are the one-hot vector of the categorical variable, which is
+    trained and evaluated as in `categorical`. The KL is the sum over both parts. With the plain ELBO, the categorical variable
+    may remain unused (on digits, it carried 0.04 of 18 nats); the loss ``joint_capacity`` sets a target for each part. ``vaekit
+    traverse --sigmas 4`` shows the classes.
 
     Args:
-        num_classes: Number K of classes; default: half the latents, rounded up.
+        num_classes: Number of classes K; default: half the latents, rounded up.
         temperature: Temperature of the relaxed samples of the categorical variable.
         max_logvar: Bound of the log-variances.
 
@@ -53,8 +53,8 @@ class Joint(Posterior):
             raise UsageError(
                 "the posterior 'joint' has fewer latents than classes",
                 given=f"{channels} {'latents' if len(latent_shape) == 1 else 'channels'}, {num_classes} classes",
-                expected="a latent for each class, and some for the Gaussian",
-                remedy=f"use --latent-dim {num_classes + 10}, or fewer --num-classes",
+                expected="a latent for each class, and at least one Gaussian latent",
+                remedy=f"use --latent-dim {num_classes + 10}, or reduce --num-classes",
             )
         self.num_classes = (channels + 1) // 2 if num_classes is None else num_classes
         self.num_discrete = latent_dim // channels * self.num_classes
@@ -63,7 +63,7 @@ class Joint(Posterior):
 
     @property
     def param_shape(self) -> Shape:
-        """Return ``(2, D)``: means and logits, then log-variances, of which those of the one-hot vector are unused."""
+        """Return ``(2, D)``: means and logits, then log-variances; those of the one-hot vector are unused."""
         return (2, self.latent_dim)
 
     @property

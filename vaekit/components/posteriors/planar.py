@@ -14,10 +14,10 @@ from vaekit.schema import Few
 
 @posteriors("planar")
 class Planar(FlowPosterior):
-    """A Gaussian whose draws pass through planar flows, with parameters from the encoder, so that it can bend or split.
+    """A Gaussian whose samples pass through planar flows with parameters from the encoder, so that it can bend or split.
 
     Each flow ``z + u tanh(w·z + b)`` acts along one direction, so many latents need many flows, or `iaf`. The KL is estimated
-    from the samples.
+    from samples.
 
     Args:
         transforms: Number of planar flows.

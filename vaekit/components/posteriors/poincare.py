@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, PositiveFloat
 from torch import Tensor
 
-from vaekit.components.posteriors._priors import density_of_prior
+from vaekit.components.posteriors._priors import prior_density
 from vaekit.distributions import at_least_float32
 from vaekit.distributions.poincare import WrappedNormal, exp_map, squared
 from vaekit.interfaces import Capability, Posterior, Shape
@@ -17,15 +17,15 @@ from vaekit.roles import posteriors
 
 @posteriors("poincare")
 class Poincare(Posterior):
-    """A normal density wrapped onto the Poincaré ball: the posterior of a Poincaré VAE, for hierarchical data.
+    """A wrapped normal on the Poincaré ball: the posterior of a Poincaré VAE, for hierarchical data.
 
-    The encoder outputs ``(2, D)``: a vector in the tangent space at 0, which the exponential map carries to the centre ``mu``,
-    and log-variances in the tangent space at ``mu``. The decoder takes points of the ball as it takes any codes; it has no
-    gyroplane layer. The prior ``poincare`` sets the curvature of the space. The KL is estimated from the samples.
+    The encoder outputs ``(2, D)``: a vector in the tangent space at 0, which the exponential map takes to the centre ``mu``,
+    and log-variances in the tangent space at ``mu``. The decoder takes points of the ball as plain vectors; there is no
+    gyroplane layer. The prior ``poincare`` sets the curvature of the space. The KL is estimated from samples.
 
     Args:
-        max_radius: Bound of the distance of ``mu`` from 0, approached smoothly, in units of ``c^(-1/2)``: in float32, points more
-            than 12 units away cannot be told from the boundary.
+        max_radius: Smooth bound of the distance of ``mu`` from 0, in units of ``c^(-1/2)``: in float32, points more than 12
+            units away cannot be distinguished from the boundary.
         max_logvar: Bound of the log-variance.
 
     References:
@@ -50,7 +50,7 @@ class Poincare(Posterior):
         return (2, self.latent_dim)
 
     def forward(self, params: Tensor, model: Any = None) -> WrappedNormal:
-        p = density_of_prior("poincare", model, WrappedNormal, "the curvature")
+        p = prior_density("poincare", model, WrappedNormal, "the curvature")
         tangent, raw = at_least_float32(params).unbind(-2)
         bounded = tangent * torch.rsqrt(1 + p.c * squared(tangent) / self.max_radius**2)
         mu = exp_map(torch.zeros_like(bounded), bounded, p.c)

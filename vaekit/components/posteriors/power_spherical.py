@@ -9,10 +9,10 @@ from vaekit.roles import posteriors
 
 @posteriors("power_spherical")
 class PowerSphericalPosterior(SphericalPosterior):
-    """Power spherical density on the unit sphere, ``q(z|x) ∝ (1 + mu · z)^kappa``: much like ``vmf``, with a lighter tail.
+    """Power spherical density on the unit sphere, ``q(z|x) ∝ (1 + mu · z)^kappa``: similar to ``vmf``, with a lighter tail.
 
-    Parameters, draws and KL are like those of ``vmf``, but the normaliser has no Bessel functions. As the density falls to 0 at
-    ``-mu``, importance weights are unbounded: prefer ``vmf`` for log p(x) and for ``iwae``.
+    Parameters, sampling and KL are analogous to ``vmf``, but the normaliser involves no Bessel functions. Since the density
+    vanishes at ``-mu``, importance weights are unbounded: prefer ``vmf`` for log p(x) and for ``iwae``.
 
     Args:
         max_kappa: Bound of the concentration; for a large one, the standard deviation in each direction is ``(2 / kappa)^(1/2)``.

@@ -14,10 +14,10 @@ from vaekit.schema import Few
 
 @posteriors("radial")
 class Radial(FlowPosterior):
-    """A Gaussian whose draws pass through radial flows, with parameters from the encoder.
+    """A Gaussian whose samples pass through radial flows with parameters from the encoder.
 
-    Each flow ``z + β (z - z_0) / (α + |z - z_0|)`` attracts draws to a point or repels them from it, in all directions alike. The
-    KL is estimated from the samples.
+    Each flow ``z + β (z - z_0) / (α + |z - z_0|)`` contracts or expands the density around a point, equally in all directions.
+    The KL is estimated from samples.
 
     Args:
         transforms: Number of radial flows.

@@ -1,4 +1,4 @@
-"""Vector quantisation in stages, each of which quantises what the previous ones left."""
+"""Residual vector quantisation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from vaekit.components.posteriors._codebooks import CodesPosterior, Learned, few, fitted, followed
+from vaekit.components.posteriors._codebooks import CodebookState, CodesPosterior, fit_codebook, subsample, update_codebook
 from vaekit.distributions import Codebooks, Quantised, at_least_float32, from_positions, to_positions
 from vaekit.interfaces import Capability, Shape
 from vaekit.roles import posteriors
@@ -18,17 +18,17 @@ from vaekit.trace import Trace
 
 @posteriors("residual_vq")
 class ResidualVQ(CodesPosterior):
-    """The sum of R entries at each position, one from each of R codebooks: ``K^R`` vectors for the price of ``R K``.
+    """Residual vector quantisation: per position, the sum of an entry from each of R codebooks, ``K^R`` vectors in all.
 
-    From coarse to fine, each stage quantises the residual of the stages before it, with a codebook learned as in `vq`. The
-    encoder receives the gradient of the sum unchanged. The loss ``commitment`` keeps outputs near the sums of the first 1 to R
-    entries. The KL from the uniform prior is ``P R log K``.
+    From coarse to fine, each stage quantises the residual of the previous stages, with a codebook learned as in `vq`. Gradients
+    pass straight through to the encoder. The loss ``commitment`` keeps the outputs close to the partial sums of the entries.
+    The KL to the uniform prior is ``P R log K``.
 
     Args:
         num_stages: Number of stages R.
-        num_codes: Number of entries of each codebook.
+        num_codes: Number of entries per codebook.
         decay: Decay of the moving averages.
-        restart: Usage below which an entry is reset, as a fraction of the mean usage; 0 for never.
+        restart: Usage below which an entry is reset, as a fraction of the mean usage; 0 to disable.
 
     References:
         Zeghidour et al. (2022), "SoundStream: An End-to-End Neural Audio Codec", TASLP, arXiv:2107.03312, section III.C.
@@ -60,7 +60,7 @@ class ResidualVQ(CodesPosterior):
 
     @property
     def vocabulary(self) -> Codebooks:
-        """The codebooks, which the prior shares."""
+        """The codebooks, shared with the prior."""
         return Codebooks(self.codebooks)
 
     def forward(self, params: Tensor, model: Any = None) -> Quantised:
@@ -76,22 +76,22 @@ class ResidualVQ(CodesPosterior):
         residual = to_positions(q.outputs, self.channels).flatten(0, -2)
         stages = []
         for *state, codes in zip(self.codebooks, self.usage, self.sums, q.codes.flatten(0, -2).unbind(-1), strict=True):
-            stages.append(followed(Learned(*state), residual, codes, decay=self.decay, restart=self.restart))
+            stages.append(update_codebook(CodebookState(*state), residual, codes, decay=self.decay, restart=self.restart))
             residual = residual - state[0][codes]
         return _stacked(stages)
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
         self.check_size(self.codebooks.shape[1], trace)
-        residual = few(to_positions(cast("Quantised", trace.site.q).outputs, self.channels).flatten(0, -2))
+        residual = subsample(to_positions(cast("Quantised", trace.site.q).outputs, self.channels).flatten(0, -2))
         stages = []
         for noise in self.codebooks:
-            stages.append(fitted(noise, residual))
+            stages.append(fit_codebook(noise, residual))
             entries = Codebooks(stages[-1].codebook[None])
             residual = residual - entries.vectors(entries.codes(residual))
         return _stacked(stages)
 
 
-def _stacked(stages: list[Learned]) -> dict[str, Tensor]:
-    """Return the states of all stages, by the names of the buffers."""
+def _stacked(stages: list[CodebookState]) -> dict[str, Tensor]:
+    """Return the states of all stages by buffer name."""
     names = "codebooks", "usage", "sums"
     return {name: torch.stack(each) for name, each in zip(names, zip(*stages, strict=True), strict=True)}

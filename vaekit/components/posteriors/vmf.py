@@ -11,12 +11,12 @@ from vaekit.roles import posteriors
 class VMF(SphericalPosterior):
     """Von Mises-Fisher density on the unit sphere, ``q(z|x) ∝ exp(kappa mu · z)``: the posterior of an S-VAE.
 
-    The encoder outputs ``(2, D)``: a vector whose direction is ``mu``, and numbers whose mean, through softplus and times D, is
-    ``kappa``. Reconstructions decode ``mu``. Draws are exact and differentiable, without rejection, and the KL from the prior
-    ``hypersphere`` has a closed form, which is split evenly among the latents.
+    The encoder outputs ``(2, D)``: a vector with the direction ``mu``, and D numbers with ``kappa = D softplus(mean)``.
+    Reconstructions decode ``mu``. Sampling is exact and differentiable, without rejection, and the KL to the prior
+    ``hypersphere`` has a closed form, which is divided equally among the latents.
 
-    A Gaussian prior draws codes to its centre, where few dimensions have little room. On digits, the ELBO is 10 nats better than
-    that of a Gaussian with the same degrees of freedom, D - 1, if these are 2, 3 nats better for 5, and 1.6 nats better for 10.
+    A Gaussian prior pulls codes to its centre, where low-dimensional spaces have little room. On digits, compared with a
+    Gaussian of the same degrees of freedom, D - 1, the ELBO is better by 10 nats for 2, 3 nats for 5, and 1.6 nats for 10.
 
     Args:
         max_kappa: Bound of the concentration; the standard deviation in each direction is ``kappa^(-1/2)``.

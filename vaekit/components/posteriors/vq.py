@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
-from vaekit.components.posteriors._codebooks import CodesPosterior, Learned, few, fitted, followed
+from vaekit.components.posteriors._codebooks import CodebookState, CodesPosterior, fit_codebook, subsample, update_codebook
 from vaekit.distributions import Codebooks, Quantised, at_least_float32, from_positions, to_positions
 from vaekit.interfaces import Capability, Shape
 from vaekit.roles import posteriors
@@ -20,13 +20,13 @@ from vaekit.trace import Trace
 class VQ(CodesPosterior):
     """The nearest entry of a learned codebook at each position: the posterior of a VQ-VAE, for grids (``--latent-stride 4``).
 
-    The encoder receives the gradient of the entries unchanged. The codebook starts from a k-means clustering of encoder outputs,
-    then each entry follows a moving average of the outputs nearest to it; an entry that is hardly used is reset to an output.
+    Gradients pass straight through to the encoder. The codebook is initialised by k-means clustering of encoder outputs; each
+    entry then follows a moving average of the outputs assigned to it, and a rarely used entry is reset to an encoder output.
 
     Args:
-        num_codes: Number of entries of the codebook.
+        num_codes: Number of codebook entries.
         decay: Decay of the moving averages.
-        restart: Usage below which an entry is reset, as a fraction of the mean usage; 0 for never.
+        restart: Usage below which an entry is reset, as a fraction of the mean usage; 0 to disable.
 
     References:
         van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937,
@@ -58,7 +58,7 @@ class VQ(CodesPosterior):
 
     @property
     def vocabulary(self) -> Codebooks:
-        """The codebook, which the prior shares."""
+        """The codebook, shared with the prior."""
         return Codebooks(self.codebook[None])
 
     def forward(self, params: Tensor, model: Any = None) -> Quantised:
@@ -70,10 +70,10 @@ class VQ(CodesPosterior):
     def next_state(self, trace: Trace) -> dict[str, Tensor]:
         q = cast("Quantised", trace.site.q)
         outputs = to_positions(q.outputs, self.channels).flatten(0, -2)
-        state = Learned(self.codebook, self.usage, self.sums)
-        return followed(state, outputs, q.codes.flatten(), decay=self.decay, restart=self.restart)._asdict()
+        state = CodebookState(self.codebook, self.usage, self.sums)
+        return update_codebook(state, outputs, q.codes.flatten(), decay=self.decay, restart=self.restart)._asdict()
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
         self.check_size(len(self.codebook), trace)
         q = cast("Quantised", trace.site.q)
-        return fitted(self.codebook, few(to_positions(q.outputs, self.channels).flatten(0, -2)))._asdict()
+        return fit_codebook(self.codebook, subsample(to_positions(q.outputs, self.channels).flatten(0, -2)))._asdict()

@@ -1,4 +1,4 @@
-"""Priors that are normalising flows of zuko."""
+"""Base class of priors that are zuko flows."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from vaekit.interfaces import Capability, Prior
 
 
 class Form(NamedTuple):
-    """What determines a flow, apart from its weights.
+    """The structure of a flow, without its weights.
 
     Args:
-        flow: The name of its class in ``zuko.flows``: the prior's name in capitals.
+        flow: The class name in ``zuko.flows``: the prior's name in capitals.
         latent_dim: The number of latents.
         options: The options of the class.
     """
@@ -29,7 +29,7 @@ class Form(NamedTuple):
 
 
 class FlowPrior(Prior):
-    """A flow of zuko that maps latents to standard normal noise.
+    """A zuko flow that maps latents to standard normal noise.
 
     Args:
         latent_dim: Number of latents.
@@ -46,7 +46,7 @@ class FlowPrior(Prior):
         with torch.device("cpu"):  # its masks are computed from values
             built = network(self.form)
         self.flow = built.to(place)
-        _directions_of(self.form)  # now, since it cannot be built while torch traces a model
+        _directions_of(self.form)  # build it now, since this fails while torch traces a model
 
     def forward(self, model: Any = None, c: Tensor | None = None) -> FlowDensity:
         del model, c
@@ -80,14 +80,14 @@ class _Directions(nn.Module):
 
 @cache
 def _directions_of(form: Form) -> tuple[nn.Module, tuple[str, ...]]:
-    """Return the directions of a flow, without weights, and the names of its tensors."""
+    """Return both directions of a flow, without weights, and the names of its tensors."""
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         directions = _Directions(network(form)).to("meta")
     return directions, tuple(tensors_of(directions))
 
 
 def _apply(form: Form, inverse: bool, value: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-    """Map values to noise, or noise to values if ``inverse``; return also the log determinant."""
+    """Map values to noise, or noise to values if ``inverse``; also return the log determinant."""
     directions, names = _directions_of(form)
     given = dict(zip(names, tensors, strict=True))
     result: tuple[Tensor, Tensor] = functional_call(directions, given, (value,), {"inverse": inverse})
@@ -95,15 +95,15 @@ def _apply(form: Form, inverse: bool, value: Tensor, *tensors: Tensor) -> tuple[
 
 
 apply_flow = torch.compiler.allow_in_graph(_apply)
-"""`_apply`, which torch.compile records as one operation: it cannot trace zuko's lazy transforms."""
+"""`_apply` as a single operation for torch.compile, which cannot trace zuko's lazy transforms."""
 
 
 class FlowDensity(NamedTuple):
-    """The density of ``f(noise)`` for standard normal noise and an invertible f.
+    """The density of ``f(noise)``, where f is invertible and the noise standard normal.
 
     Args:
-        form: The form of f.
-        tensors: Its parameters and buffers.
+        form: The structure of f.
+        tensors: The parameters and buffers of f.
     """
 
     form: Form

@@ -15,10 +15,10 @@ from vaekit.roles import priors
 
 @priors("categorical")
 class Categorical(Prior):
-    """Independent categorical variables, by default with equally probable classes. Draws are one-hot vectors.
+    """Independent categorical variables, by default with equally probable classes. Samples are one-hot vectors.
 
     Args:
-        learned: Whether the probabilities of the classes are learned.
+        learned: Whether to learn the class probabilities.
 
     References:
         Jang et al. (2017), "Categorical Reparameterization with Gumbel-Softmax", ICLR, arXiv:1611.01144.

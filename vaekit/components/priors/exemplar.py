@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaekit.components.priors._mixtures import MixturePrior, spread
+from vaekit.components.priors._mixtures import MixturePrior, spread_indices
 from vaekit.distributions import GaussianMixture
 from vaekit.errors import UsageError
 from vaekit.interfaces import Shape
@@ -21,15 +21,15 @@ class Exemplar(MixturePrior):
     """A mixture of Gaussians around the codes of training images, the exemplars: samples are variations of known images.
 
     ``p(z) = (1/M) sum_m N(z; mu(x_m), s^2 I)`` with the posterior's mean mu and one learned variance. The exemplars x_m are a
-    queue of the M images trained on last, with their labels in a conditional model; each step encodes them, which also trains the
-    encoder. They are part of the saved model, and evaluation does not change them. The KL is estimated from the samples.
+    queue of the M images trained on last, with their labels in a conditional model; each step encodes them, which also trains
+    the encoder. They are saved with the model, and evaluation does not change them. The KL is estimated from samples.
 
-    An image should not be its own exemplar, or the KL rewards memorising it: a batch joins the queue after its step. Still, an
-    image that is late in one epoch and early in the next meets itself. With batches of B, that is ``M (M + B) / (2 N)`` of N
-    images an epoch, or 3 of 50,000 by default. Therefore M is at most a tenth of the training set.
+    An image should not be its own exemplar, or the KL would reward memorising it: a batch joins the queue after its step.
+    Still, an image late in one epoch and early in the next can meet itself. With batches of B, this happens to ``M (M + B) / (2
+    N)`` of N images per epoch, or 3 of 50,000 by default. Therefore M is at most a tenth of the training set.
 
     Args:
-        num_exemplars: Number M of exemplars.
+        num_exemplars: Number of exemplars M.
 
     References:
         Norouzi et al. (2020), "Exemplar VAE: Linking Generative Models, Nearest Neighbor Retrieval, and Data Augmentation",
@@ -62,10 +62,10 @@ class Exemplar(MixturePrior):
         most = num if trace.num_data is None else max(1, trace.num_data // 10)
         if num > most:
             raise UsageError(
-                "the prior 'exemplar' has so many exemplars that images would often be their own",
+                "the prior 'exemplar' has too many exemplars: images would often be their own",
                 given=f"{num} exemplars, {trace.num_data} training images",
                 expected="at most a tenth of the training images",
                 remedy=f"use --prior.num-exemplars {most} or less",
             )
-        index = spread(num, len(trace.x))
+        index = spread_indices(num, len(trace.x))
         return {"inputs": trace.x[index]} | ({} if trace.y is None else {"labels": trace.y[index]})

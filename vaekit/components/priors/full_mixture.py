@@ -17,18 +17,18 @@ from vaekit.schema import Few
 from vaekit.trace import Trace
 
 MOST_LATENTS = 1024
-"""The most latents; the covariances of ten components have 5 million parameters then."""
+"""Maximum number of latents: the covariances of ten components then have 5 million parameters."""
 LEAST_SHARE = 1e-4
-"""What is added to the variances of a component, as a fraction of the mean variance of the codes, so that none is singular."""
+"""Regularisation added to the variances of a component, as a fraction of the mean variance of the codes."""
 
 
 @priors("full_mixture")
 class FullMixture(MixturePrior):
-    """A mixture of Gaussians with full covariances, initialised by fitting the codes of training images with EM.
+    """A mixture of full-covariance Gaussians, initialised by EM on the codes of training images.
 
-    Fitted to the codes of a trained model (``vaekit fit-prior RUN --prior full_mixture``), it is ex-post density estimation: with
-    the loss `prior_nll`, gradient steps refine the fit on all codes. The fit uses up to 10,000 images, at least as many as
-    there are latents, and needs ``pip install "vaekit[mixtures]"`` (scikit-learn). Its KL has no closed form.
+    It is meant for ex-post density estimation (``vaekit fit-prior RUN --prior full_mixture``): gradient steps on the loss
+    `prior_nll` then refine the fit on all codes. EM uses up to 10,000 images, at least as many as there are latents. Requires
+    ``pip install "vaekit[mixtures]"`` (scikit-learn). The KL has no closed form.
 
     Args:
         num_components: Number of Gaussians, each with ``D (D + 3) / 2`` parameters.
@@ -70,10 +70,10 @@ class FullMixture(MixturePrior):
         codes, num = trace.z.flatten(0, -2).double().cpu().numpy(), len(self.logits)
         if len(codes) < max(num, self.latent_dim):
             given = f"{len(codes)} codes of {self.latent_dim} latents for {num} components"
-            raise _too_large(given, "at least as many codes as latents, and as components")
+            raise _too_large(given, "at least as many codes as latents and as components")
         floor = max(LEAST_SHARE * float(codes.var(0).mean()), 1e-12)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on fits that stop early or find fewer clusters: gradient steps go on from there
+            warnings.simplefilter("ignore")  # if EM stops early or finds fewer clusters, gradient steps continue from there
             fit = library.GaussianMixture(num, reg_covar=floor, random_state=0).fit(codes)
         weights, mu, covariances = (torch.from_numpy(each) for each in (fit.weights_, fit.means_, fit.covariances_))
         factors = torch.linalg.cholesky(covariances).flatten(1)[:, self.place.cpu()]
@@ -84,8 +84,8 @@ class FullMixture(MixturePrior):
 
 def _too_large(given: str, expected: str) -> UsageError:
     return UsageError(
-        "the covariances of the prior 'full_mixture' are too large to be estimated",
+        "the covariances of the prior 'full_mixture' cannot be estimated",
         given=given,
         expected=expected,
-        remedy="use fewer --prior.num-components, or --prior mixture, maf or rectified_flow",
+        remedy="reduce --prior.num-components, or use --prior mixture, maf or rectified_flow",
     )

@@ -14,9 +14,9 @@ from vaekit.roles import priors
 
 @priors("hypersphere")
 class Hypersphere(Prior):
-    """Uniform on the unit sphere ``S^{D-1}``: the prior of an S-VAE, which pulls codes to no centre.
+    """Uniform on the unit sphere ``S^{D-1}``: the prior of an S-VAE, without a centre that attracts codes.
 
-    Codes are unit vectors of D numbers, so D latents have D - 1 degrees of freedom.
+    Codes are unit vectors, so D latents have D - 1 degrees of freedom.
 
     References:
         Davidson et al. (2018), "Hyperspherical Variational Auto-Encoders", UAI, arXiv:1804.00891, section 3.
@@ -36,6 +36,6 @@ class Hypersphere(Prior):
         return UniformSphere(self.zero)
 
     def draw_noise(self, num: int, generator: torch.Generator | None = None, *, like: Tensor, temperature: float = 1.0) -> Tensor:
-        """Draw standard normal noise ``(num, D)``, of which only the direction counts, so the temperature has no effect."""
+        """Draw standard normal noise ``(num, D)``; only its direction matters, so the temperature has no effect."""
         del temperature
         return super().draw_noise(num, generator, like=like)

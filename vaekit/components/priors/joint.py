@@ -1,4 +1,4 @@
-"""The prior of Gaussian latents and a categorical one."""
+"""The prior of Gaussian and categorical latents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vaekit.roles import priors
 
 @priors("joint")
 class Joint(Prior):
-    """A standard normal and, at each position, a categorical variable with equally probable classes: the prior of JointVAE.
+    """A standard normal and, at each position, a categorical variable with uniform classes: the prior of JointVAE.
 
     References:
         Dupont (2018), "Learning Disentangled Joint Continuous and Discrete Representations", NeurIPS, arXiv:1804.00104.

@@ -1,4 +1,4 @@
-"""A prior of several layers of latents."""
+"""A hierarchical prior."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from vaekit.schema import Count
 class Ladder(Prior):
     """Layers of latents from the top down, ``p(z) = N(z_1; 0, I) prod_l N(z_l; mu_l(z_<l), diag sigma_l²(z_<l))``.
 
-    The prior of hierarchical VAEs. The decoder sees all layers; the first latents form the top one. Layers that would be empty
-    are left out.
+    The prior of hierarchical VAEs. The decoder sees all layers; the first latents form the top layer. Empty layers are omitted.
 
-    With the posterior `ladder` and KL warm-up, more layers do better: on digits, 24 latents in 1, 2 and 4 layers reach ELBOs of
-    -108.7, -106.6 and -105.3 nats.
+    With the posterior `ladder` and KL warm-up, more layers are better: on digits, 24 latents in 1, 2 and 4 layers reach ELBOs
+    of -108.7, -106.6 and -105.3 nats.
 
     Args:
         latent_dim: Number of latents D.
         layers: Number of layers.
-        top: Number of latents of the top layer; default: an equal share. The other layers share the rest equally.
-        hidden: Widths of the hidden layers of the networks that compute mu and sigma.
+        top: Number of latents in the top layer; default: an equal share. The rest is divided equally among the other layers.
+        hidden: Widths of the hidden layers in the networks that compute mu and sigma.
 
     References:
         Sønderby et al. (2016), "Ladder Variational Autoencoders", NeurIPS, arXiv:1602.02282, section 2.

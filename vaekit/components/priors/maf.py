@@ -10,14 +10,14 @@ from vaekit.schema import Few
 
 @priors("maf")
 class MAF(FlowPrior):
-    """A masked autoregressive flow: a prior of almost any shape. Needs ``pip install "vaekit[flows]"`` (zuko).
+    """A masked autoregressive flow: a prior of almost any shape. Requires ``pip install "vaekit[flows]"`` (zuko).
 
-    Its density takes one pass of each transform, a draw as many passes as there are latents. The KL is estimated from the
+    The density takes one pass through each transform, sampling as many passes as there are latents. The KL is estimated from
     samples.
 
     Args:
         transforms: Number of autoregressive transforms.
-        hidden: Widths of the hidden layers of each.
+        hidden: Widths of the hidden layers in each transform.
 
     References:
         Papamakarios et al. (2017), "Masked Autoregressive Flow for Density Estimation", NeurIPS, arXiv:1705.07057.

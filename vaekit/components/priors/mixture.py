@@ -15,9 +15,9 @@ from vaekit.schema import Count
 
 @priors("mixture")
 class Mixture(MixturePrior):
-    """A mixture of diagonal Gaussians with all parameters learned, which lets the codes form clusters.
+    """A learned mixture of diagonal Gaussians, which lets the codes form clusters.
 
-    The KL has no closed form and is estimated from the samples. The means of the components start as draws from N(0, I).
+    The KL has no closed form and is estimated from samples. The component means are initialised from N(0, I).
 
     Args:
         latent_dim: Number of latents.

@@ -14,16 +14,16 @@ from vaekit.schema import Few
 
 @priors("nsf")
 class NSF(FlowPrior):
-    """An autoregressive neural spline flow: a prior of almost any shape. Needs ``pip install "vaekit[flows]"`` (zuko).
+    """An autoregressive neural spline flow: a prior of almost any shape. Requires ``pip install "vaekit[flows]"`` (zuko).
 
     Each transform warps every latent by a monotone spline, where `maf` only shifts and scales it, so even a single latent can
-    have several modes; numbers outside [-5, 5] are left unchanged. Its density takes one pass of each transform, a draw as many
-    passes as there are latents. The KL is estimated from the samples.
+    have several modes; values outside [-5, 5] are left unchanged. The density takes one pass through each transform, sampling
+    as many passes as there are latents. The KL is estimated from samples.
 
     Args:
         transforms: Number of autoregressive transforms.
-        hidden: Widths of the hidden layers of each.
-        bins: Number of pieces of each spline.
+        hidden: Widths of the hidden layers in each transform.
+        bins: Number of bins of each spline.
 
     References:
         Durkan et al. (2019), "Neural Spline Flows", NeurIPS, arXiv:1906.04032, section 3.

@@ -18,17 +18,17 @@ from vaekit.schema import Few
 
 @priors("pixelcnn")
 class PixelCNN(Prior):
-    """Codes predicted one by one, in raster order, from those before them: a gated PixelCNN for grids of 1 to 3 dimensions.
+    """A gated PixelCNN for grids of 1 to 3 dimensions, which predicts codes one by one in raster order.
 
-    It is usually fitted to a trained `vq` or `fsq` model: ``vaekit fit-prior RUN --prior pixelcnn``. Trained with the model
-    instead, it sends the encoder no gradient. The probability of all codes takes one pass, a draw as many small steps as
-    there are positions. If a position has several code numbers, as the channels of `fsq` do, they are predicted in turn. A
-    vector (no ``--latent-stride``) is one position.
+    It is usually fitted to a trained `vq` or `fsq` model: ``vaekit fit-prior RUN --prior pixelcnn``. If trained jointly with
+    the model, it passes no gradient to the encoder. The likelihood takes one pass, sampling as many small steps as there are
+    positions. If a position has several codes, like the channels of `fsq`, they are predicted in turn. A vector (no
+    ``--latent-stride``) is a single position.
 
     Args:
-        width: Number of features of each stack of convolutions.
+        width: Number of features in each stack of convolutions.
         depth: Number of layers.
-        kernel: Size of a kernel along each side; an odd number.
+        kernel: Kernel size along each side; an odd number.
 
     References:
         van den Oord et al. (2016), "Conditional Image Generation with PixelCNN Decoders", NeurIPS, arXiv:1606.05328, section 2.
@@ -51,7 +51,7 @@ class PixelCNN(Prior):
     ) -> None:
         super().__init__(latent_dim)
         if kernel % 2 == 0:
-            raise UsageError("a kernel of the prior 'pixelcnn' has a centre", given=f"size {kernel}", expected="an odd number")
+            raise UsageError("the prior 'pixelcnn' needs an odd kernel size", given=f"size {kernel}", expected="an odd number")
         self.num = math.prod(latent_shape[1:])
         self.form = Form(tuple(side for side in latent_shape[1:] if side > 1), tuple(code_sizes), width, depth, kernel)
         self.weights = nn.ParameterDict({name: _initial(name, shape) for name, shape in self.form.shapes().items()})
@@ -72,7 +72,7 @@ class PixelCNN(Prior):
 
 
 def _initial(name: str, shape: Shape) -> Tensor:
-    """Return initial weights: embeddings have variance 1, other weights preserve the scale of a signal, biases are 0."""
+    """Return initial weights: embeddings have unit variance, other weights preserve the signal's scale, biases are 0."""
     if "bias" in name:
         return torch.zeros(shape)
     table = name in ("codes", "before", "start")

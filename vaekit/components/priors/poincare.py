@@ -16,14 +16,14 @@ from vaekit.roles import priors
 
 @priors("poincare")
 class Poincare(Prior):
-    """A normal density wrapped onto the Poincaré ball around its centre: the prior of a Poincaré VAE.
+    """A wrapped normal at the centre of the Poincaré ball: the prior of a Poincaré VAE.
 
-    The volume of hyperbolic space grows exponentially with the radius, as the number of leaves of a tree does with its depth, so
-    there is room for hierarchies near the boundary. For a curvature near 0, the space is flat and the prior normal, with points
-    at half the distance from 0.
+    The volume of hyperbolic space grows exponentially with the radius, like the number of leaves of a tree with its depth, so
+    there is room for hierarchies near the boundary. As the curvature approaches 0, the space becomes flat and the prior normal,
+    with points at half the distance from 0.
 
     Args:
-        curvature: c, for a space of curvature -c; the ball has radius ``c^(-1/2)``.
+        curvature: Magnitude c of the curvature -c; the ball has radius ``c^(-1/2)``.
         scale: Standard deviation in the tangent space.
 
     References:

@@ -15,25 +15,26 @@ from vaekit.schema import Few
 from vaekit.trace import Trace
 
 LEAST_SCALE = 1e-3
-"""Lower bound of the standard deviation of a latent, as a fraction of that of all latents."""
+"""Lower bound of a latent's standard deviation, as a fraction of that of all latents."""
 
 
 @priors("rectified_flow")
 class RectifiedFlow(Prior):
-    """A rectified flow: a network moves noise along nearly straight paths to codes; for samples, not for densities.
+    """A rectified flow: a network moves noise to codes along nearly straight paths; for sampling, without a density.
 
-    It is fitted to the codes of a trained model by the loss `flow_matching`: ``vaekit fit-prior RUN --prior rectified_flow``. It
-    has no density, so such a model has no KL, no ELBO and no log p(x). It starts as the Gaussian of the codes' means and standard
-    deviations, which it measures once: in a grid those of each channel. Given a condition, it is p(z|c).
+    It is fitted to the codes of a trained model by the loss `flow_matching`: ``vaekit fit-prior RUN --prior rectified_flow``.
+    Without a density, the model has no KL, no ELBO and no log p(x). It starts as a Gaussian with the means and standard
+    deviations of the codes, measured once: in a grid, per channel. Given a condition, it is p(z|c).
 
-    Its network is vaekit's own, for vectors or grids: a few residual blocks suffice for codes, stack in sweeps, compile and
-    replay as CUDA graphs, and need no library.
+    The network, for vectors or grids, is implemented here: a few residual blocks suffice for codes, can be stacked, compiled
+    and replayed as CUDA graphs, and need no further library.
 
     Args:
-        width: Number of features of the network; default: 256 for vectors, 64 for grids.
-        depth: Number of its residual blocks.
-        steps: Number of steps in which a draw follows its path.
-        solver: Rule of a step; heun takes two velocities a step, and is more accurate for the same number of these.
+        width: Width of the network; default: 256 for vectors, 64 for grids.
+        depth: Number of residual blocks.
+        steps: Number of integration steps for sampling.
+        solver: Integration method; heun evaluates two velocities per step and is more accurate for the same number of
+            evaluations.
 
     References:
         Liu et al. (2023), "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow", ICLR,

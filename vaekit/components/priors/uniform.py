@@ -15,10 +15,10 @@ from vaekit.roles import priors
 
 @priors("uniform")
 class Uniform(Prior):
-    """All of the posterior's codes are equally probable at each position: the prior with which a VQ-VAE is trained.
+    """All codes are equally probable at each position: the prior with which a VQ-VAE is trained.
 
-    The KL is the constant ``P log K``, for P positions and K codes; for residual quantisation, with R codes at each position, it
-    is ``P R log K``.
+    The KL is constant: ``P log K`` for P positions and K codes, or ``P R log K`` for residual quantisation with R codes per
+    position.
 
     References:
         van den Oord et al. (2017), "Neural Discrete Representation Learning", NeurIPS, arXiv:1711.00937, section 3.1.

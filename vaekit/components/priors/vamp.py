@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vaekit.components.priors._mixtures import MixturePrior, spread
+from vaekit.components.priors._mixtures import MixturePrior, spread_indices
 from vaekit.distributions import MixtureOf
 from vaekit.interfaces import Capability, Shape
 from vaekit.roles import priors
@@ -17,14 +17,14 @@ from vaekit.trace import Trace
 
 @priors("vamp")
 class Vamp(MixturePrior):
-    """The mean of the posteriors given learned pseudo-inputs: the VampPrior, which takes the shape of the codes.
+    """The VampPrior: a mixture of the posteriors of learned pseudo-inputs, which adapts to the codes.
 
-    ``p(z) = (1/K) sum_k q(z|u_k)``, whose gradient also trains the encoder. Each step encodes the K pseudo-inputs, which start as
-    training images and stay within the range of the data; in a conditional model, each keeps the label of its image. The KL is
-    estimated from the samples.
+    ``p(z) = (1/K) sum_k q(z|u_k)``, whose gradient also trains the encoder. Each step encodes the K pseudo-inputs, which are
+    initialised with training images and stay within the range of the data; in a conditional model, each keeps the label of its
+    image. The KL is estimated from samples.
 
     Args:
-        num_inputs: Number K of pseudo-inputs.
+        num_inputs: Number of pseudo-inputs K.
 
     References:
         Tomczak and Welling (2018), "VAE with a VampPrior", AISTATS, arXiv:1705.07120, section 3.
@@ -41,9 +41,9 @@ class Vamp(MixturePrior):
     def forward(self, model: Any = None, c: Tensor | None = None) -> MixtureOf:
         del c
         within = self.inputs.clamp(*model.value_range)
-        images = self.inputs + (within - self.inputs).detach()  # a pixel beyond the range has a gradient that brings it back
+        images = self.inputs + (within - self.inputs).detach()  # a pixel outside the range has a gradient that brings it back
         return MixtureOf(model.encode(images, self.labels))
 
     def initial_state(self, trace: Trace) -> dict[str, Tensor]:
-        index = spread(len(self.inputs), len(trace.x))
+        index = spread_indices(len(self.inputs), len(trace.x))
         return {"inputs": trace.x[index].nan_to_num(0.0)} | ({} if trace.y is None else {"labels": trace.y[index]})

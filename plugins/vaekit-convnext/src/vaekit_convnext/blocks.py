@@ -1,4 +1,4 @@
-"""Building blocks of the encoder and the decoder."""
+"""Building blocks of encoder and decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Depth = PositiveInt
 
 
 class ChannelNorm(nn.Module):
-    """Layer normalisation over the channels of each position of ``(B, C, H, W)``."""
+    """Layer normalisation over channels at each position of ``(B, C, H, W)``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -28,9 +28,9 @@ class ChannelNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """``x + γ f(x)``: depthwise 7×7 convolution, normalisation, 1×1 to four times the channels, GELU, and 1×1 back.
+    """``x + γ f(x)``: depthwise 7×7 convolution, normalisation, 1×1 expansion to four times the channels, GELU, 1×1 projection.
 
-    γ starts at 0.1, not at the paper's 1e-6, which is meant for networks of about twenty blocks.
+    γ is initialised at 0.1 instead of the paper's 1e-6, which is meant for networks of about twenty blocks.
 
     References:
         Liu et al. (2022), "A ConvNet for the 2020s", CVPR, arXiv:2201.03545, figure 4.
@@ -58,13 +58,13 @@ def stage(channels: int, depth: int) -> list[nn.Module]:
 
 
 def halved_sizes(image_shape: Shape, num: int) -> list[tuple[int, int]]:
-    """Return an image's height and width, then those after each of ``num`` halvings, which round up.
+    """Return the size of an image, then its sizes after each of ``num`` halvings, rounding up.
 
     Raises:
-        UsageError: ``image_shape`` is not an image's.
+        UsageError: ``image_shape`` is not the shape of an image.
     """
     if len(image_shape) != 3 or min(image_shape) < 1:
-        raise UsageError("convnext works on images only", given=image_shape, expected="(channels, height, width)")
+        raise UsageError("convnext supports images only", given=image_shape, expected="(channels, height, width)")
     sizes = [(image_shape[1], image_shape[2])]
     for _ in range(num):
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))

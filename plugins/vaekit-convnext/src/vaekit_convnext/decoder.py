@@ -13,14 +13,14 @@ from vaekit_convnext.blocks import ChannelNorm, Channels, Depth, Shape, halved_s
 
 @vaekit.decoders("convnext")
 class ConvNeXtDecoder(vaekit.Backbone):
-    """One linear layer, then ConvNeXt stages, each at twice the size of the previous one; the mirror image of its encoder.
+    """A linear layer, then ConvNeXt stages, each at twice the size of the previous one; the mirror image of the encoder.
 
-    Upsampling is bilinear, which leaves no checkerboard.
+    Upsampling is bilinear, which avoids checkerboard artefacts.
 
     Shapes: ``(B, *in_shape)`` to ``(B, C, H, W)``, any height and width; outputs are unbounded.
 
     Args:
-        channels: Channels of the stages, 4 or more each, from the latent vector to the image; each stage doubles the size.
+        channels: Channels of the stages (at least 4), from the latent vector to the image; each stage doubles the size.
         depth: Blocks per stage.
 
     References:

@@ -13,15 +13,15 @@ from vaekit_convnext.blocks import ChannelNorm, Channels, Depth, Shape, halved_s
 
 @vaekit.encoders("convnext")
 class ConvNeXtEncoder(vaekit.Backbone):
-    """ConvNeXt stages, each at half the size of the previous one, then one linear layer; for images of any size.
+    """ConvNeXt stages, each at half the size of the previous one, then a linear layer; for images of any size.
 
-    Unlike in the paper, the convolutions between stages are 3×3 with a stride, which works for images of any size, and there is
-    no pooling, since a code needs to know where things are.
+    Unlike in the paper, strided 3×3 convolutions separate the stages, which works for images of any size, and there is no
+    pooling, since a code has to encode positions.
 
     Shapes: ``(B, C, H, W)``, any height and width, to ``(B, *out_shape)``.
 
     Args:
-        channels: Channels of the stages, 4 or more each; each stage halves the size.
+        channels: Channels of the stages (at least 4); each stage halves the size.
         depth: Blocks per stage.
 
     References:

@@ -21,24 +21,23 @@ from .joint import SPACES, Bounded, log_joint_of
 class HVAE(vaekit.Loss):
     """The negative bound of a Hamiltonian VAE: codes follow the gradient of log p(x, z) before they are scored.
 
-    A code z₀ of the posterior receives a random momentum ρ₀ of variance 1/β₀, and both take K leapfrog steps under the potential
-    ``U(z) = -log p(x, z)``, while the momentum cools down. The steps preserve volume, so that
-    ``log p(x, z_K) + log N(ρ_K; 0, I) - log q(z₀|x) - log N(γ; 0, I)``, with ``γ = sqrt(β₀) ρ₀``, is a bound on log p(x) in
-    expectation. Besides the VAE, only the sizes of steps and β₀ are learned. A training step evaluates K + 1 gradients of the
-    decoder, and differentiates through them.
+    A posterior sample z₀ receives a random momentum ρ₀ of variance 1/β₀, and both take K leapfrog steps under the potential
+    ``U(z) = -log p(x, z)`` while the momentum cools down. The steps preserve volume, so that ``log p(x, z_K) + log N(ρ_K; 0, I)
+    - log q(z₀|x) - log N(γ; 0, I)``, with ``γ = sqrt(β₀) ρ₀``, is a bound on log p(x) in expectation. Besides the VAE, only the
+    step sizes and β₀ are learned. A training step evaluates K + 1 gradients of the decoder and differentiates through them.
 
-    Without cooling, a trajectory that conserves its energy adds nothing to the ELBO; too much heat costs more than a few steps
-    regain. For a VAE trained on digits, three steps of size 0.1 add 0.7 nats with a β₀ of 0.7, 0.2 with 1, and -1.6 with 0.3.
+    Without cooling, a trajectory that conserves energy adds nothing to the ELBO; too much initial heat costs more than a few
+    steps regain. For a VAE trained on digits, three steps of size 0.1 add 0.7 nats for β₀ = 0.7, 0.2 for 1, and -1.6 for 0.3.
 
     Only the objective sees z_K. The ELBO, log p(x), codes and reconstructions of a run are those of q(z₀|x), from which
-    trajectories start. The metric `gain` is what they add to the ELBO.
+    trajectories start. The metric `gain` is their contribution to the ELBO.
 
     Args:
         latent_dim: Number of latents.
-        steps: Number K of leapfrog steps.
-        step_size: Initial size of a step; each latent learns its own.
-        max_step_size: Bound of the sizes.
-        beta_zero: Initial inverse temperature β₀, which is learned; 1 for momenta that do not cool.
+        steps: Number of leapfrog steps K.
+        step_size: Initial step size; learned for each latent.
+        max_step_size: Upper bound of the step sizes.
+        beta_zero: Initial value of the learned inverse temperature β₀; 1 for no cooling.
 
     References:
         Caterini et al. (2018), "Hamiltonian Variational Auto-Encoder", NeurIPS, arXiv:1805.11328, algorithm 1.

@@ -1,4 +1,4 @@
-"""Trajectories of latents and momenta under a potential U(z), by leapfrog steps that preserve volume.
+"""Volume-preserving leapfrog trajectories of latents and momenta under a potential U(z).
 
 After each step, the momentum is multiplied by a factor of ``cooling``; nothing else changes the volume.
 """
@@ -23,7 +23,7 @@ def gradient_of(function: Callable[[Tensor], Tensor]) -> Gradient:
 
 
 def quadratic_cooling(beta_zero: Tensor, num_steps: int) -> Tensor:
-    """Return the factors of the momentum after each of K steps, ``(K,)``, whose product is the square root of β₀.
+    """Return the factors for the momentum after each of K steps, ``(K,)``; their product is the square root of β₀.
 
     ``sqrt(β_{k-1} / β_k)``, with ``1 / sqrt(β_k)`` on a parabola from ``1 / sqrt(β₀)`` to 1.
 
@@ -42,7 +42,7 @@ def leapfrog(z: Tensor, rho: Tensor, gradient: Gradient, *, step: Tensor, coolin
         z: Latents, ``(B, D)``.
         rho: Momenta, ``(B, D)``.
         gradient: The gradient of U, which is evaluated K + 1 times.
-        step: The size of a step, 0-d, or one for each latent, ``(D,)``.
+        step: The step size, 0-d or per latent, ``(D,)``.
         cooling: A factor of the momentum after each step, ``(K,)``.
 
     References:
@@ -60,7 +60,7 @@ def leapfrog(z: Tensor, rho: Tensor, gradient: Gradient, *, step: Tensor, coolin
 class Metric(NamedTuple):
     """The Riemannian metric whose inverse is ``G⁻¹(z) = λ I + sum_i L_i L_iᵀ exp(-|z - c_i|² / T²)``.
 
-    Near a centroid c_i, momenta move latents along L_i; far from all of them, where there are no data, hardly at all.
+    Near a centroid c_i, momenta move latents along L_i; far from all of them, where there are no data, they hardly move.
 
     Args:
         centroids: The centroids c_i, ``(N, D)``.
@@ -89,7 +89,7 @@ class Metric(NamedTuple):
 
     def root(self, z: Tensor) -> Tensor:
         """Return the lower Cholesky factor of G⁻¹, ``(B, D, D)``."""
-        return torch.linalg.cholesky_ex(self.inverse(z)).L  # without a check, which would wait for the device
+        return torch.linalg.cholesky_ex(self.inverse(z)).L  # a check would wait for the device
 
     def momentum(self, z: Tensor, noise: Tensor) -> Tensor:
         """Map standard normal noise to momenta ``N(0, G(z))``, ``(B, D)``."""
@@ -108,16 +108,16 @@ def riemannian_leapfrog(
 ) -> tuple[Tensor, Tensor]:
     """Follow the Hamiltonian ``U(z) + rhoᵀ G⁻¹(z) rho / 2 + log det G(z) / 2`` for K generalised leapfrog steps.
 
-    Two of the three parts of a step are implicit, and solved by iterating. The error of these iterations is that of the volume.
+    Two of the three parts of a step are implicit and solved by fixed-point iteration, whose error is the error of the volume.
 
     Args:
         z: Latents, ``(B, D)``.
         rho: Momenta, ``(B, D)``.
         gradient: The gradient of U, which is evaluated K + 1 times.
         metric: The metric.
-        step: The size of a step, 0-d.
+        step: The step size, 0-d.
         cooling: A factor of the momentum after each step, ``(K,)``.
-        iterations: The number of iterations that solve an implicit equation.
+        iterations: The number of iterations for an implicit equation.
 
     References:
         Girolami and Calderhead (2011), "Riemann Manifold Langevin and Hamiltonian Monte Carlo Methods", Journal of the Royal
@@ -139,7 +139,7 @@ def riemannian_leapfrog(
 
 
 def _kinetic_force(metric: Metric, z: Tensor, rho: Tensor) -> Tensor:
-    """Return the gradient of the kinetic energy by z, ``(B, D)``."""
+    """Return the gradient of the kinetic energy with respect to z, ``(B, D)``."""
     return gradient_of(lambda z: metric.kinetic(z, rho))(z)
 
 

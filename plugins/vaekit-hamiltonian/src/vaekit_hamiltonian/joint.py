@@ -1,4 +1,4 @@
-"""What both losses need: the joint density of a trace's model, and numbers that are learned within bounds."""
+"""Shared by both losses: the joint density of a trace's model, and parameters learned within bounds."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def log_joint_of(trace: vaekit.Trace) -> Callable[[Tensor], Tensor]:
 
 
 SPACES = frozenset({"real", "ladder"})
-"""The spaces that momenta cannot leave: every vector of real numbers is a code."""
+"""The spaces that trajectories cannot leave: every real vector is a code."""
 
 
 class Bounded(nn.Module):
-    """A learned number, or several, between 0 and a bound.
+    """One or several learned numbers between 0 and a bound.
 
     Args:
         value: The initial value.
@@ -45,7 +45,7 @@ class Bounded(nn.Module):
     def __init__(self, value: float, bound: float, shape: tuple[int, ...] = ()) -> None:
         super().__init__()
         if value >= bound:
-            raise UsageError("a learned number starts beyond its bound", given=value, expected=f"less than {bound}")
+            raise UsageError("an initial value is not below its bound", given=value, expected=f"less than {bound}")
         self.register_buffer("bound", torch.tensor(bound), persistent=False)
         self.logit = nn.Parameter(torch.full(shape, math.log(value / (bound - value))))
 

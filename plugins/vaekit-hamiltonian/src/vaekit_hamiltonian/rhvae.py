@@ -24,26 +24,26 @@ class RHVAE(vaekit.Loss):
     """The negative bound of a Riemannian Hamiltonian VAE: `hvae` with a learned metric of the latent space.
 
     The inverse metric is ``G⁻¹(z) = λ I + sum_i L_i L_iᵀ exp(-|z - c_i|² / T²)``. Its centroids c_i are the codes of N training
-    images, which are chosen when training begins, and a network computes the matrix L_i from each image. Momenta are
-    ``N(0, G(z) / β₀)`` at first. Two of the three parts of a generalised leapfrog step are implicit and are solved by iterating:
-    what the iterations leave unsolved is the error of the bound, and they diverge if steps are too large. The paper takes all
-    training images, few as they are; every step encodes the N images, and factorises matrices of D × D.
+    images chosen when training begins, and a network computes the matrix L_i from each image. Momenta are initially ``N(0, G(z)
+    / β₀)``. Two of the three parts of a generalised leapfrog step are implicit and solved by fixed-point iteration: the
+    residual is the error of the bound, and iterations diverge if steps are too large. The paper uses all images of a small
+    training set; every step encodes the N images and factorises D × D matrices.
 
     Only the objective sees the last code. The ELBO, log p(x), codes and reconstructions of a run are those of q(z₀|x), and
-    samples are those of the prior, not of the metric. The metric `gain` is what trajectories add to the ELBO.
+    samples come from the prior, not from the metric. The logged `gain` is the trajectories' contribution to the ELBO.
 
     Args:
         latent_dim: Number of latents D.
         data_shape: The shape of an example.
-        steps: Number K of leapfrog steps.
-        step_size: Initial size of a step, which is learned.
-        max_step_size: Bound of the size.
-        beta_zero: Initial inverse temperature β₀, which is learned; 1 for momenta that do not cool.
-        num_centroids: Number N of images whose codes are centroids.
+        steps: Number of leapfrog steps K.
+        step_size: Initial value of the learned step size.
+        max_step_size: Upper bound of the step size.
+        beta_zero: Initial value of the learned inverse temperature β₀; 1 for no cooling.
+        num_centroids: Number of centroids N.
         temperature: Radius T of the neighbourhood of a centroid.
         regularization: Inverse metric λ far from all centroids.
-        iterations: Number of iterations that solve an implicit equation.
-        hidden: Widths of the hidden layers of the network that computes the matrices.
+        iterations: Number of iterations for an implicit equation.
+        hidden: Widths of the hidden layers in the network that computes the matrices.
 
     References:
         Chadebec et al. (2020), "Geometry-Aware Hamiltonian Variational Auto-Encoder", arXiv:2010.11518.
@@ -100,8 +100,8 @@ class RHVAE(vaekit.Loss):
     def factors(self) -> Tensor:
         """Return the matrices L_i, ``(N, D, D)``: lower triangular, with exponentials on the diagonal.
 
-        What the network computes is bounded by 1, and matrices are divided by the square root of N. Otherwise training would
-        scale the metric up until steps diverge, and the length of steps would depend on the number of centroids.
+        The network's outputs are bounded by 1, and matrices are divided by the square root of N. Otherwise, training would
+        scale up the metric until steps diverge, and the step length would depend on the number of centroids.
         """
         entries = torch.tanh(at_least_float32(self.net(self.images)))
         eye = torch.eye(self.latent_dim, dtype=torch.bool, device=entries.device)

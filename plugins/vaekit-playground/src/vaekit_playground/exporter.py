@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from vaekit.export.trained import Trained
 
 LARGEST = 256 * 2**20
-"""Largest size, in bytes, of a model in a page: browsers do not support strings of more than 512 MB."""
+"""Maximum size of a model in bytes: browsers do not support strings of more than 512 MB."""
 NUM_DRAWS = 256
-"""Number of draws that the page contains if it cannot draw from the prior itself."""
+"""Number of prior samples embedded in the page if it cannot sample from the prior itself."""
 
 
 @vaekit.exporters("playground")
 class Playground(vaekit.Exporter):
-    """One web page to play with the model: sliders, samples, interpolation, encoding images; opens from disk, sends no data.
+    """An interactive web page: sliders, samples, interpolation, image encoding; opens from disk, sends no data.
 
-    The page contains the decoder and the encoder as vaekit's ONNX exports, verified against the model, and ONNX Runtime Web (4
-    MB), which runs them. The first export downloads the runtime with npm into the user's cache folder.
+    The page contains the decoder and the encoder as verified ONNX exports, and ONNX Runtime Web (4 MB) to run them. The first
+    export downloads the runtime with npm to the user's cache folder.
 
     Args:
-        encoder: Whether the page contains the encoder, so that it can encode images.
-        licence: Licence of the model, kept in the metadata and shown on the page, for example CC-BY-4.0.
-        runtime: Folder that has the two files of ONNX Runtime Web; default: the user's cache folder.
+        encoder: Whether to include the encoder, for encoding images.
+        licence: Licence of the model, stored in the metadata and shown on the page, for example CC-BY-4.0.
+        runtime: Folder with the two files of ONNX Runtime Web; default: the user's cache folder.
     """
 
     suffix: ClassVar[str] = ".html"
@@ -47,17 +47,17 @@ class Playground(vaekit.Exporter):
             raise UsageError(
                 "a playground shows the decoder",
                 given=f"--part {part}",
-                remedy="leave --part out; --encoder adds the encoder",
+                remedy="omit --part; --encoder adds the encoder",
             )
         shape = trained.vae.data_shape
         if len(shape) != 3 or shape[0] not in {1, 3}:
             raise ExportError(
-                "a playground shows grey and RGB images",
-                given=f"a model of data of shape {shape}",
+                "a playground supports grey and RGB images",
+                given=f"data of shape {shape}",
                 expected="shape (1, height, width) or (3, height, width)",
             )
         if trained.vae.condition.size or len(trained.vae.latent_shape) > 1:
-            raise ExportError("a playground shows models of latent vectors, without labels", remedy="export it with --onnx")
+            raise ExportError("a playground supports unconditional models with latent vectors", remedy="export it with --onnx")
         files = runtime.load(self.runtime)
         parts: list[PartName] = ["decoder", "encoder"] if self.encoder else ["decoder"]
         binaries = {"module": files[runtime.MODULE], "wasm": files[runtime.WASM]}
@@ -88,7 +88,7 @@ def _title(trained: Trained) -> str:
 
 
 def _draws(trained: Trained) -> list[list[float]] | None:
-    """Return draws from the prior; None for a standard normal prior, which the page can draw from itself."""
+    """Return prior samples; None for a standard normal prior, from which the page can sample itself."""
     if trained.spec.model.prior.kind == "normal":
         return None
     return [[round(value, 4) for value in code] for code in trained.prior_codes(NUM_DRAWS).tolist()]

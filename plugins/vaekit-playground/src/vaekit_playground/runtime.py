@@ -1,4 +1,4 @@
-"""The two files of ONNX Runtime Web that a page contains, of one version, identified by their hashes."""
+"""The two files of ONNX Runtime Web in a page, pinned by version and hash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HASHES = {
 }
 """SHA-256 of each file, as in the npm package onnxruntime-web of that version."""
 TIMEOUT = 300
-"""Longest time that npm may take for the 24 MB, in seconds."""
+"""Timeout for npm's download of 24 MB, in seconds."""
 REMEDY = (
     f"run `npm pack onnxruntime-web@{VERSION}` on a machine with a network connection, unpack the archive, and give its folder "
     "package/dist: --runtime package/dist"
@@ -28,13 +28,13 @@ REMEDY = (
 
 
 def load(folder: str | None = None) -> dict[str, bytes]:
-    """Return the checked files of the runtime by name.
+    """Return the verified runtime files by name.
 
     Args:
-        folder: Folder that has the files; default: the user's cache folder, where npm downloads them the first time.
+        folder: Folder with the files; default: the user's cache folder, to which npm downloads them the first time.
 
     Raises:
-        ExportError: A file is missing and cannot be downloaded, or its hash is not the recorded one.
+        ExportError: A file is missing and cannot be downloaded, or its hash differs from the recorded one.
     """
     if folder is not None:
         return _checked(Path(folder).expanduser())
@@ -45,7 +45,7 @@ def load(folder: str | None = None) -> dict[str, bytes]:
 
 
 def cache() -> Path:
-    """Return the folder that the files are downloaded to, in XDG_CACHE_HOME or else ~/.cache."""
+    """Return the download folder, in XDG_CACHE_HOME or else ~/.cache."""
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "vaekit" / f"onnxruntime-web-{VERSION}"
 
@@ -66,7 +66,7 @@ def _check(file: Path | str, content: bytes, expected: str) -> None:
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         raise ExportError(
-            f"{file} is not that of onnxruntime-web {VERSION}: it was altered, or belongs to another version",
+            f"{file} is not that of onnxruntime-web {VERSION}: it was modified or belongs to another version",
             given=f"SHA-256 {found}",
             expected=expected,
             remedy=f"delete it; {REMEDY}",
@@ -74,7 +74,7 @@ def _check(file: Path | str, content: bytes, expected: str) -> None:
 
 
 def _fetch(place: Path) -> None:
-    """Download the package with npm, and keep the two files that are needed."""
+    """Download the package with npm, and keep the two required files."""
     npm = shutil.which("npm")
     if npm is None:
         raise ExportError("the page needs ONNX Runtime Web, but npm is not installed to download it", remedy=REMEDY)

@@ -1,1 +1,1 @@
-"""Drawn shapes for vaekit; an entry point refers to `shapes`."""
+"""Synthetic shapes for vaekit; an entry point refers to `shapes`."""

@@ -17,14 +17,14 @@ NAMES = ("ellipse", "square", "triangle")
 
 @vaekit.datasets("shapes")
 class Shapes(vaekit.Dataset):
-    """Grey ellipses, squares and triangles of random position, size and angle; generated, so there is nothing to download.
+    """Grey ellipses, squares and triangles of random position, size and angle; generated, no download needed.
 
-    Edges are smoothed over one pixel. The label is the shape. Validation and test get a tenth of the images each.
+    Edges are antialiased. The label is the shape. Validation and test each get a tenth of the images.
 
     Args:
-        num_images: Number of images in all splits together.
+        num_images: Total number of images in all splits.
         size: Height and width of an image, in pixels.
-        seed: Seed of the random draws; a different seed gives a different dataset.
+        seed: Random seed of the dataset.
     """
 
     default_likelihood: ClassVar[str] = "bce"
@@ -50,12 +50,12 @@ class Shapes(vaekit.Dataset):
 
 
 def draw(labels: Tensor, place: Tensor, radius: Tensor, angle: Tensor, size: int) -> Tensor:
-    """Draw shapes as bytes ``(N, 1, size, size)``; an image spans [-0.5, 0.5] in each direction.
+    """Draw shapes as bytes ``(N, 1, size, size)``; images span [-0.5, 0.5] in each direction.
 
     Args:
         labels: Shapes, ``(N,)``.
         place: Centres as (row, column), ``(N, 2)``.
-        radius: Radius of the circle around each shape, ``(N,)``.
+        radius: Circumradius of each shape, ``(N,)``.
         angle: Angle of each shape in radians, ``(N,)``.
         size: Height and width.
     """

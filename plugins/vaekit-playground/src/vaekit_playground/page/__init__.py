@@ -1,4 +1,4 @@
-"""The page: a template, its style and its program, and how they are assembled into one file."""
+"""The page: its template, style and program, and their assembly into one file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def assemble(title: str, about: Mapping[str, Any], binaries: Mapping[str, bytes]
     Args:
         title: Title of the page, as plain text.
         about: Data for the program, embedded as JSON.
-        binaries: Files that the program unpacks, by the name under which it looks them up.
+        binaries: Files for the program to unpack, by name.
     """
     blocks = "\n".join(
         f'<script type="text/plain" id="{html.escape(name)}">{_packed(content)}</script>' for name, content in binaries.items()
@@ -30,7 +30,7 @@ def assemble(title: str, about: Mapping[str, Any], binaries: Mapping[str, bytes]
         "about": _as_script(about),
         "binaries": blocks,
     }
-    # In one pass, so that a value that looks like a placeholder is left alone.
+    # In one pass, so that values that look like placeholders are not replaced.
     return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], _read("page.html"))
 
 
@@ -43,6 +43,6 @@ def _packed(content: bytes) -> str:
 
 
 def _as_script(value: Mapping[str, Any]) -> str:
-    """Write JSON whose strings cannot close the script element that contains it."""
+    """Format JSON so that its strings cannot close the enclosing script element."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

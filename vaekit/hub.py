@@ -227,10 +227,9 @@ def upload(
         commit_message: The message of the commit.
 
     Raises:
-        UsageError: There is no token, or `huggingface_hub` is not installed.
+        UsageError: `huggingface_hub` is not installed.
         HubError: The Hub cannot be reached, or refuses the upload; or the repository should be private, and is not.
     """
-    check_token(token)
     library = import_extra("huggingface_hub", "hub", "uploading to the Hub")
     with _explained(where):
         api = library.HfApi(token=token, library_name="vaekit", library_version=__version__)

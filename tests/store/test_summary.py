@@ -62,6 +62,7 @@ def test_any_text_in_a_spec_is_read_as_yaml_reads_it(text: str, tmp_path: Path) 
         "train:\n    epochs:   3   # three\n    lr: 1_000.5\n\nmodel:\n    loss:\n        - kind: kl\n        - kind: tc",
         "train:\n  note: a text\n    of two lines\n  other: 'a\n    b'\n  block: |\n    x: 1\n  on: yes",
         '{"train": {"epochs": 3, "lr_milestones": []}}',
+        *(f"train:\n  epochs: 3\n  other: {text}" for text in ("yes", "0x1f", "1_0", "1:30", "~", ".5", "2026-11-27", "[1]")),
         'train:\n  epochs: 0x1f\n  text: "a\\tb"\n  nothing: ~\n  empty: []\n  nested:\n  - - 1\n    - 2',
     ],
 )
@@ -189,6 +190,7 @@ def test_a_run_that_is_being_trained_is_told_from_one_that_was_killed(runs: Path
         ("loss=tc", "b"),
         ("loss.beta=4", "b"),
         ("beta=2", "b"),
+        ("beta!=2", ""),
         ("hidden=64", "d"),
         ("encoder.hidden>=256", "d"),
         ("decoder.hidden>=256", ""),

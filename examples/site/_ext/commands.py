@@ -1,0 +1,81 @@
+"""The directive ``commands``: every command of the command line, with every option and its help."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from contextlib import chdir
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import typer
+from docutils import nodes
+from reading import escaped, indented
+from rich.markup import render
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+from vaekit.cli.discovery import Command, list_commands
+
+
+def click_command(command: Command) -> Any:
+    """Return a command as Typer builds it for ``--help``, where the newest run is one of the default model."""
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        run = Path("runs") / "0001-digits-mlp"
+        run.mkdir(parents=True)
+        (run / "spec.yaml").write_text("{}\n", "utf-8")
+        target, _ = command.prepare(["--help"])
+    if isinstance(target, typer.Typer):
+        return typer.main.get_command(target)
+    app = typer.Typer(add_completion=False)
+    app.command(command.name)(target)
+    return typer.main.get_command(app)
+
+
+def reference(name: str, command: Any, mark: str) -> list[str]:
+    """Return the section of a command, and those of its subcommands."""
+    context = command.make_context(name, [], resilient_parsing=True)
+    usage = " ".join(["vaekit", name, *command.collect_usage_pieces(context)])
+    about = escaped(render(command.help or "").plain)
+    lines = [f"vaekit {name}", mark * (len(name) + 7), "", *about.splitlines(), ""]
+    lines += [".. code-block:: text", "", f"   {usage}", "", f".. program:: vaekit {name}", ""]
+    shown = [each for each in command.params if not each.hidden]
+    for panel in dict.fromkeys(map(panel_of, shown)):
+        lines += [f".. rubric:: {panel}", ""] if panel else []
+        lines += [line for each in shown if panel_of(each) == panel for line in described(each, context)]
+    for child, subcommand in getattr(command, "commands", {}).items():
+        lines += reference(f"{name} {child}", subcommand, "~")
+    return lines
+
+
+def panel_of(parameter: Any) -> str:
+    """Return the heading above an option in the help; empty for the command's own options and arguments."""
+    return getattr(parameter, "rich_help_panel", None) or ""
+
+
+def described(parameter: Any, context: Any) -> list[str]:
+    """Return an option or an argument, with its help and its default."""
+    head, text = parameter.get_help_record(context)
+    about = parameter.help or ""
+    remark = text.removeprefix(about).strip()  # "[default: 36]", which Rich would take for markup
+    heads = re.split(r" / |; ", head)
+    return [f".. option:: {', '.join(heads)}", "", *indented([escaped(f"{render(about).plain} {remark}".strip()), ""])]
+
+
+class Commands(SphinxDirective):
+    """Every command, in the order of ``vaekit --help``."""
+
+    def run(self) -> list[nodes.Node]:
+        lines = []
+        for panel, members in groupby(list_commands(), key=lambda command: command.panel):
+            lines += [str(panel), "=" * len(panel), ""]
+            for command in members:
+                lines += reference(command.name, click_command(command), "-")
+        return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Add the directive."""
+    app.add_directive("commands", Commands)
+    return {"parallel_read_safe": True}

@@ -11,12 +11,12 @@ from typing import Any
 
 import typer
 from docutils import nodes
-from reading import escaped, indented
+from reading import escaped
 from rich.markup import render
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from vaekit.cli.discovery import Command, list_commands
+from vaekit.cli.discovery import Command, find_command, list_commands
 
 
 def click_command(command: Command) -> Any:
@@ -33,17 +33,27 @@ def click_command(command: Command) -> Any:
     return typer.main.get_command(app)
 
 
-def reference(name: str, command: Any, mark: str) -> list[str]:
-    """Return the section of a command, and those of its subcommands."""
+def reference(name: str, command: Any, mark: str, known: frozenset[str] = frozenset()) -> list[str]:
+    """Return the section of a command, and those of its subcommands.
+
+    Args:
+        name: The name.
+        command: The command, as Typer builds it.
+        mark: The character under its heading.
+        known: Descriptions of options of ``vaekit train``, which are not repeated.
+    """
     context = command.make_context(name, [], resilient_parsing=True)
     usage = " ".join(["vaekit", name, *command.collect_usage_pieces(context)])
     about = escaped(render(command.help or "").plain)
-    lines = [f"vaekit {name}", mark * (len(name) + 7), "", *about.splitlines(), ""]
+    lines = [f".. _command-{name.replace(' ', '-')}:", "", f"vaekit {name}", mark * (len(name) + 7), "", *about.splitlines(), ""]
     lines += [".. code-block:: text", "", f"   {usage}", "", f".. program:: vaekit {name}", ""]
-    shown = [each for each in command.params if not each.hidden]
-    for panel in dict.fromkeys(map(panel_of, shown)):
+    every = {described(each, context): panel_of(each) for each in command.params if not each.hidden}
+    shown = {text: panel for text, panel in every.items() if text not in known}
+    for panel in dict.fromkeys(shown.values()):
         lines += [f".. rubric:: {panel}", ""] if panel else []
-        lines += [line for each in shown if panel_of(each) == panel for line in described(each, context)]
+        lines += [text for text, of in shown.items() if of == panel]
+    if len(shown) < len(every):
+        lines += ["The other options are those of :ref:`vaekit train <command-train>`.", ""]
     for child, subcommand in getattr(command, "commands", {}).items():
         lines += reference(f"{name} {child}", subcommand, "~")
     return lines
@@ -54,24 +64,27 @@ def panel_of(parameter: Any) -> str:
     return getattr(parameter, "rich_help_panel", None) or ""
 
 
-def described(parameter: Any, context: Any) -> list[str]:
+def described(parameter: Any, context: Any) -> str:
     """Return an option or an argument, with its help and its default."""
     head, text = parameter.get_help_record(context)
     about = parameter.help or ""
     remark = text.removeprefix(about).strip()  # "[default: 36]", which Rich would take for markup
     heads = re.split(r" / |; ", head)
-    return [f".. option:: {', '.join(heads)}", "", *indented([escaped(f"{render(about).plain} {remark}".strip()), ""])]
+    return f".. option:: {', '.join(heads)}\n\n   {escaped(f'{render(about).plain} {remark}'.strip())}\n"
 
 
 class Commands(SphinxDirective):
     """Every command, in the order of ``vaekit --help``."""
 
     def run(self) -> list[nodes.Node]:
-        lines = []
+        lines, train = [], click_command(find_command("train"))
+        context = train.make_context("train", [], resilient_parsing=True)
+        known = frozenset(described(each, context) for each in train.params)
         for panel, members in groupby(list_commands(), key=lambda command: command.panel):
             lines += [str(panel), "=" * len(panel), ""]
             for command in members:
-                lines += reference(command.name, click_command(command), "-")
+                without = frozenset() if command.name == "train" else known
+                lines += reference(command.name, click_command(command), "-", without)
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 

@@ -24,6 +24,7 @@ version = release = vaekit.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.duration",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "catalogue",

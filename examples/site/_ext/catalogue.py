@@ -1,4 +1,4 @@
-"""Directives ``components`` and ``zoo``: every component of a role, and every model of the literature, from their sources."""
+"""Directives ``components``, ``zoo`` and ``metrics``: components of a role, models of the literature, numbers, from their sources."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sphinx.util.docutils import SphinxDirective
 from vaekit import roles
 from vaekit.cli.commands.zoo import parts_of
 from vaekit.cli.options import component_fields, is_switch
+from vaekit.evaluation.metrics import documentation
 from vaekit.nn.schedules import SIGNATURES, takes_schedules
 from vaekit.registry import Registry
 from vaekit.specs import zoo
@@ -74,8 +75,16 @@ class Zoo(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 
+class Metrics(SphinxDirective):
+    """The table of all numbers, in a page of Markdown."""
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(documentation())
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add the directives."""
     app.add_directive("components", Components)
     app.add_directive("zoo", Zoo)
+    app.add_directive("metrics", Metrics)
     return {"parallel_read_safe": True}

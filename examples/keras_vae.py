@@ -11,6 +11,7 @@ References:
 """
 
 import argparse
+import math
 import os
 from typing import Any
 
@@ -60,7 +61,7 @@ class BlackAndWhite(keras.utils.PyDataset):
         self.images, self.random = images, np.random.default_rng(seed)
 
     def __len__(self) -> int:
-        return -(-len(self.images) // 128)
+        return math.ceil(len(self.images) / 128)
 
     def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         grey = self.images[128 * number : 128 * (number + 1)]

@@ -17,7 +17,9 @@ SIDE = 32
 
 def draw(label: str, chance: random.Random) -> Image.Image:
     """Return a picture of a disc or a square, of random colour, size and place, with smooth edges."""
-    colour, background = (tuple(int(255 * c) for c in colorsys.hsv_to_rgb(chance.random(), s, v)) for s, v in ((0.8, 0.9), (0.2, 0.6)))
+    colour, background = (
+        tuple(int(255 * c) for c in colorsys.hsv_to_rgb(chance.random(), s, v)) for s, v in ((0.8, 0.9), (0.2, 0.6))
+    )
     large = Image.new("RGB", (4 * SIDE, 4 * SIDE), background)
     radius, x, y = chance.uniform(16, 36), chance.uniform(40, 88), chance.uniform(40, 88)
     place = (x - radius, y - radius, x + radius, y + radius)

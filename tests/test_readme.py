@@ -68,9 +68,10 @@ def test_every_page_is_in_the_table_of_contents_of_the_front_page():
 def test_every_link_leads_to_a_file_or_a_heading(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", PROSE[page]):
         file, _, anchor = link.partition("#")
-        target = os.path.normpath(os.path.join(os.path.dirname(page), file)) if file else page
-        assert (ROOT / target).exists(), link
-        assert anchor == "" or anchor in {heading.lower().replace(" ", "-") for heading in headings(target)}, link
+        target = ((ROOT / page).parent / file).resolve() if file else ROOT / page
+        assert target.exists(), link
+        places = headings(str(target.relative_to(ROOT))) if anchor else []
+        assert anchor == "" or anchor in {heading.lower().replace(" ", "-") for heading in places}, link
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -100,7 +101,9 @@ def test_every_model_that_they_name_exists():
 
 def test_every_block_is_run_or_built():
     """A ``terminal`` runs while the site is built, the other directives are built, and the rest runs below."""
-    unknown = [(page, kind) for page, kind, _ in BLOCKS if kind not in {"", "shell", "console", "python", "toml"} and kind[0] != "{"]
+    unknown = [
+        (page, kind) for page, kind, _ in BLOCKS if kind not in {"", "shell", "console", "python", "toml"} and kind[0] != "{"
+    ]
     assert unknown == []
     assert [page for page, kind, _ in BLOCKS if kind == "console"] == ["README.md"] * 3
     assert [page for page, kind, _ in BLOCKS if kind == "toml"] == [COMPONENTS]
@@ -315,8 +318,7 @@ def test_the_commands_of_a_block_run_in_their_order(block, place, capsys, monkey
 
 def pattern(block: str) -> str:
     """Return what a terminal must show: any numbers in place of a block's, and anything in place of an ellipsis."""
-    expected = re.escape(measured(block)).replace("…\\\n", "(.*\n)*?").replace("…", ".*")
-    return expected
+    return re.escape(measured(block)).replace("…\\\n", "(.*\n)*?").replace("…", ".*")
 
 
 def measured(text: str) -> str:

@@ -66,7 +66,10 @@ nitpick_ignore_regex = [
     # Single backticks in docstrings are code, which becomes a link where the name is documented.
     ("py:obj", r".*"),
     # Types of other projects: no inventory of theirs is fetched.
-    (r"py:.*", r"(torch|np|numpy|pathlib|collections|contextlib|pydantic|annotated_types)\..*|Tensor|Path|Image(\.Image)?|nn\..*"),
+    (
+        r"py:.*",
+        r"(torch|np|numpy|pathlib|collections|contextlib|pydantic|annotated_types)\..*|Tensor|Path|Image(\.Image)?|nn\..*",
+    ),
     (r"py:class", r"FieldInfo|NoneType|[GL][et]"),
     # Type variables.
     (r"py:class", r"(vaekit\..*\.)?[A-Z]"),

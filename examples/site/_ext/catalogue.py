@@ -1,4 +1,4 @@
-"""Directives ``components``, ``zoo`` and ``metrics``: components of a role, models of the literature, numbers, from their sources."""
+"""Directives ``components``, ``zoo`` and ``metrics``: the components of a role, the models of the literature, the numbers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,15 @@ def model(name: str) -> list[str]:
     entry = zoo.read(name)
     first = [f"$ vaekit train --model {entry.after} --out RUN"] if entry.after else []
     train = [*first, f"$ vaekit train --model {name}{' --init RUN' if entry.after else ''}"]
-    lines = [f".. _model-{name}:", "", name, "-" * len(name), "", f"**{escaped(entry.title)} ({entry.year}).** {escaped(entry.about)}", ""]
+    lines = [
+        f".. _model-{name}:",
+        "",
+        name,
+        "-" * len(name),
+        "",
+        f"**{escaped(entry.title)} ({entry.year}).** {escaped(entry.about)}",
+        "",
+    ]
     lines += [".. code-block:: text", "", *indented(parts_of(name, entry.after).splitlines()), ""]
     lines += [".. code-block:: console", "", *indented(train), ""]
     for label, measured in (("In the paper", entry.paper), ("Here", entry.ours)):

@@ -16,11 +16,11 @@ from rich.markup import render
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from vaekit.cli.discovery import Command, find_command, list_commands
+from vaekit.cli.discovery import Command, list_commands
 
 
 def click_command(command: Command) -> Any:
-    """Return a command as Typer builds it for ``--help``, where the newest run is one of the default model."""
+    """Return a command as Typer builds it for ``--help`` in a folder where the newest run is of the default model."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         run = Path("runs") / "0001-digits-mlp"
         run.mkdir(parents=True)
@@ -77,10 +77,11 @@ class Commands(SphinxDirective):
     """Every command, in the order of ``vaekit --help``."""
 
     def run(self) -> list[nodes.Node]:
-        lines, train = [], click_command(find_command("train"))
+        lines, every = [], list_commands()
+        (train,) = (click_command(command) for command in every if command.name == "train")
         context = train.make_context("train", [], resilient_parsing=True)
-        known = frozenset(described(each, context) for each in train.params)
-        for panel, members in groupby(list_commands(), key=lambda command: command.panel):
+        known = frozenset(described(each, context) for each in train.params if not each.hidden)
+        for panel, members in groupby(every, key=lambda command: command.panel):
             lines += [str(panel), "=" * len(panel), ""]
             for command in members:
                 without = frozenset() if command.name == "train" else known

@@ -31,14 +31,15 @@ def by_last_name(
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, text, name)
 
 
-def keep_colons(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+def keep_colons(app: Sphinx, what: str, *others: Any) -> None:
     """Start the docstring of an attribute on its second line: on the first, Napoleon takes what precedes a colon for a type."""
     if what in {"attribute", "data", "property"}:
-        lines.insert(0, "\\")  # which is no text, and joins the lines
+        others[-1].insert(0, "\\")  # which is no text, and joins the lines
 
 
-def list_references(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+def list_references(*arguments: Any) -> None:
     """Make the works that a docstring cites a list, with links to arXiv."""
+    lines: list[str] = arguments[-1]
     if "References:" in lines:
         begin = lines.index("References:") + 1
         end = next((i for i in range(begin, len(lines)) if lines[i][:1].strip()), len(lines))

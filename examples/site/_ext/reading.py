@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 from vaekit.citations import citations
 from vaekit.cli.common import without_args
@@ -22,8 +22,7 @@ def docstring(text: str | None) -> list[str]:
     """Return a docstring of a component without its arguments and references."""
     before, after = without_args(text)
     examples, _, _ = f"\n{after}".partition("\nReferences:")
-    config = Config(napoleon_use_rtype=False)
-    return str(GoogleDocstring(f"{before}\n\n{examples.strip()}\n", config)).splitlines()
+    return str(GoogleDocstring(f"{before}\n\n{examples.strip()}\n")).splitlines()
 
 
 def references(text: str | None) -> list[str]:

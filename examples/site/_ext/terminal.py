@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -36,7 +36,7 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|^.*\r(?!\n)", re.MULTILINE)
 
 def folder_of(env: BuildEnvironment, page: str) -> Path:
     """Return the folder in which the commands of a page run."""
-    return Path(env.doctreedir).parent / "terminal" / page
+    return Path(env.doctreedir) / "terminal" / page
 
 
 def forget(app: Sphinx, env: BuildEnvironment, page: str) -> None:
@@ -86,7 +86,7 @@ class Terminal(SphinxDirective):
     """
 
     has_content = True
-    option_spec = {
+    option_spec: ClassVar[dict[str, Any]] = {
         "show": directives.unchanged_required,
         "alt": directives.unchanged_required,
         "width": directives.length_or_percentage_or_unitless,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,17 @@ def double() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def forgotten_components() -> Iterator[None]:
+    """Forget the components that a test registers."""
+    from vaekit.roles import REGISTRIES
+
+    with ExitStack() as stack:
+        for registry in REGISTRIES:
+            stack.enter_context(registry.temporarily())
+        yield
 
 
 @pytest.fixture(scope="session")

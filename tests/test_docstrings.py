@@ -6,14 +6,12 @@ import ast
 import doctest
 import importlib
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 
 import vaekit
-from vaekit.roles import REGISTRIES
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"vaekit.sweeps.search": "optuna"}
@@ -29,15 +27,6 @@ def docstrings(file: Path) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             yield node.lineno, node.value.value
-
-
-@pytest.fixture
-def forgotten_components() -> Iterator[None]:
-    """Forget the components that a test registers."""
-    with ExitStack() as stack:
-        for registry in REGISTRIES:
-            stack.enter_context(registry.temporarily())
-        yield
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def show(
         return
     typer.secho(f"{entry.title} ({entry.year})", bold=True)
     typer.echo(fill(entry.about, WIDTH) + "\n")
-    typer.echo(indent(_parts(name, entry.after), "  ") + "\n")
+    typer.echo(indent(parts_of(name, entry.after), "  ") + "\n")
     facts = {"reference": entry.reference}
     for label, measured in (("paper", entry.paper), ("vaekit", entry.ours)):
         if measured is not None:
@@ -84,7 +84,7 @@ def _line(name: str, entry: Entry) -> str:
     return json.dumps({"name": name, **entry.model_dump(mode="json")}, ensure_ascii=False)
 
 
-def _parts(name: str, after: str | None) -> str:
+def parts_of(name: str, after: str | None) -> str:
     """Return a drawing of the parts of a model, each with the options that are not at their defaults."""
     from vaekit.specs.options import OptionTable
     from vaekit.specs.resolve import complete

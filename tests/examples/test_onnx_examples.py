@@ -167,8 +167,8 @@ def test_service_returns_ranges(client: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "part"),
     [
-        ('{"latents": [[1, 2]]}', "has 3 numbers; given [2]"),
-        ('{"latents": [[1, 2, 3], [1, 2, 3, 4]]}', "has 3 numbers; given [3, 4]"),
+        ('{"latents": [[1, 2]]}', "must have 3 numbers; given [2]"),
+        ('{"latents": [[1, 2, 3], [1, 2, 3, 4]]}', "must have 3 numbers; given [3, 4]"),
         ('{"latents": [[1, 2, NaN]]}', "finite number"),
         ('{"latents": [[1, 2, Infinity]]}', "finite number"),
         ('{"latents": [[1, 2, 1e39]]}', "too large"),

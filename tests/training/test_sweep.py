@@ -76,7 +76,7 @@ def assert_close(together, single, *, atol):
         ("tc", {"tc.beta": (2.0, 8.0), "lr": (1e-3, 1e-2)}),
         ("capacity", {"capacity.gamma": (1.0, 30.0), "weight_decay": (0.0, 0.3), "grad_clip": (None, 5.0)}),
         ("kl", {"seed": (0, 1, 2), "schedule": ("cosine", "constant")}),
-        ("kl", {"seed": (0, 1), "ema": (None, 0.5)}),
+        ("kl", {"warmup_steps": (0, 5), "ema": (None, 0.5)}),
         ("kl", {"betas": ((0.5, 0.9),), "eps": (1e-2,), "seed": (0, 1)}),
         ("kl", {"schedule": ("step",), "lr_milestones": ((1,), (2,)), "lr_gamma": (0.1, 0.5)}),
     ],

@@ -193,8 +193,8 @@ class Checkpoints:
         step = self.step
         before, done = trained.num_steps(step.steps_per_epoch), position.epoch * step.steps_per_epoch + position.step
         notes: tuple[str, ...] = ()
-        if before != step.num_steps and self.spec.train.schedule == "cosine":
-            rate = step.learning_rate(min(done, step.num_steps))
+        if before != step.num_steps and done < step.num_steps and self.spec.train.schedule == "cosine":
+            rate = step.learning_rate(done)
             notes += (
                 f"the learning rate follows a cosine over {step.num_steps:,} steps from here on, instead of {before:,}, and goes "
                 f"on at {rate:.3g}: the result is not that of a run with this many steps from the start",

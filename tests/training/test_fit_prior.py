@@ -241,3 +241,13 @@ def test_a_prior_of_another_space_and_none_at_all_are_refused(
     assert "--encoder" not in shown
     assert main(["fit-prior", str(tmp_path), "--prior", "maf"]) != 0
     assert "is not a run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "option"), [("fit-prior", "--num-components"), ("distill", "--decoder.channels")])
+def test_help_needs_no_run(tmp_path, monkeypatch, capsys, command, option):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main([command, "--help"]) == 0
+    assert option in capsys.readouterr().out
+    assert main([command]) == 1
+    assert "no run found" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vaekit.errors import UsageError
+from vaekit.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -231,6 +231,36 @@ def read_options(
                 remedy="write the spec file before the flags" if Path(given[0]).is_file() else None,
             )
     return base, table, words.arguments
+
+
+def spec_of_run(
+    words: Words, role: str, example: str, derive: Callable[[Path, str | None], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return the plain data of a spec that is derived from the run that the arguments name, and from a component of it.
+
+    Help needs neither: without a component it shows the options of an example, and without a run those of a default model.
+
+    Args:
+        words: The arguments.
+        role: The role of the component.
+        example: Its kind in the help.
+        derive: A function of the run folder and the kind.
+
+    Raises:
+        CheckpointError: The folder is not a run, or there is no run.
+    """
+    from vaekit.hub import local_run
+    from vaekit.store.folder import RunFolder, newest_run
+
+    helps = "help" in words.flags
+    kind = (words.flags.get(role) or [example if helps else None])[-1]
+    try:
+        folder = RunFolder(newest_run() if words.spec is None else local_run(words.spec)).require()
+    except CheckpointError:
+        if helps and words.spec is None:
+            return {"model": {role: {"kind": kind}}}
+        raise
+    return derive(folder.path, kind)
 
 
 def _given_spec(words: Words) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vaekit.cli.common import JsonOption, OutOption, Panel, QuietOption, RunArgument, feature_request, interruptible
-from vaekit.cli.options import with_component_options
+from vaekit.cli.options import spec_of_run, with_component_options
 
 if TYPE_CHECKING:
     from vaekit.cli.options import Words
@@ -27,14 +27,10 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     return with_component_options(distill, arguments, without=FIXED, base_of=_distillation)
 
 
-def _distillation(words: Words) -> dict[str, Any]:
+def _distillation(words: Words) -> Mapping[str, Any]:
     from vaekit.specs.second_stage import distillation
-    from vaekit.store.folder import RunFolder, newest_run
 
-    helps = "help" in words.flags and "decoder" not in words.flags
-    decoder = "cnn" if helps else (words.flags.get("decoder") or [None])[-1]
-    folder = RunFolder(newest_run() if words.spec is None else words.spec).require()
-    return distillation(folder.path, decoder)
+    return spec_of_run(words, "decoder", "cnn", distillation)
 
 
 def _option(metavar: str, about: str) -> Any:

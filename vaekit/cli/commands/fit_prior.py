@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vaekit.cli.common import JsonOption, OutOption, Panel, QuietOption, RunArgument, interruptible
-from vaekit.cli.options import with_component_options
+from vaekit.cli.options import spec_of_run, with_component_options
 
 if TYPE_CHECKING:
     from vaekit.cli.options import Words
@@ -23,15 +23,10 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
     return with_component_options(fit_prior, arguments, without=FIXED, base_of=_second_stage)
 
 
-def _second_stage(words: Words) -> dict[str, Any]:
-    from vaekit.hub import local_run
+def _second_stage(words: Words) -> Mapping[str, Any]:
     from vaekit.specs.second_stage import second_stage
-    from vaekit.store.folder import RunFolder, newest_run
 
-    helps = "help" in words.flags and "prior" not in words.flags
-    prior = "mixture" if helps else (words.flags.get("prior") or [None])[-1]
-    folder = RunFolder(newest_run() if words.spec is None else local_run(words.spec)).require()
-    return second_stage(folder.path, prior)
+    return spec_of_run(words, "prior", "mixture", second_stage)
 
 
 def fit_prior(

@@ -94,7 +94,7 @@ class Given:
     def caption(self, row: int) -> str:
         """Describe an example: its file or row, and its class."""
         place = f"row {row}" if self.files is None else Path(self.files[row]).name
-        return place if self.classes is None else f"{place}, {self.classes[row]}"
+        return place if self.classes is None else f"{place}, label {self.classes[row]}"
 
     def batches(self, batch_size: int, device: torch.device, workers: int) -> Batches:
         """Return the batches of the examples: all of them, in order."""

@@ -150,9 +150,15 @@ def _file_lines(found: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     if found["latents"]:
         used = [i for i, latent in enumerate(found["latents"]) if (latent["kl"] or 0) > 0.01]
         yield "latents", f"{found['latent_size']}, of which {len(used)} carry more than 0.01 nats"
-    yield "scaling", f"(z - {found['shift_factor']:.4g}) * {found['scaling_factor']:.4g}"
+    shift = found["shift_factor"]
+    yield "scaling", f"(z {'-' if shift >= 0 else '+'} {abs(shift):.4g}) * {found['scaling_factor']:.4g}"
     if "threshold" in found:
-        yield "threshold", value_text(found["threshold"])
+        threshold = found["threshold"]
+        yield (
+            "threshold",
+            f"{threshold['score']} above {threshold['value']:.6g}, the {threshold['quantile']:.4g} quantile of "
+            f"{threshold['num_images']:,} scores of {threshold['source']}",
+        )
     if found["licence"]:
         yield "licence", found["licence"]
     model = spec["model"]

@@ -175,8 +175,9 @@ def test_page_shows_the_least_and_most_likely_examples(cli: Cli, run: Path, nois
     order = np.argsort(-table["score"], kind="stable")
     for section, rows in ((least[0], order[:24]), (most[0], order[::-1][:24])):
         assert section.count("<figure>") == 24
-        first = f"{table['score'][rows[0]]:,.2f}: row {table['row'][rows[0]]}"
-        assert re.search(r"<figcaption>([^,<]*)", section)[1].startswith(first)  # type: ignore[index]
+        known = "anomaly, " if table["anomaly"][rows[0]] else ""
+        first = f"{table['score'][rows[0]]:,.2f}: {known}row {table['row'][rows[0]]}"
+        assert re.search(r"<figcaption>([^<]*)", section)[1].startswith(first)  # type: ignore[index]
     assert "stroke-dasharray" in text
     assert "Known anomalies" in text
     assert "<script src" not in text

@@ -46,7 +46,7 @@ def test_lists_come_without_importing_torch_or_pydantic(arguments: list[str]) ->
     assert done.stdout
 
 
-@pytest.mark.parametrize("command", ["embed", "evaluate", "report", *pictures.kinds()])
+@pytest.mark.parametrize("command", ["embed", "evaluate", "report", "score", *pictures.kinds()])
 def test_help_of_commands_on_runs_comes_without_importing_torch(command: str) -> None:
     done = run("-c", CHECK, HEAVY, command, "--help")
     assert (done.returncode, done.stderr) == (0, "")

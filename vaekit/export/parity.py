@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,19 +68,27 @@ class Parity:
         return self
 
 
-def compare(function: Function, reference: Function, examples: Sequence[Array], *, tolerance: float | None) -> Parity:
+def compare(
+    function: Function,
+    reference: Function,
+    examples: Sequence[Array],
+    *,
+    tolerance: float | None,
+    units: Sequence[float] = (),
+) -> Parity:
     """Compare two functions on batches of several sizes.
 
-    The differences of each output are divided by its largest value, if that exceeds 1.
+    The differences of each output are divided by its largest value, if that exceeds its unit.
 
     Args:
         function: The function to check, which maps a batch to its outputs.
         reference: The function that it should equal.
         examples: 64 examples of each input.
         tolerance: The largest difference allowed.
+        units: The unit of each output; 1 where there is none.
     """
     differences, mean = {}, 0.0
-    scales = [max(1.0, float(np.abs(output).max())) for output in reference(examples)]
+    scales = [max(unit, float(np.abs(output).max())) for output, unit in zip_longest(reference(examples), units, fillvalue=1.0)]
     for size in BATCHES:
         gaps = [
             np.abs(np.subtract(a, b, dtype=np.float64)) / scale

@@ -19,6 +19,7 @@ from vaekit.streams import Streams
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from vaekit.data.pixels import Array
     from vaekit.evaluation.detection import Threshold
     from vaekit.export.trained import Trained
     from vaekit.model.vae import VAE
@@ -122,6 +123,7 @@ class Part:
         reference: Computes the same by the model's own methods.
         examples: A batch of each input for comparison, alternating between prior and posterior.
         about: More of what an application needs to know, as plain data for the metadata.
+        units: The unit of each output, relative to which it is compared; 1 where there is none.
     """
 
     name: PartName
@@ -131,6 +133,7 @@ class Part:
     reference: Callable[..., Tensor | tuple[Tensor, ...]]
     examples: tuple[Tensor, ...]
     about: Mapping[str, Any] = field(default_factory=dict)
+    units: tuple[float, ...] = ()
 
     def expected(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs of the reference for a batch."""
@@ -220,7 +223,14 @@ def _scorer(trained: Trained, inputs: tuple[Port, ...], examples: tuple[Tensor, 
         "is_anomaly": "score > value",
         "normalised_score": "(score - value) / (high - low) + 1/2, clipped to [0, 1]",
     }
-    return Part("scorer", scorer, inputs, outputs, scorer, examples, {"threshold": about})
+    units = scorer_units(scores.numpy(), about)
+    return Part("scorer", scorer, inputs, outputs, scorer, examples, {"threshold": about}, units)
+
+
+def scorer_units(scores: Array, threshold: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the units of a scorer's outputs: a rounding of scores is larger in normalised ones if these span a small range."""
+    span = threshold["high"] - threshold["low"] or 1.0
+    return 1.0, 1.0, 1.0, max(1.0, float(abs(scores).max()) / span)
 
 
 def _check(part: Part) -> None:

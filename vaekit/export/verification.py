@@ -12,7 +12,7 @@ import numpy as np
 from vaekit.errors import ExportError
 from vaekit.export import metadata as about
 from vaekit.export.parity import TOLERANCE, TOLERANCES, Array, Function, Parity, compare, torch_function
-from vaekit.export.parts import NUM_EXAMPLES, part_of
+from vaekit.export.parts import NUM_EXAMPLES, part_of, scorer_units
 from vaekit.export.reading import REMEDY, OnnxFile
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def verify(path: str | Path, trained: Trained | None = None) -> Parity:
         examples = _examples(file.metadata)
         outputs = file.function(examples)
         _check_outputs(file, outputs)
-        return compare(file.function, _rows_of(outputs, examples), examples, tolerance=TOLERANCE).require(
+        units = scorer_units(outputs[0], file.metadata["threshold"]) if file.metadata["part"] == "scorer" else ()
+        return compare(file.function, _rows_of(outputs, examples), examples, tolerance=TOLERANCE, units=units).require(
             f"the output of {file.path} for an example depends on the batch", remedy=REMEDY
         )
     part = part_of(trained, file.metadata["part"])
@@ -54,6 +55,7 @@ def verify(path: str | Path, trained: Trained | None = None) -> Parity:
         torch_function(part),
         [each.numpy() for each in part.examples],
         tolerance=TOLERANCES[file.metadata["precision"]],
+        units=part.units,
     ).require(f"{file.path} differs from the model of the run", remedy=REMEDY)
 
 

@@ -70,7 +70,7 @@ def html_page(title: str, subtitle: str, sections: Sequence[Section], footer: st
             f'<section id="{anchor}" aria-labelledby="{anchor}-h"><h2 id="{anchor}-h">{escape(heading)}</h2>{content}</section>'
             for anchor, heading, content in sections
         ),
-        footer=escape(f"Written by vaekit {__version__}. {footer}"),
+        footer=escape(f"Written by vaekit {__version__}. {footer}".strip()),
     )
 
 

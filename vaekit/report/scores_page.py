@@ -104,8 +104,7 @@ def write_page(path: Path, run: Record, vae: VAE, scores: Scores, *, extremes: E
     if quality:
         rows = [(name, f"{area:.4f}", f"{quality['average_precision'][name]:.4f}") for name, area in quality["auroc"].items()]
         sections.append(("quality", "Known anomalies", html_table(("score", "AUROC", "average precision"), rows, numbers=1)))
-    footer = "In each picture: the example, its reconstruction from the mean of q(z|x), and the error, black for 0."
-    write_text(path, html_page(f"Scores of {data}", f"under the model of {run.path.resolve().name}", sections, footer))
+    write_text(path, html_page(f"Scores of {data}", f"under the model of {run.path.resolve().name}", sections, ""))
 
 
 def _cards(examples: Sequence[Example], vae: VAE) -> str:
@@ -116,7 +115,8 @@ def _cards(examples: Sequence[Example], vae: VAE) -> str:
         picture = side_by_side([single.convert("RGB") for each in shown for single in single_images(each)])
         caption = f"{example.score:,.2f}: {example.caption}"
         cards.append(f"<figure>{image_tag(picture, caption)}<figcaption>{escape(caption)}</figcaption></figure>")
-    return f'<div class="pictures cards">{"".join(cards)}</div>'
+    note = "The example, its reconstruction from the mean of q(z|x), and the error, which is black where they agree."
+    return f'<p class="note">{note}</p><div class="pictures cards">{"".join(cards)}</div>'
 
 
 def map_to_show(x: Tensor, reconstruction: Tensor, limits: tuple[float, float]) -> Tensor:

@@ -300,7 +300,7 @@ def score_run(
             if folder is not None:
                 _write_maps(folder, each, scorer.vae, begin, width)
             if page is not None:
-                extremes.add(each.numbers["score"].numpy(), lambda i: _example(each, i, part))
+                extremes.add(each.numbers["score"].numpy(), lambda i: _example(each, i, part, anomaly=begin > 0))
 
         data_set = {"data": np.full(len(part), part.name)} if len(parts) > 1 else {}
         columns.append(data_set | part.places | scorer.numbers(part, see))
@@ -391,7 +391,7 @@ def _write_maps(folder: Path, each: Measured, vae: VAE, begin: int, width: int) 
             picture.save(file, "PNG")
 
 
-def _example(each: Measured, i: int, given: Given) -> Example:
-    caption = given.caption(int(each.batch.index[i]))
+def _example(each: Measured, i: int, given: Given, *, anomaly: bool) -> Example:
+    caption = ("anomaly, " if anomaly else "") + given.caption(int(each.batch.index[i]))
     x, reconstruction = each.batch.x[i].cpu(), each.reconstruction[i].cpu()
     return Example(float(each.numbers["score"][i]), caption, x.clone(), reconstruction.clone())

@@ -93,6 +93,7 @@ class Onnx(Exporter):
                 torch_function(subject),
                 [each.numpy() for each in subject.examples],
                 tolerance=TOLERANCES[self.precision],
+                units=subject.units,
             ).require(
                 f"the exported {part} differs from the model, so it was not written",
                 remedy="check whether its forward pass depends on the batch size"

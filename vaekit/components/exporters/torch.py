@@ -55,7 +55,7 @@ class Torch(Exporter):
                 return [result.numpy()] if isinstance(result, torch.Tensor) else [output.numpy() for output in result]
 
             examples = [each.numpy() for each in subject.examples]
-            parity = compare(run, torch_function(subject), examples, tolerance=TOLERANCE).require(
+            parity = compare(run, torch_function(subject), examples, tolerance=TOLERANCE, units=subject.units).require(
                 f"the exported {part} differs from the model, so it was not written",
                 remedy="check whether its forward pass depends on the batch size",
             )

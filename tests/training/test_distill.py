@@ -82,6 +82,9 @@ def test_images_are_encoded_once_and_codes_stay_the_same(
     assert new["loss"] == new["reconstruction"] == pytest.approx(-new["elbo"] - new["kl"])
     assert once.metrics()[-1]["validation_loss"] < once.metrics()[0]["validation_loss"]
     assert (once.spec.train.name, once.spec.train.best, once.spec.model.loss) == (None, "auto", ())
+    before = encoded()
+    vaekit.train(teacher.folder.spec, out=tmp_path / "again")
+    assert encoded() == before + 6  # where the encoder is trained
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 import vaekit
 from vaekit.cli import main
-from vaekit.compute import graphs
 from vaekit.errors import CheckpointError, SpecError, UsageError
 from vaekit.specs.models import TrainSpec
 from vaekit.specs.options import build_spec
@@ -107,15 +106,6 @@ def test_the_learning_rate_rises_to_its_peak_before_its_schedule(
     run = vaekit.train(**options(images, epochs=2, lr=0.01, warmup_steps=4, **more), out=tmp_path / "run")
     assert rates == pytest.approx([0.01 * factor for factor in factors], rel=1e-12)
     assert [record["lr"] for record in run.metrics()] == [rates[STEPS - 1], rates[-1]]
-
-
-@pytest.mark.usefixtures("on_cpu")
-def test_a_recorded_step_reads_the_rates_of_the_warm_up(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = options(images, compile="graph", warmup_steps=5, epochs=1)
-    replayed = vaekit.train(**given, out=tmp_path / "replayed")
-    monkeypatch.setattr(graphs, "WARM_UP", 10**9)  # the same step, but never recorded
-    taken = vaekit.train(**given, out=tmp_path / "taken")
-    assert_same_run(replayed, taken)
 
 
 # Steps

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vaekit.benchmark.machine import environment
+from vaekit.errors import UsageError
 from vaekit.evaluation.features import FeatureRequest
 from vaekit.evaluation.metrics import comparable_metrics
 from vaekit.evaluation.tables import aligned, not_comparable
@@ -51,8 +52,17 @@ def compare_decoders(
     Raises:
         CheckpointError: A run has no model.
         DataError: A file of weights is missing or of another network.
+        UsageError: The encoders or the posteriors differ, so that the decoders are not of the same codes.
     """
     vaes = {"teacher": teacher.vae(), "student": student.vae()}
+    for part in ("encoder", "posterior", "condition"):
+        ours, theirs = (vae.get_submodule(part).state_dict() for vae in vaes.values())
+        if ours.keys() != theirs.keys() or not all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items()):
+            raise UsageError(
+                "these are not decoders of the same codes",
+                given=f"{teacher.path} and {student.path}, whose weights of the {part} differ",
+                expected="a run and one that `vaekit distill` made of it",
+            )
     y = vaes["teacher"].classes_in_turn(max(batches))
     z = vaes["teacher"].sample_latent(max(batches), y=y, generator=Streams(0).generator("decoders"))
     result: dict[str, Any] = {}

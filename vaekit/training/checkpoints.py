@@ -162,7 +162,7 @@ class Checkpoints:
         path, step = self.folder.last, self.step
         tensors, header = checkpoint.load(path, device=step.device, processes=self.processes)
         self._require_same_spec(header.spec)
-        self._require_further_epochs(header.state.get("epoch", 0), header.spec.train.epochs)
+        self._require_as_many_epochs(header)
         self.about["init"] = header.init
         changed = changes(header.data, self.about["data"])
         if changed and not allow_changed_data:
@@ -239,9 +239,10 @@ class Checkpoints:
                 remedy=f"restore it, or train another run with it: vaekit train {self.folder.spec}",
             )
 
-    def _require_further_epochs(self, epoch: int, trained: int) -> None:
-        """Refuse to resume with fewer epochs than are completed, of those of the spec that the checkpoint was trained with."""
-        if self.spec.train.epochs < epoch <= trained:
+    def _require_as_many_epochs(self, header: checkpoint.Header) -> None:
+        """Refuse to resume with fewer epochs than are completed."""
+        epoch = header.state.get("epoch", 0)
+        if self.spec.train.epochs < epoch <= header.spec.train.epochs:
             raise CheckpointError(
                 f"{self.folder.path} cannot be shortened",
                 given=f"{self.spec.train.epochs} epochs, of which {epoch} are done",

@@ -26,6 +26,8 @@ def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
         return onnx_latencies, list(arguments)
     if "--compare" in flags:
         return compare, list(arguments)
+    if "--decoders" in flags:
+        return decoders, list(arguments)
     return with_component_options(bench, arguments, without=LISTED)
 
 
@@ -47,8 +49,9 @@ def bench(
 ) -> None:
     """Measure the speed of training, encoding, sampling and evaluation, for every combination of the given lists.
 
-    The other flags are those of `train`. There are two other forms: `vaekit bench --onnx FILE.onnx` compares the latency of an
-    export with torch, and `vaekit bench --compare A.json B.json` compares two outputs of `--json`.
+    The other flags are those of `train`. There are three other forms: `vaekit bench --onnx FILE.onnx` compares the latency of an
+    export with torch, `vaekit bench --compare A.json B.json` compares two outputs of `--json`, and `vaekit bench --decoders RUN
+    STUDENT` compares the decoder of a run with the one that was distilled from it.
     """
     from vaekit.benchmark.report import footnotes, throughput_table, write_chart
     from vaekit.benchmark.throughput import throughput
@@ -108,6 +111,24 @@ def compare(
         typer.echo(json_module.dumps(rows))
     else:
         _print(speedup_table(rows), differences(before, after))
+
+
+def decoders(
+    runs: Annotated[
+        tuple[Path, Path],
+        typer.Option("--decoders", metavar="RUN STUDENT", help="A run, and one distilled from it.", show_default=False),
+    ],
+    batch: Annotated[str, typer.Option(metavar="int,int,…", help="Batch sizes.")] = "1,64",
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="For each measurement.")] = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two decoders of the same codes, as `vaekit distill` does at its end: parameters, test numbers and speed."""
+    from vaekit.benchmark.decoders import compare_decoders, decoder_table
+    from vaekit.run import Run
+
+    teacher, student = map(Run, runs)
+    result = compare_decoders(teacher, student, batches=_read_sizes(batch), seconds=seconds)
+    typer.echo(json_module.dumps(result) if as_json else decoder_table(result))
 
 
 def _print(table: Any, lines: Sequence[str]) -> None:

@@ -90,13 +90,13 @@ def test_the_numbers_do_not_choose_the_same_epoch(images: Path, tmp_path: Path) 
 
 def test_where_a_critic_plays_the_last_epoch_is_the_best(images: Path, tmp_path: Path) -> None:
     given = {**options(images, loss="factor"), "loss.hidden": (8,)}
-    teller = Recorder()
-    run = vaekit.train(**given, out=tmp_path / "run", reporter=teller)
+    recorder = Recorder()
+    run = vaekit.train(**given, out=tmp_path / "run", reporter=recorder)
     check_chosen(run, "loss", last_of)
-    assert any("a critic plays" in note for note in teller.notes)
-    chosen = vaekit.train(**given, best="loss", out=tmp_path / "chosen", reporter=(teller := Recorder()))
+    assert any("a critic plays" in note for note in recorder.notes)
+    chosen = vaekit.train(**given, best="loss", out=tmp_path / "chosen", reporter=(recorder := Recorder()))
     check_chosen(chosen, "loss", np.argmin)
-    assert not any("critic" in note for note in teller.notes)
+    assert not any("critic" in note for note in recorder.notes)
 
 
 def test_aims_that_are_not_judged_need_not_be_critics(images: Path, tmp_path: Path) -> None:
@@ -119,10 +119,10 @@ def test_the_best_epoch_is_known_after_a_resumption(images: Path, tmp_path: Path
     [("on", "kl:max", "validation best kl"), ("on", "last", "validation loss"), ("off", "kl:max", "loss")],
 )
 def test_each_model_of_a_sweep_has_its_best_epoch(images: Path, tmp_path: Path, stack: Any, best: str, told: str) -> None:
-    given, teller = options(images, best=best), Recorder()
-    for run in vaekit.sweep(over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep", reporter=teller, **given):
+    given, recorder = options(images, best=best), Recorder()
+    for run in vaekit.sweep(over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep", reporter=recorder, **given):
         check_chosen(run, "kl", {"kl": np.argmin, "kl:max": np.argmax, "last": last_of}[best])
-    assert any(told in note for note in teller.notes)
+    assert any(told in note for note in recorder.notes)
 
 
 @pytest.mark.parametrize(

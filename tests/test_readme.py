@@ -63,7 +63,7 @@ def block_below(heading: str, language: str) -> str:
 # What it names
 
 
-def test_the_headings_are_those_that_others_link_to():
+def test_the_linked_headings_exist():
     assert re.findall(r"^##* (.*)$", PROSE, re.MULTILINE) == HEADINGS
 
 
@@ -84,7 +84,7 @@ def test_every_path_of_the_repository_exists():
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_the_table_of_numbers_is_that_of_the_metrics():
+def test_the_table_of_metrics_is_current():
     assert f"\n\n{documentation()}\n" in section("Numbers")
 
 
@@ -101,7 +101,7 @@ def test_every_component_that_it_names_with_a_flag_exists():
 @pytest.mark.parametrize(
     "heading", ["From Python", "Write a backbone in 20 lines", "Write a posterior", "Write a loss with a network of its own"]
 )
-def test_python_runs_as_it_stands(heading, tmp_path):
+def test_python_blocks_run_unchanged(heading, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", block_below(heading, "python")]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
@@ -109,7 +109,7 @@ def test_python_runs_as_it_stands(heading, tmp_path):
     assert list((tmp_path / "runs").glob("*/model.safetensors"))
 
 
-def test_no_python_is_left_out():
+def test_every_python_block_is_tested():
     assert sum(language == "python" for language, _ in BLOCKS) == 4
 
 

@@ -120,7 +120,7 @@ class Decodes(Looks):
         return {"decodes": Aim(moves=("prior",))}
 
 
-def test_a_loss_that_looks_at_images_receives_them(tmp_path: Path, first: vaekit.Run, calls: Calls) -> None:
+def test_losses_of_images_receive_them(tmp_path: Path, first: vaekit.Run, calls: Calls) -> None:
     with roles.losses.temporarily(looks=Looks):
         run = first.fit_prior("mixture", loss="looks", epochs=2, out=tmp_path / "second")
     assert calls() == (12, 0)
@@ -132,7 +132,7 @@ def test_a_loss_that_looks_at_images_receives_them(tmp_path: Path, first: vaekit
 
 
 @pytest.mark.parametrize("prior", ["mixture", "rectified_flow"])
-def test_it_resumes_to_the_same_bits(tmp_path: Path, first: vaekit.Run, prior: str) -> None:
+def test_fitting_a_prior_resumes_to_the_same_bits(tmp_path: Path, first: vaekit.Run, prior: str) -> None:
     whole = first.fit_prior(prior, epochs=3, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         first.fit_prior(prior, epochs=3, out=tmp_path / "cut", reporter=Listener(1))
@@ -218,7 +218,7 @@ def test_the_result_is_a_run_of_the_whole_model(
             first.fit_prior(prior, best="elbo", out=tmp_path / "third")
 
 
-def test_a_prior_without_a_density_says_so(tmp_path: Path, first: vaekit.Run) -> None:
+def test_a_prior_without_a_density_is_noted(tmp_path: Path, first: vaekit.Run) -> None:
     listener = Listener()
     first.fit_prior("rectified_flow", epochs=1, reporter=listener, out=tmp_path / "second")
     assert "the prior 'rectified_flow' has no density, so there is no KL, no ELBO and no log p(x)" in listener.notes

@@ -44,7 +44,7 @@ def files_of(run: vaekit.Run, suffix: str) -> dict[str, bytes]:
     return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in run.path.rglob(f"*{suffix}")}
 
 
-def test_a_run_killed_when_an_epoch_is_reported_loses_none_of_its_pictures(images: Path, tmp_path: Path) -> None:
+def test_a_run_killed_while_reporting_an_epoch_keeps_its_pictures(images: Path, tmp_path: Path) -> None:
     given = options(images, pictures="every:1")
     whole = vaekit.train(**given, out=tmp_path / "whole")
     command = [sys.executable, "-c", KILLED, repr(given), str(tmp_path / "killed")]
@@ -90,7 +90,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     assert (again.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 
 
-def test_a_model_whose_checkpoint_is_gone_is_not_trained_again(images: Path, tmp_path: Path) -> None:
+def test_a_model_with_a_deleted_checkpoint_is_not_retrained(images: Path, tmp_path: Path) -> None:
     run = vaekit.train(**options(images), out=tmp_path / "run")
     model = run.folder.model.read_bytes()
     run.folder.last.unlink()
@@ -142,7 +142,7 @@ def test_a_second_process_leaves_an_occupied_folder_alone(tmp_path: Path, monkey
     assert first.spec.read_text("utf-8") == text
 
 
-def test_of_processes_that_train_into_one_folder_one_wins_and_its_run_is_whole(images: Path, tmp_path: Path) -> None:
+def test_only_one_process_trains_into_a_folder(images: Path, tmp_path: Path) -> None:
     code = "import sys, vaekit; vaekit.train(**eval(sys.argv[1]), out=sys.argv[2])"
     command = [sys.executable, "-c", code, repr(options(images)), str(tmp_path / "run")]
     racers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(3)]

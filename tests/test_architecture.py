@@ -41,7 +41,7 @@ def test_no_files_import_each_other() -> None:
 
 
 @pytest.mark.parametrize("name", ["vaekit.interfaces", "vaekit.registry", "vaekit.roles"])
-def test_the_ground_names_no_exporter_logger_picture_or_run(name: str) -> None:
+def test_the_base_layer_names_no_exporter_logger_picture_or_run(name: str) -> None:
     rooms = {module.split(".")[1] for module in imported_by(MODULES[name])}
     assert not rooms & {"export", "training", "pictures", "store", "run", "report"}
 

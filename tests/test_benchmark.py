@@ -99,7 +99,7 @@ def test_two_measurements_are_compared_row_by_row(result):
         compare(result, {**result, "rows": []})
 
 
-def test_a_file_of_something_else_is_named(tmp_path):
+def test_an_unrelated_file_is_named(tmp_path):
     (tmp_path / "other.json").write_text("[1]")
     with pytest.raises(DataError, match="is not a measurement"):
         read_result(tmp_path / "other.json")
@@ -137,7 +137,7 @@ def test_the_command_prints_a_table_json_and_a_chart_and_compares(images, tmp_pa
         (["--encoder", "nothing"], "nothing"),
     ],
 )
-def test_a_wrong_request_is_a_usage_error(arguments, message, capsys):
+def test_an_invalid_request_is_a_usage_error(arguments, message, capsys):
     assert main(["bench", *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -150,13 +150,13 @@ def test_cuda_is_timed_by_events(images):
     assert result["environment"]["gpu"] == torch.cuda.get_device_name()
 
 
-def test_time_in_which_something_runs_is_counted_once():
+def test_overlapping_time_is_counted_once():
     assert covered([(4, 6), (0, 2), (1, 3), (1, 2), (6, 7)]) == 6
     assert covered([]) == 0
 
 
 @pytest.mark.gpu
-def test_on_cuda_the_part_in_which_the_gpu_is_busy_is_measured(images):
+def test_the_busy_fraction_is_measured_on_cuda(images):
     given = {"dataset": "array", "dataset.path": str(images), **TINY}
     ways = ("off", "graph")
     result = throughput({}, batch_sizes=(8,), devices=("cuda",), compilations=ways, tasks=("train",), seconds=0.01, **given)

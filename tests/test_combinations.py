@@ -315,7 +315,7 @@ def by_position(kind: str) -> bool:
     ],
     ids=lambda value: name_of(value) if isinstance(value, dict) else str(value),
 )
-def test_objectives_of_data_that_lack_numbers(chosen: dict[str, str], shape: Shape) -> None:
+def test_objectives_of_data_with_missing_values(chosen: dict[str, str], shape: Shape) -> None:
     chosen = {"likelihood": "bce", "loss": "kl", **fitting_prior("loss", chosen.get("loss", "kl")), **chosen}
     posterior = fitting_posterior("loss", chosen["loss"])
     shape = shape_of(chosen["loss"]) if shape == SHAPE else shape
@@ -324,7 +324,7 @@ def test_objectives_of_data_that_lack_numbers(chosen: dict[str, str], shape: Sha
     assert (refusal is not None) == (not factorised or not takes(chosen["loss"], shape)), refusal
 
 
-def test_suggested_posteriors_are_on_the_space_of_the_one_that_does_not_fit() -> None:
+def test_suggested_posteriors_are_on_the_same_space() -> None:
     refusal = walk({"posterior": "delta", "prior": "normal"}, ("kl",))
     assert refusal is not None
     suggested = re.findall(r"[a-z_]+", str(refusal.remedy).partition("--posterior ")[2].partition(",")[0].replace(" or ", " "))

@@ -40,7 +40,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.usefixtures("forgotten_components", "one_thread")
 @pytest.mark.parametrize("name", MODULES)
-def test_the_examples_of_a_module_run_and_print_what_they_say(name, tmp_path, monkeypatch):
+def test_the_examples_of_a_module_run_and_print_the_stated_output(name, tmp_path, monkeypatch):
     if name in EXTRAS:
         pytest.importorskip(EXTRAS[name])
     monkeypatch.chdir(tmp_path)

@@ -59,7 +59,7 @@ def efficientnet(weights: dict[str, torch.Tensor], x: torch.Tensor) -> tuple[lis
 
 
 @pytest.mark.parametrize("side", [1, 5, 40])
-def test_efficientnet_lite0_is_that_of_its_formulae(side: int) -> None:
+def test_efficientnet_lite0_matches_its_formulae(side: int) -> None:
     net = network("efficientnet_lite0", side).double()
     weights = {name: tensor.double() for name, tensor in load_file(random_weights("efficientnet_lite0")).items()}
     x = images(side).double()
@@ -71,7 +71,7 @@ def test_efficientnet_lite0_is_that_of_its_formulae(side: int) -> None:
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_layers_are_those_of_torchvision(name: NetworkName) -> None:
+def test_layers_match_torchvision(name: NetworkName) -> None:
     with torch.device("meta"):
         reference = getattr(torchvision.models, name)().features.eval()
     weights = {key.removeprefix("features."): tensor.double() for key, tensor in load_file(random_weights(name)).items()}
@@ -101,7 +101,7 @@ def test_the_smallest_images_have_features_and_smaller_ones_are_refused(name: Ne
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 40), (3, 40), (3, 40, 40, 40)])
-def test_other_data_than_grey_and_rgb_images_are_refused(shape: tuple[int, ...]) -> None:
+def test_images_other_than_grey_and_rgb_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(UsageError, match="grey or RGB"):
         FeatureNetwork(SMALL, random_weights(SMALL), shape)
 
@@ -144,7 +144,7 @@ def test_without_linear_weights_the_distance_is_twice_one_minus_the_cosine() -> 
     assert FeatureDistance(net)(x, y).min() > 0.01
 
 
-def test_with_linear_weights_the_distance_is_that_of_the_paper(tmp_path: Path) -> None:
+def test_with_linear_weights_the_distance_matches_the_paper(tmp_path: Path) -> None:
     weights = linear(file=tmp_path / "squeeze.pth")
     x, y = images(), 1 - images()
     net = network()

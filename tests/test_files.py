@@ -26,7 +26,7 @@ def test_a_link_stays_and_the_file_that_it_points_to_is_replaced(tmp_path: Path)
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/null")])
-def test_what_is_not_a_regular_file_is_not_replaced(tmp_path: Path, make) -> None:
+def test_only_regular_files_are_replaced(tmp_path: Path, make) -> None:
     make(tmp_path / "place")
     before = (tmp_path / "place").lstat().st_mode
     with pytest.raises(UsageError, match="not a regular file"):
@@ -34,7 +34,7 @@ def test_what_is_not_a_regular_file_is_not_replaced(tmp_path: Path, make) -> Non
     assert (tmp_path / "place").lstat().st_mode == before
 
 
-def test_a_full_disk_names_the_file_and_leaves_the_older_one(tmp_path: Path) -> None:
+def test_a_full_disk_names_the_file_and_keeps_the_older_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("old")
 
     def write(temporary: Path) -> None:
@@ -85,12 +85,12 @@ def test_names_become_distinct_file_names_that_every_system_allows(tmp_path: Pat
     assert file_names(list(reversed(HARD))[:3]) == ["C__-2", "x" * 60, f"{'x' * 60}-2"]
 
 
-def test_names_that_can_stay_as_they_are_do(tmp_path: Path) -> None:
+def test_valid_file_names_are_unchanged(tmp_path: Path) -> None:
     assert file_names(["a b", "a_b", "grid.png"], taken=["grid.png"]) == ["a_b-2", "a_b", "grid.png-2"]
 
 
 @pytest.mark.parametrize("url", ["sqlite:///e.db", "s3://bucket/run", "https://example.org/a.png", Path("file:///tmp/run")])
-def test_a_url_is_not_taken_for_a_path(
+def test_a_url_is_not_treated_as_a_path(
     url: str | Path, labelled_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -109,7 +109,7 @@ def test_a_url_is_not_taken_for_a_path(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_only_looks_like_a_url_is_a_path(tmp_path: Path) -> None:
+def test_a_path_similar_to_a_url_is_a_path(tmp_path: Path) -> None:
     write_text(tmp_path / "a:b", "text")
     assert local_path("C:/runs/1") == Path("C:/runs/1")
     assert (tmp_path / "a:b").read_text() == "text"
@@ -134,7 +134,7 @@ def test_metrics_that_cannot_be_written_name_the_file(tmp_path: Path, monkeypatc
     assert "free disk space" in str(caught.value)
 
 
-def test_a_folder_for_runs_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uncreatable_folder_for_runs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").touch()
     for make in (lambda: RunFolder.create(resolve({})), lambda: make_folder(None)):

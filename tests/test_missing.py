@@ -54,7 +54,7 @@ def weights_of(vae: VAE) -> tuple[Tensor, Tensor]:
     return layer.weight.detach(), layer.bias.detach()
 
 
-def test_the_bound_is_that_of_a_linear_gaussian_model_on_known_numbers() -> None:
+def test_the_bound_matches_a_linear_gaussian_model_of_the_observed_values() -> None:
     """The expectation of a quadratic function under q is its mean over z = mu ± sigma, in all combinations of signs."""
     vae, x = linear(3), table()
     noise = torch.tensor(list(product([-1.0, 1.0], repeat=3)), dtype=torch.float64)[:, None].expand(8, len(x), 3)
@@ -68,7 +68,7 @@ def test_the_bound_is_that_of_a_linear_gaussian_model_on_known_numbers() -> None
     torch.testing.assert_close(q.mu, linear(3, "refuse").encode(filled).mean, rtol=0, atol=0)
 
 
-def test_under_the_true_posterior_every_weight_is_the_marginal_likelihood_of_the_known_numbers() -> None:
+def test_under_the_true_posterior_every_weight_is_the_marginal_likelihood() -> None:
     vae, x = linear(1), table()
     weight, bias = weights_of(vae)
     known = ~x.isnan()
@@ -83,7 +83,7 @@ def test_under_the_true_posterior_every_weight_is_the_marginal_likelihood_of_the
     torch.testing.assert_close(trace.log_weight, torch.stack(exact).expand(4, -1), rtol=1e-10, atol=1e-10)
 
 
-def test_gradients_are_those_of_the_model_of_the_known_numbers() -> None:
+def test_gradients_match_the_model_of_the_observed_values() -> None:
     known = torch.tensor([0, 2, 3])
     whole, part = linear(2), linear(2, "refuse", len(known))
     state = {}
@@ -117,7 +117,7 @@ FACTORISED = [kind for kind in roles.likelihoods.kinds() if roles.likelihoods.ge
 
 @pytest.mark.parametrize("kind", FACTORISED)
 @pytest.mark.parametrize("shape", [(7,), (2, 9), (2, 5, 4), (2, 3, 4, 5)], ids=str)
-def test_what_is_missing_has_no_term_and_a_gradient_of_exactly_0(kind: str, shape: Shape) -> None:
+def test_missing_values_have_no_term_and_a_gradient_of_exactly_0(kind: str, shape: Shape) -> None:
     spec = roles.likelihoods.spec(kind)(kind=kind, **small(roles.likelihoods, kind))
     likelihood: Likelihood = roles.likelihoods.build(spec, data_shape=shape)
     x = (255 * torch.rand(6, *shape)).round() / 255
@@ -150,7 +150,7 @@ def test_a_mask_distinguishes_missing_values_from_zeros(shape: Shape) -> None:
         assert channel.reconstruct(holes).isfinite().all()
 
 
-def test_a_model_of_complete_data_pays_nothing() -> None:
+def test_a_model_of_complete_data_has_no_overhead() -> None:
     vae = build_vae(build_spec({}, {}).model, Facts(data_shape=(1, 8, 8)))
     assert type(vae.encoder) is roles.encoders.get("mlp")
     assert not isinstance(vae.likelihood_of(torch.zeros(2, vae.latent_dim)), Observed)
@@ -197,14 +197,14 @@ def run(options: dict[str, object], tmp_path_factory: pytest.TempPathFactory) ->
     return vaekit.train(**options, out=tmp_path_factory.mktemp("run") / "run")
 
 
-def test_a_run_that_dies_resumes_to_the_same_weights(options: dict[str, object], run: vaekit.Run, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(options: dict[str, object], run: vaekit.Run, tmp_path: Path) -> None:
     with pytest.raises(Died):
         vaekit.train(**options, out=tmp_path / "run", reporter=Killer())
     vaekit.resume(tmp_path / "run")
     assert (tmp_path / "run/model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()
 
 
-def test_the_numbers_are_sums_over_what_is_known_and_say_so(run: vaekit.Run) -> None:
+def test_metrics_are_labelled_as_sums_over_observed_values(run: vaekit.Run) -> None:
     evaluation, vae = run.evaluation(), run.vae()
     assert evaluation is not None
     assert "known pixels" in evaluation["elbo_is"]
@@ -230,7 +230,7 @@ def test_an_exported_encoder_accepts_missing_values(run: vaekit.Run, tmp_path: P
     np.testing.assert_allclose(output, expected.numpy(), atol=1e-5)
 
 
-def test_pictures_show_what_is_missing_beside_complete_reconstructions(run: vaekit.Run, tmp_path: Path) -> None:
+def test_pictures_show_missing_values_next_to_complete_reconstructions(run: vaekit.Run, tmp_path: Path) -> None:
     from PIL import Image
 
     x = run.splits.test.gather(torch.arange(10))
@@ -242,7 +242,7 @@ def test_pictures_show_what_is_missing_beside_complete_reconstructions(run: vaek
     assert (lower < 200).any(0).all()
 
 
-def test_what_a_table_needs_is_said(options: dict[str, object], tmp_path: Path) -> None:
+def test_a_table_with_missing_values_states_its_requirements(options: dict[str, object], tmp_path: Path) -> None:
     given = {name: value for name, value in options.items() if name not in ("missing", "likelihood.link")}
     with pytest.raises(DataError, match=r"of 1,200 values are NaN(.*\n)*.*--missing zeros"):
         vaekit.train(**given, out=tmp_path / "run")

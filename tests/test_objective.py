@@ -138,7 +138,7 @@ def expected(objective, index):
 
 
 @pytest.mark.parametrize("make", [two_players, shared_producer])
-def test_each_player_moves_its_own_parameters_by_its_own_losses(make):
+def test_each_player_trains_its_own_parameters_with_its_own_losses(make):
     objective = make()
     found = gradients(objective)
     for index in range(2):
@@ -164,7 +164,7 @@ def test_compiled_in_one_graph_gradients_stay_in_scope(make):
         torch.testing.assert_close(graph[name], eager[name])
 
 
-def test_parameters_that_the_same_aims_move_are_a_player():
+def test_parameters_of_the_same_aims_form_a_player():
     objective = two_players()
     assert [player.aims for player in objective.players] == [("reconstruction", "kl", "fool"), ("critic",)]
     assert objective.players[1].names == ("losses.critic.critic.weight", "losses.critic.critic.bias")
@@ -179,7 +179,7 @@ def test_aims_that_are_not_judged_are_not_part_of_the_loss():
     torch.testing.assert_close(total.detach(), terms["loss"] + terms["critic"])
 
 
-def test_parts_that_no_loss_trains_and_optimisers_that_contradict_each_other_are_refused():
+def test_untrained_parts_and_contradictory_optimisers_are_refused():
     with pytest.raises(UsageError, match="no loss trains the decoder"):
         Objective(make_vae(), {"norm": CodeNorm("encoder")})
 
@@ -257,7 +257,7 @@ def test_gradients_stay_in_scope_under_ddp_with_two_processes(tmp_path):
         assert process.returncode == 0, errors
 
 
-def test_losses_with_networks_start_from_the_seed_and_leave_the_global_generator_alone():
+def test_losses_with_networks_start_from_the_seed_without_the_global_generator():
     with roles.losses.temporarily():
         roles.losses("learning")(Criticise)
         spec = resolve({"model": {"loss": [{"kind": "kl"}, {"kind": "learning"}]}})

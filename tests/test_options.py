@@ -11,7 +11,7 @@ from vaekit.specs.text import read_value, type_text, value_text
 CNN_FILE = {"model": {"encoder": {"kind": "cnn", "channels": [8, 8]}, "loss": ["bce", {"kind": "beta", "beta": 7}]}}
 
 
-def test_users_own_line_makes_a_beta_vae() -> None:
+def test_beta_vae_from_three_options() -> None:
     model = build_spec({}, {"encoder": "cnn", "loss": "beta", "beta": 4}).model
     assert (model.encoder.kind, model.decoder.kind, model.loss[0].kind, model.loss[0].beta) == ("cnn", "cnn", "beta", 4.0)
 
@@ -30,11 +30,11 @@ def test_strings_and_python_values_make_the_same_spec() -> None:
 
 
 @pytest.mark.parametrize("name", ["beta", "loss.beta", "tc.beta"])
-def test_option_of_the_only_loss_goes_by_three_names(name: str) -> None:
+def test_options_of_a_single_loss_have_three_names(name: str) -> None:
     assert build_spec({}, {"loss": ["mse", "tc"], name: "2.5"}).model.loss[0].beta == 2.5
 
 
-def test_options_of_default_decoder_and_likelihood_are_there() -> None:
+def test_options_of_default_decoder_and_likelihood_are_available() -> None:
     options = {"dataset": "folder", "path": "x", "encoder": "cnn", "decoder.channels": "8,8", "sigma": 0.3}
     model = build_spec({}, options).model
     assert (model.decoder.kind, model.decoder.channels, model.likelihood.kind, model.likelihood.sigma) == (
@@ -115,14 +115,14 @@ def test_wrong_names_are_errors_that_name_the_candidates(options: dict[str, Any]
         ({"data": {"augment": [1]}}, {}, "augment is not a mapping"),
     ],
 )
-def test_wrong_values_are_errors_that_hold_the_path(base: dict[str, Any], options: dict[str, Any], part: str) -> None:
+def test_wrong_values_are_errors_with_their_path(base: dict[str, Any], options: dict[str, Any], part: str) -> None:
     with pytest.raises(SpecError) as caught:
         build_spec(base, options)
     assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(("role", "near"), [("encoder", "cnm"), ("loss", "bta"), ("likelihood", "beta")])
-def test_unknown_components_are_errors_that_list_what_exists(role: str, near: str) -> None:
+def test_unknown_components_are_errors_that_list_the_choices(role: str, near: str) -> None:
     with pytest.raises(UnknownComponentError) as caught:
         build_spec({}, {role: near})
     assert "expected:" in str(caught.value)
@@ -136,7 +136,7 @@ def test_every_available_option_can_be_set_to_its_default_by_every_name() -> Non
                 build_spec({}, chosen | {"dataset.path": "x", name: value_text(option.default)})
 
 
-def test_defaults_of_available_options_are_the_files_values() -> None:
+def test_the_file_determines_the_defaults_of_available_options() -> None:
     defaults = {option.names[0]: option.default for option in OptionTable(CNN_FILE | {"train": {"epochs": 3}}, {}).options}
     assert (defaults["epochs"], defaults["encoder.channels"], defaults["loss.beta"], defaults["loss"]) == (
         3,
@@ -158,7 +158,7 @@ def test_defaults_of_available_options_are_the_files_values() -> None:
         (3, str, 3),
     ],
 )
-def test_text_is_read_as_the_type_asks(text: Any, annotation: Any, value: Any) -> None:
+def test_text_is_parsed_according_to_the_type(text: Any, annotation: Any, value: Any) -> None:
     assert read_value(text, annotation) == value
 
 

@@ -53,7 +53,7 @@ def block_below(page: str, heading: str, kind: str) -> str:
 # What they name
 
 
-def test_the_front_page_is_short_and_has_the_headings_that_others_link_to():
+def test_the_front_page_is_short_and_has_the_linked_headings():
     assert headings("README.md") == HEADINGS
     assert len(README.splitlines()) <= 120
 
@@ -116,7 +116,7 @@ PYTHON = [(page, text) for page, kind, text in BLOCKS if kind == "python"]
 
 @pytest.mark.usefixtures("place", "forgotten_components")
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page for page, _ in PYTHON])
-def test_python_runs_as_it_stands(page, code, tmp_path):
+def test_python_blocks_run_unchanged(page, code, tmp_path):
     before = set(tmp_path.rglob("model.safetensors"))
     exec(compile(code, page, "exec"), {"__name__": "__main__"})
     if re.search(r"vaekit\.(train|sweep)\(", code):

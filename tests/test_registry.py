@@ -61,7 +61,7 @@ def test_every_component_has_a_schema_with_described_options_and_a_documented_or
     assert str(components.origin(kind)) == f"vaekit {vaekit.__version__}"
 
 
-def test_the_schema_is_the_signature(scratch):
+def test_the_schema_matches_the_signature(scratch):
     @vaekit.losses("toy")
     class Toy(Loss):
         """A toy.
@@ -105,7 +105,7 @@ def test_a_component_takes_the_wiring_that_it_names(scratch):
     assert (built.in_shape, built.out_shape) == ((1, 2, 3), (4,))
 
 
-def test_an_unknown_name_lists_what_exists_and_suggests_the_near_match():
+def test_an_unknown_name_lists_the_choices_and_suggests_the_closest():
     with pytest.raises(UnknownComponentError, match=r"unknown encoder 'cn'") as caught:
         roles.encoders.get("cn")
     assert "cnn, ldm, mlp, resnet" in str(caught.value)
@@ -161,7 +161,7 @@ def test_a_class_can_be_defined_again_as_in_a_notebook(scratch):
     assert roles.losses.get("again").made == "new"
 
 
-def test_what_is_not_a_component_of_the_role_is_refused(scratch):
+def test_classes_of_another_role_are_refused(scratch):
     with pytest.raises(PluginError, match=r"is not a vaekit\.Loss"):
         vaekit.losses("module")(torch.nn.Linear)
     with pytest.raises(PluginError, match=r"is not a vaekit\.Loss"):
@@ -250,7 +250,7 @@ class Early(Backbone):
         return x
 
 
-def test_what_is_registered_for_a_while_is_forgotten_and_can_be_registered_again():
+def test_temporary_registration_ends_and_can_be_repeated():
     with roles.encoders.temporarily(early=Early):
         assert roles.encoders.get("early") is Early
         assert roles.encoders.spec("early").model_fields["kind"].default == "early"
@@ -267,7 +267,7 @@ def test_what_is_registered_for_a_while_is_forgotten_and_can_be_registered_again
     assert not hasattr(Early, "kind")
 
 
-def test_a_class_that_was_registered_before_is_there_again_with_its_options():
+def test_a_previous_registration_is_restored_with_its_options():
     def define(default):
         class Again(Early):
             """Is defined twice, as in a notebook."""
@@ -284,14 +284,14 @@ def test_a_class_that_was_registered_before_is_there_again_with_its_options():
         assert roles.encoders.spec("again").model_fields["size"].default == 1
 
 
-def test_nothing_is_registered_for_a_while_where_one_class_cannot_be():
+def test_temporary_registration_is_all_or_nothing():
     with pytest.raises(PluginError, match=r"is not a vaekit\.Backbone"), roles.encoders.temporarily(early=Early, other=Loss):
         pytest.fail("registered")
     assert "early" not in roles.encoders
     assert not hasattr(Early, "kind")
 
 
-def test_components_imported_for_the_first_time_meanwhile_stay():
+def test_components_first_imported_meanwhile_stay_registered():
     code = """
 import vaekit
 with vaekit.losses.temporarily():

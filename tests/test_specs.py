@@ -26,7 +26,7 @@ def test_a_component_is_a_name_or_a_mapping():
     assert parse(encoder={"kind": "mlp", "hidden": [64]}).model.encoder.hidden == (64,)
 
 
-def test_none_is_no_value_where_a_field_may_have_none():
+def test_none_clears_optional_fields_and_names_choices():
     spec = resolve({"train": {"ema": "none", "pictures": "none"}, "data": {"binarize": "none"}})
     assert spec.train.ema is None
     assert (spec.train.pictures, spec.data.binarize) == ("none", "none")  # a choice of that name is meant
@@ -65,19 +65,19 @@ def test_two_likelihoods_are_refused_and_both_named():
         ([], r"the spec is not valid: it is not a mapping"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_path(data, message):
+def test_errors_name_the_path_of_the_value(data, message):
     with pytest.raises(SpecError, match=message):
         resolve(data)
 
 
-def test_unknown_components_are_named_with_what_exists():
+def test_unknown_components_are_named_with_the_choices():
     with pytest.raises(UnknownComponentError, match="did you mean 'beta'"):
         parse(loss="betta")
     with pytest.raises(UnknownComponentError, match="unknown decoder 'cnnn'"):
         parse(decoder="cnnn")
 
 
-def test_a_spec_survives_its_file(tmp_path):
+def test_a_spec_round_trips_through_its_file(tmp_path):
     spec = parse(encoder="cnn", loss=["mse", {"kind": "beta", "beta": "cyclic(0, 4, 5)"}])
     file = tmp_path / "spec.yaml"
     file.write_text(dump_spec(spec))
@@ -105,7 +105,7 @@ def test_likelihood_and_binarisation_default_to_the_datasets():
     ("losses", "resolved"),
     [([], ["kl"]), (["beta"], ["beta"]), (["tc"], ["tc"]), (["capacity"], ["capacity"]), (["mse"], ["kl"]), (["kl"], ["kl"])],
 )
-def test_the_kl_is_added_where_nothing_covers_the_divergence(losses, resolved):
+def test_the_kl_is_added_if_no_loss_covers_the_divergence(losses, resolved):
     assert [loss.kind for loss in parse(loss=losses).model.loss] == resolved
 
 
@@ -122,7 +122,7 @@ def test_a_loss_that_the_posterior_cannot_serve_is_refused_with_advice():
     assert "--posterior gaussian" in str(caught.value)
 
 
-def test_a_model_has_the_same_weights_for_the_same_seed_whatever_was_drawn_before():
+def test_initial_weights_depend_only_on_the_seed():
     spec = parse(encoder={"kind": "mlp", "hidden": [8]}, decoder={"kind": "mlp", "hidden": [8]})
     first = build_vae(spec.model, Facts(data_shape=(1, 5, 5)), seed=0)
     torch.rand(3)

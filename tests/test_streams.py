@@ -17,6 +17,6 @@ def test_a_draw_does_not_depend_on_what_was_drawn_before():
     assert torch.equal(draw(Streams(0), "posterior", 5), first)
 
 
-def test_seeds_streams_and_steps_draw_apart():
+def test_seeds_streams_and_steps_give_different_draws():
     draws = [draw(Streams(seed), stream, step) for seed in (0, 1) for stream in ("order", "posterior") for step in (0, 1)]
     assert not any(torch.equal(a, b) for i, a in enumerate(draws) for b in draws[:i])

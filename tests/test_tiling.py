@@ -38,7 +38,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("options", CHOICES, ids=str)
-def test_an_example_of_one_tile_is_that_of_the_model(options):
+def test_a_single_tile_equals_the_model(options):
     vae, x, y = built(**options), random(3, 1, 16, 16), torch.arange(3)
     tiling = Tiling(vae, overlap=0.5)
     z = tiling.encode(x, y)
@@ -96,7 +96,7 @@ def convolutions(*channels):
     return nn.Sequential(*layers[:-1])
 
 
-def test_a_local_network_computes_the_same_but_near_edges_of_tiles():
+def test_a_local_network_gives_the_same_result_except_near_tile_edges():
     """Exact except within r positions of tile edges inside the picture, for r 3×3 convolutions."""
     vae = built((1, 24, 24), stride=1, likelihood="gaussian", **{"likelihood.link": "identity"})
     torch.manual_seed(0)
@@ -154,7 +154,7 @@ def test_labels_belong_to_their_examples():
         Tiling(vae).encode(x)
 
 
-def test_what_cannot_be_tiled_is_refused():
+def test_models_that_cannot_be_tiled_are_refused():
     with pytest.raises(UsageError, match="grid of latents"):
         Tiling(built(stride=None))
     with pytest.raises(UsageError, match="equal parts") as raised:
@@ -183,7 +183,7 @@ def test_draws_of_the_prior_of_a_larger_grid_are_independent():
     assert torch.equal(latents[:, 2:].amax((2, 3)).argmax(1), torch.arange(300).remainder(3).repeat_interleave(6))
 
 
-def test_a_draw_of_the_size_of_the_model_is_that_of_the_model():
+def test_a_draw_at_the_size_of_the_model_equals_its_sample():
     vae = built()
     draws = Tiling(vae).sample(5, (16, 16), temperature=0.7, generator=torch.Generator().manual_seed(0))
     assert torch.equal(draws, vae.sample(5, temperature=0.7, generator=torch.Generator().manual_seed(0)))

@@ -47,7 +47,7 @@ def test_a_vae_is_built_from_parts_with_defaults():
     assert vae.data_shape == SHAPE
 
 
-def test_methods_have_the_stated_shapes():
+def test_methods_return_the_documented_shapes():
     vae, x = make(), images()
     z = vae.encode_to_latent(x)
     assert z.shape == (4, 3)
@@ -177,7 +177,7 @@ def test_latents_of_another_size_are_refused():
         make().decode(torch.zeros(2, 4).double())
 
 
-def test_parts_that_do_not_fit_are_refused():
+def test_incompatible_parts_are_refused():
     with pytest.raises(UsageError, match="encoder's out_shape does not match"):
         vaekit.VAE(Linear(SHAPE, (2, 4)), Linear((3,), SHAPE))
     with pytest.raises(UsageError, match="does not declare its in_shape"):

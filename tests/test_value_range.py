@@ -49,7 +49,7 @@ def test_the_range_is_part_of_the_model(run: vaekit.Run) -> None:
     assert run.header.facts.value_range == run.vae().value_range == vaekit.load(run.path).value_range == (LOW, HIGH)
 
 
-def test_the_exported_decoder_is_the_models(run: vaekit.Run, tmp_path: Path) -> None:
+def test_the_exported_decoder_equals_the_model(run: vaekit.Run, tmp_path: Path) -> None:
     exported = run.export("onnx", out=tmp_path / "decoder.onnx")
     vae, z = run.vae(), torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     [images] = onnxruntime.InferenceSession(exported.path).run(None, {"latent": z.numpy()})
@@ -67,7 +67,7 @@ def test_the_other_parts_are_verified_in_the_range(run: vaekit.Run, tmp_path: Pa
     assert verify(exported.path).difference < 1e-5
 
 
-def test_pictures_show_the_lowest_value_black_and_the_highest_white(run: vaekit.Run, tmp_path: Path) -> None:
+def test_pictures_show_the_lowest_value_as_black_and_the_highest_as_white(run: vaekit.Run, tmp_path: Path) -> None:
     original = run.splits.test.gather(torch.tensor([0]))[0, 0]
     pixels = np.asarray(Image.open(run.reconstruct([0], out=tmp_path / "a.png"))).astype(int)
     expected = ((original - LOW) / (HIGH - LOW) * 255).repeat_interleave(7, 0).repeat_interleave(7, 1).numpy()
@@ -79,7 +79,7 @@ def test_pictures_show_the_lowest_value_black_and_the_highest_white(run: vaekit.
     assert np.abs(pixels[2:58, 2:58] - expected).max() <= 1
 
 
-def test_an_application_shows_the_lowest_value_black(run: vaekit.Run, tmp_path: Path) -> None:
+def test_applications_show_the_lowest_value_as_black(run: vaekit.Run, tmp_path: Path) -> None:
     run.export("onnx", out=tmp_path / "decoder.onnx")
     script = Path(__file__).parents[1] / "examples" / "onnx_python" / "sample.py"
     command = [sys.executable, str(script), "decoder.onnx", "picture.png", "--seed", "0"]
@@ -97,7 +97,7 @@ def test_a_users_file_is_rescaled_to_the_range(run: vaekit.Run, tmp_path: Path) 
     assert np.abs(np.asarray(own).astype(int) - np.asarray(file).astype(int)).max() <= 3
 
 
-def test_the_numbers_say_which_range_they_are_of(run: vaekit.Run) -> None:
+def test_metrics_state_their_range(run: vaekit.Run) -> None:
     evaluation = run.evaluation()
     assert evaluation is not None
     assert evaluation["elbo_is"] == "lower bound of the log density of pixels in [-1, 3], nats"

@@ -119,13 +119,13 @@ def options_of(name: str, data: Any, run_of: Any) -> dict[str, Any]:
     return options if after is None else options | {"init": str(run_of(after).path)}
 
 
-def test_there_are_the_models_of_pythae_and_more() -> None:
+def test_all_models_of_pythae_exist() -> None:
     assert set(PYTHAE.values()) <= set(NAMES)
     assert len(NAMES) >= 40
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_entry_says_what_it_is(name: str) -> None:
+def test_entries_have_descriptions(name: str) -> None:
     entry = zoo.read(name)
     work = work_of(entry.reference)
     assert work is not None, "its reference has another form than those of docstrings"
@@ -193,7 +193,7 @@ def test_200_steps_on_digits_lower_the_loss(name: str, data: Any, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_is_shown_with_its_parts_its_reference_and_how_to_train_it(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_is_shown_with_parts_reference_and_command(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     from vaekit.cli import main
 
     assert main(["zoo", "show", name]) == 0
@@ -231,7 +231,7 @@ def test_an_unknown_model_is_refused_with_suggestions() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if zoo.read(name).after is not None])
-def test_a_model_that_is_fitted_to_another_needs_its_run(name: str) -> None:
+def test_a_second_stage_model_needs_the_run_of_the_first(name: str) -> None:
     with pytest.raises(UsageError, match="is fitted to the codes of a trained") as refused:
         build_spec({}, {"model": name})
     assert f"--model {zoo.read(name).after}" in str(refused.value.remedy)

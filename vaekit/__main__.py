@@ -1,4 +1,4 @@
-"""``python -m vaekit`` is ``vaekit``. It handles interruptions and closed streams before it imports anything else."""
+"""``python -m vaekit``, the same as ``vaekit``: handle interruptions and closed streams before importing anything else."""
 
 import io
 import os
@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> int:
-    """Run the command line in a process of its own; return its exit code."""
+    """Run the command line as the main program; return its exit code."""
     try:
         _open_streams()
         from vaekit.cli import main as run
@@ -21,8 +21,8 @@ def main() -> int:
 
 
 def _open_streams() -> None:
-    """Open the standard streams that are closed, as ``>&-`` does; let no encoding refuse a character."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # so that no file of a run takes its number
+    """Open standard streams closed by ``>&-``, and escape characters that an encoding lacks."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:  # so that no file of a run gets its descriptor
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):

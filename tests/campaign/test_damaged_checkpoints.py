@@ -209,7 +209,7 @@ def assault(run: Path, kind: str, cases: int) -> tuple[dict[str, int], list[str]
     ("kind", "cases"),
     [("damaged", 700), ("forged model", 200), ("forged progress", 200)],
 )
-def test_files_that_are_not_what_was_written(kind: str, cases: int, campaign: Campaign) -> None:
+def test_altered_files_are_detected(kind: str, cases: int, campaign: Campaign) -> None:
     folder = campaign.place("work")
     campaign.commands("train", *SMALL, "--pictures", "none", "--out", "run", cwd=folder)
     counts, faults = campaign.commands.call(assault, folder / "run", kind, campaign.size(cases))
@@ -218,7 +218,7 @@ def test_files_that_are_not_what_was_written(kind: str, cases: int, campaign: Ca
 
 
 @pytest.mark.parametrize(("file", "command"), [(FILES[0], "sample run"), (FILES[1], "evaluate run --device cpu")])
-def test_weights_that_are_not_finite_are_refused(file: str, command: str, campaign: Campaign) -> None:
+def test_non_finite_weights_are_refused(file: str, command: str, campaign: Campaign) -> None:
     folder = campaign.place("work")
     campaign.commands("train", *SMALL, "--pictures", "none", "--out", "run", cwd=folder)
     metadata, tensors = opened(folder / "run" / file)

@@ -54,7 +54,7 @@ def test_a_limit_of_file_sizes(campaign: Campaign, runs: Path) -> None:
             wait_for(last.exists)
             job.send(signal.SIGKILL)
             job.finish()
-            for stale in (folder / "run").rglob(".*tmp*"):  # see `test_a_death_at_the_worst_moment_is_mended`
+            for stale in (folder / "run").rglob(".*tmp*"):  # see `test_recovery_from_a_kill_at_the_worst_moment`
                 stale.unlink()
             counts["resumed_under_the_limit"] += 1
         before = last.read_bytes() if last.exists() else None
@@ -70,7 +70,7 @@ def test_a_limit_of_file_sizes(campaign: Campaign, runs: Path) -> None:
     campaign.tally("full disk, limits", campaign.size(60), **counts)
 
 
-def test_a_run_that_cannot_begin_can_begin_later(campaign: Campaign) -> None:
+def test_a_run_that_failed_to_start_can_start_later(campaign: Campaign) -> None:
     folder = campaign.place("work")
     names_a_file(continued(campaign.commands, folder, limits={"RLIMIT_FSIZE": 500}))
     assert continued(campaign.commands, folder).code == 0

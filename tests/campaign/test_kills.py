@@ -78,7 +78,7 @@ class Victim:
 
 
 @pytest.mark.parametrize("kind", RUNS)
-def test_killed_runs_end_as_if_they_had_not_been(kind: str, campaign: Campaign) -> None:
+def test_killed_runs_resume_to_the_same_result(kind: str, campaign: Campaign) -> None:
     fresh = kind == "a fresh interpreter"  # whose imports take most of the time
     chance, counts, kills = random.Random(kind), Counter[str](), campaign.size(8 if fresh else 48)
     undisturbed = Victim(campaign, campaign.place("whole"), kind, chance, 0, counts)
@@ -119,7 +119,7 @@ def death(dies_in: str, moment: str, after: Callable[[Path], None] | None = None
         death("vaekit.training.snapshots:shutil.rmtree", "while frames are removed", frame_lost),
     ],
 )
-def test_a_death_at_the_worst_moment_is_mended(dies_in: str, after: Callable[[Path], None] | None, campaign: Campaign) -> None:
+def test_recovery_from_a_kill_at_the_worst_moment(dies_in: str, after: Callable[[Path], None] | None, campaign: Campaign) -> None:
     train = ["train", *SMALL, "--compile", "auto", "--out", "run"]
     whole, killed = campaign.place("whole"), campaign.place("killed")
     campaign.commands(*train, cwd=whole)

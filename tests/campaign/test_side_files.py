@@ -74,7 +74,7 @@ def runs(commands: Commands, work: Path) -> Path:
     return work
 
 
-def test_a_file_in_any_state_stops_only_what_needs_it(campaign: Campaign, runs: Path) -> None:
+def test_a_damaged_file_affects_only_the_commands_that_need_it(campaign: Campaign, runs: Path) -> None:
     chance, counts, faults = random.Random("side files"), Counter[str](), []
 
     def use(name: str, folder: Path) -> tuple[int, str, bytes]:

@@ -89,7 +89,7 @@ def test_every_failure_is_a_line_and_a_remedy(cli: Cli, failing: Callable[[BaseE
     assert len(err) < 1500
 
 
-def test_a_bug_says_where_it_is_and_how_to_see_more(cli: Cli, failing: Callable[[BaseException], None]) -> None:
+def test_a_bug_report_names_its_location_and_the_debug_option(cli: Cli, failing: Callable[[BaseException], None]) -> None:
     failing(KeyError("x"))
     _, _, err = cli("evaluate", ".")
     assert "test_border.py, line " in err

@@ -66,7 +66,7 @@ def test_quiet_prints_nothing(cli: Cli, images: Path, tmp_path: Path) -> None:
     assert cli("train", "--quiet", "--dataset=array", f"--path={images}", *TINY, "--out", tmp_path / "run") == (0, "", "")
 
 
-def test_ctrl_c_after_the_last_epoch_says_that_the_run_is_complete(
+def test_ctrl_c_after_the_last_epoch_reports_a_complete_run(
     cli: Cli, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish = Trainer.finish
@@ -82,7 +82,7 @@ def test_ctrl_c_after_the_last_epoch_says_that_the_run_is_complete(
     assert (code, err) == (130, f"interrupted; {run} is complete\n")
 
 
-def test_flags_override_the_spec_file_and_may_stand_before_it(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_flags_override_the_spec_file_and_may_precede_it(cli: Cli, trained: Path, tmp_path: Path) -> None:
     code, _, err = cli("train", "--quiet", "--latent_dim", 3, trained / "spec.yaml", "--no-learned", "--out", tmp_path / "run")
     assert (code, err) == (0, "")
     before, after = (resolve(_read(run / "spec.yaml")) for run in (trained, tmp_path / "run"))
@@ -204,7 +204,7 @@ def test_debug_raises(images: Path) -> None:
         main(["train", "--epoch", "3", "--debug"])
 
 
-def test_absent_data_exit_with_1(cli: Cli, tmp_path: Path) -> None:
+def test_missing_data_exits_with_1(cli: Cli, tmp_path: Path) -> None:
     code, _, err = cli("train", "--dataset", "array", "--path", tmp_path / "absent.npy", "--out", tmp_path / "run")
     assert code == 1
     assert "absent.npy" in err
@@ -213,7 +213,7 @@ def test_absent_data_exit_with_1(cli: Cli, tmp_path: Path) -> None:
 # Commands on a run
 
 
-def test_sample_writes_a_grid_and_prints_where(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_sample_writes_a_grid_and_prints_its_path(cli: Cli, trained: Path, tmp_path: Path) -> None:
     code, out, _ = cli("sample", trained, "--num", 4, "--out", tmp_path / "new" / "grid.png")
     assert (code, out.strip()) == (0, str(tmp_path / "new" / "grid.png"))
     with Image.open(tmp_path / "new" / "grid.png") as image:
@@ -234,7 +234,7 @@ def test_reconstruct_without_images_is_a_usage_error(cli: Cli, trained: Path) ->
     assert "no images" in err
 
 
-def test_evaluate_prints_the_numbers_that_it_writes(cli: Cli, trained: Path, tmp_path: Path) -> None:
+def test_evaluate_prints_the_metrics_that_it_writes(cli: Cli, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained, run := tmp_path / "run")
     code, out, _ = cli("evaluate", run, "--samples", 5, "--json")
     results = json.loads(out)
@@ -260,7 +260,7 @@ def test_log_likelihood_in_half_precision_is_near_that_in_single(cli: Cli, train
     assert "fp32 or bf16" in err
 
 
-def test_run_defaults_to_the_newest(cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_defaults_to_the_latest(cli: Cli, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     code, _, err = cli("sample")
     assert code == 1
@@ -305,7 +305,7 @@ def test_components_show_has_options_reference_and_origin(cli: Cli) -> None:
     assert "Args:" not in out
 
 
-def test_components_show_shows_all_of_a_name(cli: Cli) -> None:
+def test_components_show_shows_every_role_of_a_name(cli: Cli) -> None:
     _, out, _ = cli("components", "show", "gaussian")
     assert "posterior gaussian" in out
     assert "likelihood gaussian" in out

@@ -44,7 +44,7 @@ def report(reporter: Quiet, elbo: str = BINARY, *, density: bool = True) -> None
         reporter.end(evaluation(elbo, density=density))
 
 
-def test_lines_are_one_an_epoch_with_both_splits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_epoch_prints_one_line_with_both_splits(capsys: pytest.CaptureFixture[str]) -> None:
     report(LineReporter())
     out = capsys.readouterr().out
     [first, second] = [line for line in out.splitlines() if line.startswith("epoch")]
@@ -72,7 +72,7 @@ def test_posterior_without_density_has_no_elbo(kind: type[Quiet], capsys: pytest
     assert BINARY not in out
 
 
-def test_live_display_shows_progress_and_gives_the_terminal_back(
+def test_live_display_shows_progress_and_restores_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -88,7 +88,7 @@ def test_live_display_shows_progress_and_gives_the_terminal_back(
     assert reporter.live is None
 
 
-def test_terminal_is_given_back_where_training_ends_early(capsys: pytest.CaptureFixture[str]) -> None:
+def test_terminal_is_restored_if_training_ends_early(capsys: pytest.CaptureFixture[str]) -> None:
     reporter = RichReporter()
     with reporter:
         reporter.start(start())

@@ -136,7 +136,7 @@ def refusal_of(point: Point, operation: str) -> str | None:
     return None if density else {"log p(x)": "density"}.get(operation)
 
 
-def test_every_picture_is_in_the_walk() -> None:
+def test_every_picture_is_covered() -> None:
     assert set(roles.pictures.kinds()) <= COMMANDS.keys()
 
 
@@ -167,9 +167,7 @@ class Killer(Silent):
 
 
 @pytest.mark.parametrize("point", POINTS, ids="-".join)
-def test_a_run_that_dies_after_an_epoch_resumes_to_the_same_weights(
-    run_of: RunOf, data: Path, tmp_path: Path, point: Point
-) -> None:
+def test_a_run_killed_after_an_epoch_resumes_to_the_same_weights(run_of: RunOf, data: Path, tmp_path: Path, point: Point) -> None:
     options = options_of(point, data)
     with pytest.raises(Died):
         vaekit.train(**options, out=tmp_path / "run", reporter=Killer())
@@ -204,7 +202,7 @@ STACKED = [
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("point", STACKED)
-def test_stacked_models_are_those_that_are_trained_alone(data: Path, tmp_path: Path, point: Point) -> None:
+def test_stacked_models_equal_those_trained_alone(data: Path, tmp_path: Path, point: Point) -> None:
     """Float data, which stay in single precision, are skipped."""
     options = options_of(point, data)
     swept, _ = vaekit.sweep(over={"seed": (0, 1)}, **options, stack="on", out=tmp_path / "sweep")
@@ -219,14 +217,14 @@ def test_stacked_models_are_those_that_are_trained_alone(data: Path, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="compiling needs a C++ compiler")
 @pytest.mark.parametrize("point", POINTS, ids="-".join)
-def test_a_compiled_step_trains_as_the_step_that_python_takes(run_of: RunOf, data: Path, tmp_path: Path, point: Point) -> None:
+def test_a_compiled_step_equals_the_eager_step(run_of: RunOf, data: Path, tmp_path: Path, point: Point) -> None:
     options = options_of(point, data)
     assert_close(vaekit.train(**options, compile="on", out=tmp_path / "run"), vaekit.Run(run_of(point)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS, ids="-".join)
-def test_two_processes_train_as_one_does(run_of: RunOf, tmp_path: Path, point: Point) -> None:
+def test_two_processes_train_like_one(run_of: RunOf, tmp_path: Path, point: Point) -> None:
     alone, out = vaekit.Run(run_of(point)), tmp_path / "run"
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "vaekit"]
     arguments = ["train", str(alone.path / "spec.yaml"), "--out", str(out)]

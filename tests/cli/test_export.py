@@ -57,7 +57,7 @@ def test_latents_are_described_by_the_evaluation_without_the_data(cli: Cli, run:
     assert about["spec"]["data"]["dataset"] == {"kind": "array"}
 
 
-def test_latents_are_measured_where_there_is_no_evaluation(cli: Cli, run: Path) -> None:
+def test_latents_are_measured_without_an_evaluation(cli: Cli, run: Path) -> None:
     (run / "evaluation.json").unlink()
     code, _, err = cli("export", run, "--onnx")
     assert (code, err) == (0, "")
@@ -65,7 +65,7 @@ def test_latents_are_measured_where_there_is_no_evaluation(cli: Cli, run: Path) 
 
 
 @pytest.mark.filterwarnings("default:the latents' statistics")
-def test_latents_without_evaluation_and_data_are_said_to_be_unknown(cli: Cli, run: Path) -> None:
+def test_latents_are_unknown_without_evaluation_and_data(cli: Cli, run: Path) -> None:
     (run / "evaluation.json").unlink()
     shutil.rmtree(run / "checkpoints")
     code, _, err = cli("export", run, "--onnx")
@@ -92,7 +92,7 @@ def test_path_may_follow_the_format_in_any_order(cli: Cli, run: Path, tmp_path: 
     assert {file.name for file in out.parent.iterdir()} == {"model.onnx", "model.json"}
 
 
-def test_run_after_the_format_is_not_taken_for_its_path(cli: Cli, run: Path) -> None:
+def test_run_after_the_format_is_not_parsed_as_its_path(cli: Cli, run: Path) -> None:
     code, out, _ = cli("export", "--onnx", run, "--part", "encoder", "--licence", "CC0-1.0")
     assert (code, out.splitlines()[0]) == (0, str(run / "encoder.onnx"))
     assert json.loads((run / "encoder.json").read_text())["licence"] == "CC0-1.0"

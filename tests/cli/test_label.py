@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
     return vaekit.train(dataset="array", **{"dataset.path": str(data(folder / "bars.npz"))}, **options, out=folder / "run")
 
 
-def test_what_is_appended_is_constant_over_positions() -> None:
+def test_the_appended_condition_is_constant_over_positions() -> None:
     x, c = torch.rand(2, 1, 3, 4), torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     wide = appended(x, c)
     assert torch.equal(wide[:, :1], x)
@@ -77,7 +77,7 @@ def test_a_sampled_image_is_of_the_requested_class(run: vaekit.Run) -> None:
     assert torch.equal(vae.sample(6, generator=draws[0]), vae.sample(6, y=y, generator=draws[1]))
 
 
-def test_the_code_of_an_image_need_not_encode_its_class(run: vaekit.Run) -> None:
+def test_codes_of_a_conditional_model_can_omit_the_class(run: vaekit.Run) -> None:
     images, labels, _ = run.pictures.subject.test(range(run.pictures.subject.num_test(30)))
     assert labels is not None
     vae = run.vae()
@@ -100,7 +100,7 @@ def test_labels_are_needed(run: vaekit.Run, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_pictures_are_of_the_class_that_is_named(run: vaekit.Run, cli: Cli, tmp_path: Path) -> None:
+def test_pictures_show_the_requested_class(run: vaekit.Run, cli: Cli, tmp_path: Path) -> None:
     def drawn(*arguments: str) -> bytes:
         code, _, err = cli(*arguments, "--out", str(tmp_path / "a.png"))
         assert code == 0, err

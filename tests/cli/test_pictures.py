@@ -26,14 +26,14 @@ Cli = Callable[..., tuple[int, str, str]]
         ("report RUN", "a.html"),
     ],
 )
-def test_each_command_writes_what_it_names(cli: Cli, labelled_run: Path, tmp_path: Path, command: str, name: str) -> None:
+def test_each_command_writes_the_printed_path(cli: Cli, labelled_run: Path, tmp_path: Path, command: str, name: str) -> None:
     words = [str(labelled_run) if word == "RUN" else word for word in command.split()]
     code, out, err = cli(*words, "--out", tmp_path / name)
     assert (code, err, out.strip()) == (0, "", str(tmp_path / name))
     assert (tmp_path / name).exists()
 
 
-def test_compare_shows_runs_and_their_numbers(cli: Cli, labelled_run: Path, tmp_path: Path) -> None:
+def test_compare_shows_runs_and_their_metrics(cli: Cli, labelled_run: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(labelled_run, tmp_path / "other")

@@ -51,7 +51,7 @@ def test_there_is_an_example_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_a_schedule_begins_at_its_start_and_ends_exactly_at_its_end(text: str) -> None:
+def test_a_schedule_reaches_its_start_and_end_exactly(text: str) -> None:
     assert at(text, 0) == pytest.approx(1, abs=1e-15)
     number = scheduled(READ(text.replace("5", "0.3")))  # an interpolation would miss it by a rounding error
     assert number(torch.tensor(math.inf)) == torch.tensor(0.3)
@@ -78,12 +78,12 @@ def test_a_schedule_begins_at_its_start_and_ends_exactly_at_its_end(text: str) -
         ("constant(3)", 7, 3),
     ],
 )
-def test_values_are_those_of_the_formula(text: str, epoch: float, value: float) -> None:
+def test_values_match_the_formula(text: str, epoch: float, value: float) -> None:
     assert at(text, epoch) == pytest.approx(value, rel=1e-12)
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_a_number_is_compiled_to_one_graph_and_mapped_over_a_stack(text: str) -> None:
+def test_schedule_values_compile_to_one_graph_and_map_over_a_stack(text: str) -> None:
     one, other = scheduled(READ(text)), scheduled(READ(text.replace("5", "9")))
     compiled = torch.compile(one, fullgraph=True, backend="eager")
     base, (parameters, buffers) = one, stack_module_state([one, other])
@@ -97,7 +97,7 @@ def test_a_number_is_compiled_to_one_graph_and_mapped_over_a_stack(text: str) ->
 
 
 @pytest.mark.parametrize("text", ["linear(0, 4, 10)", " linear ( 0,end=4 , epochs = 10.0)", "linear(start=0, epochs=10, end=4)"])
-def test_arguments_go_by_position_or_by_name(text: str) -> None:
+def test_arguments_are_positional_or_named(text: str) -> None:
     assert READ(text) == LinearSchedule(start=0, end=4, epochs=10)
     assert str(READ(text)) == "linear(0, 4, 10)"
 
@@ -118,7 +118,7 @@ SCHEDULES = st.one_of(
 
 
 @given(SCHEDULES)
-def test_the_text_of_a_schedule_is_read_back(schedule: Schedule) -> None:
+def test_the_text_of_a_schedule_round_trips(schedule: Schedule) -> None:
     assert READ(str(schedule)) == schedule
     assert str(READ(str(schedule))) == str(schedule)
 
@@ -145,12 +145,12 @@ def test_the_text_of_a_schedule_is_read_back(schedule: Schedule) -> None:
         ("cyclic(0, 1, 5, rise=2)", r"rise: .*less than or equal to 1"),
     ],
 )
-def test_a_mistake_is_named_together_with_what_is_expected(value: Any, message: str) -> None:
+def test_errors_state_the_given_and_expected_values(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         READ(value)
 
 
-def test_a_bound_holds_at_both_ends() -> None:
+def test_bounds_apply_to_both_ends() -> None:
     assert READ("linear(-1, 1, 5)").start == -1
     for value in (-1, "linear(-1, 1, 5)", "linear(1, -1, 5)"):
         with pytest.raises(ValueError, match="greater than or equal to 0"):
@@ -176,7 +176,7 @@ def test_the_json_schema_of_an_option_lists_its_forms() -> None:
 
 
 @pytest.mark.parametrize("value", ["linear(0, 4, 10)", LinearSchedule(start=0, end=4, epochs=10)])
-def test_options_from_python_are_read_alike(value: Any) -> None:
+def test_options_from_python_are_parsed_equally(value: Any) -> None:
     spec = build_spec({}, {"loss": "beta", "beta": value})
     assert str(spec.model.loss[0].beta) == "linear(0, 4, 10)"
     assert build_spec(spec.model_dump(mode="json"), {}) == spec
@@ -199,7 +199,7 @@ def flags(options: dict[str, Any]) -> list[str]:
     return [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 
 
-def test_the_command_line_takes_and_shows_them(data: dict[str, Any], tmp_path: Path, cli: Cli) -> None:
+def test_the_command_line_accepts_and_shows_schedules(data: dict[str, Any], tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "run"
     code, _, err = cli("train", *flags(data), "--loss", "beta", "--beta", "cosine(0, 2, epochs=1)", "--out", out)
     assert (code, err) == (0, "")

@@ -40,14 +40,14 @@ def start(*arguments: str, cwd: Path | None = None) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["components", "list"], ["components"]], ids=" ".join)
-def test_lists_come_without_importing_torch_or_pydantic(arguments: list[str]) -> None:
+def test_lists_do_not_import_torch_or_pydantic(arguments: list[str]) -> None:
     done = run("-c", CHECK, f"{HEAVY} pydantic", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
 
 
 @pytest.mark.parametrize("command", ["embed", "evaluate", "report", "score", *pictures.kinds()])
-def test_help_of_commands_on_runs_comes_without_importing_torch(command: str) -> None:
+def test_help_of_commands_on_runs_does_not_import_torch(command: str) -> None:
     done = run("-c", CHECK, HEAVY, command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
@@ -140,7 +140,7 @@ def test_closed_streams_do_no_harm(tmp_path: Path, closed: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_output_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
+def test_unwritable_output_is_a_one_line_error(tmp_path: Path) -> None:
     done = shell("vaekit components list > /dev/full", tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: No space left on device")
@@ -198,7 +198,7 @@ def test_ctrl_c_again_at_once_ends_with_130_and_no_traceback(tmp_path: Path, gap
 
 
 @posix
-def test_a_terminal_that_is_closed_leaves_a_checkpoint(tmp_path: Path) -> None:
+def test_closing_the_terminal_leaves_a_checkpoint(tmp_path: Path) -> None:
     import pty
 
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 8, 8), dtype=np.uint8))

@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--dataset", "array", "--path", str(file)]
 
 
-def test_a_sweep_prints_a_row_a_model_and_leaves_a_folder_each(
+def test_a_sweep_prints_a_row_and_writes_a_folder_per_model(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["sweep", *data, *TINY, "--loss", "beta", "--over", "beta=1,4", "--over", "seed=0..1", "--stack", "on"]
@@ -98,7 +98,7 @@ def test_a_search_prints_its_trials_and_continues(data: list[str], tmp_path: Pat
     assert "is a search" in capsys.readouterr().err
 
 
-def test_json_is_the_summary(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_is_the_summary(data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "--json", *data, *TINY, "--over", "seed=0,1", "--out", str(tmp_path / "sweep")]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary == json.loads((tmp_path / "sweep" / "sweep.json").read_text("utf-8"))
@@ -142,7 +142,7 @@ def test_models_are_shown_with_the_validation_set_first(
         (["--over", "seed=1,2", "--search", "optuna", "--stack", "on"], "does not take --stack"),
     ],
 )
-def test_a_wrong_request_is_a_usage_error(
+def test_an_invalid_request_is_a_usage_error(
     data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["sweep", *data, *arguments, "--out", str(tmp_path / "sweep")]) == 2

@@ -74,7 +74,7 @@ def parts(backbone: Backbone, *types: type[nn.Module]) -> list[Any]:
 
 
 @every_backbone
-def test_untrained_backbone_of_default_options_passes_on_what_tells_examples_apart(role: str, kind: str):
+def test_untrained_default_backbones_distinguish_examples(role: str, kind: str):
     in_shape, out_shape = shapes(role, (1, 28, 28))
     backbone = ROLES[role].get(kind)(in_shape, out_shape)
     spread = backbone(inputs(backbone, 16)).std(dim=0).mean()
@@ -96,7 +96,7 @@ def test_wrong_options_are_refused(role: str, kind: str, options: dict[str, Any]
 
 @with_option("channels")
 @pytest.mark.parametrize("shape", [(784,), (1, 0), (1, 0, 28), (1, 2, 3, 4, 5)], ids=str)
-def test_convolutional_backbone_refuses_what_has_no_sides(role: str, kind: str, shape: Shape):
+def test_convolutional_backbone_refuses_vectors(role: str, kind: str, shape: Shape):
     with pytest.raises(UsageError, match="signals, images and volumes only") as error:
         build(role, kind, shape)
     assert str(shape) in str(error.value.given)
@@ -111,7 +111,7 @@ def test_mlp_takes_any_shape(role: str):
 
 
 @pytest.mark.parametrize("width", [1, 2])
-def test_normalisation_that_would_erase_its_input_is_refused(width: int):
+def test_normalising_a_single_value_is_refused(width: int):
     with pytest.raises(UsageError, match="fewer than 3"):
         build("encoder", "mlp", hidden=(width,), normalization="layer")
 
@@ -152,7 +152,7 @@ def test_depth_is_the_number_of_residual_blocks_per_stage(role: str, kind: str):
 
 
 @with_option("activation")
-def test_every_activation_gives_another_function_of_the_same_weights(role: str, kind: str):
+def test_activations_give_different_functions_of_the_same_weights(role: str, kind: str):
     names = get_args(layers.Activation)
     backbones = [build(role, kind, activation=name) for name in names]
     x = inputs(backbones[0])
@@ -177,7 +177,7 @@ def test_normalization_is_over_whole_examples_or_groups_or_absent(role: str, kin
 
 
 @with_option("upsampling")
-def test_upsampling_interpolates_as_it_is_called(role: str, kind: str):
+def test_upsampling_interpolates_as_named(role: str, kind: str):
     for data_shape, linear in (((2, 9), "linear"), (ODD, "bilinear"), ((2, 3, 5, 4), "trilinear")):
         for name, mode in (("nearest", "nearest"), ("bilinear", linear)):
             assert {layer.mode for layer in parts(build(role, kind, data_shape, upsampling=name), nn.Upsample)} == {mode}
@@ -187,7 +187,7 @@ def test_upsampling_interpolates_as_it_is_called(role: str, kind: str):
 
 
 @pytest.mark.parametrize("width", [*range(3, 70), 96, 127, 128, 130, 256, 512, 1000])
-def test_groups_divide_the_channels_and_hold_at_least_eight(width: int):
+def test_groups_divide_the_channels_and_have_at_least_eight(width: int):
     groups = layers.num_groups(width)
     assert width % groups == 0
     assert 1 <= groups <= 32
@@ -235,12 +235,12 @@ def test_the_far_corner_of_a_grid_does_not_matter(role: str, kind: str) -> None:
     assert not torch.equal(one[..., -1, -1], other[..., -1, -1])
 
 
-def test_a_grid_that_no_halving_meets_is_reached_through_linear_layers() -> None:
+def test_other_grids_are_reached_through_linear_layers() -> None:
     backbone = of_grid("encoder", "cnn", (1, 28, 28), (3, 6, 6))
     assert parts(backbone, nn.Linear)
     assert backbone(torch.randn(2, 1, 28, 28, dtype=torch.float64)).shape == (2, 2, 3, 6, 6)
 
 
-def test_a_decoder_of_a_grid_doubles_as_late_as_it_can() -> None:
+def test_a_decoder_of_a_grid_upsamples_as_late_as_possible() -> None:
     assert layers.upsampled_sizes((3, 7, 7), (28, 28), 4) == [(7, 7), (7, 7), (7, 7), (14, 14), (28, 28)]
     assert layers.upsampled_sizes((3,), (28, 28), 4) == [(2, 2), (4, 4), (7, 7), (14, 14), (28, 28)]

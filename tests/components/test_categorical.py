@@ -61,7 +61,7 @@ def test_probabilities_of_all_one_hot_vectors_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_the_kl_is_that_of_an_enumeration(learned: bool) -> None:
+def test_the_kl_matches_an_enumeration(learned: bool) -> None:
     q, every = posterior_of()(random(5, 12)), every_value()[:, None].expand(-1, 5, -1)
     prior = CategoricalPrior(12, SHAPE, (3, 3), learned=learned).double()
     if learned:
@@ -89,7 +89,7 @@ def test_gumbel_noise_draws_classes_by_their_probabilities() -> None:
         assert ((z.mean(0) - expected).abs() < allowed).all()
 
 
-def test_training_draws_relaxed_samples_and_evaluation_the_one_hot_vectors_that_they_are_nearest_to() -> None:
+def test_evaluation_draws_the_one_hot_vectors_nearest_to_relaxed_samples() -> None:
     posterior, params, noise = posterior_of(temperature=0.5), random(5, 12), random(5, 12, seed=1)
     hard, soft = posterior(params).rsample(noise), posterior.train()(params).rsample(noise)
     relaxed, one_hot = (each.view(5, 2, 3, 2) for each in (soft, hard))
@@ -114,7 +114,7 @@ def test_one_hot_samples_have_the_gradient_of_relaxed_ones() -> None:
         torch.testing.assert_close(gradient, gradients[2])
 
 
-def test_gumbel_noise_is_that_of_an_accurate_distribution_function() -> None:
+def test_gumbel_noise_has_an_accurate_distribution() -> None:
     noise = torch.linspace(-9, 9, 1001, dtype=F64)
     torch.testing.assert_close(gumbel(noise), -torch.log(-torch.special.log_ndtr(noise)))
     single = gumbel(noise.float()).double()
@@ -138,7 +138,7 @@ def test_latents_must_be_divisible_into_variables() -> None:
     assert "--latent-dim 20" in str(error.value.remedy)
 
 
-def test_joint_latents_are_gaussian_ones_and_a_categorical_one() -> None:
+def test_joint_latents_combine_gaussian_and_categorical_ones() -> None:
     posterior, params = Joint(10, (5, 2), num_classes=3).double().eval(), random(4, 2, 10)
     prior = JointPrior(10, (5, 2), posterior.code_sizes).double()
     q, p = posterior(params), prior()
@@ -159,7 +159,7 @@ def test_joint_latents_are_gaussian_ones_and_a_categorical_one() -> None:
 
 
 @torch.no_grad()
-def test_the_temperature_of_joint_draws_leaves_classes_as_probable() -> None:
+def test_temperature_does_not_change_class_probabilities() -> None:
     prior = JointPrior(10, (5, 2), (3,)).double()
     noise = [
         prior.draw_noise(10, torch.Generator().manual_seed(0), like=torch.zeros((), dtype=F64), temperature=t) for t in (0.1, 1.0)
@@ -194,7 +194,7 @@ def test_more_classes_than_latents_are_refused() -> None:
         Joint(4, (4,), num_classes=5)
 
 
-def test_evaluation_is_that_of_one_hot_vectors(tmp_path: Path) -> None:
+def test_evaluation_uses_one_hot_vectors(tmp_path: Path) -> None:
     """For a single variable, log p(x) is a sum over its classes, which importance sampling approximates."""
     kinds = np.random.default_rng(0).integers(0, 2, (4, 4, 4))
     np.save(tmp_path / "images.npy", np.tile(255 * kinds, (60, 1, 1)).astype(np.uint8))

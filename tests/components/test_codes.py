@@ -53,7 +53,7 @@ def test_one_stage_is_vq() -> None:
             assert torch.equal(mine, theirs[0])
 
 
-def test_each_stage_quantises_what_those_before_it_left() -> None:
+def test_each_stage_quantises_the_residual_of_the_previous_ones() -> None:
     residual, x = seeded(ResidualVQ, num_codes=4, num_stages=3), outputs(5)
     q = residual(x)
     for image in range(5):
@@ -116,7 +116,7 @@ def test_the_commitment_is_the_kl_and_the_distances_of_all_stages() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 4, 5, 8, 255, 256])
-def test_levels_are_whole_numbers_of_steps_and_all_of_them_are_reached(size: int) -> None:
+def test_every_level_is_reached(size: int) -> None:
     fsq = FSQ(1, (1,), levels=(size,))
     q = fsq(torch.linspace(-12, 12, 100_001)[:, None])
     assert torch.equal(q.codes.flatten().unique(), torch.arange(size))
@@ -214,7 +214,7 @@ def test_pictures_decode_the_nearest_codes(kind: str) -> None:
         assert torch.equal(near[:, :8], z[:, :8])
 
 
-def test_codes_that_cannot_be_read_have_no_pixelcnn() -> None:
+def test_pixelcnn_refuses_continuous_codes() -> None:
     with pytest.raises(UsageError, match="needs readable_codes, which the posterior 'residual_vq' does not provide") as error:
         build_spec({}, {"posterior": "residual_vq", "prior": "pixelcnn"})
     assert "use --posterior vq" in str(error.value.remedy)

@@ -57,7 +57,7 @@ def test_geco_follows_its_algorithm() -> None:
     assert loss.error.item() == pytest.approx(moving, rel=FLOAT32)
 
 
-def test_beta_of_geco_moves_by_2_percent_a_step_at_most_and_within_bounds() -> None:
+def test_beta_of_geco_changes_by_at_most_2_percent_per_step_within_bounds() -> None:
     for error, sign in ((100.0, -1), (-100.0, 1)):
         loss = GECO((1, 2, 3)).double()
         advance(loss, loss.initial_state(trace(1, error)))
@@ -78,7 +78,7 @@ def test_control_follows_its_algorithm() -> None:
         torch.testing.assert_close(loss(trace(2)), 2 * loss.beta.expand(4))
 
 
-def test_the_sum_of_control_does_not_wind_up() -> None:
+def test_the_integral_of_control_does_not_wind_up() -> None:
     loss = Control(kl=5, ki=0.1, kp=0.0, beta_max=2).double()
     for _ in range(100):
         advance(loss, loss.next_state(trace(50)))
@@ -164,7 +164,7 @@ def test_a_run_resumes_with_its_beta_to_the_same_bytes(images: Path, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "more"), [("geco", {"tolerance": 0.69, "decay": 0}), ("control", {})])
-def test_several_processes_set_the_beta_of_one(images: Path, tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
+def test_several_processes_set_the_same_beta_as_one(images: Path, tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
     given = small(images, loss=kind, **more)
     flags = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", flag(value))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -139,7 +139,7 @@ def test_players_of_a_vae_gan() -> None:
 
 
 @pytest.mark.parametrize("patches", [True, False])
-def test_players_of_reconstructions_that_a_critic_sharpens(patches: bool) -> None:
+def test_players_of_an_adversarial_reconstruction(patches: bool) -> None:
     objective = objective_of("adversarial", **({"adversarial.hidden": None} if patches else {}))
     inputs = inputs_of(objective)
     total, terms, _ = objective(inputs)
@@ -173,7 +173,7 @@ def test_hinge_loss() -> None:
 
 
 @pytest.mark.parametrize("link", ["sigmoid", "identity"])
-def test_the_adaptive_weight_makes_gradients_of_what_the_likelihood_receives_proportional(link: str) -> None:
+def test_the_adaptive_weight_balances_gradients(link: str) -> None:
     options = {"adversarial.adaptive": True, "adversarial.weight": 0.7, "likelihood.link": link}
     objective = objective_of("adversarial", shape=(2, 9, 8), likelihood="mse", **options)
     vae, loss, inputs = objective.vae, objective.losses["adversarial"], inputs_of(objective)
@@ -266,7 +266,7 @@ def test_a_critic_ignores_missing_values(loss: str) -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_an_idle_aim_is_fine_but_a_loss_with_nothing_to_train_is_not() -> None:
+def test_idle_aims_are_accepted_but_losses_that_train_nothing_are_not() -> None:
     half = objective_of("vae_gan", frozen=["decoder"])
     check_players(half, inputs_of(half))
     frozen = objective_of("vae_gan", frozen=["encoder", "posterior"])
@@ -282,7 +282,7 @@ def test_a_trace_without_draws_is_refused(loss: str) -> None:
         objective.losses[loss].criticise(trace)
 
 
-def test_a_trained_critic_knows_the_divergence_of_codes_from_the_prior() -> None:
+def test_a_trained_critic_estimates_the_divergence_of_codes_from_the_prior() -> None:
     """KL(N(m, s²) ‖ N(0, 1)) in each of two dimensions."""
     mean, std = 0.8, 0.6
     absent: Any = None

@@ -73,7 +73,7 @@ def test_describing_datasets_imports_no_torch_and_loading_digits_no_torchvision(
 # digits and MNIST's family
 
 
-def test_digits_are_mnists_own(shared_data):
+def test_digits_are_from_mnist(shared_data):
     digits, mnist = load("digits"), load("mnist", data_root=str(shared_data))
     assert sizes(digits) == [8000, 1000, 1000]
     assert torch.equal(digits.train.images, mnist.train.images[:8000])
@@ -129,7 +129,7 @@ def test_idx_files_are_read_packed_or_not_from_a_folder_that_cannot_be_written(t
     assert splits.train.images[1].tolist() == [[[6, 7, 8], [9, 10, 11]]]
 
 
-def test_emnist_stands_upright_and_its_labels_count_from_zero(tmp_path):
+def test_emnist_is_upright_and_labels_start_at_zero(tmp_path):
     write_family(tmp_path, [f"EMNIST/raw/emnist-letters-{part}" for part in ("train", "test")], first_label=1)
     splits = load("emnist", split="letters", data_root=str(tmp_path), validation=2)
     assert splits.shape == (1, 3, 2)
@@ -153,7 +153,7 @@ def test_a_damaged_idx_file_is_named(tmp_path, damage):
 
 
 @pytest.mark.parametrize("kind", DOWNLOADED)
-def test_offline_one_error_says_where_and_how_and_nothing_is_left(tmp_path, kind, monkeypatch):
+def test_offline_downloads_fail_with_instructions_and_leave_nothing(tmp_path, kind, monkeypatch):
     def offline(*_args, **_settings):
         raise URLError("no network")
 
@@ -170,7 +170,7 @@ def test_offline_one_error_says_where_and_how_and_nothing_is_left(tmp_path, kind
         load(kind, data_root=str(tmp_path / "data"), download=False)
 
 
-def test_a_download_is_put_where_it_was_looked_for(tmp_path, monkeypatch):
+def test_a_download_is_stored_in_the_searched_folder(tmp_path, monkeypatch):
     cls = datasets.get("kmnist")
     write = staticmethod(lambda folder: write_family(Path(folder), ["KMNIST/raw/train", "KMNIST/raw/t10k"]))
     monkeypatch.setattr(cls, "fetch", write)
@@ -253,7 +253,7 @@ def test_a_folder_is_split_disjointly_and_labelled_by_subfolder(tmp_path):
 
 
 @pytest.mark.parametrize("classes", [(".",), ("only",)])
-def test_images_that_subfolders_do_not_tell_apart_have_no_labels(tmp_path, classes):
+def test_a_single_subfolder_gives_no_labels(tmp_path, classes):
     assert load("folder", path=str(write_folder(tmp_path, classes=classes))).train.labels is None
 
 
@@ -278,7 +278,7 @@ def test_size_and_channels_set_the_shape(tmp_path):
 
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
-def test_a_broken_image_stops_or_is_left_out_with_a_warning(tmp_path, memory_gb):
+def test_a_broken_image_is_an_error_or_is_skipped_with_a_warning(tmp_path, memory_gb):
     write_folder(tmp_path)
     (tmp_path / "cat" / "bad.png").write_bytes((tmp_path / "cat" / "000.png").read_bytes()[:40])
     with pytest.raises(DataError, match=r"bad\.png"):
@@ -359,7 +359,7 @@ def test_layouts_are_read_from_the_shape(tmp_path, shape, expected, memory_gb):
     ],
 )
 @pytest.mark.parametrize("file", ["npy", "mapped", "npz", "safetensors"])
-def test_a_stated_layout_may_have_any_number_of_channels(tmp_path, layout, shape, expected, file):
+def test_an_explicit_layout_allows_any_number_of_channels(tmp_path, layout, shape, expected, file):
     array, path = np.random.default_rng(0).random((20, *shape), np.float32), tmp_path / f"a.{file.replace('mapped', 'npy')}"
     array[:, *(0,) * len(shape)] = np.arange(20)
     if path.suffix == ".npy":
@@ -384,13 +384,13 @@ def test_a_stated_layout_may_have_any_number_of_channels(tmp_path, layout, shape
     ("shape", "fits"),
     [((8, 9, 10), "NHWC or NCHW or NDHW"), ((3, 9, 10, 3), "NCDHW or NDHWC"), ((5, 9, 10, 7), "NCDHW or NDHWC")],
 )
-def test_an_open_layout_of_more_axes_is_refused_with_those_that_fit(tmp_path, shape, fits):
+def test_an_ambiguous_layout_of_more_axes_lists_the_candidates(tmp_path, shape, fits):
     np.save(tmp_path / "a.npy", np.zeros((20, *shape), np.float32))
     with pytest.raises(UsageError, match=rf"ambiguous(.*\n)*.*{fits}(.*\n)*.*--dataset\.layout"):
         load("array", path=str(tmp_path / "a.npy"))
 
 
-def test_integers_of_tables_and_signals_are_numbers_and_those_of_volumes_are_pixels(tmp_path):
+def test_integers_are_numbers_in_tables_and_signals_and_pixels_in_volumes(tmp_path):
     np.save(tmp_path / "a.npy", np.tile(np.array([-3, 40_000]), (20, 1)))
     for layout in ("NF", "NL"):
         train = load("array", path=str(tmp_path / "a.npy"), layout=layout).train
@@ -402,7 +402,7 @@ def test_integers_of_tables_and_signals_are_numbers_and_those_of_volumes_are_pix
     assert load("array", path=str(tmp_path / "b.npy"), layout="NCDHW").train.integer
 
 
-def test_of_an_archive_images_come_before_tables(tmp_path):
+def test_images_take_precedence_over_tables_in_an_archive(tmp_path):
     np.savez(tmp_path / "a.npz", images=numbered(), train_features=np.zeros((20, 3)), y=np.zeros((20, 1), int))
     assert load("array", path=str(tmp_path / "a.npz")).shape == (1, 5, 6)
     assert load("array", path=str(tmp_path / "a.npz"), layout="NF").shape == (3,)
@@ -446,7 +446,7 @@ def test_the_memory_format_is_that_of_images():
         assert batch.x.is_contiguous(memory_format=last) == (len(shape) == 3)
 
 
-def test_augmentation_of_other_data_than_images_is_refused():
+def test_augmentation_of_non_images_is_refused():
     with pytest.raises(UsageError, match=r"augmentation works on images only(.*\n)*.*\(2, 9\)"):
         Batches(TensorImages(torch.rand(30, 2, 9)), batch_size=10, streams=Streams(0), augment=AugmentSpec(rotate=5))
 
@@ -464,7 +464,7 @@ def test_a_mapped_array_gives_the_same_batches_also_by_workers(tmp_path):
         assert torch.equal(a.x, c.x)
 
 
-def test_an_open_layout_is_refused_until_it_is_named(tmp_path):
+def test_an_ambiguous_layout_must_be_named(tmp_path):
     np.save(tmp_path / "a.npy", numbered(20, (3, 5, 4)))
     with pytest.raises(UsageError, match=r"NHWC or NCHW(.*\n)*.*--dataset\.layout"):
         load("array", path=str(tmp_path / "a.npy"))
@@ -610,7 +610,7 @@ def test_unsuitable_labels_are_ignored_unless_requested(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("{}_images", "{}_labels", "val"), ("x_{}", "y_{}", None)])
-def test_the_splits_that_an_archive_brings_are_kept(tmp_path, names):
+def test_the_splits_of_an_archive_are_kept(tmp_path, names):
     images, labels, validation = names
     num = {"train": 20, validation: 6, "test": 4}
     start = {"train": 0, validation: 20, "test": 30}
@@ -649,7 +649,7 @@ def test_every_damaged_array_file_is_refused(tmp_path, suffix):
     assert refused > 200
 
 
-def test_a_mapped_file_that_becomes_shorter_is_named(tmp_path):
+def test_a_truncated_mapped_file_is_named(tmp_path):
     np.save(tmp_path / "a.npy", numbered(40))
     train = load("array", path=str(tmp_path / "a.npy"), memory_gb=0).train
     np.save(tmp_path / "a.npy", numbered(10))
@@ -657,7 +657,7 @@ def test_a_mapped_file_that_becomes_shorter_is_named(tmp_path):
         train.gather(torch.arange(len(train)))
 
 
-def test_paths_and_options_that_do_not_fit_are_refused(tmp_path):
+def test_unsuitable_paths_and_options_are_refused(tmp_path):
     np.save(tmp_path / "a.npy", numbered())
     (tmp_path / "a.txt").write_text("text")
     for options in ({"path": "absent.npy"}, {"path": "a.txt"}, {"path": "a.npy", "key": "x"}):
@@ -687,7 +687,7 @@ def table(library, num: int = 20, start: int = 0, **columns):
 
 @pytest.mark.parametrize("memory_gb", [1.0, 0.0])
 @pytest.mark.parametrize("stored_as", ["saved", "parquet file", "folder of parquet"])
-def test_pictures_of_a_table_are_those_of_its_rows(tmp_path, library, stored_as, memory_gb):
+def test_pictures_of_a_table_match_its_rows(tmp_path, library, stored_as, memory_gb):
     path = tmp_path / "set"
     if stored_as == "saved":
         table(library).save_to_disk(path, num_shards=3)
@@ -782,7 +782,7 @@ def test_splits_may_differ_in_unused_columns(tmp_path, library):
     assert splits.test.labels.unique().tolist() == [1]
 
 
-def test_arrays_of_a_table_are_numbers(tmp_path, library):
+def test_arrays_in_a_table_are_numeric(tmp_path, library):
     features = library.Features({"pixels": library.Array2D((5, 6), "uint8"), "label": library.Value("int64")})
     made = library.Dataset.from_dict({"pixels": list(numbered()), "label": list(range(20))}, features)
     made.to_parquet(tmp_path / "a.parquet")
@@ -800,7 +800,7 @@ def test_unread_frames_of_a_table_are_warned_about(tmp_path, library):
         assert load("huggingface", path=str(tmp_path / "set")).train.shape == (3, 5, 6)
 
 
-def test_a_set_without_all_labels_has_none(tmp_path, library):
+def test_partial_labels_are_ignored_unless_requested(tmp_path, library):
     features = library.Features({"image": library.Image(), "label": library.ClassLabel(names=["cat"])})
     rows = [{"bytes": encoded(i), "path": None} for i in range(6)]
     library.Dataset.from_dict({"image": rows, "label": [0] * 5 + [-1]}, features).save_to_disk(tmp_path / "set")
@@ -819,7 +819,7 @@ def test_a_broken_row_is_named(tmp_path, library):
             load("huggingface", path=str(tmp_path / message[:4]), size=4)
 
 
-def test_sets_that_cannot_be_had_are_refused(tmp_path, library, monkeypatch):
+def test_unavailable_sets_are_refused(tmp_path, library, monkeypatch):
     for path in ("someone/some-set", str(tmp_path / "absent"), str(tmp_path)):
         with pytest.raises(DataError, match=r"cannot read the dataset(.*\n)*.*save_to_disk(.*\n)*.*network"):
             load("huggingface", path=path)

@@ -54,7 +54,7 @@ def test_scales_are_learned_or_fixed_as_requested(kind, scale):
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("gaussian", "sigma"), ("laplace", "scale")])
-def test_a_learned_scale_below_its_bound_comes_back_and_starts_above_it(kind, scale):
+def test_a_learned_scale_starts_above_its_bound_and_recovers_below_it(kind, scale):
     module = likelihood(kind, **{scale: 0.25})
     (value,) = module.parameters()
     with torch.no_grad():

@@ -37,7 +37,7 @@ def penalty(codes: Tensor, lambda_od: float, lambda_d: float) -> float:
 
 
 @pytest.mark.parametrize("samples", [(), (3,)])
-def test_the_penalty_is_that_of_numpys_covariance(samples: tuple[int, ...]) -> None:
+def test_the_penalty_matches_numpys_covariance(samples: tuple[int, ...]) -> None:
     given, weights = trace(random(9, 4), *samples), {"lambda_od": 3.0, "lambda_d": 7.0}
     of_means, of_codes = (DIP(variant=variant, **weights).double()(given).item() for variant in ("i", "ii"))
     assert of_means == pytest.approx(penalty(given.site.q.mean, **weights), rel=1e-12)
@@ -73,5 +73,5 @@ def test_the_covariance_of_one_code_is_zero() -> None:
 
 
 @pytest.mark.parametrize(("losses", "expected"), [(["dip"], ["dip", "kl"]), (["dip", "beta"], ["dip", "beta"])])
-def test_it_is_added_to_a_divergence(losses: list[str], expected: list[str]) -> None:
+def test_dip_is_added_to_a_divergence(losses: list[str], expected: list[str]) -> None:
     assert [loss.kind for loss in resolve({"model": {"loss": losses}}).model.loss] == expected

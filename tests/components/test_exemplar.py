@@ -85,7 +85,7 @@ def test_an_exemplar_is_encoded_with_its_label() -> None:
     assert not torch.allclose(vae.encode(x, y).mean, vae.encode(x, y.flip(0)).mean)
 
 
-def test_an_exemplar_that_lacks_numbers_still_lacks_them() -> None:
+def test_missing_values_of_exemplars_stay_missing() -> None:
     facts = Facts(data_shape=(6,), missing="channel")
     options = {**SMALL, "num_exemplars": 4, "likelihood": "gaussian", "missing": "channel"}
     vae = build_vae(build_spec({}, options).model, facts, seed=0).double()
@@ -106,7 +106,7 @@ def start(source: TensorImages, num: int) -> dict[str, Tensor]:
     return initial_state(spec, assemble(spec, Splits(source, source, source)), source)
 
 
-def test_it_starts_at_training_images_with_their_labels() -> None:
+def test_exemplars_start_at_training_images_with_their_labels() -> None:
     labels = torch.arange(60) % 3
     source = TensorImages(bytes_of(60), labels, ("a", "b", "c"))
     state = start(source, 6)
@@ -147,7 +147,7 @@ def test_an_image_is_its_own_exemplar_only_shortly_after_the_previous_epoch(
     assert sum(own) == pytest.approx(expected, abs=4 * math.sqrt(expected))
 
 
-def test_evaluation_leaves_the_exemplars(tmp_path: Path) -> None:
+def test_evaluation_does_not_change_the_exemplars(tmp_path: Path) -> None:
     run = vaekit.train(**options(save(tmp_path, 300)), out=tmp_path / "run")
     vae: VAE = run.vae()
     before = prior_of(vae).inputs.clone()
@@ -189,7 +189,7 @@ def test_the_halves_of_a_batch_give_the_exemplars_of_the_whole() -> None:
     assert torch.equal(state["vae.prior.inputs"][1:], x)
 
 
-def test_frozen_exemplars_stay(tmp_path: Path) -> None:
+def test_frozen_exemplars_do_not_change(tmp_path: Path) -> None:
     first = vaekit.train(**options(save(tmp_path, 300)), out=tmp_path / "first")
     second = vaekit.train(first.spec, init=first.path, freeze=("prior",), seed=1, out=tmp_path / "second")
     before, after = (prior_of(run.vae()) for run in (first, second))
@@ -197,7 +197,7 @@ def test_frozen_exemplars_stay(tmp_path: Path) -> None:
     assert torch.equal(after.logvar, before.logvar)
 
 
-def test_fitted_to_the_codes_of_an_autoencoder_it_is_a_kernel_density_estimate(tmp_path: Path) -> None:
+def test_an_exemplar_prior_fitted_to_codes_is_a_kernel_density_estimate(tmp_path: Path) -> None:
     path = save(tmp_path, 300)
     plain = {name: value for name, value in options(path, posterior="delta").items() if name not in {"prior", "num_exemplars"}}
     first = vaekit.train(**plain, out=tmp_path / "ae")

@@ -59,7 +59,7 @@ def test_model_and_critic_follow_their_own_losses() -> None:
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_a_trained_critic_knows_the_total_correlation_of_gaussians() -> None:
+def test_a_trained_critic_estimates_the_total_correlation_of_gaussians() -> None:
     """-log(1 - rho^2) / 2 for two of three latents."""
     rho = 0.9
     with torch.random.fork_rng():

@@ -107,7 +107,7 @@ def test_steps_are_finite_where_the_direction_opposes_the_normal(value: float) -
 
 @pytest.mark.parametrize("hidden", [(16,), (7, 9), (3,)])
 @pytest.mark.parametrize("latent_dim", [1, 4])
-def test_transforms_of_iaf_are_triangular_in_turn_and_use_what_they_may(hidden: tuple[int, ...], latent_dim: int) -> None:
+def test_transforms_of_iaf_have_alternating_triangular_jacobians(hidden: tuple[int, ...], latent_dim: int) -> None:
     posterior = iaf(2, hidden, latent_dim)
     first, second = posterior(random(1, *posterior.param_shape)).steps
     z = random(1, latent_dim, seed=1)
@@ -160,7 +160,7 @@ def near_identity(kind: str) -> tuple[torch.nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("kind", FLOWS)
-def test_near_the_identity_a_flow_is_its_gaussian(kind: str) -> None:
+def test_near_the_identity_a_flow_equals_its_gaussian(kind: str) -> None:
     posterior, params = near_identity(kind)
     q, noise = posterior(params), random(3, 6, D, seed=2)
     z, log_q = q.rsample_and_log_prob(noise)
@@ -173,7 +173,7 @@ def test_near_the_identity_a_flow_is_its_gaussian(kind: str) -> None:
     torch.testing.assert_close(site.kl, (plain.log_q - plain.log_p).mean(0))
 
 
-def test_a_full_gaussian_is_that_of_torch() -> None:
+def test_a_full_gaussian_matches_torch() -> None:
     posterior = roles.posteriors.get("full_gaussian")(D)
     q, noise = posterior(random(6, *posterior.param_shape)), random(3, 6, D, seed=1)
     theirs = torch.distributions.MultivariateNormal(q.mu, scale_tril=torch.exp(0.5 * q.logvar)[..., None] * q.unit)
@@ -258,13 +258,13 @@ def test_losses_that_see_draws_only_train_a_flow(kind: str, loss: str) -> None:
         ({"loss": ["beta"], "beta.free_bits": "1"}, "loss 'beta' needs factorised, which the posterior 'planar' does not"),
     ],
 )
-def test_what_needs_the_density_of_other_values_is_refused(options: dict[str, object], lacking: str) -> None:
+def test_features_that_need_the_density_elsewhere_are_refused(options: dict[str, object], lacking: str) -> None:
     with pytest.raises(UsageError, match=lacking) as refused:
         build_spec({}, {"posterior": "planar", **options})
     assert "gaussian" in str(refused.value)
 
 
-def test_free_bits_of_a_prior_that_is_not_factorised_are_refused() -> None:
+def test_free_bits_require_a_factorised_prior() -> None:
     with pytest.raises(UsageError, match="loss 'beta' needs factorised, which the prior 'mixture' does not provide"):
         build_spec({}, {"prior": "mixture", "loss": ["beta"], "beta.free_bits": "1"})
 

@@ -50,7 +50,7 @@ def trace_of(z: Tensor, p: Any = None) -> Trace:
     return Trace(z, (Site(z, Delta(z), p, has_density=False),), p)
 
 
-def test_the_density_is_that_of_torch() -> None:
+def test_the_density_matches_torch() -> None:
     p = mixture()
     theirs = td.MixtureSameFamily(td.Categorical(logits=p.logits), td.MultivariateNormal(p.mu, scale_tril=p.tril))
     z = torch.randn(5, 7, 3, dtype=F64)
@@ -76,7 +76,7 @@ def test_it_starts_at_the_fit_of_scikit_learn() -> None:
     assert own == pytest.approx(fit.score(z.numpy()), abs=1e-9)
 
 
-def test_the_fit_has_a_scale_even_where_codes_are_equal() -> None:
+def test_equal_codes_still_give_a_positive_scale() -> None:
     prior = FullMixture(3, num_components=2).double()
     z = codes_of(50)
     z[:, 1] = 0.7
@@ -103,7 +103,7 @@ def test_the_loss_is_the_cross_entropy_and_moves_the_prior_alone() -> None:
     assert declared.requires_of_prior == {"log_prob"}
 
 
-def test_the_fit_sees_more_images_than_others_and_fewer_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_images_for_the_fit_depends_on_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def fit(self: FullMixture, trace: Trace) -> dict[str, Tensor]:
@@ -160,7 +160,7 @@ def test_priors_are_fitted_to_the_codes_of_an_autoencoder(autoencoder: vaekit.Ru
     assert distances["full_mixture"] == min(distances.values()) or distances["maf"] == min(distances.values())
 
 
-def test_a_prior_that_is_fitted_beside_the_autoencoder_leaves_it_alone() -> None:
+def test_fitting_a_prior_does_not_change_the_autoencoder() -> None:
     options = {"posterior": "delta", "prior": "mixture", "latent_dim": 2, "encoder.hidden": (8,), "decoder.hidden": (8,)}
     found = []
     for losses in (["mse"], ["mse", "prior_nll"]):

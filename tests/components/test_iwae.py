@@ -85,7 +85,7 @@ def test_the_doubly_reparameterised_gradient_is_the_definition(num: int) -> None
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
 
 
-def test_more_samples_give_a_tighter_bound_and_the_elbo_stays_beside_it() -> None:
+def test_more_samples_tighten_the_bound_and_the_elbo_is_still_reported() -> None:
     values = {}
     for num in (1, 5, 200):
         objective = objective_of(loss="iwae", num_samples=num)
@@ -100,7 +100,7 @@ def test_more_samples_give_a_tighter_bound_and_the_elbo_stays_beside_it() -> Non
     assert abs(values[1][1] - values[200][1]) < 0.2
 
 
-def test_images_have_the_same_noise_in_any_share_of_a_batch() -> None:
+def test_the_noise_of_an_image_does_not_depend_on_the_shard() -> None:
     """Two processes see the same noise as one: it is drawn for the whole batch, images first, and split by image."""
     objective = objective_of(loss="iwae", num_samples=3)
     x = torch.rand(6, *SHAPE)

@@ -47,7 +47,7 @@ def posterior_of(prior: Ladder, num: int) -> Layers:
     return Layers(p.sizes, first, tuple(map(Merged, others, p.others)))
 
 
-def test_the_priors_joint_density_is_torchs() -> None:
+def test_the_joint_density_of_the_prior_matches_torch() -> None:
     prior = prior_of(5, top=3)
     first, second, last = prior.networks[0]
     z = random(4, 6, 5)
@@ -101,7 +101,7 @@ def test_the_mean_is_that_of_each_layer_given_the_means_before_it(upward: bool) 
     torch.testing.assert_close(p.mean, p.rsample(torch.zeros(9, dtype=F64)))
 
 
-def test_a_certain_encoder_overrules_the_prior_and_one_that_knows_nothing_leaves_it() -> None:
+def test_a_certain_encoder_overrides_the_prior_and_an_uncertain_one_keeps_it() -> None:
     prior, z2 = prior_of(4), random(6, 2)
     p = prior().others[0].given(z2)
     certain, ignorant = (
@@ -200,7 +200,7 @@ def test_evaluation_reports_the_kl_of_each_latent(tmp_path: Path) -> None:
     assert sum(numbers["kl_per_latent"]) == pytest.approx(numbers["kl"], rel=1e-4)
 
 
-def test_inference_from_the_bottom_up_sees_the_example_through_the_bottom_layer_alone() -> None:
+def test_bottom_up_inference_sees_the_example_through_the_bottom_layer_only() -> None:
     """As in figure 2 of Burda et al. (2016): q(z1|x) q(z2|z1)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

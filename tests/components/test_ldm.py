@@ -70,7 +70,7 @@ def test_attention_is_the_softmax_of_scaled_products(positions: int):
     torch.testing.assert_close(attend(q, k, v), expected)
 
 
-def test_a_bias_of_the_keys_would_change_nothing():
+def test_a_bias_of_the_keys_has_no_effect():
     q, k, v = torch.randn(3, 2, 9, 6, dtype=torch.float64)
     torch.testing.assert_close(attend(q, k + torch.randn(6).double(), v), attend(q, k, v))
 
@@ -185,7 +185,7 @@ def test_defaults_of_groups_are_those_of_stable_diffusion():
 
 
 @pytest.mark.parametrize("latent_shape", [(4, 2, 2), (4, 6, 6)], ids=str)
-def test_a_grid_that_the_stages_do_not_reach_is_refused(latent_shape: Shape):
+def test_a_grid_that_does_not_match_the_stages_is_refused(latent_shape: Shape):
     for role, registry in (("encoder", encoders), ("decoder", decoders)):
         shapes = ((3, 16, 16), (2, *latent_shape)) if role == "encoder" else (latent_shape, (3, 16, 16))
         with pytest.raises(UsageError, match="does not reach the grid") as error:

@@ -60,7 +60,7 @@ def exact_continuous_bernoulli(logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return np.log(mass), (values * w * x).sum(-1) / mass
 
 
-def test_the_continuous_bernoulli_is_that_of_a_quadrature_also_near_one_half() -> None:
+def test_the_continuous_bernoulli_matches_a_quadrature_even_near_one_half() -> None:
     logits = logits_around_zero()
     p = ContinuousBernoulliPixels(logits, 1)
     log_constant, mean = exact_continuous_bernoulli(logits)
@@ -70,7 +70,7 @@ def test_the_continuous_bernoulli_is_that_of_a_quadrature_also_near_one_half() -
     np.testing.assert_allclose(p.mean.numpy()[:, 0], mean, atol=1e-13)
 
 
-def test_the_continuous_bernoulli_is_that_of_torch() -> None:
+def test_the_continuous_bernoulli_matches_torch() -> None:
     logits = randn(50, 1) * 4
     p, theirs = ContinuousBernoulliPixels(logits, 1), td.ContinuousBernoulli(logits=logits)
     x = torch.rand(50, 1, dtype=F64)
@@ -80,7 +80,7 @@ def test_the_continuous_bernoulli_is_that_of_torch() -> None:
     torch.testing.assert_close(p.rsample(noise), theirs.icdf(torch.special.ndtr(noise)))
 
 
-def test_the_continuous_bernoulli_is_as_exact_in_single_precision() -> None:
+def test_the_continuous_bernoulli_is_accurate_in_single_precision() -> None:
     logits = logits_around_zero()
     x = torch.full_like(logits, 0.3)
     exact, single = ContinuousBernoulliPixels(logits, 1), ContinuousBernoulliPixels(logits.float(), 1)
@@ -109,7 +109,7 @@ def test_the_cross_entropy_of_grey_pixels_is_the_continuous_bernoulli_without_it
 
 
 @pytest.mark.parametrize("dof", [1.5, 5.0, 19.99, 20.01, 300.0])
-def test_student_t_is_that_of_torch(dof: float) -> None:
+def test_student_t_matches_torch(dof: float) -> None:
     location, log_scale, x = randn(3, 4), randn(4, seed=1), 5 * randn(3, 4, seed=2)
     degrees = torch.tensor([dof], dtype=F64)
     p, theirs = StudentTPixels(location, log_scale, degrees, 1), td.StudentT(degrees, location, log_scale.exp())
@@ -141,7 +141,7 @@ def test_an_outlier_moves_student_t_less_than_a_gaussian() -> None:
     assert gradients[1].item() == pytest.approx(50)
 
 
-def test_the_degrees_of_freedom_start_where_asked_and_stay_above_one() -> None:
+def test_the_degrees_of_freedom_start_as_requested_and_stay_above_one() -> None:
     assert likelihood("student_t", dof=7.0).dof.item() == pytest.approx(7, rel=0.01)  # the bound of 1,000 is a soft one
     assert likelihood("student_t", dof=7.0, learned=False).dof.item() == pytest.approx(7, rel=1e-6)
     assert not list(likelihood("student_t", learned=False).parameters())
@@ -152,7 +152,7 @@ def test_the_degrees_of_freedom_start_where_asked_and_stay_above_one() -> None:
         assert low <= module.dof.item() <= high
 
 
-def test_counts_are_those_of_scipy() -> None:
+def test_counts_match_scipy() -> None:
     log_mean, log_shape = 2 * randn(50, 1), randn(50, 1, seed=1)
     x = torch.randint(0, 40, (50, 1), generator=torch.Generator().manual_seed(0)).double()
     mean, shape = log_mean.exp().numpy(), log_shape.exp().numpy()
@@ -335,14 +335,14 @@ def test_counts_are_learned_and_bits_are_not_reported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("numbers", "given"), [(counts() + 0.5, r"\d+\.5"), (counts() - 30.0, "-"), (np.log1p(counts()), "0.69|1.09|1.38")]
 )
-def test_numbers_that_are_no_counts_are_refused_before_training(tmp_path: Path, numbers: Any, given: str) -> None:
+def test_values_other_than_counts_are_refused_before_training(tmp_path: Path, numbers: Any, given: str) -> None:
     with pytest.raises(DataError, match="scores counts only") as caught:
         vaekit.train(**table(tmp_path, numbers), likelihood="poisson", out=tmp_path / "run")
     assert "in the train split" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_bytes_are_no_counts(tmp_path: Path) -> None:
+def test_bytes_are_not_counts(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="bytes, which are pixels"):
         vaekit.train(**{**SMALL, "likelihood": "poisson", "out": tmp_path / "run"})
 
@@ -356,7 +356,7 @@ def test_the_encoder_sees_the_log_of_counts() -> None:
     assert torch.equal(vae.likelihood.encoder_input(x).isnan(), x.isnan())
 
 
-def test_counts_that_are_missing_are_left_out(tmp_path: Path) -> None:
+def test_missing_counts_are_ignored(tmp_path: Path) -> None:
     numbers = counts().astype(np.float64)
     numbers[::5, 1] = np.nan
     run = vaekit.train(

@@ -38,7 +38,7 @@ def killed_after_logging(options: dict, epoch: int, out: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("kind", "module"), [("tensorboard", "tensorboard"), ("wandb", "wandb"), ("mlflow", "mlflow")])
-def test_an_absent_library_is_known_of_before_a_run_begins(kind, module, tmp_path, monkeypatch):
+def test_a_missing_library_is_reported_before_a_run_starts(kind, module, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == module or name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, module, None)
@@ -79,7 +79,7 @@ def test_tensorboard_reads_a_run_that_was_killed_and_resumed_as_one(options, tmp
     assert "metadata_path" in (folder / "projector_config.pbtxt").read_text()
 
 
-def test_tensorboard_keeps_runs_apart_in_a_common_folder(options, tmp_path):
+def test_tensorboard_separates_runs_in_a_common_folder(options, tmp_path):
     pytest.importorskip("tensorboard")
     chosen = {"logger": "tensorboard", "log_dir": str(tmp_path / "logs"), "projector": 0, "epochs": 1}
     vaekit.train(**options | chosen, out=tmp_path / "first")

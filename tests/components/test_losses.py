@@ -71,7 +71,7 @@ def test_beta_scales_the_kl():
     torch.testing.assert_close(build("beta", beta=4.0)(t), 4 * t.kl)
 
 
-def test_warm_up_is_zero_at_first_and_beta_at_last():
+def test_warm_up_starts_at_zero_and_ends_at_beta():
     loss = build("beta", beta="linear(0, 2, 10)")
     assert loss(trace(epoch=0)).abs().max() == 0
     torch.testing.assert_close(loss(trace(epoch=5)), trace().kl)
@@ -89,7 +89,7 @@ def test_free_bits_do_not_penalise_latents_below_them():
     assert gradient.abs().max() == 0
 
 
-def test_capacity_is_zero_where_the_kl_is_the_capacity():
+def test_the_capacity_loss_is_zero_at_the_capacity():
     t = trace()
     assert build("capacity", capacity=t.kl.mean().item())(t).item() == pytest.approx(0, abs=1e-3)
     above = build("capacity", gamma=10.0, capacity=t.kl.mean().item() + 2)(t)
@@ -184,7 +184,7 @@ def test_duplicating_every_image_leaves_losses_unchanged_unless_declared_a_batch
 
 
 @pytest.mark.parametrize("kind", OF_GAUSSIANS)
-def test_losses_have_a_number_per_example_or_one_per_batch(kind):
+def test_losses_have_a_value_per_example_or_per_batch(kind):
     loss = build(kind)
     value = loss(model_trace(loss))
     assert value.shape in {(8,), ()}
@@ -192,7 +192,7 @@ def test_losses_have_a_number_per_example_or_one_per_batch(kind):
 
 
 @pytest.mark.parametrize("kind", roles.losses.kinds())
-def test_numbers_of_losses_are_buffers_that_move_with_the_module_and_are_not_saved_unless_they_are_learned(kind):
+def test_weights_of_losses_are_buffers_that_are_saved_only_if_learned(kind):
     loss = build(kind)
     assert loss.state_dict().keys() == {*dict(loss.named_parameters()), *loss.learned}
     assert all(buffer.dtype == F64 for buffer in loss.buffers())

@@ -24,7 +24,7 @@ def mixture_of() -> GaussianMixture:
     return GaussianMixture(draw[0], 3 * draw[1], 0.3 * draw[2])
 
 
-def test_the_density_is_torchs() -> None:
+def test_the_density_equals_that_of_torch() -> None:
     p = mixture_of()
     components = D.Independent(D.Normal(p.mu, p.log_std.exp()), 1)
     theirs = D.MixtureSameFamily(D.Categorical(logits=p.logits), components)
@@ -33,7 +33,7 @@ def test_the_density_is_torchs() -> None:
     torch.testing.assert_close(p.mean, theirs.mean)
 
 
-def test_samples_are_of_all_components_by_their_weights() -> None:
+def test_samples_come_from_components_by_their_weights() -> None:
     p, prior = mixture_of(), Mixture(3, num_components=4)
     noise = prior.draw_noise(40_000, torch.Generator().manual_seed(0), like=p.mu)
     assert noise.shape == (40_000, 4)

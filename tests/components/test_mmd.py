@@ -80,12 +80,12 @@ def test_mmd_draws_nothing_from_a_standard_normal():
     torch.testing.assert_close(loss(trace), 100 * squared_mmd(trace.z, loss.scales))
 
 
-def test_mmd_says_how_to_draw_if_the_trace_has_no_draws():
+def test_mmd_explains_how_to_draw_if_the_trace_has_no_draws():
     with pytest.raises(vaekit.VaekitError, match=r"the trace has none(.|\n)*GaussianMixture(.|\n)*draws=\{\"mmd\""):
         vaekit.losses.get("mmd")()(model_of("mixture")(torch.rand(2, 1, 4, 4)))
 
 
-def test_the_inverse_multiquadratic_kernel_is_that_of_wae():
+def test_the_inverse_multiquadratic_kernel_matches_wae():
     """``C / (C + |a - b|²)`` with ``C = 2 D s²``, for the scales s, averaged over pairs of different examples."""
     a, b = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     kernels = [c / (c + torch.cdist(a, b).square()) for c in 2 * 3 * SCALES.square()]

@@ -47,7 +47,7 @@ def direct(x: np.ndarray, y: np.ndarray, num: int) -> float:
 
 
 @pytest.mark.parametrize(("shape", "scales"), [((1, 11, 14), 1), ((1, 28, 28), 2), ((3, 45, 64), 3), ((1, 176, 176), 5)])
-def test_the_similarity_is_that_of_a_direct_computation(shape: tuple[int, ...], scales: int) -> None:
+def test_the_similarity_matches_a_direct_computation(shape: tuple[int, ...], scales: int) -> None:
     x, y = images(*shape)
     loss = MSSSIM(shape).double()
     assert len(loss.exponents) == scales

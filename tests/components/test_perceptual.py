@@ -66,7 +66,7 @@ def test_pixels_are_rescaled_from_the_range_of_the_data_to_0_and_1() -> None:
     torch.testing.assert_close(*values)
 
 
-def test_several_samples_count_by_their_mean() -> None:
+def test_several_samples_are_averaged_in_the_distance() -> None:
     vae, noise = vae_of(), torch.randn(3, 5, 4)
     together = loss_of()(vae(images(), noise))
     alone = torch.stack([loss_of()(vae(images(), each)) for each in noise])
@@ -159,7 +159,7 @@ def test_a_run_is_not_repeated_with_another_file(elsewhere: vaekit.Run, tmp_path
         elsewhere.evaluate()
 
 
-def test_a_run_is_used_without_the_file_but_not_evaluated(elsewhere: vaekit.Run) -> None:
+def test_a_run_without_the_file_is_usable_but_not_evaluated(elsewhere: vaekit.Run) -> None:
     assert vaekit.load(elsewhere.path).sample(2).shape == (2, 1, 8, 6)
     assert elsewhere.sample(4).is_file()
     assert "reconstruction + perceptual + kl" in write_report(elsewhere).read_text("utf-8")
@@ -167,7 +167,7 @@ def test_a_run_is_used_without_the_file_but_not_evaluated(elsewhere: vaekit.Run)
         elsewhere.evaluate()
 
 
-def test_models_that_differ_in_numbers_are_stacked(run: vaekit.Run, tmp_path: Path) -> None:
+def test_models_that_differ_in_numeric_options_are_stacked(run: vaekit.Run, tmp_path: Path) -> None:
     over = {"perceptual.weight": (1.0, 50.0)}
     runs = vaekit.sweep(run.folder.spec, over=over, stack="on", out=tmp_path / "sweep", epochs=1)
     for weight, stacked in zip(over["perceptual.weight"], runs, strict=True):

@@ -84,7 +84,7 @@ def test_draws_follow_the_probabilities(case: str) -> None:
 
 @pytest.mark.parametrize("sides", [(5,), (3, 4), (2, 3, 3), (4, 1, 3)])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_a_position_depends_on_all_positions_before_it_and_on_no_others(sides: tuple[int, ...], kernel: int) -> None:
+def test_each_position_depends_on_exactly_the_preceding_ones(sides: tuple[int, ...], kernel: int) -> None:
     """Each position has a different code, so the gradient of the embedding table distinguishes positions."""
     num = math.prod(sides)
     p = density(sides, (num,), depth=4, kernel=kernel)
@@ -111,7 +111,7 @@ def test_code_numbers_of_a_position_depend_on_those_before_them() -> None:
 
 @pytest.mark.parametrize("sides", [(7,), (3, 4), (2, 3, 3)])
 @torch.no_grad()
-def test_a_draw_in_steps_is_that_of_whole_passes(sides: tuple[int, ...]) -> None:
+def test_incremental_sampling_matches_full_passes(sides: tuple[int, ...]) -> None:
     p, num = density(sides, (3, 5), depth=3, kernel=5), math.prod(sides)
     noise = torch.rand(2, 10, 2 * num, generator=torch.Generator().manual_seed(0), dtype=F64)
     codes = to_positions(p.rsample(noise), 2).long().flatten(0, 1)
@@ -153,7 +153,7 @@ def stages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return first, vaekit.train(first.spec, init=first.path, freeze=freeze, **more, out=folder / "second")
 
 
-def test_a_prior_that_is_fitted_to_the_codes_of_a_run_lowers_the_kl_alone(stages: tuple[vaekit.Run, vaekit.Run]) -> None:
+def test_fitting_the_prior_to_codes_lowers_only_the_kl(stages: tuple[vaekit.Run, vaekit.Run]) -> None:
     first, second = stages
     before, after = first.evaluate(samples=2), second.evaluate(samples=2)
     assert before["kl"] == pytest.approx(16 * math.log(8 if first.spec.model.posterior.kind == "vq" else 12), rel=1e-6)
@@ -165,7 +165,7 @@ def test_a_prior_that_is_fitted_to_the_codes_of_a_run_lowers_the_kl_alone(stages
     assert second.metrics()[-1]["train_loss"] < second.metrics()[0]["train_loss"]
 
 
-def test_draws_of_it_are_typical_codes_and_decode_to_images(stages: tuple[vaekit.Run, vaekit.Run]) -> None:
+def test_samples_are_typical_codes_and_decode_to_images(stages: tuple[vaekit.Run, vaekit.Run]) -> None:
     first, second = stages
     vae: Any = second.vae()
     generator = torch.Generator().manual_seed(0)
@@ -176,5 +176,5 @@ def test_draws_of_it_are_typical_codes_and_decode_to_images(stages: tuple[vaekit
     assert vae.decode(z).shape == (100, 1, 8, 8)
 
 
-def test_its_decoder_is_exported(stages: tuple[vaekit.Run, vaekit.Run], tmp_path: Path) -> None:
+def test_the_decoder_of_a_pixelcnn_model_is_exported(stages: tuple[vaekit.Run, vaekit.Run], tmp_path: Path) -> None:
     assert stages[1].export("onnx", out=tmp_path / "decoder.onnx").path.exists()

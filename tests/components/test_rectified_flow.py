@@ -49,7 +49,7 @@ def test_paths_end_where_those_of_a_gaussian_do_and_the_error_falls_with_the_ord
 
 
 @pytest.mark.parametrize("times", ["uniform", "logit_normal"])
-def test_the_loss_is_least_at_the_velocity_of_a_gaussian(times: str) -> None:
+def test_the_loss_is_minimal_at_the_velocity_of_a_gaussian(times: str) -> None:
     """Its value there is the mean variance of ``u_1 - u_0`` given a position: s² / ((1 - t)² + t² s²) per latent."""
     num, deviation = 100_000, 0.5
     loss = roles.losses.get("flow_matching")(times=times)
@@ -71,7 +71,7 @@ def test_the_loss_is_least_at_the_velocity_of_a_gaussian(times: str) -> None:
         assert gain.mean() > 5 * gain.std() / math.sqrt(num)
 
 
-def test_times_are_uniform_unless_they_are_logit_normal() -> None:
+def test_times_are_uniform_or_logit_normal() -> None:
     seen: list[Tensor] = []
 
     class Watches(nn.Module):
@@ -99,7 +99,7 @@ def trace_of(codes: Tensor) -> Trace:
 
 
 @pytest.mark.parametrize("latent_shape", [(4,), (2, 3), (2, 3, 2), (2, 3, 2, 2)])
-def test_it_starts_as_the_gaussian_of_the_codes(latent_shape: tuple[int, ...]) -> None:
+def test_a_rectified_flow_starts_as_the_gaussian_of_the_codes(latent_shape: tuple[int, ...]) -> None:
     prior, dim = prior_of(latent_shape), math.prod(latent_shape)
     codes = 3.0 + random(500, dim) * torch.arange(1, latent_shape[0] + 1).repeat_interleave(dim // latent_shape[0])
     state = prior.initial_state(trace_of(codes))

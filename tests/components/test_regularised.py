@@ -55,7 +55,7 @@ def signs(vae: vaekit.VAE, num: int, seed: int = 0) -> dict[str, Tensor]:
     return {"gradient_penalty": loss.draw_noise(num, generator, like=images(num), model=vae)}
 
 
-def test_noise_is_signs() -> None:
+def test_noise_consists_of_random_signs() -> None:
     drawn = signs(linear_vae(), 4000)["gradient_penalty"]
     assert drawn.shape == (4000, 3)
     assert set(drawn.unique().tolist()) == {-1, 1}

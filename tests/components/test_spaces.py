@@ -50,7 +50,7 @@ def test_the_prior_of_the_space_is_the_default_and_others_are_refused(kind: str)
 
 
 @pytest.mark.parametrize("kind", ["vmf", "power_spherical"])
-def test_a_decoder_receives_codes_on_a_sphere_at_the_size_of_standard_normal_numbers(kind: str) -> None:
+def test_spherical_codes_reach_the_decoder_with_the_norm_of_normal_ones(kind: str) -> None:
     vae = model_of(kind, 7)
     z = vae.sample_latent(5, generator=torch.Generator().manual_seed(0))
     assert is_code(kind, z).all()
@@ -73,7 +73,7 @@ def test_concentrations_are_positive_and_bounded(kind: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["posterior", "prior"])
-def test_a_sphere_needs_two_numbers(role: str) -> None:
+def test_a_sphere_needs_two_dimensions(role: str) -> None:
     for kind in {"posterior": ("vmf", "power_spherical"), "prior": ("hypersphere",)}[role]:
         with pytest.raises(UsageError, match="needs two dimensions") as error:
             getattr(roles, f"{role}s").get(kind)(1)
@@ -93,7 +93,7 @@ def test_centres_approach_the_largest_radius_in_order_of_their_length() -> None:
     assert distance[-1].item() == pytest.approx(6 / 2**0.5, rel=1e-6)
 
 
-def test_the_curvature_is_the_priors() -> None:
+def test_the_curvature_is_that_of_the_prior() -> None:
     vae = model_of("poincare", curvature=0.25)
     x = torch.rand(2, 1, 4, 3, dtype=F64)
     assert vae.encode(x).c.item() == 0.25
@@ -105,7 +105,7 @@ def test_the_curvature_is_the_priors() -> None:
     assert error.value.given == "no model"
 
 
-def test_the_priors_scale_is_that_of_distances_from_the_centre() -> None:
+def test_the_scale_of_the_prior_is_that_of_distances_from_the_centre() -> None:
     vae = model_of("poincare", scale=0.5)
     noise = torch.tensor([[0.6, 0.8, 0.0]], dtype=F64)
     expected = exp_map(torch.zeros(3, dtype=F64), 0.5 * noise, torch.ones((), dtype=F64))
@@ -153,7 +153,7 @@ def test_importance_weights_are_unbiased_estimates_of_the_marginal(kind: str) ->
 
 
 @pytest.mark.parametrize("kind", SPACES)
-def test_draws_are_stacked_and_differentiated_as_alone(kind: str) -> None:
+def test_stacked_draws_equal_separate_ones_with_their_gradients(kind: str) -> None:
     """Under `torch.vmap` of a gradient."""
     vae = model_of(kind)
     params, noise = torch.randn(4, 5, 2, 3, dtype=F64), torch.randn(4, 5, 3, dtype=F64)

@@ -64,7 +64,7 @@ def test_a_distance_of_shifted_codes_is_the_squared_shift() -> None:
     assert sinkhorn.item() == pytest.approx(shift.square().sum().item(), rel=1e-6)  # ε blurs both equally
 
 
-def test_equal_samples_have_no_distance_in_any_order() -> None:
+def test_equal_samples_in_any_order_have_distance_zero() -> None:
     z = random(30, 3)
     y = z[torch.randperm(30, generator=torch.Generator().manual_seed(0))]
     assert sliced_wasserstein(z, y, unit(5, 3)).item() == 0

@@ -52,7 +52,7 @@ def test_the_encoder_is_trained_through_the_prior() -> None:
     assert gradient.abs().max() > 0
 
 
-def test_it_starts_at_training_images_with_their_labels() -> None:
+def test_inputs_start_at_training_images_with_their_labels() -> None:
     labels = torch.arange(40) % 3
     source = TensorImages(images(40), labels, ("a", "b", "c"))
     spec = build_spec({}, {**SMALL, "condition": "label", "binarize": "none", "likelihood": "bce"})

@@ -38,14 +38,14 @@ def outputs(num: int, size: int = 6, seed: int = 0) -> Tensor:
     return torch.randn(num, size, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-def test_positions_are_those_of_the_grid() -> None:
+def test_positions_form_the_grid() -> None:
     grid = outputs(2, 24).view(2, 4, 2, 3)
     vectors = to_positions(grid.flatten(1), 4)
     assert torch.equal(vectors[1, 5], grid[1, :, 1, 2])
     assert torch.equal(from_positions(vectors), grid.flatten(1))
 
 
-def test_the_nearest_entry_is_that_of_a_search() -> None:
+def test_the_nearest_entry_matches_a_search() -> None:
     vq, x = posterior(), outputs(5)
     q = vq(x)
     for image in range(5):
@@ -81,7 +81,7 @@ def test_the_codebook_follows_moving_averages_of_the_outputs_of_each_code() -> N
     assert state["usage"].sum().item() == pytest.approx(1)
 
 
-def test_an_entry_that_is_hardly_used_moves_to_an_output() -> None:
+def test_a_rarely_used_entry_moves_to_an_output() -> None:
     vq, x = posterior(decay=0.0), outputs(50)
     vq.codebook[1:3] = torch.tensor([[50.0, 50.0], [60.0, 60.0]], dtype=F64)
     state = vq.next_state(trace_of(vq, x))
@@ -107,7 +107,7 @@ def test_the_codebook_starts_at_the_clusters_of_the_outputs() -> None:
     torch.testing.assert_close(state["sums"] / state["usage"][:, None], state["codebook"])
 
 
-def test_more_entries_than_outputs_start_apart() -> None:
+def test_more_entries_than_outputs_start_at_different_positions() -> None:
     vq = posterior(codes=40)
     state = vq.initial_state(trace_of(vq, outputs(5)))
     assert len(state["codebook"].unique(dim=0)) == 40
@@ -152,7 +152,7 @@ def test_a_frozen_codebook_does_not_learn(run: vaekit.Run, tmp_path: Path) -> No
         assert torch.equal(first[name], after[name]) == (name.partition(".")[0] in parts), name
 
 
-def test_a_grid_is_exported_as_one(run: vaekit.Run) -> None:
+def test_a_grid_is_exported_as_a_grid(run: vaekit.Run) -> None:
     about = json.loads(run.export("onnx").path.with_suffix(".json").read_text())
     assert about["inputs"][0]["shape"] == ["batch", 3, 4, 4]
     assert about["latent_size"] == 48

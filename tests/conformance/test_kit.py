@@ -26,7 +26,7 @@ def named(role: str, name: str) -> Check:
 
 
 @pytest.mark.parametrize("check", checks("encoder"))
-def test_a_sound_encoder_passes(check: Check) -> None:
+def test_a_correct_encoder_passes(check: Check) -> None:
     check(Sound, options={"scale": 0.5})
 
 
@@ -55,7 +55,7 @@ def test_wrong_arguments_are_explained() -> None:
         checks("network")
 
 
-def test_checks_leave_the_random_generator_alone_and_need_neither_pytest_nor_numpy() -> None:
+def test_checks_preserve_the_random_state_and_need_no_pytest_or_numpy() -> None:
     code = """
 import sys, torch, vaekit.testing
 before = torch.get_rng_state()
@@ -70,7 +70,7 @@ assert "pytest" not in sys.modules
 
 
 @pytest.mark.parametrize("role", [registry.role for registry in REGISTRIES])
-def test_every_role_has_checks_and_each_states_in_a_line_what_it_establishes(role: str) -> None:
+def test_every_role_has_checks_with_one_line_summaries(role: str) -> None:
     assert len(checks(role)) >= 8
     assert len({check.__name__ for check in checks(role)}) == len(checks(role))
     for check in checks(role):
@@ -100,7 +100,7 @@ def test_a_derived_class_is_not_called_by_the_name_of_its_base() -> None:
         named("encoder", "check_purity")(Derived)
 
 
-def test_a_component_registered_for_a_while_is_checked_by_its_name() -> None:
+def test_a_temporarily_registered_component_is_checked_by_name() -> None:
     with encoders.temporarily(sound=Sound):
         named("encoder", "check_output_shape")("sound", options={"scale": 2})
     assert "sound" not in encoders
@@ -118,7 +118,7 @@ class Failing(Sound):
         raise Mute
 
 
-def test_a_component_whose_exceptions_have_no_text_fails_its_checks() -> None:
+def test_exceptions_without_text_fail_the_checks() -> None:
     for check in checks("encoder"):
         if check.__name__ not in {"check_documentation", "check_spec_round_trip"}:
             with pytest.raises(ConformanceError, match=r"Mute|Unsupported"):  # torch.compile has its own exception

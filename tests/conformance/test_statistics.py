@@ -52,7 +52,7 @@ def test_draws_of_a_density_are_never_refused() -> None:
     assert seeded(gaussian_draws, 40) == 40
 
 
-def test_a_scale_that_is_off_by_a_tenth_and_a_shift_by_a_twentieth_are_found() -> None:
+def test_small_errors_of_scale_and_location_are_detected() -> None:
     assert seeded(lambda: gaussian_draws(scale=1.1), 20) == 0
     assert seeded(lambda: gaussian_draws(scale=1 / 1.1), 20) == 0
     assert seeded(lambda: gaussian_draws(shift=0.05), 20) == 0
@@ -83,14 +83,14 @@ def test_quadrature_is_right_for_densities_of_any_shape(
     assert seeded(check, 5) == 5
 
 
-def test_a_missing_constant_does_not_matter_to_draws_but_to_the_mass() -> None:
+def test_a_missing_constant_affects_the_mass_but_not_draws() -> None:
     draws = torch.randn(NUM_DRAWS, dtype=F64, generator=torch.Generator().manual_seed(0))
     expect_draws(draws, lambda z: normal(z) + 3, line_around(draws), "draws")
     with pytest.raises(ConformanceError, match="expected: 1\n  got:      20"):
         expect_mass(lambda z: normal(z) + 3, line_around(draws), "the density")
 
 
-def test_draws_that_are_all_the_same_are_refused() -> None:
+def test_constant_draws_are_refused() -> None:
     with pytest.raises(ConformanceError, match=r"half of them within -0\.67.* and 0\.67.*\n  got:      within 0 and 0"):
         expect_draws(torch.zeros(NUM_DRAWS, dtype=F64), normal, line_around(torch.zeros(9, dtype=F64)), "draws")
 
@@ -106,14 +106,14 @@ def ring_draws(scale: float = 1.0) -> Tensor:
     return scale * torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
 
 
-def test_joint_draws_and_masses_are_compared_whatever_the_shape() -> None:
+def test_joint_draws_and_masses_of_any_shape_are_compared() -> None:
     assert seeded(lambda: expect_joint_draws(ring_draws(), ring, "draws"), 20) == 20
     assert seeded(lambda: expect_joint_mass(ring_draws(), ring, "the density"), 20) == 20
     assert seeded(lambda: expect_joint_draws(ring_draws(1.1), ring, "draws"), 10) == 0
     assert seeded(lambda: expect_joint_mass(ring_draws(), lambda z: ring(z) + 0.1, "the density"), 10) == 0
 
 
-def test_joint_draws_of_the_right_mean_and_covariance_are_told_from_a_gaussian() -> None:
+def test_non_gaussian_draws_with_correct_moments_are_detected() -> None:
     def check() -> None:
         z = ring_draws()
         law = td.MultivariateNormal(z.mean(0), torch.cov(z.T))
@@ -122,12 +122,12 @@ def test_joint_draws_of_the_right_mean_and_covariance_are_told_from_a_gaussian()
     assert seeded(check, 10) == 0
 
 
-def test_weights_that_are_too_uneven_to_tell_anything_are_refused() -> None:
+def test_too_uneven_weights_are_refused() -> None:
     with pytest.raises(ConformanceError, match="weights too uneven"):
         expect_joint_mass(ring_draws(30), ring, "the density")
 
 
-def test_dependence_without_correlation_is_found() -> None:
+def test_dependence_without_correlation_is_detected() -> None:
     def draw(dependent: bool) -> Tensor:
         uniforms = torch.rand(NUM_DRAWS, 2, dtype=F64)
         if dependent:  # far from the middle together, on either side

@@ -41,7 +41,7 @@ def test_the_defaults_are_off():
 
 
 @pytest.mark.parametrize(("height", "width"), [(9, 13), (12, 6), (7, 7)])
-def test_a_quarter_turn_moves_pixels_exactly_also_where_the_sides_differ(height, width):
+def test_a_quarter_turn_moves_pixels_exactly_even_if_sides_differ(height, width):
     x = pictures(height=height, width=width)
     side = min(height, width)
 
@@ -103,7 +103,7 @@ def test_flips_move_pixels_exactly_and_half_of_the_pictures(flip, dims):
         assert abs(matched.float().mean() - 1 / len(candidates)) < 0.1
 
 
-def test_each_picture_has_its_own_draw_and_no_other():
+def test_each_picture_has_its_own_draw():
     x = pictures(1).expand(16, -1, -1, -1)
     spec, u = AugmentSpec(rotate=40, shear=10, translate=0.1, scale=(0.8, 1.3), brightness=0.4), random_draws(16)
     together = augment(x, spec, u)

@@ -48,7 +48,7 @@ def test_bytes_are_scaled_to_the_unit_interval_and_labels_follow_their_images():
         assert torch.equal(batch.y, batch.index % 10)
 
 
-def test_training_leaves_the_short_last_batch_out_and_evaluation_keeps_it():
+def test_training_drops_the_short_last_batch_and_evaluation_keeps_it():
     assert [len(b.x) for b in batches().epoch(0)] == [8] * 4
     evaluation = list(batches(train=False).epoch(0))
     assert [len(b.x) for b in evaluation] == [8] * 4 + [5]
@@ -82,7 +82,7 @@ def test_ranks_together_evaluate_every_image_once():
 
 
 @pytest.mark.parametrize("binarize", ["none", "static", "dynamic"])
-def test_an_epoch_resumed_in_the_middle_continues_with_the_same_batches(binarize):
+def test_an_epoch_resumed_midway_continues_with_the_same_batches(binarize):
     whole = list(batches(binarize=binarize, augment=EVERYTHING).epoch(2))
     assert all_same(batches(binarize=binarize, augment=EVERYTHING).epoch(2, start=2), whole[2:])
 
@@ -101,7 +101,7 @@ def test_dynamic_binarisation_is_new_at_each_epoch_and_its_mean_is_the_grey_valu
 
 
 @pytest.mark.parametrize("augment", [None, EVERYTHING], ids=["plain", "augmented"])
-def test_evaluation_is_the_same_each_time_whatever_the_batch_size(augment):
+def test_evaluation_is_reproducible_for_any_batch_size(augment):
     def pictures(batch_size: int, epoch: int) -> torch.Tensor:
         made = batches(batch_size=batch_size, binarize="dynamic", train=False, split="test", augment=augment)
         return torch.cat([b.x for b in made.epoch(epoch)])
@@ -127,7 +127,7 @@ def test_a_threshold_is_above_one_half():
     assert next(batches(source, batch_size=4, train=False, binarize="threshold").epoch(0)).x.flatten().tolist() == [0, 0, 1, 1]
 
 
-def test_the_target_may_be_the_picture_before_augmentation():
+def test_the_target_can_be_the_picture_before_augmentation():
     source = grey()
     made = batches(source, augment=AugmentSpec(rotate=30, target="original"))
     for batch, augmented in zip(made.epoch(0), batches(source, augment=AugmentSpec(rotate=30)).epoch(0), strict=True):
@@ -193,7 +193,7 @@ def test_streaming_to_a_gpu_gives_the_same_batches(tmp_path: Path, workers):
                 assert torch.equal(ours.index.cpu(), theirs.index)
 
 
-def test_an_image_that_breaks_while_streaming_is_named_without_a_traceback(tmp_path: Path):
+def test_an_image_damaged_while_streaming_is_named_without_a_traceback(tmp_path: Path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "good.png")
     files = FileImages(sorted(tmp_path.iterdir()), ImageReader((4, 4)))
@@ -210,7 +210,7 @@ def test_an_image_that_breaks_while_streaming_is_named_without_a_traceback(tmp_p
         ({"augment": AugmentSpec(saturation=0.1)}, "saturation needs RGB"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused(settings, message):
+def test_incompatible_settings_are_refused(settings, message):
     with pytest.raises(UsageError, match=message):
         batches(**settings)
 
@@ -226,7 +226,7 @@ def test_float_pixels_are_kept_as_they_are():
     assert torch.equal(next(batches(TensorImages(images), batch_size=2, train=False).epoch(0)).x, images)
 
 
-def test_images_are_moved_to_a_device_once_for_all_who_ask():
+def test_images_are_moved_to_a_device_only_once():
     source = grey()
     moved = source.to("meta")
     assert moved.images.device.type == "meta"

@@ -15,7 +15,7 @@ def test_noise_is_uniform_over_all_16_bits_in_every_lane():
     assert pairs.abs().max() < 0.02
 
 
-def test_all_noise_values_together_give_the_grey_value_to_8e_6():
+def test_the_mean_over_all_noise_values_is_the_grey_value_to_8e_6():
     noise = torch.arange(-32768, 32768).to(torch.int16)
     grey = torch.arange(0, 256, 3) / 255
     ones = torch.stack([binarize(g.expand(65536), noise).double().mean() for g in grey])

@@ -84,7 +84,7 @@ def interrupted_run(monkeypatch: pytest.MonkeyPatch, **given: object) -> None:
             vaekit.train(**TINY, **given)
 
 
-def test_evaluation_and_pictures_on_changed_data_warn_and_say_what_changed(folder: Path, tmp_path: Path) -> None:
+def test_evaluation_and_pictures_on_changed_data_warn_with_the_changes(folder: Path, tmp_path: Path) -> None:
     run = vaekit.train(**TINY, dataset="folder", path=str(folder), out=tmp_path / "run")
     assert vaekit.Run(run.path).evaluate()["data"] == run.evaluation()["data"]
     CHANGES["added"](folder)

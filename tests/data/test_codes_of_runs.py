@@ -46,7 +46,7 @@ def test_codes_are_the_means_of_the_posteriors_with_the_labels_of_the_run(run: v
         assert part.class_names == run.splits.parts[name].class_names
 
 
-def test_draws_are_always_the_same_and_spread_like_the_posteriors(run: vaekit.Run) -> None:
+def test_draws_are_reproducible_and_spread_like_the_posteriors(run: vaekit.Run) -> None:
     one, other, means = codes_of(run, sample=True), codes_of(run, sample=True), codes_of(run)
     assert torch.equal(one.train.images, other.train.images)
     q = run.vae().encode(images_of(run, "train"))
@@ -57,7 +57,7 @@ def test_draws_are_always_the_same_and_spread_like_the_posteriors(run: vaekit.Ru
     assert files == ["mean"] * 3 + ["sample"] * 3
 
 
-def test_codes_are_computed_once_for_the_weights_that_the_run_has(run: vaekit.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_codes_are_computed_once_per_weights(run: vaekit.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     before = codes_of(run).train.images
     with monkeypatch.context() as patch:
         patch.setattr(vaekit.VAE, "encode", lambda *_: pytest.fail("encoded again"))
@@ -77,7 +77,7 @@ def test_large_codes_are_mapped_with_their_labels(run: vaekit.Run) -> None:
     assert some.class_names == resident.train.class_names
 
 
-def test_a_grid_stays_one_and_a_second_model_trains_on_it(tmp_path: Path) -> None:
+def test_grids_of_codes_train_a_second_model(tmp_path: Path) -> None:
     run = trained(tmp_path, encoder="cnn", latent_dim=2, latent_stride=2, **{"encoder.channels": (4,), "decoder.channels": (4,)})
     given = {"dataset": "latents", "dataset.run": str(run.path), "latent_dim": 2}
     second = vaekit.train(

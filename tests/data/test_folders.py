@@ -82,7 +82,7 @@ def test_a_folder_with_the_suffix_of_an_image_is_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".tiff", ".gif", ".webp"])
-def test_pages_that_are_not_read_are_counted(tmp_path, suffix):
+def test_unread_pages_are_counted(tmp_path, suffix):
     more = [Image.new("RGB", (8, 8), (i, 200, 0)) for i in (40, 80)]
     for i in range(3):
         picture(tmp_path / f"{i}{suffix}", i, save_all=True, append_images=more)

@@ -90,7 +90,7 @@ ORIENTED = {"png": {}, "tiff": {}, "jpg": {"quality": 100, "subsampling": 0}, "w
 
 @pytest.mark.parametrize("orientation", [*range(10), 65535])
 @pytest.mark.parametrize("suffix", ORIENTED)
-def test_every_way_in_agrees_on_what_is_upright(tmp_path, suffix, orientation):
+def test_all_sources_agree_on_the_orientation(tmp_path, suffix, orientation):
     """For every format and tag value, valid or not: shape and pixels from a folder, a table, a stream and a file."""
     pixels = gradient(8, 24)
     exif = Image.Exif()
@@ -140,7 +140,7 @@ def test_resampling_is_pillows_bicubic_filter(tmp_path, size, channels):
     assert np.abs(ImageReader(size, channels, "stretch")(file).numpy().astype(int) - exact).max() <= 1
 
 
-def test_jpegs_of_four_inks_and_of_grey_are_read(tmp_path):
+def test_cmyk_and_grey_jpegs_are_read(tmp_path):
     colours = Image.fromarray(gradient(40, 40))
     colours.convert("CMYK").save(tmp_path / "inks.jpg", quality=95)
     colours.convert("L").save(tmp_path / "grey.jpg", quality=95)
@@ -166,7 +166,7 @@ def test_floating_point_pixels_are_refused(tmp_path):
         ImageReader(None)(save(tmp_path / "a.tiff", np.ones((2, 2), np.float32)))
 
 
-def test_files_come_in_the_order_of_their_paths_and_hidden_ones_are_left_out(tmp_path):
+def test_files_are_sorted_by_path_without_hidden_ones(tmp_path):
     for name in ("b/2.png", "a/1.png", "c.png", "b/.3.png"):
         save(tmp_path / name, gradient(2, 2))
     assert [file.relative_to(tmp_path).as_posix() for file in find_images(tmp_path)] == ["a/1.png", "b/2.png", "c.png"]
@@ -177,7 +177,7 @@ def numbered(num: int) -> TensorImages:
 
 
 @pytest.mark.parametrize("num", [3, 10, 101])
-def test_a_split_is_disjoint_complete_and_the_same_each_time(num):
+def test_splits_are_disjoint_complete_and_reproducible(num):
     first, second = split_source(numbered(num), 0.1, 0.2), split_source(numbered(num), 0.1, 0.2)
     parts = [part.labels.tolist() for part in (first.train, first.validation, first.test)]
     assert sorted(itertools.chain(*parts)) == list(range(num))
@@ -186,7 +186,7 @@ def test_a_split_is_disjoint_complete_and_the_same_each_time(num):
     assert first.shape == (1, 1, 1)
 
 
-def test_a_split_has_the_same_part_of_every_class():
+def test_splits_are_stratified():
     counts = {0: 40, 1: 200, 2: 13, 3: 60}
     labels = torch.cat([torch.full((count,), label) for label, count in counts.items()])
     source = TensorImages(torch.zeros(len(labels), 1, 2, 2, dtype=torch.uint8), labels, ("a", "b", "c", "d"))
@@ -196,7 +196,7 @@ def test_a_split_has_the_same_part_of_every_class():
             assert abs((part.labels == label).sum() - fraction * count) <= 1
 
 
-def test_too_few_images_and_wrong_fractions_are_refused():
+def test_too_few_images_and_invalid_fractions_are_refused():
     with pytest.raises(DataError, match="2 images"):
         split_source(numbered(2), 0.1, 0.1)
     for fractions in ((0.0, 0.1), (0.5, 0.5), (-0.1, 0.2)):
@@ -207,7 +207,7 @@ def test_too_few_images_and_wrong_fractions_are_refused():
             hold_out(numbered(10), numbered(2), validation)
 
 
-def test_a_source_knows_its_range_and_whether_it_is_binary():
+def test_a_source_has_a_range_and_a_binary_flag():
     assert TensorImages(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)).is_binary
     assert not TensorImages(torch.tensor([0, 1], dtype=torch.uint8).view(2, 1, 1, 1)).is_binary
     assert TensorImages(torch.tensor([0.0, 1.0]).view(2, 1, 1, 1)).is_binary
@@ -218,7 +218,7 @@ def test_a_source_knows_its_range_and_whether_it_is_binary():
 
 
 @pytest.mark.parametrize("wrong", [torch.zeros(2), torch.zeros(2, 1, 3, 3, 3, 3), torch.zeros(2, 1, 3, 3, dtype=torch.float64)])
-def test_a_tensor_that_is_not_examples_is_refused(wrong):
+def test_an_unsuitable_tensor_is_refused(wrong):
     with pytest.raises(DataError, match="cannot hold examples"):
         TensorImages(wrong)
     with pytest.raises(DataError, match="differ in number"):

@@ -97,7 +97,7 @@ def test_numbers_outside_their_range_are_refused(tmp_path, kind, numbers, stated
         load(kind, **options, **({"range": stated} if stated else {})).train.gather(torch.arange(24))
 
 
-def test_a_range_that_is_empty_is_refused(tmp_path):
+def test_an_empty_range_is_refused(tmp_path):
     options = write(tmp_path, "array", (LEVELS * 255).astype(np.uint8))
     with pytest.raises(UsageError, match="LOW < HIGH"):
         load("array", **options, range=(1, 1))

@@ -78,7 +78,7 @@ def test_bernoulli_is_finite_at_extreme_logits():
 
 
 @pytest.mark.parametrize("cls", [GaussianPixels, LaplacePixels])
-def test_pixel_samples_have_the_stated_scale(cls):
+def test_pixel_samples_have_the_specified_scale(cls):
     noise = torch.randn(200_000, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     samples = cls(torch.full((1, 1, 1), 0.4), torch.tensor(math.log(0.2))).rsample(noise)
     spread = samples.std() if cls is GaussianPixels else (samples - 0.4).abs().mean()
@@ -92,7 +92,7 @@ def test_absolute_errors_are_a_laplace_density_up_to_a_constant():
     torch.testing.assert_close(AbsoluteErrorPixels(mean).log_prob(x), full + 8 * math.log(2))
 
 
-def test_event_sums_of_bfloat16_are_made_in_float32():
+def test_event_sums_of_bfloat16_are_computed_in_float32():
     x = torch.full((1, 3, 64, 64), 0.75, dtype=torch.bfloat16)
     value = SquaredErrorPixels(torch.zeros_like(x)).log_prob(x)
     assert value.dtype == torch.float32
@@ -121,7 +121,7 @@ def test_kl_without_a_closed_form_is_none():
     assert kl_per_dim(Delta(torch.zeros(2, 3)), StandardNormal(torch.zeros(3))) is None
 
 
-def test_reparameterised_gradients_are_those_of_the_formula():
+def test_reparameterised_gradients_match_the_formula():
     mu, logvar = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     noise = torch.randn(4, 3, dtype=torch.float64)
     grads = torch.autograd.grad(DiagonalGaussian(mu, logvar).rsample(noise).sum(), (mu, logvar))

@@ -37,7 +37,7 @@ def distance(x: Tensor, y: Tensor, c: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("c", CURVATURES)
-def test_the_sum_is_moebius(c: float) -> None:
+def test_addition_is_moebius(c: float) -> None:
     k = curvature(c)
     x, y = points(9, 3, k), points(9, 3, k, seed=1)
     xy, xx, yy = (x * y).sum(-1, keepdim=True), squared(x), squared(y)
@@ -59,7 +59,7 @@ def test_the_maps_are_inverse_and_preserve_lengths(c: float) -> None:
 
 @pytest.mark.parametrize("c", CURVATURES)
 @pytest.mark.parametrize("dim", [1, 2, 5])
-def test_the_density_is_that_of_a_change_of_variables(c: float, dim: int) -> None:
+def test_the_density_matches_a_change_of_variables(c: float, dim: int) -> None:
     """By volume in hyperbolic space, ``(2 / (1 - c |z|^2))^D`` times that in the ball, whose change autograd's Jacobian gives."""
     k = curvature(c)
     q = WrappedNormal(points(8, dim, k), 0.3 * random(8, dim, seed=1), k)
@@ -107,7 +107,7 @@ def test_a_flat_space_is_euclidean_with_points_of_half_the_length() -> None:
 
 
 @pytest.mark.parametrize("function", [_tanhc, _asinhc, _log_sinhc])
-def test_series_meet_the_functions_that_they_replace(function) -> None:
+def test_series_match_the_functions_that_they_replace(function) -> None:
     exact = {
         _tanhc: lambda x: torch.tanh(x) / x,
         _asinhc: lambda x: torch.asinh(x) / x,
@@ -137,7 +137,7 @@ def test_float32_is_accurate_far_from_the_centre(away: float) -> None:
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 @pytest.mark.parametrize("c", CURVATURES)
-def test_anything_is_finite_at_the_boundary_and_beyond(c: float, dtype: torch.dtype) -> None:
+def test_results_are_finite_at_the_boundary_and_beyond(c: float, dtype: torch.dtype) -> None:
     k = curvature(c, dtype)
     far = torch.tensor([[1e-30, 0.0], [0.5, 0.1], [40.0, -3.0], [1e4, 1e4]], dtype=dtype)
     v = far.clone().requires_grad_()

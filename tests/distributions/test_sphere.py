@@ -60,7 +60,7 @@ def log_density_of_angle(q: VonMisesFisher | PowerSpherical, angle: Tensor) -> T
 
 
 @pytest.mark.parametrize("dim", DIMS)
-def test_bessel_functions_are_scipys_up_to_a_large_order_and_argument(dim: int) -> None:
+def test_bessel_functions_match_scipy_up_to_large_orders_and_arguments(dim: int) -> None:
     """If SciPy's scaled function underflows, for a large order and a small argument, the power series is used."""
     v, kappa = dim / 2 - 1, torch.tensor([*KAPPAS, float(dim)], dtype=F64)
     deficit, gap = bessel(v, kappa)
@@ -105,7 +105,7 @@ def test_float32_loses_no_digits_to_cancellation(dim: int) -> None:
 
 
 @pytest.mark.parametrize("b", [0.5, 1.0, 24.5, 255.5])
-def test_the_difference_of_log_gammas_is_scipys(b: float) -> None:
+def test_the_difference_of_log_gammas_matches_scipy(b: float) -> None:
     value, slope = (each.numpy() for each in log_gamma_difference(b + torch.tensor(KAPPAS, dtype=F64), b))
     a = b + np.array(KAPPAS)
     np.testing.assert_allclose(value, special.gammaln(a + b) - special.gammaln(a), rtol=1e-9, atol=1e-9)
@@ -113,7 +113,7 @@ def test_the_difference_of_log_gammas_is_scipys(b: float) -> None:
 
 
 @pytest.mark.parametrize(("dim", "kappa"), [*itertools.product((2, 3, 10, 50), (1e-3, 1.0, 30.0, 1e4)), (512, 100.0), (512, 1e4)])
-def test_the_von_mises_fisher_density_is_scipys(dim: int, kappa: float) -> None:
+def test_the_von_mises_fisher_density_matches_scipy(dim: int, kappa: float) -> None:
     q = density(VonMisesFisher, dim, kappa)
     z = normalised(q.mu + random(20, dim, seed=1) * min(1.0, kappa**-0.5))
     expected = stats.vonmises_fisher(q.mu[0].numpy(), kappa).logpdf(z.numpy())
@@ -138,7 +138,7 @@ def test_densities_integrate_to_one_and_have_their_moments(family: Family, dim: 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dim", [2, 3, 40])
-def test_no_concentration_is_uniform(family: Family, dim: int) -> None:
+def test_zero_concentration_is_uniform(family: Family, dim: int) -> None:
     q = density(family, dim, 0.0)
     z = normalised(random(5, 1, dim))
     torch.testing.assert_close(q.log_prob(z), uniform(dim).log_prob(z))
@@ -148,7 +148,7 @@ def test_no_concentration_is_uniform(family: Family, dim: int) -> None:
 
 @pytest.mark.parametrize("dim", [2, 3, 10, 50])
 @pytest.mark.parametrize("kappa", [0.5, 20.0, 5e3])
-def test_draws_are_those_of_scipy(dim: int, kappa: float) -> None:
+def test_draws_match_scipy(dim: int, kappa: float) -> None:
     """Kolmogorov-Smirnov test of the cosine and of a random direction; one of 24 tests fails by chance in 4,000 runs."""
     mu = normalised(random(1, dim))
     z = VonMisesFisher(mu, torch.tensor([kappa], dtype=F64)).rsample(random(10_000, 1, dim, seed=1))[:, 0]
@@ -174,7 +174,7 @@ def test_draws_have_the_mean_and_the_divergence_of_the_density(family: Family, d
 
 @pytest.mark.parametrize("dim", [2, 3, 10, 200])
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
-def test_quantiles_are_those_of_the_beta_distribution(dim: int, dtype: torch.dtype) -> None:
+def test_quantiles_match_the_beta_distribution(dim: int, dtype: torch.dtype) -> None:
     """As angles, so that both ends have all their digits, up to six standard deviations; 2e-4 of one in float32."""
     noise = torch.linspace(-6, 6, 25, dtype=dtype)
     b = 0.5 * (dim - 1)
@@ -210,7 +210,7 @@ def test_quantiles_of_the_logistic_density_and_their_gradient_are_known() -> Non
 
 
 @pytest.mark.parametrize("dim", [2, 3, 10])
-def test_the_gradient_of_draws_is_that_of_their_mean(dim: int) -> None:
+def test_the_mean_gradient_of_draws_is_that_of_their_mean(dim: int) -> None:
     """The mean cosine is A(kappa) for von Mises-Fisher, and ``kappa / (D - 1 + kappa)`` for power spherical densities."""
     for family in FAMILIES:
         kappa = torch.full((10_000,), 4.0, dtype=F64, requires_grad=True)
@@ -237,7 +237,7 @@ def test_gradients_are_finite_for_any_concentration(family: Family, dim: int, dt
 
 @pytest.mark.parametrize("dim", [2, 3, 10])
 @pytest.mark.parametrize("kappa", [0.5, 30.0])
-def test_the_entropy_of_the_power_spherical_density_is_the_papers(dim: int, kappa: float) -> None:
+def test_the_entropy_of_the_power_spherical_density_matches_the_paper(dim: int, kappa: float) -> None:
     """``H = log N - kappa (log 2 + psi(a) - psi(a + b))``, with N the normaliser, a and b those of the Beta distribution."""
     b = (dim - 1) / 2
     a = b + kappa

@@ -73,7 +73,7 @@ def test_the_probabilities_of_the_grey_levels_sum_to_one_and_are_differences_of_
 
 @pytest.mark.parametrize(("likelihood", "law"), [("gaussian", stats.norm), ("laplace", stats.laplace)])
 @pytest.mark.parametrize("scale", [0.1, 0.3])
-def test_bits_per_dim_are_those_of_a_calculation_by_hand(images: str, likelihood: str, law: Any, scale: float) -> None:
+def test_bits_per_dim_match_a_manual_calculation(images: str, likelihood: str, law: Any, scale: float) -> None:
     name = "sigma" if likelihood == "gaussian" else "scale"
     options = {"likelihood": likelihood, "likelihood.learned": False, f"likelihood.{name}": scale, "batch_size": 30}
     given = evaluator(images, **options)
@@ -113,7 +113,7 @@ def test_the_mass_of_a_discretised_logistic_is_a_difference_of_its_distribution_
             assert all(grad.isfinite().all() for grad in torch.autograd.grad(mass.sum(), (at, log_scale)))
 
 
-def test_a_mass_of_grey_levels_has_bits_per_dim_as_it_is(images: str, tmp_path: Path) -> None:
+def test_a_mass_of_grey_levels_gives_bits_per_dim_directly(images: str, tmp_path: Path) -> None:
     given = evaluator(images, likelihood="discretized_logistic", binarize="none", batch_size=30)
     result = given.evaluate("test", 0)
     assert result["elbo_is"] == "lower bound of log p(x), nats"
@@ -141,7 +141,7 @@ def test_the_bound_has_the_standard_error_of_its_mean(images: str) -> None:
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_evaluation_binarises_the_data_alike_for_every_seed_batch_and_way_of_training(images: str, split: str) -> None:
+def test_evaluation_binarises_independently_of_seed_batch_and_training(images: str, split: str) -> None:
     source = TensorImages(torch.rand(40, 1, 6, 5, generator=torch.Generator().manual_seed(0)))
     seen = []
     for seed, batch_size, binarize in ((0, 8, "dynamic"), (7, 8, "dynamic"), (0, 40, "dynamic"), (0, 8, "static")):
@@ -184,16 +184,14 @@ def test_batches_of_statistics_are_equal_in_size(images: str, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("options", "expected"), [({}, 2**20 // 30), ({"loss": "iwae", "num_samples": 50}, 2**20 // 1500)])
-def test_a_gpu_evaluates_more_images_at_once_the_fewer_numbers_each_has(
-    images: str, options: dict[str, Any], expected: int
-) -> None:
+def test_a_gpu_evaluates_more_small_images_at_once(images: str, options: dict[str, Any], expected: int) -> None:
     given = evaluator(images, likelihood="bce", binarize="dynamic", batch_size=16, **options)
     assert (given.at_once, given.batch_size("train")) == (16, 16)
     given.processes = SimpleNamespace(device=torch.device("cuda"))  # type: ignore[assignment]
     assert (given.at_once, given.batch_size("train")) == (expected, expected)
 
 
-def test_networks_in_chunks_give_the_same_numbers(images: str) -> None:
+def test_chunked_networks_give_the_same_results(images: str) -> None:
     given = evaluator(
         images, likelihood="gaussian", encoder="cnn", batch_size=30, **{"encoder.channels": (4,), "decoder.channels": (4,)}
     )

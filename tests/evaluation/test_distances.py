@@ -41,7 +41,7 @@ def test_the_frechet_distance_of_other_gaussians_is_that_of_a_matrix_square_root
 
 
 @pytest.mark.parametrize("num", [4, 200])
-def test_a_set_has_distance_0_to_itself_also_if_its_covariance_is_singular(num: int) -> None:
+def test_a_set_has_distance_0_to_itself_even_if_its_covariance_is_singular(num: int) -> None:
     one = statistics_of(drawn(num, 0))
     assert frechet_distance(one, one) < 1e-5 * one.covariance.trace()
 
@@ -55,7 +55,7 @@ def test_statistics_are_those_of_numpy_in_double_precision_and_the_sample_is_spr
     assert torch.equal(found.sample[[0, -1]], features[[0, -1]].double())
 
 
-def test_the_kernel_distance_is_that_of_all_pairs() -> None:
+def test_the_kernel_distance_averages_over_all_pairs() -> None:
     x, y = drawn(5, 0), drawn(4, 1)
 
     def kernel(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -59,7 +59,7 @@ def vectors(images: torch.Tensor) -> torch.Tensor:
     return network().pooled(F.interpolate(images, (SIDE, SIDE), mode="bilinear", antialias=True))
 
 
-def test_psnr_and_ssim_are_means_over_images_of_reconstructions_without_chance(run: vaekit.Run) -> None:
+def test_psnr_and_ssim_average_over_deterministic_reconstructions(run: vaekit.Run) -> None:
     images, means = (each.double().numpy() for each in pixels_of(run))
     psnr = -10 * np.log10(((images - means) ** 2).mean((1, 2, 3)))
 
@@ -89,7 +89,7 @@ TINY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", ["binarised", "binary", "signals", "wide", "missing"])
-def test_other_data_than_grey_or_coloured_images_have_neither(case: str, tmp_path: Path) -> None:
+def test_image_metrics_need_grey_or_rgb_images(case: str, tmp_path: Path) -> None:
     rng, options = np.random.default_rng(0), dict(TINY)
     data = rng.random((60, 8, 6), dtype=np.float32)
     options["likelihood"] = "mse"
@@ -115,7 +115,7 @@ def test_equal_images_have_the_highest_psnr_that_is_a_number(run: vaekit.Run, mo
     assert run.evaluate()["psnr"] == pytest.approx(100)
 
 
-def test_images_reconstructions_and_samples_are_compared_as_a_direct_computation_does(run: vaekit.Run) -> None:
+def test_image_metrics_match_a_direct_computation(run: vaekit.Run) -> None:
     images, means = pixels_of(run)
     found = run.evaluate(features=request())
     real, rebuilt = statistics_of(vectors(images)), statistics_of(vectors(means))
@@ -147,7 +147,7 @@ def pooled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_features_of_images_are_kept_for_models_of_the_same_data(run: vaekit.Run, pooled: list[int], cache: Path) -> None:
+def test_features_of_images_are_cached_for_models_of_the_same_data(run: vaekit.Run, pooled: list[int], cache: Path) -> None:
     num = len(run.splits.test)
     first = run.evaluate(features=request())
     assert sum(pooled) == 3 * num
@@ -176,9 +176,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(run: vaekit.Run, cache: Pat
         assert run.evaluate(features=request())["fid"] > 0
 
 
-def test_with_linear_weights_the_distance_is_called_lpips_and_replaces_that_of_other_features(
-    run: vaekit.Run, tmp_path: Path
-) -> None:
+def test_with_linear_weights_the_distance_is_called_lpips(run: vaekit.Run, tmp_path: Path) -> None:
     widths = [features.shape[1] for features in network()(torch.zeros(1, 1, 8, 6))]
     save_file(
         {f"lin{i}.model.1.weight": torch.ones(1, width, 1, 1) for i, width in enumerate(widths)}, tmp_path / "linear.safetensors"
@@ -194,7 +192,7 @@ def test_with_linear_weights_the_distance_is_called_lpips_and_replaces_that_of_o
     assert not_comparable({"one": without, "other": found}) is None
 
 
-def test_samples_of_a_conditional_model_are_of_every_class_in_turn(tmp_path: Path, labelled_run: Path) -> None:
+def test_samples_of_a_conditional_model_cycle_through_the_classes(tmp_path: Path, labelled_run: Path) -> None:
     file = labelled_run.parent / "images.npz"
     run = vaekit.train(**TINY, **{"dataset.path": str(file), "likelihood": "mse", "condition": "label"}, out=tmp_path / "run")
     found = run.evaluate(features=request(num_samples=66))
@@ -237,14 +235,14 @@ def test_the_command_names_the_features(run: vaekit.Run, capsys: pytest.CaptureF
         (["--features", "efficientnet_lite0", "--features-weights", "weights.pth"], "does not exist"),
     ],
 )
-def test_a_request_that_cannot_be_met_is_refused(
+def test_an_impossible_request_is_refused(
     run: vaekit.Run, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(run.path), *flags]) in {1, 2}
     assert message in capsys.readouterr().err
 
 
-def test_sizes_that_the_network_cannot_take_and_single_samples_are_refused(run: vaekit.Run) -> None:
+def test_unsupported_sizes_and_single_samples_are_refused(run: vaekit.Run) -> None:
     with pytest.raises(UsageError, match="two samples or more"):
         request(num_samples=1)
     with pytest.raises(UsageError, match="resized to nothing"):

@@ -31,7 +31,7 @@ def entry(monkeypatch: pytest.MonkeyPatch) -> Metric:
 
 
 @pytest.mark.usefixtures("entry")
-def test_a_number_added_to_the_table_is_seen_everywhere(
+def test_a_metric_added_to_the_table_appears_everywhere(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "160")  # for all columns of the sweep's table
@@ -74,7 +74,7 @@ def test_a_cross_entropy_is_not_called_a_bound() -> None:
     assert metrics_in(grey)[0].meaning == grey["elbo_is"]
 
 
-def test_models_are_compared_by_numbers_that_do_not_depend_on_their_objective() -> None:
+def test_models_are_compared_by_metrics_independent_of_the_objective() -> None:
     keys = [metric.key for metric in comparable_metrics({"run": dict.fromkeys(METRICS, 1.0)})]
     assert "elbo" in keys
     assert not {"loss", "samples", "images_per_second"} & set(keys)

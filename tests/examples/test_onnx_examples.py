@@ -58,7 +58,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_python_draws_what_the_model_does_without_torch(vae: VAE, decoder: Path, tmp_path: Path) -> None:
+def test_python_samples_like_the_model_without_torch(vae: VAE, decoder: Path, tmp_path: Path) -> None:
     program = [sys.executable, "-c", WITHOUT_TORCH, str(EXAMPLES / "onnx_python" / "sample.py"), str(decoder)]
     subprocess.run([*program, str(tmp_path / "grid.png"), "--seed", "5"], check=True, timeout=60)
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
@@ -73,7 +73,7 @@ def test_python_draws_what_the_model_does_without_torch(vae: VAE, decoder: Path,
 
 
 @pytest.mark.slow
-def test_node_decodes_what_the_model_does(vae: VAE, decoder: Path, tmp_path: Path) -> None:
+def test_node_decodes_like_the_model(vae: VAE, decoder: Path, tmp_path: Path) -> None:
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
         pytest.skip("node and npm are not installed")
@@ -126,7 +126,7 @@ def client(decoder: Path) -> Any:
     return TestClient(load(EXAMPLES / "onnx_http" / "service.py").create_app(str(decoder)))
 
 
-def test_service_decodes_what_the_model_does(vae: VAE, client: Any) -> None:
+def test_service_decodes_like_the_model(vae: VAE, client: Any) -> None:
     latents = np.random.default_rng(0).standard_normal((64, 3))
     answer = client.post("/decode", json={"latents": latents.tolist()})
     assert answer.status_code == 200
@@ -180,7 +180,7 @@ def test_service_returns_ranges(client: Any) -> None:
         (json.dumps({"latents": [[0, 0, 0]] * 65}), "at most 64"),
     ],
 )
-def test_service_refuses_what_it_cannot_decode(client: Any, body: str, part: str) -> None:
+def test_service_refuses_invalid_latents(client: Any, body: str, part: str) -> None:
     answer = client.post("/decode", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 422
     assert part in answer.text

@@ -42,7 +42,7 @@ def loaded(folder: Path) -> Any:
     return diffusers.AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).eval()
 
 
-def test_a_model_of_codes_comes_in_and_goes_out_with_equal_outputs(images: Path, tmp_path: Path):
+def test_import_and_export_of_a_model_of_codes_preserve_outputs(images: Path, tmp_path: Path):
     torch.manual_seed(0)
     own = {"latent_channels": 3, "num_vq_embeddings": 12, "block_out_channels": (8, 16), "norm_num_groups": 4}
     stages = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
@@ -95,7 +95,7 @@ def equal_outputs(model: Any, vae: vaekit.VAE) -> None:
     [{}, {"use_quant_conv": False, "use_post_quant_conv": False}, {"mid_block_add_attention": False, "layers_per_block": 1}],
     ids=["attention", "no-quant-conv", "no-middle-attention"],
 )
-def test_a_model_comes_in_and_goes_out_with_equal_outputs(settings: dict[str, Any], images: Path, tmp_path: Path):
+def test_import_and_export_preserve_outputs(settings: dict[str, Any], images: Path, tmp_path: Path):
     model = saved(tmp_path / "there", **settings)
     run = imported(tmp_path / "there", images, tmp_path / "run")
     equal_outputs(model, run.vae())
@@ -126,7 +126,7 @@ def test_exported_latents_are_scaled_to_mean_0_and_standard_deviation_1(images: 
     assert scaled.std().item() == pytest.approx(1, abs=0.01)
 
 
-def test_an_imported_run_is_trained_on_and_a_frozen_encoder_keeps_its_latents_to_the_bit(images: Path, tmp_path: Path):
+def test_an_imported_run_continues_training_and_a_frozen_encoder_is_unchanged(images: Path, tmp_path: Path):
     saved(tmp_path / "there")
     run = imported(tmp_path / "there", images, tmp_path / "run", epochs=2)
     assert run.position() == (0, 0)
@@ -169,7 +169,7 @@ def test_names_of_older_versions(images: Path, tmp_path: Path):
     equal_outputs(model, imported(tmp_path / "there", images, tmp_path / "run").vae())
 
 
-def test_networks_cannot_be_imported_as_others(images: Path, tmp_path: Path):
+def test_networks_cannot_be_imported_as_other_classes(images: Path, tmp_path: Path):
     saved(tmp_path / "there")
     with pytest.raises(UsageError, match="encoder is not that of"):
         imported(tmp_path / "there", images, tmp_path / "run", **{"encoder.depth": 1})
@@ -221,7 +221,7 @@ def test_damaged_folders_are_refused(images: Path, tmp_path: Path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_diffusers_cannot_represent_is_not_exported(make):
+def test_models_that_diffusers_cannot_represent_are_not_exported(make):
     trained = make((3, 8, 8), encoder="cnn", decoder="cnn")
     with pytest.raises(ExportError) as error:
         config_of(trained.vae, trained.spec, scaling_factor=1.0, shift_factor=0.0)
@@ -234,7 +234,7 @@ def test_what_diffusers_cannot_represent_is_not_exported(make):
         assert reason in str(error.value.given)
 
 
-def test_a_model_that_differs_there_is_not_written(images: Path, tmp_path: Path, monkeypatch):
+def test_a_model_with_different_outputs_is_not_written(images: Path, tmp_path: Path, monkeypatch):
     saved(tmp_path / "there")
     run = imported(tmp_path / "there", images, tmp_path / "run")
     right = export.weights_of
@@ -244,7 +244,7 @@ def test_a_model_that_differs_there_is_not_written(images: Path, tmp_path: Path,
     assert not (tmp_path / "new").exists()
 
 
-def test_without_diffusers_an_export_says_what_to_install(images: Path, tmp_path: Path, monkeypatch):
+def test_without_diffusers_export_names_the_extra(images: Path, tmp_path: Path, monkeypatch):
     saved(tmp_path / "there")
     run = imported(tmp_path / "there", images, tmp_path / "run")
     monkeypatch.setitem(sys.modules, "diffusers", None)

@@ -167,7 +167,7 @@ def test_weights_above_the_limit_go_to_a_second_file(make: Make, tmp_path: Path,
 
 
 @pytest.mark.parametrize("decoder", ["mlp", "cnn"])
-def test_half_precision_halves_the_file_and_keeps_the_pictures(make: Make, decoder: str, tmp_path: Path) -> None:
+def test_half_precision_halves_the_file_and_preserves_the_images(make: Make, decoder: str, tmp_path: Path) -> None:
     trained = make((1, 28, 28), decoder=decoder, **{"decoder.hidden": (256,)})
     full = Onnx().export(trained, "decoder", tmp_path / "full.onnx")
     half = Onnx(fp16=True).export(trained, "decoder", tmp_path / "half.onnx")
@@ -267,7 +267,7 @@ class Fails(Net):
         (Fails, ["fails on 1 example", "invalid for input"]),
     ],
 )
-def test_decoder_that_cannot_be_exported_is_explained_and_leaves_nothing(
+def test_failure_to_export_is_explained_and_leaves_nothing(
     of_decoder: Callable[[nn.Module], Trained], decoder: type[nn.Module], parts: list[str], tmp_path: Path
 ) -> None:
     trained = of_decoder(decoder())
@@ -287,7 +287,7 @@ def test_bicubic_resize_draws_a_warning(of_decoder: Callable[[nn.Module], Traine
 
 
 @pytest.mark.parametrize("place", ["folder.onnx", "file/decoder.onnx"])
-def test_place_that_cannot_be_written_is_named(make: Make, place: str, tmp_path: Path) -> None:
+def test_unwritable_path_is_named(make: Make, place: str, tmp_path: Path) -> None:
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(ExportError, match=r"cannot write|not a regular file"):
@@ -302,7 +302,7 @@ def test_decoder_that_branches_on_the_batch_size_is_caught(branching: Trained, t
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failed_export_keeps_the_file_before(make: Make, branching: Trained, tmp_path: Path) -> None:
+def test_failed_export_keeps_the_previous_file(make: Make, branching: Trained, tmp_path: Path) -> None:
     Onnx().export(make(), "decoder", tmp_path / "decoder.onnx")
     before = (tmp_path / "decoder.onnx").read_bytes()
     with pytest.raises(ExportError):

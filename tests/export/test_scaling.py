@@ -19,7 +19,7 @@ from vaekit.export.trained import Latent, Scaling, Trained
 Make = Callable[..., Trained]
 
 
-def test_the_variance_of_all_numbers_is_that_within_latents_and_between_them() -> None:
+def test_total_variance_is_that_within_and_between_latents() -> None:
     codes = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     codes = codes * torch.tensor([0.1, 1.0, 2.0]) + torch.tensor([-3.0, 0.0, 5.0])
     latents = [
@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> vaekit.Run:
     return vaekit.train(**settings, out=folder / "run")
 
 
-def test_codes_of_the_data_have_mean_0_and_standard_deviation_1(run: vaekit.Run) -> None:
+def test_standardised_codes_have_mean_0_and_standard_deviation_1(run: vaekit.Run) -> None:
     trained, test = run.trained(), run.splits.test
     x = test.gather(torch.arange(len(test))) / 255
     with torch.no_grad():

@@ -32,7 +32,7 @@ def copy(exported: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy.onnx"
 
 
-def test_export_is_whole_alone_and_equals_its_model(make: Make, exported: Path) -> None:
+def test_export_is_intact_and_equals_its_model(make: Make, exported: Path) -> None:
     assert verify(exported).difference <= 1e-5
     assert verify(exported, make()).difference <= 1e-5
 
@@ -52,7 +52,7 @@ def test_truncated_file_is_detected(copy: Path, fraction: float) -> None:
         verify(copy)
 
 
-def test_absent_file_and_what_is_no_onnx_are_named(tmp_path: Path) -> None:
+def test_missing_and_non_onnx_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="does not exist"):
         verify(tmp_path / "absent.onnx")
     (tmp_path / "text.onnx").write_text("hello, I am a text and no model at all")
@@ -93,7 +93,7 @@ def test_every_flipped_bit_is_detected(exported: Path, copy: Path) -> None:
             verify(copy)
 
 
-def test_a_model_of_other_weights_differs_from_the_run(make: Make, exported: Path) -> None:
+def test_other_weights_differ_from_the_run(make: Make, exported: Path) -> None:
     other = make()
     with torch.no_grad():
         next(other.vae.decoder.parameters()).mul_(1.01)

@@ -27,7 +27,7 @@ def size(path):
         return image.size
 
 
-def test_samples_depend_on_the_seed_alone(run, tmp_path):
+def test_samples_depend_on_the_seed_only(run, tmp_path):
     paths = [run.pictures.sample(num=4, seed=seed, out=tmp_path / f"{i}.png") for i, seed in enumerate((1, 1, 2))]
     first, again, other = (path.read_bytes() for path in paths)
     assert first == again != other
@@ -49,7 +49,7 @@ def test_files_of_two_calls_never_mix(run, tmp_path):
     assert len(list(folder.iterdir())) == 3
 
 
-def test_colour_is_made_grey_with_a_warning(run, tmp_path):
+def test_colour_becomes_grey_with_a_warning(run, tmp_path):
     pixels = np.full((8, 6, 3), 100, np.uint8)
     Image.fromarray(pixels).save(tmp_path / "grey.png")
     with warnings.catch_warnings():
@@ -106,7 +106,7 @@ def test_images_of_another_size_are_resized_only_on_request(run, tmp_path):
         run.pictures.interpolate(0, 10**6, out=tmp_path / "i.png")
 
 
-def test_traversals_name_latents_by_their_kl_in_order(run, tmp_path):
+def test_traversals_are_ordered_by_kl(run, tmp_path):
     kl = run.evaluation()["kl_per_latent"]
     shown = Traverse(run.pictures.subject, steps=5)
     order = sorted(range(3), key=lambda d: -kl[d])
@@ -119,14 +119,14 @@ def test_traversals_name_latents_by_their_kl_in_order(run, tmp_path):
         assert image.n_frames == 4
 
 
-def test_a_traversal_moves_one_latent_and_no_other(run):
+def test_a_traversal_changes_a_single_latent(run):
     shown = Traverse(run.pictures.subject, dims=(1,), steps=3, sigmas=2.0, base=4)
     z = run.vae().encode(run.pictures.subject.test([4]).images).mean.repeat(3, 1)
     z[:, 1] = torch.tensor([-2.0, 0.0, 2.0])
     torch.testing.assert_close(shown.images[0], run.vae().decode(z))
 
 
-def test_traversals_go_along_quantiles_too(run, tmp_path):
+def test_traversals_can_follow_quantiles(run, tmp_path):
     (path,) = run.pictures.traverse(dims=[2], quantiles=True, base=1, out=tmp_path / "t.webp")
     assert path.is_file()
     with pytest.raises(UsageError, match="from 0 to 2"):
@@ -149,17 +149,17 @@ def test_scatter_plots(run, tmp_path, options):
 
 
 @pytest.mark.slow
-def test_tsne_places_codes_without_axes(run, tmp_path):
+def test_tsne_plots_codes_without_axes(run, tmp_path):
     pytest.importorskip("sklearn")
     assert run.pictures.scatter(method="tsne", out=tmp_path / "s.png").is_file()
 
 
-def test_ellipses_have_no_place_in_tsne(run, tmp_path):
+def test_tsne_has_no_ellipses(run, tmp_path):
     with pytest.raises(UsageError, match="keeps no axes"):
         run.pictures.scatter(method="tsne", ellipses=True, out=tmp_path / "s.png")
 
 
-def test_a_library_that_is_absent_is_named(run, tmp_path, monkeypatch):
+def test_a_missing_library_is_named(run, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "umap", None)
     with pytest.raises(UsageError, match="pip install umap-learn"):
         run.pictures.scatter(method="umap", out=tmp_path / "s.png")
@@ -173,7 +173,7 @@ def test_variations_are_files_by_label_and_a_grid(run, tmp_path):
     assert (again / "left" / "1.png").read_bytes() == (folder / "left" / "1.png").read_bytes()
 
 
-def test_variations_of_classes_whose_names_are_alike_are_all_there(run, tmp_path):
+def test_variations_of_classes_with_similar_names_are_all_written(run, tmp_path):
     alike = vaekit.Run(run.path)
     test = TensorImages(run.splits.test.gather(torch.arange(24)), run.splits.test.labels[:24], ("C++", "C#", "grid.png"))
     alike.splits = replace(run.splits, test=test)
@@ -184,7 +184,7 @@ def test_variations_of_classes_whose_names_are_alike_are_all_there(run, tmp_path
 
 
 @pytest.mark.parametrize("binarize", ["dynamic", "static", "threshold", "none"])
-def test_a_binarised_test_image_is_the_one_that_is_scored_wherever_it_is_shown(run, binarize):
+def test_pictures_show_test_images_as_binarised_for_evaluation(run, binarize):
     source = run.splits.test
     scored = Batches(source, batch_size=7, streams=Streams(3), binarize=binarize, train=False, split="test")
     whole = torch.cat([batch.x for batch in scored.epoch(0)])
@@ -197,7 +197,7 @@ def test_morphing_visits_every_class_and_returns(run, tmp_path):
         assert image.n_frames == 3 * 4
 
 
-def test_a_model_without_labels_colour_or_density_has_pictures_too(tmp_path):
+def test_models_without_labels_colour_or_density_have_pictures(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "images.npy", rng.integers(0, 256, (60, 7, 9, 3), dtype=np.uint8))
     hidden = {"encoder.hidden": (8,), "decoder.hidden": (8,)}
@@ -216,14 +216,14 @@ def test_a_model_without_labels_colour_or_density_has_pictures_too(tmp_path):
             needs_labels()
 
 
-def test_a_run_shows_itself_in_a_notebook(run):
+def test_a_run_has_a_notebook_representation(run):
     html = run._repr_html_()
     assert "<svg" in html
     assert "data:image/png;base64," in html
     assert all("max-width:100%;height:auto" in tag for tag in re.findall("<img[^>]*>", html))
 
 
-def test_a_run_in_a_notebook_tells_its_data_epochs_and_numbers(run, labelled_run, tmp_path):
+def test_a_notebook_shows_data_epochs_and_metrics_of_a_run(run, labelled_run, tmp_path):
     numbers = run.evaluation()
     html = run._repr_html_()
     assert "<br>array, 3 of 3 epochs; " in html

@@ -104,7 +104,7 @@ def test_values_outside_the_unit_interval_are_clipped():
     assert set(np.asarray(grid(torch.tensor([-3.0, 4.0]).view(1, 1, 1, 2))).ravel()) <= {0, 255}
 
 
-def test_labels_take_room_and_leave_the_images_as_they_are():
+def test_labels_take_space_without_changing_the_images():
     images = torch.rand(6, 1, 60, 60)
     sheet = labelled(images, columns=3, rows=["one", "a long label of a row"], heads=["a", "b", "c"], title="what it is")
     plain_grid = grid(images, columns=3)
@@ -113,13 +113,13 @@ def test_labels_take_room_and_leave_the_images_as_they_are():
     assert (inner == np.asarray(plain_grid)).all()
 
 
-def test_captions_stand_above_each_image():
+def test_captions_are_above_the_images():
     sheet = captioned(torch.zeros(3, 3, 60, 60), ["z1 KL 2.0", "z0 KL 1.0", "z2 KL 0.0"], columns=2, title="-3 sd")
     assert sheet.height > 2 * 60 + 40
 
 
 @pytest.mark.parametrize("arrange", [lambda x: labelled(x, columns=4, rows=["H"]), lambda x: captioned(x, ["H"] * 4, columns=4)])
-def test_text_grows_with_wide_pictures_alone(arrange):
+def test_only_wide_pictures_have_larger_text(arrange):
     def height(side):
         _, upper, _, lower = ink(arrange(torch.ones(4, 1, side, side)))
         return lower - upper
@@ -128,7 +128,7 @@ def test_text_grows_with_wide_pictures_alone(arrange):
     assert height(640) == pytest.approx(4 * height(160), abs=3)
 
 
-def test_labels_of_columns_shrink_to_their_columns_before_they_are_left_out():
+def test_column_labels_shrink_before_they_are_omitted():
     def heads(label):
         return ink(labelled(torch.ones(12, 1, 100, 100), columns=12, heads=[label] * 12))
 
@@ -137,7 +137,7 @@ def test_labels_of_columns_shrink_to_their_columns_before_they_are_left_out():
 
 
 @pytest.mark.parametrize(("num", "columns", "rows"), [(1, 1, 1), (5, 5, 1), (8, 8, 1), (20, 8, 3)])
-def test_pairs_take_as_many_columns_as_there_are_images_and_stand_apart(num, columns, rows):
+def test_pairs_have_a_column_per_image_and_are_separated(num, columns, rows):
     sheet = np.asarray(pairs(torch.zeros(num, 1, 60, 60), torch.zeros(num, 1, 60, 60)))
     assert sheet.shape[1] == columns * 62 + 2
     down = "".join("#" if pixel == 0 else "." for pixel in sheet[:, 10])
@@ -157,7 +157,7 @@ def test_a_pair_is_an_image_above_its_reconstruction():
 @pytest.mark.parametrize("names", [("z0",), ("z0", "z1"), ("principal axis 1 (sd)", "principal axis 2 (sd)")])
 @pytest.mark.parametrize("side", [1, 2, 3, 7, 20, 60])
 @pytest.mark.parametrize("pixels", [28, 64])
-def test_a_manifold_holds_all_of_its_text(names, side, pixels):
+def test_the_text_of_a_manifold_fits(names, side, pixels):
     """Nothing is clipped: the picture's border is white."""
     values = torch.linspace(-2.34, 2.34, side)[:, None].expand(side, len(names))
     plane = Plane(torch.zeros(len(names)), torch.eye(len(names)), names)
@@ -170,7 +170,7 @@ def test_a_manifold_holds_all_of_its_text(names, side, pixels):
 
 @pytest.mark.parametrize("side", range(1, 40))
 @pytest.mark.parametrize("room", [0.1, 1.0, 1.7, 5.2])
-def test_values_along_an_axis_do_not_touch_and_the_ends_go_first(side, room):
+def test_axis_labels_do_not_overlap_and_the_ends_have_priority(side, room):
     kept = sorted(labelled_steps(side, room))
     assert all(b - a >= room for a, b in itertools.pairwise(kept))
     assert kept[0] == 0
@@ -187,7 +187,7 @@ def written(monkeypatch):
     return texts
 
 
-def test_overlapping_names_are_separated_and_others_stay():
+def test_only_overlapping_names_are_moved():
     middles = [(100, 100), (103, 101), (100, 100), (300, 300), (98, 108)]
     sizes = [(30, 20), (12, 20), (140, 20), (30, 20), (30, 20)]
     placed = separate_boxes(middles, sizes)
@@ -198,7 +198,7 @@ def test_overlapping_names_are_separated_and_others_stay():
     assert all(math.dist(a, b) < 60 for a, b in zip(placed, middles, strict=True))
 
 
-def test_names_of_groups_stand_apart_in_a_scatter_plot(written):
+def test_group_names_do_not_overlap_in_a_scatter_plot(written):
     points = torch.rand(100, 2, generator=torch.Generator().manual_seed(0)).repeat_interleave(3, 0)
     scatter_picture(points, torch.arange(300) % 3, None, plane=None, title="t")
     names = [at for text, at in written if text in ("0", "1", "2")][-3:]
@@ -230,7 +230,7 @@ def test_numbers_are_short():
     assert [number(v) for v in (0, 0.5, -0.123456, 1234.5, 20.0)] == ["0", "0.5", "-0.123", "1,234", "20"]
 
 
-def test_points_of_axes_lie_where_their_values_say():
+def test_points_on_axes_match_their_values():
     axes = Axes((-1, 1), (0, 10), ("x", "y"), "title", side=200)
     assert axes.at(-1, 0) == (axes.left, axes.top + 200)
     assert axes.at(1, 10) == (axes.left + 200, axes.top)
@@ -240,7 +240,7 @@ def test_points_of_axes_lie_where_their_values_say():
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg", ".avif"])
-def test_the_suffix_says_the_format(tmp_path, suffix):
+def test_the_suffix_determines_the_format(tmp_path, suffix):
     write_picture(grid(torch.rand(4, 3, 8, 8)), tmp_path / f"a{suffix}")
     with Image.open(tmp_path / f"a{suffix}") as image:
         assert image.format == {".jpg": "JPEG"}.get(suffix, suffix[1:].upper())
@@ -254,7 +254,7 @@ def test_animations_keep_all_frames(tmp_path, suffix):
         assert image.n_frames == 4
 
 
-def test_formats_that_are_not_written_are_refused(tmp_path):
+def test_unsupported_formats_are_refused(tmp_path):
     with pytest.raises(UsageError, match="unsupported picture format"):
         write_picture(Image.new("L", (3, 3)), tmp_path / "a.tiff")
     with pytest.raises(UsageError, match="unsupported animation format"):
@@ -275,7 +275,7 @@ def epochs_below(svg):
 
 
 @pytest.mark.parametrize("last", [2, 4, 5, 7, 28, 30, 101, 999])
-def test_the_first_and_the_last_epoch_are_named_and_no_two_touch(last):
+def test_the_first_and_last_epochs_are_labelled_without_overlap(last):
     svg = chart("a", [Curve("a", [(epoch, 1 / epoch) for epoch in range(1, last + 1)])], "nats")
     epochs = epochs_below(svg)
     assert epochs[0] == 1
@@ -300,7 +300,7 @@ def test_epochs_outside_a_chart_are_counted_once_for_all_of_its_curves(far, said
     assert re.findall(r"Values[^<]*", svg) == ([] if said is None else [said])
 
 
-def test_the_name_at_the_end_of_a_curve_is_led_to_by_its_colour():
+def test_curve_labels_have_the_colours_of_their_curves():
     curves = [Curve(f"z{i}", [(1, 1.0), (2, value)], colour=i, end=f"z{i}") for i, value in enumerate((0.0, 5.0, 0.01, 0.0))]
     svg = chart("a", curves, "nats")
     leaders = re.findall(
@@ -325,7 +325,7 @@ def test_curves_exist_for_what_was_recorded_only():
 
 
 @pytest.mark.parametrize(("num", "most"), [(3, 8), (8, 8), (9, 8), (100, 8), (1000, 180)])
-def test_few_of_many_files_are_at_even_intervals_from_the_first_to_the_last(num, most):
+def test_selected_files_are_evenly_spaced_from_first_to_last(num, most):
     files = [Path(str(i)) for i in range(num)]
     kept = [int(str(file)) for file in evenly(files, most)]
     assert (kept[0], kept[-1], len(kept)) == (0, num - 1, min(num, most))

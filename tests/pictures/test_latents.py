@@ -17,7 +17,7 @@ T = torch.linspace(0, 1, 5)
 
 
 @pytest.mark.parametrize("path", [linear, spherical])
-def test_paths_begin_and_end_where_they_should(path):
+def test_paths_have_the_requested_ends(path):
     a, b = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     way = path(a, b, T)
     torch.testing.assert_close(way[0], a)
@@ -57,7 +57,7 @@ def test_the_manifold_stops_at_equal_steps_of_probability():
     torch.testing.assert_close(below, torch.tensor([0.125, 0.375, 0.625, 0.875]))
 
 
-def test_an_ellipse_of_two_sd_holds_86_percent_of_a_gaussian():
+def test_an_ellipse_of_two_sd_contains_86_percent_of_a_gaussian():
     draws = torch.randn(20000, 2, generator=torch.Generator().manual_seed(0)) @ torch.tensor([[2.0, 1.0], [0.0, 0.5]])
     outline = _ellipse(draws, corners=400)
     inverse = torch.linalg.inv(torch.cov(draws.T))
@@ -97,7 +97,7 @@ def test_steps_are_standard_deviations_or_quantiles():
 
 
 @pytest.mark.parametrize("dims", [[3], [-1], [0, 0]])
-def test_latents_that_do_not_exist_are_refused(dims):
+def test_nonexistent_latents_are_refused(dims):
     with pytest.raises(UsageError, match="invalid latents"):
         check_dims(dims, 3)
 

@@ -136,14 +136,14 @@ def test_a_registered_picture_is_in_the_report_under_its_title(run: vaekit.Run, 
     assert 'alt="The &quot;mean&quot;"' in section
 
 
-def test_a_picture_that_fails_is_left_out_of_the_report_with_the_reason(run: vaekit.Run, tmp_path: Path) -> None:
+def test_a_failed_picture_is_omitted_from_the_report_with_the_reason(run: vaekit.Run, tmp_path: Path) -> None:
     with pictures.temporarily(failing=Failing):
         text = write_report(run, tmp_path / "r.html").read_text("utf-8")
     assert "<p>Failing: not shown, since it failed with ZeroDivisionError: no &lt;mean&gt;</p>" in text
     assert "<strong>Traversals</strong>" in text
 
 
-def test_an_unknown_picture_is_an_attribute_error_that_lists_what_exists(run: vaekit.Run) -> None:
+def test_an_unknown_picture_is_an_attribute_error_with_the_choices(run: vaekit.Run) -> None:
     with pytest.raises(AttributeError, match=r"unknown picture 'scater'") as caught:
         run.pictures.scater  # noqa: B018
     assert all(kind in str(caught.value) for kind in pictures.kinds())
@@ -198,7 +198,7 @@ def test_the_default_form_is_a_picture_else_an_animation_else_a_folder(run: vaek
     assert names == ["mean.png", "blink.gif", "alone"]
 
 
-def test_a_format_that_is_not_written_is_an_error_before_anything_is_drawn(run: vaekit.Run, tmp_path: Path) -> None:
+def test_an_unsupported_format_is_an_error_before_drawing(run: vaekit.Run, tmp_path: Path) -> None:
     with pictures.temporarily(failing=Failing, blink=Blink):
         with pytest.raises(UsageError, match=r"unsupported picture format\n.*\n  expected: \.png, .*\.jpeg$"):
             run.pictures.failing(out=tmp_path / "new" / "a.gif")
@@ -213,7 +213,7 @@ def test_a_picture_that_draws_nothing_is_refused(run: vaekit.Run) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "samples", "pictures/..", "/elsewhere/folder"])
-def test_a_picture_cannot_have_the_run_itself_emptied(run: vaekit.Run, path: str) -> None:
+def test_a_picture_cannot_empty_the_run_folder(run: vaekit.Run, path: str) -> None:
     with pictures.temporarily(alone=type("Astray", (Alone,), {"paths": (path,)})):
         before = sorted(run.path.rglob("*"))
         with pytest.raises(PluginError, match="outside the run folder's subfolders"):
@@ -244,7 +244,7 @@ def _with_mixed_images() -> None:
         (_with_mixed_images, "has unsupported image parameters"),
     ],
 )
-def test_what_cannot_be_a_picture_is_refused_where_it_is_defined(define: Callable[[], None], why: str) -> None:
+def test_an_invalid_picture_is_refused_at_its_definition(define: Callable[[], None], why: str) -> None:
     with pytest.raises(PluginError, match=why):
         define()
 

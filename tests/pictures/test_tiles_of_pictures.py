@@ -47,7 +47,7 @@ def test_an_image_keeps_its_size(run, picture, tmp_path, capsys):
     assert np.array_equal(sheet[74:144, 2:92], made)
 
 
-def test_images_of_several_sizes_are_beside_each_other(run, picture, tmp_path):
+def test_images_of_several_sizes_are_side_by_side(run, picture, tmp_path):
     path, original = picture
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -57,7 +57,7 @@ def test_images_of_several_sizes_are_beside_each_other(run, picture, tmp_path):
     assert np.array_equal(sheet[2:62, 96:152], original[:60, :56])
 
 
-def test_a_size_that_is_kept_is_not_fitted(run, picture, tmp_path):
+def test_keeping_the_size_excludes_resizing(run, picture, tmp_path):
     with pytest.raises(UsageError, match="keep their size"):
         run.pictures.reconstruct([picture[0]], tile=True, fit="crop", out=tmp_path / "out.png")
 

@@ -104,7 +104,7 @@ def test_another_version_that_lacks_an_option_is_explained(trained: Site, site: 
     assert "pip install vaekit-acme==1.2" in said
 
 
-def test_a_component_of_a_script_is_recorded_as_such_and_its_absence_explained(trained: Site, site: Site) -> None:
+def test_components_of_scripts_are_recorded_and_their_absence_explained(trained: Site, site: Site) -> None:
     script = ENCODER.format(kind="mine", width=8) + (
         f"vaekit.train(encoder='mine', decoder='mlp', dataset='array', path={str(trained.folder / 'x.npy')!r}, epochs=1,"
         " batch_size=16, latent_dim=2, pictures='none', out='run')\n"
@@ -173,7 +173,7 @@ class Odd(vaekit.Backbone):
         return y
 
 
-def test_what_could_not_be_read_again_is_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_settings_are_refused_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def take(self: Step, *_: object) -> None:
         raise AssertionError("it is not trained")
 
@@ -286,7 +286,7 @@ WRONG: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_metadata_of_wrong_types_are_an_error_of_vaekits(forged: Any, case: str) -> None:
+def test_metadata_of_wrong_types_are_a_vaekit_error(forged: Any, case: str) -> None:
     with warnings.catch_warnings(action="ignore"), pytest.raises(VaekitError) as caught:
         vaekit.load(forged(WRONG[case]))
     assert "forged.safetensors" in str(caught.value)
@@ -312,9 +312,7 @@ class Harm:
     ],
     ids=["pickle", "endless header", "huge header", "no metadata", "empty", "zeros"],
 )
-def test_files_that_are_no_model_are_refused_without_running_anything(
-    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_files_are_refused_without_running_code(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):

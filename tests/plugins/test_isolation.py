@@ -94,7 +94,7 @@ def test_debug_shows_the_traceback_of_a_plugin(site: Site) -> None:
     assert "import no_such_module" in done.stderr
 
 
-def test_plugins_are_listed_with_their_state_and_what_is_wrong(site: Site) -> None:
+def test_plugins_are_listed_with_their_state_and_problem(site: Site) -> None:
     names = "encoders: acme = vaekit_acme:Acme\nencoders: mlp = vaekit_acme:Acme\ndecoders: gone = vaekit_acme:Gone"
     site.install("vaekit-acme", "vaekit_acme", GOOD, names)
     site.install("vaekit-exit", "vaekit_exit", "print('noise')\nraise SystemExit(0)", "losses: leave = vaekit_exit:Leave")
@@ -122,7 +122,7 @@ def test_two_plugins_of_one_name_are_both_named_when_it_is_chosen(site: Site) ->
     assert listed.out.count("2 installed plugins claim the encoder 'acme'") == 2
 
 
-def test_a_built_in_name_is_vaekits_own_with_a_warning_that_names_both(site: Site) -> None:
+def test_built_ins_take_precedence_with_a_warning(site: Site) -> None:
     site.install("vaekit-acme", "vaekit_acme", "raise RuntimeError('imported')", "encoders: cnn = vaekit_acme:CNN")
     (done,) = site.vaekit("components show encoder:cnn")
     assert done.code == 0
@@ -130,7 +130,7 @@ def test_a_built_in_name_is_vaekits_own_with_a_warning_that_names_both(site: Sit
     assert done.err == "warning: plugin vaekit-acme 1.2 also claims the encoder 'cnn'; vaekit's own is used\n"
 
 
-def test_what_a_plugin_prints_on_import_does_not_touch_json(site: Site) -> None:
+def test_output_of_a_plugin_on_import_does_not_corrupt_json(site: Site) -> None:
     site.install("vaekit-acme", "vaekit_acme", "print('welcome')\n" + GOOD, "encoders: acme = vaekit_acme:Acme")
     np.save(site.folder / "x.npy", np.random.default_rng(0).integers(0, 256, (64, 6, 6), dtype=np.uint8))
     options = "--dataset array --path x.npy --epochs 1 --batch-size 16 --latent-dim 2 --pictures none --decoder mlp"
@@ -140,7 +140,7 @@ def test_what_a_plugin_prints_on_import_does_not_touch_json(site: Site) -> None:
     assert "welcome" in done.stderr
 
 
-def test_plugins_can_be_switched_off(site: Site) -> None:
+def test_plugins_can_be_disabled(site: Site) -> None:
     site.install("vaekit-acme", "vaekit_acme", GOOD, "encoders: acme = vaekit_acme:Acme")
     commands = "components list", "components list --no-plugins", "components show acme --no-plugins", "--no-plugins plugins"
     used, off, shown, listed = site.vaekit(*commands)
@@ -179,7 +179,7 @@ def test_names_are_listed_and_one_plugin_is_imported_when_it_is_chosen(site: Sit
     assert [file.name for file in site.folder.glob("*.imported")] == ["vaekit_acme.imported"]
 
 
-def test_a_summary_is_read_where_the_class_is_imported_from(site: Site) -> None:
+def test_a_summary_is_read_from_the_defining_module(site: Site) -> None:
     site.install("vaekit-acme", "vaekit_acme", "from vaekit_acme_parts import Unet as Acme", "encoders: acme = vaekit_acme:Acme")
     (site.folder / "vaekit_acme_parts.py").write_text('class Unet:\n    """A U-Net."""\n', "utf-8")
     (done,) = site.vaekit("components")
@@ -204,7 +204,7 @@ raise Mute
 """
 
 
-def test_the_oddest_plugins_are_listed_and_harmless(site: Site) -> None:
+def test_unusual_plugins_are_listed_and_harmless(site: Site) -> None:
     site.install("vaekit-mute", "vaekit_mute", MUTE, "encoders: mute = vaekit_mute:Mute")
     site.install("vaekit-doc", "vaekit_doc", GOOD + "\nAcme.__doc__ = 5\n", "encoders: doc = vaekit_doc:Acme")
     site.install("vaekit-deep", "vaekit_deep", f"x = {'(' * 500}{')' * 500}", "encoders: deep = vaekit_deep:Acme")
@@ -220,7 +220,7 @@ def test_the_oddest_plugins_are_listed_and_harmless(site: Site) -> None:
     assert others[-1].err.startswith("error: plugin vaekit-mute 1.2 cannot provide 'mute': vaekit_mute.Mute")
 
 
-def test_what_a_plugin_writes_to_the_file_descriptor_of_stdout_does_not_touch_json(site: Site) -> None:
+def test_output_of_a_plugin_to_the_descriptor_of_stdout_does_not_corrupt_json(site: Site) -> None:
     noise = "import os\nos.write(1, b'noise 1\\n')\nos.system('echo noise 2')\nprint('noise 3')\n"
     site.install("vaekit-acme", "vaekit_acme", noise + GOOD, "encoders: acme = vaekit_acme:Acme")
     done = site.run("-m", "vaekit", "schema")
@@ -258,7 +258,7 @@ FAILING = {
 }
 
 
-def test_what_goes_wrong_in_a_forward_pass_names_the_plugin_and_its_contract(site: Site) -> None:
+def test_errors_in_a_forward_pass_name_the_plugin_and_its_contract(site: Site) -> None:
     np.save(site.folder / "x.npy", np.random.default_rng(0).integers(0, 256, (64, 6, 6), dtype=np.uint8))
     options = "--dataset array --path x.npy --epochs 1 --batch-size 16 --latent-dim 2 --pictures none --decoder mlp"
     helper = "\n\ndef helper(x):\n    return 1 / 0\n"

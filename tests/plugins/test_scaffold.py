@@ -84,7 +84,7 @@ def test_a_package_is_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["acme", "--out", "."], "already exists"),
     ],
 )
-def test_what_cannot_be_written_is_refused(
+def test_invalid_packages_are_refused(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -94,7 +94,7 @@ def test_what_cannot_be_written_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["something"]
 
 
-def test_check_reports_each_check_and_fails_where_one_does(site: Site) -> None:
+def test_check_reports_each_check_and_fails_if_one_fails(site: Site) -> None:
     source = """
 import torch, vaekit
 

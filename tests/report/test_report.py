@@ -68,7 +68,7 @@ def test_every_element_is_closed_and_every_id_is_unique(page):
     assert len(ids) == len(set(ids))
 
 
-def test_nothing_is_loaded_from_anywhere(page, text):
+def test_the_page_loads_no_other_resources(page, text):
     for tag, attributes in page.elements:
         assert tag not in {"link", "iframe", "object", "embed", "base"}
         for name in ("src", "href", "srcset", "action", "poster"):
@@ -109,7 +109,7 @@ def test_curves_of_many_epochs_keep_their_extremes_and_a_bounded_size():
     assert chart("Few", [Curve("few", few)], "nats").count(",") >= 50
 
 
-def test_curves_of_two_kinds_of_weights_say_so(labelled_run, text, tmp_path):
+def test_the_report_states_whether_weights_are_averaged(labelled_run, text, tmp_path):
     averaged = tmp_path / "averaged"
     shutil.copytree(labelled_run, averaged)
     spec = averaged / "spec.yaml"
@@ -118,7 +118,7 @@ def test_curves_of_two_kinds_of_weights_say_so(labelled_run, text, tmp_path):
     assert "moving average" not in text
 
 
-def test_the_objective_is_told_with_the_reconstruction_that_it_has(text):
+def test_the_objective_is_described_with_its_reconstruction_term(text):
     assert "3 latents; objective: reconstruction + kl<" in text
 
 
@@ -128,7 +128,7 @@ def test_the_speed_is_images_over_seconds_of_all_epochs(labelled_run, text):
     assert f"<dt>images/s</dt><dd>{last['step'] * 16 / last['seconds']:,.0f}</dd>" in text
 
 
-def test_numbers_stand_to_the_right_and_versions_to_the_left(text):
+def test_numbers_are_right_aligned_and_versions_left_aligned(text):
     evaluation, environment = (
         re.search(rf'<section id="{name}".*?</section>', text, re.S)[0] for name in ("evaluation", "environment")
     )
@@ -137,7 +137,7 @@ def test_numbers_stand_to_the_right_and_versions_to_the_left(text):
     assert "class=number" not in environment
 
 
-def test_a_picture_with_text_scrolls_where_the_window_is_narrow(text):
+def test_a_picture_with_text_scrolls_in_a_narrow_window(text):
     wide = re.findall(r'<div class="wide scroll"[^>]*aria-label="([^"]*)"><img', text)
     assert wide == ["Codes of test images", "Traversals"]
     assert re.search(r"@media \(max-width: \d+rem\) { \.wide img { max-width: max\(100%, \d+rem\); } }", text)
@@ -155,7 +155,7 @@ def test_labels_are_mentioned_only_if_there_are_any(labelled_run, text, tmp_path
     assert f'alt="{told}"' in write_report(vaekit.Run(bare)).read_text("utf-8")
 
 
-def test_what_scrolls_or_slides_can_be_reached_by_keyboard(page):
+def test_scrolling_elements_and_sliders_are_accessible_by_keyboard(page):
     sliders = page.all("input")
     assert len(sliders) == 2
     assert all(slider["type"] == "range" and slider["aria-label"] for slider in sliders)
@@ -179,7 +179,7 @@ def test_names_are_escaped(labelled_run, tmp_path):
     assert "<b>&c" not in text
 
 
-def test_without_the_data_the_rest_is_reported_and_the_reason_given(labelled_run, tmp_path):
+def test_a_report_without_data_gives_the_reason(labelled_run, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(labelled_run, run)
     spec = run / "spec.yaml"
@@ -197,7 +197,7 @@ def test_a_run_without_a_model_has_no_report(labelled_run, tmp_path):
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 500])
-def test_a_browser_shows_the_page_without_complaint(path, tmp_path, width):
+def test_a_browser_shows_the_page_without_errors(path, tmp_path, width):
     """The page's script runs without console output, and nothing is wider than the window."""
     probe = "<script>document.title = `${document.documentElement.scrollWidth <= innerWidth} ${document.images.length}`</script>"
     copy = tmp_path / "report.html"

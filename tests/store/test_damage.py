@@ -38,7 +38,7 @@ def run(labelled_run: Path, tmp_path: Path) -> vaekit.Run:
 
 
 @pytest.mark.parametrize("place", [0.05, 0.4, 0.7, 0.99])
-def test_a_flipped_bit_of_the_weights_is_noticed(run: vaekit.Run, place: float) -> None:
+def test_a_flipped_bit_of_the_weights_is_detected(run: vaekit.Run, place: float) -> None:
     content = bytearray(run.folder.model.read_bytes())
     start = 8 + int.from_bytes(content[:8], "little")
     content[start + int(place * (len(content) - start))] ^= 4
@@ -47,7 +47,7 @@ def test_a_flipped_bit_of_the_weights_is_noticed(run: vaekit.Run, place: float) 
         vaekit.load(run.path)
 
 
-def test_edited_metadata_are_noticed(run: vaekit.Run) -> None:
+def test_edited_metadata_are_detected(run: vaekit.Run) -> None:
     with safe_open(run.folder.model, "pt") as file:
         metadata = json.loads(file.metadata()["vaekit-3"])
     metadata["state"]["epoch"] += 1
@@ -56,7 +56,7 @@ def test_edited_metadata_are_noticed(run: vaekit.Run) -> None:
         vaekit.load(run.path)
 
 
-def test_a_small_file_that_asks_for_a_huge_model_is_refused_before_it_takes_memory(run: vaekit.Run) -> None:
+def test_a_small_file_of_a_huge_model_is_refused_before_allocation(run: vaekit.Run) -> None:
     with safe_open(run.folder.model, "pt") as file:
         metadata = json.loads(file.metadata()["vaekit-3"])
     metadata["spec"]["model"]["latent_dim"] = 10**6
@@ -69,7 +69,7 @@ def test_a_small_file_that_asks_for_a_huge_model_is_refused_before_it_takes_memo
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"elbo": 1}'])
-def test_a_damaged_evaluation_is_absent_with_a_warning(run: vaekit.Run, content: bytes) -> None:
+def test_a_damaged_evaluation_is_ignored_with_a_warning(run: vaekit.Run, content: bytes) -> None:
     whole = run.evaluation()
     run.folder.evaluation.write_bytes(content)
     with pytest.warns(UserWarning, match=r"evaluation\.json is damaged"):
@@ -79,7 +79,7 @@ def test_a_damaged_evaluation_is_absent_with_a_warning(run: vaekit.Run, content:
     assert again == whole == run.evaluation()
 
 
-def test_a_damaged_line_of_metrics_is_left_out_with_a_warning(run: vaekit.Run) -> None:
+def test_a_damaged_line_of_metrics_is_skipped_with_a_warning(run: vaekit.Run) -> None:
     lines = run.folder.metrics.read_bytes().splitlines(keepends=True)
     run.folder.metrics.write_bytes(lines[0] + b"\xff\xfe{\n" + b"".join(lines[2:]))
     with pytest.warns(UserWarning, match="damaged lines are ignored: 2"):
@@ -125,13 +125,13 @@ def test_invalid_values_are_refused_with_a_short_error(data: dict, message: str)
     assert len(str(caught.value)) < 2000
 
 
-def test_more_models_than_a_sweep_can_hold_are_refused_at_once(tmp_path: Path) -> None:
+def test_a_sweep_of_too_many_models_is_refused_immediately(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="too many models"):
         vaekit.sweep(over={"seed": vaekit.Range(0, 99_999_999)}, out=tmp_path / "sweep")
 
 
 @pytest.mark.parametrize("path", ["a\x85b", "\x85", "größe/β", "'", "1e3", "~", "null", "a\u2028b", "\ud800", "*x", "<<", "😀"])
-def test_every_spec_that_is_written_is_read_as_it_was(tmp_path: Path, path: str) -> None:
+def test_every_spec_round_trips_through_its_file(tmp_path: Path, path: str) -> None:
     spec = resolve({"data": {"dataset": {"kind": "array", "path": path}}})
     (tmp_path / "spec.yaml").write_text(dump_spec(spec), "utf-8")
     assert resolve(read_spec(tmp_path / "spec.yaml")) == spec
@@ -225,7 +225,7 @@ def reseal(file: Path, alter: Callable[[dict[str, Any], dict[str, Tensor]], obje
     save_file(tensors, file, {"vaekit-3": json.dumps(metadata)})
 
 
-def test_weights_that_are_not_finite_are_neither_sampled_nor_evaluated(run: vaekit.Run) -> None:
+def test_non_finite_weights_are_neither_sampled_nor_evaluated(run: vaekit.Run) -> None:
     def spoil(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         next(tensor for name, tensor in tensors.items() if name.endswith("weight")).view(-1)[0] = float("nan")
 
@@ -236,7 +236,7 @@ def test_weights_that_are_not_finite_are_neither_sampled_nor_evaluated(run: vaek
             use()
 
 
-def test_weights_that_are_not_finite_are_no_initial_weights(run: vaekit.Run, tmp_path: Path) -> None:
+def test_non_finite_weights_are_refused_as_initial_weights(run: vaekit.Run, tmp_path: Path) -> None:
     def spoil(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         tensors["encoder.net.1.weight"].view(-1)[0] = float("nan")
 
@@ -246,7 +246,7 @@ def test_weights_that_are_not_finite_are_no_initial_weights(run: vaekit.Run, tmp
     assert not (tmp_path / "next").exists()
 
 
-def test_an_invalid_digest_of_initial_weights_is_an_error_of_vaekits(run: vaekit.Run) -> None:
+def test_an_invalid_digest_of_initial_weights_is_a_vaekit_error(run: vaekit.Run) -> None:
     reseal(run.folder.model, lambda metadata, tensors: metadata.update(init=3))
     with pytest.raises(CheckpointError, match=r"metadata of .*model\.safetensors is damaged"):
         vaekit.load(run.path)
@@ -270,7 +270,7 @@ def test_an_invalid_digest_of_initial_weights_is_an_error_of_vaekits(run: vaekit
     ],
     ids=str,
 )
-def test_an_edited_position_is_an_error_of_vaekits(run: vaekit.Run, state: dict[str, Any]) -> None:
+def test_an_edited_position_is_a_vaekit_error(run: vaekit.Run, state: dict[str, Any]) -> None:
     run.folder.evaluation.unlink()
     reseal(run.folder.last, lambda metadata, tensors: metadata["state"].update(state))
     with pytest.raises(CheckpointError, match=r"last\.safetensors is damaged"):
@@ -279,7 +279,7 @@ def test_an_edited_position_is_an_error_of_vaekits(run: vaekit.Run, state: dict[
 
 @pytest.mark.parametrize("key", ["step", "exp_avg"])
 @pytest.mark.parametrize("change", ["shape", "NaN", "number"])
-def test_an_edited_optimiser_state_is_an_error_of_vaekits(run: vaekit.Run, key: str, change: str) -> None:
+def test_an_edited_optimiser_state_is_a_vaekit_error(run: vaekit.Run, key: str, change: str) -> None:
     def spoil(metadata: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         name = f"optimizer.0.0.{key}"
         if change == "shape":
@@ -329,7 +329,7 @@ def test_a_fifo_in_place_of_a_file_is_refused_and_does_not_hang(run: vaekit.Run,
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"no picture", None], ids=["empty", "head", "text", "cut short"])
-def test_a_damaged_frame_is_left_out_of_the_animation_with_a_warning(tmp_path: Path, content: bytes | None) -> None:
+def test_a_damaged_frame_is_skipped_with_a_warning(tmp_path: Path, content: bytes | None) -> None:
     frames = [tmp_path / f"{number}.png" for number in range(3)]
     for number, frame in enumerate(frames):
         Image.effect_noise((60, 60), 50 + number).save(frame)
@@ -344,7 +344,7 @@ def test_a_damaged_frame_is_left_out_of_the_animation_with_a_warning(tmp_path: P
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"no picture", None], ids=["empty", "head", "text", "FIFO"])
-def test_a_damaged_picture_is_left_out_of_the_report_with_a_warning(run: vaekit.Run, content: bytes | None) -> None:
+def test_a_damaged_picture_is_omitted_from_the_report_with_a_warning(run: vaekit.Run, content: bytes | None) -> None:
     damaged = [run.folder.samples / "epoch-0002.png", run.folder.gif]
     for file in damaged:
         file.unlink()

@@ -89,7 +89,7 @@ SETTINGS = [
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("given", [*kinds(), *SETTINGS])
-def test_steps_in_parts_are_those_of_whole_batches(images, given):
+def test_accumulated_steps_equal_those_of_whole_batches(images, given):
     loss = given.get("loss")
     if isinstance(loss, str) and getattr(roles.losses.get(loss), "batch_statistic", False):
         with pytest.raises(UsageError, match="cannot be accumulated") as raised:
@@ -106,7 +106,7 @@ def test_steps_in_parts_are_those_of_whole_batches(images, given):
         assert_same(epoch_of(images, **given, lr=2.2e-3), whole, rtol, atol)
 
 
-def test_learned_state_is_that_of_the_whole_batch(images, monkeypatch):
+def test_learned_state_depends_on_the_whole_batch(images, monkeypatch):
     """With the last part alone, the codebook would move elsewhere."""
     given = {"posterior": "vq", "posterior.num_codes": 8, "accumulate": 4}
     right = epoch_of(images, **given)[0]["vae.posterior.usage"]
@@ -170,7 +170,7 @@ def test_a_default_batch_is_a_multiple_of_the_number_of_parts(images, tmp_path):
 
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("more", [{}, {"posterior": "vq", "posterior.num_codes": 8}, {"loss": "vae_gan", "likelihood": "bce"}])
-def test_replayed_steps_are_those_that_python_takes(images, tmp_path, monkeypatch, more):
+def test_replayed_steps_equal_eager_ones(images, tmp_path, monkeypatch, more):
     given = options(images, **more, accumulate=4, epochs=2) | {"compile": "graph"}
     replayed = vaekit.train(**given, out=tmp_path / "replayed")
     monkeypatch.setattr(graphs, "WARM_UP", 10**9)  # the same step, but never recorded
@@ -180,7 +180,7 @@ def test_replayed_steps_are_those_that_python_takes(images, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_compiled_steps_are_those_that_python_takes(images):
+def test_compiled_steps_equal_eager_ones(images):
     given = {"accumulate": 4, "posterior": "vq", "posterior.num_codes": 8}
     assert_same(epoch_of(images, **given, compile="on"), epoch_of(images, **given), rtol=1e-4, atol=1e-5)
 

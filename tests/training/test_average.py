@@ -25,7 +25,7 @@ def last(run, part):
 
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])  # of 12 steps, the first rises to its highest and the second does not
-def test_it_is_the_weighted_mean_of_the_weights_after_each_step(images, tmp_path, monkeypatch, decay):
+def test_the_average_is_the_weighted_mean_of_weights_after_each_step(images, tmp_path, monkeypatch, decay):
     seen, update = [], Step.update
 
     def watched(self, state):
@@ -46,7 +46,7 @@ def test_it_is_the_weighted_mean_of_the_weights_after_each_step(images, tmp_path
         torch.testing.assert_close(average.double(), mean, rtol=1e-5, atol=1e-6)
 
 
-def test_it_is_what_is_validated_drawn_and_kept_and_leaves_training_alone(images, tmp_path, monkeypatch):
+def test_averaged_weights_are_validated_drawn_and_saved_without_affecting_training(images, tmp_path, monkeypatch):
     drawn, take = [], Snapshots.take
 
     def watched(self, epoch):
@@ -70,7 +70,7 @@ def test_it_is_what_is_validated_drawn_and_kept_and_leaves_training_alone(images
     assert run.evaluate(split="validation")["loss"] == pytest.approx(validated, rel=1e-6)
 
 
-def test_notes_state_what_is_averaged_and_whether_the_decay_is_reached(images, tmp_path):
+def test_notes_state_the_averaged_weights_and_the_effective_decay(images, tmp_path):
     notes = []
     for decay in (0.5, 0.9):  # reached after 8 and 80 steps of 12
         reporter = Silent()
@@ -80,7 +80,7 @@ def test_notes_state_what_is_averaged_and_whether_the_decay_is_reached(images, t
     assert [any("not reached in 12 steps" in line for line in lines) for lines in notes] == [False, True]
 
 
-def test_a_checkpoint_without_one_is_not_resumed_with_one(images, tmp_path):
+def test_averaging_cannot_start_on_resume(images, tmp_path):
     run = vaekit.train(**options(images), out=tmp_path / "run")
     run.folder.evaluation.unlink()
     train = run.spec.train.model_copy(update={"ema": 0.9})

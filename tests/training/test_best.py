@@ -70,7 +70,7 @@ def check_chosen(run: vaekit.Run, metric: str, choose: Callable[[Any], Any]) -> 
         ("last", "loss", last_of),
     ],
 )
-def test_a_number_of_the_validation_set_chooses_the_best_epoch(
+def test_a_validation_metric_selects_the_best_epoch(
     images: Path, tmp_path: Path, best: str, metric: str, choose: Callable[[Any], Any]
 ) -> None:
     run = vaekit.train(**options(images, best=best, loss="beta", beta=3), out=tmp_path / "run")
@@ -79,7 +79,7 @@ def test_a_number_of_the_validation_set_chooses_the_best_epoch(
     assert epochs == {run.header.state["epoch"]}
 
 
-def test_the_numbers_do_not_choose_the_same_epoch(images: Path, tmp_path: Path) -> None:
+def test_metrics_select_different_epochs(images: Path, tmp_path: Path) -> None:
     """Otherwise, the test above would be meaningless."""
     records = vaekit.train(**options(images, loss="beta", beta=3), out=tmp_path / "run").metrics()
     kl, reconstruction, loss = ([record[f"validation_{name}"] for record in records] for name in ("kl", "reconstruction", "loss"))
@@ -88,15 +88,15 @@ def test_the_numbers_do_not_choose_the_same_epoch(images: Path, tmp_path: Path) 
     assert np.argmin(loss) != len(loss) - 1
 
 
-def test_where_a_critic_plays_the_last_epoch_is_the_best(images: Path, tmp_path: Path) -> None:
+def test_with_a_critic_the_last_epoch_is_the_best(images: Path, tmp_path: Path) -> None:
     given = {**options(images, loss="factor"), "loss.hidden": (8,)}
-    teller = Recorder()
-    run = vaekit.train(**given, out=tmp_path / "run", reporter=teller)
+    recorder = Recorder()
+    run = vaekit.train(**given, out=tmp_path / "run", reporter=recorder)
     check_chosen(run, "loss", last_of)
-    assert any("a critic plays" in note for note in teller.notes)
-    chosen = vaekit.train(**given, best="loss", out=tmp_path / "chosen", reporter=(teller := Recorder()))
+    assert any("a critic plays" in note for note in recorder.notes)
+    chosen = vaekit.train(**given, best="loss", out=tmp_path / "chosen", reporter=(recorder := Recorder()))
     check_chosen(chosen, "loss", np.argmin)
-    assert not any("critic" in note for note in teller.notes)
+    assert not any("critic" in note for note in recorder.notes)
 
 
 def test_aims_that_are_not_judged_need_not_be_critics(images: Path, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_aims_that_are_not_judged_need_not_be_critics(images: Path, tmp_path: Pa
     check_chosen(run, "loss", np.argmin)
 
 
-def test_the_best_epoch_is_known_after_a_resumption(images: Path, tmp_path: Path) -> None:
+def test_the_best_epoch_survives_resumption(images: Path, tmp_path: Path) -> None:
     given = options(images, best="kl:max")
     whole = vaekit.train(**given, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
@@ -119,10 +119,10 @@ def test_the_best_epoch_is_known_after_a_resumption(images: Path, tmp_path: Path
     [("on", "kl:max", "validation best kl"), ("on", "last", "validation loss"), ("off", "kl:max", "loss")],
 )
 def test_each_model_of_a_sweep_has_its_best_epoch(images: Path, tmp_path: Path, stack: Any, best: str, told: str) -> None:
-    given, teller = options(images, best=best), Recorder()
-    for run in vaekit.sweep(over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep", reporter=teller, **given):
+    given, recorder = options(images, best=best), Recorder()
+    for run in vaekit.sweep(over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep", reporter=recorder, **given):
         check_chosen(run, "kl", {"kl": np.argmin, "kl:max": np.argmax, "last": last_of}[best])
-    assert any(told in note for note in teller.notes)
+    assert any(told in note for note in recorder.notes)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_each_model_of_a_sweep_has_its_best_epoch(images: Path, tmp_path: Path, 
         ("kl:up", {}, "unknown direction of a metric"),
     ],
 )
-def test_a_number_that_does_not_exist_is_refused_before_training(
+def test_an_unknown_metric_is_refused_before_training(
     images: Path, tmp_path: Path, best: str, more: dict[str, Any], message: str
 ) -> None:
     given = options(images, **more)

@@ -45,7 +45,7 @@ def losses(run):
 @pytest.mark.parametrize(
     ("more", "tolerance"), [({"compile": "graph"}, 1e-4), ({"compile": "on"}, 1e-3), ({"precision": "bf16"}, 0.05)]
 )
-def test_every_arithmetic_learns_as_single_precision_does(images, tmp_path, network, more, tolerance):
+def test_every_precision_learns_like_single_precision(images, tmp_path, network, more, tolerance):
     plain = vaekit.train(**options(images, compile="off", **network), out=tmp_path / "plain")
     other = vaekit.train(**{**options(images, compile="off", **network), **more}, out=tmp_path / "other")
     assert losses(plain)[-1] < losses(plain)[0]
@@ -98,7 +98,7 @@ def test_a_stack_equals_its_models_alone(images, tmp_path, precision, tolerance)
 
 
 @pytest.mark.parametrize("prior", ["mixture", "rectified_flow"])
-def test_a_prior_fitted_on_cuda_is_that_of_the_cpu(images, tmp_path, prior):
+def test_a_prior_fitted_on_cuda_matches_the_cpu(images, tmp_path, prior):
     given = options(images, **NETWORKS["mlp"]) | {"compile": "off"}
     first = vaekit.train(**given, out=tmp_path / "first")
     second, other = (first.fit_prior(prior, epochs=3, device=device, out=tmp_path / device) for device in ("cuda", "cpu"))
@@ -106,7 +106,7 @@ def test_a_prior_fitted_on_cuda_is_that_of_the_cpu(images, tmp_path, prior):
     assert losses(second)[-1] == pytest.approx(losses(other)[-1], rel=0.05)
 
 
-def test_log_likelihood_on_cuda_is_that_of_the_cpu(images, tmp_path):
+def test_log_likelihood_on_cuda_matches_the_cpu(images, tmp_path):
     run = vaekit.train(**options(images, **NETWORKS["mlp"]), out=tmp_path / "run")
     values = [run.evaluate(samples=2000, device=device)["log_likelihood"] for device in ("cuda", "cpu")]
     assert values[0] == pytest.approx(values[1], rel=0.01)  # their noise differs

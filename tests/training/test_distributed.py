@@ -95,7 +95,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_processes_of_torchrun_train_as_one_does(images, tmp_path, alone):
+def test_processes_of_torchrun_train_like_one(images, tmp_path, alone):
     done = vaekit_command("train", *ARGUMENTS, "--dataset.path", images, "--out", tmp_path / "run", processes=2)
     assert done.returncode == 0, done.stderr
     assert_close_runs(alone, vaekit.Run(tmp_path / "run"))
@@ -116,7 +116,7 @@ def test_processes_agree_on_when_to_stop(images, tmp_path, parallel):
     assert_close_runs(one, vaekit.Run(pausing.path))
 
 
-def test_two_processes_that_divide_the_model_train_as_one_does(images, tmp_path):
+def test_two_processes_that_shard_the_model_train_like_one(images, tmp_path):
     runs = [train(tmp_path / train.__name__, "--dataset.path", images, *DIVIDED) for train in (trained_alone, trained)]
     assert_close_runs(*runs)
     one, two = (load_file(run.folder.last) for run in runs)
@@ -124,7 +124,7 @@ def test_two_processes_that_divide_the_model_train_as_one_does(images, tmp_path)
 
 
 @pytest.mark.parametrize("more", [("--loss", "tc"), ("--prior", "mixture")], ids=["tc", "own draws"])
-def test_statistics_of_a_batch_are_those_of_the_whole_batch(images, tmp_path, more):
+def test_batch_statistics_use_the_whole_batch(images, tmp_path, more):
     """The total correlation and the MMD; one process has no validation batch. With a mixture, the loss samples from the prior."""
     arguments = ["--dataset.path", images, "--loss", "mmd", *more]
     run = trained_alone(tmp_path / "one", *arguments)
@@ -133,12 +133,12 @@ def test_statistics_of_a_batch_are_those_of_the_whole_batch(images, tmp_path, mo
 
 
 @pytest.mark.parametrize("loss", [("iwae", "--dreg"), ("factor", "--loss.hidden", "8")], ids=["iwae", "factor"])
-def test_several_samples_and_several_players_are_those_of_one_process(images, tmp_path, loss):
+def test_several_samples_and_players_match_one_process(images, tmp_path, loss):
     arguments = ["--dataset.path", images, "--loss", *loss]
     assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
 
 
-def test_a_critic_with_an_adaptive_weight_is_that_of_one_process(images, tmp_path):
+def test_a_critic_with_an_adaptive_weight_matches_one_process(images, tmp_path):
     arguments = ["--dataset.path", images, "--binarize", "none", "--likelihood", "l1", "--loss", "adversarial"]
     arguments += ["--adaptive", "--adversarial.weight", "step(0, 0.5, 1)", "--adversarial.objective", "hinge"]
     arguments += ["--adversarial.channels", "4,4", "--feature-matching", "1", "--r1", "1"]
@@ -152,7 +152,7 @@ def test_a_critic_with_an_adaptive_weight_is_that_of_one_process(images, tmp_pat
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_a_second_stage_is_that_of_one_process(images, tmp_path, alone, parallel):
+def test_a_second_stage_matches_one_process(images, tmp_path, alone, parallel):
     arguments = ["--dataset.path", images, "--prior", "mixture", "--parallel", parallel, "--lr", "1e-2"]
     arguments += ["--init", alone.path, "--freeze", "encoder,decoder,posterior,likelihood"]
     one, two = (train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained))
@@ -180,14 +180,14 @@ def test_exemplars_are_the_images_of_the_whole_batch(images, tmp_path, parallel)
     ],
     ids=["players", "codebook", "exemplars", "divided"],
 )
-def test_two_processes_that_accumulate_gradients_train_as_one_does_on_whole_batches(images, tmp_path, more):
+def test_two_processes_with_accumulation_train_like_one_on_whole_batches(images, tmp_path, more):
     arguments = ["--dataset.path", images, *more]
     whole = trained_alone(tmp_path / "whole", *arguments)
     assert_close_runs(whole, trained(tmp_path / "parts", *arguments, "--accumulate", "2"))
 
 
 @pytest.mark.parametrize("loss", ["decoder_norm", "gradient_penalty"])
-def test_losses_that_call_the_model_are_those_of_one_process_where_it_is_divided(images, tmp_path, loss):
+def test_losses_that_call_a_sharded_model_match_one_process(images, tmp_path, loss):
     """One reads the shards of the decoder's weights, the other calls the decoder again for its derivative."""
     arguments = ["--dataset.path", images, *DIVIDED, "--loss", loss, "--loss", "kl"]
     assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
@@ -237,14 +237,14 @@ def test_a_usage_error_is_reported_once_without_a_traceback(images, tmp_path):
     assert "world.py" not in done.stderr  # no traceback of the other process; torchrun may end it before it says a word
 
 
-def test_a_batch_that_cannot_be_shared_equally_is_refused(images, tmp_path):
+def test_a_batch_that_cannot_be_divided_equally_is_refused(images, tmp_path):
     out = tmp_path / "run"
     done = vaekit_command("train", *ARGUMENTS, "--batch-size", "15", "--dataset.path", images, "--out", out, processes=2)
     assert done.returncode != 0
     assert "cannot be divided equally" in done.stderr
 
 
-def test_a_divided_model_is_not_compiled():
+def test_a_sharded_model_is_not_compiled():
     with pytest.raises(UsageError, match="cannot be compiled"):
         vaekit.train(compile="on", parallel="fsdp", device="cpu")
 
@@ -258,7 +258,7 @@ def test_the_blocks_of_a_backbone_are_the_large_elements_of_its_lists():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_thirty_runs_in_a_row_end_well(images, tmp_path, parallel):
+def test_thirty_consecutive_runs_succeed(images, tmp_path, parallel):
     """Processes of a gloo group may abort on exit, after a correct result."""
     arguments = ["train", *ARGUMENTS, "--epochs", "1", "--dataset.path", images, "--parallel", parallel]
     ends = [vaekit_command(*arguments, "--out", tmp_path / str(run), processes=2).returncode for run in range(30)]
@@ -291,7 +291,7 @@ def hosts():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_two_hosts_that_share_no_files_train_as_one_process_does(images, tmp_path, hosts, parallel):
+def test_two_hosts_without_shared_files_train_like_one_process(images, tmp_path, hosts, parallel):
     arguments = [*ARGUMENTS, "--dataset.path", images, "--parallel", parallel, "--loss", "tc"]
     alone = trained_alone(tmp_path / "alone", *arguments)
     runs = tmp_path / "runs"

@@ -82,7 +82,7 @@ def test_draws_have_their_own_streams_and_are_divided_by_example(images):
     assert all(not torch.equal(own, other) for other in others)
 
 
-def test_the_trace_of_a_batch_that_processes_share_has_the_draws_of_all(images):
+def test_the_trace_of_a_divided_batch_has_all_draws(images):
     objective = objective_of(images, loss="shaken")
     x, draws = torch.rand(2, 1, 9, 7), {"shaken": torch.rand(2, 3)}
     trace = objective.vae(x, draws=draws, gather=lambda part, dim: torch.cat([part, 2 * part], dim))
@@ -92,7 +92,7 @@ def test_the_trace_of_a_batch_that_processes_share_has_the_draws_of_all(images):
 
 
 @pytest.mark.parametrize("draw", [torch.zeros(1, 3), torch.zeros(()), torch.zeros(3, 2).double(), "noise"], ids=str)
-def test_draws_that_are_not_a_row_for_each_example_are_refused(images, tmp_path, monkeypatch, draw):
+def test_draws_must_have_a_row_per_example(images, tmp_path, monkeypatch, draw):
     monkeypatch.setattr(Shaken, "draw_noise", lambda self, num, generator, *, like, model: draw)
     with pytest.raises(PluginError, match=r"'shaken' of .* violates its contract: its noise"):
         vaekit.train(**options(images, loss="shaken"), out=tmp_path / "run")
@@ -123,7 +123,7 @@ def test_a_run_resumes_to_the_same_weights_and_is_evaluated_to_the_same_numbers(
 
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("given", GIVEN)
-def test_a_replayed_step_reads_the_draws_of_its_own_number(images, tmp_path, monkeypatch, given):
+def test_a_replayed_step_uses_the_draws_of_its_step(images, tmp_path, monkeypatch, given):
     replayed = vaekit.train(**options(images, **given), compile="graph", out=tmp_path / "replayed")
     monkeypatch.setattr(graphs, "WARM_UP", 10**9)  # the same step, but never recorded
     assert_equal(replayed, vaekit.train(**options(images, **given), compile="graph", out=tmp_path / "taken"))
@@ -132,7 +132,7 @@ def test_a_replayed_step_reads_the_draws_of_its_own_number(images, tmp_path, mon
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("over", [{"seed": (0, 1)}, {"lr": (1e-3, 2e-3)}], ids=["draws of each", "draws of all"])
 @pytest.mark.parametrize("given", GIVEN)
-def test_stacked_models_are_those_that_are_trained_alone(images, tmp_path, given, over):
+def test_stacked_models_equal_those_trained_alone(images, tmp_path, given, over):
     swept = vaekit.sweep(over=over, **options(images, **given), stack="on", out=tmp_path / "sweep")
     assert all(group["stacked"] for group in json.loads((tmp_path / "sweep" / "sweep.json").read_text())["groups"])
     for number, run in enumerate(swept):

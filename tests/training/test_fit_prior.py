@@ -71,10 +71,10 @@ def test_images_are_encoded_once_and_never_decoded(
     once = first.fit_prior(prior, **given, out=tmp_path / "once")
     assert calls() == (0, 0)
     monkeypatch.setattr(training_step, "MOST_CODES", 0)
-    teller = Listener()
-    always = first.fit_prior(prior, **given, out=tmp_path / "always", reporter=teller)
+    listener = Listener()
+    always = first.fit_prior(prior, **given, out=tmp_path / "always", reporter=listener)
     assert calls() == (18, 0)
-    assert any("images are encoded in every step" in note for note in teller.notes)
+    assert any("images are encoded in every step" in note for note in listener.notes)
     assert_same_but_for_the_prior(first, once)
     ours, theirs = (load_file(run.folder.model) for run in (once, always))
     for name, tensor in ours.items():
@@ -120,7 +120,7 @@ class Decodes(Looks):
         return {"decodes": Aim(moves=("prior",))}
 
 
-def test_a_loss_that_looks_at_images_receives_them(tmp_path: Path, first: vaekit.Run, calls: Calls) -> None:
+def test_losses_of_images_receive_them(tmp_path: Path, first: vaekit.Run, calls: Calls) -> None:
     with roles.losses.temporarily(looks=Looks):
         run = first.fit_prior("mixture", loss="looks", epochs=2, out=tmp_path / "second")
     assert calls() == (0, 0)
@@ -132,7 +132,7 @@ def test_a_loss_that_looks_at_images_receives_them(tmp_path: Path, first: vaekit
 
 
 @pytest.mark.parametrize("prior", ["mixture", "rectified_flow"])
-def test_it_resumes_to_the_same_bits(tmp_path: Path, first: vaekit.Run, prior: str) -> None:
+def test_fitting_a_prior_resumes_to_the_same_bits(tmp_path: Path, first: vaekit.Run, prior: str) -> None:
     whole = first.fit_prior(prior, epochs=3, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         first.fit_prior(prior, epochs=3, out=tmp_path / "cut", reporter=Listener(1))
@@ -218,10 +218,10 @@ def test_the_result_is_a_run_of_the_whole_model(
             first.fit_prior(prior, best="elbo", out=tmp_path / "third")
 
 
-def test_a_prior_without_a_density_says_so(tmp_path: Path, first: vaekit.Run) -> None:
-    teller = Listener()
-    first.fit_prior("rectified_flow", epochs=1, reporter=teller, out=tmp_path / "second")
-    assert "the prior 'rectified_flow' has no density, so there is no KL, no ELBO and no log p(x)" in teller.notes
+def test_a_prior_without_a_density_is_noted(tmp_path: Path, first: vaekit.Run) -> None:
+    listener = Listener()
+    first.fit_prior("rectified_flow", epochs=1, reporter=listener, out=tmp_path / "second")
+    assert "the prior 'rectified_flow' has no density, so there is no KL, no ELBO and no log p(x)" in listener.notes
     with pytest.raises(UsageError, match="loss 'kl' needs log_prob, which the prior 'rectified_flow' does not provide"):
         vaekit.train(prior="rectified_flow", out=tmp_path / "third")
 

@@ -95,7 +95,7 @@ def weights(run):
 
 @pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("given", [*kinds(), *SETTINGS])
-def test_replayed_steps_are_those_that_python_takes(images, tmp_path, monkeypatch, given):
+def test_replayed_steps_equal_eager_ones(images, tmp_path, monkeypatch, given):
     replays = []
     monkeypatch.setattr(graphs, "record", lambda *given: replays.append(given) or record(*given))
     replayed = vaekit.train(**options(images, **given), out=tmp_path / "replayed")
@@ -137,7 +137,7 @@ def test_a_replayed_stack_equals_its_models_alone(images, tmp_path):
 
 
 @pytest.mark.usefixtures("on_cpu")
-def test_a_replay_draws_what_the_function_would_and_refuses_what_it_was_not_recorded_for():
+def test_a_replay_draws_like_the_function_and_refuses_other_inputs():
     streams, plain = RecordableStreams(0), Streams(0)
 
     def draw(pair, number):
@@ -162,7 +162,7 @@ def test_the_emulation_rejects_synchronisation(function):
         replay(graphs.WARM_UP, torch.ones(2))
 
 
-def test_graphs_are_refused_where_there_are_none(images, tmp_path):
+def test_graphs_are_refused_on_unsupported_devices(images, tmp_path):
     with pytest.raises(UsageError, match="only CUDA"):
         vaekit.train(**options(images), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -189,7 +189,7 @@ def test_a_replaying_trainer_is_freed_with_its_last_reference(images, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("given", [*kinds(), *SETTINGS])
-def test_a_gpu_replays_the_steps_that_it_takes_kernel_by_kernel(images, tmp_path, given):
+def test_replayed_steps_on_a_gpu_equal_eager_ones(images, tmp_path, given):
     given = options(images, **{**given, "device": "cuda"})
     plain = vaekit.train(**given | {"compile": "off"}, out=tmp_path / "plain")
     chosen = vaekit.train(**given | {"compile": "auto"}, out=tmp_path / "chosen")
@@ -235,7 +235,7 @@ UNREAL = {"precision", "adversarial.adaptive"}
 
 
 @pytest.mark.parametrize("given", [*kinds(), *(each for each in SETTINGS if not UNREAL & set(each))])
-def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeypatch, given, gpu):
+def test_a_step_neither_mixes_devices_nor_reads_values(images, tmp_path, monkeypatch, given, gpu):
     spec = fit_to_machine(build_spec({}, options(images, **given) | {"compile": "off"}))
     splits = load_splits(spec)
     assert not splits.train.is_binary  # which is looked up before the first step
@@ -264,6 +264,6 @@ def test_a_step_mixes_no_devices_and_looks_at_no_value(images, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("function", [lambda x: x @ torch.ones(3, 3), lambda x: x + torch.ones(3), lambda x: x.sum().item()])
-def test_tensors_without_data_complain_as_on_a_gpu(function, gpu):
+def test_tensors_without_data_fail_as_on_a_gpu(function, gpu):
     with gpu, pytest.raises(RuntimeError, match=r"same device|different devices|_local_scalar_dense"):
         function(torch.ones(3, 3, device="cuda"))

@@ -127,7 +127,7 @@ def test_loggers_do_not_affect_the_model(images, tmp_path, calls):
     assert len(of(calls, "start")) == 1
 
 
-def test_a_model_can_be_used_where_its_logger_is_not_installed(images, tmp_path, calls, monkeypatch):
+def test_a_model_is_usable_without_its_logger_installed(images, tmp_path, calls, monkeypatch):
     run = vaekit.train(**options(images, epochs=1, logger="told"), out=tmp_path / "run")
     monkeypatch.delitem(roles.loggers._classes, "told")
     assert vaekit.load(run.path).latent_dim == 3
@@ -146,7 +146,7 @@ def test_a_failing_logger_only_logs_a_warning(images, tmp_path, calls):
     assert run.evaluation() is not None
 
 
-def test_a_logger_that_cannot_start_stops_the_run_before_it_begins(images, tmp_path, calls):
+def test_a_logger_that_cannot_start_stops_the_run_before_training(images, tmp_path, calls):
     chosen = ("told", {"kind": "broken", "call": "start"})
     with pytest.raises(VaekitError, match="the logger 'broken' cannot start") as caught:
         vaekit.train(**options(images, logger=chosen), out=tmp_path / "run")
@@ -168,7 +168,7 @@ def test_a_stopped_run_ends_its_loggers_and_resumes(images, tmp_path, calls):
 
 
 @pytest.mark.parametrize("stack", ["on", "off"])
-def test_each_run_of_a_sweep_has_its_own(images, tmp_path, calls, stack):
+def test_each_run_of_a_sweep_has_its_own_logger(images, tmp_path, calls, stack):
     runs = vaekit.sweep(
         **options(images, logger="told", epochs=2, compile="off"), over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep"
     )

@@ -37,7 +37,7 @@ def step_of(spec: RunSpec) -> Step:
     return Step(spec, assemble(spec, splits), splits)
 
 
-def test_a_run_takes_the_steps_of_torchs_adamw_with_its_schedule_of_milestones(images: Path) -> None:
+def test_a_run_with_milestones_matches_torchs_adamw(images: Path) -> None:
     adam = {"lr": 1e-2, "betas": (0.5, 0.9), "eps": 1e-2}
     spec = spec_of(**options(images, schedule="step", lr_milestones=(1, 2), lr_gamma=0.3, **adam))
     splits = load_splits(spec)
@@ -138,6 +138,6 @@ def test_a_run_with_milestones_resumes_to_the_same_bits(images: Path, tmp_path: 
         ({"eps": 0}, "eps: .*greater than 0"),
     ],
 )
-def test_schedules_and_settings_that_make_no_sense_are_refused(given: dict[str, Any], message: str) -> None:
+def test_inconsistent_schedules_and_settings_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         build_spec({}, given)

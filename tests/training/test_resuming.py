@@ -44,7 +44,7 @@ def files_of(run: vaekit.Run, suffix: str) -> dict[str, bytes]:
     return {path.relative_to(run.path).as_posix(): path.read_bytes() for path in run.path.rglob(f"*{suffix}")}
 
 
-def test_a_run_killed_when_an_epoch_is_reported_loses_nothing_and_stops_where_it_would_have(images: Path, tmp_path: Path) -> None:
+def test_a_run_killed_while_reporting_an_epoch_loses_nothing_and_stops_at_the_same_epoch(images: Path, tmp_path: Path) -> None:
     limits = {"epochs": 9, "max_steps": 50, "patience": 1, "warmup_steps": 4}
     given = options(images, pictures="every:1", lr=0.05, schedule="constant", ema=0.5) | limits
     whole = vaekit.train(**given, out=tmp_path / "whole")
@@ -95,7 +95,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     assert (again.path / "model.safetensors").read_bytes() == (whole.path / "model.safetensors").read_bytes()
 
 
-def test_a_model_whose_checkpoint_is_gone_is_not_trained_again(images: Path, tmp_path: Path) -> None:
+def test_a_model_with_a_deleted_checkpoint_is_not_retrained(images: Path, tmp_path: Path) -> None:
     run = vaekit.train(**options(images), out=tmp_path / "run")
     model = run.folder.model.read_bytes()
     run.folder.last.unlink()
@@ -147,7 +147,7 @@ def test_a_second_process_leaves_an_occupied_folder_alone(tmp_path: Path, monkey
     assert first.spec.read_text("utf-8") == text
 
 
-def test_of_processes_that_train_into_one_folder_one_wins_and_its_run_is_whole(images: Path, tmp_path: Path) -> None:
+def test_only_one_process_trains_into_a_folder(images: Path, tmp_path: Path) -> None:
     code = "import sys, vaekit; vaekit.train(**eval(sys.argv[1]), out=sys.argv[2])"
     command = [sys.executable, "-c", code, repr(options(images)), str(tmp_path / "run")]
     racers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(3)]

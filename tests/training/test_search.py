@@ -56,7 +56,7 @@ def asked(tmp_path, images, *, name="search", **more):
     return {"over": OVER, "trials": 3, "prune": False, **where, **options(images), **more}
 
 
-def test_a_search_has_a_run_a_trial_and_returns_them_best_first(images, tmp_path):
+def test_a_search_returns_a_run_per_trial_best_first(images, tmp_path):
     runs = vaekit.search(**asked(tmp_path, images))
     record = record_of(tmp_path / "search")
     assert [row["run"][:4] for row in record["runs"]] == ["0000", "0001", "0002"]
@@ -74,7 +74,7 @@ def test_a_search_has_a_run_a_trial_and_returns_them_best_first(images, tmp_path
     assert left == {"sweep.json"}
 
 
-def test_a_run_of_a_search_is_the_run_that_train_makes(images, tmp_path):
+def test_a_run_of_a_search_equals_that_of_train(images, tmp_path):
     best, *_ = vaekit.search(**asked(tmp_path, images, trials=2))
     single = vaekit.train(best.path / "spec.yaml", out=tmp_path / "alone")
     assert (best.path / "model.safetensors").read_bytes() == (single.path / "model.safetensors").read_bytes()
@@ -87,7 +87,7 @@ def test_adding_trials_later_equals_requesting_them_at_once(images, tmp_path):
     assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")
 
 
-def test_lists_whole_numbers_and_values_that_are_no_text_are_drawn(images, tmp_path):
+def test_lists_integers_and_non_text_values_are_drawn(images, tmp_path):
     over = {
         "latent_dim": Range(2, 4),
         "encoder.hidden": ((8,), (16, 8)),
@@ -110,7 +110,7 @@ def test_lists_whole_numbers_and_values_that_are_no_text_are_drawn(images, tmp_p
         ({"out": "elsewhere"}, "runs are in another folder"),
     ],
 )
-def test_a_study_of_something_else_is_refused(images, tmp_path, changed, message):
+def test_another_study_is_refused(images, tmp_path, changed, message):
     vaekit.search(**asked(tmp_path, images, trials=1))
     with pytest.raises(UsageError, match=message):
         vaekit.search(**asked(tmp_path, images, trials=2, **changed))
@@ -134,7 +134,7 @@ def test_a_study_of_something_else_is_refused(images, tmp_path, changed, message
         ),
     ],
 )
-def test_a_search_that_cannot_begin_leaves_nothing(images, tmp_path, changed, error, message):
+def test_a_search_that_cannot_start_leaves_nothing(images, tmp_path, changed, error, message):
     given = {name: value for name, value in {**asked(tmp_path, images), **changed}.items() if value is not None}
     with pytest.raises(error, match=message):
         vaekit.search(**given)
@@ -162,7 +162,7 @@ def test_a_study_whose_last_line_was_truncated_by_a_kill_continues(images, tmp_p
     assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")
 
 
-def test_a_journal_that_is_damaged_elsewhere_is_refused_and_left_alone(images, tmp_path):
+def test_a_journal_damaged_elsewhere_is_refused_and_unchanged(images, tmp_path):
     vaekit.search(**asked(tmp_path, images, trials=1))
     file = tmp_path / "search.journal"
     lines = file.read_bytes().splitlines(keepends=True)
@@ -189,7 +189,7 @@ def test_the_direction_of_a_metric_is_known_and_can_be_overridden(text, expected
     assert (criterion.name, criterion.maximise) == expected
 
 
-def test_without_optuna_the_error_says_what_to_install(images, tmp_path, monkeypatch):
+def test_without_optuna_the_error_names_the_extra(images, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "vaekit.sweeps.study", raising=False)
     with pytest.raises(UsageError, match=r"vaekit\[optuna\]"):
@@ -212,7 +212,7 @@ def storage_of(path):
     return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
 
 
-def test_a_trial_below_the_median_is_pruned_and_its_run_stays(images, tmp_path):
+def test_a_trial_below_the_median_is_pruned_and_its_run_kept(images, tmp_path):
     over = {"lr": Range(1e-5, 1e-1, log=True)}
     vaekit.search(**asked(tmp_path, images, over=over, trials=8, epochs=3, prune=True, schedule="constant", seed="4"))
     rows = record_of(tmp_path / "search")["runs"]
@@ -247,7 +247,7 @@ def test_an_interrupted_search_resumes_its_trial(images, tmp_path, monkeypatch):
     assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")
 
 
-def test_a_trial_whose_process_always_dies_at_once_fails_in_the_end(images, tmp_path, monkeypatch):
+def test_a_trial_that_repeatedly_kills_its_process_fails(images, tmp_path, monkeypatch):
     class Died(BaseException):
         """Simulates a kill."""
 
@@ -295,7 +295,7 @@ main(sys.argv[1:])
 """
 
 
-def test_of_two_processes_one_dies_and_the_trials_become_those_of_one_process(images, tmp_path):
+def test_a_killed_process_does_not_change_the_trials(images, tmp_path):
     arguments = flags(tmp_path, images, trials=5)
     with start(*arguments, program=("-c", DIES), RANK=0) as dying:
         while dying.poll() is None and not any((tmp_path / "search").glob("*/spec.yaml")):  # or the other might do all trials

@@ -101,7 +101,7 @@ def test_models_of_a_sweep_are_second_stages(images: Path, tmp_path: Path, first
     assert stacked["loss"] == pytest.approx(alone["loss"], rel=1e-6)
 
 
-def test_a_sweep_whose_models_do_not_fit_the_run_does_not_begin(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
+def test_a_sweep_whose_models_do_not_fit_the_run_is_refused(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
     given = {**options(images, freeze=("decoder",), init=first.path)}
     del given["latent_dim"]
     with pytest.raises(UsageError, match="frozen decoder"):
@@ -161,7 +161,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_the_same_weights(
     assert again.folder.model.read_bytes() == whole.folder.model.read_bytes()
 
 
-def test_a_search_notes_the_initial_weights(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
+def test_a_search_records_the_initial_weights(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
     pytest.importorskip("optuna")
     lines: list[str] = []
     listener = Listener()
@@ -273,7 +273,7 @@ class Narrow(Loss):
         ({"freeze": (), "init": "https://a.b/c"}, "is a URL"),
     ],
 )
-def test_what_cannot_be_a_second_stage_is_refused(
+def test_invalid_second_stages_are_refused(
     images: Path, tmp_path: Path, first: vaekit.Run, more: dict[str, Any], message: str
 ) -> None:
     given = {**options(images), "init": first.path, "freeze": ("encoder",), **more}
@@ -284,7 +284,7 @@ def test_what_cannot_be_a_second_stage_is_refused(
     assert not (tmp_path / "second").exists()
 
 
-def test_a_run_on_other_data_is_not_started_from(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
+def test_initial_weights_of_other_data_are_refused(images: Path, tmp_path: Path, first: vaekit.Run) -> None:
     np.save(tmp_path / "wide.npy", np.zeros((120, 9, 8), np.uint8))
     with pytest.raises(UsageError, match=r"no weights of .* fit(.*\n)*.*encoder \(net.*; decoder \(net.*"):
         vaekit.train(**options(tmp_path / "wide.npy", init=first.path), out=tmp_path / "second")
@@ -294,7 +294,7 @@ def test_a_run_on_other_data_is_not_started_from(images: Path, tmp_path: Path, f
         vaekit.train(**options(tmp_path / "floats.npy", init=first.path, **ranged), out=tmp_path / "second")
 
 
-def test_the_init_of_a_spec_is_written_and_read(images: Path) -> None:
+def test_the_init_of_a_spec_round_trips(images: Path) -> None:
     spec = build_spec({}, {"init": "runs/a", "freeze": "encoder,decoder"})
     assert (spec.train.init, spec.train.freeze) == (Path("runs/a"), ("encoder", "decoder"))
     assert build_spec({}, {"init": "none"}).train.init is None

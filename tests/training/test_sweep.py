@@ -296,7 +296,7 @@ CANNOT_BEGIN = {
 
 
 @pytest.mark.parametrize("reason", CANNOT_BEGIN)
-def test_a_sweep_that_cannot_begin_leaves_nothing(images, tmp_path, monkeypatch, reason):
+def test_a_sweep_that_cannot_start_leaves_nothing(images, tmp_path, monkeypatch, reason):
     changed, error = CANNOT_BEGIN[reason](monkeypatch, images)
     given = {"over": {"seed": (0, 1)}, "stack": "off", **options(images), **changed}
     for name in given["over"]:
@@ -320,7 +320,7 @@ def test_a_model_that_diverges_stops_and_the_others_continue(images, tmp_path):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.2])
-def test_stacked_adamw_is_torchs_at_a_learning_rate_of_each_model(decay):
+def test_stacked_adamw_matches_torch_at_each_learning_rate(decay):
     generator = torch.Generator().manual_seed(0)
     rates, shapes = (1e-3, 1e-1), {"a": (3, 2), "b": (4,), "c": ()}
     start = {name: torch.randn(2, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
@@ -357,7 +357,7 @@ def objective(**given):
     return build_objective(spec.model, build_vae(spec.model, Facts(data_shape=(1, 6, 6)), seed=0))
 
 
-def test_numbers_in_buffers_do_not_keep_models_apart_but_other_attributes_do():
+def test_models_stack_despite_different_buffers_but_not_other_attributes():
     base = objective(loss="beta", beta=1)
     assert difference(base, objective(loss="beta", beta=7)) is None
     assert "beta.beta is Number in one and Changing" in difference(base, objective(loss="beta", beta="linear(0, 4, 3)"))
@@ -367,7 +367,7 @@ def test_numbers_in_buffers_do_not_keep_models_apart_but_other_attributes_do():
     assert "submodules" in difference(base, objective(loss="tc"))
 
 
-def test_partial_functions_keep_models_apart_only_if_they_call_another_or_with_other_arguments():
+def test_models_with_equal_partial_functions_are_stacked():
     one, other = objective(), objective()
     one.vae.decoder.scale, other.vae.decoder.scale = partial(torch.add, 1, alpha=2), partial(torch.add, 1, alpha=2)
     assert difference(one, other) is None
@@ -376,7 +376,7 @@ def test_partial_functions_keep_models_apart_only_if_they_call_another_or_with_o
         assert "vae.decoder.scale is" in difference(one, other)
 
 
-def test_an_objective_whose_course_depends_on_its_data_is_refused():
+def test_an_objective_with_data_dependent_control_flow_is_refused():
     class Branching(vaekit.Loss):
         def forward(self, trace):
             return trace.kl if trace.kl.mean() > 0 else 2 * trace.kl
@@ -387,7 +387,7 @@ def test_an_objective_whose_course_depends_on_its_data_is_refused():
     assert "vmap does not support it" in refusal(usual)
 
 
-def test_stacking_what_cannot_be_stacked_says_what_differs(images, tmp_path):
+def test_failure_to_stack_names_the_difference(images, tmp_path):
     with pytest.raises(UsageError, match="threads differs"):
         vaekit.sweep(over={"threads": (1, 2)}, stack="on", out=tmp_path / "sweep", **without("threads", options(images)))
     assert not (tmp_path / "sweep").exists()
@@ -404,7 +404,7 @@ def test_stacking_what_cannot_be_stacked_says_what_differs(images, tmp_path):
         ({"threads": 2, "encoder": "cnn"}, False, False),
     ],
 )
-def test_models_are_stacked_and_stacks_compiled_where_it_was_measured_to_pay(images, monkeypatch, given, stacked, compiled):
+def test_models_are_stacked_and_compiled_where_faster(images, monkeypatch, given, stacked, compiled):
     monkeypatch.setattr("vaekit.sweeps.grouping.has_cpp_compiler", lambda: True)
     specs = [fit_to_machine(build_spec({}, {**options(images), **given, "seed": seed})) for seed in range(4)]
     splits = roles.datasets.build(specs[0].data.dataset).load()
@@ -413,7 +413,7 @@ def test_models_are_stacked_and_stacks_compiled_where_it_was_measured_to_pay(ima
     assert bool(notes) != stacked
 
 
-def test_small_sweeps_run_one_after_another_bit_equal_to_training_alone(images, tmp_path):
+def test_small_sweeps_run_sequentially_with_identical_results(images, tmp_path):
     reporter, lines = Silent(), []
     reporter.note = lines.append
     given = without("latent_dim", options(images))
@@ -436,7 +436,7 @@ def test_small_sweeps_run_one_after_another_bit_equal_to_training_alone(images, 
         ("encoder.hidden=512;256,128", ("encoder.hidden", ["512", "256,128"])),
     ],
 )
-def test_values_are_listed_or_a_range(text, expected):
+def test_values_are_a_list_or_a_range(text, expected):
     assert read_over(text) == expected
 
 
@@ -454,7 +454,7 @@ def test_a_sweep_over_nothing_or_twice_is_refused(over, given, message):
         combinations(over, given)
 
 
-def test_the_epoch_of_the_best_weights_is_each_models_own(images, tmp_path):
+def test_each_model_has_its_own_best_epoch(images, tmp_path):
     given = options(images, epochs=4, schedule="constant")
     for run in vaekit.sweep(over={"lr": (1e-4, 0.3)}, stack="on", out=tmp_path / "sweep", **given):
         losses = [record["validation_loss"] for record in run.metrics()]
@@ -484,7 +484,7 @@ class Lossy(torch.autograd.Function):
         return 0.5 * (y + y.detach()), in_dims[0]
 
 
-def test_an_objective_whose_gradients_are_wrong_in_a_stack_is_refused():
+def test_an_objective_with_wrong_stacked_gradients_is_refused():
     class CodeNorm(vaekit.Loss):
         def __init__(self, function):
             super().__init__()

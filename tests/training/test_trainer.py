@@ -94,7 +94,7 @@ def assert_same_weights(first, second):
         assert torch.equal(first[name], second[name]), name
 
 
-def test_a_run_leaves_the_files_that_it_promises(images, tmp_path):
+def test_a_run_writes_the_documented_files(images, tmp_path):
     recorder = Recorder()
     run = vaekit.train(**options(images, pictures=(1, 3)), out=tmp_path / "run", reporter=recorder)
     names = {path.relative_to(run.path).as_posix() for path in run.path.rglob("*") if path.is_file()}
@@ -149,7 +149,7 @@ def test_pictures_do_not_change_the_weights(images, tmp_path):
     assert not (runs[0].path / "training.gif").exists()
 
 
-def test_the_global_generator_of_torch_is_neither_used_nor_moved(images, tmp_path):
+def test_the_global_generator_of_torch_is_not_used(images, tmp_path):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     first = vaekit.train(**options(images), out=tmp_path / "first")
@@ -213,7 +213,7 @@ def test_a_killed_run_resumes_to_the_same_bits(images, tmp_path):
     assert [r["epoch"] for r in killed.metrics()] == list(range(1, 41))
 
 
-def test_ctrl_c_in_a_runs_last_moments_stops_what_follows_it(images, tmp_path):
+def test_ctrl_c_at_the_end_of_a_run_stops_the_next(images, tmp_path):
     class Late(Recorder):
         def end(self, evaluation):
             super().end(evaluation)
@@ -229,7 +229,7 @@ def test_ctrl_c_in_a_runs_last_moments_stops_what_follows_it(images, tmp_path):
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_what_the_process_ignores_does_not_stop_a_run(images, tmp_path, monkeypatch):
+def test_signals_ignored_by_the_process_do_not_stop_a_run(images, tmp_path, monkeypatch):
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     interrupt_at(monkeypatch, 8)
     try:
@@ -296,7 +296,7 @@ def test_a_run_that_cannot_start_is_released(images, tmp_path, monkeypatch):
     assert kept.value.given
 
 
-def test_numbers_of_other_splits_leave_those_of_the_test_set_alone(images, tmp_path):
+def test_evaluating_other_splits_keeps_the_test_metrics(images, tmp_path):
     run = vaekit.train(**options(images), out=tmp_path / "run")
     with_likelihood = run.evaluate(samples=10)
     validation = run.evaluate(split="validation")
@@ -346,14 +346,14 @@ def test_the_best_weights_are_those_of_the_lowest_validation_objective(images, t
     assert run.evaluate(split="validation")["loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
-def test_validation_takes_schedules_at_their_final_values(images, tmp_path):
+def test_validation_uses_the_final_values_of_schedules(images, tmp_path):
     run = vaekit.train(**options(images, epochs=1, loss="beta", beta="linear(0, 2, 1000)"), out=tmp_path / "run")
     (record,) = run.metrics()
     assert record["validation_beta"] == pytest.approx(2 * record["validation_kl"])
     assert record["train_beta"] < 0.01 * record["train_kl"]
 
 
-def test_evaluation_weighs_every_example_the_same(images, tmp_path):
+def test_evaluation_weights_all_examples_equally(images, tmp_path):
     """12 test images in batches of 16 or 5 give the same numbers up to the noise of the codes, here none."""
     run = vaekit.train(**options(images, epochs=1, posterior="delta", binarize="static"), out=tmp_path / "run")
     numbers = []
@@ -381,7 +381,7 @@ def test_a_plain_autoencoder_has_no_kl_and_no_elbo(images, tmp_path):
         ("gaussian", "none", "lower bound of the log density of pixels in [0, 1], nats"),
     ],
 )
-def test_the_evaluation_says_what_its_elbo_is(images, tmp_path, likelihood, binarize, meaning):
+def test_the_evaluation_describes_its_elbo(images, tmp_path, likelihood, binarize, meaning):
     run = vaekit.train(**options(images, epochs=1, likelihood=likelihood, binarize=binarize), out=tmp_path / "run")
     assert run.evaluation()["elbo_is"] == meaning
     assert ("bits_per_dim" in run.evaluation()) == (likelihood == "gaussian")
@@ -434,7 +434,7 @@ def test_bce_on_data_outside_the_unit_interval_is_refused(tmp_path):
     assert "bits_per_dim" not in run.evaluation()
 
 
-def test_a_batch_larger_than_the_data_is_refused_and_leaves_no_folder(images, tmp_path):
+def test_a_batch_larger_than_the_data_is_refused_without_a_folder(images, tmp_path):
     with pytest.raises(UsageError, match="exceeds"):
         vaekit.train(**options(images, batch_size=1000), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -456,7 +456,7 @@ def test_a_default_batch_adapts_to_fewer_images(images, tmp_path):
     ("num", "processes", "size"),
     [(50_000, 1, 128), (6144, 1, 128), (6143, 1, 64), (3000, 1, 32), (300, 1, 16), (9, 1, 9), (9, 2, 8), (300, 24, 24)],
 )
-def test_a_default_batch_leaves_an_epoch_48_steps(num, processes, size):
+def test_a_default_batch_gives_an_epoch_48_steps(num, processes, size):
     parts = [TensorImages(torch.zeros(number, 1, 2, 2, dtype=torch.uint8)) for number in (num, 1, 1)]
     fitted = fit_to_data(build_spec({}, {}), Splits(*parts), processes)
     assert fitted.train.batch_size == size
@@ -479,7 +479,7 @@ def test_weight_decay_shrinks_matrices_only(images, tmp_path, stacked):
         torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_an_out_that_exists_is_refused_before_any_data_are_read(images, tmp_path, monkeypatch):
+def test_an_existing_out_is_refused_before_reading_data(images, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine").touch()
     monkeypatch.setattr("vaekit.run.load_splits", lambda spec: pytest.fail("the data were read"))
@@ -489,7 +489,7 @@ def test_an_out_that_exists_is_refused_before_any_data_are_read(images, tmp_path
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_where_there_is_none_is_a_usage_error(images, tmp_path):
+def test_cuda_without_a_gpu_is_a_usage_error(images, tmp_path):
     with pytest.raises(UsageError, match="no cuda device"):
         vaekit.train(**options(images, device="cuda"), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -501,7 +501,7 @@ def test_bf16_trains_to_finite_losses_with_sums_in_float32(images, tmp_path):
     assert all(t.dtype != torch.bfloat16 for t in weights(run).values())
 
 
-def test_a_truncated_checkpoint_is_named(images, tmp_path):
+def test_a_truncated_checkpoint_is_refused(images, tmp_path):
     run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
     file = run.path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -520,7 +520,7 @@ def test_weights_of_another_architecture_are_explained_by_name_and_shape(images,
     assert f"{name}: (3, 3) in the file, (16, 63) in the model" in str(caught.value)
 
 
-def test_one_file_is_enough_to_rebuild_the_model(images, tmp_path):
+def test_a_single_file_rebuilds_the_model(images, tmp_path):
     run = vaekit.train(**options(images, epochs=1), out=tmp_path / "run")
     alone = tmp_path / "elsewhere.safetensors"
     alone.write_bytes((run.path / "model.safetensors").read_bytes())
@@ -565,7 +565,7 @@ def test_a_compiled_run_equals_the_eager_one_up_to_rounding(images, tmp_path):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4)
 
 
-def test_weights_that_parts_share_are_refused_before_training(images, tmp_path, monkeypatch):
+def test_shared_weights_are_refused_before_training(images, tmp_path, monkeypatch):
 
     def tied(spec, splits):
         objective = assemble(spec, splits)
@@ -586,7 +586,7 @@ def test_a_process_compiles_models_of_many_forms(images, tmp_path, monkeypatch):
         vaekit.train(**options(images, latent_dim=dim, epochs=1, compile="on", pictures="none"), out=tmp_path / str(dim))
 
 
-def test_compilation_is_chosen_by_the_work_of_the_run_and_not_for_convolutions():
+def test_compilation_depends_on_the_work_of_the_run_and_excludes_convolutions():
     from vaekit.specs.options import build_spec
     from vaekit.training.compilation import choose_compilation
     from vaekit.training.hardware import fit_to_machine
@@ -610,14 +610,14 @@ def test_compiling_without_a_compiler_is_refused_if_requested_and_never_chosen(i
     assert vaekit.train(**options(images, epochs=1), out=tmp_path / "run").spec.train.compile == "off"
 
 
-def test_a_full_disk_is_noticed_before_training(images, tmp_path, monkeypatch):
+def test_a_full_disk_is_detected_before_training(images, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(VaekitError, match="too full"):
         vaekit.train(**options(images), out=tmp_path / "run")
 
 
-def test_convolutions_are_trained_with_channels_last_and_to_the_same_losses(tmp_path, monkeypatch):
+def test_convolutions_train_with_channels_last_to_the_same_losses(tmp_path, monkeypatch):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (60, 9, 7, 3), dtype=np.uint8))
     given = options(tmp_path / "images.npy", encoder="cnn", binarize="none", epochs=2)
     given |= {"encoder.channels": (3, 4), "decoder.channels": (4, 3)}
@@ -640,7 +640,7 @@ def test_convolutions_are_trained_with_channels_last_and_to_the_same_losses(tmp_
 
 @pytest.mark.parametrize("channels", [(3, 5), (16, 20)])
 @pytest.mark.parametrize(("encoder", "decoder"), [("cnn", "bilinear"), ("resnet", "cnn"), ("resnet", "resnet")])
-def test_the_layout_of_convolutions_leaves_gradients_as_they_were(encoder, decoder, channels):
+def test_the_layout_of_convolutions_does_not_change_gradients(encoder, decoder, channels):
     """With channels last, oneDNN's are wrong for strided 1×1 convolutions with few channels."""
     from vaekit.compute.layout import lay_out
     from vaekit.specs.options import build_spec
@@ -662,7 +662,7 @@ def test_the_layout_of_convolutions_leaves_gradients_as_they_were(encoder, decod
 
 
 @pytest.mark.parametrize("stack", ["off", "on"])
-def test_moments_that_overflow_are_no_silent_end_of_training(images, tmp_path, stack):
+def test_overflowing_moments_do_not_stop_training_silently(images, tmp_path, stack):
     given = options(images, loss="beta", epochs=1, pictures="none")
     with pytest.raises(DivergenceError, match="moments are not finite") as caught:
         vaekit.train(**given, beta=1e30, out=tmp_path / "run")

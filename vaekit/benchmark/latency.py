@@ -67,7 +67,7 @@ def onnx_latency(
 
 
 def _inputs(metadata: Mapping[str, Any], batch: int) -> list[torch.Tensor]:
-    """Return random numbers, and classes in turn, for the inputs of a file."""
+    """Return random images or codes, and cyclic class indices, for the inputs of a file."""
     generator, (first, *others) = torch.Generator().manual_seed(0), metadata["inputs"]
     numbers = torch.rand(batch, *first["shape"][1:], generator=generator)
     return [numbers, *(torch.arange(batch) % len(metadata["class_names"]) for _ in others)]

@@ -83,7 +83,7 @@ def timed(function: Callable[[], Result], device: torch.device, calls: int = 1) 
 
 
 def calls_in_a_row(device: torch.device) -> int:
-    """Return how many calls to time together: on a GPU, several, so that Python runs ahead of the device as in real use."""
+    """Return the number of calls to time together: several on a GPU, so that Python runs ahead of the device as in real use."""
     return 1 if device.type == "cpu" else 20
 
 

@@ -74,18 +74,18 @@ def throughput(
         A dictionary with the following entries.
 
         ``rows`` has one row per task and combination: ``images_per_second`` with its quartiles ``lower`` and ``upper``; the
-        ``flops`` of a batch and their ``flops_fraction`` of the matrix peak; and ``peak_bytes``, see `peak_memory`. For training,
-        a row also has the milliseconds of its ``parts`` (timed separately on a GPU, where their sum exceeds the step); the
-        minimum number of ``bytes`` that a step moves and its ``bytes_fraction`` of the memory bandwidth, unless a loss takes
-        gradients by `torch.func`; ``first_step_seconds``, which includes compilation; and, on CUDA, ``busy_fraction``, the
-        fraction of a step in which the GPU computes or copies.
+        ``flops`` of a batch and their ``flops_fraction`` of the matrix peak; and ``peak_bytes``, see `peak_memory`. For
+        training, a row also has the milliseconds of its ``parts`` (timed separately on a GPU, where their sum exceeds the
+        step); the minimum number of ``bytes`` that a step moves and its ``bytes_fraction`` of the memory bandwidth, unless a
+        loss computes gradients with `torch.func`; ``first_step_seconds``, which includes compilation; and, on CUDA,
+        ``busy_fraction``, the fraction of a step in which the GPU computes or copies.
 
         ``machine`` contains the peaks by device and precision, ``environment`` describes the machine and the versions, and
-        ``spec`` is what all rows have in common.
+        ``spec`` contains the settings common to all rows.
 
     Raises:
         UsageError: An option or a device does not exist, or the device does not support a compilation.
-        DataError: The data are missing.
+        DataError: The dataset was not found.
     """
     rows: list[dict[str, Any]] = []
     machine: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def throughput(
 
 
 def _shared(spec: RunSpec) -> dict[str, Any]:
-    """Return the part of a spec that all measurements share, without the settings recorded in rows and environment."""
+    """Return the settings common to all measurements, without those recorded in rows and environment."""
     data = spec.model_dump(mode="json")
     elsewhere = {"device", "precision", "compile", "batch_size", "threads"}
     return {**data, "train": {name: value for name, value in data["train"].items() if name not in elsewhere}}
@@ -194,7 +194,7 @@ def _train(step: Step, peak: Mapping[str, float], seconds: float) -> dict[str, A
 
 
 def _parts(step: Step, readings: Iterator[Reading]) -> dict[str, float]:
-    """Take one step part by part; return the milliseconds of each part."""
+    """Run one step part by part; return the milliseconds of each part."""
     device = step.device
     data, inputs = timed(lambda: step.inputs(next(readings)), device)
 
@@ -224,9 +224,9 @@ def _fraction(what: str, amount: float, times: Sequence[float], peak: Mapping[st
 
 
 def _saved_bytes(function: Callable[[], object], model: nn.Module) -> int | None:
-    """Return the bytes of the tensors, but for parameters, that a function saves for its backward pass.
+    """Return the size in bytes of the tensors, except parameters, that a function saves for its backward pass.
 
-    None if it takes gradients by `torch.func`, which does not allow saved tensors to be seen.
+    None if it computes gradients with `torch.func`, which does not support hooks on saved tensors.
     """
     saved: dict[int, int] = {}
     own = {parameter.data_ptr() for parameter in model.parameters()}
@@ -247,7 +247,7 @@ def _saved_bytes(function: Callable[[], object], model: nn.Module) -> int | None
 
 
 class _NoModules(nullcontext[None]):
-    """Stands for the tracker of modules of a `FlopCounterMode`, whose hooks fail where `torch.func` differentiates."""
+    """Replaces the module tracker of `FlopCounterMode`, whose hooks fail under `torch.func` transforms."""
 
     parents = frozenset({"Global"})
 

@@ -112,7 +112,7 @@ def test_a_constant_metric_is_a_change_of_coordinates():
     torch.testing.assert_close(scaled * 0.5, momentum)  # momenta are larger by what velocities are smaller
 
 
-def test_the_metric_is_its_definition_and_momenta_are_drawn_from_it():
+def test_the_metric_matches_its_definition_and_momenta_follow_it():
     metric, z = metric_of(3), random(2, 3, seed=7)
     for i, point in enumerate(z):
         parts = zip(metric.centroids, metric.factors, strict=True)
@@ -136,7 +136,7 @@ def test_cooling_ends_at_temperature_one(num_steps):
     assert torch.equal(quadratic_cooling(number(1.0), num_steps), torch.ones(num_steps, dtype=F64))
 
 
-def test_zero_steps_do_nothing():
+def test_zero_steps_change_nothing():
     z, rho = random(3, 2), random(3, 2, seed=1)
     assert all(map(torch.equal, leapfrog(z, rho, gradient_of(potential), step=number(0.1), cooling=torch.ones(0)), (z, rho)))
     assert quadratic_cooling(number(0.3), 0).shape == (0,)
@@ -189,7 +189,7 @@ def loss_of(kind, **options):
     ("kind", "beta_zero", "step"), [("hvae", 0.3, 0.12), ("hvae", 1.0, 0.12), ("rhvae", 0.3, 0.03), ("rhvae", 1.0, 0.03)]
 )
 @torch.no_grad()
-def test_the_weight_of_a_trajectory_has_the_evidence_as_its_mean(kind, beta_zero, step):
+def test_the_mean_weight_of_trajectories_is_the_evidence(kind, beta_zero, step):
     """So its logarithm is a bound in expectation; a wrong volume, density or constant would show."""
     num = 20_000 if kind == "hvae" else 5_000
     trace = trace_of(kind, num)
@@ -213,7 +213,7 @@ def test_the_bound_is_tighter_than_the_elbo(kind, beta_zero, step):
 
 
 @pytest.mark.parametrize("kind", ["hvae", "rhvae"])
-def test_no_step_is_the_elbo_of_the_vae(kind):
+def test_without_steps_the_bound_is_the_elbo_of_the_vae(kind):
     """As a value for each example and as a gradient."""
     trace = trace_of(kind, 5)
     loss = loss_of(kind, steps=0, beta_zero=1.0)
@@ -221,7 +221,7 @@ def test_no_step_is_the_elbo_of_the_vae(kind):
 
 
 @pytest.mark.parametrize("kind", ["hvae", "rhvae"])
-def test_vanishing_steps_are_the_elbo_of_the_vae(kind):
+def test_the_bound_approaches_the_elbo_as_steps_vanish(kind):
     trace = trace_of(kind, 5)
     loss = loss_of(kind, step_size=1e-9, beta_zero=1.0)
     torch.testing.assert_close(loss(trace), -trace.log_weight, rtol=1e-6, atol=1e-6)
@@ -251,7 +251,7 @@ def test_gradients_of_gradients_are_those_of_finite_differences(kind):
         assert (gradient * direction).sum().item() == pytest.approx(((values[0] - values[1]) / 2e-6).item(), rel=1e-4, abs=1e-7)
 
 
-def test_numbers_are_learned_within_their_bounds():
+def test_bounded_parameters_stay_within_their_bounds():
     step = Bounded(0.05, 0.5, (3,)).double()
     torch.testing.assert_close(step(), torch.full((3,), 0.05, dtype=F64), rtol=1e-6, atol=0)
     torch.nn.init.constant_(step.logit, 100.0)

@@ -76,7 +76,7 @@ def unpacked(script):
     return gzip.decompress(base64.b64decode(script))
 
 
-def test_the_page_is_one_file_that_refers_to_nothing_outside(run, files, tmp_path):
+def test_the_page_is_a_single_self_contained_file(run, files, tmp_path):
     exported = run.export("playground", out=tmp_path / "out" / "page.html", runtime=str(files))
     assert [file.name for file in exported.path.parent.iterdir()] == ["page.html"]
     text = exported.path.read_text("utf-8")
@@ -108,7 +108,7 @@ def test_the_page_carries_the_runtime_and_verified_models_with_their_metadata(ru
     assert [note.split(":")[0] for note in exported.notes] == ["encoder"]
 
 
-def test_without_the_encoder_the_page_has_none(run, files, tmp_path):
+def test_a_page_without_an_encoder(run, files, tmp_path):
     exported = run.export("playground", out=tmp_path / "page.html", runtime=str(files), encoder=False)
     scripts = Page(exported.path.read_text("utf-8")).scripts
     assert "encoder" not in scripts
@@ -129,7 +129,7 @@ def test_every_element_that_the_program_names_is_in_the_template():
     assert named <= ids
 
 
-def test_values_are_escaped_and_not_read_as_template():
+def test_values_are_escaped_and_not_parsed_as_template():
     text = page.assemble("<b>{{style}}", {"x": "</script><!--\u2028{{title}}"}, {})
     assert "&lt;b&gt;{{style}}</title>" in text
     parsed = Page(text)
@@ -150,7 +150,7 @@ def test_a_folder_without_the_runtime_is_an_error(tmp_path):
         runtime.load(str(tmp_path))
 
 
-def test_the_cache_is_used_and_checked(files, tmp_path, monkeypatch):
+def test_the_cache_is_used_and_verified(files, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ExportError, match=r"npm is not installed(.|\n)*--runtime"):
@@ -164,7 +164,7 @@ def test_the_cache_is_used_and_checked(files, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["true", "altered", "absent", "failure"])
-def test_npm_fills_the_cache_with_checked_files_only(files, tmp_path, monkeypatch, content):
+def test_npm_fills_the_cache_with_verified_files_only(files, tmp_path, monkeypatch, content):
     program = tmp_path / "bin" / "npm"
     program.parent.mkdir()
     copied = f"mkdir -p package/dist && cp {files}/* package/dist"

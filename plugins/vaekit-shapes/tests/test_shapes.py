@@ -12,7 +12,7 @@ def test_shapes_conform(check):
     check("shapes", options={"num_images": 100})
 
 
-def test_shapes_have_their_areas_and_places():
+def test_shapes_have_the_correct_areas_and_positions():
     radius, middle = torch.full((3,), 0.25), torch.zeros(3, 2)
     images = draw(torch.arange(3), middle, radius, torch.zeros(3), 200).double() / 255
     areas = images.mean((1, 2, 3))

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import vaekit
 from vaekit.roles import pictures
 from vaekit.run import Run
 
@@ -63,6 +64,15 @@ def test_training_does_not_load_the_compiler(tmp_path: Path) -> None:
 def test_commands_on_runs_do_not_load_the_compiler(labelled_run: Path, tmp_path: Path, command: str) -> None:
     out = [] if command == "evaluate" else ["--out", str(tmp_path / ("page.html" if command == "report" else "picture.png"))]
     done = run("-c", CHECK, "torch._dynamo torchvision onnx", command, str(labelled_run), *out)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_codes_of_a_model_with_a_learned_scale_do_not_load_the_compiler(tmp_path: Path) -> None:
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32))
+    data = {"dataset": "array", "dataset.path": str(tmp_path / "rows.npy"), "likelihood.link": "identity"}
+    folder = vaekit.train(**data, likelihood="gaussian", latent_dim=2, epochs=1, pictures="none", out=tmp_path / "run").path
+    done = run("-c", CHECK, "torch._dynamo torchvision onnx", "embed", str(folder), "--out", str(tmp_path / "codes.npz"))
     assert (done.returncode, done.stderr) == (0, "")
 
 

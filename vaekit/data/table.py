@@ -28,7 +28,9 @@ def write_table(path: str | Path) -> Iterator[Table]:
 
     The suffix of the path states the format:
 
-    * ``.parquet``: a column with several numbers per row is a fixed-size list, nested for more axes;
+    * ``.parquet``: a column with several numbers per row is a fixed-size list, nested for more axes, since thousands of columns
+      would be slow to read, and hard to address. ``np.stack(frame["z"])`` makes it an array in pandas, and
+      ``frame["z"].to_numpy()`` in polars;
     * ``.npz``: an array for each column;
     * ``.npy``: the array of the only column.
 

@@ -87,7 +87,7 @@ class LogScale(nn.Module):
                 expected=f"more than 1/256 = {MIN_SCALE:.4f}, one grey level",
                 remedy="use a larger initial scale, or fix it: --likelihood.learned false",
             )
-        log_scale = torch.tensor([math.log(scale)])
+        log_scale = torch.tensor([math.log(scale)], device="cpu")  # arithmetic on "meta" would load torch's compiler
         if learned:
             self.value = nn.Parameter(log_scale / SPEEDUP)
         else:

@@ -110,7 +110,8 @@ def _files(record: Record, path: Path, fit: Fit | None) -> Dataset:
         raise UsageError("unknown file format", given=path, expected=f"a folder of images, or a {', '.join(known)} file")
     kind = kinds[0]
     spec = roles.datasets.spec(kind)
-    options: dict[str, Any] = own.model_dump(exclude={"path", "validation", "test"}) if kind == own.kind else {"kind": kind}
+    other = {"path", "validation", "test", *(("key", "labels") if suffix == ".npy" else ())}  # a single array has no name
+    options: dict[str, Any] = own.model_dump(exclude=other) if kind == own.kind else {"kind": kind}
     options["path"] = str(path)
     if "memory_gb" in spec.model_fields:
         options["memory_gb"] = 0.0

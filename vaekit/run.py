@@ -315,7 +315,8 @@ class Run(Record):
     ) -> Scores:
         """Score how anomalous the best model finds each example of a data set; see `vaekit.evaluation.scores`.
 
-        Each number is a function of the example, its position in the data and the seed. A threshold, from ``quantile`` or
+        Each number is a function of the example, its position in the data and the seed. Examples are streamed; their numbers,
+        about 100 bytes for each, are kept in memory. A threshold, from ``quantile`` or
         ``contamination``, is stored in ``threshold.json``, and applies to later calls with the same score and options.
 
         Args:

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import vaekit
+from vaekit.data.batches import Batches
+from vaekit.streams import Streams
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -152,6 +155,20 @@ def test_files_of_a_folder_are_named_and_of_another_size_refused(cli: Cli, run: 
     assert (code, "not of the shape of the model" in err, "--fit crop" in err) == (1, True, True)
     assert not (tmp_path / "other.npz").exists()
     assert cli("score", run, tmp_path / "photos", "--fit", "stretch", "--out", tmp_path / "other.npz")[0] == 0
+
+
+def test_nothing_is_drawn_for_deterministic_scores_not_even_binary_pixels(labelled_run: Path, tmp_path: Path) -> None:
+    options = {"binarize": "dynamic", "epochs": 1, "pictures": "none"}
+    run = vaekit.train(labelled_run / "spec.yaml", out=tmp_path / "run", **options)
+    grey = run.splits.test.gather(torch.arange(24)) / 255
+    binary = Batches(run.splits.test, batch_size=24, streams=Streams(0), binarize="dynamic", train=False, split="test")
+    fixed, drawn = run.score(deterministic=True), run.score(samples=2)
+    for scores, x in ((fixed, grey), (drawn, binary.fixed(torch.arange(24)))):
+        expected = (x - run.vae().reconstruct(x)).square().flatten(1).sum(1)
+        np.testing.assert_allclose(scores["squared_error"], expected, rtol=1e-4)
+    assert (fixed["elbo"] == run.score(deterministic=True, seed=1)["elbo"]).all()
+    assert (drawn["elbo"] != run.score(samples=2, seed=1)["elbo"]).any()
+    assert (fixed.elbo_is[-8:], drawn.elbo_is) == ("no bound", "lower bound of log p(x), nats")
 
 
 def test_maps_are_pictures_of_the_error_by_row(cli: Cli, run: Path, tmp_path: Path) -> None:

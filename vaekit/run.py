@@ -324,7 +324,7 @@ class Run(Record):
                 the run.
             score: The name of the score: ``elbo``, ``reconstruction``, ``kl``, ``squared_error``, ``log_likelihood``,
                 ``input_complexity`` or ``likelihood_ratio``.
-            split: ``train``, ``validation`` or ``test``; default: all if the data are not split, else ``test``.
+            split: ``train``, ``validation`` or ``test`` of the data; default: all if they are not split, else ``test``.
             samples: The number K of importance samples for log p(x); default: 0, which skips it.
             background: The background model of a likelihood ratio: a run on the same data with random changes.
             deterministic: Whether to draw nothing, as exported scorers do: codes are means of q(z|x), so that the ELBO becomes a

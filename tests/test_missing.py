@@ -230,6 +230,17 @@ def test_an_exported_encoder_accepts_missing_values(run: vaekit.Run, tmp_path: P
     np.testing.assert_allclose(output, expected.numpy(), atol=1e-5)
 
 
+def test_scores_and_exported_scorers_leave_missing_numbers_out(run: vaekit.Run, tmp_path: Path) -> None:
+    scores = run.score(deterministic=True, quantile=0.8)
+    exported = run.export("onnx", part="scorer", out=tmp_path / "scorer.onnx")
+    x = run.splits.test.gather(torch.arange(len(scores)))
+    score, error, flagged, _ = onnxruntime.InferenceSession(exported.path).run(None, {"image": x.numpy()})
+    np.testing.assert_allclose(score, scores.score, rtol=1e-5, atol=1e-5)
+    assert (flagged == scores["above_threshold"]).all()
+    assert (error[x.isnan().numpy()] == 0).all()
+    np.testing.assert_allclose(error.sum(1), scores["squared_error"], rtol=1e-5)
+
+
 def test_pictures_show_missing_values_next_to_complete_reconstructions(run: vaekit.Run, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -419,7 +419,8 @@ class Run(Record):
     ) -> Scores:
         """Score how anomalous the best model finds each example of a data set; see `vaekit.evaluation.scores`.
 
-        Each number is a function of the example, its position in the data and the seed. A threshold, from ``quantile`` or
+        Each number is a function of the example, its position in the data and the seed. Examples are streamed; their numbers,
+        about 100 bytes for each, are kept in memory. A threshold, from ``quantile`` or
         ``contamination``, is stored in ``threshold.json``, and applies to later calls with the same score and options.
 
         Args:
@@ -427,7 +428,7 @@ class Run(Record):
                 the run.
             score: The name of the score: ``elbo``, ``reconstruction``, ``kl``, ``squared_error``, ``log_likelihood``,
                 ``input_complexity`` or ``likelihood_ratio``.
-            split: ``train``, ``validation`` or ``test``; default: all if the data are not split, else ``test``.
+            split: ``train``, ``validation`` or ``test`` of the data; default: all if they are not split, else ``test``.
             samples: The number K of importance samples for log p(x); default: 0, which skips it.
             background: The background model of a likelihood ratio: a run on the same data with random changes.
             deterministic: Whether to draw nothing, as exported scorers do: codes are means of q(z|x), so that the ELBO becomes a

@@ -11,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import vaekit
+from vaekit.data.batches import Batches
+from vaekit.streams import Streams
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -138,6 +141,14 @@ def test_likelihood_ratio_is_a_difference_of_two_models(run: Path, tmp_path: Pat
         vaekit.Run(run).score(score="likelihood_ratio", background=other)
 
 
+def test_a_background_model_needs_a_density(run: Path, tmp_path: Path) -> None:
+    data = {"dataset": "array", "dataset.path": vaekit.Run(run).spec.data.dataset.path}  # type: ignore[attr-defined]
+    options = {"posterior": "delta", "likelihood": "gaussian", "epochs": 1, "pictures": "none", "batch_size": 16}
+    background = vaekit.train(**data, **options, out=tmp_path / "background")
+    with pytest.raises(vaekit.VaekitError, match=r"the background model .* has no likelihood, since"):
+        vaekit.Run(run).score(score="likelihood_ratio", background=background)
+
+
 def test_files_of_a_folder_are_named_and_of_another_size_refused(cli: Cli, run: Path, tmp_path: Path) -> None:
     for name, shade in (("a/one.png", 40), ("b/two.png", 200), ("b/three.png", 90)):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -151,7 +162,22 @@ def test_files_of_a_folder_are_named_and_of_another_size_refused(cli: Cli, run: 
     code, _, err = cli("score", run, tmp_path / "photos", "--out", tmp_path / "other.npz")
     assert (code, "not of the shape of the model" in err, "--fit crop" in err) == (1, True, True)
     assert not (tmp_path / "other.npz").exists()
-    assert cli("score", run, tmp_path / "photos", "--fit", "stretch", "--out", tmp_path / "other.npz")[0] == 0
+    for words in ([tmp_path / "photos"], ["--against", tmp_path / "photos", "--split", "validation"]):
+        assert cli("score", run, *words, "--fit", "stretch", "--out", tmp_path / "other.npz")[0] == 0
+
+
+def test_nothing_is_drawn_for_deterministic_scores_not_even_binary_pixels(labelled_run: Path, tmp_path: Path) -> None:
+    options = {"binarize": "dynamic", "epochs": 1, "pictures": "none"}
+    run = vaekit.train(labelled_run / "spec.yaml", out=tmp_path / "run", **options)
+    grey = run.splits.test.gather(torch.arange(24)) / 255
+    binary = Batches(run.splits.test, batch_size=24, streams=Streams(0), binarize="dynamic", train=False, split="test")
+    fixed, drawn = run.score(deterministic=True), run.score(samples=2)
+    for scores, x in ((fixed, grey), (drawn, binary.fixed(torch.arange(24)))):
+        expected = (x - run.vae().reconstruct(x)).square().flatten(1).sum(1)
+        np.testing.assert_allclose(scores["squared_error"], expected, rtol=1e-4)
+    assert (fixed["elbo"] == run.score(deterministic=True, seed=1)["elbo"]).all()
+    assert (drawn["elbo"] != run.score(samples=2, seed=1)["elbo"]).any()
+    assert (fixed.elbo_is[-8:], drawn.elbo_is) == ("no bound", "lower bound of log p(x), nats")
 
 
 def test_maps_are_pictures_of_the_error_by_row(cli: Cli, run: Path, tmp_path: Path) -> None:

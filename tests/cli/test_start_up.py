@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import vaekit
 from vaekit.roles import pictures
 from vaekit.run import Run
 

@@ -16,7 +16,7 @@ LABELLED = st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max
 """Scores, many of which are equal, and whether each is an anomaly's."""
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(LABELLED)
 def test_auroc_and_average_precision_are_those_of_scikit_learn_with_ties_too(examples: list[tuple[int, bool]]) -> None:
     scores, known = (np.array(each) for each in zip(*examples, strict=True))
@@ -36,7 +36,7 @@ def test_auroc_counts_a_tie_as_one_half(scores: list[float], expected: float) ->
     assert auroc(np.array(scores, float), np.array([False, False, True, True])) == expected
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(LABELLED, st.integers(0, 6))
 def test_precision_recall_and_f1_are_those_of_scikit_learn(examples: list[tuple[int, bool]], level: int) -> None:
     scores, known = (np.array(each) for each in zip(*examples, strict=True))
@@ -45,7 +45,7 @@ def test_precision_recall_and_f1_are_those_of_scikit_learn(examples: list[tuple[
     assert tuple(at_threshold(flagged, known).values()) == pytest.approx(expected)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=50), st.floats(0.01, 0.99))
 def test_a_quantile_is_the_inverse_of_the_distribution_function(values: list[int], share: float) -> None:
     scores = np.array(values, float)

@@ -180,7 +180,8 @@ def test_conditional_scorers_take_labels(tmp_path: Path) -> None:
     assert verify(path).difference <= 1e-5
 
 
-@pytest.mark.parametrize(("shape", "positions"), [((7,), (7,)), pytest.param((2, 9), (9,), marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/test_missing.py exports the scorer of a table
+@pytest.mark.parametrize(("shape", "positions"), [((7,), (7,)), ((2, 9), (9,))])
 def test_maps_of_tables_and_signals(make: Make, shape: tuple[int, ...], positions: tuple[int, ...], tmp_path: Path) -> None:
     trained = with_threshold(make(shape, likelihood="gaussian"), "squared_error")
     path = Onnx().export(trained, "scorer", tmp_path / "scorer.onnx").path

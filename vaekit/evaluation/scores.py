@@ -170,12 +170,12 @@ def png_length(image: Tensor, *, binary: bool) -> float:
     """Return the length of an image as a PNG, without the frame of the file, in nats.
 
     Args:
-        image: ``(C, H, W)`` in [0, 1] of 1 or 3 channels, rounded to 8 bits.
+        image: ``(C, H, W)`` in [0, 1] of 1 or 3 channels, which is rounded to 8 bits; missing numbers become black.
         binary: Whether pixels are black or white only, and so have one bit.
     """
     from PIL import Image
 
-    levels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    levels = (image.nan_to_num(0.0) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     picture, file = Image.fromarray(levels[:, :, 0] if levels.shape[2] == 1 else levels), io.BytesIO()
     (picture.convert("1", dither=Image.Dither.NONE) if binary else picture).save(file, "PNG", compress_level=9)
     return 8 * math.log(2) * (file.tell() - PNG_FRAME)

@@ -24,6 +24,7 @@ from vaekit.evaluation.detection import Threshold
 from vaekit.evaluation.evaluator import BATCH_NUMBERS
 from vaekit.evaluation.scores import Measured, Scores, find_score, measure, score_of
 from vaekit.files import local_path, write_text, writing
+from vaekit.interfaces import without_density
 from vaekit.report.scores_page import Example, Extremes, map_to_show, write_page
 from vaekit.store.given import read_given
 from vaekit.store.record import load_model
@@ -110,7 +111,7 @@ class Given:
         )
 
 
-class Scorer:
+class Scoring:
     """Scores examples by the model of a run.
 
     Args:
@@ -175,6 +176,8 @@ class Scorer:
                 expected=f"{own}",
                 remedy="train it with the same options on images with random changes",
             )
+        if reason := without_density(model.posterior, model.prior):
+            raise UsageError(f"the background model {run.path} has no likelihood, since {reason}")
         return model
 
     def given(self, data: str | Path | Array | None = None, *, split: str | None = None, fit: Fit | None = None) -> Given:
@@ -277,19 +280,20 @@ def score_run(
     page: str | Path | None = None,
     **options: Any,
 ) -> Scores:
-    """Score a data set; the arguments are those of `vaekit.Run.score`, the other options those of `Scorer`."""
+    """Score a data set; the arguments are those of `vaekit.Run.score`, the other options those of `Scoring`."""
     if quantile is not None and contamination is not None:
         raise UsageError("a threshold has one source", given="a quantile and a contamination", remedy="leave out one")
     if anomalous and against is not None:
         raise UsageError("anomalies are known by their label or by their data set", given="both", remedy="leave out one")
-    scorer = Scorer(run, **options)
-    parts = [scorer.given(each, split=split, fit=fit) for each in ([data] if against is None else [data, against])]
+    scoring = Scoring(run, **options)
+    parts = [scoring.given(data, split=split, fit=None if data is None else fit)]
+    parts += [] if against is None else [scoring.given(against, fit=fit)]
     known = _anomalies(parts[0], anomalous) if anomalous else None
     folder = None if maps is None else _new_folder(local_path(maps))
     threshold = None
     if quantile is not None:
-        normal = _validation(scorer, validation, fit)
-        threshold = scorer.threshold_from(scorer.numbers(normal)["score"], quantile, normal.name)
+        normal = _validation(scoring, validation, fit)
+        threshold = scoring.threshold_from(scoring.numbers(normal)["score"], quantile, normal.name)
     extremes = Extremes()
     columns: list[dict[str, Array]] = []
     for part in parts:
@@ -298,38 +302,38 @@ def score_run(
 
         def see(each: Measured, part: Given = part, begin: int = begin, width: int = width) -> None:
             if folder is not None:
-                _write_maps(folder, each, scorer.vae, begin, width)
+                _write_maps(folder, each, scoring.vae, begin, width)
             if page is not None:
                 extremes.add(each.numbers["score"].numpy(), lambda i: _example(each, i, part, anomaly=begin > 0))
 
         data_set = {"data": np.full(len(part), part.name)} if len(parts) > 1 else {}
-        columns.append(data_set | part.places | scorer.numbers(part, see))
+        columns.append(data_set | part.places | scoring.numbers(part, see))
     whole = _joined(columns)
     if against is not None:
         known = np.repeat([False, True], [len(each["row"]) for each in columns])
     if contamination is not None:
-        threshold = scorer.threshold_from(whole["score"], 1 - contamination, " and ".join(part.name for part in parts))
-    threshold = threshold or scorer.stored_threshold()
+        threshold = scoring.threshold_from(whole["score"], 1 - contamination, " and ".join(part.name for part in parts))
+    threshold = threshold or scoring.stored_threshold()
     if threshold is not None:
         whole["above_threshold"] = threshold.flags(whole["score"])
     if known is not None:
         whole["anomaly"] = known
-    scores = Scores(scorer.score, whole, scorer.elbo_is(parts[0]), threshold)
+    scores = Scores(scoring.score, whole, scoring.elbo_is(parts[0]), threshold)
     if page is not None:
-        write_page(local_path(page), run, scorer.vae, scores, extremes=extremes, data=" and ".join(part.name for part in parts))
+        write_page(local_path(page), run, scoring.vae, scores, extremes=extremes, data=" and ".join(part.name for part in parts))
     return scores
 
 
-def _validation(scorer: Scorer, validation: str | Path | Array | None, fit: Fit | None) -> Given:
+def _validation(scoring: Scoring, validation: str | Path | Array | None, fit: Fit | None) -> Given:
     """Return the normal examples that a quantile is of: those that are given, else the validation split of the run.
 
     Raises:
         DataError: The run has none.
     """
     if validation is not None:
-        return scorer.given(validation, fit=fit)
+        return scoring.given(validation, fit=fit)
     try:
-        return scorer.given(split="validation")
+        return scoring.given(split="validation")
     except VaekitError as error:
         raise DataError(
             "a threshold from a quantile needs the validation split of the run's data",

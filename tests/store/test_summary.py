@@ -159,10 +159,6 @@ def test_the_best_epoch_need_not_be_the_last_and_a_cut_line_is_left_out(labelled
     folder.metrics.write_text("".join(json.dumps(record) + "\n" for record in records) + '{"epoch": 3, "valid')
     summary = Summary.read(folder)
     assert (summary.epoch, summary.row["validation_elbo"], summary.state) == (2, -3.5, "interrupted")
-    folder.evaluation.write_text(json.dumps({"epoch": 1}))
-    assert Summary.read(folder).state == "interrupted"
-    folder.spec.write_text(folder.spec.read_text().replace("  epochs: 3", "  patience: 1\n  epochs: 3"))
-    assert Summary.read(folder).state == "finished"  # early
     folder.metrics.write_text("")
     assert (Summary.read(folder).epoch, Summary.read(folder).row["validation_elbo"]) == (0, None)
 

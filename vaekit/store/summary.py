@@ -87,10 +87,8 @@ class Summary:
 
     @property
     def state(self) -> State:
-        """Whether the last epoch is done, which may be an early one, and the best is evaluated; else, whether a process trains."""
-        best, patience = self.best.get("epoch", 0), self.settings.get("train.patience")
-        over = self.epoch >= self.settings["train.epochs"] or (patience is not None and self.epoch - best >= patience)
-        if over and self.evaluation.get("epoch") == best:
+        """Whether all epochs are done and evaluated, a process is training, or neither."""
+        if self.evaluation and self.epoch >= self.settings["train.epochs"]:
             return "finished"
         return "training" if self.folder.is_held else "interrupted"
 

@@ -19,9 +19,15 @@ from safetensors import safe_open
 
 import vaekit
 from vaekit import hub as client
+from vaekit import roles
 from vaekit.cli import main
 from vaekit.errors import ExportError, HubError, UsageError, VaekitError
+from vaekit.export.exporter import Exported
+from vaekit.export.parity import Parity
+from vaekit.export.parts import PartName
+from vaekit.export.trained import Trained
 from vaekit.run import Run
+from vaekit.store.shared import SHARED_FORMATS
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 FILES = {
@@ -131,8 +137,9 @@ def test_a_shared_folder_is_a_run_that_is_evaluated_but_not_resumed(
 
 def test_losses_with_weights_of_their_own_are_shared(labelled_run: Path, tmp_path: Path) -> None:
     run = vaekit.train(labelled_run / "spec.yaml", loss="factor", epochs=1, pictures="none", out=tmp_path / "run")
+    (run.path / "threshold.json").write_text("{}")
     folder = run.save_pretrained(tmp_path / "shared", exporters=())
-    assert {"losses.safetensors", "model.safetensors"} <= {path.name for path in folder.iterdir()}
+    assert {"losses.safetensors", "model.safetensors", "threshold.json"} <= {path.name for path in folder.iterdir()}
     with safe_open(folder / "losses.safetensors", framework="pt") as file:
         assert not [name for name in file.keys() if name.startswith("vae.")]  # noqa: SIM118 - not a mapping
     config = json.loads((folder / "config.json").read_text())
@@ -203,6 +210,27 @@ def test_info_of_an_exported_file(shared: Path, tmp_path: Path, capsys: pytest.C
     assert main(["info", str(file)]) == 1
     assert main(["info", str(tmp_path / "none.onnx")]) == 1
     assert "export the model first" in capsys.readouterr().err
+
+
+def test_the_playground_is_included_if_it_is_installed(
+    labelled_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Page(vaekit.Exporter):
+        """A page."""
+
+        suffix = ".html"
+
+        def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
+            path.write_text(f"<p>{part}")
+            return Exported(path, 3, Parity({1: 0.0}, None, 0.0))
+
+    monkeypatch.setattr("vaekit.run.SHARED_FORMATS", tuple(kind for kind in SHARED_FORMATS if kind != "onnx"))
+    with roles.exporters.temporarily(playground=Page):
+        folder = Run(labelled_run).save_pretrained(tmp_path / "with")
+    assert (folder / "decoder.html").read_text() == "<p>decoder"
+    assert "`decoder.html`" in (folder / "README.md").read_text()
+    folder = Run(labelled_run).save_pretrained(tmp_path / "without")
+    assert not (folder / "decoder.html").exists()
 
 
 # Round trips

@@ -23,6 +23,7 @@ DECODER = (
     "`decoder.onnx` maps latents to data without vaekit or torch, in Python, Node or a web page; `decoder.json` tells an "
     "application shapes, names and the range of each latent."
 )
+PAGE = "`decoder.html` is a page to play with the decoder: download it and open it in a browser."
 STATE = (
     "The state of the optimiser is not included: a new run can start from these weights, but this one cannot be resumed. "
     "`config.json` is the complete spec."
@@ -97,6 +98,8 @@ def _sections(about: Mapping[str, Any], files: Sequence[str], title: str, source
     yield _code("", "\n".join(commands))
     if "decoder.onnx" in files:
         yield DECODER
+    if "decoder.html" in files:
+        yield PAGE
     yield "## Model\n\n" + _table(("part", "kind and options", "weights"), _parts(about))
     if about["evaluation"]:
         yield "## Numbers\n\n" + _numbers(about["evaluation"])

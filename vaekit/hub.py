@@ -23,7 +23,9 @@ from vaekit.extras import import_extra
 from vaekit.files import cache_folder, local_path, writing
 
 CONFIG, WEIGHTS, LOSSES = "config.json", "model.safetensors", "losses.safetensors"
-FETCHED = (CONFIG, WEIGHTS, LOSSES, "evaluation.json", "metrics.jsonl")
+NUMBERS = ("evaluation.json", "metrics.jsonl", "threshold.json")
+"""The files of a run folder that are shared as they are, if it has them."""
+FETCHED = (CONFIG, WEIGHTS, LOSSES, *NUMBERS)
 """The files of a repository that are fetched."""
 SECTIONS = frozenset({"model", "data", "train"})
 """The keys of `CONFIG`, which is the spec of the run; those of other libraries have others."""

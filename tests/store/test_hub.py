@@ -19,9 +19,15 @@ from safetensors import safe_open
 
 import vaekit
 from vaekit import hub as client
+from vaekit import roles
 from vaekit.cli import main
 from vaekit.errors import ExportError, HubError, UsageError, VaekitError
+from vaekit.export.exporter import Exported
+from vaekit.export.parity import Parity
+from vaekit.export.parts import PartName
+from vaekit.export.trained import Trained
 from vaekit.run import Run
+from vaekit.store.shared import SHARED_FORMATS
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 FILES = {
@@ -99,7 +105,8 @@ def test_the_card_is_read_by_the_library_of_the_hub(shared: Path, labelled_run: 
     evaluation = Run(labelled_run).evaluation()
     assert evaluation is not None
     found = {result.metric_type: result.metric_value for result in data.eval_results}
-    assert found["elbo"] == evaluation["elbo"]
+    assert found["kl"] == evaluation["kl"]
+    assert found["ce_kl"] == evaluation["elbo"]  # of grey pixels, whose cross-entropy is no likelihood
     assert {result.dataset_split for result in data.eval_results} == {"test"}
     for text in ('vaekit.load("hf://ada/shapes")', "](samples.png)", "](reconstructions.png)", "cannot be resumed"):
         assert text in card.text
@@ -130,8 +137,9 @@ def test_a_shared_folder_is_a_run_that_is_evaluated_but_not_resumed(
 
 def test_losses_with_weights_of_their_own_are_shared(labelled_run: Path, tmp_path: Path) -> None:
     run = vaekit.train(labelled_run / "spec.yaml", loss="factor", epochs=1, pictures="none", out=tmp_path / "run")
+    (run.path / "threshold.json").write_text("{}")
     folder = run.save_pretrained(tmp_path / "shared", exporters=())
-    assert {"losses.safetensors", "model.safetensors"} <= {path.name for path in folder.iterdir()}
+    assert {"losses.safetensors", "model.safetensors", "threshold.json"} <= {path.name for path in folder.iterdir()}
     with safe_open(folder / "losses.safetensors", framework="pt") as file:
         assert not [name for name in file.keys() if name.startswith("vae.")]  # noqa: SIM118 - not a mapping
     config = json.loads((folder / "config.json").read_text())
@@ -204,6 +212,27 @@ def test_info_of_an_exported_file(shared: Path, tmp_path: Path, capsys: pytest.C
     assert "export the model first" in capsys.readouterr().err
 
 
+def test_the_playground_is_included_if_it_is_installed(
+    labelled_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Page(vaekit.Exporter):
+        """A page."""
+
+        suffix = ".html"
+
+        def export(self, trained: Trained, part: PartName, path: Path) -> Exported:
+            path.write_text(f"<p>{part}")
+            return Exported(path, 3, Parity({1: 0.0}, None, 0.0))
+
+    monkeypatch.setattr("vaekit.run.SHARED_FORMATS", tuple(kind for kind in SHARED_FORMATS if kind != "onnx"))
+    with roles.exporters.temporarily(playground=Page):
+        folder = Run(labelled_run).save_pretrained(tmp_path / "with")
+    assert (folder / "decoder.html").read_text() == "<p>decoder"
+    assert "`decoder.html`" in (folder / "README.md").read_text()
+    folder = Run(labelled_run).save_pretrained(tmp_path / "without")
+    assert not (folder / "decoder.html").exists()
+
+
 # Round trips
 
 
@@ -254,6 +283,8 @@ def test_commands_take_a_run_on_the_hub(
     assert "@inproceedings{" in call("cite", name)
     call("train", name, "--init", name, "--out", str(tmp_path / "on"), *train)
     assert equal_to_init(tmp_path / "on", labelled_run)
+    on = Run(tmp_path / "on").save_pretrained(tmp_path / "base", exporters=())
+    assert huggingface_hub.ModelCard.load(on / "README.md").data.base_model == "ada/shapes"
     call("fit-prior", name, "--prior", "mixture", "--out", str(tmp_path / "prior"), *train)
     assert Run(tmp_path / "prior").spec.model.prior.kind == "mixture"
     assert main(["resume", name]) == 2

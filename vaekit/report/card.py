@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vaekit.evaluation.metrics import comparable_metrics, metrics_in
+from vaekit import hub
+from vaekit.evaluation.metrics import METRICS, comparable_metrics, metrics_in
 from vaekit.evaluation.tables import number_text
 from vaekit.extras import import_extra
 from vaekit.store.overview import part_text
@@ -21,6 +23,7 @@ DECODER = (
     "`decoder.onnx` maps latents to data without vaekit or torch, in Python, Node or a web page; `decoder.json` tells an "
     "application shapes, names and the range of each latent."
 )
+PAGE = "`decoder.html` is a page to play with the decoder: download it and open it in a browser."
 STATE = (
     "The state of the optimiser is not included: a new run can start from these weights, but this one cannot be resumed. "
     "`config.json` is the complete spec."
@@ -43,7 +46,9 @@ def model_card(about: Mapping[str, Any], files: Sequence[str], *, title: str, so
     library = import_extra("huggingface_hub", "hub", "a model card")
     kinds = {part["kind"] for part in about["parts"] if part["role"] in {"posterior", "loss"}}
     exported = ["onnx"] if "decoder.onnx" in files else []
+    base = None if about["init"] is None else hub.location(about["init"])
     data = library.ModelCardData(
+        base_model=None if base is None else base.repo,
         library_name="vaekit",
         license=None if licence is None else licence.lower(),
         tags=["variational-autoencoder", "vae", *exported, *sorted(kinds | {about["dataset"]})],
@@ -68,13 +73,15 @@ def _results(about: Mapping[str, Any], library: Any) -> Iterator[Any]:
     """Yield the numbers of the test set as results that the Hub lists."""
     numbers = about["evaluation"] or {}
     for metric in comparable_metrics({"": numbers}):
+        bound = metric.label == METRICS[metric.key].label  # other numbers that take its place have names of their own
+        kind = metric.key if bound else re.sub(r"\W+", "_", metric.label.lower()).strip("_")
         yield library.EvalResult(
             task_type=_task(about),
             dataset_type=about["dataset"],
             dataset_name=about["dataset"],
             dataset_split=numbers.get("split"),
             dataset_args={"binarize": about["binarize"], "num_images": numbers.get("num_images")},
-            metric_type=metric.key,
+            metric_type=kind,
             metric_name=f"{metric.label} ({metric.unit})" if metric.unit else metric.label,
             metric_value=numbers[metric.key],
         )
@@ -91,6 +98,8 @@ def _sections(about: Mapping[str, Any], files: Sequence[str], title: str, source
     yield _code("", "\n".join(commands))
     if "decoder.onnx" in files:
         yield DECODER
+    if "decoder.html" in files:
+        yield PAGE
     yield "## Model\n\n" + _table(("part", "kind and options", "weights"), _parts(about))
     if about["evaluation"]:
         yield "## Numbers\n\n" + _numbers(about["evaluation"])

@@ -24,9 +24,9 @@ PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood", "condition", 
 def overview(folder: RunFolder) -> dict[str, Any]:
     """Return what is known of a run without loading it, as plain data.
 
-    To the columns of `Summary.row`, it adds ``data_shape``, ``value_range``, ``class_names`` and ``binarize``; ``parts``, each
-    with its kind, its weights and the options that are not at their defaults; ``evaluation``; ``versions``; ``files`` with their
-    sizes in bytes, folders as a whole; and ``exports``. Without a model file, what it holds is None.
+    To the columns of `Summary.row`, it adds ``data_shape``, ``value_range``, ``class_names``, ``binarize`` and ``init``;
+    ``parts``, each with its kind, its weights and the options that are not at their defaults; ``evaluation``; ``versions``;
+    ``files`` with their sizes in bytes, folders as a whole; and ``exports``. Without a model file, what it holds is None.
 
     Raises:
         CheckpointError: A file is damaged.
@@ -53,6 +53,7 @@ def overview(folder: RunFolder) -> dict[str, Any]:
         "value_range": facts.get("value_range"),
         "class_names": facts.get("class_names"),
         "binarize": binarize,
+        "init": summary.settings.get("train.init"),
         "latent_stride": model.get("latent_stride"),
         "parts": parts,
         "weights": None if header is None else sum(weights.values()),

@@ -1,8 +1,9 @@
 """The form in which runs are shared: what the Hub holds of a run, and ``save_pretrained`` writes to a folder.
 
 ``config.json`` is the spec; ``model.safetensors`` the model, and ``losses.safetensors`` the weights of its losses, if they have
-any; ``evaluation.json`` and ``metrics.jsonl`` are those of the run. Paths of the machine that trained it are reduced to names,
-and its loggers, the data and the state of its training stay there. Such a folder is a run that can be used, but not resumed.
+any; ``evaluation.json``, ``metrics.jsonl`` and ``threshold.json`` are those of the run. Paths of the machine that trained it are
+reduced to names, and its own name and tags, its loggers, the data and the state of its training stay there. Such a folder is a
+run that can be used, but not resumed.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from pathlib import Path
 
 from vaekit.errors import CheckpointError
 from vaekit.files import write_text
-from vaekit.hub import CONFIG, LOSSES, WEIGHTS
+from vaekit.hub import CONFIG, LOSSES, NUMBERS, WEIGHTS
 from vaekit.specs.text import portable
 from vaekit.store.checkpoint import copy_to_share
 from vaekit.store.record import Record
 
+PRIVATE = {"name", "tag", "logger"}
+"""The settings of training that are not shared."""
 SHARED_FORMATS = ("onnx", "playground")
 """The formats of decoders that are shared by default, if they are installed."""
 SHARED_FILES = (
-    *(LOSSES, "evaluation.json", "metrics.jsonl", "decoder.onnx", "decoder.json", "decoder.html", "decoder.pt2"),
+    *(LOSSES, *NUMBERS, "decoder.onnx", "decoder.json", "decoder.html", "decoder.pt2"),
     *("samples.png", "reconstructions.png", "training.gif", "training.webp", "training.avif"),
 )
 """The files that a shared run may lack; an upload removes those of an earlier one."""
@@ -37,12 +40,12 @@ def write_shared(record: Record, folder: Path) -> None:
     run = record.folder
     if not run.model.is_file():
         raise CheckpointError(f"{run.path} has no model yet", remedy=f"finish the run: vaekit resume {run.path}")
-    spec = portable(record.spec.model_dump(mode="json", exclude={"train": {"logger"}}))
+    spec = portable(record.spec.model_dump(mode="json", exclude={"train": PRIVATE}))
     write_text(folder / CONFIG, json.dumps(spec, indent=2, ensure_ascii=False) + "\n")
     copy_to_share(run.model, folder / WEIGHTS)
     weights = run.losses if run.is_shared else run.best
     if weights.is_file():
         copy_to_share(weights, folder / LOSSES, without="vae.")
-    for file in (run.evaluation, run.metrics):
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
+    for name in NUMBERS:
+        if (run.path / name).is_file():
+            shutil.copyfile(run.path / name, folder / name)

@@ -329,3 +329,20 @@ def test_processes_that_fit_a_prior_encode_the_images_once(images, tmp_path, par
         for name in ("train_flow_matching", "validation_flow_matching", "validation_reconstruction"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-4), name
     assert "train_reconstruction" not in shared.metrics()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_processes_that_distill_a_decoder_encode_the_images_once(images, tmp_path, parallel, capsys):
+    plain = ["--binarize", "none", "--augment.rotate", "0", "--likelihood", "gaussian", "--epochs", "1"]
+    teacher = trained_alone(tmp_path / "teacher", "--dataset.path", images, *plain)
+    given = ["distill", teacher.path, "--decoder", "mlp", "--decoder.hidden", "8", "--epochs", "2"]
+    done = vaekit_command(*given, "--parallel", parallel, "--out", tmp_path / "shared", processes=2)
+    assert done.returncode == 0, done.stderr
+    assert main([*map(str, given), "--out", str(tmp_path / "alone")]) == 0
+    for printed in (done.stdout, capsys.readouterr().out):
+        assert printed.count("The student's decoder has") == 1
+    assert_close_runs(vaekit.Run(tmp_path / "alone"), shared := vaekit.Run(tmp_path / "shared"))
+    before, after = (load_file(run.folder.model) for run in (teacher, shared))
+    for name in before:
+        assert name.startswith(("decoder.", "likelihood.")) or torch.equal(before[name], after[name]), name

@@ -191,11 +191,11 @@ class TrainSpec(Spec):
     """How a model is trained."""
 
     name: Label | None = Field(
-        None, description="Name of the run in reports and comparisons; default: the name of its folder.", examples=["baseline"]
+        None, description="Name of the run in reports and comparisons, and in the name of a new folder.", examples=["baseline"]
     )
     tag: tuple[Label, ...] = Field(
         (),
-        description="Tags of the run, for finding and comparing runs; may be repeated.",
+        description="Tag of the run, by which runs can be found and compared; may be repeated.",
         examples=["ablation"],
         json_schema_extra=_one_or_several,
     )

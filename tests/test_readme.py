@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from small import random_weights
@@ -97,6 +98,13 @@ def test_every_model_that_they_name_exists():
     named = {name for text in PAGES.values() for name in re.findall(r"--model ([a-z][\w-]*)", text)}
     plugins = {file.stem for file in ROOT.glob("plugins/*/src/*/*.yaml")}
     assert named - {*zoo.names(), *plugins} == set()
+
+
+def test_the_citation_and_the_changelog_name_this_version():
+    citation = yaml.safe_load((ROOT / ".github" / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == vaekit.__version__
+    assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
+    assert headings(".github/CHANGELOG.md")[1] == vaekit.__version__
 
 
 def test_every_block_is_run_or_built():

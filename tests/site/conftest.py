@@ -20,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def site(request: pytest.FixtureRequest) -> Path:
     """The folder of the built site."""
-    folder = request.config.getoption("--site")
+    folder = request.config.getoption("--site", None)
     if folder is None:
         pytest.skip("needs the built site: pytest tests/site --site FOLDER")
     return Path(folder)

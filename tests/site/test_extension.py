@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import catalogue
 import chapters
 import commands
@@ -39,9 +45,9 @@ def test_every_option_of_a_component_is_shown_with_its_default(registry):
         text = "\n".join(catalogue.component(registry, kind))
         for name, field in registry.spec(kind).model_fields.items():
             if name != "kind":
-                flag = f".. option:: --{registry.role}.{name.replace('_', '-')}"
-                shown = text.partition(flag)[2].partition(".. option::")[0]
-                assert ("required" if field.is_required() else "Default: ``") in shown, (kind, name)
+                flag = re.escape(f".. option:: --{registry.role}.{name.replace('_', '-')}")
+                (shown,) = re.findall(rf"^{flag}(?: [^\n]*)?\n\n(.*)$", text, re.MULTILINE)
+                assert shown.endswith("Required." if field.is_required() else "``."), (kind, name)
 
 
 def test_a_command_is_shown_with_its_usage_its_panels_and_its_defaults():
@@ -94,10 +100,34 @@ def test_a_terminal_shows_what_a_line_prints_and_how_it_ends(tmp_path):
     assert terminal.execute("vaekit --version", folder)[1].startswith("vaekit ")
 
 
-def test_a_progress_bar_leaves_its_last_state_and_no_colours(tmp_path):
-    assert terminal.execute(r"printf '10 %%\r20 %%\n\033[1mdone\033[0m\n'", tmp_path / "page") == (0, "20 %\ndone")
+def test_a_terminal_shows_no_codes_of_colours(tmp_path):
+    assert terminal.execute(r"printf '\033[1mdone\033[0m\n'", tmp_path / "page") == (0, "done")
 
 
 def test_a_long_output_is_cut_in_the_middle():
     assert terminal.shortened("1\n2\n3\n4\n5", 3) == "1\n…\n4\n5"
     assert terminal.shortened("1\n2", 2) == "1\n2"
+
+
+PAGES = {
+    "index": "$ echo right",
+    "failed": "$ echo before\n$ exit 3",
+    "passed": ":fails:\n$ true",
+    "forgotten": ":show: picture.png\n$ true",
+}
+
+
+def test_a_build_fails_where_a_command_does_not_do_what_the_page_says(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "conf.py").write_text("extensions = ['myst_parser', 'terminal']\nsuppress_warnings = ['toc.not_included']\n")
+    for page, commands_of_page in PAGES.items():
+        (source / f"{page}.md").write_text(f"# Page\n\n```{{terminal}}\n{commands_of_page}\n```\n")
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", str(source), str(tmp_path / "built")]
+    path = os.pathsep.join([str(Path(terminal.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    for told in ("`exit 3` exited with 3", "`true` exited with 0", "the commands have not written picture.png"):
+        assert told in done.stderr
+    assert done.stderr.count("ERROR") == 3
+    assert "right" in (tmp_path / "built" / "index.html").read_text("utf-8")

@@ -40,7 +40,8 @@ class Reader(HTMLParser):
 @pytest.fixture(scope="session")
 def pages(site: Path) -> dict[Path, Reader]:
     """Every page, as it was read."""
-    return {page: Reader(page) for page in sorted(site.rglob("*.html")) if not {"_static", ".doctrees"} & {*page.parts}}
+    others = {".doctrees", "_downloads", "_static"}
+    return {page: Reader(page) for page in sorted(site.rglob("*.html")) if not others & {*page.parts}}
 
 
 def objects(site: Path) -> set[str]:

@@ -28,7 +28,7 @@ def component(registry: Registry[Any], kind: str) -> list[str]:
     lines += [f".. program:: {registry.role} {kind}", ""] if fields else []
     for name, field in fields.items():
         flag = f"--{registry.role}.{name.replace('_', '-')}"
-        default = "required" if field.is_required() else f"Default: ``{value_text(field.default) or 'nothing'}``."
+        default = "Required." if field.is_required() else f"Default: ``{value_text(field.default) or 'nothing'}``."
         given = "" if is_switch(field.annotation) else f" {type_text(field.annotation)}"
         about = f"{escaped(field.description or '')} {default}"
         lines += [f".. option:: {flag}{given}", "", *indented([about, ""])]

@@ -31,7 +31,7 @@ WIDTH = "88"
 """Columns of the terminal."""
 LIMIT = 300
 """Seconds after which a command is stopped."""
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|^.*\r(?!\n)", re.MULTILINE)
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def folder_of(env: BuildEnvironment, page: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fake_hub import TOKEN, FakeHub, serving
+from fake_hub import TOKEN, FakeHub, Repository, serving
 from safetensors import safe_open
 
 import vaekit
@@ -71,8 +72,11 @@ def shared(labelled_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture
 def pushed(hub: FakeHub, shared: Path) -> FakeHub:
-    """A Hub that holds a run, which another client uploaded."""
-    client.upload(shared, client.repository("ada/shapes"))
+    """A Hub that holds a run, as if it had been uploaded."""
+    hub.repositories["ada/shapes"] = repository = Repository(private=False)
+    contents = {file.name: base64.b64encode(file.read_bytes()).decode() for file in shared.iterdir()}
+    add = [{"key": "file", "value": {"path": name, "encoding": "base64", "content": text}} for name, text in contents.items()]
+    repository.commit("main", add)
     return hub
 
 
@@ -360,8 +364,6 @@ def test_writing_to_a_run_leaves_the_shared_cache_as_it_was(
     ],
 )
 def test_names_that_cannot_be_loaded(pushed: FakeHub, name: str, given: dict[str, Any], message: str, more: str) -> None:
-    from fake_hub import Repository
-
     pushed.repositories |= {f"ada/{other}": Repository(private=other == "secret") for other in ("secret", "other", "empty")}
     file = {"path": "config.json", "encoding": "base64", "content": "eyJtb2RlbF90eXBlIjogImJlcnQifQ=="}
     pushed.repositories["ada/other"].commit("main", [{"key": "file", "value": file}])

@@ -201,7 +201,7 @@ def test_int8_reports_error_speed_and_float_layers(make: Make, decoder: str, lef
 
 
 def test_two_precisions_are_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="one precision"):
+    with pytest.raises(UsageError, match="cannot be both"):
         Onnx(fp16=True, int8=True)
 
 

@@ -159,7 +159,7 @@ def test_the_cache_is_used_and_verified(files, tmp_path, monkeypatch):
     files.rename(runtime.cache())
     assert runtime.load() == CONTENT
     (runtime.cache() / runtime.WASM).write_bytes(b"other")
-    with pytest.raises(ExportError, match="altered"):
+    with pytest.raises(ExportError, match="modified"):
         runtime.load()
 
 

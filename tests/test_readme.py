@@ -175,6 +175,8 @@ NOT_RUN = {
     "vaekit train --augment.shear 25 --augment.rotate 10": TRAINS,
     "vaekit train --schedule constant --ema 0.99": TRAINS,
     "vaekit train --batch-size 256 --accumulate 8": TRAINS,
+    "vaekit train --epochs 200 --patience 10": TRAINS,
+    "vaekit train --max-time 2h --name baseline --tag paper": TRAINS,
     "vaekit train --dataset folder --dataset.path photos --dataset.size 64 --encoder cnn --latent-dim 8 "
     "--latent-stride 8": TRAINS,
     "vaekit train --dataset folder --dataset.path photos --dataset.size 64 --model ldm-kl": TRAINS,

@@ -259,7 +259,7 @@ def test_a_run_from_an_unavailable_device_resumes_on_the_requested_one(images, t
     spec.write_text(there.replace("compile: 'off'", "compile: graph"))
     assert vaekit.Run(tmp_path / "run").spec.train.compile == "graph"
     for device in (None, "nowhere"):
-        with pytest.raises(UsageError, match="torch finds no"):
+        with pytest.raises(UsageError, match="torch found no"):
             vaekit.resume(tmp_path / "run", device=device)
     assert len(vaekit.resume(tmp_path / "run", device="auto").metrics()) == 3
 

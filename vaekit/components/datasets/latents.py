@@ -32,8 +32,8 @@ class Latents(Dataset):
     """Codes of a run's images, with their splits and labels, to train a second model on, as in a two-stage VAE.
 
     A code is the posterior mean: a vector, or a grid if the latents form one. Codes are computed once and cached in the run
-    folder, under ``latents``; if the weights change, they are recomputed. To fit only a prior to the codes, use `vaekit
-    fit-prior`.
+    folder, under ``latents``; if the weights change, they are recomputed. To fit only a prior to the codes, use
+    `vaekit fit-prior`.
 
     Args:
         run: The run folder, or hf://user/name.

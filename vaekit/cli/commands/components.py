@@ -17,7 +17,7 @@ PANEL = Panel.COMPONENTS
 
 
 def command(arguments: Sequence[str]) -> tuple[typer.Typer, list[str]]:
-    """Return the group of commands; lists have no --help, for which Typer imports pydantic: a third of the response time."""
+    """Return the group of commands; lists lack --help, for which Typer imports pydantic, a third of the response time."""
     add_help_option = list(arguments) not in ([], ["list"])
     group = typer.Typer(invoke_without_command=True, add_help_option=add_help_option)
     group.callback()(components)

@@ -15,14 +15,12 @@ PANEL = Panel.EXPORT
 
 def push(  # noqa: PLR0917 - Typer calls it by keywords
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder.")],
-    name: Annotated[
-        str | None, typer.Argument(metavar="USER/NAME", help="The repository, created if it does not exist.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="USER/NAME", help="The repository, created if it does not exist.")] = None,
     revision: Annotated[
         str | None, typer.Option(metavar="BRANCH", help="The branch, created if it does not exist; default: main.")
     ] = None,
     token: Annotated[
-        str | None, typer.Option(help="A token with write access; default: HF_TOKEN, or that of `hf auth login`.", metavar="TOKEN")
+        str | None, typer.Option(help="Token with write access; default: HF_TOKEN, or that of `hf auth login`.", metavar="TOKEN")
     ] = None,
     private: Annotated[
         bool | None, typer.Option("--private/--public", help="Visibility of a new repository; default: its owner's setting.")

@@ -59,7 +59,7 @@ def runs(
 
 
 def _table(chosen: list[Summary], root: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and rows of the table; columns that say nothing are left out."""
+    """Return the titles and rows of the table; columns without values are left out."""
     rows = [_cells(run.row, root) for run in chosen]
     columns = [title for title in _cells({}, root) if title not in OPTIONAL or any(row[title] != "-" for row in rows)]
     return columns, [[row[title] for title in columns] for row in rows]

@@ -172,9 +172,7 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
     columns += [("test", metric) for metric in metrics[:1]]
     titles = [metric.label if part == "validation" else f"{part} {metric.label}" for part, metric in columns]
     titles = [*(metric.label for metric in compared), *titles]
-    shown = Table(
-        box=None, header_style="bold", caption="Validation metrics, except where marked.", caption_justify="left"
-    )
+    shown = Table(box=None, header_style="bold", caption="Validation metrics, except where marked.", caption_justify="left")
     for name in ("run", *record["over"], *titles):
         word = max(map(len, name.split()))  # headings wrap between words only
         shown.add_column(name, justify="left" if name == "run" else "right", overflow="fold", min_width=word)

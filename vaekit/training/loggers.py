@@ -24,7 +24,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class Loggers:
-    """Forwards a run's numbers and pictures to all its loggers; a logger that fails is dropped with a warning.
+    """Forwards a run's metrics and pictures to all its loggers; a logger that fails is dropped with a warning.
 
     Used as a context manager, it stops the loggers on exit.
 
@@ -105,7 +105,7 @@ class Loggers:
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a record under the names that loggers receive.
+    """Return the metrics of a record under the names that loggers receive.
 
     ``train_loss`` becomes ``train/loss``; a list with one number per latent becomes ``validation_kl_per_latent/00`` and so on.
     The step, booleans and anything else that is not a number are omitted.

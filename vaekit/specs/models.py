@@ -271,7 +271,7 @@ class TrainSpec(Spec):
         "last epoch; auto chooses by the loss, or the last epoch if there is a critic, or a controller that sets weights.",
         examples=["elbo"],
     )
-    seed: Seed = Field(0, description="Seed of all random draws.")
+    seed: Seed = Field(0, description="Random seed.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Device to compute on; auto chooses CUDA, then MPS, then the CPU."
     )

@@ -152,7 +152,7 @@ def fetch(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Download the files of a run on the Hub; return their folder in the cache of `huggingface_hub`, which is read-only.
+    """Download the files of a run on the Hub; return their folder in the cache of `huggingface_hub`, not to be modified.
 
     The folder has the name of the commit. The weights are downloaded only if the repository is vaekit's. See `local_run`.
 

@@ -253,7 +253,7 @@ def test_a_quantile_without_validation_data_says_what_to_do(cli: Cli, run: Path,
 
 def test_anomalies_without_labels_are_refused(cli: Cli, run: Path, noise: Path) -> None:
     code, _, err = cli("score", run, noise, "--anomalous", "left")
-    assert (code, "the data have none" in err) == (1, True)
+    assert (code, "the data have no labels" in err) == (1, True)
 
 
 def test_a_damaged_threshold_is_named(cli: Cli, run: Path, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def terms_text(record: Mapping[str, Any], prefix: str, elbo: str) -> str:
 
 
 def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
-    """Format an evaluation as lines, each with a number and its meaning."""
+    """Format an evaluation as lines, each with a metric and its meaning."""
     rows = [(metric.label, metric.text(evaluation[metric.key]), metric) for metric in metrics_in(evaluation)]
     lines = [f"  {label:<20}{text:>11}  {', '.join(filter(None, (metric.meaning, metric.unit)))}" for label, text, metric in rows]
     if "elbo" not in evaluation:

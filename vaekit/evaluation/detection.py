@@ -144,7 +144,9 @@ class Threshold:
             DataError: There are no scores.
         """
         if not 0 < share < 1:
-            raise UsageError("this share has no threshold", given=f"quantile {share:g}", expected="a number between 0 and 1")
+            raise UsageError(
+                "a threshold needs a share of scores", given=f"quantile {share:g}", expected="a number between 0 and 1"
+            )
         if not len(scores):
             raise DataError("a threshold needs scores", given=f"no images in {about['source']}")
         low, high = float(scores.min()), float(scores.max())

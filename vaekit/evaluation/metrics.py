@@ -114,7 +114,7 @@ METRICS: dict[str, Metric] = {
             "effective_samples", "effective samples", "samples", "of log p(x), mean over images", comparable=False, curve=False
         ),
         Metric("samples", "samples", "samples", "importance samples K of log p(x)", comparable=False, curve=False),
-        Metric("bits_per_dim", "bits per dim", "bits", "upper bound on -log2 p(x) of 8-bit images, per number", "less"),
+        Metric("bits_per_dim", "bits per dim", "bits", "upper bound on -log2 p(x) of 8-bit images, per dimension", "less"),
         Metric(
             "psnr",
             "PSNR",

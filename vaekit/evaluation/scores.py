@@ -211,7 +211,7 @@ def measure(
 ) -> Iterator[Measured]:
     """Measure images one by one: each number is a function of the image, its position in the data and the seed.
 
-    So numbers do not depend on the size of batches, up to rounding. Draws are made on the CPU, the same for every device.
+    So numbers do not depend on the size of batches, up to rounding. Noise is drawn on the CPU, the same for every device.
 
     Args:
         vae: The model, in eval mode.

@@ -73,7 +73,7 @@ def read_given(
             "the examples do not have the shape of the model's data",
             given=f"shape {source.shape}",
             expected=f"shape {facts.data_shape}",
-            remedy="pass --fit crop, pad or stretch" if source.encoded else "give the model examples of its own shape",
+            remedy="pass --fit crop, pad or stretch" if source.encoded else "use examples of the model's shape",
         )
     if data is None:
         return source, split

@@ -44,7 +44,7 @@ class Outcome:
 class Logger(Component, ABC):
     """Sends a run's metrics and pictures to another destination during training; chosen by ``vaekit train --logger <kind>``.
 
-    Each run has its own instance, which only the leading process calls, from a single thread. A logger must not draw from
+    Each run has its own instance, which only the leading process calls, from a single thread. A logger must not use
     torch's global generator. If `start` raises, the run stops before it trains; if another method raises, a warning is issued
     and the logger is not called again, but the run continues.
 

@@ -1,4 +1,4 @@
-"""The loggers of a run: they receive what training produces anyway, and their failures never stop it."""
+"""The loggers of a run: they receive metrics and pictures, and their failures never stop training."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from vaekit.training.average import MovingAverage
 from vaekit.training.checks import check_accumulation
 
 MOST_CODES = 2**28
-"""The most numbers in the posteriors' parameters of all training images that are kept in memory: 1 GiB."""
+"""The largest number of posterior parameters of all training images that is kept in memory: 1 GiB."""
 
 
 class Step:

@@ -43,7 +43,7 @@ def sweep(
     out: Annotated[
         Path | None, _option("FOLDER", "Folder of the runs, new or empty; default: the next number under runs/.")
     ] = None,
-    stack: Annotated[str | None, _option("auto|on|off", "Whether to step models together; auto does if it is faster.")] = None,
+    stack: Annotated[str | None, _option("auto|on|off", "Train models together; auto does so if it is faster.")] = None,
     search: Annotated[
         str | None,
         _option("optuna", "Choose values based on earlier trials, in any number of processes, instead of trying all.", SEARCH),
@@ -55,7 +55,7 @@ def sweep(
         _option("NAME|NAME:max", "Validation metric to minimise, or to maximise; default: elbo, maximised.", SEARCH),
     ] = None,
     prune: Annotated[
-        str | None, _option("on|off", "Whether to stop trials that are worse than the median of the others; default: on.", SEARCH)
+        str | None, _option("on|off", "Stop trials that are worse than the median of the others; default: on.", SEARCH)
     ] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,

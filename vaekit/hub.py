@@ -1,7 +1,7 @@
-"""Runs on the Hugging Face Hub: their names, ``hf://user/name@revision``, and how they are fetched and uploaded.
+"""Runs on the Hugging Face Hub: their names, ``hf://user/name@revision``, and how they are downloaded and uploaded.
 
-`huggingface_hub` is imported when a name is used. Nothing that is fetched is executed or unpickled: it is JSON, YAML and
-safetensors, from the files in `FETCHED` alone.
+`huggingface_hub` is imported when a name is used. Nothing downloaded is executed or unpickled: the files, only those in
+`FETCHED`, are JSON, YAML and safetensors.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ CONFIG, WEIGHTS, LOSSES = "config.json", "model.safetensors", "losses.safetensor
 NUMBERS = ("evaluation.json", "metrics.jsonl", "threshold.json")
 """The files of a run folder that are shared as they are, if it has them."""
 FETCHED = (CONFIG, WEIGHTS, LOSSES, *NUMBERS)
-"""The files of a repository that are fetched."""
+"""The files of a repository that are downloaded."""
 SECTIONS = frozenset({"model", "data", "train"})
-"""The keys of `CONFIG`, which is the spec of the run; those of other libraries have others."""
+"""The keys of `CONFIG`, which is the spec of the run; files of other libraries have other keys."""
 LARGEST_CONFIG = 1_000_000
-"""Most bytes of `CONFIG`."""
+"""The largest `CONFIG` in bytes."""
 NAME = re.compile(r"(?:models/)?(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@\s]+))?/?")
-LOG_IN = "log in by `hf auth login`, set HF_TOKEN, or pass a token"
+LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or pass a token"
 
 
 class Location(NamedTuple):
@@ -51,7 +51,7 @@ class Location(NamedTuple):
 
 
 def location(path: str | Path) -> Location | None:
-    """Return the model on the Hub that a user names; None for the path of a file or folder.
+    """Return the model on the Hub named by the user; None for the path of a file or folder.
 
     Raises:
         UsageError: It starts with ``hf:``, but is not the name of a model.
@@ -63,7 +63,7 @@ def location(path: str | Path) -> Location | None:
         None
     """
     text = str(path).replace("\\", "/")
-    if not text.startswith("hf:/"):  # a Path has but one slash
+    if not text.startswith("hf:/"):  # a Path keeps only one slash
         return None
     match = NAME.fullmatch(text.removeprefix("hf:").lstrip("/"))
     if match is None:
@@ -72,7 +72,7 @@ def location(path: str | Path) -> Location | None:
 
 
 def shown(path: str | Path) -> str:
-    """Return what a user named, as it was named: a `Path` lacks a slash of ``hf://``."""
+    """Return a name as the user wrote it: a `Path` lacks a slash of ``hf://``."""
     return str(location(path) or path)
 
 
@@ -95,17 +95,17 @@ def local_run(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Return the folder, or file, of a run that a user names: a path of this machine, or ``hf://user/name@revision``.
+    """Return the folder, or file, of a run named by the user: a local path, or ``hf://user/name@revision``.
 
-    The files of a run on the Hub are copied from the cache of `huggingface_hub`, which others share, to a folder of vaekit's own
-    for each commit, where pictures, exports and evaluations of the run are written.
+    The files of a run on the Hub are copied from the cache of `huggingface_hub`, which is shared, to a folder of vaekit's own for
+    each commit, where pictures, exports and evaluations of the run are written.
 
     Args:
-        path: What the user names.
+        path: The path or name that the user gives.
         revision: A branch, a tag or a commit, unless the name includes it.
         token: A token of the Hub; default: that of HF_TOKEN or of `hf auth login`.
-        cache_dir: A folder for what is fetched; default: the caches of `huggingface_hub` and of vaekit.
-        local_files_only: Whether to use the cache without asking the Hub.
+        cache_dir: A folder for downloads; default: the caches of `huggingface_hub` and of vaekit.
+        local_files_only: Whether to use the cache only, without contacting the Hub.
 
     Raises:
         UsageError: It is neither a path nor such a name, or `huggingface_hub` is not installed.
@@ -128,7 +128,7 @@ def local_run(
 
 
 def _copy(snapshot: Path, folder: Path) -> None:
-    """Copy the files of a snapshot to a new folder, which appears at once; another process may make it at the same time."""
+    """Copy the files of a snapshot to a new folder, which appears atomically; another process may create it at the same time."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -152,9 +152,9 @@ def fetch(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> Path:
-    """Fetch the files of a run on the Hub; return their folder in the cache of `huggingface_hub`, which must not be written to.
+    """Download the files of a run on the Hub; return their folder in the cache of `huggingface_hub`, not to be modified.
 
-    The folder has the name of the commit. The weights are fetched only if the repository is vaekit's. See `local_run`.
+    The folder has the name of the commit. The weights are downloaded only if the repository is vaekit's. See `local_run`.
 
     Raises:
         UsageError: ``path`` is not the name of a model on the Hub, or `huggingface_hub` is not installed.
@@ -174,7 +174,7 @@ def fetch(
         _require_ours(folder, where)
         folder = Path(library.snapshot_download(where.repo, revision=folder.name, allow_patterns=list(FETCHED), **given))
     if not (folder / WEIGHTS).is_file():
-        raise HubError(f"{where} has no {WEIGHTS}", expected="a run that `vaekit push` uploaded")
+        raise HubError(f"{where} has no {WEIGHTS}", expected="a run uploaded by `vaekit push`")
     return folder
 
 
@@ -190,23 +190,23 @@ def _require_ours(folder: Path, where: Location) -> None:
     except FileNotFoundError:
         given = f"a repository without {CONFIG}"
     except (ValueError, RecursionError) as error:
-        given = f"{CONFIG} is no JSON: {plain(error)}"
+        given = f"{CONFIG} is not JSON: {plain(error)}"
     else:
         if isinstance(found, dict) and found.keys() >= SECTIONS:
             return
         given = f"a {CONFIG} of another library"
-    raise HubError(f"{where} is not a run of vaekit", given=given, expected="a run that `vaekit push` uploaded")
+    raise HubError(f"{where} is not a vaekit run", given=given, expected="a run uploaded by `vaekit push`")
 
 
 def check_token(token: str | None) -> None:
-    """Check that there is a token to upload with.
+    """Check that there is a token for uploading.
 
     Raises:
         UsageError: There is none, or `huggingface_hub` is not installed.
     """
     library = import_extra("huggingface_hub", "hub", "uploading to the Hub")
     if token is None and library.get_token() is None:
-        raise UsageError("uploading to the Hub needs a token, and there is none", remedy=LOG_IN)
+        raise UsageError("uploading to the Hub needs a token, but there is none", remedy=LOG_IN)
 
 
 def upload(
@@ -224,13 +224,13 @@ def upload(
         folder: The folder.
         where: The repository, and the branch, which is created if it does not exist.
         replaces: Files of an earlier upload that are removed unless the folder has them.
-        token: A token that may write; default: that of HF_TOKEN or of `hf auth login`.
-        private: Whether a new repository is private; default: the choice of its owner's settings.
-        commit_message: The message of the commit.
+        token: A token with write access; default: that of HF_TOKEN or of `hf auth login`.
+        private: Whether a new repository is private; default: its owner's setting.
+        commit_message: The commit message.
 
     Raises:
         UsageError: `huggingface_hub` is not installed.
-        HubError: The Hub cannot be reached, or refuses the upload; or the repository should be private, and is not.
+        HubError: The Hub cannot be reached, or refuses the upload; or the repository should be private but is public.
     """
     library = import_extra("huggingface_hub", "hub", "uploading to the Hub")
     with _explained(where):
@@ -238,7 +238,7 @@ def upload(
         api.create_repo(where.repo, private=private, exist_ok=True)
         if private and not api.model_info(where.repo).private:
             raise HubError(
-                f"hf://{where.repo} exists, and is public", expected="a private repository", remedy="change it on the Hub"
+                f"hf://{where.repo} already exists and is public", expected="a private repository", remedy="change it on the Hub"
             )
         if where.revision is not None:
             api.create_branch(where.repo, branch=where.revision, exist_ok=True)
@@ -246,7 +246,7 @@ def upload(
             repo_id=where.repo,
             folder_path=folder,
             revision=where.revision,
-            commit_message=commit_message or "Upload a run of vaekit",
+            commit_message=commit_message or "Upload a vaekit run",
             delete_patterns=[*replaces] or None,
         )
     return str(commit.commit_url)
@@ -254,7 +254,7 @@ def upload(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Let `huggingface_hub` draw bars of progress in a terminal only, unless its environment variable says otherwise."""
+    """Let `huggingface_hub` show progress bars only in a terminal, unless its environment variable says otherwise."""
     constants: Any = importlib.import_module("huggingface_hub.constants")
     utils: Any = importlib.import_module("huggingface_hub.utils")
     hide = not sys.stderr.isatty() and constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not utils.are_progress_bars_disabled()
@@ -269,11 +269,11 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(where: Location, *, offline: bool = False) -> Iterator[None]:
-    """Turn what `huggingface_hub` raises within the context into errors that say what to do.
+    """Turn the errors of `huggingface_hub` within the context into errors that say what to do.
 
     Args:
         where: The model.
-        offline: Whether the caller wants no connection.
+        offline: Whether the caller forbids a connection.
     """
     errors: Any = importlib.import_module("huggingface_hub.errors")
     constants: Any = importlib.import_module("huggingface_hub.constants")
@@ -282,7 +282,7 @@ def _explained(where: Location, *, offline: bool = False) -> Iterator[None]:
         with _quiet():
             yield
     except errors.GatedRepoError as error:
-        raise HubError(f"access to {where} is restricted", given=_said(error), remedy=f"ask for it at {page}; {LOG_IN}") from None
+        raise HubError(f"access to {where} is restricted", given=_said(error), remedy=f"request it at {page}; {LOG_IN}") from None
     except errors.RevisionNotFoundError:
         raise HubError(
             f"hf://{where.repo} has no revision {where.revision!r}",
@@ -302,16 +302,16 @@ def _explained(where: Location, *, offline: bool = False) -> Iterator[None]:
         if offline or constants.HF_HUB_OFFLINE:
             raise HubError(
                 f"{where} is not in the local cache, and no connection is allowed",
-                remedy="fetch it once with a connection: without local_files_only, and without HF_HUB_OFFLINE",
+                remedy="download it once with a connection: without local_files_only, and without HF_HUB_OFFLINE",
             ) from None
         raise _unreachable(where, constants.ENDPOINT, error.__cause__ or error) from None
     except errors.HfHubHTTPError as error:
         raise _refused(where, error) from None
     except ValueError as error:
-        raise HubError(f"{where}: the Hub refuses the request", given=plain(error)) from None
-    except (OSError, errors.HTTPError) as error:  # the second is the base class of the errors of a connection
+        raise HubError(f"{where}: the Hub refused the request", given=plain(error)) from None
+    except (OSError, errors.HTTPError) as error:  # the second is the base class of connection errors
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-            raise  # of the file system
+            raise  # it comes from the file system
         raise _unreachable(where, constants.ENDPOINT, error) from None
 
 
@@ -320,17 +320,17 @@ def _unreachable(where: Location, endpoint: str, error: BaseException) -> HubErr
         f"{where}: the Hub cannot be reached",
         given=reason_of(error),
         expected=f"a connection to {endpoint}",
-        remedy="check the connection, and HTTPS_PROXY and HF_ENDPOINT if you use them; a run that was fetched before needs none",
+        remedy="check the connection, HTTPS_PROXY and HF_ENDPOINT if you use them; runs downloaded before need no connection",
     )
 
 
 def _refused(where: Location, error: Any) -> HubError:
-    """Return what an HTTP status other than that of a missing repository means."""
+    """Return the error for an HTTP status other than that of a missing repository."""
     status = getattr(error.response, "status_code", None)
     if status in {401, 403}:
-        return HubError(f"{where}: the token is missing, not valid, or lacks the permission", given=_said(error), remedy=LOG_IN)
+        return HubError(f"{where}: the token is missing, invalid, or lacks permission", given=_said(error), remedy=LOG_IN)
     remedy = "try again later" if status == 429 or (status or 0) >= 500 else None
-    return HubError(f"{where}: the Hub refuses the request", given=_said(error), remedy=remedy)
+    return HubError(f"{where}: the Hub refused the request", given=_said(error), remedy=remedy)
 
 
 def _said(error: Any) -> str:

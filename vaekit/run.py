@@ -90,7 +90,7 @@ def train(
 
 
 def _begin(spec: RunSpec, folder: RunFolder, reporter: Reporter | None, processes: ProcessGroup) -> Trainer:
-    """Begin a new run and return its trainer; the folder of a run that cannot begin is removed."""
+    """Start a new run and return its trainer; the folder of a run that cannot start is removed."""
     try:
         trainer = _trainer(spec, folder, reporter, processes)
         if processes.leads:
@@ -134,27 +134,27 @@ def resume(
 
     A run that ended before its first checkpoint starts again from the beginning, with the same result.
 
-    New limits are written to the run's ``spec.yaml``. With more epochs, a run that is over goes on: as if it had had them from
-    the start if the learning rate is constant or falls in steps. A cosine spans the new number of steps from there on, so that
-    the learning rate rises again.
+    New limits are written to the run's ``spec.yaml``. With more epochs, a finished run continues: as if it had had them from the
+    start if the learning rate is constant or falls in steps. A cosine spans the new number of steps from then on, so the
+    learning rate rises again.
 
     Args:
         path: The run folder.
         device: The device to continue on: ``auto``, ``cpu``, ``cuda`` or ``mps``; default: the run's device.
         reporter: Receives progress; default: none.
-        allow_changed_data: Whether to continue on data that have changed since.
+        allow_changed_data: Whether to continue on changed data.
         limits: New values of ``epochs``, ``max_steps``, ``max_time`` and ``patience``, as for `train`; ``"none"`` lifts one.
 
     Raises:
         DataError: The data have changed.
         CheckpointError: The folder is not a run, or its checkpoint is missing or truncated, or its architecture does not match.
-        UsageError: The run is complete, an option is no limit, or the device is not available.
+        UsageError: The run is complete, an option is not a limit, or the device is not available.
     """
     run = Run(path)
     if run.folder.is_shared:
         raise UsageError(
-            f"{hub.shown(path)} cannot be resumed: it is a run without the state of its training",
-            expected="the folder that it was trained in",
+            f"{hub.shown(path)} cannot be resumed: it is a run without its training state",
+            expected="the folder in which it was trained",
             remedy=f"start a new run from its weights: vaekit train {hub.shown(path)} --init {hub.shown(path)}",
         )
     check_loggers(run.spec)
@@ -178,35 +178,35 @@ def resume(
 
 
 def _refuse_complete(run: Run, spec: RunSpec) -> None:
-    """Refuse to resume a run that is over by the limits of a spec.
+    """Refuse to resume a run that the limits of a spec have ended.
 
     Raises:
-        UsageError: It is; the message names the limit.
+        UsageError: It has ended; the message names the limit.
     """
     if not run.is_complete(spec.train):
         return
     train, (epoch, _) = spec.train, run.position()
     limit = "patience" if epoch < train.epochs else "epochs" if train.max_steps is None else "max_steps"
     flag, value = f"--{limit.replace('_', '-')}", getattr(train, limit)
-    done = f"it stopped after epoch {epoch}" if limit == "patience" else f"all {epoch} epochs are done"
+    done = f"it stopped after epoch {epoch}" if limit == "patience" else f"all {epoch} epochs are complete"
     raise UsageError(
         f"{run.path} is complete: {done}",
         given=f"{flag} {value}",
-        remedy=f"to train on, raise that limit: vaekit resume {run.path} {flag} N",
+        remedy=f"to continue training, raise that limit: vaekit resume {run.path} {flag} N",
     )
 
 
 def import_diffusers(
     folder: str | Path, *, out: str | Path | None = None, reporter: Reporter | None = None, **options: Any
 ) -> Run:
-    """Make a run of an autoencoder that diffusers saved, at epoch 0, with its numbers on the test set of a dataset.
+    """Import an autoencoder saved by diffusers as a run at epoch 0, with its metrics on the test set of a dataset.
 
-    The run can be evaluated, sampled and exported; `resume` trains it on, and so does `train` with its spec and ``init``.
+    The run can be evaluated, sampled and exported; `resume` continues its training, as does `train` with its spec and ``init``.
 
     Args:
-        folder: A folder that ``save_pretrained`` of `AutoencoderKL` or `VQModel` wrote.
+        folder: A folder written by ``save_pretrained`` of `AutoencoderKL` or `VQModel`.
         out: The run folder; default: the next number under ``runs/``.
-        reporter: Receives the numbers; default: none.
+        reporter: Receives the metrics; default: none.
         options: Options as for `train`, such as the dataset, that override those of the model.
 
     Raises:
@@ -218,7 +218,7 @@ def import_diffusers(
     for part in ("encoder", "decoder", "posterior"):
         given, expected = (getattr(each.model, part).model_dump(exclude={"checkpointing"}) for each in (spec, own))
         if given != expected:
-            raise UsageError(f"the {part} is not that of the model in {folder}", given=given, expected=expected)
+            raise UsageError(f"the {part} differs from that of the model in {folder}", given=given, expected=expected)
     fitted = fit_to_machine(spec)
     with join(fitted.train.device) as processes:
         made = RunFolder.create(fitted, out)
@@ -240,7 +240,7 @@ def fit_prior(
 ) -> Run:
     """Fit a prior to the codes of a trained model, and return the run of the whole model with that prior.
 
-    Nothing else is trained: codes and reconstructions are those of the run, to the bit. See `vaekit.specs.second_stage`.
+    Nothing else is trained: codes and reconstructions are identical to the run's, bit for bit. See `vaekit.specs.second_stage`.
 
     Args:
         run: A run, or its folder.
@@ -272,8 +272,8 @@ def distill(
 ) -> Run:
     """Train another decoder, usually a smaller one, for the codes of a trained model; return the run of the model with it.
 
-    Encoder, posterior, prior and condition are those of the run, to the bit, so its codes can be decoded by either. See
-    `vaekit.specs.second_stage.distillation`, and `vaekit.benchmark.decoders.compare_decoders` for what it gains and loses.
+    Encoder, posterior, prior and condition are identical to the run's, bit for bit, so either decoder can decode its codes. See
+    `vaekit.specs.second_stage.distillation`, and `vaekit.benchmark.decoders.compare_decoders` for a comparison.
 
     Args:
         run: A run, or its folder.
@@ -306,14 +306,14 @@ def load(
 ) -> VAE:
     """Load a trained model from a run folder, a model file or the Hub, on the CPU and in eval mode.
 
-    Nothing that is fetched from the Hub is executed or unpickled; its code is that of vaekit and of installed plugins.
+    Nothing downloaded from the Hub is executed or unpickled; the only code is that of vaekit and of installed plugins.
 
     Args:
         path: A run folder, a model file, or a run on the Hub: ``hf://user/name`` or ``hf://user/name@revision``.
-        revision: A branch, a tag or a commit of a run on the Hub; default: what its name says, else the main branch.
+        revision: A branch, a tag or a commit of a run on the Hub; default: the one in its name, else the main branch.
         token: A token of the Hub; default: that of HF_TOKEN or of `hf auth login`.
-        cache_dir: A folder for what is fetched; default: the cache of `huggingface_hub`.
-        local_files_only: Whether to use what was fetched before, without asking the Hub.
+        cache_dir: A folder for downloads; default: the cache of `huggingface_hub`.
+        local_files_only: Whether to use earlier downloads only, without contacting the Hub.
 
     Raises:
         CheckpointError: The file is missing or truncated, or needs a plugin that is not installed.
@@ -333,12 +333,12 @@ class Run(Record):
     """A run folder and the operations on its model.
 
     Args:
-        path: The run folder, or a run on the Hub: ``hf://user/name`` or ``hf://user/name@revision``. What is fetched is copied to
-            a folder in vaekit's cache, to which pictures, exports and evaluations are written.
-        revision: A branch, a tag or a commit of a run on the Hub; default: what its name says, else the main branch.
+        path: The run folder, or a run on the Hub: ``hf://user/name`` or ``hf://user/name@revision``. Downloads are copied to a
+            folder in vaekit's cache, to which pictures, exports and evaluations are written.
+        revision: A branch, a tag or a commit of a run on the Hub; default: the one in its name, else the main branch.
         token: A token of the Hub; default: that of HF_TOKEN or of `hf auth login`.
-        cache_dir: A folder for what is fetched; default: the caches of `huggingface_hub` and of vaekit.
-        local_files_only: Whether to use what was fetched before, without asking the Hub.
+        cache_dir: A folder for downloads; default: the caches of `huggingface_hub` and of vaekit.
+        local_files_only: Whether to use earlier downloads only, without contacting the Hub.
 
     Raises:
         CheckpointError: The path is not a run folder.
@@ -362,9 +362,9 @@ class Run(Record):
         device: str = "auto",
         precision: str = "fp32",
     ) -> dict[str, Any]:
-        """Evaluate the best weights on a split and write the results: those of the test set to ``evaluation.json``.
+        """Evaluate the best weights on a split and write the metrics: those of the test set to ``evaluation.json``.
 
-        Other numbers for the same weights that ``evaluation.json`` already contains, such as log p(x), are kept.
+        Other metrics of the same weights that ``evaluation.json`` already contains, such as log p(x), are kept.
 
         Args:
             split: ``train``, ``validation`` or ``test``.
@@ -390,7 +390,7 @@ class Run(Record):
             results |= evaluator.compare_features(split, features)
         before = (self.evaluation() if split == "test" else None) or {}
         if before.get("epoch") == results["epoch"]:
-            stale = KEYS if features is not None else ()  # numbers of other features
+            stale = KEYS if features is not None else ()  # metrics of other features
             results = {key: value for key, value in before.items() if key not in stale} | results
         file = self.folder.evaluation if split == "test" else self.path / f"evaluation-{split}.json"
         write_text(file, json.dumps(results, indent=2) + "\n")
@@ -417,11 +417,11 @@ class Run(Record):
         maps: str | Path | None = None,
         page: str | Path | None = None,
     ) -> Scores:
-        """Score how anomalous the best model finds each example of a data set; see `vaekit.evaluation.scores`.
+        """Score how anomalous the best model finds each example of a dataset; see `vaekit.evaluation.scores`.
 
         Each number is a function of the example, its position in the data and the seed. Examples are streamed; their numbers,
-        about 100 bytes for each, are kept in memory. A threshold, from ``quantile`` or
-        ``contamination``, is stored in ``threshold.json``, and applies to later calls with the same score and options.
+        about 100 bytes per example, are kept in memory. A threshold, from ``quantile`` or ``contamination``, is stored in
+        ``threshold.json``, and applies to later calls with the same score and options.
 
         Args:
             data: A file or a folder, the name of a dataset, or an array with the axes that such a file has; default: the data of
@@ -431,19 +431,19 @@ class Run(Record):
             split: ``train``, ``validation`` or ``test`` of the data; default: all if they are not split, else ``test``.
             samples: The number K of importance samples for log p(x); default: 0, which skips it.
             background: The background model of a likelihood ratio: a run on the same data with random changes.
-            deterministic: Whether to draw nothing, as exported scorers do: codes are means of q(z|x), so that the ELBO becomes a
-                higher number that is no bound, and grey pixels are not binarised at random.
+            deterministic: Whether to avoid sampling, as exported scorers do: codes are means of q(z|x), so the ELBO becomes a
+                higher number, which is not a bound, and grey pixels are not binarised at random.
             quantile: The share of normal scores that the threshold exceeds.
             contamination: The share of anomalies in the data, whose scores are above the threshold.
-            validation: The normal examples that the quantile is of; default: the validation split of the run's data.
+            validation: The normal examples for the quantile; default: the validation split of the run's data.
             anomalous: The labels of known anomalies, by name or number.
-            against: A second data set, of known anomalies.
-            fit: How image files of another size are fitted to the model's: ``crop``, ``pad`` or ``stretch``; default: as in
-                training, else they are refused.
-            seed: The seed of the draws.
+            against: A second dataset, of known anomalies.
+            fit: How to fit image files of another size: ``crop``, ``pad`` or ``stretch``; default: as in training, else such
+                files are an error.
+            seed: The random seed.
             device: The device to compute on.
-            batch_size: The number of examples at once, which only rounding depends on; default: chosen by the device.
-            maps: A new folder for a PNG of each example, of the root mean squared error of each position.
+            batch_size: The number of examples at once, which affects only rounding; default: chosen by the device.
+            maps: A new folder for a PNG per example, which shows the root mean squared error at each position.
             page: An HTML file for the most and the least likely examples and a histogram of the scores.
 
         Raises:
@@ -498,18 +498,18 @@ class Run(Record):
         seed: int | None = None,
         device: str = "auto",
     ) -> Embedding:
-        """Return the codes of examples by the best model, with what the posterior says of each.
+        """Return the codes of examples by the best model, with statistics of their posteriors.
 
         Args:
             data: A file or a folder, which may be larger than memory, the name of a dataset, or an array with the axes that such
                 a file has; default: the run's own data.
             split: ``train``, ``validation`` or ``test``; default: all if the data are not split, else ``test``.
-            sample: Whether codes are draws of q(z|x) instead of its means.
+            sample: Whether codes are samples from q(z|x) instead of its means.
             labels: The labels of an array, integers or names, which conditional models need.
-            fit: How image files of another size are fitted to the model's, ``crop``, ``pad`` or ``stretch``; default: as in
-                training, else they are refused.
+            fit: How to fit image files of another size: ``crop``, ``pad`` or ``stretch``; default: as in training, else such
+                files are an error.
             batch_size: The number of examples encoded at once; up to rounding, the result does not depend on it.
-            seed: The seed of draws; default: that of the run.
+            seed: The random seed; default: the run's.
             device: The device to compute on.
 
         Raises:
@@ -528,7 +528,7 @@ class Run(Record):
         return joined([*parts])
 
     def embed_to(self, out: str | Path, data: str | Path | Array | None = None, **options: Any) -> tuple[Path, int]:
-        """Write what `embed` returns to a table, a batch at a time; return its path and the number of rows.
+        """Write the result of `embed` to a table, a batch at a time; return its path and the number of rows.
 
         Args:
             out: A ``.parquet`` or ``.npz`` file with a column for each array of `Embedding`, or a ``.npy`` file of the codes.
@@ -580,7 +580,7 @@ class Run(Record):
         return Album(self)
 
     def sample(self, num: int = 36, *, seed: int = 0, temperature: float = 1.0, out: str | Path | None = None) -> Path:
-        """Write a PNG grid of images decoded from prior draws; return its path. See ``run.pictures.sample``."""
+        """Write a PNG grid of images decoded from samples of the prior; return its path. See ``run.pictures.sample``."""
         path: Path = self.pictures.sample(num=num, seed=seed, temperature=temperature, out=out)
         return path
 
@@ -606,7 +606,7 @@ class Run(Record):
         vae, header = load_model(self.folder.model)
         threshold, now = self.threshold(), header.state.get("epoch", 0)
         if threshold is not None and threshold.epoch != now:
-            warnings.warn(f"the threshold is ignored: it is of epoch {threshold.epoch}, the model of {now}", stacklevel=2)
+            warnings.warn(f"the threshold is ignored: it belongs to epoch {threshold.epoch}, the model to {now}", stacklevel=2)
             threshold = None
         latents = latents_of(vae, evaluation)
         return Trained(vae, header.spec, header.versions, latents, header.facts.class_names, threshold)
@@ -640,11 +640,11 @@ class Run(Record):
         return chosen.export(self.trained(), part, path)
 
     def to_diffusers(self, folder: str | Path | None = None) -> Exported:
-        """Write the best model for diffusers, and verify by that library that it computes the same.
+        """Write the best model for diffusers, and verify with that library that it computes the same.
 
         Args:
-            folder: What ``from_pretrained`` of `AutoencoderKL` or, for codes of `vq`, `VQModel` then loads; default:
-                ``diffusers`` in the run folder.
+            folder: The folder, which ``from_pretrained`` of `AutoencoderKL` or, for the posterior `vq`, `VQModel` then loads;
+                default: ``diffusers`` in the run folder.
 
         Raises:
             ExportError: Neither class can represent the model; the message lists every reason.
@@ -663,9 +663,9 @@ class Run(Record):
         exporters: Sequence[str] | None = None,
         reconstructions: bool = False,
     ) -> Path:
-        """Write what `push_to_hub` uploads to a new folder, and return it.
+        """Write the files that `push_to_hub` uploads to a new folder, and return it.
 
-        That is the model, its spec, its numbers, a model card, samples, the animation of training and decoders for other
+        These are the model, its spec, its metrics, a model card, samples, the animation of training and decoders for other
         applications. The folder is a run that can be used like any other, but not resumed. See `vaekit.store.shared`.
 
         Args:
@@ -678,7 +678,7 @@ class Run(Record):
 
         Raises:
             CheckpointError: The run has no model yet.
-            ExportError: The decoder cannot be exported in a format that is given.
+            ExportError: The decoder cannot be exported in a requested format.
             UsageError: The folder exists and is not empty, or `huggingface_hub` is not installed.
         """
         from vaekit.report.card import model_card
@@ -708,7 +708,7 @@ class Run(Record):
         return place
 
     def _add_pictures(self, folder: Path, reconstructions: bool) -> None:
-        """Draw samples, and copy the animation of training and the last reconstructions, if wanted."""
+        """Draw samples, and copy the animation of training and the last reconstructions, if requested."""
         self.pictures.sample(out=folder / "samples.png")
         for file in self.path.glob("training.*"):
             shutil.copyfile(file, folder / file.name)
@@ -719,7 +719,7 @@ class Run(Record):
             shutil.copyfile(grids[-1], folder / "reconstructions.png")
 
     def _add_decoders(self, folder: Path, exporters: Sequence[str] | None, licence: str | None) -> None:
-        """Export the decoder; a format that was not asked for and cannot represent it is left out with a warning."""
+        """Export the decoder; a default format that cannot represent it is left out with a warning."""
         wanted = [kind for kind in SHARED_FORMATS if kind in roles.exporters] if exporters is None else exporters
         for kind in wanted:
             options: dict[str, Any] = {"licence": licence} if "licence" in roles.exporters.spec(kind).model_fields else {}
@@ -745,11 +745,11 @@ class Run(Record):
         """Upload the run to the Hugging Face Hub, as `save_pretrained` writes it, and return the address of the commit.
 
         Args:
-            repo: The repository, ``user/name``, which is made if it does not exist.
-            revision: The branch, which is made if it does not exist; default: main.
-            token: A token that may write; default: that of HF_TOKEN or of `hf auth login`.
-            private: Whether a new repository is private; default: the choice of its owner's settings.
-            commit_message: The message of the commit.
+            repo: The repository, ``user/name``, created if it does not exist.
+            revision: The branch, created if it does not exist; default: main.
+            token: A token with write access; default: that of HF_TOKEN or of `hf auth login`.
+            private: Whether a new repository is private; default: its owner's setting.
+            commit_message: The commit message.
             licence: The licence of the model, by an identifier of the Hub; default: none is stated.
             exporters: The formats of decoders to include; default: as for `save_pretrained`.
             reconstructions: Whether to include a picture that shows examples of the data.

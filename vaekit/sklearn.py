@@ -1,4 +1,4 @@
-"""A variational autoencoder as a transformer of scikit-learn, which the extra ``sklearn`` installs."""
+"""A variational autoencoder as a scikit-learn transformer; the extra ``sklearn`` installs scikit-learn."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from sklearn.utils import check_random_state  # noqa: E402
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data  # noqa: E402
 
 AT_ONCE = 2**14
-"""The number of rows, times samples, that are computed at once."""
+"""The number of rows times samples computed at once."""
 DTYPES = [np.float64, np.float32]
 
 
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
-    """Codes of the rows of a table by a variational autoencoder, with the interface of scikit-learn.
+    """Encodes the rows of a table by a variational autoencoder, with the interface of scikit-learn.
 
     By default, columns are standardised, whatever their range, and the likelihood is a Gaussian whose mean is any real number.
-    A tenth of the rows is held out to choose the best epoch. A fitted model computes in double precision, so the result of a row
-    does not depend on the other rows. A pickled transformer contains its model as the bytes of a safetensors file.
+    A tenth of the rows is held out to choose the best epoch. A fitted model computes in double precision, so the result for a
+    row does not depend on the other rows. A pickled transformer contains its model as the bytes of a safetensors file.
 
     Args:
         latent_dim: The number of latents.
@@ -48,17 +48,17 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         loss: The loss, or several; default: the ELBO.
         epochs: The number of passes over the rows.
         options: Other options of `vaekit.train` by name, such as ``{"encoder.hidden": (64,), "beta": 4, "lr": 1e-3}``.
-        standardize: Whether each column is brought to mean 0 and variance 1.
+        standardize: Whether to scale each column to mean 0 and variance 1.
         validation_fraction: The fraction of rows held out to choose the best epoch.
         num_samples: The number of importance samples K of `score_samples`.
         device: The device to train on.
-        random_state: The seed of weights, of noise and of the rows held out; or a NumPy ``RandomState``.
+        random_state: The seed of the weights, the noise and the choice of held-out rows; or a NumPy ``RandomState``.
 
     Attributes:
         model_: The model file, which `vaekit.load` reads, as bytes.
-        history_: The records of ``metrics.jsonl``, one for each epoch.
-        mean_: What is subtracted from each column, ``(n_features_in_,)``.
-        scale_: What each column is then divided by, ``(n_features_in_,)``.
+        history_: The records of ``metrics.jsonl``, one per epoch.
+        mean_: The value subtracted from each column, ``(n_features_in_,)``.
+        scale_: The value by which each column is then divided, ``(n_features_in_,)``.
         n_features_in_: The number of columns.
         feature_names_in_: Their names, if `fit` received a table with names.
 
@@ -156,7 +156,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         """Return the importance-weighted bound of log p(x) for each row, in nats, ``(n_samples,)``.
 
         It is ``log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k|x)``, a lower bound in expectation that approaches log p(x) as K grows,
-        for the density of a row in the units of its columns, or up to a constant under a likelihood that is so, such as ``mse``.
+        for the density of a row in the units of its columns, or up to a constant for a likelihood such as ``mse``.
         The noise of the K samples is fixed, and the same for all rows.
 
         Raises:
@@ -177,7 +177,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return log_p
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
-        """Return the mean of `score_samples`, by which a grid search chooses options."""
+        """Return the mean of `score_samples`, the score that a grid search maximises."""
         del y
         return float(self.score_samples(X).mean())
 
@@ -206,7 +206,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
             self._vae = load(file).double()
 
     def _spec(self, file: Path, seed: int) -> Any:
-        """Return the spec of a run on a file."""
+        """Return the spec of a run on the data in a file."""
         options: dict[str, Any] = {
             "dataset": "array",
             "dataset.path": str(file),
@@ -234,7 +234,7 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEsti
         return scaled
 
     def _rows(self, X: Any) -> tuple[Tensor, Any]:  # noqa: N803
-        """Return rows as the model sees them, and their type."""
+        """Return rows in the form the model takes, and their type."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=DTYPES, reset=False)
         return torch.from_numpy(self._scaled(X)), X.dtype

@@ -48,8 +48,8 @@ def test_what_cannot_be_embedded_or_written_is_refused_and_leaves_nothing(
     np.save(tmp_path / "large.npy", np.zeros((4, 9, 6), np.uint8))
     out = tmp_path / "codes.npz"
     for arguments, expected in {
-        (tmp_path / "large.npy",): (1, ["not of the shape", "(1, 9, 6)", "(1, 8, 6)"]),
-        ("digits",): (1, ["not of the shape", "(1, 28, 28)"]),
+        (tmp_path / "large.npy",): (1, ["do not have the shape", "(1, 9, 6)", "(1, 8, 6)"]),
+        ("digits",): (1, ["do not have the shape", "(1, 28, 28)"]),
         ("nowhere",): (1, ["do not exist", "nowhere"]),
         ("--split", "extra"): (2, ["do not have this split", "train, validation, test"]),
         ("--fit", "crop"): (2, ["only image files"]),

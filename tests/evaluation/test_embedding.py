@@ -220,9 +220,9 @@ def test_files_of_a_run_on_a_folder_are_named_whether_they_are_kept_in_memory_or
 
 def test_data_that_do_not_fit_are_refused(run: vaekit.Run, tmp_path: Path) -> None:
     images = np.zeros((4, 8, 6), np.uint8)
-    with pytest.raises(DataError, match=r"not of the shape[\s\S]*\(1, 6, 8\)[\s\S]*\(1, 8, 6\)"):
+    with pytest.raises(DataError, match=r"do not have the shape[\s\S]*\(1, 6, 8\)[\s\S]*\(1, 8, 6\)"):
         run.embed(images.transpose(0, 2, 1))
-    with pytest.raises(DataError, match=r"numbers in \[0, 1\][\s\S]*0 to 7"):
+    with pytest.raises(DataError, match=r"values in \[0, 1\][\s\S]*0 to 7"):
         run.embed(7 * np.ones((4, 8, 6), np.float32) * (np.arange(4) % 2)[:, None, None])
     with pytest.raises(UsageError, match=r"do not have this split[\s\S]*extra[\s\S]*train, validation, test"):
         run.embed(split="extra")
@@ -236,9 +236,9 @@ def test_data_that_do_not_fit_are_refused(run: vaekit.Run, tmp_path: Path) -> No
     for options in ({"fit": "crop"}, {"data": images, "fit": "crop"}, {"data": "digits", "fit": "crop"}):
         with pytest.raises(UsageError, match="fitted"):
             run.embed(**options)
-    with pytest.raises(UsageError, match=r"fitted in no such way[\s\S]*squeeze[\s\S]*crop, pad, stretch"):
+    with pytest.raises(UsageError, match=r"unknown way to fit images[\s\S]*squeeze[\s\S]*crop, pad, stretch"):
         run.embed("digits", fit="squeeze")
-    with pytest.raises(UsageError, match="labels are given with an array"):
+    with pytest.raises(UsageError, match="labels can be given only with an array"):
         run.embed(labels=np.arange(4))
 
 

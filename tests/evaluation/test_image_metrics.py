@@ -172,7 +172,7 @@ def test_features_of_images_are_cached_for_models_of_the_same_data(run: vaekit.R
 def test_a_cache_that_cannot_be_written_is_a_warning(run: vaekit.Run, cache: Path) -> None:
     cache.parent.parent.mkdir()
     cache.parent.write_text("a file in place of the folder")
-    with pytest.warns(UserWarning, match="features of the images are not kept"):
+    with pytest.warns(UserWarning, match="features of the images could not be cached"):
         assert run.evaluate(features=request())["fid"] > 0
 
 
@@ -245,5 +245,5 @@ def test_an_impossible_request_is_refused(
 def test_unsupported_sizes_and_single_samples_are_refused(run: vaekit.Run) -> None:
     with pytest.raises(UsageError, match="two samples or more"):
         request(num_samples=1)
-    with pytest.raises(UsageError, match="resized to nothing"):
+    with pytest.raises(UsageError, match="resized to no pixels"):
         FeatureRequest("vgg16", "vgg16.pth", size=0)

@@ -171,7 +171,7 @@ def test_names_of_older_versions(images: Path, tmp_path: Path):
 
 def test_networks_cannot_be_imported_as_other_classes(images: Path, tmp_path: Path):
     saved(tmp_path / "there")
-    with pytest.raises(UsageError, match="encoder is not that of"):
+    with pytest.raises(UsageError, match="encoder differs from that of"):
         imported(tmp_path / "there", images, tmp_path / "run", **{"encoder.depth": 1})
     grey = tmp_path / "grey.npy"
     np.save(grey, np.zeros((60, 16, 12), dtype=np.uint8))

@@ -43,7 +43,7 @@ def test_a_flipped_bit_of_the_weights_is_detected(run: vaekit.Run, place: float)
     start = 8 + int.from_bytes(content[:8], "little")
     content[start + int(place * (len(content) - start))] ^= 4
     run.folder.model.write_bytes(content)
-    with pytest.raises(CheckpointError, match="damaged: its content is not what was written"):
+    with pytest.raises(CheckpointError, match="damaged: its content has changed since it was written"):
         vaekit.load(run.path)
 
 
@@ -153,7 +153,7 @@ def test_a_spec_that_could_not_be_read_is_not_written() -> None:
         tree = [tree]
     with (
         vaekit.losses.temporarily(deep=Deep),
-        pytest.raises(SpecError, match="cannot be written so that it can be read"),
+        pytest.raises(SpecError, match="cannot be written in a form that can be read back"),
     ):
         dump_spec(resolve({"model": {"loss": [{"kind": "deep", "tree": tree}]}}))
     shared = [1, 2]

@@ -357,8 +357,8 @@ def test_writing_to_a_run_leaves_the_shared_cache_as_it_was(
         ("hf://shapes", {}, "not the name of a model on the Hub", "hf://user/name"),
         ("hf://datasets/ada/shapes", {}, "not the name of a model on the Hub", "hf://user/name"),
         ("hf://ada/a--b..c", {}, "cannot be the name of a model", "hf://user/name"),
-        ("hf://ada/other", {}, "hf://ada/other is not a run of vaekit", "a config.json of another library"),
-        ("hf://ada/empty", {}, "hf://ada/empty is not a run of vaekit", "a repository without config.json"),
+        ("hf://ada/other", {}, "hf://ada/other is not a vaekit run", "a config.json of another library"),
+        ("hf://ada/empty", {}, "hf://ada/empty is not a vaekit run", "a repository without config.json"),
         ("hf://ada/new", {"local_files_only": True}, "is not in the local cache", "without local_files_only"),
         ("runs/1", {"revision": "v1"}, "only a run on the Hub has revisions", "runs/1"),
     ],
@@ -385,16 +385,16 @@ def test_without_a_token_nothing_is_exported(hub: FakeHub, labelled_run: Path, m
 
 
 def test_uploads_that_are_refused(pushed: FakeHub, shared: Path) -> None:
-    with pytest.raises(HubError, match="token is missing, not valid, or lacks the permission") as caught:
+    with pytest.raises(HubError, match="token is missing, invalid, or lacks permission") as caught:
         client.upload(shared, client.repository("ada/shapes"), token="hf_of_another")
     assert "401" in str(caught.value)
-    with pytest.raises(HubError, match="token is missing, not valid, or lacks the permission") as caught:
+    with pytest.raises(HubError, match="token is missing, invalid, or lacks permission") as caught:
         client.upload(shared, client.repository("eve/shapes"))
     assert "403 You don't have the rights" in str(caught.value)
-    with pytest.raises(HubError, match="hf://ada/shapes exists, and is public"):
+    with pytest.raises(HubError, match="hf://ada/shapes already exists and is public"):
         client.upload(shared, client.repository("ada/shapes"), private=True)
     pushed.status = 503
-    with pytest.raises(HubError, match="the Hub refuses the request") as caught:
+    with pytest.raises(HubError, match="the Hub refused the request") as caught:
         client.upload(shared, client.repository("ada/shapes"))
     assert caught.value.remedy == "try again later"
 

@@ -159,7 +159,7 @@ def test_a_decoder_of_a_prior_without_a_density(tmp_path: Path, teacher: vaekit.
     assert changed(flow, student) == {"decoder", "likelihood"}
     result = compare_decoders(flow, student, batches=(3,), seconds=0.01)
     assert result["speedup"].keys() == {"3"}
-    with pytest.raises(UsageError, match=r"not decoders of the same codes(.*\n)*.*weights of the encoder differ"):
+    with pytest.raises(UsageError, match=r"do not decode the same codes(.*\n)*.*weights of the encoder differ"):
         compare_decoders(train_teacher(flow.spec.data.dataset.path, tmp_path / "other", seed=1), student)
 
 

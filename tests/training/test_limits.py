@@ -154,11 +154,11 @@ def test_there_are_as_many_epochs_as_the_steps_need(
 
 def test_a_run_that_steps_ended_goes_on_with_the_next_epoch(images: Path, tmp_path: Path) -> None:
     run = vaekit.train(**options(images, schedule="constant", max_steps=8), out=tmp_path / "run")
-    with pytest.raises(UsageError, match=r"complete: all 2 epochs are done(.*\n)*.*--max-steps 8"):
+    with pytest.raises(UsageError, match=r"complete: all 2 epochs are complete(.*\n)*.*--max-steps 8"):
         vaekit.resume(run.path, epochs=9)
     teller = Teller()
     longer = vaekit.resume(run.path, max_steps=20, reporter=teller)
-    assert teller.said("--max-steps had ended epoch 2 early: training goes on with the next epoch")
+    assert teller.said("--max-steps had ended epoch 2 early: training continues with the next epoch")
     assert [record["step"] for record in longer.metrics()] == [6, 8, 18, 20]
     assert (longer.spec.train.epochs, longer.spec.train.max_steps) == (4, 20)
     assert vaekit.resume(run.path, epochs=5, max_steps="none").metrics()[-1]["step"] == 30
@@ -180,7 +180,7 @@ def test_a_run_stops_early_and_keeps_its_best_epoch(images: Path, tmp_path: Path
     assert evaluation is not None
     assert evaluation["epoch"] == run.header.state["epoch"] == stop - 2
     assert run.is_complete()
-    assert teller.said(f"stops early, after epoch {stop} of 12: no better validation loss than that of epoch {stop - 2}")
+    assert teller.said(f"stops early, after epoch {stop} of 12: no better validation loss than in epoch {stop - 2}")
     assert main(["resume", str(run.path)]) == 2
     assert f"complete: it stopped after epoch {stop}" in capsys.readouterr().err
     with pytest.raises(UsageError, match="--patience 2"):
@@ -230,8 +230,8 @@ def test_each_model_of_a_stack_stops_by_itself_also_if_the_sweep_is_killed(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ({"best": "last", "patience": 3}, r"stopping early needs a number(.*\n)*.*--patience 3, --best last"),
-        ({"loss": "factor", "loss.hidden": (8,), "patience": 3}, "--best auto, which is last where a critic"),
+        ({"best": "last", "patience": 3}, r"early stopping needs a validation metric(.*\n)*.*--patience 3, --best last"),
+        ({"loss": "factor", "loss.hidden": (8,), "patience": 3}, "--best auto, which is last with a critic"),
         ({"warmup_steps": 24}, r"never reach its peak(.*\n)*.*fewer steps than the 24 of the run"),
         ({"warmup_steps": 9, "max_steps": 8}, "never reach its peak"),
     ],
@@ -272,7 +272,7 @@ def test_a_run_with_more_epochs_is_what_it_would_have_been(images: Path, tmp_pat
             ours.seek(frame)
             theirs.seek(frame)
             assert ours.convert("L").tobytes() == theirs.convert("L").tobytes()
-    with pytest.raises(UsageError, match="complete: all 4 epochs are done"):
+    with pytest.raises(UsageError, match="complete: all 4 epochs are complete"):
         vaekit.resume(run.path)
 
 
@@ -280,7 +280,7 @@ def test_a_cosine_spans_the_new_number_of_steps_from_there_on(images: Path, tmp_
     run = vaekit.train(**options(images, epochs=2, lr=1.0e-3), out=tmp_path / "run")
     teller = Teller()
     vaekit.resume(run.path, epochs=4, reporter=teller)
-    assert teller.said("follows a cosine over 24 steps from here on, instead of 12, and goes on at 0.0005:")
+    assert teller.said("follows a cosine over 24 steps from here on, instead of 12, and continues at 0.0005:")
     expected = [0.5e-3 * (1 + math.cos(math.pi * step / steps)) for step, steps in ((5, 12), (11, 12), (17, 24), (23, 24))]
     assert [record["lr"] for record in run.metrics()] == pytest.approx(expected)
 
@@ -313,20 +313,20 @@ def test_limits_that_cannot_be_leave_the_run_as_it_is(images: Path, tmp_path: Pa
     for limits, error, message in (
         ({"lr": 1}, UsageError, r"except for its limits(.*\n)*.*epochs, max_steps, max_time, patience"),
         ({"epochs": "many"}, SpecError, "epochs: "),
-        ({"epochs": 2}, UsageError, "complete: all 2 epochs are done"),
-        ({"epochs": 1}, UsageError, "complete: all 2 epochs are done"),
+        ({"epochs": 2}, UsageError, "complete: all 2 epochs are complete"),
+        ({"epochs": 1}, UsageError, "complete: all 2 epochs are complete"),
     ):
         with pytest.raises(error, match=message):
             vaekit.resume(run.path, **limits)
         assert run.folder.spec.read_text("utf-8") == text
     assert run.is_complete()
     run.folder.evaluation.unlink()
-    with pytest.raises(CheckpointError, match=r"cannot be shortened(.*\n)*.*1 epochs, of which 2 are done"):
+    with pytest.raises(CheckpointError, match=r"cannot be shortened(.*\n)*.*1 epochs, 2 of them completed"):
         vaekit.resume(run.path, epochs=1)
     assert run.folder.spec.read_text("utf-8") == text
     vaekit.sweep(over={"seed": (0,)}, out=tmp_path / "sweep", **options(images, epochs=1))
     assert main(["resume", str(tmp_path / "sweep"), "--epochs", "3"]) == 2
-    assert "the limits of a sweep do not change" in capsys.readouterr().err
+    assert "the limits of a sweep cannot be changed" in capsys.readouterr().err
 
 
 # Time

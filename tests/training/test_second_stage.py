@@ -262,9 +262,9 @@ class Narrow(Loss):
         ({"freeze": REST}, "nothing to train(.*\n)*.*frozen: encoder, decoder, posterior, likelihood"),
         ({"loss": ["kl", "narrow"]}, "nothing to train(.*\n)*.*narrow trains encoder; frozen: encoder"),
         ({"freeze": REST, "posterior": "delta", "prior": "mixture"}, "no loss depends on the prior"),
-        ({"encoder": "cnn", "decoder": "mlp"}, "frozen encoder is not that of(.*\n)*.*'cnn' here, 'mlp' there"),
-        ({"encoder.hidden": (9,)}, r"frozen encoder is not that of(.*\n)*.*weight is \(9, 63\) here, \(8, 63\) there"),
-        ({"encoder.activation": "relu"}, "frozen encoder is not that of(.*\n)*.*activation is relu here, silu there"),
+        ({"encoder": "cnn", "decoder": "mlp"}, "frozen encoder differs from that of(.*\n)*.*'cnn' here, 'mlp' there"),
+        ({"encoder.hidden": (9,)}, r"frozen encoder differs from that of(.*\n)*.*weight is \(9, 63\) here, \(8, 63\) there"),
+        ({"encoder.activation": "relu"}, "frozen encoder differs from that of(.*\n)*.*activation is relu here, silu there"),
         (
             {"freeze": (), "latent_dim": 5},
             r"no weights of .*first fit the model(.*\n)*.*encoder \(.* here, .* there\);",

@@ -1,4 +1,4 @@
-"""Two decoders of the same codes: what they cost, how well they decode, and how fast."""
+"""Two decoders of the same codes: their cost, quality and speed."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ def compare_decoders(
 ) -> dict[str, Any]:
     """Compare the decoder of a run with that of another, distilled from it, and write the result to ``distillation.json``.
 
-    Both decode the same draws from the first run's prior on the CPU, in turn, with torch. The numbers on the test set are those
-    of ``evaluation.json``, which is written if there is none; features are computed for both.
+    Both decode the same samples from the first run's prior on the CPU, alternately, with torch. The test metrics are those of
+    ``evaluation.json``, which is written if it does not exist; features are computed for both.
 
     Args:
         teacher: The run whose codes are decoded.
-        student: The run with another decoder, in whose folder the result is written.
+        student: The run with another decoder, to whose folder the result is written.
         features: The features in which reconstructions and samples are compared with images; default: none.
         batches: The batch sizes.
         seconds: The duration of the measurement for each decoder at each batch size.
 
     Returns:
-        ``teacher`` and ``student``, each with its folder as ``run``, the ``decoder``, its ``parameters``, the ``test`` numbers,
+        ``teacher`` and ``student``, each with its folder as ``run``, the ``decoder``, its ``parameters``, the ``test`` metrics,
         and ``milliseconds`` by batch size; ``speedup``, the ratio of the medians, by batch size; and the environment.
 
     Raises:
         CheckpointError: A run has no model.
         DataError: A file of weights is missing or of another network.
-        UsageError: The encoders or the posteriors differ, so that the decoders are not of the same codes.
+        UsageError: The encoders or the posteriors differ, so the decoders do not decode the same codes.
     """
     vaes = {"teacher": teacher.vae(), "student": student.vae()}
     for part in ("encoder", "posterior", "condition"):
         ours, theirs = (vae.get_submodule(part).state_dict() for vae in vaes.values())
         if ours.keys() != theirs.keys() or not all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items()):
             raise UsageError(
-                "these are not decoders of the same codes",
+                "these decoders do not decode the same codes",
                 given=f"{teacher.path} and {student.path}, whose weights of the {part} differ",
-                expected="a run and one that `vaekit distill` made of it",
+                expected="a run and one distilled from it by `vaekit distill`",
             )
     y = vaes["teacher"].classes_in_turn(max(batches))
     z = vaes["teacher"].sample_latent(max(batches), y=y, generator=Streams(0).generator("decoders"))

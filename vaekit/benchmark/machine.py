@@ -48,7 +48,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """Return the commit if vaekit runs from a checkout, with ``+`` appended if files were changed; None otherwise."""
+    """Return the commit if vaekit runs from a checkout, with ``+`` appended if files have changed; None otherwise."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(PACKAGE), *arguments]

@@ -21,13 +21,13 @@ from vaekit.plugins import switched_off
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0 done, 1 failed, 2 usage, 130 interrupted.
+    """Run the command line and return its exit code: 0 for success, 1 for an error, 2 for wrong usage, 130 if interrupted.
 
     Args:
         argv: Arguments after the program's name; default: those of the process.
 
     Raises:
-        Exception: With ``--debug``, what made the command fail.
+        Exception: With ``--debug``, the error that made the command fail.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug, no_plugins = "--debug" in arguments, "--no-plugins" in arguments
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
             code = _run(arguments)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has gone
+    except BrokenPipeError:  # the reader closed the pipe
         code = 1
     except KeyboardInterrupt:
         code = interrupted()
@@ -64,7 +64,7 @@ def _discard_output() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    """Build the command that is asked for and run it; without one, build a list of all commands."""
+    """Build the requested command and run it; without one, build a list of all commands."""
     if arguments[:1] == ["--"]:
         del arguments[0]
     command = find_command(arguments[0]) if arguments else None
@@ -104,8 +104,8 @@ def _vaekit(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error; may stand anywhere.")] = False,
-    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Use no installed plugins; may stand anywhere.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error; may appear anywhere.")] = False,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Disable installed plugins; may appear anywhere.")] = False,
 ) -> None:
     """Variational autoencoders from interchangeable parts."""
 

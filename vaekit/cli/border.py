@@ -25,7 +25,7 @@ def explain(error: Exception) -> VaekitError:
         return VaekitError(
             "out of memory",
             given=plain(error) or None,
-            remedy="ask for less at once: a smaller --batch-size, a smaller model, or fewer images",
+            remedy="use a smaller --batch-size, a smaller model, or fewer images",
         )
     if (found := plugin_at(error)) is not None:
         role, plugin = found
@@ -43,7 +43,7 @@ def explain(error: Exception) -> VaekitError:
     return VaekitError(
         f"vaekit failed: {reason_of(error)}",
         given=_location(error),
-        remedy="run the command again with --debug, which shows the traceback, and report it as a bug",
+        remedy="run the command again with --debug to see the traceback, and report it as a bug",
     )
 
 

@@ -1,4 +1,4 @@
-"""What several commands share."""
+"""Code shared by several commands."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def feature_request(
 
 
 def without_args(doc: str | None) -> tuple[str, str]:
-    """Return the parts of a docstring before and after ``Args:``, or where that would stand."""
+    """Return the parts of a docstring before and after ``Args:``, or where that would be."""
     args = r"^Args:\n(?:[ \t]+.*\n?|\n)*|(?=^(?:References|Example):$)"
     before, *after = re.split(args, cleandoc(doc or "") + "\n", maxsplit=1, flags=re.MULTILINE)
     return before.strip(), "\n".join(after).strip()

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 OUTPUTS = {
-    "model.safetensors": "the best weights and all that is needed to rebuild the model",
-    "samples": "draws from the prior, epoch by epoch",
+    "model.safetensors": "the best weights and everything needed to rebuild the model",
+    "samples": "samples from the prior, epoch by epoch",
     "reconstructions": "images and their reconstructions below them",
     "training.gif": "samples from the first epoch to the last",
-    "metrics.jsonl": "the numbers of each epoch",
-    "evaluation.json": "the numbers below",
+    "metrics.jsonl": "the metrics of each epoch",
+    "evaluation.json": "the metrics below",
 }
 
 
@@ -194,10 +194,10 @@ def choose_reporter(*, json: bool = False, quiet: bool = False, stream: TextIO |
 
 
 def terms_of(record: Mapping[str, Any], prefix: str, elbo: str) -> dict[str, str]:
-    """Format the reconstruction, KL and ELBO of a record, by label; those that it lacks are omitted.
+    """Format the reconstruction, KL and ELBO of a record, by label; missing ones are omitted.
 
     Args:
-        record: The numbers by key.
+        record: The metrics by key.
         prefix: The prefix of the keys.
         elbo: The description of the ELBO.
     """
@@ -211,7 +211,7 @@ def terms_text(record: Mapping[str, Any], prefix: str, elbo: str) -> str:
 
 
 def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
-    """Format an evaluation as lines, each with a number and its meaning."""
+    """Format an evaluation as lines, each with a metric and its meaning."""
     rows = [(metric.label, metric.text(evaluation[metric.key]), metric) for metric in metrics_in(evaluation)]
     lines = [f"  {label:<20}{text:>11}  {', '.join(filter(None, (metric.meaning, metric.unit)))}" for label, text, metric in rows]
     if "elbo" not in evaluation:
@@ -221,7 +221,7 @@ def evaluation_lines(evaluation: Mapping[str, Any]) -> list[str]:
 
 
 def features_text(protocol: Mapping[str, Any]) -> str:
-    """Return what the features of an evaluation are, in a phrase."""
+    """Describe the features of an evaluation in a phrase."""
     size, digest = protocol["size"], protocol["sha256"][:8]
     images, samples = f"{protocol['num_images']:,} images", f"{protocol['num_samples']:,} samples"
     return f"{protocol['network']} ({digest}…), {size}×{size}, {images}, {samples}"

@@ -55,7 +55,7 @@ def list_commands() -> list[Command]:
 
 
 def _files() -> set[str]:
-    """Return the names of the commands that are files; a keyword of Python has an underscore after it in the file's name."""
+    """Return the names of the commands that are files; a file named after a Python keyword has a trailing underscore."""
     return {module.name.removesuffix("_").replace("_", "-") for module in pkgutil.iter_modules(commands.__path__)}
 
 

@@ -36,7 +36,7 @@ def declare(function: Callable[..., None], options: Mapping[str, Any], **fixed: 
     Args:
         function: The command. It receives the options that the user sets as ``given``, values by name.
         options: Annotations for Typer, by name.
-        fixed: Other arguments of the function, which are no options.
+        fixed: Other arguments of the function that are not options.
     """
     signature = inspect.signature(function, eval_str=True)
     own = [parameter for name, parameter in signature.parameters.items() if name != "given" and name not in fixed]
@@ -86,7 +86,7 @@ def component_option(
     if len(text) > LONGEST and "|" in text:
         about, text = f"{about} One of {text.replace('|', ', ')}.", "choice"
     ending = "required" if required else f"default: {value_text(default) or 'nothing'}"
-    chosen_later = default is None and "none" in parts  # the sentence says what that means
+    chosen_later = default is None and "none" in parts  # the help text says what that means
     switch = is_switch(kind)
     info = typer.Option(
         *((f"{flag}/--no-{flag[2:]}" for flag in flags) if switch else flags),
@@ -147,7 +147,7 @@ def spell_out(arguments: Sequence[str], switches: Collection[str]) -> list[str]:
 
 @dataclass
 class Words:
-    """Arguments as read before it is known which flags exist.
+    """Arguments as read before the available flags are known.
 
     Args:
         spec: The spec file.

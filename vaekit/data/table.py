@@ -19,7 +19,7 @@ from vaekit.extras import import_extra
 from vaekit.files import local_path, staged, writing
 
 PART_BYTES = 2**24
-"""Rows are collected in memory until they take this much, and then written together."""
+"""The number of bytes of rows that are collected in memory and then written together."""
 
 
 @contextmanager
@@ -29,12 +29,12 @@ def write_table(path: str | Path) -> Iterator[Table]:
     The suffix of the path states the format:
 
     * ``.parquet``: a column with several numbers per row is a fixed-size list, nested for more axes, since thousands of columns
-      would be slow to read, and hard to address. ``np.stack(frame["z"])`` makes it an array in pandas, and
+      would be slow to read and hard to address. ``np.stack(frame["z"])`` makes it an array in pandas, and
       ``frame["z"].to_numpy()`` in polars;
-    * ``.npz``: an array for each column;
+    * ``.npz``: an array per column;
     * ``.npy``: the array of the only column.
 
-    The file appears when it is complete, and then replaces an existing file; if the context fails, nothing is left of it.
+    The file appears when it is complete, and then replaces an existing file; if the context fails, nothing remains.
 
     Args:
         path: The file.
@@ -63,11 +63,11 @@ def write_table(path: str | Path) -> Iterator[Table]:
 
 
 class Table(ABC):
-    """A table that is being written; see `write_table`.
+    """A table being written; see `write_table`.
 
     Args:
         file: The file to write, which exists and is empty.
-        path: What it will be called, for errors.
+        path: Its final path, for error messages.
     """
 
     single: ClassVar[bool] = False
@@ -76,7 +76,7 @@ class Table(ABC):
     def __init__(self, file: Path, path: Path) -> None:
         self.file, self.path = file, path
         self.open = ExitStack()
-        """What is open."""
+        """The open files."""
         self._schema: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._waiting: dict[str, Any] = {}
         self._filled = self._capacity = 0
@@ -92,7 +92,7 @@ class Table(ABC):
         Raises:
             UsageError: The format cannot hold several columns.
             VaekitError: The file cannot be written.
-            ValueError: The columns differ in length, or from those before.
+            ValueError: The columns differ in length, or from those of earlier calls.
         """
         lengths = {name: len(values) for name, values in columns.items()}
         if len({*lengths.values()}) != 1:
@@ -111,7 +111,7 @@ class Table(ABC):
                 self._write_rows()
 
     def _begin(self, columns: Mapping[str, Array]) -> None:
-        """Make room for rows that wait; small arrays kept from each batch would split the memory that batches take."""
+        """Allocate memory for collected rows; small arrays kept from each batch would fragment the memory of batches."""
         if self.single and len(columns) != 1:
             given = f"{self.path} for {', '.join(columns)}"
             raise UsageError("the file holds one array", given=given, expected="a .parquet or .npz file")
@@ -149,8 +149,8 @@ class Table(ABC):
             self.complete()
 
     def release(self) -> None:
-        """Close what is open, whether the file is complete or not."""
-        with suppress(OSError):  # of a disk that is full, say, which was reported already
+        """Close all open files, whether the table is complete or not."""
+        with suppress(OSError):  # such as that of a full disk, which was already reported
             self.open.close()
 
     @abstractmethod
@@ -163,7 +163,7 @@ class Table(ABC):
 
 
 def _schema(columns: Mapping[str, Array]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Return the type of each column, where the length of text does not count, and the shape of a value."""
+    """Return the type of each column, regardless of the length of text, and the shape of a value."""
     return {
         name: ("text" if values.dtype.kind == "U" else str(values.dtype), values.shape[1:]) for name, values in columns.items()
     }
@@ -229,7 +229,7 @@ class NpyTable(Table):
 class NpzTable(Table):
     """A .npz file.
 
-    Arrays stand one after another in it, so until it is complete, each is in a nameless temporary file beside it.
+    It stores its arrays one after another, so until it is complete, each is in an unnamed temporary file beside it.
     """
 
     def __init__(self, file: Path, path: Path) -> None:

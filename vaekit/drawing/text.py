@@ -25,7 +25,7 @@ SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
 SPECIAL = ("serif", "mono", "condensed", "bold", "italic", "oblique", "light", "thin", "black", "medium", "math")
 """Parts of the names of fonts that are used only if no plain one has the characters."""
 UNASSIGNED = "\uffff"
-"""What no font has: it is drawn as the glyph that stands for missing ones."""
+"""A character that no font has: it is drawn as the glyph for missing characters."""
 
 
 class Piece(NamedTuple):
@@ -77,8 +77,8 @@ def pieces(text: str) -> tuple[Piece, ...]:
 
     The built-in font, which is the same on every machine, is used if it has all characters; otherwise the first installed font
     that has them all, so that the text is shaped and ordered as a whole. If there is none, each character is written in the first
-    font that has it. What no font has is reduced: accents are dropped, Greek letters are named, and anything else becomes a
-    question mark, with a warning.
+    font that has it. A character that no font has is replaced: accents are dropped, Greek letters are named, and anything
+    else becomes a question mark, with a warning.
     """
     text = unicodedata.normalize("NFC", text)
     found = [whole] if (whole := _in_one_font(text)) else []
@@ -92,7 +92,7 @@ def pieces(text: str) -> tuple[Piece, ...]:
 
 def _in_one_font(text: str) -> Piece | None:
     """Return a text in the first font that has all of its characters; None if there is none."""
-    if covers(None, text):  # nearly always, without a look at the machine's fonts
+    if covers(None, text):  # nearly always, without searching the machine's fonts
         return Piece(text, None)
     return next((Piece(text, file) for file in installed() if covers(file, text)), None)
 
@@ -112,18 +112,18 @@ def covers(file: Path | None, text: str) -> bool:
 
 @cache
 def _has(file: Path | None, character: str) -> bool:
-    if unicodedata.category(character) in ("Cf", "Zs"):  # spaces, and what only directs its neighbours
+    if unicodedata.category(character) in ("Cf", "Zs"):  # spaces, and characters that only control their neighbours
         return True
     try:
         face = font(file)
         return bytes(face.getmask(character)) != bytes(face.getmask(UNASSIGNED))
-    except OSError:  # a damaged file, or one of bitmaps at other sizes
+    except OSError:  # a damaged file, or a bitmap font of other sizes
         return False
 
 
 @cache
 def installed() -> tuple[Path, ...]:
-    """Return the files of the fonts of this machine, plain ones first."""
+    """Return the font files of this machine, plain fonts first."""
     files = {file for folder in _folders() for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES}
     return tuple(sorted(files, key=_preference))
 
@@ -134,7 +134,7 @@ def _preference(file: Path) -> tuple[int, bool, str, str]:
 
 
 def _folders() -> Iterator[Path]:
-    """Yield where this system keeps fonts."""
+    """Yield the folders in which this system keeps fonts."""
     home = Path.home()
     if sys.platform == "win32":
         yield Path(os.environ.get("WINDIR", r"C:\Windows")) / "Fonts"

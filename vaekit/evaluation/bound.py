@@ -49,9 +49,9 @@ def evaluate(
         streams: The random streams of the run.
         split: The name of the split, which seeds the noise.
         quantised: Whether the images have 256 grey levels, for which bits per dimension are computed if the likelihood allows.
-        pixels: Whether the data are images of grey levels or colours in [0, 1], of which PSNR and SSIM are computed.
+        pixels: Whether the data are images of grey levels or colours in [0, 1], for which PSNR and SSIM are computed.
         chunk: The number of images that the networks process at once; default: a batch.
-        reduce: A function that adds up sums by name over the processes that share the images.
+        reduce: A function that adds up named sums across the processes that share the images.
 
     Returns:
         The metrics of `vaekit.evaluation.metrics` that apply to the model, and all other terms of the objective.
@@ -90,7 +90,7 @@ def _evaluating(objective: Objective, chunk: int | None) -> Iterator[None]:
 def _sums(
     objective: Objective, batches: Iterable[Batch], streams: Streams, split: str, *, quantised: bool, pixels: bool
 ) -> dict[str, Tensor]:
-    """Return the sums over images of all that `evaluate` averages."""
+    """Return the sums over images of everything that `evaluate` averages."""
     vae, device = objective.vae, objective.vae.device
     exact = torch.float32 if device.type == "mps" else torch.float64
     final = torch.tensor(math.inf, device=device)
@@ -133,7 +133,7 @@ def _sums(
 
 
 def meaning_of_elbo(likelihood: Likelihood, *, binary: bool, value_range: Range = UNIT, missing: bool = False) -> str:
-    """Describe what the numbers called ELBO are for this likelihood, on binary or other pixels, of which some may be missing."""
+    """Describe what the ELBO means for this likelihood, on binary or other pixels, some of which may be missing."""
     x, pixels = ("known x", "known pixels") if missing else ("x", "pixels")
     if likelihood.scores in ("levels", "counts") or (likelihood.scores == "binary" and binary):
         return f"lower bound of log p({x}), nats"

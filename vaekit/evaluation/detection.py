@@ -1,4 +1,4 @@
-"""Thresholds of anomaly scores, and how well scores tell anomalies from normal examples. A higher score is more anomalous."""
+"""Thresholds of anomaly scores, and how well scores separate anomalies from normal examples. A higher score is more anomalous."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 def quantile(scores: Numbers, share: float) -> float:
-    """Return the lowest of the scores ``(N,)`` that at least a share of them do not exceed; at most ``1 - share`` are above it.
+    """Return the lowest of the scores ``(N,)`` that at least a share of them do not exceed; at most ``1 - share`` exceed it.
 
     It is one of the scores, the inverse of their distribution function, so the share above it is exact rather than interpolated.
 
@@ -57,7 +57,7 @@ def auroc(scores: Numbers, anomalous: Flags) -> float:
 def average_precision(scores: Numbers, anomalous: Flags) -> float:
     """Return the average precision: the mean over anomalies of the precision at the threshold that just includes each.
 
-    Anomalies of the same score share one threshold. The value of scores without information is the share of anomalies.
+    Anomalies with the same score share one threshold. Uninformative scores have the share of anomalies as their value.
 
     Args:
         scores: ``(N,)``.
@@ -93,14 +93,14 @@ def counts(anomalous: Flags) -> tuple[int, int]:
     """Return the number of anomalies and of normal examples.
 
     Raises:
-        DataError: There are none of either.
+        DataError: One of the two is zero.
     """
     anomalies, normal = int(anomalous.sum()), int((~anomalous).sum())
     if not (anomalies and normal):
         raise DataError(
-            "scores can be judged only where both normal examples and anomalies are known",
+            "scores can be assessed only if both normal examples and anomalies are known",
             given=f"{normal:,} normal examples and {anomalies:,} anomalies",
-            remedy="name labels of the data, or add a second data set of anomalies",
+            remedy="name labels of the data, or add a second dataset of anomalies",
         )
     return anomalies, normal
 
@@ -112,12 +112,12 @@ class Threshold:
     Args:
         score: The name of the score; see `vaekit.evaluation.scores.SCORES`.
         value: The threshold.
-        low: The lowest of the scores that it was chosen from.
+        low: The lowest of the scores from which it was chosen.
         high: The highest of them.
         quantile: The share of these scores that do not exceed it.
-        source: The data that they are of.
+        source: The data of these scores.
         num_images: Their number.
-        deterministic: Whether nothing was drawn; see `vaekit.evaluation.scores.measure`.
+        deterministic: Whether nothing was sampled; see `vaekit.evaluation.scores.measure`.
         samples: The number of importance samples; 0 if log p(x) was not estimated.
         epoch: The epoch of the model's weights.
         background: The folder of the background model, if the score has one.
@@ -144,7 +144,9 @@ class Threshold:
             DataError: There are no scores.
         """
         if not 0 < share < 1:
-            raise UsageError("this share has no threshold", given=f"quantile {share:g}", expected="a number between 0 and 1")
+            raise UsageError(
+                "a threshold needs a share of scores", given=f"quantile {share:g}", expected="a number between 0 and 1"
+            )
         if not len(scores):
             raise DataError("a threshold needs scores", given=f"no images in {about['source']}")
         low, high = float(scores.min()), float(scores.max())

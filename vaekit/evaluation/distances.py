@@ -10,11 +10,11 @@ from torch import Tensor
 from vaekit.data.sources import sample_of
 
 MOST_OF_KERNEL = 5000
-"""The most vectors of a set that the kernel distance compares: its time grows with their square."""
+"""The largest number of vectors in a set that the kernel distance compares: its time grows with their square."""
 
 
 class Statistics(NamedTuple):
-    """What the distances need to know of a set of N feature vectors.
+    """The statistics of a set of N feature vectors that the distances need.
 
     Args:
         mean: Their mean, ``(F,)``.
@@ -28,16 +28,16 @@ class Statistics(NamedTuple):
 
 
 def statistics_of(features: Tensor) -> Statistics:
-    """Return the statistics of feature vectors ``(N, F)``, of which there are two or more."""
+    """Return the statistics of two or more feature vectors ``(N, F)``."""
     exact = features.detach().cpu().double()
     sample = exact[sample_of(len(exact), min(MOST_OF_KERNEL, len(exact)))]
     return Statistics(exact.mean(0), exact.T.cov(), sample.clone())
 
 
 def frechet_distance(one: Statistics, other: Statistics) -> float:
-    """Return ``|m - m'|² + tr(C + C' - 2 (C C')^½)``: the squared distance of Gaussians of the same means and covariances.
+    """Return ``|m - m'|² + tr(C + C' - 2 (C C')^½)``: the squared distance between Gaussians with these means and covariances.
 
-    It is biased: the fewer vectors, the larger, so only numbers of equally many vectors can be compared.
+    It is biased, larger for fewer vectors, so only distances between equally many vectors can be compared.
 
     References:
         Heusel et al. (2017), "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", NeurIPS,

@@ -1,4 +1,4 @@
-"""Codes of examples, with what the posterior says of each, batch by batch."""
+"""Codes of examples, with statistics of their posteriors, batch by batch."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ BATCH = 256
 ROWS = 256
 """The number of rows whose noise is drawn together, whatever the size of a batch."""
 DRAWS = 16
-"""The number of draws by which a KL without a closed form is estimated."""
+"""The number of samples used to estimate a KL without a closed form."""
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Codes of N examples as arrays of NumPy; what does not apply to a model or its data is None.
+    """Codes of N examples as arrays of NumPy; an array that does not apply to the model or its data is None.
 
     Grids of latents are flattened in the order (channel, row, column): ``z.reshape(-1, *vae.latent_shape)`` is the grid.
 
@@ -37,16 +37,16 @@ class Embedding:
         file: The name of its file, if each example is a file, ``(N,)``.
         label: The number of its class, int64 ``(N,)``.
         class_name: The name of its class, ``(N,)``.
-        z: The codes, float32 ``(N, D)``: means of q(z|x), or draws. The mean is that by which images are reconstructed: the mean
+        z: The codes, float32 ``(N, D)``: means of q(z|x), or samples. Images are reconstructed from the mean: the mean
             direction on a sphere, the centre in hyperbolic space, the probabilities of classes, the chosen entries of a codebook,
             the image of the base's mean under a flow, the means of layers given those before.
         std: The standard deviation of each latent in q(z|x), float32 ``(N, D)``, if it has a closed form. It has none on a
             sphere, in hyperbolic space, for flows and for layers; a single point has none either.
-        kl: KL(q(z|x) ‖ p(z)) in nats, float32 ``(N,)``: in closed form, else the mean over `DRAWS` draws; None if the posterior
+        kl: KL(q(z|x) ‖ p(z)) in nats, float32 ``(N,)``: in closed form, else the mean over `DRAWS` samples; None if the posterior
             or the prior has no density.
-        kl_per_latent: What each latent adds to it, given those before it, float32 ``(N, D)``, as in ``evaluation.json``; None if
-            the densities have no such terms. Where latents share one KL, as on a sphere, in a one-hot vector or in an entry of a
-            codebook, each has an equal part.
+        kl_per_latent: The contribution of each latent, given those before it, float32 ``(N, D)``, as in ``evaluation.json``; None
+            if the densities have no such terms. Latents that share one KL, as on a sphere, in a one-hot vector or in an entry
+            of a codebook, each have an equal part.
     """
 
     row: Array
@@ -63,7 +63,7 @@ class Embedding:
 
     @property
     def columns(self) -> dict[str, Array]:
-        """The arrays that there are, by name."""
+        """The available arrays by name."""
         found = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: values for name, values in found.items() if values is not None}
 
@@ -80,9 +80,9 @@ def encode(vae: VAE, batches: Batches, streams: Streams, *, sample: bool = False
 
     Args:
         vae: The model, in eval mode, on the device of the batches.
-        batches: Batches of evaluation.
+        batches: Evaluation batches.
         streams: The source of randomness.
-        sample: Whether codes are draws of q(z|x) instead of its means. A draw depends on the seed, the split and the row alone.
+        sample: Whether codes are samples from q(z|x) instead of its means. It depends on the seed, the split and the row alone.
     """
     for batch in batches.epoch(0):
         q = vae.encode(batch.inputs, batch.y)
@@ -96,13 +96,13 @@ def embed(vae: VAE, batches: Batches, streams: Streams, *, sample: bool = False)
 
     Args:
         vae: The model, in eval mode, on the device of the batches.
-        batches: Batches of evaluation.
+        batches: Evaluation batches.
         streams: The source of randomness.
-        sample: Whether codes are draws of q(z|x) instead of its means; see `encode`.
+        sample: Whether codes are samples from q(z|x) instead of its means; see `encode`.
 
     Raises:
         UsageError: The model is conditional, and the data have no labels.
-        DataError: A number lies outside [0, 1], and the likelihood of the model is one of numbers in [0, 1].
+        DataError: A value lies outside [0, 1], and the model's likelihood is one of values in [0, 1].
     """
     files = batches.source.names
     class_names = batches.source.class_names
@@ -126,7 +126,7 @@ def embed(vae: VAE, batches: Batches, streams: Streams, *, sample: bool = False)
 
 
 def _kl(vae: VAE, q: Distribution, batch: Batch, streams: Streams, split: str) -> tuple[Tensor | None, Tensor | None]:
-    """Return the KL of each example, ``(B,)``, and what each latent adds to it, ``(B, D)``, where they are defined."""
+    """Return the KL of each example, ``(B,)``, and the contribution of each latent, ``(B, D)``, where they are defined."""
     if without_density(vae.posterior, vae.prior):
         return None, None
     closed = kl_per_dim(q, vae.prior(vae, vae.condition_on(batch.y)))
@@ -138,7 +138,7 @@ def _kl(vae: VAE, q: Distribution, batch: Batch, streams: Streams, split: str) -
         site = vae.trace_from(q, noise, batch.x, y=batch.y, decode=False).site
         totals.append(site.kl)
         terms.append(site.kl_per_latent)
-        if not noise.any():  # all draws from a point are the same
+        if not noise.any():  # all samples from a point are the same
             break
     return _mean(totals), _mean(terms)
 
@@ -157,12 +157,12 @@ def _noise(vae: VAE, streams: Streams, stream: str, batch: Batch) -> Tensor:
 
 
 def _check_support(vae: VAE, x: Tensor) -> None:
-    """Check that examples have the range of those that the model was trained on."""
+    """Check that examples are in the range of the training data."""
     if vae.likelihood.support == "unit" and bool(((x < 0) | (x > 1)).any()):
         raise DataError(
-            "the model was trained on numbers in [0, 1]",
-            given=f"numbers from {x.min():.4g} to {x.max():.4g}",
-            remedy="bring the data to the range of those that the model was trained on",
+            "the model was trained on values in [0, 1]",
+            given=f"values from {x.min():.4g} to {x.max():.4g}",
+            remedy="scale the data to the range of the training data",
         )
 
 

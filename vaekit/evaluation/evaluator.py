@@ -56,11 +56,11 @@ class Evaluator:
         self.quantised = likelihood.scores != "binary" and likelihood.normalised and splits.train.integer and not binary
         known = spec.data.missing == "refuse" and splits.value_range == UNIT
         self.pixels = len(splits.shape) == 3 and not binary and known
-        """Whether the data are images of grey levels or colours in [0, 1], all of which are known."""
+        """Whether the data are images of grey levels or colours in [0, 1] without missing pixels."""
         self.elbo = meaning_of_elbo(
             likelihood, binary=binary, value_range=splits.value_range, missing=spec.data.missing != "refuse"
         )
-        """What the numbers called ELBO are."""
+        """What the ELBO means."""
 
     def batches(self, split: str) -> Batches:
         """Return the batches of a split: every image, in order, without augmentation."""
@@ -81,7 +81,7 @@ class Evaluator:
 
     @property
     def at_once(self) -> int:
-        """The number of images that the networks process at once: a batch of training, but more on a GPU.
+        """The number of images that the networks process at once: a training batch, but more on a GPU.
 
         There, launching the kernels for few images takes longer than running them.
         """
@@ -163,7 +163,7 @@ class Evaluator:
             UsageError: The network cannot take the images, or there are fewer than two, or some have missing pixels.
         """
         if self.spec.data.missing != "refuse":
-            raise UsageError("features are those of images without missing pixels", given=f"--missing {self.spec.data.missing}")
+            raise UsageError("features need images without missing pixels", given=f"--missing {self.spec.data.missing}")
         vae = self.objective.vae.eval()
         data = {
             **self.splits.fingerprint[split],
@@ -184,7 +184,7 @@ def check_criterion(criterion: Criterion, option: str, spec: RunSpec, objective:
         splits: The data.
 
     Raises:
-        UsageError: The model does not have it; the message lists those that it has.
+        UsageError: The model does not have it; the message lists those it has.
     """
     few = torch.arange(min(FEW_IMAGES, len(splits.validation)), device=splits.validation.device)
     sample = replace(splits, validation=splits.validation.subset(few))

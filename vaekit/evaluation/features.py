@@ -1,4 +1,4 @@
-"""How alike images, reconstructions and samples are in the features of a network that was trained to recognise photographs."""
+"""The similarity of images, reconstructions and samples in the features of a network trained to recognise photographs."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ KEYS = ("features", "lpips", "feature_distance", "rfid", "fid", "kid")
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """Which features to compare images in.
+    """The features by which images are compared.
 
     Args:
         network: The architecture; see `vaekit.nn.features.FeatureNetwork`.
         weights: The file of its weights.
-        linear: The file of LPIPS's linear weights for it, with which the distance of reconstructions is LPIPS; default: none.
-        num_samples: The number of samples from the prior; default: that of the images.
+        linear: The file of LPIPS's linear weights for it, with which the feature distance is LPIPS; default: none.
+        num_samples: The number of samples from the prior; default: as many as images.
         size: The height and width to which images are resized for the Fréchet and kernel distances.
 
     Raises:
@@ -57,7 +57,7 @@ class FeatureRequest:
         if self.num_samples is not None and self.num_samples < 2:
             raise UsageError("a distribution needs two samples or more", given=f"num_samples {self.num_samples}")
         if self.size < 1:
-            raise UsageError("images cannot be resized to nothing", given=f"size {self.size}", expected="1 or more pixels")
+            raise UsageError("images cannot be resized to no pixels", given=f"size {self.size}", expected="1 or more pixels")
 
 
 @torch.no_grad()
@@ -66,16 +66,16 @@ def compare(
 ) -> dict[str, Any]:
     """Compare images with their reconstructions, one by one and as sets, and with samples from the prior.
 
-    Reconstructions are decoded from the means of q(z|x), and samples are mean images of p(x|z), of every class in turn if the
-    model is conditional. The Fréchet and kernel distances compare means over positions of the last convolution's features, of
-    images resized with antialiasing. Those of the images are kept in vaekit's cache folder.
+    Reconstructions are decoded from the means of q(z|x), and samples are mean images of p(x|z), cycling through the classes if
+    the model is conditional. The Fréchet and kernel distances compare the last convolution's features, averaged over positions,
+    of images resized with antialiasing. The statistics of the images are cached in vaekit's cache folder.
 
     Args:
         request: The features.
         vae: The model, in evaluation mode.
         batches: Evaluation batches of the images.
         streams: The random streams of the run, which seed the samples.
-        data: Plain data that identify the images, of which ``num_images`` is their number.
+        data: Plain data that identify the images, including their number, ``num_images``.
 
     Returns:
         ``feature_distance``, or ``lpips`` with linear weights; ``rfid``; ``fid``; ``kid``; and ``features``, the protocol.
@@ -123,7 +123,7 @@ def compare(
 
 
 def _samples(vae: VAE, num: int, streams: Streams) -> Iterator[Tensor]:
-    """Yield mean images of draws from the prior, in [0, 1]."""
+    """Yield mean images of samples from the prior, in [0, 1]."""
     labels = vae.classes_in_turn(num)
     for start in range(0, num, AT_ONCE):
         size = min(AT_ONCE, num - start)
@@ -150,4 +150,4 @@ def _write(file: Path, statistics: Statistics) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda temporary: save_file(statistics._asdict(), temporary))
     except (OSError, VaekitError, SafetensorError) as error:
-        warnings.warn(f"the features of the images are not kept for the next evaluation: {reason_of(error)}", stacklevel=2)
+        warnings.warn(f"the features of the images could not be cached: {reason_of(error)}", stacklevel=2)

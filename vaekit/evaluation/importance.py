@@ -21,14 +21,14 @@ CHUNK_NUMBERS = 2**24
 def estimate_batch(
     vae: VAE, batch: Batch, draw: Callable[[int, int], Tensor], *, samples: int, step: int
 ) -> tuple[Tensor, Tensor]:
-    """Return estimates of ``log p(x)`` of the images of a batch, and their effective samples, each ``(B,)``.
+    """Return estimates of ``log p(x)`` for the images of a batch, and their effective sample sizes, each ``(B,)``.
 
     Args:
         vae: The model.
         batch: The images.
         draw: Returns the base noise of samples: ``draw(k, num)`` that of the ``num`` samples from the k-th on, ``(num, B, D)``.
         samples: The number of importance samples K.
-        step: The number of samples that are decoded at once.
+        step: The number of samples decoded at once.
     """
     exact = torch.float32 if vae.device.type == "mps" else torch.float64
     q = vae.encode(batch.inputs, batch.y)

@@ -30,10 +30,10 @@ class Metric:
         unit: Its unit.
         meaning: Its meaning, in a phrase.
         better: Whether ``more`` or ``less`` is better; None if neither.
-        measure: A function that computes it from the trace of a batch: a value per image, ``(B,)``, of which the mean is
-            reported, or None if it does not apply to the model. None for metrics that `vaekit.evaluation` computes itself.
-        of_pixels: Whether it applies to images alone, whose pixels are grey levels or colours in [0, 1] and all known.
-        per_split: Whether it is measured on each split, or else once for the run.
+        measure: A function that computes it from the trace of a batch: a value per image, ``(B,)``, whose mean is reported,
+            or None if it does not apply to the model. None for metrics that `vaekit.evaluation` computes itself.
+        of_pixels: Whether it applies only to images of grey levels or colours in [0, 1] without missing pixels.
+        per_split: Whether it is measured on each split instead of once per run.
         comparable: Whether tables that compare models show it.
         curve: Whether it has a learning curve.
         from_zero: Whether the axis of its curve starts at 0.
@@ -85,7 +85,7 @@ class Metric:
 
 
 MOST_DECIBELS = 100.0
-"""The PSNR of images that are equal, or differ by less."""
+"""The PSNR of equal images, and the largest PSNR reported."""
 
 
 def psnr(trace: Trace) -> Tensor:
@@ -114,7 +114,7 @@ METRICS: dict[str, Metric] = {
             "effective_samples", "effective samples", "samples", "of log p(x), mean over images", comparable=False, curve=False
         ),
         Metric("samples", "samples", "samples", "importance samples K of log p(x)", comparable=False, curve=False),
-        Metric("bits_per_dim", "bits per dim", "bits", "upper bound on -log2 p(x) of 8-bit images, per number", "less"),
+        Metric("bits_per_dim", "bits per dim", "bits", "upper bound on -log2 p(x) of 8-bit images, per dimension", "less"),
         Metric(
             "psnr",
             "PSNR",
@@ -176,7 +176,7 @@ FIELDS = {
     "lr": "learning rate of the last step",
     "seconds": "wall-clock time of all training steps so far",
     "epoch_seconds": "wall-clock time of the epoch, including validation and pictures",
-    "best": "whether the epoch is the best so far, whose weights are kept: see `--best`",
+    "best": "whether the epoch is the best so far and its weights are kept; see `--best`",
 }
 """The other fields of a line of ``metrics.jsonl``."""
 

@@ -1,7 +1,7 @@
 """Scores of single examples: how anomalous a model finds each of them. A higher score is more anomalous.
 
-A model may give data that it has never seen a higher likelihood than its own: one of clothes finds digits more probable than
-clothes, since they are simpler. So log p(x) alone does not tell such data apart, and `SCORES` also has the known remedies.
+A model may assign data of another kind a higher likelihood than its own: one of clothes finds digits more probable than clothes,
+since they are simpler. So log p(x) alone does not detect such data, and `SCORES` also has the known remedies.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from vaekit.trace import Site, Trace, mean_over_samples
 Columns = Mapping[str, Any]
 """Numbers by name, arrays or tensors, each with one number per example."""
 BLOCK, ROWS = 64, 16
-"""Importance samples that are drawn at once, and examples whose samples are decoded at once."""
+"""The number of importance samples drawn at once, and of examples whose samples are decoded at once."""
 PNG_FRAME = 57
-"""The bytes of a PNG file that hold no pixels."""
+"""The bytes of a PNG file other than pixels."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Score:
 
     Args:
         meaning: Its meaning, in a phrase.
-        of: The formula, of numbers by name.
+        of: The formula, a function of numbers by name.
         needs: The numbers that it needs.
         of_evidence: Whether it needs log p(x) as well, or its bound, the ELBO, if log p(x) was not estimated.
     """
@@ -88,27 +88,27 @@ References:
 REMEDIES = {
     "log_likelihood": "estimate it: --samples 100",
     "complexity": "measure it: --score input_complexity",
-    "background": "name a background model: --background RUN",
+    "background": "choose a background model: --background RUN",
     "elbo": "use --score reconstruction or squared_error",
     "kl": "use --score reconstruction or squared_error",
 }
-"""How to come by a number that a score needs."""
+"""How to obtain a number that a score needs."""
 
 
 def score_of(name: str, numbers: Columns) -> Any:
     """Return a score from the numbers of examples.
 
     Raises:
-        UsageError: The score is unknown, or a number that it needs is not there.
+        UsageError: The score is unknown, or a number that it needs is missing.
     """
     score = find_score(name)
     if lacking := next((each for each in _needs(score, numbers) if each not in numbers), None):
-        raise UsageError(f"the score {name} needs {lacking}, which is not known", remedy=REMEDIES.get(lacking))
+        raise UsageError(f"the score {name} needs {lacking}, which is missing", remedy=REMEDIES.get(lacking))
     return score.of(numbers)
 
 
 def find_score(name: str) -> Score:
-    """Return the score of a name.
+    """Return the score with a name.
 
     Raises:
         UsageError: It is unknown.
@@ -119,7 +119,7 @@ def find_score(name: str) -> Score:
 
 
 def available(numbers: Columns) -> tuple[str, ...]:
-    """Return the names of the scores that numbers suffice for."""
+    """Return the names of the scores that can be computed from the given numbers."""
     return tuple(name for name, score in SCORES.items() if all(each in numbers for each in _needs(score, numbers)))
 
 
@@ -132,10 +132,10 @@ def _needs(score: Score, numbers: Columns) -> tuple[str, ...]:
 
 
 def trace_of_means(vae: VAE, x: Tensor, y: Tensor | None = None) -> Trace:
-    """Return the trace of images whose codes are the means of q(z|x), without any draw.
+    """Return the trace of images whose codes are the means of q(z|x), without sampling.
 
     ``log p(x|z)`` is then that of the mean code, which exceeds its mean over q(z|x) by about half the variance of q times the
-    curvature of ``-log p(x|z)``; so the ELBO is replaced by a higher number that is no bound. A KL without a closed form is
+    curvature of ``-log p(x|z)``; so the ELBO is replaced by a higher number, which is not a bound. A KL without a closed form is
     ``log q(z|x) - log p(z)`` at the mean.
     """
     q, c = vae.encode(x, y), vae.condition_on(y)
@@ -152,7 +152,7 @@ def numbers_of(trace: Trace) -> dict[str, Tensor]:
 
 
 def error_map(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Return the squared error of each position of examples, summed over channels, 0 where a number is missing.
+    """Return the squared error of each position of examples, summed over channels, 0 where a value is missing.
 
     Args:
         x: Images ``(B, C, H, W)``; for tables ``(B, F)``, signals and volumes likewise.
@@ -170,8 +170,8 @@ def png_length(image: Tensor, *, binary: bool) -> float:
     """Return the length of an image as a PNG, without the frame of the file, in nats.
 
     Args:
-        image: ``(C, H, W)`` in [0, 1] of 1 or 3 channels, which is rounded to 8 bits; missing numbers become black.
-        binary: Whether pixels are black or white only, and so have one bit.
+        image: ``(C, H, W)`` in [0, 1] of 1 or 3 channels, which is rounded to 8 bits; missing pixels become black.
+        binary: Whether pixels are only black or white, and so have one bit.
     """
     from PIL import Image
 
@@ -181,7 +181,7 @@ def png_length(image: Tensor, *, binary: bool) -> float:
     return 8 * math.log(2) * (file.tell() - PNG_FRAME)
 
 
-# A data set
+# A dataset
 
 
 class Measured(NamedTuple):
@@ -211,28 +211,28 @@ def measure(
 ) -> Iterator[Measured]:
     """Measure images one by one: each number is a function of the image, its position in the data and the seed.
 
-    So numbers do not depend on the size of batches, up to rounding. Draws are made on the CPU, the same for every device.
+    So numbers do not depend on the size of batches, up to rounding. Noise is drawn on the CPU, the same for every device.
 
     Args:
         vae: The model, in eval mode.
         batches: Evaluation batches.
-        seed: The seed of the draws.
-        deterministic: Whether codes are the means of q(z|x) instead of one draw for each image; see `trace_of_means`.
+        seed: The random seed.
+        deterministic: Whether codes are the means of q(z|x) instead of one sample per image; see `trace_of_means`.
         samples: The number K of importance samples for log p(x); 0 skips it.
         complexity: Whether to measure the lengths of images as PNG files.
         binary: Whether pixels are black or white only.
 
     Yields:
-        For each batch, ``reconstruction``, ``kl``, ``elbo`` and ``squared_error``, and as asked for ``log_likelihood``,
+        For each batch, ``reconstruction``, ``kl``, ``elbo`` and ``squared_error``, and on request ``log_likelihood``,
         ``effective_samples`` and ``complexity``.
 
     Raises:
-        UsageError: Importance samples are asked for, and the posterior or the prior has no density; or the complexity of examples
-            that are not images of 1 or 3 channels.
+        UsageError: Importance samples are requested, but the posterior or the prior has no density; or complexity is requested,
+            but the examples are not images of 1 or 3 channels.
     """
     if complexity and (len(vae.data_shape) != 3 or vae.data_shape[0] not in (1, 3)):
         raise UsageError(
-            "the complexity of examples is the length of a PNG file, of images only",
+            "the complexity of an example is the length of a PNG file, so it is defined for images only",
             given=f"data of shape {vae.data_shape}",
             expected="images of 1 or 3 channels",
         )
@@ -280,7 +280,7 @@ def _parts(batch: Batch, size: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a data set. ``pandas.DataFrame(scores.columns)`` is a table of them.
+    """The scores of a dataset. ``pandas.DataFrame(scores.columns)`` is a table of them.
 
     Args:
         name: The name of the score in the column ``score``; see `SCORES`.
@@ -309,9 +309,9 @@ class Scores:
 
     @cached_property
     def quality(self) -> dict[str, Any]:
-        """How well scores tell known anomalies from normal examples; empty if none are known.
+        """How well scores separate known anomalies from normal examples; empty if none are known.
 
-        ``auroc`` and ``average_precision`` hold a number for each score that the numbers suffice for; ``precision``, ``recall``
+        ``auroc`` and ``average_precision`` hold a value for each score that can be computed; ``precision``, ``recall``
         and ``f1`` are those of the examples above the threshold.
 
         Raises:

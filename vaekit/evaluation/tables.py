@@ -23,18 +23,18 @@ def evaluation_table(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[list
 
 
 CONTEXT = {"split": "split", "binarize": "binarised", "elbo_is": "elbo is"}
-"""The context besides the images, that models must share for comparable metrics, with table titles."""
+"""The context besides the images that models must share for comparable metrics, with table titles."""
 
 
 def number_text(metric: Metric, numbers: Mapping[str, Any]) -> str:
-    """Return a number of an evaluation, the ELBO with its standard error."""
+    """Format a metric of an evaluation, the ELBO with its standard error."""
     text = metric.text(numbers.get(metric.key))
     error = numbers.get("elbo_standard_error")
     return text if metric.key != "elbo" or error is None else f"{text} ± {metric.text(error)}"
 
 
 def not_comparable(evaluations: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """Return why the metrics of several models cannot be ranked, that is, what differs between them; None if they can."""
+    """Return why the metrics of several models cannot be ranked, by naming what differs between them; None if they can."""
     found = [numbers for numbers in evaluations.values() if numbers]
     titles = {**CONTEXT, "data": "images"}
     differing = [title for key, title in titles.items() if len({str(numbers.get(key)) for numbers in found}) > 1]

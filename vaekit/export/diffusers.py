@@ -28,7 +28,7 @@ def export(trained: Trained, folder: Path) -> Exported:
         folder: The folder; it must not exist, or be empty or an earlier export.
 
     Raises:
-        ExportError: Neither class can represent the model, or what is loaded computes something else.
+        ExportError: Neither class can represent the model, or the loaded model computes something else.
         UsageError: diffusers is not installed.
     """
     shift, scale = trained.scaling

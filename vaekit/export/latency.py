@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 ROUND = 0.05
-"""The number of seconds for which a function is called before it is the next function's turn."""
+"""The number of seconds for which a function is called before the next one takes its turn."""
 
 
 @dataclass(frozen=True)

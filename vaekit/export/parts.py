@@ -30,7 +30,7 @@ NUM_EXAMPLES = 64
 CLEAR = 1e-3
 """The distance of an example's score from the threshold, relative to the score, beyond which rounding does not matter."""
 MISSING = 0.25
-"""The share of numbers that are missing from the inputs of an encoder for which numbers may be."""
+"""The share of missing values in the example inputs of an encoder that allows them."""
 
 
 class Decoder(nn.Module):
@@ -85,7 +85,7 @@ class Scorer(nn.Module):
 
     Args:
         vae: The model.
-        threshold: The threshold, and the score that it is of.
+        threshold: The threshold, and the score to which it applies.
         binarize: Whether grey pixels are compared with 1/2 first.
     """
 
@@ -122,7 +122,7 @@ class Part:
         outputs: Its outputs.
         reference: Computes the same by the model's own methods.
         examples: A batch of each input for comparison, alternating between prior and posterior.
-        about: More of what an application needs to know, as plain data for the metadata.
+        about: Further information for applications, as plain data for the metadata.
         units: The unit of each output, relative to which it is compared; 1 where there is none.
     """
 
@@ -202,8 +202,8 @@ def _scorer(trained: Trained, inputs: tuple[Port, ...], examples: tuple[Tensor, 
     known = {"elbo", "reconstruction", "kl", "squared_error"}
     if not threshold.deterministic or threshold.score not in known:
         raise ExportError(
-            "a scorer draws nothing and sees nothing but the image, so it cannot apply the threshold of the run",
-            given=f"{threshold.score}{', deterministic' if threshold.deterministic else ', from draws'}",
+            "a scorer does not sample and sees only the image, so it cannot apply the threshold of the run",
+            given=f"{threshold.score}{', deterministic' if threshold.deterministic else ', from samples'}",
             expected=f"a deterministic score: {', '.join(sorted(known))}",
             remedy=remedy,
         )
@@ -213,7 +213,7 @@ def _scorer(trained: Trained, inputs: tuple[Port, ...], examples: tuple[Tensor, 
     with torch.no_grad():
         scores = scorer(*examples)[0]
     clear = (scores - threshold.value).abs() > CLEAR * scores.abs().clamp(min=1)
-    if clear.any():  # examples so close to the threshold that rounding decides have no answer to be compared
+    if clear.any():  # examples so close to the threshold that rounding decides cannot be compared
         chosen = clear.nonzero().squeeze(1)
         examples = tuple(each[chosen[torch.arange(NUM_EXAMPLES) % len(chosen)]] for each in examples)
     about = {
@@ -228,7 +228,7 @@ def _scorer(trained: Trained, inputs: tuple[Port, ...], examples: tuple[Tensor, 
 
 
 def scorer_units(scores: Array, threshold: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return the units of a scorer's outputs: a rounding of scores is larger in normalised ones if these span a small range."""
+    """Return the units of a scorer's outputs: rounding errors of scores are larger in normalised ones that span a small range."""
     span = threshold["high"] - threshold["low"] or 1.0
     return 1.0, 1.0, 1.0, max(1.0, float(abs(scores).max()) / span)
 

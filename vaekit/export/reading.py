@@ -19,7 +19,7 @@ REMEDY = "export it again: `vaekit export RUN --onnx`"
 
 
 class OnnxFile:
-    """An ONNX file that vaekit wrote.
+    """An ONNX file written by vaekit.
 
     Args:
         path: The file.
@@ -55,17 +55,17 @@ class OnnxFile:
         return metadata
 
     def check_digest(self) -> None:
-        """Check that operations, weights and metadata are what was written.
+        """Check that operations, weights and metadata are unchanged since they were written.
 
         Raises:
-            ExportError: They are not, or a file with weights is missing.
+            ExportError: They have changed, or a file with weights is missing.
         """
         try:
             whole = onnx.load(self.path)
         except Exception as error:  # see __init__
             raise ExportError(f"the weights of {self.path} cannot be read", given=plain(error), remedy=REMEDY) from None
         if self.metadata.get("digest") != digest_of(whole, self.metadata):
-            raise ExportError(f"{self.path} is damaged: its content is not what was written", remedy=REMEDY)
+            raise ExportError(f"{self.path} is damaged: its content has changed since it was written", remedy=REMEDY)
 
     @property
     def size(self) -> int:

@@ -99,11 +99,11 @@ class Trained:
         return tuple(Scaling.of(self.latents[size * i : size * (i + 1)]) for i in range(channels)) if sides else None
 
     def prior_codes(self, num: int) -> Tensor:
-        """Return draws from the prior, ``(num, D)``; the draws are always the same."""
+        """Return samples from the prior, ``(num, D)``; they are always the same."""
         return self.vae.sample_latent(num, generator=Streams(0).generator("export/prior"))
 
     def posterior_codes(self, num: int) -> Tensor:
-        """Return codes whose dimensions are distributed like those of the data, ``(num, D)``; the draws are always the same."""
+        """Return codes whose dimensions are distributed like those of the data, ``(num, D)``; they are always the same."""
         noise = torch.randn(num, self.vae.latent_dim, generator=Streams(0).generator("export/posterior"))
         mean, std = (torch.tensor([getattr(latent, name) for latent in self.latents]) for name in ("mean", "std"))
         return mean + std * noise

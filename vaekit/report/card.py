@@ -13,31 +13,31 @@ from vaekit.extras import import_extra
 from vaekit.store.overview import part_text
 
 ALTERNATIVES = {
-    "samples": "Images decoded from draws from the prior",
+    "samples": "Images decoded from samples of the prior",
     "reconstructions": "Images of the data, each with its reconstruction below",
-    "training": "Draws from the prior during training",
+    "training": "Samples from the prior during training",
 }
-"""What pictures show, by the stems of their files."""
+"""The captions of pictures, by the stems of their files."""
 INSTALLATION = 'pip install "vaekit[hub]"'
 DECODER = (
-    "`decoder.onnx` maps latents to data without vaekit or torch, in Python, Node or a web page; `decoder.json` tells an "
-    "application shapes, names and the range of each latent."
+    "`decoder.onnx` maps latents to data without vaekit or torch, in Python, Node or a web page; `decoder.json` gives "
+    "the shapes, the names and the range of each latent."
 )
 PAGE = "`decoder.html` is a page to play with the decoder: download it and open it in a browser."
 STATE = (
-    "The state of the optimiser is not included: a new run can start from these weights, but this one cannot be resumed. "
+    "The optimiser state is not included: a new run can start from these weights, but this one cannot be resumed. "
     "`config.json` is the complete spec."
 )
 
 
 def model_card(about: Mapping[str, Any], files: Sequence[str], *, title: str, source: str, licence: str | None = None) -> str:
-    """Return the model card of a run: metadata, from which the Hub takes tags and numbers, and text.
+    """Return the model card of a run: metadata, from which the Hub takes tags and metrics, and text.
 
     Args:
-        about: What is known of the run; see `vaekit.store.overview.overview`.
+        about: The facts about the run; see `vaekit.store.overview.overview`.
         files: The names of the files beside it.
         title: The name of the model.
-        source: What loads it, such as ``hf://user/name``.
+        source: The name by which it is loaded, such as ``hf://user/name``.
         licence: The licence of the model, by an identifier of the Hub, such as ``cc-by-4.0``; default: none is stated.
 
     Raises:
@@ -70,10 +70,10 @@ def _task(about: Mapping[str, Any]) -> str:
 
 
 def _results(about: Mapping[str, Any], library: Any) -> Iterator[Any]:
-    """Yield the numbers of the test set as results that the Hub lists."""
+    """Yield the test metrics as results that the Hub lists."""
     numbers = about["evaluation"] or {}
     for metric in comparable_metrics({"": numbers}):
-        bound = metric.label == METRICS[metric.key].label  # other numbers that take its place have names of their own
+        bound = metric.label == METRICS[metric.key].label  # metrics that replace it have names of their own
         kind = metric.key if bound else re.sub(r"\W+", "_", metric.label.lower()).strip("_")
         yield library.EvalResult(
             task_type=_task(about),
@@ -135,7 +135,7 @@ def _parts(about: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _numbers(evaluation: Mapping[str, Any]) -> str:
     rows = [(metric.label, number_text(metric, evaluation), metric.unit, metric.meaning) for metric in metrics_in(evaluation)]
     images = f"{evaluation['num_images']:,} {evaluation['split']} images, weights of epoch {evaluation['epoch']}."
-    return f"{images}\n\n{_table(('number', 'value', 'unit', 'meaning'), rows)}"
+    return f"{images}\n\n{_table(('metric', 'value', 'unit', 'meaning'), rows)}"
 
 
 def _table(titles: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Pictures as parts of a page: small enough to be mailed, described for those who do not see them."""
+"""Pictures as parts of a page: small enough to e-mail, with descriptions for screen readers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from PIL import Image
 from vaekit.drawing.animation import evenly
 
 WIDEST = 1200
-"""Pixels above which a picture is shrunk."""
+"""The number of pixels above which a picture is shrunk."""
 LARGEST = 100_000
-"""Bytes above which a picture is compressed with loss."""
+"""The number of bytes above which a picture is compressed lossily."""
 MOVING, FRAMES = 420, 48
-"""Widest animation, and most of its frames."""
+"""The largest width and number of frames of an animation."""
 
 
 def image_tag(image: Image.Image, alt: str, attributes: str = "") -> str:
@@ -44,7 +44,7 @@ def animation_tag(frames: Sequence[Image.Image], alt: str) -> str:
 
 
 def slideshow(title: str, steps: Sequence[tuple[str, Image.Image]], alt: str) -> str:
-    """Return pictures of which a slider shows one; without scripts all of them, one below the other."""
+    """Return pictures with a slider that shows one at a time; without scripts, all are shown, one below the other."""
     images = "".join(image_tag(image, f"{alt}, {step}", f'data-step="{escape(step)}"') for step, image in steps)
     last = len(steps) - 1
     slider = (

@@ -155,7 +155,7 @@ def _drawn(subject: Subject) -> dict[str, list[str]]:
 
 
 def _reason(error: Exception, unread: str) -> str:
-    """Return in one line why a picture could not be drawn; ``unread`` is the error of reading the dataset, if any."""
+    """Return, in one line, why a picture could not be drawn; ``unread`` is the error of reading the dataset, if any."""
     if not isinstance(error, VaekitError | OSError):
         return f"it failed with {reason_of(error)}"
     message = str(error).partition("\n")[0]
@@ -171,7 +171,7 @@ def _epochs(run: Record) -> Iterator[str]:
     """Show the pictures taken during training."""
     for folder, title, alt in (
         (run.folder.reconstructions, "Reconstructions, by epoch", "images in rows, each with its reconstruction below"),
-        (run.folder.samples, "Samples, by epoch", "images decoded from the same prior draws"),
+        (run.folder.samples, "Samples, by epoch", "images decoded from the same samples of the prior"),
     ):
         files = evenly(sorted(folder.glob("epoch-*.png")), MOST_EPOCHS)
         steps = [(f"epoch {int(file.stem.removeprefix('epoch-'))}", frame) for file in files for frame in read_frames(file)]
@@ -179,7 +179,7 @@ def _epochs(run: Record) -> Iterator[str]:
             yield slideshow(title, steps, alt)
     animations = sorted(run.path.glob("training.*"))
     if animations and (frames := read_frames(animations[0])):
-        tag = animation_tag(frames, "Animation: the same prior draws decoded after each epoch of training")
+        tag = animation_tag(frames, "Animation: the same samples of the prior, decoded after each epoch of training")
         yield f"<details><summary>Animation of training</summary>{figure('From the first epoch to the last', tag)}</details>"
 
 

@@ -1,4 +1,4 @@
-"""The page of the scores of a data set: a histogram with the threshold, and the least and the most likely examples."""
+"""The page of the scores of a dataset: a histogram with the threshold, and the least and the most likely examples."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from vaekit.store.record import Record
 
 SHOWN = 24
-"""The number of least likely examples that a page shows, and of most likely ones."""
+"""The number of least likely, and of most likely, examples that a page shows."""
 BINS = 60
 TAIL = 0.002
-"""The share of the lowest scores, and of the highest, that the histogram may put into its outermost bars."""
+"""The share of the lowest, and of the highest, scores that the histogram may collect in its outermost bars."""
 
 
 class Example(NamedTuple):
-    """An example to be shown.
+    """An example to show.
 
     Args:
         score: Its score.
@@ -49,10 +49,10 @@ class Example(NamedTuple):
 
 @dataclass
 class Extremes:
-    """The examples of the lowest and of the highest scores so far; of equal scores, the first.
+    """The examples with the lowest and the highest scores so far; among equal scores, the first.
 
     Args:
-        num: The number of each.
+        num: The number of examples at each end.
     """
 
     num: int = SHOWN
@@ -81,7 +81,7 @@ def write_page(path: Path, run: Record, vae: VAE, scores: Scores, *, extremes: E
         vae: Its model.
         scores: The scores.
         extremes: The examples to show.
-        data: What the data are.
+        data: A description of the data.
     """
     threshold, num = scores.threshold, len(scores)
     facts = {"examples": f"{num:,}", "score": scores.name, "median": f"{np.median(scores.score):,.2f}"}

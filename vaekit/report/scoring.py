@@ -1,4 +1,4 @@
-"""The scores of a data set under the model of a run: streamed, compared with a threshold, and shown on a page."""
+"""The scores of a dataset under the model of a run: streamed, compared with a threshold, and shown on a page."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Given:
     """Examples to score.
 
     Args:
-        name: What they are, such as ``the test split of mnist``.
+        name: A description, such as ``the test split of mnist``.
         source: The examples.
         split: The name of their split, to which the noise of binarisation belongs.
         binarize: How grey values become 0 or 1.
@@ -84,7 +84,7 @@ class Given:
 
     @property
     def places(self) -> dict[str, Array]:
-        """The columns that say which example a row is: its ``row``, ``file``, ``label`` and ``class_name``, where known."""
+        """The columns that identify the example of a row: its ``row``, ``file``, ``label`` and ``class_name``, where known."""
         columns: dict[str, Array | None] = {"row": np.arange(len(self))}
         columns["file"] = None if self.files is None else np.array(self.files)
         columns["label"] = self.labels
@@ -102,7 +102,7 @@ class Given:
         return Batches(
             self.source,
             batch_size=batch_size,
-            streams=Streams(0),  # of which evaluation draws nothing: the noise of binarisation belongs to the examples
+            streams=Streams(0),  # unused in evaluation: the noise of binarisation belongs to the examples
             binarize=self.binarize,
             device=device,
             train=False,
@@ -112,21 +112,21 @@ class Given:
 
 
 class Scoring:
-    """Scores examples by the model of a run.
+    """Scores examples with the model of a run.
 
     Args:
         run: The run.
         score: The name of the score; see `vaekit.evaluation.scores.SCORES`.
         samples: The number of importance samples for log p(x); 0 skips it.
         background: The run of the background model of a likelihood ratio.
-        deterministic: Whether nothing is drawn; see `vaekit.evaluation.scores.measure`. Grey pixels are then not binarised at
+        deterministic: Whether nothing is sampled; see `vaekit.evaluation.scores.measure`. Grey pixels are then not binarised at
             random either.
-        seed: The seed of the draws.
+        seed: The random seed.
         device: The device, which is available.
-        batch_size: The number of examples at once; default: that of training, but more on a GPU.
+        batch_size: The number of examples at once; default: the training batch size, but more on a GPU.
 
     Raises:
-        UsageError: The options do not fit each other, or the background model takes other data.
+        UsageError: The options do not fit each other, or the background model was trained on other data.
         CheckpointError: A run has no model yet.
     """
 
@@ -143,7 +143,7 @@ class Scoring:
         batch_size: int | None = None,
     ) -> None:
         if deterministic and samples:
-            raise UsageError("importance samples are drawn, so they are not deterministic", given=f"{samples} samples")
+            raise UsageError("importance samples are random, so they exclude a deterministic score", given=f"{samples} samples")
         self.run, self.score, self.samples, self.deterministic, self.seed = run, score, samples, deterministic, seed
         vae, header = load_model(run.folder.model)
         self.vae, self.device = vae.to(device), torch.device(device)
@@ -156,7 +156,7 @@ class Scoring:
             "epoch": self.epoch,
             "background": str(background.path) if background is not None and score == "likelihood_ratio" else None,
         }
-        """What a threshold depends on."""
+        """The options on which a threshold depends."""
         size = run.spec.train.batch_size
         many = size if self.device.type == "cpu" else max(size, BATCH_NUMBERS // math.prod(vae.data_shape))
         self.batch_size = many if batch_size is None else batch_size
@@ -181,7 +181,7 @@ class Scoring:
         return model
 
     def given(self, data: str | Path | Array | None = None, *, split: str | None = None, fit: Fit | None = None) -> Given:
-        """Return the examples that a user names, as the model takes them; see `vaekit.store.given.read_given`.
+        """Return the examples named by the user, in the form the model takes; see `vaekit.store.given.read_given`.
 
         Raises:
             UsageError: An option does not apply, or log p(x) is not defined for the examples.
@@ -206,15 +206,15 @@ class Scoring:
         return given
 
     def elbo_is(self, given: Given) -> str:
-        """Describe what the ELBO of examples is; see `vaekit.evaluation.bound.meaning_of_elbo`."""
+        """Describe what the ELBO of examples means; see `vaekit.evaluation.bound.meaning_of_elbo`."""
         if self.deterministic:
-            return "log p(x|z) at the mean z of q(z|x), minus the KL, nats: no bound"
+            return "log p(x|z) at the mean z of q(z|x), minus the KL, nats: not a bound"
         missing = self.run.spec.data.missing != "refuse"
         likelihood, limits = self.vae.likelihood, self.vae.value_range
         return meaning_of_elbo(likelihood, binary=given.is_binary, value_range=limits, missing=missing)
 
     def measured(self, given: Given) -> Iterator[Measured]:
-        """Yield the numbers of examples, batch by batch, with the score among them."""
+        """Yield the numbers of examples, including the score, batch by batch."""
         workers = self.run.spec.train.workers
         draws: dict[str, Any] = {"seed": self.seed, "deterministic": self.deterministic, "samples": self.samples}
         complexity = self.score == "input_complexity"
@@ -237,7 +237,7 @@ class Scoring:
 
         Args:
             given: The examples.
-            see: Receives each batch, to draw it.
+            see: Receives each batch, for pictures.
 
         Raises:
             DataError: A score is NaN.
@@ -260,7 +260,7 @@ class Scoring:
         return threshold
 
     def stored_threshold(self) -> Threshold | None:
-        """Return the threshold that is stored with the run; None if there is none for this score and its options."""
+        """Return the threshold stored with the run; None if there is none for this score and its options."""
         found = self.run.threshold()
         return found if found is not None and self.about.items() <= asdict(found).items() else None
 
@@ -280,11 +280,11 @@ def score_run(
     page: str | Path | None = None,
     **options: Any,
 ) -> Scores:
-    """Score a data set; the arguments are those of `vaekit.Run.score`, the other options those of `Scoring`."""
+    """Score a dataset; the arguments are those of `vaekit.Run.score`, the other options those of `Scoring`."""
     if quantile is not None and contamination is not None:
-        raise UsageError("a threshold has one source", given="a quantile and a contamination", remedy="leave out one")
+        raise UsageError("a threshold can have only one source", given="a quantile and a contamination", remedy="leave out one")
     if anomalous and against is not None:
-        raise UsageError("anomalies are known by their label or by their data set", given="both", remedy="leave out one")
+        raise UsageError("anomalies are identified by label or by a dataset of their own", given="both", remedy="leave out one")
     scoring = Scoring(run, **options)
     parts = [scoring.given(data, split=split, fit=None if data is None else fit)]
     parts += [] if against is None else [scoring.given(against, fit=fit)]
@@ -325,7 +325,7 @@ def score_run(
 
 
 def _validation(scoring: Scoring, validation: str | Path | Array | None, fit: Fit | None) -> Given:
-    """Return the normal examples that a quantile is of: those that are given, else the validation split of the run.
+    """Return the normal examples for a quantile: the given ones, else the validation split of the run.
 
     Raises:
         DataError: The run has none.
@@ -347,10 +347,10 @@ def _anomalies(given: Given, anomalous: Sequence[str | int]) -> Array:
 
     Raises:
         DataError: The examples have no labels.
-        UsageError: No example has such a label.
+        UsageError: No example has one of these labels.
     """
     if given.labels is None or given.classes is None:
-        raise DataError("anomalies are named by their label, and the data have none", given=given.name)
+        raise DataError("anomalies are identified by their label, but the data have no labels", given=given.name)
     names = list(map(str, anomalous))
     columns = given.classes, given.labels.astype(str)
     unknown = [name for name in names if not any(name in column for column in columns)]

@@ -124,12 +124,12 @@ class ModelSpec(Spec):
     posterior: PosteriorSpec = Field(description="Approximate posterior q(z|x).")
     prior: PriorSpec = Field(description="Prior p(z).")
     likelihood: LikelihoodSpec = Field(description="Likelihood p(x|z); default: the dataset's.")
-    condition: ConditionSpec = Field(description="What networks receive besides data: none, or the label of each example.")
+    condition: ConditionSpec = Field(description="What networks are conditioned on: none, or the label of each example.")
     loss: tuple[LossSpec, ...] = Field(
         description="Terms of the objective, losses or a likelihood; kl is added unless a loss covers it.",
         json_schema_extra=_one_or_several,
     )
-    latent_dim: Count = Field(32, description="Number of latent dimensions; of a grid, at each position.")
+    latent_dim: Count = Field(32, description="Number of latent dimensions; for a grid of latents, at each position.")
     latent_stride: Count | None = Field(
         None, description="Spacing of a grid of latents, in pixels; none for a vector of latents without positions."
     )
@@ -169,11 +169,11 @@ EveryFew = Annotated[str, StringConstraints(pattern=r"^every:[1-9][0-9]*$"), Fie
 
 
 LONGEST_LABEL = 64
-"""Most characters of the name of a run, or of a tag."""
+"""The largest number of characters in the name of a run or in a tag."""
 
 
 def _label(text: str) -> str:
-    """Check the name of a run, or a tag."""
+    """Check the name of a run or a tag."""
     if not (text == text.strip() and text.isprintable() and "," not in text and 1 <= len(text) <= LONGEST_LABEL):
         raise PydanticCustomError("label", f"must be 1 to {LONGEST_LABEL} printable characters without a comma")
     return text
@@ -195,16 +195,16 @@ class TrainSpec(Spec):
     )
     tag: tuple[Label, ...] = Field(
         (),
-        description="Tag of the run, by which runs can be found and compared; may be repeated.",
+        description="Tag for finding and comparing runs; may be repeated.",
         examples=["ablation"],
         json_schema_extra=_one_or_several,
     )
     epochs: Count = Field(
-        30, description="Number of passes over the training images; the default is as many as --max-steps needs, if that is set."
+        30, description="Number of passes over the training images; if --max-steps is set, the default is as many as it needs."
     )
     max_steps: Count | None = Field(
         None,
-        description="Number of steps after which the run ends, if --epochs does not end it before; its last epoch may be shorter "
+        description="Number of steps after which the run ends, unless --epochs ends it earlier; its last epoch may be shorter "
         "than the others.",
     )
     max_time: Time | None = Field(
@@ -214,23 +214,23 @@ class TrainSpec(Spec):
     )
     patience: Count | None = Field(
         None,
-        description="Number of epochs without a better one (see --best) after which the run ends; the model is that of the best.",
+        description="Number of epochs without improvement (see --best) after which the run ends; the best epoch's model is kept.",
     )
     batch_size: Count = Field(
         128,
-        description="Number of images per step, over all processes; the default is less, down to 16, for fewer than 6,144 "
-        "training images. An epoch leaves out the images of a last, short batch, others each time.",
+        description="Number of images per step, over all processes; the default is smaller, down to 16, for fewer than 6,144 "
+        "training images. Each epoch drops an incomplete last batch, which differs between epochs.",
     )
     accumulate: Count = Field(
         1,
-        description="Number of equal parts of a batch whose gradients are computed one after another, which takes less memory; "
-        "the step is that of the whole batch, up to rounding.",
+        description="Number of equal parts of a batch whose gradients are computed one after another, to save memory; "
+        "the step equals that of the whole batch, up to rounding.",
     )
     lr: PositiveFloat = Field(2e-3, description="Peak learning rate of Adam.")
     schedule: Literal["cosine", "constant", "step"] = Field(
         "cosine",
         description="Learning rate schedule; cosine decays to 0 at the last step of --epochs or --max-steps, so a run is not the "
-        "start of a longer one; "
+        "first part of a longer one; "
         "step multiplies the rate by --lr-gamma at each of --lr-milestones.",
     )
     lr_milestones: tuple[Count, ...] = Field(
@@ -238,7 +238,7 @@ class TrainSpec(Spec):
     )
     lr_gamma: Annotated[float, Field(gt=0, le=1)] = Field(0.1, description="Factor of the learning rate at a milestone.")
     warmup_steps: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        0, description="Number of steps in which the learning rate rises linearly to --lr; cosine then spans the remaining steps."
+        0, description="Number of steps over which the learning rate rises linearly to --lr; cosine spans the remaining steps."
     )
     betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="Decay rates of Adam's two moments.")
     eps: PositiveFloat = Field(1e-8, description="Term that Adam adds to the denominator of a step.")
@@ -267,11 +267,11 @@ class TrainSpec(Spec):
     )
     best: str = Field(
         "auto",
-        description="Number of the validation set that chooses the best epoch, such as elbo or, with a direction, kl:max; last "
-        "chooses the last epoch; auto chooses by the loss, or the last epoch where a critic plays or a controller sets weights.",
+        description="Validation metric that chooses the best epoch, such as elbo or, with a direction, kl:max; last chooses the "
+        "last epoch; auto chooses by the loss, or the last epoch if there is a critic, or a controller that sets weights.",
         examples=["elbo"],
     )
-    seed: Seed = Field(0, description="Seed of all random draws.")
+    seed: Seed = Field(0, description="Random seed.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Device to compute on; auto chooses CUDA, then MPS, then the CPU."
     )
@@ -297,7 +297,7 @@ class TrainSpec(Spec):
         None, description="Number of CPU threads; default: torch's choice."
     )
     logger: tuple[LoggerSpec, ...] = Field(
-        (), description="Where to send numbers and pictures besides the run folder.", json_schema_extra=_one_or_several
+        (), description="Where to send metrics and pictures, besides the run folder.", json_schema_extra=_one_or_several
     )
 
     def num_steps(self, steps_per_epoch: int) -> int:
@@ -306,7 +306,7 @@ class TrainSpec(Spec):
         return whole if self.max_steps is None else min(whole, self.max_steps)
 
     def is_over(self, epoch: int, best_epoch: int) -> bool:
-        """Whether a run is over after an epoch: there is no further one, or `patience` epochs were not better than the best."""
+        """Whether a run is over after an epoch: it was the last, or none of the last `patience` epochs was the best."""
         return is_over(epoch, best_epoch, self.epochs, self.patience)
 
     @field_validator("lr_milestones")
@@ -357,8 +357,8 @@ class DataSpec(Spec):
     binarize: Binarize = Field(description="How grey pixels are binarised; default: the dataset's choice.")
     missing: Missing = Field(
         "refuse",
-        description="How missing numbers (NaN) are handled: they are refused, or left out of the likelihood and shown to the "
-        "encoder as zeros, with a mask beside the data (channel) or without (zeros).",
+        description="Handling of missing values (NaN): refused, or left out of the likelihood and passed to the encoder "
+        "as zeros, with a mask beside the data (channel) or without (zeros).",
     )
     augment: AugmentSpec = Field(AugmentSpec(), description="Random augmentation of training images.")
 
@@ -391,7 +391,7 @@ def validated(data: Mapping[str, Any], source: str) -> RunSpec:
 
 
 MOST_LINES = 10
-"""Most mistakes of a spec that are listed."""
+"""The largest number of errors in a spec that are listed."""
 
 
 def spec_error(error: ValidationError, source: str) -> SpecError:
@@ -410,7 +410,7 @@ def spec_error(error: ValidationError, source: str) -> SpecError:
 
 def option_path(loc: tuple[int | str, ...]) -> str:
     """Return a location in a `RunSpec` as written on the command line: ``('model', 'loss', 0, 'beta')`` is ``loss.beta``."""
-    parts = [part for part in loc if isinstance(part, str) and "[" not in part]  # not the branch of a union, as literal[…]
+    parts = [part for part in loc if isinstance(part, str) and "[" not in part]  # not the branch of a union, such as literal[…]
     return ".".join(parts[1:] if len(parts) > 1 and parts[0] in RunSpec.model_fields else parts)
 
 
@@ -470,7 +470,7 @@ def read_spec(path: str | Path) -> dict[str, Any]:
 
 
 def spec_file(folder: Path) -> Path:
-    """Return the file of a run folder that holds its spec: ``spec.yaml``, or ``config.json`` if it is a run to be shared."""
+    """Return the file of a run folder that holds its spec: ``spec.yaml``, or ``config.json`` for a shared run."""
     own, shared = folder / "spec.yaml", folder / hub.CONFIG
     return shared if not own.exists() and shared.is_file() and (folder / hub.WEIGHTS).is_file() else own
 
@@ -487,7 +487,7 @@ def plain_spec(spec: RunSpec | Mapping[str, Any] | str | Path | None) -> Mapping
 
 
 LARGEST_FILE, DEEPEST = 1_000_000, 20
-"""Most bytes and levels of a spec file."""
+"""The largest number of bytes, and of levels, in a spec file."""
 
 
 def dump_spec(spec: RunSpec) -> str:
@@ -496,12 +496,12 @@ def dump_spec(spec: RunSpec) -> str:
     Raises:
         SpecError: The text would not reproduce the spec, for example because an option of a plugin is nested too deeply.
     """
-    data, reason = spec.model_dump(mode="json"), "it differs when it is read"
-    for allow_unicode in (True, False):  # some characters, such as U+0085, are read only if they are escaped
+    data, reason = spec.model_dump(mode="json"), "it differs when it is read back"
+    for allow_unicode in (True, False):  # some characters, such as U+0085, can be read only if escaped
         text = yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, allow_unicode=allow_unicode, width=120)
         try:
             if yaml.load(text, _PlainLoader) == data:
                 return text
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             reason = plain(error)
-    raise SpecError("the spec cannot be written so that it can be read", given=reason)
+    raise SpecError("the spec cannot be written in a form that can be read back", given=reason)

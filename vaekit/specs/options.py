@@ -48,7 +48,7 @@ class Option:
         default: Its value if it is not set: the value in the file, else its own default.
         required: Whether it must be set; the default is then meaningless.
         description: A one-sentence description.
-        owner: What it belongs to, such as ``encoder cnn`` or ``train``.
+        owner: The component or section that has it, such as ``encoder cnn`` or ``train``.
         path: Its path in a spec.
     """
 
@@ -161,7 +161,7 @@ def build_spec(base: Mapping[str, Any], options: Mapping[str, Any]) -> RunSpec:
 
 
 def with_limits(spec: RunSpec, limits: Mapping[str, Any]) -> RunSpec:
-    """Return the spec of a run with other limits; with another number of steps, it has as many epochs as these need.
+    """Return the spec of a run with other limits; a new number of steps determines the number of epochs.
 
     Args:
         spec: The spec.
@@ -169,15 +169,15 @@ def with_limits(spec: RunSpec, limits: Mapping[str, Any]) -> RunSpec:
 
     Raises:
         SpecError: A value is invalid.
-        UsageError: An option is no limit.
+        UsageError: An option is not a limit.
     """
     given = _normalise(limits)
     if unfit := [name for name in given if name not in LIMITS]:
         raise UsageError(
-            "a run is resumed with the settings that it was begun with, except for its limits",
+            "a run is resumed with its original settings, except for its limits",
             given=", ".join(unfit),
             expected=", ".join(LIMITS),
-            remedy="start another run from its spec.yaml, with --init RUN to begin with its weights",
+            remedy="start another run from its spec.yaml, with --init RUN to start from its weights",
         )
     data = spec.model_dump(mode="json")
     if given.get("max_steps") not in {None, "none"}:

@@ -1,4 +1,4 @@
-"""The settings of many runs, read fast: importing this module, or calling it, imports neither torch nor components."""
+"""Fast reading of the settings of many runs: importing this module, or calling it, imports neither torch nor components."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vaekit.specs.text import flat
 
 LINE = re.compile(r"( *)(- )?(?:([\w.-]+):(?: (?=\S)|$))?(.*)")
 PLAIN = re.compile(r"[^\s'\"|>&*!%@`?{}\[\]#-].*")
-"""A scalar without quotes that is no other sign of YAML."""
+"""An unquoted scalar that has no other meaning in YAML."""
 INTEGER, REAL = re.compile(r"-?(?:0|[1-9]\d*)"), re.compile(r"-?\d+\.\d*(?:e[-+]\d+)?")
 WORDS: dict[str, Any] = {"null": None, "true": True, "false": False}
 
@@ -35,15 +35,15 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def settings_of(text: str) -> dict[str, Any]:
-    """Return the settings in a text that `vaekit.specs.models.dump_spec` wrote.
+    """Return the settings in a text written by `vaekit.specs.models.dump_spec`.
 
     Raises:
-        AttributeError: It is written otherwise, and may be YAML nevertheless.
+        AttributeError: The text has another form, but may still be YAML.
         LookupError: The same.
         ValueError: The same.
     """
     found: dict[str, Any] = {}
-    owners: list[tuple[int, str]] = [(-1, "")]  # what the lines around the current one belong to, with their columns
+    owners: list[tuple[int, str]] = [(-1, "")]  # the sections around the current line, with their columns
     counts: dict[str, int] = {}
     for line in text.splitlines():
         if line.startswith("#"):
@@ -87,7 +87,7 @@ def _scalar(text: str) -> Any:
         return float(text)
     if len(text) > 1 and text[0] == text[-1] == "'":
         return text[1:-1].replace("''", "'")
-    other = any(form.match(text) for _, form in yaml.SafeLoader.yaml_implicit_resolvers.get(text[0], ()))  # as "yes", "0x1f"
+    other = any(form.match(text) for _, form in yaml.SafeLoader.yaml_implicit_resolvers.get(text[0], ()))  # such as "yes", "0x1f"
     if other or PLAIN.fullmatch(text) is None or ": " in text or " #" in text or text.endswith(":"):
         raise ValueError(text)
     return text

@@ -22,7 +22,7 @@ ROLES = {components.role: components for components in roles.SPEC_REGISTRIES}
 DEFAULTS = {"posterior": "gaussian", "condition": "none", "dataset": "digits"}
 """Default components that depend on no other choice; the others are chosen in `choose_components`."""
 SEVERAL = frozenset({"loss", "logger"})
-"""The roles that several components of a run may play."""
+"""The roles that can have several components in a run."""
 
 Data = dict[str, Any]
 
@@ -35,7 +35,7 @@ def section_of(role: str) -> str:
 def resolve(spec: RunSpec | Mapping[str, Any], source: str = "the spec") -> RunSpec:
     """Complete a spec given as plain data; resolving is idempotent.
 
-    The encoder, the number of latents, the likelihood and the binarisation default to those of the dataset, but pixels are
+    The encoder, the number of latents, the likelihood and the binarisation default to the dataset's choice, but pixels are
     binarised only for a likelihood of binary pixels. The decoder defaults to the encoder's kind, or to ``cnn`` if no decoder has
     that name. The prior defaults to the posterior's choice, and the posterior's default loss, such as ``kl``, is added if no loss
     covers the divergence and training can change it.
@@ -107,7 +107,7 @@ def choose_components(spec: RunSpec | Mapping[str, Any], chosen: Mapping[str, An
 def complete(data: Data, source: str) -> RunSpec:
     """Validate plain data with all components chosen, add the posterior's default loss, and check that the parts fit.
 
-    No loss is added if all that the divergence depends on is frozen.
+    No loss is added if everything that the divergence depends on is frozen.
     """
     spec = validated(data, source)
     model, losses = spec.model, spec.model.loss
@@ -255,8 +255,8 @@ def _check_provided(
 ) -> None:
     """Check that a posterior or prior provides the capabilities that another component requires of it.
 
-    Those on the same space that also provide what further components require are suggested instead, or if there are none, all
-    that provide what is required.
+    The error suggests those on the same space that also provide what further components require or, if there are none, all that
+    provide what is required.
     """
     if missing := required - cls.provides:
         role = components.role
@@ -270,20 +270,20 @@ def _check_provided(
 
 
 def _check_missing(spec: RunSpec) -> None:
-    """Check that missing numbers, if there may be any, can be left out."""
+    """Check that missing values, if allowed, can be left out."""
     missing, kind = spec.data.missing, spec.model.likelihood.kind
     if missing == "refuse":
         return
     if not roles.likelihoods.get(kind).factorised:
         fit = _fitting(roles.likelihoods, lambda cls: cls.factorised)
         raise UsageError(
-            f"missing numbers cannot be left out of the likelihood {kind!r}, which is no product over numbers",
+            f"missing values cannot be left out of the likelihood {kind!r}, which does not factorise over values",
             given=f"--missing {missing}",
             remedy=f"use --likelihood {' or '.join(fit)}, or --missing refuse",
         )
     if not spec.data.augment.is_off:
         raise UsageError(
-            "augmentation needs images without missing numbers",
+            "augmentation needs images without missing values",
             given=f"--missing {missing}",
             remedy="switch augmentation off, or use --missing refuse",
         )

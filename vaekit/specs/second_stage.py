@@ -1,4 +1,4 @@
-"""Second stages: of a trained model, a prior is fitted to its codes, or a smaller decoder learns to decode them."""
+"""Second stages: a prior is fitted to the codes of a trained model, or a smaller decoder learns to decode them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ KEPT = frozenset(
     {"batch_size", "seed", "device", "precision", "parallel", "compile", "workers", "threads"}
     | {"checkpoint_seconds", "pictures", "animation", "logger"}
 )
-"""The settings of training that a second stage takes from the run; the others start from their defaults."""
+"""The training settings that a second stage takes from the run; the others start from their defaults."""
 DEFAULTS: dict[str, Any] = {"lr": 1e-3, "ema": 0.999}
 """Its own defaults."""
 OWN = frozenset({"name", "tag", "max_steps", "max_time", "patience", "best", "init", "freeze"})
-"""The settings of training that the distillation of a run does not take from it."""
+"""The training settings that distillation does not take from the run."""
 
 
 def second_stage(run: str | Path, prior: str | None) -> dict[str, Any]:
     """Return plain data of a spec that fits a prior to the codes of a run, to which options can be added.
 
-    It has the run's data and the run's model, all parts of which are frozen but the prior; the loss is the one that fits this
-    prior, such as ``prior_nll``.
+    It has the run's data and model, with all parts frozen except the prior; the loss is the one that suits this prior, such as
+    ``prior_nll``.
 
     Args:
         run: The run folder.
@@ -54,8 +54,8 @@ def second_stage(run: str | Path, prior: str | None) -> dict[str, Any]:
 def distillation(run: str | Path, decoder: str | None) -> dict[str, Any]:
     """Return plain data of a spec that trains another decoder for the codes of a run, to which options can be added.
 
-    It has the run's data, training and model, of which only the decoder, and the likelihood's parameters if it has some, are
-    trained: encoder, posterior, prior and condition are frozen. The loss is ``-log p(x|z)`` of the images, for draws z of the
+    It has the run's data, training settings and model. Only the decoder, and the parameters of the likelihood if it has any, are
+    trained: encoder, posterior, prior and condition are frozen. The loss is ``-log p(x|z)`` of the images, for samples z from the
     frozen posterior, to which losses that compare pictures can be added.
 
     Args:

@@ -15,7 +15,7 @@ from vaekit.schema import alternatives, may_be_none
 def read_value(value: Any, annotation: Any) -> Any:
     """Parse a string from the command line as a value of a type; other values are returned unchanged.
 
-    A value that no reading makes valid is returned as well: validating the complete spec then reports what is wrong, and where.
+    A value that cannot be read is returned unchanged, too: validation of the complete spec then reports the error and its place.
     """
     if not isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""Models from the literature: files of data that name the parts of a model, its reference and its numbers.
+"""Models from the literature: data files that name the parts of a model, its reference and its results.
 
 Built-in models are the files of ``vaekit/zoo``. A distribution adds models through the entry-point group ``vaekit.zoo``:
 ``hvae = "vaekit_hamiltonian"`` announces ``hvae.yaml`` in the folder of that package, which is not imported.
@@ -25,9 +25,9 @@ GROUP = "vaekit.zoo"
 
 
 class Measurement(Spec):
-    """A number and how it was measured."""
+    """A result and how it was measured."""
 
-    number: str = Field(description="The number, with its name, its unit and the data.")
+    number: str = Field(description="The result, with its name, its unit and the data.")
     protocol: str = Field(description="How it was measured.")
 
 
@@ -36,10 +36,10 @@ class Entry(Spec):
 
     title: str = Field(description="Its name in the literature.")
     year: int = Field(ge=1950, le=2100, description="The year of its publication.")
-    about: str = Field(description="What it is, and what a chooser must know.")
+    about: str = Field(description="A description, with advice on when to choose it.")
     reference: str = Field(description="The work that introduced it, in the form of docstrings.")
-    paper: Measurement | None = Field(None, description="A number of the paper.")
-    ours: Measurement | None = Field(None, description="A number of vaekit's own.")
+    paper: Measurement | None = Field(None, description="A result from the paper.")
+    ours: Measurement | None = Field(None, description="A result measured with vaekit.")
     after: str | None = Field(None, description="The model to whose codes it is fitted; None for models trained by themselves.")
     spec: dict[str, Any] = Field(description="A partial spec: how it differs from the default model.")
 
@@ -56,7 +56,7 @@ def _built_in() -> frozenset[str]:
 
 
 def read(name: str) -> Entry:
-    """Read a model.
+    """Read the file of a model.
 
     Raises:
         UsageError: The name is unknown; the message suggests close matches.
@@ -95,7 +95,7 @@ def _plugin(name: str) -> plugins.Plugin:
 
 
 def _file_of(plugin: plugins.Plugin) -> Path:
-    """Return the file of a model that a plugin announces."""
+    """Return the file of a model announced by a plugin."""
     roots = (str(plugin.source.locate_file("")), *sys.path)
     module = plugins.module_file(plugin.entry_point.module, roots)
     file = None if module is None else module.parent / f"{plugin.kind.replace('-', '_')}.yaml"
@@ -105,7 +105,7 @@ def _file_of(plugin: plugins.Plugin) -> Path:
 
 
 def state(plugin: plugins.Plugin) -> tuple[Literal["ready", "shadowed", "broken"], str]:
-    """Return whether the model that a plugin announces can be used, and its name or the reason why it cannot."""
+    """Return whether a model announced by a plugin can be used, and its name or the reason why not."""
     if is_built_in(plugin.kind):
         return "shadowed", f"vaekit's own model {plugin.kind!r} is used"
     try:
@@ -117,8 +117,8 @@ def state(plugin: plugins.Plugin) -> tuple[Literal["ready", "shadowed", "broken"
 def base_of(name: str, base: Mapping[str, Any], init: Any = None) -> dict[str, Any]:
     """Return a spec to start from: that of a model, laid over ``base``.
 
-    Its components replace those of the spec with their options; posterior, prior and losses are all the model's. A model that is
-    fitted to the codes of a trained one keeps them, and starts from the spec of the run that ``init`` names unless there is one.
+    Its components replace those of the spec with their options; posterior, prior and losses are all the model's. A model
+    fitted to the codes of a trained one keeps them instead; without a spec, it starts from that of the run that ``init`` names.
 
     Args:
         name: The model.
@@ -134,7 +134,7 @@ def base_of(name: str, base: Mapping[str, Any], init: Any = None) -> dict[str, A
         if file is None or not file.is_file():
             raise UsageError(
                 f"the model {name!r} is fitted to the codes of a trained {entry.after!r}",
-                given="no run" if file is None else f"--init {init}, which is no run folder",
+                given="no run" if file is None else f"--init {init}, which is not a run folder",
                 expected="--init RUN",
                 remedy=f"train one first: vaekit train --model {entry.after}",
             )

@@ -1,6 +1,6 @@
 """Checkpoints and model files: safetensors with JSON metadata, written atomically. Nothing is ever unpickled.
 
-A *model file* contains the weights and all that is needed to rebuild the model: its spec, the facts about its data, and the
+A *model file* contains the weights and everything needed to rebuild the model: its spec, the facts about its data, and the
 versions of vaekit and of the distributions that its components come from. The *best* file is the same for the whole objective,
 including the weights of its losses. A *checkpoint* adds the optimiser state, the moving average (EMA) of the weights and the
 position in training.
@@ -42,7 +42,7 @@ LONGEST_NAME = 200
 
 
 OMITTED = {"train": {"name", "tag", "logger"}}
-"""The settings that the spec in a file omits: they say nothing about the model."""
+"""The settings that the spec in a file omits, since they do not affect the model."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Header:
     spec: RunSpec
     facts: Facts
     data: dict[str, Any]
-    """Fingerprint of the images that it was trained on; see `vaekit.data.Splits.fingerprint`."""
+    """Fingerprint of the training images; see `vaekit.data.Splits.fingerprint`."""
     versions: dict[str, Any]
     state: dict[str, Any]
     init: str | None = None
@@ -91,7 +91,7 @@ def _metadata(spec: RunSpec, facts: Facts, data: Mapping[str, Any], state: Mappi
 
 
 def check_readable(path: Path, spec: RunSpec, *, facts: Facts, data: Mapping[str, Any], init: str | None = None) -> None:
-    """Check that what is about to be trained can be read back once it is saved; the arguments are those of `save`.
+    """Check that a run about to be trained can be read back once it is saved; the arguments are those of `save`.
 
     Raises:
         CheckpointError: It cannot, for example because the name of a component's module holds a control character.
@@ -100,7 +100,7 @@ def check_readable(path: Path, spec: RunSpec, *, facts: Facts, data: Mapping[str
     try:
         read = _parse(path, json.dumps(metadata)).spec.model_dump(mode="json", exclude=OMITTED)
         if read != metadata["spec"]:
-            raise ValueError("the spec that is read differs from the one that is written")
+            raise ValueError("the spec read back differs from the one written")
     except (VaekitError, TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             "a checkpoint of this run could not be read",
@@ -119,7 +119,7 @@ def save(
     state: Mapping[str, Any] | None = None,
     init: str | None = None,
 ) -> None:
-    """Write a model file or checkpoint atomically; its spec lacks what is `OMITTED`."""
+    """Write a model file or checkpoint atomically; its spec lacks the settings in `OMITTED`."""
     _write(path, tensors, _metadata(spec, facts, data, state or {}, init))
 
 
@@ -130,7 +130,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any
     def write(temporary: Path) -> None:
         try:
             save_file(whole, temporary, {FORMAT: sealed})
-        except SafetensorError as error:  # which hides the system's error, such as a full disk
+        except SafetensorError as error:  # it hides the system's error, such as a full disk
             raise OSError(str(error)) from error
 
     write_atomically(path, write)
@@ -166,15 +166,15 @@ def load(
 
 
 def copy_to_share(source: Path, target: Path, *, without: str | None = None) -> None:
-    """Copy a model file, or what it holds beside a model, for others: without paths of this machine in its spec.
+    """Copy a model file, or the losses in it, for sharing: without local paths in its spec.
 
-    The metadata say ``{"format": "pt"}`` too, by which other readers of safetensors know that the tensors are torch's. Equal
+    The metadata say ``{"format": "pt"}`` too, which tells other readers of safetensors that the tensors are torch's. Equal
     files have equal copies.
 
     Args:
         source: The file.
         target: The copy; it is not written if no tensors are left.
-        without: The prefix of tensors that are left out.
+        without: The prefix of the tensors to leave out.
 
     Raises:
         CheckpointError: The file is missing, truncated or not vaekit's.
@@ -197,7 +197,7 @@ def copy_to_share(source: Path, target: Path, *, without: str | None = None) -> 
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read a file's tensors and metadata, and check that they are what was written."""
+    """Read a file's tensors and metadata, and check that they are unchanged since they were written."""
     if path.exists() and not path.is_file():
         raise CheckpointError(f"{path} is not a regular file", remedy="name a run folder or a model file")
     try:
@@ -226,7 +226,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], str]:
         raise CheckpointError(f"the metadata of {path} is damaged", given=reason_of(error)) from None
     if not whole:
         raise CheckpointError(
-            f"{path} is damaged: its content is not what was written",
+            f"{path} is damaged: its content has changed since it was written",
             expected="the digest in its metadata",
             remedy="use another checkpoint, or copy the file again",
         )
@@ -276,7 +276,7 @@ class Recorded(NamedTuple):
 
 
 def _recorded(versions: Mapping[str, Any]) -> list[Recorded]:
-    """Read the components that a file records; names that cannot be printed raise ValueError."""
+    """Read the components recorded in a file; unprintable names raise ValueError."""
     registries = {components.role: components for components in roles.REGISTRIES}
     found = []
     for component, origin in versions.get("components", {}).items():
@@ -306,7 +306,7 @@ def _told(changes: Iterable[Recorded]) -> str:
 
 
 def _install(components: Iterable[Recorded]) -> str | None:
-    """Return the command that installs distributions; other texts, as a file may hold anything, are not made a command."""
+    """Return the command that installs distributions; a file may hold anything, so only plausible names make a command."""
     names = sorted({f"{c.distribution}=={c.version}" for c in components if c.distribution != "vaekit"})
     safe = [name for name in names if re.fullmatch(r"[a-z0-9][\w.-]*==\w[\w.!+-]*", name, re.ASCII | re.IGNORECASE)]
     return f"pip install {' '.join(safe)}" if safe else None
@@ -315,7 +315,7 @@ def _install(components: Iterable[Recorded]) -> str | None:
 def _missing_component(path: Path, error: UnknownComponentError, recorded: Iterable[Recorded]) -> CheckpointError:
     absent = [component for component in recorded if component.kind not in component.components]
     remedy = _install(absent)
-    remedy = f"{remedy}, if you trust who wrote the file" if remedy else "define and register it before loading"
+    remedy = f"{remedy}, if you trust the author of the file" if remedy else "define and register it before loading"
     return CheckpointError(
         f"{path} uses components that are not available: {error.message}",
         given=", ".join(map(str, absent)) or None,
@@ -328,7 +328,7 @@ def load_best(
 ) -> int:
     """Load the best weights of a run into its objective; return the epoch they come from.
 
-    In the form in which runs are shared, the model's and those of its losses are in files of their own.
+    In shared form, the weights of the model and of its losses are in separate files.
 
     Raises:
         CheckpointError: The weights are missing or truncated, or their architecture does not match.

@@ -1,8 +1,8 @@
 """Autoencoders of the library diffusers, `AutoencoderKL` and `VQModel`: folders with ``config.json`` and weights.
 
-Their networks are those of `ldm`, with the same names of parameters; only the following differs. The pointwise convolutions
+Their networks are those of `ldm`, with the same parameter names, except for the following. The pointwise convolutions
 between the networks and the latents belong to the model there, and to the networks here. The keys of attention have a bias
-there, which changes nothing, since it adds the same number to all scores of a position.
+there, which has no effect, since it adds the same number to all scores of a position.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from vaekit.specs.models import RunSpec
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 CLASSES = {"gaussian": "AutoencoderKL", "vq": "VQModel"}
-"""The classes by the posterior that they have here."""
+"""The classes by their posterior in vaekit."""
 FIXED: dict[str, Any] = {"act_fn": "silu", "norm_type": "group", "lookup_from_codebook": False}
-"""Settings that have the same value in every model that can be read."""
+"""Settings that have the same value in every supported model."""
 DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
 """The types of the stages, without attention and with it."""
 OUTSIDE = {"quant_conv": "encoder", "post_quant_conv": "decoder"}
-"""The convolutions that belong to the model there, and the networks that they belong to here."""
+"""The convolutions that belong to the model there, and the networks to which they belong here."""
 CODEBOOK = "quantize.embedding.weight"
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Layers of attention in folders that older versions of diffusers wrote."""
+"""Attention layers in folders written by older versions of diffusers."""
 EXPECTED = " or ".join(CLASSES.values())
 OPTIONS = ("channels", "depth", "groups", "attention", "middle_attention", "quant_conv")
 
@@ -58,7 +58,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         fitting = known and same and len(config["block_out_channels"]) == len(stages[0])
         narrowed = config.get("vq_embed_dim") not in {None, config.get("latent_channels", 3)}
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read", given=error.strerror, expected="a folder that diffusers wrote") from None
+        raise CheckpointError(f"{path} cannot be read", given=error.strerror, expected="a folder written by diffusers") from None
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not describe an autoencoder", given=repr(error), expected=EXPECTED) from None
     other = [f"{name} {config[name]!r}" for name, value in FIXED.items() if config.get(name, value) != value]
@@ -138,7 +138,7 @@ def config_of(vae: VAE, spec: RunSpec, *, scaling_factor: float, shift_factor: f
         vae: The model.
         spec: Its spec.
         scaling_factor: The factor that gives latents a standard deviation of 1.
-        shift_factor: The mean of the latents, which is subtracted before.
+        shift_factor: The mean of the latents, which is subtracted first.
 
     Raises:
         ExportError: Neither `AutoencoderKL` nor `VQModel` can represent it; the message lists every reason.
@@ -159,7 +159,7 @@ def config_of(vae: VAE, spec: RunSpec, *, scaling_factor: float, shift_factor: f
         encoder, decoder = (dict(component) for component in (model.encoder, model.decoder))
         reasons = [f"{name} of encoder and decoder differ" for name in OPTIONS[:-1] if encoder[name] != decoder[name]]
         if not (encoder["signed"] and decoder["signed"]):
-            reasons.append("networks that are not signed, that is, for pixels in [-1, 1]")
+            reasons.append("networks that are not signed, that is, not for pixels in [-1, 1]")
         if model.latent_stride != 2 ** (len(encoder["channels"]) - 1):
             reasons.append(
                 f"latent_stride {model.latent_stride} with {len(encoder['channels'])} stages: one halving between each"
@@ -169,7 +169,7 @@ def config_of(vae: VAE, spec: RunSpec, *, scaling_factor: float, shift_factor: f
         if vae.likelihood.support == "unit":
             reasons.append("a likelihood with a sigmoid, which is not part of the decoder there: see --likelihood.link identity")
         if len(size) != 2 or vae.value_range != (0.0, 1.0) or vae.missing:
-            reasons.append("data other than images in [0, 1] without missing numbers")
+            reasons.append("data other than images in [0, 1] without missing values")
     if reasons:
         raise ExportError(f"the model cannot be represented by {EXPECTED}", given="; ".join(reasons))
     with_attention = [stage in encoder["attention"] for stage in range(1, len(encoder["channels"]) + 1)]

@@ -29,11 +29,11 @@ class RunFolder:
 
     ``spec.yaml``: the resolved spec; ``model.safetensors``: the best weights; ``metrics.jsonl``: a JSON object per epoch;
     ``checkpoints/``: last and best; ``reconstructions/`` and ``samples/``: PNG grids of chosen epochs; ``training.gif``: samples
-    from the first epoch to the last; ``evaluation.json``: the numbers of the test set; ``threshold.json``: the score above which
+    from the first epoch to the last; ``evaluation.json``: the test metrics; ``threshold.json``: the score above which
     an example is anomalous.
 
-    A folder in the form in which runs are shared (see `vaekit.store.shared`) is one of a run without the state of its training.
-    Its spec is ``config.json``, and ``losses.safetensors`` completes the best weights of the objective, if its losses have any.
+    A folder in shared form (see `vaekit.store.shared`) holds a run without its training state. Its spec is
+    ``config.json``, and ``losses.safetensors`` completes the best weights of the objective, if its losses have any.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -82,7 +82,7 @@ class RunFolder:
                 f"cannot write the run folder {path or RUNS}", given=error.strerror, remedy="choose another --out"
             ) from None
         folder.hold()
-        if folder.spec.exists():  # another process made it since the check above
+        if folder.spec.exists():  # another process created it since the check above
             folder.release()
             raise _exists(folder.path)
         try:
@@ -97,7 +97,7 @@ class RunFolder:
         write_text(self.spec, f"# vaekit {__version__}; `vaekit train {self.spec}` repeats this run\n{dump_spec(spec)}")
 
     def discard(self) -> None:
-        """Remove the folder of a run that could not begin."""
+        """Remove the folder of a run that could not start."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def hold(self) -> None:
@@ -134,11 +134,11 @@ class RunFolder:
 
     @property
     def is_shared(self) -> bool:
-        """Whether it is in the form in which runs are shared."""
+        """Whether it is in the form of shared runs."""
         return self.spec.name == hub.CONFIG
 
     def has_begun(self) -> bool:
-        """Whether there is anything to resume: a checkpoint, or what is written after the first one, which must not be lost."""
+        """Whether there is anything to resume: a checkpoint, or a file written after the first one, which must not be lost."""
         return self.last.exists() or self.evaluation.exists() or len(self.read_metrics()) > 1
 
     def require(self) -> RunFolder:
@@ -167,7 +167,7 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the records of ``metrics.jsonl``, epoch by epoch, omitting a line that was cut short by a kill."""
+        """Return the records of ``metrics.jsonl``, epoch by epoch, omitting a line cut short by a kill."""
         if not self.metrics.is_file():
             return []
         records, damaged = [], []
@@ -178,7 +178,7 @@ class RunFolder:
                 records.append({**record, "epoch": int(record["epoch"])})
             except (ValueError, KeyError, TypeError, RecursionError):
                 damaged.append(number)
-        if damaged and damaged != [len(lines)]:  # the last line alone is one that a kill cut short
+        if damaged and damaged != [len(lines)]:  # a kill can cut short the last line only
             warnings.warn(f"{self.metrics}: damaged lines are ignored: {', '.join(map(str, damaged[:5]))}", stacklevel=2)
         return records
 
@@ -191,14 +191,14 @@ class RunFolder:
 
 
 def model_file(path: str | Path, **fetching: Any) -> Path:
-    """Return the model file that a user names: the file itself, or that of a run folder or of a run on the Hub.
+    """Return the model file named by the user: the file itself, or that of a run folder or of a run on the Hub.
 
     Args:
-        path: What the user names.
+        path: The path or name that the user gives.
         fetching: Options of `vaekit.hub.local_run`.
 
     Raises:
-        CheckpointError: The path is a folder, but not of a run.
+        CheckpointError: The path is a folder, but not a run folder.
         HubError: The run on the Hub cannot be fetched.
     """
     path = hub.local_run(path, **fetching)
@@ -206,12 +206,12 @@ def model_file(path: str | Path, **fetching: Any) -> Path:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a user's word is a run folder or the name of a run on the Hub."""
+    """Whether a word from the user is a run folder or the name of a run on the Hub."""
     return hub.location(path) is not None or RunFolder(path).spec.is_file()
 
 
 def _is_free(path: Path) -> bool:
-    """Whether a run can be created at a path: nothing is there, or what a process that was killed at once left."""
+    """Whether a run can be created at a path: it is free, or holds only the remains of a process killed at its start."""
     if not path.is_dir():
         return not (path.exists() or path.is_symlink())
     own = {RunFolder(path).lock.lock_file, *(str(path / name) for name in ("checkpoints", "reconstructions", "samples"))}

@@ -1,4 +1,4 @@
-"""Examples that a user gives to the model of a run: a part of the run's own data, or others."""
+"""Examples given to the model of a run: a part of the run's own data, or other data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vaekit.schema import ComponentSpec
 
 DEFAULT_SPLIT = "test"
-"""The split of data that have several, if none is chosen."""
+"""The default split, for data that have several."""
 
 
 def read_given(
@@ -33,9 +33,9 @@ def read_given(
     fit: Fit | None = None,
     labels: Array | None = None,
 ) -> tuple[ImageSource, str]:
-    """Return examples that a run's model can encode, in the order in which they are stored, and the name of their split.
+    """Return examples that a run's model can encode, in their stored order, and the name of their split.
 
-    Files are read with the options of the run's dataset if that is of the same kind, so that pixels have the same range, and
+    Files are read with the options of the run's dataset if it is of the same kind, so that pixels have the same range and
     pictures the same size. They are read a batch at a time; arrays of .npz, .safetensors and .parquet files are in memory.
 
     Args:
@@ -43,19 +43,19 @@ def read_given(
         data: A file or a folder, the name of a dataset, or an array with the axes that such a file has; default: the data of the
             run.
         split: The split; default: all if the data are not split, else the test split.
-        fit: How image files of another size are fitted to the model's; default: as the run's dataset does, else they are refused.
+        fit: How to fit image files of another size; default: as the run's dataset does, else such files are an error.
         labels: The labels of an array, ``(N,)``: integers or names.
 
     Raises:
-        DataError: The data are missing, unreadable or of another shape, or a conditional model does not know a class of theirs.
+        DataError: The data are missing, unreadable or of another shape, or have a class that a conditional model does not know.
         UsageError: An option does not apply.
     """
     if fit is not None and fit not in get_args(Fit):
-        raise UsageError("images are fitted in no such way", given=f"fit {fit}", expected=", ".join(get_args(Fit)))
+        raise UsageError("unknown way to fit images", given=f"fit {fit}", expected=", ".join(get_args(Fit)))
     if fit is not None and (data is None or not isinstance(data, str | Path)):
-        raise UsageError("only image files are fitted to a size", given=f"fit {fit}", remedy="leave it out")
+        raise UsageError("only image files can be fitted to a size", given=f"fit {fit}", remedy="leave it out")
     if labels is not None and (data is None or isinstance(data, str | Path)):
-        raise UsageError("labels are given with an array; files and datasets have their own", remedy="leave them out")
+        raise UsageError("labels can be given only with an array; files and datasets have their own", remedy="leave them out")
     facts, own = record.header.facts, record.spec.data
     if data is None:
         parts = record.splits.parts
@@ -70,10 +70,10 @@ def read_given(
     source = parts[split]
     if source.shape != facts.data_shape:
         raise DataError(
-            "the examples are not of the shape of the model's",
+            "the examples do not have the shape of the model's data",
             given=f"shape {source.shape}",
             expected=f"shape {facts.data_shape}",
-            remedy="pass --fit crop, pad or stretch" if source.encoded else "give the model examples of its own shape",
+            remedy="pass --fit crop, pad or stretch" if source.encoded else "use examples of the model's shape",
         )
     if data is None:
         return source, split
@@ -91,7 +91,7 @@ def _dataset(record: Record, data: str | Path, fit: Fit | None) -> Dataset:
         expected = f"a file, a folder, or one of the datasets {', '.join(whole)}"
         raise DataError("the data do not exist", given=data, expected=expected)
     if fit is not None:
-        raise UsageError("only image files are fitted to a size", given=f"fit {fit}", remedy="leave it out")
+        raise UsageError("only image files can be fitted to a size", given=f"fit {fit}", remedy="leave it out")
     dataset: Dataset = roles.datasets.build(roles.datasets.spec(str(data)).model_validate({"kind": str(data)}))
     return dataset
 
@@ -101,7 +101,7 @@ def _needs_options(kind: str) -> bool:
 
 
 def _files(record: Record, path: Path, fit: Fit | None) -> Dataset:
-    """Return the dataset of a file or a folder: of the kind of the run's if that reads such files, else of another kind."""
+    """Return the dataset of a file or a folder: of the run's kind if that reads such files, else of another kind."""
     own, shape = record.spec.data.dataset, record.header.facts.data_shape
     suffix = "" if path.is_dir() else path.suffix.lower()
     kinds = [kind for kind in (own.kind, *roles.datasets.kinds()) if suffix in roles.datasets.get(kind).suffixes]
@@ -119,14 +119,14 @@ def _files(record: Record, path: Path, fit: Fit | None) -> Dataset:
         options["channels"] = "grey" if shape[0] == 1 else "rgb"
     if fit is not None:
         if not {"size", "fit"} <= spec.model_fields.keys():
-            raise UsageError("only image files are fitted to a size", given=f"fit {fit}, {path}", remedy="leave it out")
+            raise UsageError("only image files can be fitted to a size", given=f"fit {fit}, {path}", remedy="leave it out")
         options |= {"size": shape[1:], "fit": fit}
     dataset: Dataset = roles.datasets.build(spec.model_validate(options))
     return dataset
 
 
 def _examples(array: Array, own: ComponentSpec, labels: Array | None) -> TensorImages:
-    """Return an array as a file of it would be read."""
+    """Return an array as if it had been read from a file."""
     layout = find_layout(array.shape, getattr(own, "layout", None))
     limits = choose_range([array] if holds_pixels(layout) else [], getattr(own, "range", None), "the array")
     examples = to_examples(array, layout, limits)
@@ -134,7 +134,7 @@ def _examples(array: Array, own: ComponentSpec, labels: Array | None) -> TensorI
 
 
 def _renumbered(source: ImageSource, names: tuple[str, ...] | None, *, conditional: bool) -> ImageSource:
-    """Return examples whose classes have the numbers that the model knows them by.
+    """Return the examples with their classes numbered as in the model.
 
     Raises:
         DataError: The model is conditional, and does not know a class of the data.

@@ -11,7 +11,7 @@ from vaekit.errors import CheckpointError, reason_of
 FORMAT = "vaekit-3"
 """The key of vaekit's metadata, a single JSON text, so that equal contents produce equal files."""
 LARGEST = 100_000_000
-"""Most bytes of a header, as in safetensors itself."""
+"""The largest header in bytes, as in safetensors itself."""
 
 
 class FileHeader(NamedTuple):
@@ -27,7 +27,7 @@ class FileHeader(NamedTuple):
 
 
 def read_header(path: Path) -> FileHeader:
-    """Read the header of a model file; nothing in it is validated but its form.
+    """Read the header of a model file; only its form is validated.
 
     Raises:
         CheckpointError: The file is missing, damaged or not vaekit's.

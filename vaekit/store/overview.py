@@ -1,4 +1,4 @@
-"""What a run is, on one screen: its data, parts, numbers and files. Importing this module does not import torch."""
+"""A run on one screen: its data, parts, metrics and files. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PARTS = ("encoder", "posterior", "prior", "decoder", "likelihood", "condition", 
 
 
 def overview(folder: RunFolder) -> dict[str, Any]:
-    """Return what is known of a run without loading it, as plain data.
+    """Return what is known about a run without loading it, as plain data.
 
     To the columns of `Summary.row`, it adds ``data_shape``, ``value_range``, ``class_names``, ``binarize`` and ``init``;
     ``parts``, each with its kind, its weights and the options that are not at their defaults; ``evaluation``; ``versions``;
-    ``files`` with their sizes in bytes, folders as a whole; and ``exports``. Without a model file, what it holds is None.
+    ``files`` with their sizes in bytes, folders as a whole; and ``exports``. Without a model file, its values are None.
 
     Raises:
         CheckpointError: A file is damaged.
@@ -71,7 +71,7 @@ def part_text(part: Mapping[str, Any]) -> str:
 
 
 def _part(role: str, part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the kind of a part and its options, without those that are known, without importing it, to be at their defaults."""
+    """Return the kind of a part and its options, without those known to have their defaults; the part is not imported."""
     defaults = json.loads(json.dumps(REGISTRIES[role].literal_defaults(part["kind"])))
     options = {name: value for name, value in part.items() if name != "kind"}
     return {
@@ -81,7 +81,7 @@ def _part(role: str, part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _weights(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Return the number of weights of each part, those that learn without gradients, such as codebooks, included."""
+    """Return the number of weights of each part, including those learned without gradients, such as codebooks."""
     counts: dict[str, int] = {}
     for name, shape in shapes.items():
         part = name.partition(".")[0]
@@ -94,7 +94,7 @@ def _size(path: Path) -> int:
 
 
 def _export(path: Path) -> dict[str, Any]:
-    """Return what the JSON file beside an exported file says."""
+    """Return the contents of the JSON file beside an exported file."""
     try:
         metadata = json.loads(path.with_suffix(".json").read_bytes())
         return {"file": path.name, "part": metadata["part"], "precision": metadata["precision"]}

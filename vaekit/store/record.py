@@ -1,4 +1,4 @@
-"""A run read back from its folder: its spec, data, model and numbers."""
+"""A run read back from its folder: its spec, data, model and metrics."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Record:
 
     Args:
         path: The run folder, or a run on the Hub: ``hf://user/name``. A `RunFolder` need not exist on this machine.
-        revision: A branch, a tag or a commit of a run on the Hub; default: what its name says, else the main branch.
+        revision: A branch, a tag or a commit of a run on the Hub; default: the one in its name, else the main branch.
         token: A token of the Hub; default: that of HF_TOKEN or of `hf auth login`.
-        cache_dir: A folder for what is fetched; default: the caches of `huggingface_hub` and of vaekit.
-        local_files_only: Whether to use what was fetched before, without asking the Hub.
+        cache_dir: A folder for downloads; default: the caches of `huggingface_hub` and of vaekit.
+        local_files_only: Whether to use earlier downloads only, without contacting the Hub.
 
     Raises:
         CheckpointError: The path is not a run folder.
@@ -71,11 +71,11 @@ class Record:
 
     @cached_property
     def splits(self) -> Splits:
-        """The data that the run was trained on, read again; what has changed since is a warning."""
+        """The data that the run was trained on, read again; a warning names what has changed since."""
         splits = load_splits(self.spec)
         if self.folder.model.is_file() and (changed := changes(self.header.data, splits.fingerprint)):
             warnings.warn(
-                f"the data have changed since {self.path} was trained, so its numbers and pictures may be of training images: "
+                f"the data have changed since {self.path} was trained, so its metrics and pictures may include training images: "
                 + "; ".join(changed),
                 stacklevel=2,
             )
@@ -106,7 +106,7 @@ class Record:
     def is_complete(self, train: TrainSpec | None = None) -> bool:
         """Whether the run is over and its best epoch has been evaluated on the test set.
 
-        An interrupted run may have an evaluation, too, which may be of an earlier epoch than the best when it ends.
+        An interrupted run may have an evaluation, too, possibly of an earlier epoch than its final best.
 
         Args:
             train: Settings with the limits of the run; default: its own.
@@ -165,7 +165,7 @@ def load_model(file: Path) -> tuple[VAE, checkpoint.Header]:
         CheckpointError: The file is missing or truncated, or needs a plugin that is not installed.
     """
     tensors, header = checkpoint.load(file)
-    with torch.device("meta"):  # a spec of another size is refused before it takes memory
+    with torch.device("meta"):  # a spec of another size is rejected before it takes memory
         checkpoint.matched(build_vae(header.spec.model, header.facts).state_dict(), tensors, file)
     vae = build_vae(header.spec.model, header.facts, seed=0)
     checkpoint.load_weights(vae, tensors, file)
@@ -176,7 +176,7 @@ def load_splits(spec: RunSpec) -> Splits:
     """Load the data of a spec.
 
     Raises:
-        DataError: The data are missing or unreadable, or lack numbers and the spec refuses that.
+        DataError: The data are missing or unreadable, or have missing values that the spec does not allow.
     """
     splits: Splits = roles.datasets.build(spec.data.dataset).load()
     return splits.with_missing(spec.data.missing)

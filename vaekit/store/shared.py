@@ -1,9 +1,9 @@
-"""The form in which runs are shared: what the Hub holds of a run, and ``save_pretrained`` writes to a folder.
+"""The form of shared runs: the files on the Hub, which ``save_pretrained`` also writes to a folder.
 
 ``config.json`` is the spec; ``model.safetensors`` the model, and ``losses.safetensors`` the weights of its losses, if they have
-any; ``evaluation.json``, ``metrics.jsonl`` and ``threshold.json`` are those of the run. Paths of the machine that trained it are
-reduced to names, and its own name and tags, its loggers, the data and the state of its training stay there. Such a folder is a
-run that can be used, but not resumed.
+any; ``evaluation.json``, ``metrics.jsonl`` and ``threshold.json`` are those of the run. Local paths are reduced to names; the
+name and tags of the run, its loggers, its data and its training state are left out. Such a folder is a run that can be used, but
+not resumed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from vaekit.store.checkpoint import copy_to_share
 from vaekit.store.record import Record
 
 PRIVATE = {"name", "tag", "logger"}
-"""The settings of training that are not shared."""
+"""The training settings that are not shared."""
 SHARED_FORMATS = ("onnx", "playground")
-"""The formats of decoders that are shared by default, if they are installed."""
+"""The decoder formats shared by default, if they are installed."""
 SHARED_FILES = (
     *(LOSSES, *NUMBERS, "decoder.onnx", "decoder.json", "decoder.html", "decoder.pt2"),
     *("samples.png", "reconstructions.png", "training.gif", "training.webp", "training.avif"),
@@ -31,7 +31,7 @@ SHARED_FILES = (
 
 
 def write_shared(record: Record, folder: Path) -> None:
-    """Write a run to an empty folder, in the form in which runs are shared.
+    """Write a run to an empty folder in the form of shared runs.
 
     Raises:
         CheckpointError: The run has no model yet, or a file is damaged.

@@ -1,4 +1,4 @@
-"""Runs at a glance, and tables of runs. Importing this module does not import torch, and neither does reading a run."""
+"""Runs at a glance, and tables of runs. Neither importing this module nor reading a run imports torch."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from vaekit.store.folder import RUNS, RunFolder
 State = Literal["finished", "training", "interrupted"]
 PARTS = ("encoder", "decoder", "posterior", "prior", "likelihood")
 BEST = b'"best": true'
-"""What the line of ``metrics.jsonl`` holds whose weights are kept."""
+"""What the line of ``metrics.jsonl`` holds for the epoch whose weights are kept."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run, as its folder tells it without its weights.
+    """A run, as described by its folder without the weights.
 
     Args:
         folder: The run folder.
         settings: Its spec by dotted name; see `vaekit.specs.outline`.
-        last: The record of the last epoch; empty before that of the first.
+        last: The record of the last epoch; empty before the first is complete.
         best: The record of the best epoch.
-        evaluation: The numbers of the test set; empty if there are none.
-        changed: When its last epoch ended or, before that, when it began, in seconds since 1970; None for a run that was shared,
-            since its files are copies.
+        evaluation: The test metrics; empty if there are none.
+        changed: When its last epoch ended or, without one, when it started, in seconds since 1970; None for a shared run, since
+            its files are copies.
     """
 
     folder: RunFolder
@@ -65,14 +65,14 @@ class Summary:
             last, best = _records(records)
             changed = None if folder.is_shared else (folder.metrics if records else folder.spec).stat().st_mtime
             if not isinstance(evaluation, dict):
-                raise TypeError(f"{folder.evaluation.name} is no mapping")
+                raise TypeError(f"{folder.evaluation.name} is not a mapping")
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise CheckpointError(f"{folder.path} is damaged", given=reason_of(error)) from None
         return cls(folder, settings, last, best, evaluation, changed)
 
     @property
     def name(self) -> str:
-        """The name that was given to the run; default: that of its folder."""
+        """The name given to the run; default: that of its folder."""
         return self.settings.get("train.name") or self.folder.path.resolve().name
 
     @property
@@ -118,9 +118,9 @@ class Summary:
         }
 
     def values(self, key: str) -> list[Any]:
-        """Return the values of a column, of a number of the evaluation, or of a setting, as ``lr`` or ``encoder.hidden``.
+        """Return the values of a column, of a metric of the evaluation, or of a setting, such as ``lr`` or ``encoder.hidden``.
 
-        Several settings may go by one name: ``hidden`` is that of the encoder and that of the decoder.
+        Several settings may share a name: ``hidden`` is an option of both the encoder and the decoder.
         """
         row = self.row
         for numbers in (row, self.evaluation):
@@ -136,7 +136,7 @@ def _date(seconds: float) -> str:
 
 
 def _records(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the records of the last and the best epoch in ``metrics.jsonl``; a last line that a kill cut short is left out."""
+    """Return the records of the last and the best epoch in ``metrics.jsonl``; a last line cut short by a kill is left out."""
     lines = content.splitlines()
     if lines and not content.endswith(b"\n"):
         lines.pop()
@@ -147,7 +147,7 @@ def _records(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def find_runs(root: Path = RUNS) -> tuple[list[Summary], dict[Path, str]]:
-    """Return the runs in a folder, and in the sweeps in it; and the other folders in it, with the reasons why they are none.
+    """Return the runs in a folder and in its sweeps, and the other folders in it, with the reasons why they are not runs.
 
     Args:
         root: The folder.
@@ -179,9 +179,9 @@ class Filter:
     """A condition on runs.
 
     Args:
-        key: A column, a number of the evaluation, or a setting.
+        key: A column, a metric of the evaluation, or a setting.
         sign: How values are compared.
-        value: What they are compared with; for ``=`` and ``!=`` a pattern, such as ``base*``.
+        value: The value to compare with; for ``=`` and ``!=`` a pattern, such as ``base*``.
     """
 
     key: str
@@ -193,7 +193,7 @@ class Filter:
         """Parse a condition, such as ``dataset=mnist`` or ``elbo>-100``.
 
         Raises:
-            UsageError: It is none, or numbers are compared with a text.
+            UsageError: It is not a condition, or it compares numbers with a text.
         """
         match = re.fullmatch(r"([\w.-]+)\s*(!=|<=|>=|=|<|>)\s*(.*)", text)
         if match is None:
@@ -240,8 +240,8 @@ def choose(runs: Sequence[Summary], *, filters: Iterable[Filter] = (), sort: str
     Args:
         runs: The runs.
         filters: The conditions.
-        sort: A key, as for `Filter`; the best first if it is a number of which more or less is better, else from the lowest.
-            ``:max`` and ``:min`` after it state the direction. Runs without a value are last.
+        sort: A key, as for `Filter`; the best comes first if it is a metric with a direction, else the lowest.
+            ``:max`` and ``:min`` after it set the direction. Runs without a value are last.
 
     Raises:
         UsageError: No run has a key.
@@ -252,7 +252,7 @@ def choose(runs: Sequence[Summary], *, filters: Iterable[Filter] = (), sort: str
         if runs and not any(run.values(key) for run in runs):
             raise UsageError(
                 f"no run has {key!r}",
-                expected=f"{', '.join(runs[0].row)}; a number, as {', '.join([*METRICS][:4])}; or an option, as encoder.hidden",
+                expected=f"{', '.join(runs[0].row)}; a metric, such as {', '.join([*METRICS][:4])}; or an option: encoder.hidden",
             )
     chosen = [run for run in runs if all(condition.admits(run) for condition in conditions)]
     keys = {id(run): next(iter(run.values(order.name)), None) for run in chosen}

@@ -18,7 +18,7 @@ class MovingAverage:
     does not retain the initial weights. This increase is that of TensorFlow's ``ExponentialMovingAverage``.
 
     Args:
-        parameters: What is averaged, by name: trainable parameters, which may be sharded across processes, and learned buffers.
+        parameters: Tensors to average, by name: trainable parameters, which may be sharded over processes, and learned buffers.
         decay: The largest d.
 
     References:

@@ -26,7 +26,7 @@ from vaekit.training.meter import Meter
 from vaekit.training.step import Step
 
 FREE = (
-    "data.dataset.",  # what of it matters is in the fingerprint of the data
+    "data.dataset.",  # the fingerprint of the data covers what matters of it
     *(f"train.{name}" for name in ("device", "compile", "parallel", "threads", "workers", "checkpoint_seconds")),
     *(f"train.{name}" for name in LIMITS),
     *(f"train.{name}" for name in ("name", "tag", "logger", "pictures", "animation")),
@@ -36,7 +36,7 @@ FREE = (
 
 @dataclass
 class Position:
-    """The progress of training: all that a checkpoint needs besides tensors, since every draw is a function of (seed, step).
+    """The progress of training: everything a checkpoint needs besides tensors, since every draw is a function of (seed, step).
 
     Args:
         epoch: The number of completed epochs.
@@ -83,7 +83,7 @@ class Checkpoints:
         self.about: dict[str, Any] = {"facts": splits.facts, "data": splits.fingerprint}
 
     def check(self) -> None:
-        """Check, before training, that what will be saved can be read.
+        """Check, before training, that its checkpoints will be readable.
 
         Raises:
             CheckpointError: It cannot.
@@ -91,7 +91,7 @@ class Checkpoints:
         checkpoint.check_readable(self.folder.last, self.spec, **self.about)
 
     def load_initial(self) -> tuple[str, ...]:
-        """Load the weights that the spec's ``init`` names, if any, and what starts from training images; return notes.
+        """Load the weights named by the spec's ``init``, if any, and state initialised from training images; return notes.
 
         Raises:
             CheckpointError: They are missing or damaged.
@@ -153,7 +153,7 @@ class Checkpoints:
         """Restore the latest state; return its position, its meter, and notes on what has changed since it was saved.
 
         Args:
-            allow_changed_data: Whether data that have changed since are only noted.
+            allow_changed_data: Whether changed data cause a note instead of an error.
 
         Raises:
             CheckpointError: The checkpoint is missing or truncated, or its architecture does not match.
@@ -189,18 +189,18 @@ class Checkpoints:
         return position, meter, notes + self._new_length(header.spec.train, position)
 
     def _new_length(self, trained: TrainSpec, position: Position) -> tuple[str, ...]:
-        """Return notes on a run that gets another number of steps than it was begun with; other schedules are in epochs."""
+        """Return notes on a run whose number of steps has changed since it started; other schedules are in epochs."""
         step = self.step
         before, done = trained.num_steps(step.steps_per_epoch), position.epoch * step.steps_per_epoch + position.step
         notes: tuple[str, ...] = ()
         if before != step.num_steps and done < step.num_steps and self.spec.train.schedule == "cosine":
             rate = step.learning_rate(done)
             notes += (
-                f"the learning rate follows a cosine over {step.num_steps:,} steps from here on, instead of {before:,}, and goes "
-                f"on at {rate:.3g}: the result is not that of a run with this many steps from the start",
+                f"the learning rate follows a cosine over {step.num_steps:,} steps from here on, instead of {before:,}, and "
+                f"continues at {rate:.3g}: the result differs from that of a run with this many steps from the start",
             )
         if before < done < step.num_steps:
-            notes += (f"--max-steps had ended epoch {position.epoch} early: training goes on with the next epoch",)
+            notes += (f"--max-steps had ended epoch {position.epoch} early: training continues with the next epoch",)
         return notes
 
     def _read(self, state: Mapping[str, Any], sums: Tensor | None) -> tuple[Position, Meter, int | None]:
@@ -209,7 +209,7 @@ class Checkpoints:
         Raises:
             KeyError: A part is missing.
             TypeError: There is an unknown part.
-            ValueError: A part is not what `save_last` writes.
+            ValueError: A part is not in the form that `save_last` writes.
         """
         rest, meter = dict(state), Meter()
         names, meter.count, threads = rest.pop("meter_names"), rest.pop("meter_count"), rest.pop("threads")
@@ -229,23 +229,23 @@ class Checkpoints:
         return position, meter, threads
 
     def _require_same_spec(self, trained: RunSpec) -> None:
-        """Refuse to resume with other settings than those that determine the result."""
+        """Refuse to resume if settings that determine the result have changed."""
         before, now = (flat(spec.model_dump(mode="json")) for spec in (trained, self.spec))
         names = [name for name in {**before, **now} if not name.startswith(FREE) and before.get(name) != now.get(name)]
         if names:
             raise CheckpointError(
                 f"{self.folder.spec} is no longer the spec that {self.folder.path} was trained with",
                 given="; ".join(f"{name} was {value_text(before.get(name))}, is {value_text(now.get(name))}" for name in names),
-                remedy=f"restore it, or train another run with it: vaekit train {self.folder.spec}",
+                remedy=f"restore it, or train a new run with it: vaekit train {self.folder.spec}",
             )
 
     def _require_as_many_epochs(self, header: checkpoint.Header) -> None:
-        """Refuse to resume with fewer epochs than are completed."""
+        """Refuse to resume with fewer epochs than have been completed."""
         epoch = header.state.get("epoch", 0)
         if self.spec.train.epochs < epoch <= header.spec.train.epochs:
             raise CheckpointError(
                 f"{self.folder.path} cannot be shortened",
-                given=f"{self.spec.train.epochs} epochs, of which {epoch} are done",
+                given=f"{self.spec.train.epochs} epochs, {epoch} of them completed",
                 expected=f"{epoch} or more",
             )
 

@@ -1,4 +1,4 @@
-"""Checks of a run: of its spec against its data before training, and of its numbers during training."""
+"""Checks of a run: of its spec against its data before training, and of its losses and weights during training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
     """Check that the data fit the likelihood, the batch size and the schedule of the learning rate.
 
     Raises:
-        UsageError: The batch size exceeds the size of the training set, or the warm-up takes the whole run.
+        UsageError: The batch size exceeds the size of the training set, or the warm-up lasts for the whole run.
         DataError: Pixel values lie outside the support of the likelihood, or are not the grey levels or counts that it scores.
     """
     if spec.train.batch_size > len(splits.train):
@@ -48,7 +48,7 @@ def check_data(spec: RunSpec, likelihood: Likelihood, splits: Splits) -> None:
 
 
 def check_examples(likelihood: Likelihood, parts: Mapping[str, ImageSource]) -> None:
-    """Check that a likelihood can score examples, given by what they are called.
+    """Check that a likelihood can score examples, given by the names that errors use.
 
     Raises:
         DataError: Pixel values lie outside the support of the likelihood, or are not the grey levels or counts that it scores.
@@ -66,7 +66,7 @@ def check_examples(likelihood: Likelihood, parts: Mapping[str, ImageSource]) -> 
         low, high = part.value_range()
         if low < 0 or high > 1:
             real = "a likelihood on all reals: --loss gaussian --likelihood.link identity"
-            pixels = f"state which numbers stand for black and white, for example --dataset.range -1,1, or use {real}"
+            pixels = f"state which values stand for black and white, for example --dataset.range -1,1, or use {real}"
             raise DataError(
                 f"the likelihood {likelihood.kind!r} scores only pixels in [0, 1]",
                 given=f"pixels from {low:.4g} to {high:.4g} in {name}",
@@ -75,7 +75,7 @@ def check_examples(likelihood: Likelihood, parts: Mapping[str, ImageSource]) -> 
 
 
 def check_accumulation(spec: RunSpec, objective: Objective, num_processes: int = 1) -> None:
-    """Check that the step of a batch in parts (``accumulate``) is that of the whole batch.
+    """Check that a step on a batch in parts (``accumulate``) equals that on the whole batch.
 
     Args:
         spec: A complete spec.
@@ -101,7 +101,7 @@ def check_accumulation(spec: RunSpec, objective: Objective, num_processes: int =
         mixing.append("batch normalisation in the model")
     if mixing:
         raise UsageError(
-            "gradients cannot be accumulated over parts of a batch, of which a term is a statistic",
+            "gradients cannot be accumulated over parts of a batch if a term is a statistic of the whole batch",
             given=f"--accumulate {num}; {', '.join(mixing)}",
             expected="losses that are means over examples",
             remedy="pass --accumulate 1, with a smaller --batch-size if memory is short, or leave that loss out (of beta: its "
@@ -110,13 +110,13 @@ def check_accumulation(spec: RunSpec, objective: Objective, num_processes: int =
 
 
 def _mixes_examples(module: nn.Module) -> bool:
-    """Whether what a module makes of an example depends on the rest of its batch."""
+    """Whether a module's output for an example depends on the rest of its batch."""
     statistics = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
     return any(part.batch_statistic if isinstance(part, Loss) else isinstance(part, statistics) for part in module.modules())
 
 
 def _check_counts(likelihood: Likelihood, parts: Mapping[str, ImageSource]) -> None:
-    """Check that all numbers that are not missing are counts.
+    """Check that all values that are not missing are counts.
 
     Raises:
         DataError: They are not.
@@ -151,18 +151,18 @@ def best_criterion(spec: RunSpec, objective: Objective) -> Criterion | None:
 
 
 def check_best(spec: RunSpec, objective: Objective, splits: Splits) -> None:
-    """Check that the model has the metric that chooses the best epoch, and that there is one if training is to stop early.
+    """Check that the model has the metric that chooses the best epoch, and that early stopping has such a metric.
 
     Raises:
-        UsageError: It does not; the message lists those that it has. Or no metric chooses the best epoch.
+        UsageError: It does not have it; the message lists those it has. Or early stopping has no metric.
     """
     criterion = best_criterion(spec, objective)
     if criterion is None and spec.train.patience is not None:
-        why = "--best last" if spec.train.best == "last" else "--best auto, which is last where a critic or a controller plays"
+        why = "--best last" if spec.train.best == "last" else "--best auto, which is last with a critic or a controller"
         raise UsageError(
-            "stopping early needs a number of the validation set that tells which epoch is the best",
+            "early stopping needs a validation metric that chooses the best epoch",
             given=f"--patience {spec.train.patience}, {why}",
-            remedy="choose a number, for example --best loss or --best reconstruction",
+            remedy="choose a metric, for example --best loss or --best reconstruction",
         )
     if criterion is not None and criterion.name != "loss":
         check_criterion(criterion, "--best last,", spec, objective, splits)
@@ -179,7 +179,7 @@ def check_weights(objective: nn.Module) -> None:
         other = names.setdefault(id(parameter), name)
         if other != name:
             raise UsageError(
-                "a parameter that two parts share cannot be saved",
+                "a parameter shared by two parts cannot be saved",
                 given=f"{other} and {name}",
                 expected="separate parameters for each part",
                 remedy="register the parameter in one part only, and let the other use it without registering it",

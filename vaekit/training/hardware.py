@@ -1,4 +1,4 @@
-"""Fitting a complete spec to the machine and the data that it is trained on."""
+"""Fitting a complete spec to the machine and the data."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def fit_to_machine(spec: RunSpec, device: str | None = None) -> RunSpec:
 
 
 def fit_to_data(spec: RunSpec, splits: Splits, num_processes: int = 1) -> RunSpec:
-    """Return the spec with what data and other files determine: a batch size that fits, epochs, and the digests of files.
+    """Return the spec with values that depend on data and files: a batch size that fits, epochs, and the digests of files.
 
     The default batch size is halved until an epoch has `STEPS_PER_EPOCH` steps, down to `SMALLEST`, or to all images if there are
-    fewer: on 3,000 pictures of 64×64, batches of 32 instead of 128 gain 1.1 dB in the same time. A size that the user chose is
+    fewer: on 3,000 pictures of 64×64, batches of 32 instead of 128 gain 1.1 dB in the same time. A size chosen by the user is
     kept; `vaekit.training.checks.check_data` refuses it if it is too large. If ``max_steps`` is set, there are as many epochs as
-    it needs, but not more than the user chose. Losses pin the digests; see `vaekit.Loss.pinned`.
+    it needs, but no more than the user chose. Losses pin the digests; see `vaekit.Loss.pinned`.
 
     Args:
         spec: A complete spec.

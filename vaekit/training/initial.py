@@ -1,4 +1,4 @@
-"""Initial weights that are taken from another run."""
+"""Initial weights from another run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from vaekit.store.folder import model_file
 
 
 class Initial(NamedTuple):
-    """Weights of another run that a run starts from.
+    """Weights of another run, from which a run starts.
 
     Args:
         weights: The weights, and the buffers, by their names in the model.
-        note: What is taken and what is not, in a sentence.
+        note: A sentence that states which parts are taken and which are not.
     """
 
     weights: dict[str, Tensor]
@@ -42,20 +42,20 @@ class Initial(NamedTuple):
 
 
 def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup | None = None) -> Initial | None:
-    """Read the weights that a spec's ``init`` names, as far as they fit the model; None if it names none.
+    """Read the weights named by a spec's ``init``, as far as they fit the model; None if it names none.
 
-    A part fits if its kind and its shapes are those of the run. A frozen part must fit, and have the same options, which may
-    determine what its weights mean.
+    A part fits if its kind and its shapes match those of the run. A frozen part must fit and have the same options, since these
+    may determine the meaning of its weights.
 
     Args:
         spec: A complete spec.
-        vae: The model that was built from it; it does not change.
+        vae: The model built from it, which is not changed.
         facts: The facts about its data.
         processes: The processes that train together, of which the leading one reads the file; default: this process alone.
 
     Raises:
         CheckpointError: The file is missing or damaged, or holds NaN or infinite weights.
-        UsageError: No part fits, a frozen part does not, or the run was trained on data of other channels or another range.
+        UsageError: No part fits, a frozen part does not, or the run was trained on data with other channels or another range.
     """
     if spec.train.init is None:
         return None
@@ -63,7 +63,7 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
     tensors, theirs = source.tensors, source.spec.model
     here, there = (_form(each) for each in (facts, source.facts))
     if here != there:
-        raise UsageError(f"the model in {init} is of other data", given=here, expected=f"as there, {there}")
+        raise UsageError(f"the model in {init} was trained on other data", given=here, expected=f"as there, {there}")
     taken: dict[str, Tensor] = {}
     parts: list[str] = []
     reasons: dict[ModelPart, str] = {}
@@ -77,9 +77,9 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
             parts += [f"{part} ({options})" if options else part] if given else []
         elif frozen:
             raise UsageError(
-                f"the frozen {part} is not that of {init}",
+                f"the frozen {part} differs from that of {init}",
                 given=reason,
-                expected=f"the {part} of that run: a part that is frozen with other weights would never be trained",
+                expected=f"the {part} of that run: a part frozen with other weights would never be trained",
                 remedy=f"start from the spec.yaml of that run, or do not freeze the {part}",
             )
         else:
@@ -115,7 +115,7 @@ class Source(NamedTuple):
 
 
 def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
-    """Read the model that ``init`` names: a run, a model file, or a folder of diffusers, whose networks take data of any size."""
+    """Read the model named by ``init``: a run, a model file, or a diffusers folder, whose networks take data of any size."""
     leads = processes is None or processes.leads
     path = hub.local_run(init) if leads else init
     if leads and not path.exists():
@@ -135,7 +135,7 @@ def _source(init: Path, facts: Facts, processes: ProcessGroup | None) -> Source:
 
 
 def _form(facts: Facts) -> str:
-    """Describe what data must share with those of initial weights; networks of a grid of latents take images of any size."""
+    """Describe what the data must have in common with those of the initial weights; networks with latent grids take any size."""
     channels, *sides = facts.data_shape
     return f"{channels} channels, {len(sides)} sides, values from {facts.value_range[0]:g} to {facts.value_range[1]:g}"
 

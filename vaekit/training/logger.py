@@ -1,4 +1,4 @@
-"""The base class of loggers, and the results that they receive at the end of a run."""
+"""The base class of loggers, and the results they receive at the end of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Outcome:
 
     Args:
         step: The total number of steps.
-        evaluation: The numbers of the test set, such as ``test/elbo``, in nats per image.
+        evaluation: The test metrics, such as ``test/elbo``, in nats per image.
         codes: A function that encodes at most the given number of test images, the first ones; called only on demand.
     """
 
@@ -42,9 +42,9 @@ class Outcome:
 
 
 class Logger(Component, ABC):
-    """Sends a run's numbers and pictures to another destination during training; chosen by ``vaekit train --logger <kind>``.
+    """Sends a run's metrics and pictures to another destination during training; chosen by ``vaekit train --logger <kind>``.
 
-    Each run has its own instance, which only the leading process calls, from a single thread. A logger must not draw from
+    Each run has its own instance, which only the leading process calls, from a single thread. A logger must not use
     torch's global generator. If `start` raises, the run stops before it trains; if another method raises, a warning is issued
     and the logger is not called again, but the run continues.
 
@@ -82,11 +82,11 @@ class Logger(Component, ABC):
 
     @abstractmethod
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the numbers of an epoch, such as ``train/loss``, ``lr`` or ``validation_kl_per_latent/07``; steps increase."""
+        """Log the metrics of an epoch, such as ``train/loss``, ``lr`` or ``validation_kl_per_latent/07``; steps increase."""
 
     @abstractmethod
     def image(self, step: int, name: str, picture: Image.Image) -> None:
-        """Log a picture (``reconstructions`` or ``samples``), grey or RGB, of an epoch whose numbers have been logged."""
+        """Log a picture (``reconstructions`` or ``samples``), grey or RGB, of an epoch whose metrics have been logged."""
 
     @abstractmethod
     def end(self, outcome: Outcome | None) -> None:

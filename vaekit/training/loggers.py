@@ -1,4 +1,4 @@
-"""The loggers of a run: they receive what training produces anyway, and their failures never stop it."""
+"""The loggers of a run: they receive metrics and pictures, and their failures never stop training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class Loggers:
-    """Forwards a run's numbers and pictures to all its loggers; a logger that fails is dropped with a warning.
+    """Forwards a run's metrics and pictures to all its loggers; a logger that fails is dropped with a warning.
 
     Used as a context manager, it stops the loggers on exit.
 
@@ -105,7 +105,7 @@ class Loggers:
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a record under the names that loggers receive.
+    """Return the metrics of a record under the names that loggers receive.
 
     ``train_loss`` becomes ``train/loss``; a list with one number per latent becomes ``validation_kl_per_latent/00`` and so on.
     The step, booleans and anything else that is not a number are omitted.

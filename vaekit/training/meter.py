@@ -1,4 +1,4 @@
-"""Running sums of the numbers that steps report."""
+"""Running sums of the values that steps report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vaekit.compute.distributed import ProcessGroup
 
 
 class Meter:
-    """Sums of named numbers, which stay on the device until they are read."""
+    """Sums of named values, which stay on the device until they are read."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -19,7 +19,7 @@ class Meter:
         self.count = 0
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """Add the numbers of one step, each 0-d."""
+        """Add the values of one step, each 0-d."""
         values = torch.stack(list(terms.values()))
         if self.sums is None:
             self.names = list(terms)
@@ -29,7 +29,7 @@ class Meter:
         self.count += 1
 
     def means(self, processes: ProcessGroup | None = None) -> dict[str, float]:
-        """Return the mean of each number, over all processes if a group is given; this synchronises with the device."""
+        """Return the mean of each value, over all processes if a group is given; this synchronises with the device."""
         if self.sums is None:
             return {}
         sums = self.sums if processes is None else processes.sum(self.sums.clone()) / processes.size

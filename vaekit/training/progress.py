@@ -20,8 +20,8 @@ class Start:
         num_images: The size of each split.
         num_parameters: The number of parameters of the objective.
         device: A description of the device, precision and launch mode.
-        elbo: What the numbers called ELBO mean in this run.
-        notes: What the user should know before the first numbers appear.
+        elbo: What ELBO means in this run.
+        notes: What the user should know before the first metrics appear.
     """
 
     run: str

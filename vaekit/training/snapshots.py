@@ -59,7 +59,7 @@ class Snapshots:
     def take(self, epoch: int) -> dict[str, Image.Image]:
         """Write an epoch's frame, and its pictures if it is among the chosen epochs; return those pictures by name.
 
-        They are written before the epoch's checkpoint, so a run that is killed loses none of them.
+        They are written before the epoch's checkpoint, so a killed run loses none of them.
         """
         if not self.enabled:
             return {}
@@ -79,7 +79,7 @@ class Snapshots:
     def animate(self) -> None:
         """Write the animation and remove its frames."""
         frames = self.folder.frames
-        done = frames.with_name(".frames")  # renamed first, so that what a kill leaves of them is not animated
+        done = frames.with_name(".frames")  # renamed first, so that frames left by a kill are not animated
         if frames.is_dir():
             if self.enabled:
                 write_frames(sorted(frames.glob("*.png")), self.animation)
@@ -89,7 +89,7 @@ class Snapshots:
         shutil.rmtree(done, ignore_errors=True)
 
     def restore(self, epoch: int) -> None:
-        """Take the frames of a run that had ended after an epoch, and now goes on, from its animation."""
+        """Restore the frames of a finished run that is continued after an epoch, from its animation."""
         frames = self.folder.frames
         if not self.enabled or frames.is_dir() or not self.animation.is_file():
             return
@@ -119,7 +119,7 @@ def write_frames(files: Sequence[Path], path: Path) -> None:
 
 
 def read_frames(file: Path) -> list[Image.Image]:
-    """Return the frames of a picture that a run wrote; none, with a warning, if it is damaged."""
+    """Return the frames of a picture written by a run; none, with a warning, if it is damaged."""
     from PIL import Image, ImageSequence
 
     try:

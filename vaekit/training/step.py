@@ -32,7 +32,7 @@ from vaekit.training.average import MovingAverage
 from vaekit.training.checks import check_accumulation
 
 MOST_CODES = 2**28
-"""The most numbers in the posteriors' parameters of all training images that are kept in memory: 1 GiB."""
+"""The largest number of posterior parameters of all training images that is kept in memory: 1 GiB."""
 
 
 class Step:
@@ -42,13 +42,13 @@ class Step:
 
     On CUDA, a step can be recorded as a graph: everything from the positions of the examples in the data to the new weights.
 
-    If training changes nothing that encodes, `encode` computes the posteriors' parameters of all training images once. Steps
+    If training does not change the encoder, `encode` computes the posteriors' parameters of all training images once. Steps
     gather these, and the images only if a loss needs them.
 
     Args:
         spec: A complete spec, fitted to this machine.
         objective: The objective to minimise; it is moved to the device of the processes.
-        splits: The data, of which the training split is used.
+        splits: The data; only the training split is used.
         processes: The processes that train together; default: this process alone.
     """
 
@@ -138,7 +138,7 @@ class Step:
         return inputs._replace(x=None, target=None, params=inputs.x)
 
     def set_time(self, number: int) -> None:
-        """Set what depends on the number of the step alone: the time, the learning rates and the weight of the moving average."""
+        """Set all values that depend only on the step number: the time, the learning rates and the average's weight."""
         self.clock.fill_(number / self.steps_per_epoch)
         factor = self.lr_factor(number)
         for optimizer in self.optimizers:
@@ -195,7 +195,7 @@ class Step:
                 torch.nn.utils.clip_grad_norm_(group["params"], self.spec.train.grad_clip)
             decay(group)
             optimizer.step()
-            for parameter in group["params"]:  # what zero_grad does, a tenth of a millisecond faster
+            for parameter in group["params"]:  # like zero_grad, but a tenth of a millisecond faster
                 parameter.grad = None
         for name, value in state.items():
             self.learned[name].copy_(value)
@@ -245,11 +245,11 @@ class Step:
         return 0.5 * (1.0 + math.cos(math.pi * (number - warmup) / (self.num_steps - warmup)))
 
     def learning_rate(self, number: int) -> float:
-        """Return the learning rate of a step; if there are several players, that of the first."""
+        """Return the learning rate of a step; with several players, that of the first."""
         return float(self.optimizers[0].param_groups[0]["peak_lr"]) * self.lr_factor(number)
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Use the moving average in place of the weights, if there is one, within a context: it is what a run saves."""
+        """Use the moving average in place of the weights, if there is one, within a context: a run saves it."""
         return nullcontext() if self.average is None else self.average.in_place()
 
     def gathered(self) -> AbstractContextManager[None]:
@@ -308,7 +308,7 @@ class Step:
         )
 
     def _replay(self) -> Replay[dict[str, Tensor]]:
-        """Return the step as it will be recorded, which leaves Python only the readings, the time and the learning rates."""
+        """Return the step in the form to be recorded, which leaves Python only the readings, the time and the learning rates."""
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(group["lr"], device=self.device)

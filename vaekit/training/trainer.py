@@ -62,7 +62,7 @@ class Trainer:
         folder: The run folder; ``fit(resume=True)`` resumes from a checkpoint in it.
         reporter: Receives progress; default: none.
         processes: The processes that train together; default: this process alone.
-        allow_changed_data: Whether to resume although the data have changed since the checkpoint was written.
+        allow_changed_data: Whether to resume even if the data have changed since the checkpoint was written.
 
     Raises:
         UsageError: The spec does not fit the data.
@@ -99,7 +99,7 @@ class Trainer:
         """Whether the time for training is up; all processes agree on it."""
 
     def fit(self, *, resume: bool = False) -> dict[str, Any]:
-        """Train until the run is over or its time is up, evaluate the best weights on the test set, and return that evaluation.
+        """Train until the run is over or its time is up; evaluate the best weights on the test set and return the evaluation.
 
         The evaluation is empty if the time was up in the first epoch.
 
@@ -129,7 +129,7 @@ class Trainer:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is no further epoch to train; see `TrainSpec.is_over`."""
+        """Whether there are no more epochs to train; see `TrainSpec.is_over`."""
         return self.spec.train.is_over(self.position.epoch, self.position.best_epoch)
 
     def train_epoch(self) -> Pace | None:
@@ -173,10 +173,10 @@ class Trainer:
         record = self.record(means, scores, pace, improved=improved)
         if self.processes.leads:
             self.folder.append_metrics(record)
-            self.loggers.epoch(record, pictures)  # before the checkpoint, so that a run that is killed here logs the epoch again
+            self.loggers.epoch(record, pictures)  # before the checkpoint, so that a run killed here logs the epoch again
         if improved:
             self.checkpoints.save_best(self.position.epoch)
-        self.save()  # after the best weights, so that a run that is killed in between writes them again
+        self.save()  # after the best weights, so that a run killed in between writes them again
         self.reporter.epoch(record)
         interrupted, self.late = self.processes.any(self.interruption.asked, self.time_is_up())
         if interrupted and not self.is_over:
@@ -185,7 +185,7 @@ class Trainer:
     def finish(self) -> dict[str, Any]:
         """Evaluate the best weights on the test set; write the animation and the evaluation.
 
-        Loggers are told at the end of a run, not when it only pauses.
+        Loggers are notified at the end of a run, not when it pauses.
         """
         self.processes.wait()  # the leader has written the best weights
         best_epoch = self.checkpoints.load_best()
@@ -223,7 +223,7 @@ class Trainer:
         return min(self.position.epoch * self.step.steps_per_epoch, self.step.num_steps)
 
     def time_is_up(self) -> bool:
-        """Whether this process has trained for as long as it may."""
+        """Whether this process has used up its training time."""
         most = self.spec.train.max_time
         return most is not None and time.monotonic() - self.began_at > most
 
@@ -234,7 +234,7 @@ class Trainer:
             return None
         if self.is_over:
             metric = "loss" if self.criterion is None else self.criterion.name
-            found = f"no better validation {metric} than that of epoch {self.position.best_epoch}"
+            found = f"no better validation {metric} than in epoch {self.position.best_epoch}"
             return f"stops early, after epoch {epoch} of {train.epochs}: {found} (--patience {train.patience})"
         results = "" if self.position.best_epoch else "; no epoch is complete, so there is no model yet"
         return (
@@ -280,7 +280,7 @@ class Trainer:
         self.checkpoints.save_last(self.position, self.meter)
 
     def save_or_stop(self, number: int) -> None:
-        """Save a checkpoint if one is due or the time is up, and stop if the user asked to.
+        """Save a checkpoint if one is due or the time is up, and stop if the user requested it.
 
         Several processes agree on this every few steps.
         """
@@ -297,11 +297,11 @@ class Trainer:
     def check_finite(
         self, values: Mapping[str, float], *, terms: Mapping[str, Tensor] | None = None, where: str = "training"
     ) -> None:
-        """Raise an error if a number is NaN or infinite.
+        """Raise an error if a value is NaN or infinite.
 
         Args:
-            values: The numbers to check.
-            terms: The terms of the objective, to name in the error in place of the numbers.
+            values: The values to check.
+            terms: The terms of the objective, to name in the error instead of the values.
             where: The phase that computed them.
 
         Raises:
@@ -316,9 +316,9 @@ class Trainer:
         raise divergence(values, when, self.step.objective, self.folder.last)
 
     def check_state(self) -> None:
-        """Raise an error if a weight or a moment of the optimiser is NaN or infinite, which training would not recover from.
+        """Raise an error if a weight or a moment of the optimiser is NaN or infinite, from which training would not recover.
 
-        Infinite moments stop a weight in silence: the steps of Adam are divided by them.
+        Infinite moments silently stop a weight, since Adam divides its steps by them.
 
         Raises:
             DivergenceError: One is; the message names the first few.
@@ -328,9 +328,9 @@ class Trainer:
         if spoiled:
             raise DivergenceError(
                 f"weights or the optimiser's moments are not finite in epoch {self.position.epoch + 1}",
-                given=", ".join(names[:3]) or "those of another process",
+                given=", ".join(names[:3]) or "tensors of another process",
                 expected="finite numbers; gradients above 1e19 overflow when they are squared",
-                remedy="use smaller weights of losses, such as --beta, or set --grad-clip",
+                remedy="use smaller loss weights, such as --beta, or set --grad-clip",
             )
 
     def _resume(self) -> tuple[str, ...]:
@@ -347,7 +347,7 @@ class Trainer:
         return (f"the run has only {self.step.num_steps} steps; a smaller --batch-size or more --epochs trains for longer",)
 
     def _notes(self) -> tuple[str, ...]:
-        """Return what the user should know before the first numbers appear."""
+        """Return what the user should know before the first metrics appear."""
         notes: tuple[str, ...] = ()
         if frozen := self.step.objective.frozen:
             trained = sum(p.numel() for p in self.step.objective.parameters() if p.requires_grad)
@@ -366,7 +366,7 @@ class Trainer:
             size, whole = ("×".join(map(str, each)) for each in (sides, [stride * math.ceil(side / stride) for side in sides]))
             notes += (f"the latent stride of {stride} does not divide {size}: the grid of latents is that of {whole}",)
         if self.criterion is None and train.best == "auto":
-            notes += ("a critic plays, so losses of epochs are not comparable: the last epoch counts as the best, see --best",)
+            notes += ("a critic is trained, so epochs cannot be compared by loss: the last one counts as the best, see --best",)
         if train.max_steps is not None and self.step.num_steps < train.max_steps:
             notes += (f"--epochs {train.epochs} ends the run after {self.step.num_steps:,} steps, before --max-steps",)
         if (average := self.step.average) is not None:

@@ -1,4 +1,4 @@
-"""Directives ``components``, ``zoo`` and ``metrics``: the components of a role, the models of the literature, the numbers."""
+"""Directives ``components``, ``zoo`` and ``metrics``: the components of a role, the models from the literature, the metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vaekit.specs.text import type_text, value_text
 
 
 def component(registry: Registry[Any], kind: str) -> list[str]:
-    """Return the section of a component: what it is, its options, what it cites."""
+    """Return the section of a component: its description, options and references."""
     doc = registry.get(kind).__doc__
     fields = component_fields(registry.spec(kind))
     label = f"{registry.role}-{kind.replace('_', '-')}"
@@ -43,7 +43,7 @@ def signatures() -> list[str]:
 
 
 def model(name: str) -> list[str]:
-    """Return the section of a model: what it is, its parts, its reference, its numbers, and how to train it."""
+    """Return the section of a model: its description, parts, reference and results, and how to train it."""
     entry = zoo.read(name)
     first = [f"$ vaekit train --model {entry.after} --out RUN"] if entry.after else []
     train = [*first, f"$ vaekit train --model {name}{' --init RUN' if entry.after else ''}"]
@@ -65,7 +65,7 @@ def model(name: str) -> list[str]:
 
 
 class Components(SphinxDirective):
-    """All components of the role that the argument names."""
+    """All components of the role given as the argument."""
 
     required_arguments = 1
 
@@ -76,7 +76,7 @@ class Components(SphinxDirective):
 
 
 class Zoo(SphinxDirective):
-    """All models of the literature."""
+    """All models from the literature."""
 
     def run(self) -> list[nodes.Node]:
         lines = [line for name in zoo.names() for line in model(name)]
@@ -84,7 +84,7 @@ class Zoo(SphinxDirective):
 
 
 class Metrics(SphinxDirective):
-    """The table of all numbers, in a page of Markdown."""
+    """The table of all metrics, in a Markdown page."""
 
     def run(self) -> list[nodes.Node]:
         return self.parse_text_to_nodes(documentation())

@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 
 
 def chapters(source: str, prefix: str) -> list[tuple[str, str, str]]:
-    """Return the heading, text and code of each function whose name begins with a prefix, and those that follow without one.
+    """Return the heading, text and code of each chapter: a function whose name begins with a prefix.
 
     A function without the prefix belongs to the chapter that follows it: its text and its code come first there.
     """
@@ -42,7 +42,7 @@ def without_docstring(code: str) -> str:
 
 
 class Chapters(SphinxDirective):
-    """The chapters of the script that the argument names, relative to the page."""
+    """The chapters of the script given as the argument, a path relative to the page."""
 
     required_arguments = 1
 

@@ -20,7 +20,7 @@ from vaekit.cli.discovery import Command, list_commands
 
 
 def click_command(command: Command) -> Any:
-    """Return a command as Typer builds it for ``--help`` in a folder where the newest run is of the default model."""
+    """Return a command as Typer builds it for ``--help`` in a folder whose newest run has the default model."""
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         run = Path("runs") / "0001-digits-mlp"
         run.mkdir(parents=True)
@@ -68,7 +68,7 @@ def described(parameter: Any, context: Any) -> str:
     """Return an option or an argument, with its help and its default."""
     head, text = parameter.get_help_record(context)
     about = parameter.help or ""
-    remark = text.removeprefix(about).strip()  # "[default: 36]", which Rich would take for markup
+    remark = text.removeprefix(about).strip()  # "[default: 36]", which Rich would read as markup
     heads = re.split(r" / |; ", head)
     return f".. option:: {', '.join(heads)}\n\n   {escaped(f'{render(about).plain} {remark}'.strip())}\n"
 

@@ -1,4 +1,4 @@
-"""Formulae as MathML, which browsers draw by themselves: no script, and nothing from elsewhere."""
+"""Formulae as MathML, which browsers render natively: no scripts, and no external resources."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from vaekit.citations import citations
 def by_last_name(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.TextElement
 ) -> nodes.reference | None:
-    """Link a name to the only documented object that has it, whatever module it is said to be of: ``run.Run`` is `vaekit.Run`."""
+    """Link a name to the only documented object that has it, whatever module it is attributed to: ``run.Run`` is `vaekit.Run`."""
     if node.get("refdomain") != "py":
         return None
     last = node["reftarget"].rstrip("()").rpartition(".")[2]
@@ -32,13 +32,13 @@ def by_last_name(
 
 
 def keep_colons(app: Sphinx, what: str, *others: Any) -> None:
-    """Start the docstring of an attribute on its second line: on the first, Napoleon takes what precedes a colon for a type."""
+    """Start the docstring of an attribute on its second line: on the first, Napoleon reads the text before a colon as a type."""
     if what in {"attribute", "data", "property"}:
-        others[-1].insert(0, "\\")  # which is no text, and joins the lines
+        others[-1].insert(0, "\\")  # it adds no text, and joins the lines
 
 
 def list_references(*arguments: Any) -> None:
-    """Make the works that a docstring cites a list, with links to arXiv."""
+    """Turn the works that a docstring cites into a list with links to arXiv."""
     lines: list[str] = arguments[-1]
     if "References:" in lines:
         begin = lines.index("References:") + 1
@@ -47,7 +47,7 @@ def list_references(*arguments: Any) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Resolve what Sphinx cannot."""
+    """Add the handlers that resolve what Sphinx cannot."""
     app.connect("missing-reference", by_last_name)
     app.connect("autodoc-process-docstring", list_references, priority=400)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before Napoleon's

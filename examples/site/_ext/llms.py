@@ -1,4 +1,4 @@
-"""``llms.txt``: a table of contents of the site for language models, after https://llmstxt.org."""
+"""``llms.txt``: a table of contents of the site for language models, as proposed at https://llmstxt.org."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ _ARXIV = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 
 
 def escaped(text: str) -> str:
-    """Return plain text, in which only backticks have a meaning: what they enclose is code."""
+    """Return plain text as reStructuredText; text in backticks is code."""
     parts = re.split(r"``?(.+?)``?", text, flags=re.DOTALL)
     return "".join(f"``{part}``" if i % 2 else re.sub(r"([\\*_|])", r"\\\1", part) for i, part in enumerate(parts))
 
@@ -26,7 +26,7 @@ def docstring(text: str | None) -> list[str]:
 
 
 def references(text: str | None) -> list[str]:
-    """Return what a docstring cites, as a list with links to arXiv."""
+    """Return the works that a docstring cites, as a list with links to arXiv."""
     found = [linked(entry) for entry in citations(text)]
     return ["", ".. rubric:: References", "", *(f"- {entry}" for entry in found), ""] if found else []
 
@@ -37,5 +37,5 @@ def linked(entry: str) -> str:
 
 
 def indented(lines: list[str], by: int = 3) -> list[str]:
-    """Return lines that are content of a directive."""
+    """Return lines indented as the content of a directive."""
     return [f"{' ' * by}{line}" if line else "" for line in lines]

@@ -1,4 +1,4 @@
-"""The directive ``terminal``: commands that run while the pages are built, with what they print and the pictures they write.
+"""The directive ``terminal``: commands that run while the pages are built, with their output and the pictures they write.
 
     ```{terminal}
     :show: digits/pictures/traverse.png
@@ -7,8 +7,8 @@
     $ vaekit traverse digits
     ```
 
-The commands of a page run in their order in a folder that is empty at first, except for a link to the examples. A command that
-fails is a warning, and so fails the build.
+The commands of a page run in their order in an initially empty folder with a link to the examples. A command that
+fails causes a warning, and so fails the build.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
 WIDTH = "88"
-"""Columns of the terminal."""
+"""The width of the terminal in columns."""
 LIMIT = 300
-"""Seconds after which a command is stopped."""
+"""The number of seconds after which a command is stopped."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -45,7 +45,7 @@ def forget(app: Sphinx, env: BuildEnvironment, page: str) -> None:
 
 
 def execute(line: str, folder: Path) -> tuple[int, str]:
-    """Run a line of the shell in a folder; return its exit code and what it prints."""
+    """Run a line of the shell in a folder; return its exit code and output."""
     programs = folder.parent / f"{folder.name}.programs"
     if not folder.is_dir():
         folder.mkdir(parents=True)
@@ -79,7 +79,7 @@ def shortened(output: str, lines: int | None) -> str:
 
 
 class Terminal(SphinxDirective):
-    """Commands, after ``$``; a line that ends in a backslash goes on in the next.
+    """Commands, after ``$``; a line that ends in a backslash continues on the next.
 
     Options: the files to ``show`` below, their ``alt`` text, the ``lines`` of output to keep, and whether the last command
     ``fails``, as it should.

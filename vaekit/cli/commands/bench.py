@@ -1,4 +1,4 @@
-"""``vaekit bench``: of training, sampling, encoding and evaluation; of an export; or two measurements compared."""
+"""``vaekit bench``: measure training, sampling, encoding and evaluation, or an export; compare two measurements."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def bench(
     spec: SpecArgument = None,
     *,
     batch_sizes: Annotated[str, typer.Option(metavar="int,int,…", help="Images in a step.")] = "128",
-    precisions: Annotated[str, typer.Option(metavar="fp32|bf16|auto,…", help="Arithmetic.")] = "auto",
+    precisions: Annotated[str, typer.Option(metavar="fp32|bf16|auto,…", help="Floating-point precision.")] = "auto",
     compile: Annotated[  # noqa: A002 - the flag's name
         str, typer.Option(metavar="on|graph|off,…", help="How the training step is launched.")
     ] = "off",
     devices: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps,…", help="Where to compute.")] = "auto",
     tasks: Annotated[str, typer.Option(metavar="task,…", help="What to measure.")] = TASKS,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For each measurement.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds per measurement.")] = 2.0,
     plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw a chart as well.", show_default=False)] = None,
     json: JsonOption = False,
     base: Mapping[str, Any],
@@ -51,7 +51,7 @@ def bench(
 
     The other flags are those of `train`. There are three other forms: `vaekit bench --onnx FILE.onnx` compares the latency of an
     export with torch, `vaekit bench --compare A.json B.json` compares two outputs of `--json`, and `vaekit bench --decoders RUN
-    STUDENT` compares the decoder of a run with the one that was distilled from it.
+    STUDENT` compares the decoder of a run with one distilled from it.
     """
     from vaekit.benchmark.report import footnotes, throughput_table, write_chart
     from vaekit.benchmark.throughput import throughput
@@ -59,7 +59,7 @@ def bench(
 
     del spec  # it was read as `base` to find the options
     if plot is not None and (plot.suffix.lower() != ".png" or not plot.parent.is_dir()):
-        raise UsageError("the chart cannot be written there", given=plot, expected="FILE.png in a folder that exists")
+        raise UsageError("the chart cannot be written there", given=plot, expected="FILE.png in an existing folder")
     for name, text, known in (("tasks", tasks, set(TASKS.split(","))), ("compile", compile, {"on", "graph", "off"})):
         if not set(text.split(",")) <= known:
             raise UsageError(f"unknown {name}", given=text, expected=f"some of {', '.join(sorted(known))}")
@@ -119,10 +119,10 @@ def decoders(
         typer.Option("--decoders", metavar="RUN STUDENT", help="A run, and one distilled from it.", show_default=False),
     ],
     batch: Annotated[str, typer.Option(metavar="int,int,…", help="Batch sizes.")] = "1,64",
-    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="For each measurement.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.01, max=3600, help="Seconds per measurement.")] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two decoders of the same codes, as `vaekit distill` does at its end: parameters, test numbers and speed."""
+    """Compare two decoders of the same codes, as `vaekit distill` does at its end: parameters, test metrics and speed."""
     from vaekit.benchmark.decoders import compare_decoders, decoder_table
     from vaekit.run import Run
 
@@ -149,13 +149,13 @@ def onnx_latencies(  # noqa: PLR0917 - Typer calls it by keywords
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="The run that it came from; default: the folder of the file.", show_default=False),
+        typer.Option(metavar="RUN", help="The run it was exported from; default: the folder of the file.", show_default=False),
     ] = None,
     batch: Annotated[str, typer.Option(metavar="int,int,…", help="Batch sizes.")] = "1,8,64",
     threads: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Threads of either; default: as many as torch uses.", show_default=False)
+        int | None, typer.Option(min=1, max=1024, help="Threads for each; default: as many as torch uses.", show_default=False)
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="For each measurement.")] = 1.0,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds per measurement.")] = 1.0,
     as_json: JsonOption = False,
 ) -> None:
     """Measure the latency of an exported model, in ONNX Runtime and in torch, with the same number of threads."""

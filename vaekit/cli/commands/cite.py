@@ -10,7 +10,7 @@ PANEL = Panel.COMPONENTS
 
 
 def cite(run: RunArgument = None) -> None:
-    """Print the BibTeX of the works that a run rests on, which the docstrings of its components cite."""
+    """Print the BibTeX entries of the works that the components of a run cite in their docstrings."""
     from vaekit.citations import citations, work_of
     from vaekit.specs.resolve import ROLES, section_of
 

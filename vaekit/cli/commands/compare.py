@@ -16,11 +16,11 @@ PANEL = Panel.PICTURES
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, or hf://user/name.")],
     num: Annotated[int, typer.Option(min=1, max=1_000_000, help="Number of images.")] = 10,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Random seed.")] = 0,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The picture (png, jpg, webp, avif).")] = Path("compare.png"),
     as_json: JsonOption = False,
 ) -> None:
-    """Show models side by side, with the same inputs and the same noise, and their numbers in a table."""
+    """Show models side by side, with the same inputs and the same noise, and their metrics in a table."""
     from vaekit.drawing.comparison import compare_runs, names_of
     from vaekit.evaluation.tables import aligned, evaluation_table, not_comparable
     from vaekit.run import Run

@@ -1,4 +1,4 @@
-"""``vaekit components``: which components exist, and their options."""
+"""``vaekit components``: list components and show their options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PANEL = Panel.COMPONENTS
 
 
 def command(arguments: Sequence[str]) -> tuple[typer.Typer, list[str]]:
-    """Return the group of commands; lists do without --help, for which Typer imports pydantic, a third of the time to answer."""
+    """Return the group of commands; lists lack --help, for which Typer imports pydantic, a third of the response time."""
     add_help_option = list(arguments) not in ([], ["list"])
     group = typer.Typer(invoke_without_command=True, add_help_option=add_help_option)
     group.callback()(components)
@@ -33,7 +33,7 @@ def components(context: typer.Context) -> None:
 
 
 def list_components() -> None:
-    """List every component by role: name, where it comes from, what it is."""
+    """List all components by role, each with its origin and a summary."""
     from vaekit.roles import REGISTRIES
 
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
@@ -44,8 +44,8 @@ def list_components() -> None:
             typer.echo(head + shorten(registry.summary(kind), max(30, width - len(head)), placeholder=" …"))
 
 
-def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, as beta or loss:beta.")]) -> None:
-    """Show a component: what it is, its options, its reference, where it comes from."""
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, such as beta or loss:beta.")]) -> None:
+    """Show a component: its description, options, reference and origin."""
     for registry, kind in find(name):
         typer.secho(f"{registry.role} {kind}", bold=True, nl=False)
         typer.echo(f"  ({registry.origin(kind)})\n")

@@ -1,4 +1,4 @@
-"""``vaekit distill``: `train`, starting from a run, of another decoder alone."""
+"""``vaekit distill``: `train`, for a new decoder alone, starting from a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PANEL = Panel.TRAINING
 FIXED = frozenset({"model", "init", "freeze", "encoder", "posterior", "prior", "condition", "latent_dim", "latent_stride"})
-"""Options of training that are those of the run."""
+"""Training options that are taken from the run."""
 PARITY = "Parity"
 
 
@@ -40,7 +40,7 @@ def _option(metavar: str, about: str) -> Any:
 def distill(
     run: RunArgument = None,
     *,
-    features: Annotated[str | None, _option("NETWORK", "Also compare images in features, as `vaekit evaluate` does.")] = None,
+    features: Annotated[str | None, _option("NETWORK", "Also compare images by features, as `vaekit evaluate` does.")] = None,
     features_weights: Annotated[Path | None, _option("FILE", "Weights of that network.")] = None,
     linear: Annotated[Path | None, _option("FILE", "Linear weights of LPIPS for that network.")] = None,
     out: OutOption = None,
@@ -49,12 +49,12 @@ def distill(
     base: Mapping[str, Any],
     given: Mapping[str, Any],
 ) -> None:
-    """Train a smaller decoder for the codes of a trained model; the result is a run of the whole model with it.
+    """Train a smaller decoder for the codes of a trained model; the result is a run of the whole model.
 
-    `vaekit distill RUN --decoder cnn --decoder.channels 32,16` trains nothing but the decoder, by the likelihood of the run, on
-    its data: encoder, posterior and prior stay as they are, so codes can be decoded by either decoder. Losses that compare
+    `vaekit distill RUN --decoder cnn --decoder.channels 32,16` trains only the decoder, with the likelihood and the data of the
+    run: encoder, posterior and prior stay as they are, so either decoder can decode the same codes. Losses that compare
     pictures can be added: `--loss perceptual --perceptual.weights FILE`. Images are encoded once, unless augmentation or dynamic
-    binarisation changes them. At the end, both decoders are compared: parameters, test numbers and speed (distillation.json).
+    binarisation changes them. At the end, both decoders are compared: parameters, test metrics and speed (distillation.json).
     """
     from vaekit.benchmark.decoders import compare_decoders, decoder_table
     from vaekit.cli.console import choose_reporter

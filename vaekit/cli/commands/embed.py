@@ -38,28 +38,28 @@ def embed(  # noqa: PLR0917 - Typer calls it by keywords
         str | None,
         typer.Option(
             metavar="train|validation|test",
-            help="Which part of data that are split; default: test.",
+            help="Which split, for data that have splits; default: test.",
             show_default=False,
         ),
     ] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Write a draw from each posterior instead of its mean.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Write a sample from each posterior instead of its mean.")] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Seed of draws; default: that of the run.", show_default=False)
+        int | None, typer.Option(min=0, metavar="N", help="Random seed; default: the run's.", show_default=False)
     ] = None,
     fit: Annotated[
         str | None,
         typer.Option(
             metavar="crop|pad|stretch",
-            help="How image files of another size are fitted to the model's; default: as in training.",
+            help="How to fit image files of another size; default: as in training.",
             show_default=False,
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Examples encoded at once.")] = 256,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
 ) -> None:
-    """Write the codes of examples as a table, one row for each example.
+    """Write the codes of examples as a table, one row per example.
 
-    The columns are `row` (the position in the data), `z` (the code, a list of D numbers) and, if there are any, `file`, `label`,
+    The columns are `row` (the position in the data), `z` (the code, a list of D numbers) and, where available, `file`, `label`,
     `class_name`, `std`, `kl` and `kl_per_latent`, in nats.
 
     Folders of images and .npy files may be larger than memory.

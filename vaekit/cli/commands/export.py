@@ -74,7 +74,7 @@ def export(run: RunArgument = None, *, part: PartOption = "decoder", given: Mapp
 
 
 def report(exported: Exported) -> None:
-    """Print the file, and how far it is from the model."""
+    """Print the file and its difference from the model."""
     typer.echo(exported.path)
     parity = exported.parity
     verdict = "verified" if parity.tolerance is not None else "measured"
@@ -94,7 +94,7 @@ def _format_option(kind: str, about: str) -> Any:
 
 
 def _fields(kinds: Sequence[str]) -> tuple[dict[str, FieldInfo], dict[str, list[str]]]:
-    """Return the exporters' options and their owners, by name; an option that several have is one option."""
+    """Return the exporters' options and their owners, by name; options that several share are merged."""
     fields: dict[str, FieldInfo] = {}
     owners: dict[str, list[str]] = defaultdict(list)
     for kind in dict.fromkeys(kinds):

@@ -1,4 +1,4 @@
-"""``vaekit fit-prior``: `train`, starting from a run, of its prior alone."""
+"""``vaekit fit-prior``: `train`, for the prior alone, starting from a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PANEL = Panel.TRAINING
 FIXED = frozenset(
     {"model", "init", "freeze", "encoder", "decoder", "posterior", "likelihood", "condition", "latent_dim", "latent_stride"}
 )
-"""Options of training that are those of the run."""
+"""Training options that are taken from the run."""
 
 
 def command(arguments: Sequence[str]) -> tuple[Callable[..., None], list[str]]:
@@ -40,7 +40,7 @@ def fit_prior(
 ) -> None:
     """Fit a prior to the codes of a trained model; the result is a run of the whole model.
 
-    `vaekit fit-prior RUN --prior rectified_flow --epochs 50` trains nothing but the prior, by the loss that suits it, on the data
+    `vaekit fit-prior RUN --prior rectified_flow --epochs 50` trains only the prior, with the loss that suits it, on the data
     of the run: codes and reconstructions stay as they are. `sample`, `evaluate`, `report` and `export` work on the new run.
     Images are encoded once, unless augmentation or dynamic binarisation changes them. `--prior maf --help` shows the options of
     `maf`.

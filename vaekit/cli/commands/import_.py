@@ -13,7 +13,7 @@ from vaekit.cli.options import Words, with_component_options
 
 PANEL = Panel.EXPORT
 FolderArgument = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="A folder that save_pretrained of AutoencoderKL or VQModel wrote.")
+    Path, typer.Argument(metavar="FOLDER", help="A folder written by save_pretrained of AutoencoderKL or VQModel.")
 ]
 
 
@@ -31,9 +31,9 @@ def import_(
     base: Mapping[str, Any],
     given: Mapping[str, Any],
 ) -> None:
-    """Import an autoencoder of the library diffusers as a run at epoch 0, with its numbers on the test set of a dataset.
+    """Import an autoencoder of the library diffusers as a run at epoch 0, with its metrics on the test set of a dataset.
 
-    The run can be evaluated, sampled and exported, and `vaekit resume` trains it on.
+    The run can be evaluated, sampled and exported, and `vaekit resume` continues its training.
     """
     from vaekit.cli.console import choose_reporter
     from vaekit.run import import_diffusers

@@ -1,4 +1,4 @@
-"""``vaekit info``: what a model is, on one screen, without loading it."""
+"""``vaekit info``: a summary of a model on one screen, without loading it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def info(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a run or an exported file is: its data, parts, numbers, versions and files."""
+    """Summarise a run or an exported file: its data, parts, metrics, versions and files."""
     if model is not None and model.suffix == ".onnx":
         found = _of_file(model)
         lines = _file_lines(found)
@@ -111,14 +111,14 @@ def _data(run: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _versions(versions: Mapping[str, Any]) -> Iterable[str]:
-    """Return the versions of what a run was trained with: vaekit, torch and plugins."""
+    """Return the versions that a run was trained with: vaekit, torch and plugins."""
     yield from (f"{name} {versions[name]}" for name in ("vaekit", "torch") if name in versions)
     plugins = {(each["distribution"], each["version"]) for each in versions.get("components", {}).values()}
     yield from sorted(f"{name} {version}".strip() for name, version in plugins if name != "vaekit")
 
 
 def _of_file(path: Path) -> dict[str, Any]:
-    """Return the metadata of an ONNX file, with what the file itself tells."""
+    """Return the metadata of an ONNX file, with facts read from the file itself."""
     from vaekit.export.parity import TOLERANCES
     from vaekit.export.reading import OnnxFile
 
@@ -149,7 +149,7 @@ def _file_lines(found: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "opset", ", ".join(f"{domain} {version}" for domain, version in found["opset"].items())
     if found["latents"]:
         used = [i for i, latent in enumerate(found["latents"]) if (latent["kl"] or 0) > 0.01]
-        yield "latents", f"{found['latent_size']}, of which {len(used)} carry more than 0.01 nats"
+        yield "latents", f"{found['latent_size']}, {len(used)} of them with more than 0.01 nats"
     shift = found["shift_factor"]
     yield "scaling", f"(z {'-' if shift >= 0 else '+'} {abs(shift):.4g}) * {found['scaling_factor']:.4g}"
     if "threshold" in found:

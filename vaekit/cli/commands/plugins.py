@@ -1,4 +1,4 @@
-"""``vaekit plugins``: what is installed and whether it works, checks of a component, a package to start from."""
+"""``vaekit plugins``: list plugins and whether they work, check a component, create a package."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 
 from vaekit.roles import REGISTRIES
 
-app = typer.Typer(help="List plugins, check components, start a package.", invoke_without_command=True)
+app = typer.Typer(help="List plugins, check components, create a package.", invoke_without_command=True)
 
 
 @app.callback()
 def plugins(context: typer.Context) -> None:
-    """List plugins, check components, start a package."""
+    """List plugins, check components, create a package."""
     if context.invoked_subcommand is None:
         list_plugins()
 
@@ -45,12 +45,12 @@ def list_plugins() -> None:
             typer.echo(f"  {name:<11}{plugin.kind:<16}" + typer.style(f"{state:<9}", fg=colour), nl=False)
             typer.echo(indent(reason, " " * 38).lstrip())
     if not found:
-        typer.echo("no plugins are installed; `vaekit plugins new NAME --role encoder` starts one")
+        typer.echo("no plugins are installed; `vaekit plugins new NAME --role encoder` creates one")
 
 
 @app.command()
-def check(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, as cnn or decoder:cnn.")]) -> None:
-    """Run the checks of vaekit.testing on a component with its default options; exit with 1 where one fails."""
+def check(name: Annotated[str, typer.Argument(metavar="NAME", help="A component, such as cnn or decoder:cnn.")]) -> None:
+    """Run the checks of vaekit.testing on a component with its default options; exit with 1 if one fails."""
     from vaekit.cli.components import find
     from vaekit.testing import ConformanceError, checks
 
@@ -83,7 +83,7 @@ def new(
         Path | None, typer.Option(metavar="FOLDER", help="Where to write it; default: vaekit-NAME.", show_default=False)
     ] = None,
 ) -> None:
-    """Write a package that adds a component; it can be installed, and passes its tests, as it is."""
+    """Create a package that adds a component; it can be installed, and passes its tests, as is."""
     from vaekit.scaffold import write_package
 
     folder = write_package(name, role, out)

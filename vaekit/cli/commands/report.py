@@ -19,7 +19,7 @@ def report(
         typer.Option(metavar="FILE.html", help="The page; default: report.html in the run folder.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a self-contained page about a run: numbers, curves, pictures, latents, settings."""
+    """Write a self-contained page about a run: metrics, curves, pictures, latents, settings."""
     from vaekit.report import write_report
 
     typer.echo(write_report(open_run(run), out))

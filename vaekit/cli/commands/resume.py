@@ -25,26 +25,26 @@ def resume(  # noqa: PLR0917 - Typer calls it by keywords
         typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute; default: the run's device.", show_default=False),
     ] = None,
     allow_changed_data: Annotated[
-        bool, typer.Option("--allow-changed-data", help="Continue although the data have changed since.")
+        bool, typer.Option("--allow-changed-data", help="Continue even if the data have changed.")
     ] = False,
     epochs: Annotated[str | None, _limit("int", "Total number of epochs.")] = None,
     max_steps: Annotated[str | None, _limit("int|none", "Total number of steps.")] = None,
     max_time: Annotated[str | None, _limit("30m|none", "Time after which training pauses again.")] = None,
-    patience: Annotated[str | None, _limit("int|none", "Number of epochs without a better one after which the run ends.")] = None,
+    patience: Annotated[str | None, _limit("int|none", "Number of epochs without improvement after which the run ends.")] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
     """Resume a run from its last checkpoint, bit-exactly on the CPU; or finish a sweep, given its folder.
 
-    `vaekit resume RUN --epochs 60` trains a finished run on. With `--schedule constant` or `step`, it becomes what a run of 60
-    epochs would have been. A cosine, which had fallen to 0, spans 60 epochs from there on: the learning rate rises again, and the
-    result is not that of such a run. The new limits are kept in the run's spec.yaml.
+    `vaekit resume RUN --epochs 60` extends a finished run. With `--schedule constant` or `step`, it becomes what a run of 60
+    epochs would have been. A cosine, which had fallen to 0, then spans 60 epochs: the learning rate rises again, and the result
+    differs from such a run. The new limits are stored in the run's spec.yaml.
     """
     given = {"epochs": epochs, "max_steps": max_steps, "max_time": max_time, "patience": patience}
     limits = {name: value for name, value in given.items() if value is not None}
     if run is not None and (run / "sweep.json").is_file():
         if limits:
-            raise UsageError("the limits of a sweep do not change", given=", ".join(limits), remedy="resume one of its runs")
+            raise UsageError("the limits of a sweep cannot be changed", given=", ".join(limits), remedy="resume one of its runs")
         from vaekit.sweeps.grid import resume_sweep
 
         follow(

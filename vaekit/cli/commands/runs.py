@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 PANEL = Panel.TRAINING
 MOST_SKIPPED = 5
-"""Most folders that are named because they are no runs."""
+"""How many skipped folders are named at most."""
 NO_BOUND = "*"
 FOOTNOTE = f"{NO_BOUND} not a lower bound of log p(x), but of it up to a constant, or -(cross-entropy + KL)"
 
@@ -27,17 +27,17 @@ def runs(
         typer.Option(
             "--filter",
             metavar="KEY=VALUE",
-            help="Only runs that satisfy it, as dataset=mnist, 'elbo>-90', lr=1e-3 or 'name=base*'; may be repeated.",
+            help="Only matching runs, such as dataset=mnist, 'elbo>-90', lr=1e-3 or 'name=base*'; may be repeated.",
         ),
     ] = None,
     sort: Annotated[
-        str, typer.Option(metavar="KEY", help="Sort by a column, a number or an option, as elbo, epoch:max or beta; best first.")
+        str, typer.Option(metavar="KEY", help="Sort by a column, metric or option, such as elbo, epoch:max or beta; best first.")
     ] = "date",
     as_json: JsonOption = False,
 ) -> None:
-    """List runs with their data, parts, ELBO and state; those of sweeps in the folder, too.
+    """List runs with their data, parts, ELBO and state, including those of sweeps in the folder.
 
-    KEY is a column, a number of the evaluation such as `psnr`, or an option of the run such as `lr` or `encoder.hidden`.
+    KEY is a column, a metric of the evaluation such as `psnr`, or an option of the run such as `lr` or `encoder.hidden`.
     """
     from vaekit.evaluation.tables import aligned
     from vaekit.store.summary import Filter, choose, find_runs
@@ -59,14 +59,14 @@ def runs(
 
 
 def _table(chosen: list[Summary], root: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the titles and rows of the table; columns that say nothing are left out."""
+    """Return the titles and rows of the table; columns without values are left out."""
     rows = [_cells(run.row, root) for run in chosen]
     columns = [title for title in _cells({}, root) if title not in OPTIONAL or any(row[title] != "-" for row in rows)]
     return columns, [[row[title] for title in columns] for row in rows]
 
 
 def _mark(elbo_is: str | None) -> str:
-    """Return the sign after an ELBO that is no bound of log p(x)."""
+    """Return the mark of an ELBO that is not a bound on log p(x)."""
     return "" if elbo_is is None or ("bound" in elbo_is and "constant" not in elbo_is) else NO_BOUND
 
 

@@ -33,7 +33,7 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
     split: Annotated[
         str | None,
         typer.Option(
-            metavar="train|validation|test", help="Which part of data that are split; default: test.", show_default=False
+            metavar="train|validation|test", help="Which split, for data that have splits; default: test.", show_default=False
         ),
     ] = None,
     samples: Annotated[
@@ -44,7 +44,7 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
         typer.Option(metavar="RUN", help="Background model of a likelihood ratio, trained on images with random changes."),
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Draw nothing: score the mean of q(z|x), as exported scorers do.")
+        bool, typer.Option("--deterministic", help="Do not sample: score the mean of q(z|x), as exported scorers do.")
     ] = False,
     quantile: Annotated[
         float | None,
@@ -66,13 +66,13 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
         typer.Option(metavar="LABEL", help="A label of known anomalies; may be given more than once.", show_default=False),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="DATA", help="A second data set, of known anomalies.", show_default=False)
+        str | None, typer.Option(metavar="DATA", help="A second dataset, of known anomalies.", show_default=False)
     ] = None,
     fit: Annotated[
         str | None,
         typer.Option(
             metavar="crop|pad|stretch",
-            help="How image files of another size are fitted to the model's; default: as in training.",
+            help="How to fit image files of another size; default: as in training.",
             show_default=False,
         ),
     ] = None,
@@ -82,23 +82,23 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
     ] = None,
     maps: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Write a picture of the errors of each example, by row.", show_default=False),
+        typer.Option(metavar="FOLDER", help="Write a picture of the errors in each example, named by row.", show_default=False),
     ] = None,
     page: Annotated[
         Path | None,
         typer.Option(metavar="FILE.html", help="Write a page of the least and most likely examples.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.")] = 0,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Score how anomalous each example is under a trained model, and write a table of the scores.
 
     Each row has the ELBO, -log p(x|z), the KL and the squared error of an example, its label and its place in the data, and its
-    score, which is higher the more anomalous it is. A threshold is stored with the run, and marks what is above it.
+    score, which is higher the more anomalous it is. A threshold is stored with the run; the table marks the examples above it.
 
     A model may find data of another kind more likely than its own: one of clothes prefers digits, which are simpler. Scores that
-    allow for this are input_complexity, which subtracts the length of the image as a PNG; likelihood_ratio, relative to a model
+    correct for this are input_complexity, which subtracts the length of the image as a PNG; likelihood_ratio, relative to a model
     of images with random changes; and squared_error. Where anomalies are known, by --against or --anomalous, the AUROC of every
     score is shown.
     """
@@ -132,7 +132,7 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
 
 
 def summary(scores: Scores) -> dict[str, Any]:
-    """Return what the table amounts to, as plain data."""
+    """Return a summary of the table as plain data."""
     from dataclasses import asdict
 
     result: dict[str, Any] = {"score": scores.name, "num_images": len(scores), "mean": float(scores.score.mean())}
@@ -143,7 +143,7 @@ def summary(scores: Scores) -> dict[str, Any]:
 
 
 def lines(scores: Scores) -> Iterator[str]:
-    """Yield what the table amounts to, as text."""
+    """Yield a summary of the table as lines of text."""
     from vaekit.evaluation.scores import SCORES
 
     yield f"{scores.name} of {len(scores):,} examples: mean {scores.score.mean():,.3f} ({SCORES[scores.name].meaning})"

@@ -43,19 +43,19 @@ def sweep(
     out: Annotated[
         Path | None, _option("FOLDER", "Folder of the runs, new or empty; default: the next number under runs/.")
     ] = None,
-    stack: Annotated[str | None, _option("auto|on|off", "Whether to step models together; auto does if it is faster.")] = None,
+    stack: Annotated[str | None, _option("auto|on|off", "Train models together; auto does so if it is faster.")] = None,
     search: Annotated[
         str | None,
         _option("optuna", "Choose values based on earlier trials, in any number of processes, instead of trying all.", SEARCH),
     ] = None,
     storage: Annotated[Path | None, _option("FILE", "The study, shared by all processes.", SEARCH)] = None,
-    trials: Annotated[int | None, _option("int", "Total number of trials, over all processes.", SEARCH)] = None,
+    trials: Annotated[int | None, _option("int", "Total number of trials across all processes.", SEARCH)] = None,
     metric: Annotated[
         str | None,
         _option("NAME|NAME:max", "Validation metric to minimise, or to maximise; default: elbo, maximised.", SEARCH),
     ] = None,
     prune: Annotated[
-        str | None, _option("on|off", "Whether to stop trials that are worse than the median of the others; default: on.", SEARCH)
+        str | None, _option("on|off", "Stop trials that are worse than the median of the others; default: on.", SEARCH)
     ] = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -155,9 +155,9 @@ def _how_to_resume(stop: KeyboardInterrupt) -> str:
 
 
 def sweep_table(record: Mapping[str, Any]) -> Table:
-    """Lay out ``sweep.json``: a row per model, its numbers on the validation set, then on the test set; a search's best is bold.
+    """Lay out ``sweep.json``: a row per model, its metrics on the validation set, then on the test set; a search's best is bold.
 
-    Models are chosen by the validation set. Of the test set, only the first number is shown.
+    Models are chosen by the validation set, so only the first test metric is shown.
     """
     from rich.table import Table
 
@@ -172,9 +172,7 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
     columns += [("test", metric) for metric in metrics[:1]]
     titles = [metric.label if part == "validation" else f"{part} {metric.label}" for part, metric in columns]
     titles = [*(metric.label for metric in compared), *titles]
-    shown = Table(
-        box=None, header_style="bold", caption="Numbers of the validation set, except where marked.", caption_justify="left"
-    )
+    shown = Table(box=None, header_style="bold", caption="Validation metrics, except where marked.", caption_justify="left")
     for name in ("run", *record["over"], *titles):
         word = max(map(len, name.split()))  # headings wrap between words only
         shown.add_column(name, justify="left" if name == "run" else "right", overflow="fold", min_width=word)
@@ -187,7 +185,7 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
 
 
 def _note(row: Mapping[str, Any]) -> str:
-    """Return why a run has no numbers."""
+    """Return why a run has no metrics."""
     if "pruned" in row:
         return "pruned"
     return "failed" if "error" in row else "not done"

@@ -28,8 +28,8 @@ def train(
     """Train a model; by default on a built-in dataset of digits.
 
     The flags are the options of the components chosen: `vaekit train --encoder cnn --loss beta --help` shows those of `cnn`
-    and `beta`. All go by their component's role too, as --loss.beta. Lists are written 512,256,
-    and a number of a loss may be a schedule over epochs: --beta "linear(0, 4, 10)", see `vaekit components show beta`.
+    and `beta`. Each can also be written with its component's role: --loss.beta. Lists are written 512,256,
+    and a numeric option of a loss may be a schedule over epochs: --beta "linear(0, 4, 10)"; see `vaekit components show beta`.
     """
     from vaekit.cli.console import choose_reporter
     from vaekit.run import train as run_training

@@ -13,9 +13,9 @@ PANEL = Panel.EXPORT
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A file that `vaekit export --onnx` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A file written by `vaekit export --onnx`.")],
     run: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="The run that it came from, to compare it with.", show_default=False)
+        Path | None, typer.Option(metavar="RUN", help="The run it was exported from, for comparison.", show_default=False)
     ] = None,
 ) -> None:
     """Check that an exported ONNX file is intact, and that it agrees with the model of a run."""
@@ -24,4 +24,4 @@ def verify(
 
     parity = verify_file(file, None if run is None else Run(run).trained())
     other = "itself over batch sizes; with --run it is compared with the model" if run is None else f"the model of {run}"
-    typer.echo(f"{file} is whole; compared with {other}\n  largest difference {parity}")
+    typer.echo(f"{file} is intact; compared with {other}\n  largest difference {parity}")

@@ -42,7 +42,7 @@ def zoo(context: typer.Context, as_json: JsonOption = False) -> None:
     for name in names():
         try:
             entries[name] = read(name)
-        except PluginError as error:  # the others are listed nevertheless
+        except PluginError as error:  # the others are still listed
             warnings.warn(str(error), stacklevel=2)
     if as_json:
         for name, entry in entries.items():
@@ -59,7 +59,7 @@ def zoo(context: typer.Context, as_json: JsonOption = False) -> None:
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A model, such as beta-tcvae.")], as_json: JsonOption = False
 ) -> None:
-    """Show a model: what it is, its parts, its reference, and its numbers in the paper and here."""
+    """Show a model: its description, parts and reference, and its results in the paper and here."""
     from vaekit.specs.zoo import read
 
     entry = read(name)

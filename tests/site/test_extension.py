@@ -54,7 +54,7 @@ def test_a_command_is_shown_with_its_usage_its_panels_and_its_defaults():
     text = "\n".join(commands.reference("export", commands.click_command(find_command("export")), "-"))
     assert "vaekit export [OPTIONS] [RUN]" in text
     assert ".. rubric:: Formats\n\n.. option:: --onnx [PATH]" in text
-    assert "What to export. [default: decoder]" in text
+    assert "Part to export; a scorer needs a threshold" in text
 
 
 def test_options_of_training_are_not_repeated():

@@ -25,7 +25,7 @@ ABOUT_WHOLE = "A folder for the library diffusers: the whole model, as Autoencod
 PartOption = Annotated[
     str,
     typer.Option(
-        metavar="decoder|encoder|autoencoder|scorer", help="What to export; a scorer needs a threshold: see `vaekit score`."
+        metavar="decoder|encoder|autoencoder|scorer", help="Part to export; a scorer needs a threshold, see `vaekit score`."
     ),
 ]
 

@@ -53,7 +53,8 @@ def runs(
         footnote = [FOOTNOTE] if any(_mark(run.evaluation.get("elbo_is")) for run in chosen) else []
         typer.echo("\n".join([*aligned(titles, rows), "", *footnote, f"{len(chosen)} of {len(found)} runs"]))
     for path, reason in [*skipped.items()][:MOST_SKIPPED]:
-        typer.secho(f"skipped {path}: {reason}", fg="yellow", err=True)
+        sentence = f"it {reason}" if reason.startswith("is ") else reason
+        typer.secho(f"skipped {path}: {sentence}", fg="yellow", err=True)
     if len(skipped) > MOST_SKIPPED:
         typer.secho(f"skipped {len(skipped) - MOST_SKIPPED} more", fg="yellow", err=True)
 

@@ -198,7 +198,7 @@ def test_remedies_use_the_estimate_of_the_likelihood_where_there_is_one() -> Non
     [("log_likelihood", "--samples"), ("input_complexity", "--score input_complexity"), ("likelihood_ratio", "--background")],
 )
 def test_a_number_that_is_lacking_is_named_with_its_remedy(name: str, remedy: str) -> None:
-    with pytest.raises(UsageError, match="which is missing") as error:
+    with pytest.raises(UsageError, match="which was not computed") as error:
         score_of(name, NUMBERS)
     assert remedy in str(error.value)
 

@@ -103,7 +103,7 @@ def score_of(name: str, numbers: Columns) -> Any:
     """
     score = find_score(name)
     if lacking := next((each for each in _needs(score, numbers) if each not in numbers), None):
-        raise UsageError(f"the score {name} needs {lacking}, which is missing", remedy=REMEDIES.get(lacking))
+        raise UsageError(f"the score {name} needs {lacking!r}, which was not computed", remedy=REMEDIES.get(lacking))
     return score.of(numbers)
 
 

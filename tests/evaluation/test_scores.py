@@ -164,7 +164,7 @@ def test_every_posterior_has_the_scores_that_its_density_allows(posterior: str) 
 def test_a_posterior_without_a_density_says_which_scores_remain() -> None:
     numbers = columns(model("delta"), torch.rand(5, 1, 8, 6))
     assert available(numbers) == ("reconstruction", "squared_error")
-    with pytest.raises(UsageError, match="needs elbo") as error:
+    with pytest.raises(UsageError, match="the score elbo needs a posterior and a prior with densities") as error:
         score_of("elbo", numbers)
     assert "--score reconstruction" in str(error.value)
     with pytest.raises(UsageError, match="log p"):
@@ -194,11 +194,15 @@ def test_remedies_use_the_estimate_of_the_likelihood_where_there_is_one() -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "remedy"),
-    [("log_likelihood", "--samples"), ("input_complexity", "--score input_complexity"), ("likelihood_ratio", "--background")],
+    ("name", "lacking", "remedy"),
+    [
+        ("log_likelihood", "importance samples", "--samples"),
+        ("input_complexity", "the complexity", "--score input_complexity"),
+        ("likelihood_ratio", "a background model", "--background"),
+    ],
 )
-def test_a_number_that_is_lacking_is_named_with_its_remedy(name: str, remedy: str) -> None:
-    with pytest.raises(UsageError, match="which was not computed") as error:
+def test_an_error_names_what_a_score_lacks_and_its_remedy(name: str, lacking: str, remedy: str) -> None:
+    with pytest.raises(UsageError, match=f"the score {name} needs {lacking}") as error:
         score_of(name, NUMBERS)
     assert remedy in str(error.value)
 

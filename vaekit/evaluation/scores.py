@@ -85,14 +85,14 @@ References:
     Ren et al. (2019), "Likelihood Ratios for Out-of-Distribution Detection", NeurIPS, arXiv:1906.02845, equation 5:
         ``likelihood_ratio``, against a model of the same data with random changes.
 """
-REMEDIES = {
-    "log_likelihood": "estimate it: --samples 100",
-    "complexity": "measure it: --score input_complexity",
-    "background": "choose a background model: --background RUN",
-    "elbo": "use --score reconstruction or squared_error",
-    "kl": "use --score reconstruction or squared_error",
+LACKING = {
+    "log_likelihood": ("importance samples", "estimate log p(x): --samples 100"),
+    "complexity": ("the complexity of each example", "measure it: --score input_complexity"),
+    "background": ("a background model", "choose one: --background RUN"),
+    "elbo": ("a posterior and a prior with densities", "use --score reconstruction or squared_error"),
+    "kl": ("a posterior and a prior with densities", "use --score reconstruction or squared_error"),
 }
-"""How to obtain a number that a score needs."""
+"""What a number that a score needs depends on, and a remedy if it is missing."""
 
 
 def score_of(name: str, numbers: Columns) -> Any:
@@ -103,7 +103,8 @@ def score_of(name: str, numbers: Columns) -> Any:
     """
     score = find_score(name)
     if lacking := next((each for each in _needs(score, numbers) if each not in numbers), None):
-        raise UsageError(f"the score {name} needs {lacking!r}, which was not computed", remedy=REMEDIES.get(lacking))
+        what, remedy = LACKING.get(lacking, (lacking, None))
+        raise UsageError(f"the score {name} needs {what}", remedy=remedy)
     return score.of(numbers)
 
 

@@ -255,7 +255,7 @@ def test_thresholds_need_full_precision(make: Make, precision: str, tmp_path: Pa
 
 def test_a_posterior_without_a_density_has_no_elbo_to_export(make: Make, tmp_path: Path) -> None:
     trained = replace(make(posterior="delta"), threshold=with_threshold(make()).threshold)
-    with pytest.raises(vaekit.VaekitError, match="needs elbo"):
+    with pytest.raises(vaekit.VaekitError, match="the score elbo needs a posterior"):
         Onnx().export(trained, "scorer", tmp_path / "scorer.onnx")
 
 

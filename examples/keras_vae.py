@@ -3,8 +3,8 @@
     python -m pip install keras
     python examples/keras_vae.py [--epochs 10] [--seed 0]
 
-Keras runs the loop, the optimiser and the loss of reconstructions; the layer `Sampling` adds the KL. What is left to write is
-what Keras knows nothing of: the sum over pixels, black and white pixels drawn anew for each epoch, and the bound of test images.
+Keras runs the loop, the optimiser and the loss of reconstructions; the layer `Sampling` adds the KL. The script adds what
+Keras lacks: the sum over pixels, black and white pixels sampled again each epoch, and the bound of test images.
 
 References:
     Kingma and Welling (2014), "Auto-Encoding Variational Bayes", ICLR, arXiv:1312.6114.

@@ -1,4 +1,4 @@
-"""What ends a run, what pauses it, and how it goes on: steps, time, patience, more epochs, warm-up."""
+"""Limits of a run and how it continues: steps, time, patience, more epochs, warm-up."""
 
 from __future__ import annotations
 

@@ -29,9 +29,11 @@ def posterior_of(kind: str, latent_dim: int = 3, **options: Any) -> Any:
 
 
 def model_of(kind: str, latent_dim: int = 3, **options: Any) -> vaekit.VAE:
-    posterior, prior = posterior_of(kind, latent_dim), roles.priors.get(SPACES[kind])(latent_dim, **options)
-    encoder = roles.encoders.get("mlp")((1, 4, 3), posterior.param_shape, hidden=(8,))
-    decoder = roles.decoders.get("mlp")((latent_dim,), (1, 4, 3), hidden=(8,))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # the weights do not depend on the tests before
+        posterior, prior = posterior_of(kind, latent_dim), roles.priors.get(SPACES[kind])(latent_dim, **options)
+        encoder = roles.encoders.get("mlp")((1, 4, 3), posterior.param_shape, hidden=(8,))
+        decoder = roles.decoders.get("mlp")((latent_dim,), (1, 4, 3), hidden=(8,))
     return vaekit.VAE(encoder, decoder, posterior=posterior, prior=prior).double()
 
 

@@ -34,6 +34,27 @@ OutOption = Annotated[
         metavar="FOLDER", help="The run folder, new or empty; default: the next number under runs/.", show_default=False
     ),
 ]
+DataArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA",
+        help="A folder of images, an array file, or the name of a dataset; default: the data of the run.",
+        show_default=False,
+    ),
+]
+SplitOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="train|validation|test", help="Which split, for data that have splits; default: test.", show_default=False
+    ),
+]
+FitOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="crop|pad|stretch", help="How to fit image files of another size; default: as in training.", show_default=False
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="Print nothing.")]
 

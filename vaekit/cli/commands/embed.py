@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from vaekit.cli.common import Panel, RunArgument, open_run
+from vaekit.cli.common import DataArgument, DeviceOption, FitOption, Panel, RunArgument, SplitOption, open_run
 
 if TYPE_CHECKING:
     from vaekit.data.specs import Fit
@@ -18,14 +18,7 @@ DEFAULT = "codes.parquet"
 
 def embed(  # noqa: PLR0917 - Typer calls it by keywords
     run: RunArgument = None,
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATA",
-            help="A folder of images, an array file, or the name of a dataset; default: the data of the run.",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataArgument = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -34,28 +27,14 @@ def embed(  # noqa: PLR0917 - Typer calls it by keywords
             show_default=False,
         ),
     ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="train|validation|test",
-            help="Which split, for data that have splits; default: test.",
-            show_default=False,
-        ),
-    ] = None,
+    split: SplitOption = None,
     sample: Annotated[bool, typer.Option("--sample", help="Write a sample from each posterior instead of its mean.")] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Random seed; default: the run's.", show_default=False)
     ] = None,
-    fit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="crop|pad|stretch",
-            help="How to fit image files of another size; default: as in training.",
-            show_default=False,
-        ),
-    ] = None,
+    fit: FitOption = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Examples encoded at once.")] = 256,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Write the codes of examples as a table, one row per example.
 

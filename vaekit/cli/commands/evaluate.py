@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from vaekit.cli.common import JsonOption, Panel, RunArgument, feature_request, open_run
+from vaekit.cli.common import DeviceOption, JsonOption, Panel, RunArgument, feature_request, open_run
 
 PANEL = Panel.TRAINING
 
@@ -38,7 +38,7 @@ def evaluate(  # noqa: PLR0917 - Typer calls it by keywords
         int | None,
         typer.Option(min=1, max=4096, metavar="PIXELS", help="Size of the images whose sets are compared; default: 224."),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    device: DeviceOption = "auto",
     precision: Annotated[str, typer.Option(metavar="fp32|bf16", help="Arithmetic of the importance samples.")] = "fp32",
     as_json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from vaekit.cli.common import JsonOption, Panel, RunArgument, open_run
+from vaekit.cli.common import DataArgument, DeviceOption, FitOption, JsonOption, Panel, RunArgument, SplitOption, open_run
 
 if TYPE_CHECKING:
     from vaekit.data.specs import Fit
@@ -21,21 +21,9 @@ NAMES = "elbo, reconstruction, kl, squared_error, log_likelihood, input_complexi
 
 def score(  # noqa: PLR0917 - Typer calls it by keywords
     run: RunArgument = None,
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="DATA",
-            help="A folder of images, an array file, or the name of a dataset; default: the data of the run.",
-            show_default=False,
-        ),
-    ] = None,
+    data: DataArgument = None,
     score: Annotated[str, typer.Option(metavar="NAME", help=f"The score: {NAMES}.")] = "elbo",
-    split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="train|validation|test", help="Which split, for data that have splits; default: test.", show_default=False
-        ),
-    ] = None,
+    split: SplitOption = None,
     samples: Annotated[
         int, typer.Option(min=0, max=1_000_000, metavar="K", help="Number of importance samples for log p(x); 0 skips it.")
     ] = 0,
@@ -68,14 +56,7 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
     against: Annotated[
         str | None, typer.Option(metavar="DATA", help="A second dataset, of known anomalies.", show_default=False)
     ] = None,
-    fit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="crop|pad|stretch",
-            help="How to fit image files of another size; default: as in training.",
-            show_default=False,
-        ),
-    ] = None,
+    fit: FitOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The table: .parquet or .npz; default: RUN/scores.parquet.", show_default=False),
@@ -89,7 +70,7 @@ def score(  # noqa: PLR0917 - Typer calls it by keywords
         typer.Option(metavar="FILE.html", help="Write a page of the least and most likely examples.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Random seed.")] = 0,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to compute.")] = "auto",
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Score how anomalous each example is under a trained model, and write a table of the scores.

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 
 from vaekit.data.facts import Facts
-from vaekit.data.pixels import UNIT, Range
+from vaekit.data.pixels import UNIT, Array, Range
 from vaekit.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -65,6 +66,24 @@ class ImageSource(ABC):
             return UNIT
         ranges = [_extremes(self.gather(chunk)) for chunk in torch.arange(len(self), device=self.device).split(256)]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+    def places(self, rows: Tensor) -> dict[str, Array]:
+        """Return the columns of a table that identify examples, each ``(B,)``.
+
+        They are ``row``, and ``file``, ``label`` and ``class_name`` if the source has them; names that only repeat the numbers of
+        the classes are omitted.
+
+        Args:
+            rows: The positions of the examples, int64 ``(B,)``.
+        """
+        columns: dict[str, Array] = {"row": rows.cpu().numpy()}
+        if self.names is not None:
+            columns["file"] = np.array([self.names[row] for row in rows.tolist()])
+        if self.labels is not None:
+            columns["label"] = self.labels[rows.to(self.labels.device)].cpu().numpy()
+            if self.class_names is not None and self.class_names != tuple(map(str, range(len(self.class_names)))):
+                columns["class_name"] = np.array(self.class_names)[columns["label"]]
+        return columns
 
     @property
     def has_missing(self) -> bool:

@@ -104,20 +104,16 @@ def embed(vae: VAE, batches: Batches, streams: Streams, *, sample: bool = False)
         UsageError: The model is conditional, and the data have no labels.
         DataError: A value lies outside [0, 1], and the model's likelihood is one of values in [0, 1].
     """
-    files = batches.source.names
-    class_names = batches.source.class_names
-    named = class_names is not None and class_names != tuple(map(str, range(len(class_names))))
     for batch, q, z in encode(vae, batches, streams, sample=sample):
         _check_support(vae, batch.inputs)
-        rows = batch.index.cpu()
-        labels = None if batch.y is None else _array(batch.y)
+        places = batches.source.places(batch.index)
         kl, kl_per_latent = _kl(vae, q, batch, streams, batches.split)
         variance = getattr(q, "variance", None)
         yield Embedding(
-            row=_array(rows),
-            file=None if files is None else np.array([files[row] for row in rows.tolist()]),
-            label=labels,
-            class_name=np.array(class_names)[labels] if named and labels is not None else None,
+            row=places["row"],
+            file=places.get("file"),
+            label=places.get("label"),
+            class_name=places.get("class_name"),
             z=_array(z),
             std=None if variance is None else _array(variance.sqrt()),
             kl=None if kl is None else _array(kl),

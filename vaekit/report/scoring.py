@@ -84,13 +84,8 @@ class Given:
 
     @property
     def places(self) -> dict[str, Array]:
-        """The columns that identify the example of a row: its ``row``, ``file``, ``label`` and ``class_name``, where known."""
-        columns: dict[str, Array | None] = {"row": np.arange(len(self))}
-        columns["file"] = None if self.files is None else np.array(self.files)
-        columns["label"] = self.labels
-        names = self.source.class_names
-        columns["class_name"] = None if names in (None, tuple(map(str, range(len(names or ()))))) else self.classes
-        return {name: values for name, values in columns.items() if values is not None}
+        """The columns that identify the example of each row; see `vaekit.data.sources.ImageSource.places`."""
+        return self.source.places(torch.arange(len(self)))
 
     def caption(self, row: int) -> str:
         """Describe an example: its file or row, and its class."""

@@ -109,7 +109,7 @@ def local_run(
 
     Raises:
         UsageError: It is neither a path nor such a name, or `huggingface_hub` is not installed.
-        HubError: There is no such model, the Hub cannot be reached, or the repository is not vaekit's.
+        HubError: The model does not exist, the Hub cannot be reached, or the repository is not vaekit's.
     """
     where = location(path)
     if where is None:
@@ -158,7 +158,7 @@ def fetch(
 
     Raises:
         UsageError: ``path`` is not the name of a model on the Hub, or `huggingface_hub` is not installed.
-        HubError: There is no such model, the Hub cannot be reached, or the repository is not vaekit's.
+        HubError: The model does not exist, the Hub cannot be reached, or the repository is not vaekit's.
     """
     where = location(path)
     if where is None:

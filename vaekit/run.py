@@ -317,7 +317,7 @@ def load(
 
     Raises:
         CheckpointError: The file is missing or truncated, or needs a plugin that is not installed.
-        HubError: There is no such model on the Hub, or the Hub cannot be reached.
+        HubError: The model does not exist on the Hub, or the Hub cannot be reached.
         UsageError: `huggingface_hub` is not installed.
 
     Example:
@@ -342,7 +342,7 @@ class Run(Record):
 
     Raises:
         CheckpointError: The path is not a run folder.
-        HubError: There is no such run on the Hub, or the Hub cannot be reached.
+        HubError: The run does not exist on the Hub, or the Hub cannot be reached.
     """
 
     def __repr__(self) -> str:

@@ -34,7 +34,7 @@ DTYPES = [np.float64, np.float32]
 class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Encodes the rows of a table by a variational autoencoder, with the interface of scikit-learn.
 
-    By default, columns are standardised, whatever their range, and the likelihood is a Gaussian whose mean is any real number.
+    By default, columns of any range are standardised, and the likelihood is a Gaussian whose mean is any real number.
     A tenth of the rows is held out to choose the best epoch. A fitted model computes in double precision, so the result for a
     row does not depend on the other rows. A pickled transformer contains its model as the bytes of a safetensors file.
 

@@ -153,7 +153,7 @@ def find_runs(root: Path = RUNS) -> tuple[list[Summary], dict[Path, str]]:
         root: The folder.
 
     Raises:
-        CheckpointError: There is no such folder.
+        CheckpointError: The folder does not exist.
     """
     if not root.is_dir():
         raise CheckpointError(f"{root} is not a folder", expected="a folder of runs", remedy="start a run: `vaekit train`")

@@ -163,6 +163,29 @@ def test_the_best_epoch_need_not_be_the_last_and_a_cut_line_is_left_out(labelled
     assert (Summary.read(folder).epoch, Summary.read(folder).row["validation_elbo"]) == (0, None)
 
 
+@pytest.mark.parametrize(
+    ("limits", "evaluated", "state"),
+    [
+        ({"epochs": 3}, 1, "finished"),
+        ({"epochs": 3}, 2, "interrupted"),
+        ({"epochs": 9}, 1, "interrupted"),
+        ({"epochs": 9, "patience": 2}, 1, "finished"),
+        ({"epochs": 9, "patience": 3}, 1, "interrupted"),
+    ],
+)
+def test_a_run_is_finished_when_it_is_over_and_its_best_epoch_is_evaluated(
+    labelled_run: Path, tmp_path: Path, limits: dict[str, int], evaluated: int, state: str
+) -> None:
+    folder = RunFolder(shutil.copytree(labelled_run, tmp_path / "run"))
+    spec = yaml.safe_load(folder.spec.read_text())
+    spec["train"].update(limits)
+    folder.spec.write_text(yaml.safe_dump(spec, sort_keys=False))
+    folder.metrics.write_text("".join(json.dumps({"epoch": epoch, "best": epoch == 1}) + "\n" for epoch in (1, 2, 3)))
+    evaluation = json.loads(folder.evaluation.read_text())
+    folder.evaluation.write_text(json.dumps({**evaluation, "epoch": evaluated}))
+    assert Summary.read(folder).state == state
+
+
 def test_a_run_that_is_being_trained_is_told_from_one_that_was_killed(runs: Path) -> None:
     folder, other = RunFolder(runs / "c"), RunFolder(runs / "c")
     (runs / "c" / "checkpoints").mkdir()

@@ -112,7 +112,7 @@ def death(dies_in: str, moment: str, after: Callable[[Path], None] | None = None
     [
         death("vaekit.training.checkpoints:Checkpoints.save_best", "before the first best weights"),
         death("vaekit.training.trainer:Trainer.finish", "before the end"),
-        death("vaekit.store.folder:RunFolder.hold", "before spec.yaml"),
+        death("vaekit.store.folder:RunFolder.acquire", "before spec.yaml"),
         death("vaekit.run:load_splits", "before spec.yaml is complete"),
         death("vaekit.training.checkpoints:Checkpoints.save_last", "before the first checkpoint"),
         death("vaekit.store.checkpoint:save_file", "while a file is written"),

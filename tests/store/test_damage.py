@@ -305,7 +305,7 @@ def test_temporary_files_of_a_process_that_was_killed_are_removed(run: vaekit.Ru
     kept = [run.path / f".evaluation.json.{os.getpid()}.tmp", run.path / ".notes.tmp", run.path / f".x.{2**40}.tmp"]
     for file in (*stale, *kept):
         file.touch()
-    run.folder.hold()
+    run.folder.acquire()
     run.folder.release()
     assert [file.exists() for file in stale] == [False, False]
     assert [file.exists() for file in kept] == [True, True, False]

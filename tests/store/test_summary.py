@@ -190,12 +190,12 @@ def test_a_run_that_is_being_trained_is_told_from_one_that_was_killed(runs: Path
     folder, other = RunFolder(runs / "c"), RunFolder(runs / "c")
     (runs / "c" / "checkpoints").mkdir()
     assert Summary.read(other).state == "interrupted"
-    folder.hold()
+    folder.acquire()
     assert Summary.read(other).state == "training"
     folder.lock.release()
     Path(folder.lock.lock_file).touch()  # as after a kill
     assert Summary.read(other).state == "interrupted"
-    folder.hold()
+    folder.acquire()
     folder.release()
 
 

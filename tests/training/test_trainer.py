@@ -269,7 +269,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(images, tmp_path, monkeypatch
     with pytest.raises(Interrupted):
         vaekit.train(**options(images), out=tmp_path / "run")
     monkeypatch.undo()
-    code = "import sys; from vaekit.store.folder import RunFolder; run = RunFolder(sys.argv[1]); run.hold(); print(), input()"
+    code = "import sys; from vaekit.store.folder import RunFolder; run = RunFolder(sys.argv[1]); run.acquire(); print(), input()"
     command = [sys.executable, "-u", "-c", code, str(tmp_path / "run")]
     before = weights(vaekit.Run(tmp_path / "run"))
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:

@@ -81,7 +81,7 @@ class RunFolder:
             raise UsageError(
                 f"cannot write the run folder {path or RUNS}", given=error.strerror, remedy="choose another --out"
             ) from None
-        folder.hold()
+        folder.acquire()
         if folder.spec.exists():  # another process created it since the check above
             folder.release()
             raise _exists(folder.path)
@@ -100,7 +100,7 @@ class RunFolder:
         """Remove the folder of a run that could not start."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def hold(self) -> None:
+    def acquire(self) -> None:
         """Lock the run, so that no other process trains it until `release` or the end of this process; tidy up after a kill.
 
         Raises:
@@ -121,7 +121,7 @@ class RunFolder:
         self.lock.release()
 
     @property
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a process trains the run, as far as this machine can tell."""
         if self.lock.is_locked or not Path(self.lock.lock_file).exists():
             return self.lock.is_locked

@@ -93,7 +93,7 @@ class Summary:
         over = is_over(self.epoch, best, self.settings["train.epochs"], self.settings.get("train.patience"))
         if over and self.evaluation.get("epoch") == best:
             return "finished"
-        return "training" if self.folder.is_held else "interrupted"
+        return "training" if self.folder.is_locked else "interrupted"
 
     @cached_property
     def row(self) -> dict[str, Any]:

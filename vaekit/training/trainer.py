@@ -247,7 +247,7 @@ class Trainer:
     def begin(self, *, resume: bool = False) -> None:
         """Lock the run folder, restore the latest checkpoint if requested, and start the loggers and the reporter."""
         if self.processes.leads:
-            self.folder.hold()
+            self.folder.acquire()
         try:
             if self.processes.leads:
                 check_space(self.folder.path, self.checkpoints.size)

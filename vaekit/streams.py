@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+from torch import Tensor
+
+Drawn = TypeVar("Drawn", Tensor, Tensor | None)
 
 
 class Streams:
@@ -19,9 +23,22 @@ class Streams:
         seed: The seed of the run.
     """
 
+    num_seeds = 1
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
+
+    def draw(
+        self,
+        stream: str,
+        step: int,
+        num: int,
+        draw: Callable[[int, torch.Generator], Drawn],
+        device: torch.device | str = "cpu",
+    ) -> Drawn:
+        """Return ``draw(num, generator)``, that is, ``num`` rows, with the generator for ``(seed, stream, step)``."""
+        return draw(num, self.generator(stream, step, device))
 
     def generator(self, stream: str, step: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
         """Return a generator seeded for ``(seed, stream, step)``; use it before requesting the next."""
@@ -69,6 +86,29 @@ class RecordableStreams(Streams):
         """Seed the generators used within `recorded` for a step."""
         for stream, generator in self._recorded.items():
             generator.manual_seed(derive_seed(self.seed, stream, step))
+
+
+class JointStreams:
+    """The streams of several seeds, for a batch that consists of a batch of each: each seed draws an equal part of the rows.
+
+    Args:
+        each: The streams of each seed.
+    """
+
+    def __init__(self, each: Sequence[Streams]) -> None:
+        self.each, self.num_seeds = tuple(each), len(each)
+
+    def draw(
+        self,
+        stream: str,
+        step: int,
+        num: int,
+        draw: Callable[[int, torch.Generator], Drawn],
+        device: torch.device | str = "cpu",
+    ) -> Drawn:
+        """Return the rows that the seeds draw, one seed after another; None if they draw none."""
+        parts = [each.draw(stream, step, num // self.num_seeds, draw, device) for each in self.each]
+        return None if parts[0] is None else torch.cat(parts)
 
 
 def derive_seed(seed: int, stream: str, step: int) -> int:

@@ -148,11 +148,11 @@ def test_a_run_of_a_sweep_is_a_run(images, tmp_path):
 def test_an_interrupted_sweep_leaves_runs_that_resume(images, tmp_path, monkeypatch):
     step, taken = StackedStep.__call__, []
 
-    def stop_at_ten(self, readings):
-        taken.append(readings[0].number)
+    def stop_at_ten(self, reading):
+        taken.append(reading.number)
         if len(taken) == 10:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(self, readings)
+        return step(self, reading)
 
     with monkeypatch.context() as patch:
         patch.setattr(StackedStep, "__call__", stop_at_ten)

@@ -8,7 +8,7 @@ from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,16 +19,13 @@ from vaekit.data.binarize import binarize, draw_fixed_noise, draw_noise
 from vaekit.data.pixels import Array
 from vaekit.data.sources import TensorImages
 from vaekit.errors import DataError, UsageError
-from vaekit.streams import Streams
+from vaekit.streams import Drawn, JointStreams, Streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from vaekit.data.sources import ImageSource
     from vaekit.data.specs import AugmentSpec, Binarize
-
-
-Drawn = TypeVar("Drawn", Tensor, Tensor | None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +89,8 @@ class Order:
     """The images of each step, as a function of (seed, epoch, step), so an epoch can be resumed at any step.
 
     Args:
-        streams: The run's random streams; "order" is used.
+        streams: The run's random streams; "order" is used. Those of several seeds give a step the images of each, one seed after
+            another.
         size: Number of images.
         batch_size: Size of a batch over all ranks.
         train: Whether to shuffle every epoch and drop an incomplete last batch.
@@ -101,7 +99,7 @@ class Order:
         in_turn: Whether to take every ``world_size``-th batch as a whole instead of a part of each.
     """
 
-    streams: Streams
+    streams: Streams | JointStreams
     size: int
     batch_size: int
     train: bool = True
@@ -130,15 +128,19 @@ class Order:
     def parts(self, epoch: int, start: int, device: torch.device) -> Iterator[Tensor]:
         """Yield the indices of each step, from step ``start`` of ``epoch`` on, endlessly."""
         for number in itertools.count(epoch):
-            order = self._whole(number).to(device)
+            order = self._whole(number).to(device).view(-1, self.size)  # one row per seed
             for step in self.steps(start):
-                yield order[self.span(step)]
+                yield order[:, self.span(step)].flatten()
             start = 0
 
     def _whole(self, epoch: int) -> Tensor:
         if not self.train:
             return torch.arange(self.size)
-        return torch.randperm(self.size, generator=self.streams.generator("order", epoch))
+        return self.streams.draw("order", epoch, self.streams.num_seeds * self.size, _permutation)
+
+
+def _permutation(num: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(num, generator=generator)
 
 
 class Batches:
@@ -152,7 +154,8 @@ class Batches:
     Args:
         source: The images of one split.
         batch_size: Size of a batch over all ranks.
-        streams: The run's random streams; "order", "augment" and "binarise" are used.
+        streams: The run's random streams; "order", "augment" and "binarise" are used. With those of several seeds, a training
+            batch consists of a batch of each, one seed after another: the images of all are gathered at once.
         binarize: The binarisation of grey values.
         augment: The augmentation of training images.
         device: The device of the batches; a source in memory is moved there.
@@ -183,7 +186,7 @@ class Batches:
         source: ImageSource,
         *,
         batch_size: int,
-        streams: Streams,
+        streams: Streams | JointStreams,
         binarize: Binarize = "none",
         augment: AugmentSpec | None = None,
         device: torch.device | str = "cpu",
@@ -235,25 +238,25 @@ class Batches:
         if images is None:
             images = self._stored.gather(index)
             y = None if self._stored.labels is None else self._stored.labels.index_select(0, index)
-        low, span = step * self.batch_size, self.order.span(step)
-        whole, part = min(self.batch_size, len(self.source) - low), slice(span.start - low, span.stop - low)
+        low = step * self.batch_size
+        whole = self.streams.num_seeds * min(self.batch_size, len(self.source) - low)
+        offset = self.order.span(step).start - low
+        part = slice(offset, offset + len(index))
         x = inputs = _scaled(images)
         if self.augment is not None:
-            generator = self.streams.generator("augment", number, self.device)
-            draws = torch.rand(whole, NUM_DRAWS, generator=generator, device=self.device)
+            draws = self.streams.draw("augment", number, whole, self._draws, self.device)
             inputs = augment(x, self.augment, draws[part])
             if self.augment.target == "augmented":
                 x = inputs
         if self.binarize != "none" and self._binarized is None:
             if self.binarize == "dynamic" and self.train:
-                generator = self.streams.generator("binarise", number, self.device)
-                noise = draw_noise((self.batch_size, *self.source.shape), generator)[part]
+                noise = self.streams.draw("binarise", number, whole, self._noise, self.device)[part]
             shared = inputs is x
             x = self._binary(x, noise)
             inputs = x if shared else self._binary(inputs, noise)
         shared, x = inputs is x, x.contiguous(memory_format=self.memory_format)
         inputs = x if shared else inputs.contiguous(memory_format=self.memory_format)
-        return Batch(x, inputs, y, index, whole, part.start, step)
+        return Batch(x, inputs, y, index, whole, offset, step)
 
     def fixed(self, index: Tensor) -> Tensor:
         """Return the examples at ``index`` as in evaluation, ``(N, *shape)``, with noise that is fixed per example."""
@@ -290,6 +293,14 @@ class Batches:
         fixed = self.binarize == "static" or (self.binarize == "dynamic" and not self.train)
         return fixed and self._binarized is None
 
+    def _draws(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw the numbers of `augment` for ``num`` examples."""
+        return torch.rand(num, NUM_DRAWS, generator=generator, device=self.device)
+
+    def _noise(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw the noise of dynamic binarisation for ``num`` examples."""
+        return draw_noise((num, *self.source.shape), generator)
+
     def _fixed_noise(self, index: Tensor) -> Tensor:
         """Draw the fixed noise of the examples at ``index``, on the CPU."""
         return draw_fixed_noise(Streams(0), f"static/{self.split}", index, self.source.shape)
@@ -300,15 +311,18 @@ class Batches:
         return self.source if self._binarized is None else self._binarized
 
     @cached_property
-    def _binarized(self) -> ImageSource | None:
+    def _binarized(self) -> TensorImages | None:
         """The source with all images binarised in advance; None if each batch must be binarised separately."""
-        fixed = self.binarize in ("threshold", "static") or (self.binarize == "dynamic" and not self.train)
-        if not (fixed and self.source.resident and self.augment is None) or self.source.has_missing:
+        source, fixed = self.source, self.binarize in ("threshold", "static") or (self.binarize == "dynamic" and not self.train)
+        if not (fixed and isinstance(source, TensorImages) and self.augment is None) or source.has_missing:
             return None
-        source = self.source
-        chunks = torch.arange(len(source), device=source.device).split(256)
-        parts = [(self.fixed(chunk) * 255).to(torch.uint8) for chunk in chunks]
-        return TensorImages(torch.cat(parts), source.labels, source.class_names)
+
+        def make() -> TensorImages:
+            chunks = torch.arange(len(source), device=source.device).split(256)
+            parts = [(self.fixed(chunk) * 255).to(torch.uint8) for chunk in chunks]
+            return TensorImages(torch.cat(parts), source.labels, source.class_names)
+
+        return source.derived("threshold" if self.binarize == "threshold" else f"static/{self.split}", make)
 
 
 def _scaled(images: Tensor) -> Tensor:

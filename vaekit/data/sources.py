@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -205,7 +205,7 @@ class TensorImages(ImageSource):
         self.device = images.device
         self._range: Range | None = None
         self._binary: bool | None = None
-        self._moved: dict[torch.device, TensorImages] = {}
+        self._derived: dict[Hashable, TensorImages] = {}
 
     @property
     def names(self) -> Sequence[str] | None:
@@ -226,9 +226,15 @@ class TensorImages(ImageSource):
         device = torch.device(device)
         if device.type == "cpu" == self.device.type:
             return self
-        if device not in self._moved:  # moved once, since the models of a sweep share the images on the device
-            self._moved[device] = TensorImages(self.images.to(device), self.labels, self.class_names, self.names)
-        return self._moved[device]
+        return self.derived(
+            device, lambda: TensorImages(self.images.to(device), self.labels, self.class_names, self.names)
+        )
+
+    def derived(self, key: Hashable, make: Callable[[], TensorImages]) -> TensorImages:
+        """Return the result of ``make``, which is called at the first request for a key: the models of a sweep share it."""
+        if key not in self._derived:
+            self._derived[key] = make()
+        return self._derived[key]
 
     def value_range(self) -> Range:
         if self._range is None:

@@ -17,7 +17,7 @@ from vaekit.errors import UsageError
 from vaekit.interfaces import Aim, Loss, Module, Optim, Shape
 from vaekit.model.vae import VAE
 from vaekit.schema import ModelPart
-from vaekit.streams import Streams
+from vaekit.streams import JointStreams, Streams
 from vaekit.trace import Elsewhere, Trace, mean_over_samples
 
 
@@ -237,7 +237,9 @@ class Objective(nn.Module):
             self.vae.get_submodule(part).eval()
         return self
 
-    def inputs_of(self, batch: Batch, streams: Streams, number: int, *, epoch: Tensor, split: str | None = None) -> Inputs:
+    def inputs_of(
+        self, batch: Batch, streams: Streams | JointStreams, number: int, *, epoch: Tensor, split: str | None = None
+    ) -> Inputs:
         """Return the inputs for a batch, with noise as a function of the seed, the number and, in evaluation, the split.
 
         Each loss has its own stream, so that adding a loss does not change other draws.
@@ -249,13 +251,14 @@ class Objective(nn.Module):
             epoch: The time for schedules, a 0-d tensor.
             split: The name of the split in evaluation; default: training.
         """
-        generator = partial(streams.generator, step=number, device=batch.inputs.device)
         posterior, prefix = ("posterior", "") if split is None else (f"evaluation/{split}", f"evaluation/{split}/")
-        noise = batch.share(partial(self.draw_noise, generator=generator(posterior), like=batch.inputs))
+        like, device = batch.inputs, batch.inputs.device
+        draw = partial(self.draw_noise, like=like)
+        noise = batch.share(partial(streams.draw, posterior, number, draw=draw, device=device))
         draws: dict[str, Tensor] = {}
         for kind in self.drawers:
-            draw = partial(cast("Loss", self.losses[kind]).draw_noise, like=batch.inputs, model=self.vae)
-            drawn = batch.share(partial(draw, generator=generator(f"{prefix}loss/{kind}")))
+            own = partial(cast("Loss", self.losses[kind]).draw_noise, like=like, model=self.vae)
+            drawn = batch.share(partial(streams.draw, f"{prefix}loss/{kind}", number, draw=own, device=device))
             if drawn is not None:
                 draws[kind] = drawn
         return Inputs(batch.inputs, batch.x, self.samples_first(noise), epoch, batch.y, draws)

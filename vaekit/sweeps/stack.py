@@ -17,7 +17,7 @@ from vaekit.compute.graphs import Replay
 from vaekit.data.batches import Reading
 from vaekit.model.assembly import example_inputs
 from vaekit.model.objective import Inputs, Objective, Result
-from vaekit.streams import RecordableStreams
+from vaekit.streams import JointStreams, RecordableStreams
 from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.training.step import Step
 
@@ -31,7 +31,8 @@ class StackedStep:
     """Joint steps of several models; each keeps its batches, noise, schedules and learning rates.
 
     The models' parameters and optimiser states become views of stacked tensors, so evaluation, pictures and checkpoints work as
-    for a single model. Models with the same seed share batches and noise.
+    for a single model. The batches of all seeds are gathered, scaled, augmented and binarised together, as one batch. Models with
+    the same seed share their part of it and their noise.
 
     Args:
         steps: The steps of models of the same form (see `difference`) at the same position.
@@ -40,10 +41,13 @@ class StackedStep:
 
     def __init__(self, steps: Sequence[Step], *, compiled: bool = False) -> None:
         self.steps, self.first = list(steps), steps[0]
-        seeds = list(dict.fromkeys(step.spec.train.seed for step in steps))
-        self.seed_of = [seeds.index(step.spec.train.seed) for step in steps]
-        self.leaders = [self.seed_of.index(number) for number in range(len(seeds))]
-        """The indices of the models whose batches are needed: the first of each seed."""
+        each = {step.spec.train.seed: step.streams for step in steps}
+        self.streams = JointStreams(list(each.values())) if len(each) > 1 else self.first.streams
+        self.batches = self.first.image_batches(self.streams)
+        places = [list(each).index(step.spec.train.seed) for step in steps]
+        in_order = places == list(range(len(steps)))
+        self.places = None if in_order else torch.tensor(places, device=self.first.device)
+        """The position of each model's seed among the seeds; None if each model has its own."""
 
         objectives = [step.objective.train() for step in steps]
         parameters, self.buffers = stack_module_state(cast("list[nn.Module]", objectives))
@@ -72,28 +76,24 @@ class StackedStep:
 
     def _replay(self) -> Replay[dict[str, Tensor]]:
         me = cast("StackedStep", proxy(self))  # a strong reference from the recording would keep the step alive
-        streams = [cast("RecordableStreams", self.steps[leader].streams) for leader in self.leaders]
-        return Replay(partial(StackedStep.take, me), streams)
+        streams = self.streams.each if isinstance(self.streams, JointStreams) else [self.streams]
+        return Replay(partial(StackedStep.take, me), cast("Sequence[RecordableStreams]", streams))
 
-    def __call__(self, readings: Sequence[Reading]) -> dict[str, Tensor]:
-        """Take a step with every model; return the terms to log, each ``(S,)``.
-
-        Args:
-            readings: A reading for each of the ``leaders``.
-        """
-        number = readings[0].number
+    def __call__(self, reading: Reading) -> dict[str, Tensor]:
+        """Take the step of a reading of `batches` with every model; return the terms to log, each ``(S,)``."""
+        number = reading.number
         self.first.clock.fill_(number / self.first.steps_per_epoch)
         factors = [step.lr_factor(number) for step in self.steps]
         for average in self.averages:
             average.set_step(number)
         numbers = [optimizer.numbers(factors) for optimizer in self.optimizers]
-        return self.take(readings, numbers) if self.replay is None else self.replay(number, readings, numbers)
+        return self.take(reading, numbers) if self.replay is None else self.replay(number, reading, numbers)
 
-    def take(self, readings: Sequence[Reading], numbers: Sequence[Tensor]) -> dict[str, Tensor]:
+    def take(self, reading: Reading, numbers: Sequence[Tensor]) -> dict[str, Tensor]:
         """Take a step, given the numbers of each optimiser; the time is already set."""
-        inputs = self.inputs(readings)
+        inputs = self.inputs(reading)
         with self.first.autocast():
-            total, terms, state = self.forward(self.base, self.parameters, self.buffers, inputs, shared=len(self.leaders) == 1)
+            total, terms, state = self.forward(self.base, self.parameters, self.buffers, inputs, shared=self.shared)
         moving = [self.parameters[name] for name in self.moving]
         gradients = dict(zip(self.moving, torch.autograd.grad(total.sum(), moving, allow_unused=True), strict=True))
         for optimizer, each in zip(self.optimizers, numbers, strict=True):
@@ -104,18 +104,30 @@ class StackedStep:
             average.update()
         return dict(terms)
 
-    def inputs(self, readings: Sequence[Reading]) -> Inputs:
-        """Return the inputs of all models: shared for a single seed, otherwise stacked according to the models' seeds."""
-        given = [self.steps[leader].inputs(reading) for leader, reading in zip(self.leaders, readings, strict=True)]
-        if len(given) == 1:
-            return given[0]
-        x, target, noise, y = (
-            None if values[0] is None else torch.stack([values[seed] for seed in self.seed_of])
-            for values in zip(*((each.x, each.target, each.noise, each.y) for each in given), strict=True)
+    @property
+    def shared(self) -> bool:
+        """Whether all models have the same seed and so the same inputs."""
+        return self.streams.num_seeds == 1
+
+    def inputs(self, reading: Reading) -> Inputs:
+        """Return the inputs of all models: shared for a single seed, otherwise with a dimension of models before the batch."""
+        batch, objective = self.batches.make(reading), self.first.objective
+        inputs = objective.inputs_of(batch, self.streams, reading.number, epoch=self.first.clock)
+        if self.shared:
+            return inputs
+        x = self._of_models(inputs.x)
+        return inputs._replace(
+            x=x,
+            target=x if inputs.target is inputs.x else self._of_models(inputs.target),
+            noise=self._of_models(inputs.noise, len(objective.samples)),
+            y=None if inputs.y is None else self._of_models(inputs.y),
+            draws={kind: self._of_models(draws) for kind, draws in (inputs.draws or {}).items()},
         )
-        drawn = [each.draws or {} for each in given]
-        draws = {kind: torch.stack([drawn[seed][kind] for seed in self.seed_of]) for kind in drawn[0]}
-        return Inputs(cast("Tensor", x), cast("Tensor", target), cast("Tensor", noise), self.first.clock, y, draws)
+
+    def _of_models(self, rows: Any, dim: int = 0) -> Tensor:
+        """Return the rows of each model, ``(S, …)``, given those of each seed, one seed after another."""
+        of_seeds: Tensor = rows.unflatten(dim, (self.streams.num_seeds, -1))
+        return (of_seeds if self.places is None else of_seeds.index_select(dim, self.places)).movedim(dim, 0)
 
 
 def over_models(

@@ -90,9 +90,8 @@ class Stack:
         began, saved = time.perf_counter(), time.monotonic()
         start, seconds_before = position.step, position.seconds
         meter = _joined([trainer.meter for trainer in self.trainers])
-        leading = [self.trainers[leader].step.batches for leader in self.step.leaders]
-        for readings in zip(*(batches.readings(position.epoch, start=start) for batches in leading), strict=True):
-            number, terms = readings[0].number, self.step(readings)
+        for reading in self.step.batches.readings(position.epoch, start=start):
+            number, terms = reading.number, self.step(reading)
             meter.add(terms)
             for trainer in self.trainers:
                 trainer.position.step += 1

@@ -27,7 +27,7 @@ from vaekit.errors import UsageError
 from vaekit.interfaces import Module, Optim
 from vaekit.model.objective import Inputs, Objective, Player
 from vaekit.specs.models import RunSpec
-from vaekit.streams import RecordableStreams, Streams
+from vaekit.streams import JointStreams, RecordableStreams, Streams
 from vaekit.training.average import MovingAverage
 from vaekit.training.checks import check_accumulation
 
@@ -81,7 +81,7 @@ class Step:
         self.steps_per_epoch = full_batches(objective.num_data or 0, train.batch_size)
         self.num_steps = train.num_steps(self.steps_per_epoch)
         self.source = splits.train
-        self.batches = self._image_batches()
+        self.batches = self.image_batches(self.streams)
         self.num_codes = len(self.source) * math.prod(self.objective.vae.posterior.param_shape)
         """The number of posterior parameters of all training images."""
         fixed = self.batches.augment is None and spec.data.binarize != "dynamic"
@@ -125,7 +125,7 @@ class Step:
             codes = [vae.params_of(batch.inputs, vae.condition_on(batch.y)).float() for batch in images.epoch(0)]
         self.codes = torch.cat(codes)
         if not self.objective.sees_images:
-            self.batches = self._batches(TensorImages(self.codes, images.source.labels, self.source.class_names))
+            self.batches = self._batches(TensorImages(self.codes, images.source.labels, self.source.class_names), self.streams)
 
     def inputs(self, reading: Reading) -> Inputs:
         """Return the inputs of the objective at a step: the batch, its noise and the time, which is already set."""
@@ -289,16 +289,16 @@ class Step:
             forward = nn.parallel.DistributedDataParallel(forward, device_ids=devices)
         return forward
 
-    def _image_batches(self) -> Batches:
+    def image_batches(self, streams: Streams | JointStreams) -> Batches:
         """Return the batches to train on: in a new order each epoch, augmented as the spec requests."""
-        return self._batches(self.source, binarize=self.spec.data.binarize, augment=self.spec.data.augment)
+        return self._batches(self.source, streams, binarize=self.spec.data.binarize, augment=self.spec.data.augment)
 
-    def _batches(self, source: ImageSource, **how: Any) -> Batches:
+    def _batches(self, source: ImageSource, streams: Streams | JointStreams, **how: Any) -> Batches:
         """Return the part of this process of the batches of a source, in a new order each epoch."""
         return Batches(
             source,
             batch_size=self.spec.train.batch_size,
-            streams=self.streams,
+            streams=streams,
             device=self.device,
             workers=self.spec.train.workers,
             memory_format=self.memory_format,

@@ -94,13 +94,13 @@ def parts(stack: Stack) -> dict[str, float]:
         spent[name].append(1e3 * (time.perf_counter() - began))
         return result
 
-    epochs = [stack.trainers[leader].step.batches.readings(0) for leader in step.leaders]
+    readings = step.batches.readings(0)
     moving = [step.parameters[name] for name in step.moving]
-    factors, shared = [1.0] * len(step.steps), len(step.leaders) == 1
+    factors = [1.0] * len(step.steps)
     for _ in range(step.first.steps_per_epoch):
-        batches = timed("inputs", lambda: step.inputs([next(epoch) for epoch in epochs]))
-        state = (step.base, step.parameters, step.buffers, batches)
-        total, *_ = timed("forward", lambda state=state: step.forward(*state, shared=shared))
+        inputs = timed("inputs", lambda: step.inputs(next(readings)))
+        state = (step.base, step.parameters, step.buffers, inputs)
+        total, *_ = timed("forward", lambda state=state: step.forward(*state, shared=step.shared))
         gradients = timed("backward", lambda total=total: torch.autograd.grad(total.sum(), moving))
         named = dict(zip(step.moving, gradients, strict=True))
         timed("optimiser", lambda named=named: [each.step(named, each.numbers(factors)) for each in step.optimizers])

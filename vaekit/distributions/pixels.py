@@ -10,10 +10,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor
 from torch.nn import functional as F
 
 from vaekit.distributions.density import sum_event
 from vaekit.distributions.gaussian import LOG_2PI
+
+EXACT = 40.0
+"""The logit above which softplus is the identity, also in double precision."""
 
 
 class BernoulliPixels(NamedTuple):
@@ -40,6 +44,8 @@ class BernoulliPixels(NamedTuple):
     def cross_entropy(self, value: Tensor) -> Tensor:
         """Return ``softplus(l) - x·l`` of each pixel."""
         logits = self.logits
+        if is_batchedtensor(logits):  # vmap would split the kernel below into many, which take five times as long
+            return F.softplus(logits, threshold=EXACT) - value * logits
         value = value if value.shape == logits.shape else value.expand(logits.shape)
         return F.binary_cross_entropy_with_logits(logits, value, reduction="none")
 

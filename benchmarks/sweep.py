@@ -95,15 +95,12 @@ def parts(stack: Stack) -> dict[str, float]:
         return result
 
     readings = step.batches.readings(0)
-    moving = [step.parameters[name] for name in step.moving]
-    factors = [1.0] * len(step.steps)
     for _ in range(step.first.steps_per_epoch):
         inputs = timed("inputs", lambda: step.inputs(next(readings)))
         state = (step.base, step.parameters, step.buffers, inputs)
         total, *_ = timed("forward", lambda state=state: step.forward(*state, shared=step.shared))
-        gradients = timed("backward", lambda total=total: torch.autograd.grad(total.sum(), moving))
-        named = dict(zip(step.moving, gradients, strict=True))
-        timed("optimiser", lambda named=named: [each.step(named, each.numbers(factors)) for each in step.optimizers])
+        timed("backward", lambda total=total: step.backward(total))
+        timed("optimiser", step.update)
     return {name: round(statistics.median(values), 3) for name, values in spent.items()}
 
 

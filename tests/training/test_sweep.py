@@ -20,7 +20,6 @@ from vaekit.errors import CheckpointError, DataError, UsageError, VaekitError
 from vaekit.model.assembly import assemble, build_objective, build_vae
 from vaekit.model.objective import Objective, Reconstruction
 from vaekit.specs.options import build_spec
-from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.sweeps.grouping import plan
 from vaekit.sweeps.space import Range, combinations, read_over
 from vaekit.sweeps.stack import StackedStep, difference, refusal
@@ -317,39 +316,6 @@ def test_a_model_that_diverges_stops_and_the_others_continue(images, tmp_path):
     for run, weight in ((good, 0.5), (other, 1.0)):
         single = alone(images, run, {"loss": "fragile", "epochs": 4, "weight": weight})
         assert run.evaluation()["loss"] == pytest.approx(single.evaluation()["loss"], rel=1e-5)
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.2])
-def test_stacked_adamw_matches_torch_at_each_learning_rate(decay):
-    generator = torch.Generator().manual_seed(0)
-    rates, shapes = (1e-3, 1e-1), {"a": (3, 2), "b": (4,), "c": ()}
-    start = {name: torch.randn(2, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
-    single = [[start[name][i].clone().requires_grad_() for name in shapes] for i in range(2)]
-    split = [[{"params": own[:1]}, {"params": own[1:], "weight_decay": 0.0}] for own in single]  # vectors do not decay
-    theirs = [torch.optim.AdamW(own, lr=rate, weight_decay=decay, eps=1e-2) for own, rate in zip(split, rates, strict=True)]
-    mine = [torch.optim.AdamW([p.detach().clone() for p in own], eps=1e-2) for own in single]
-    for optimizer, rate in zip(mine, rates, strict=True):
-        optimizer.param_groups[0] |= {"peak_lr": rate, "decay": decay}
-    stacked = StackedAdamW(start, mine, [None, 0.7])
-    for step in range(6):
-        gradients = {name: torch.randn(2, *shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
-        factor = 1 / (step + 1)
-        stacked.step(gradients, stacked.numbers([factor, 1.0]))
-        for number, (own, optimizer) in enumerate(zip(single, theirs, strict=True)):
-            for parameter, name in zip(own, shapes, strict=True):
-                parameter.grad = gradients[name][number].clone()
-            if number == 1:
-                torch.nn.utils.clip_grad_norm_(own, 0.7)
-            for group in optimizer.param_groups:
-                group["lr"] = rates[number] * (factor, 1.0)[number]
-            optimizer.step()
-    for number in range(2):
-        for name, parameter in zip(shapes, single[number], strict=True):
-            torch.testing.assert_close(start[name][number], parameter.detach(), rtol=0, atol=1e-12)
-            state = mine[number].state[mine[number].param_groups[0]["params"][list(shapes).index(name)]]
-            expected = theirs[number].state[parameter]
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                torch.testing.assert_close(state[key].double(), expected[key].double(), rtol=0, atol=1e-12)
 
 
 def objective(**given):

@@ -14,11 +14,11 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from vaekit.compute import process
 from vaekit.compute.graphs import Replay
+from vaekit.compute.sharding import like
 from vaekit.data.batches import Reading
 from vaekit.model.assembly import example_inputs
 from vaekit.model.objective import Inputs, Objective, Result
 from vaekit.streams import JointStreams, RecordableStreams
-from vaekit.sweeps.adamw import StackedAdamW
 from vaekit.training.step import Step
 
 TOLERANCE = 1e-2
@@ -30,13 +30,13 @@ ROUNDING = 1e-6
 class StackedStep:
     """Joint steps of several models; each keeps its batches, noise, schedules and learning rates.
 
-    The models' parameters and optimiser states become views of stacked tensors, so evaluation, pictures and checkpoints work as
-    for a single model. The batches of all seeds are gathered, scaled, augmented and binarised together, as one batch. Models with
+    The models' parameters become views of stacked tensors, so evaluation, pictures and checkpoints work as for a single model, and
+    each model is updated by its own optimisers. The batches of all seeds are gathered, scaled, augmented and binarised together, as one batch. Models with
     the same seed share their part of it and their noise.
 
     Args:
         steps: The steps of models of the same form (see `difference`) at the same position.
-        compiled: Whether to compile the step.
+        compiled: Whether to compile the forward and backward pass.
     """
 
     def __init__(self, steps: Sequence[Step], *, compiled: bool = False) -> None:
@@ -51,58 +51,71 @@ class StackedStep:
 
         objectives = [step.objective.train() for step in steps]
         parameters, self.buffers = stack_module_state(cast("list[nn.Module]", objectives))
-        self.parameters: dict[str, Tensor] = parameters
+        self.parameters: dict[str, Tensor] = transposed(parameters, objectives[0])
         for number, objective in enumerate(objectives):
             for name, tensor in (*objective.named_parameters(), *objective.named_buffers()):
                 stacked = self.parameters[name] if name in self.parameters else self.buffers[name]
                 tensor.data = stacked.detach()[number]
-        self.moving = [name for name, tensor in self.parameters.items() if tensor.requires_grad]
-        self.optimizers = [self._optimizer(player, compiled=compiled) for player in range(len(self.first.optimizers))]
-        self.averages = [step.average for step in steps if step.average is not None]
-        self.base = with_quick_linear(copy.deepcopy(self.first.objective).to("meta"))
+        moving = [name for name, tensor in self.parameters.items() if tensor.requires_grad]
+        self.own = {name: [each.get_parameter(name) for each in objectives] for name in moving}
+        """The parameters of each model, views of the stacked ones."""
+        for step in steps:
+            lay_out_state(step)
+        self.base = copy.deepcopy(self.first.objective).to("meta")
         self.forward = process.compiled(over_models) if compiled else over_models
         self.replay = self._replay() if self.first.records else None
-
-    def _optimizer(self, player: int, *, compiled: bool) -> StackedAdamW:
-        objective = self.first.objective
-        own = objective.parameters_of(objective.players[player])
-        names = {id(parameter): name for name, parameter in objective.named_parameters()}
-        return StackedAdamW(
-            {names[id(parameter)]: self.parameters[names[id(parameter)]] for parameter in own},
-            [step.optimizers[player] for step in self.steps],
-            [step.spec.train.grad_clip for step in self.steps],
-            compiled=compiled,
-        )
 
     def _replay(self) -> Replay[dict[str, Tensor]]:
         me = cast("StackedStep", proxy(self))  # a strong reference from the recording would keep the step alive
         streams = self.streams.each if isinstance(self.streams, JointStreams) else [self.streams]
+        self.rates = torch.zeros(len(self.steps), len(self.first.optimizers), device=self.first.device)
+        for step, rates in zip(self.steps, self.rates, strict=True):
+            for optimizer, rate in zip(step.optimizers, rates, strict=True):
+                optimizer.param_groups[0]["lr"] = rate
         return Replay(partial(StackedStep.take, me), cast("Sequence[RecordableStreams]", streams))
 
     def __call__(self, reading: Reading) -> dict[str, Tensor]:
         """Take the step of a reading of `batches` with every model; return the terms to log, each ``(S,)``."""
-        number = reading.number
-        self.first.clock.fill_(number / self.first.steps_per_epoch)
-        factors = [step.lr_factor(number) for step in self.steps]
-        for average in self.averages:
-            average.set_step(number)
-        numbers = [optimizer.numbers(factors) for optimizer in self.optimizers]
-        return self.take(reading, numbers) if self.replay is None else self.replay(number, reading, numbers)
+        self.set_time(reading.number)
+        return self.take(reading) if self.replay is None else self.replay(reading.number, reading)
 
-    def take(self, reading: Reading, numbers: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Take a step, given the numbers of each optimiser; the time is already set."""
+    def set_time(self, number: int) -> None:
+        """Set all values that depend only on the step number; see `Step.set_time`."""
+        if self.replay is None:
+            for step in self.steps:
+                step.set_time(number)
+            return
+        self.first.clock.fill_(number / self.first.steps_per_epoch)
+        self.rates.copy_(torch.tensor([step.learning_rates(number) for step in self.steps]), non_blocking=True)
+        for step in self.steps:
+            if step.average is not None:
+                step.average.set_step(number)
+
+    def take(self, reading: Reading) -> dict[str, Tensor]:
+        """Take a step at the time already set."""
         inputs = self.inputs(reading)
         with self.first.autocast():
             total, terms, state = self.forward(self.base, self.parameters, self.buffers, inputs, shared=self.shared)
-        moving = [self.parameters[name] for name in self.moving]
-        gradients = dict(zip(self.moving, torch.autograd.grad(total.sum(), moving, allow_unused=True), strict=True))
-        for optimizer, each in zip(self.optimizers, numbers, strict=True):
-            optimizer.step(gradients, each)
+        self.backward(total)
         for name, value in state.items():
             self.buffers[name].copy_(value)
-        for average in self.averages:
-            average.update()
+        self.update()
         return dict(terms)
+
+    def backward(self, total: Tensor) -> None:
+        """Compute the gradients of all models."""
+        total.sum().backward()
+        for name, own in self.own.items():
+            stacked = self.parameters[name]
+            if stacked.grad is not None:
+                for parameter, gradient in zip(own, stacked.grad, strict=True):
+                    parameter.grad = gradient
+                stacked.grad = None
+
+    def update(self) -> None:
+        """Step the optimisers of all models and update their moving averages."""
+        for step in self.steps:
+            step.update({})
 
     @property
     def shared(self) -> bool:
@@ -130,6 +143,28 @@ class StackedStep:
         return (of_seeds if self.places is None else of_seeds.index_select(dim, self.places)).movedim(dim, 0)
 
 
+def transposed(parameters: dict[str, Tensor], objective: nn.Module) -> dict[str, Tensor]:
+    """Return stacked parameters in which the weights of linear layers are transposed in memory.
+
+    vmap computes their gradients in that layout, ``(S, in, out)``. In another, they would have to be copied, or the outputs would
+    be transposed, which takes a fifth of a step on a CPU.
+    """
+    for name, module in objective.named_modules():
+        if isinstance(module, nn.Linear):
+            weight = parameters[f"{name}.weight"]
+            weight.data = weight.data.mT.contiguous().mT
+    return parameters
+
+
+def lay_out_state(step: Step) -> None:
+    """Give a step's moments and averages the memory layout of its parameters, which fused optimisers rely on."""
+    for optimizer in step.optimizers:
+        for parameter, state in optimizer.state.items():
+            state |= {key: like(value, parameter) for key, value in state.items() if value.shape == parameter.shape}
+    if step.average is not None:
+        step.average.tensors = {name: like(each, step.average.parameters[name]) for name, each in step.average.tensors.items()}
+
+
 def over_models(
     base: Objective, parameters: dict[str, Tensor], buffers: dict[str, Tensor], inputs: Inputs, *, shared: bool
 ) -> Result:
@@ -151,7 +186,7 @@ def refusal(objective: Objective) -> str | None:
     separately: losses and gradients must agree.
     """
     objective = copy.deepcopy(objective).eval()  # dropout, for example, draws differently in a stack
-    base = with_quick_linear(copy.deepcopy(objective).to("meta"))
+    base = copy.deepcopy(objective).to("meta")
     parameters, buffers = stack_module_state([objective, objective])
     moving = {name: tensor for name, tensor in parameters.items() if tensor.requires_grad}
     with torch.no_grad():
@@ -182,25 +217,6 @@ def _gradients(total: Tensor, parameters: Mapping[str, Tensor]) -> list[Tensor]:
     """Return the gradient of a loss with respect to each parameter; 0 if independent of it."""
     gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True, materialize_grads=True)
     return list(gradients)
-
-
-class QuickLinear(nn.Linear):
-    """A linear layer whose stacked weight gradient has the memory layout of the weight.
-
-    ``x W'`` yields a transposed gradient, with which the optimiser takes seven times as long on a CPU, a third of the step.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        output = (self.weight @ x.mT).mT
-        return output if self.bias is None else output + self.bias.to(output.dtype)  # autocast does not cast it under vmap
-
-
-def with_quick_linear(objective: Objective) -> Objective:
-    """Replace every plain linear layer of an objective by a `QuickLinear`, in place; return the objective."""
-    for module in objective.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = QuickLinear
-    return objective
 
 
 def difference(one: nn.Module, other: nn.Module) -> str | None:

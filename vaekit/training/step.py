@@ -140,10 +140,8 @@ class Step:
     def set_time(self, number: int) -> None:
         """Set all values that depend only on the step number: the time, the learning rates and the average's weight."""
         self.clock.fill_(number / self.steps_per_epoch)
-        factor = self.lr_factor(number)
-        for optimizer in self.optimizers:
+        for optimizer, rate in zip(self.optimizers, self.learning_rates(number), strict=True):
             (group,) = optimizer.param_groups
-            rate = group["peak_lr"] * factor
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)  # read by the recorded step
             else:
@@ -244,9 +242,14 @@ class Step:
             return risen
         return 0.5 * (1.0 + math.cos(math.pi * (number - warmup) / (self.num_steps - warmup)))
 
+    def learning_rates(self, number: int) -> list[float]:
+        """Return the learning rate of each player in a step."""
+        factor = self.lr_factor(number)
+        return [float(optimizer.param_groups[0]["peak_lr"]) * factor for optimizer in self.optimizers]
+
     def learning_rate(self, number: int) -> float:
         """Return the learning rate of a step; with several players, that of the first."""
-        return float(self.optimizers[0].param_groups[0]["peak_lr"]) * self.lr_factor(number)
+        return self.learning_rates(number)[0]
 
     def averaged(self) -> AbstractContextManager[None]:
         """Use the moving average in place of the weights, if there is one, within a context: a run saves it."""

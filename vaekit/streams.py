@@ -24,6 +24,7 @@ class Streams:
     """
 
     num_seeds = 1
+    """The number of seeds."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -108,7 +109,8 @@ class JointStreams:
     ) -> Drawn:
         """Return the rows that the seeds draw, one seed after another; None if they draw none."""
         parts = [each.draw(stream, step, num // self.num_seeds, draw, device) for each in self.each]
-        return None if parts[0] is None else torch.cat(parts)
+        drawn = [part for part in parts if part is not None]
+        return torch.cat(drawn) if drawn else parts[0]
 
 
 def derive_seed(seed: int, stream: str, step: int) -> int:

@@ -232,3 +232,15 @@ def test_images_are_moved_to_a_device_only_once():
     assert moved.images.device.type == "meta"
     assert moved is source.to("meta")
     assert source.to("cpu") is source
+
+
+@pytest.mark.parametrize(("training", "evaluation"), [("static", "static"), ("static", "dynamic"), ("threshold", "threshold")])
+def test_a_source_is_binarised_once_for_all_seeds(monkeypatch, training, evaluation):
+    fixed, made = Batches.fixed, []
+    monkeypatch.setattr(Batches, "fixed", lambda self, index: made.append(self.split) or fixed(self, index))
+    source = grey()
+    for seed in range(3):
+        for binarize, train in ((training, True), (evaluation, False)):
+            next(batches(source, seed=seed, binarize=binarize, train=train).epoch(0))
+            next(batches(source, seed=seed, binarize=binarize, train=False, split="test").epoch(0))
+    assert made == (["train", "test"] if training == "static" else ["train"])

@@ -16,10 +16,12 @@ from vaekit import roles
 from vaekit.components.losses.kl import KL
 from vaekit.compute.process import Interrupted
 from vaekit.data.facts import Facts
+from vaekit.data.sources import TensorImages
 from vaekit.errors import CheckpointError, DataError, UsageError, VaekitError
 from vaekit.model.assembly import assemble, build_objective, build_vae
 from vaekit.model.objective import Objective, Reconstruction
 from vaekit.specs.options import build_spec
+from vaekit.store.record import load_splits
 from vaekit.sweeps.grouping import plan
 from vaekit.sweeps.space import Range, combinations, read_over
 from vaekit.sweeps.stack import StackedStep, difference, refusal
@@ -464,3 +466,74 @@ def test_an_objective_with_wrong_stacked_gradients_is_refused():
     usual = Objective(vae, {**losses, "norm": CodeNorm(Lossy.apply)})
     assert "gradients" in refusal(usual)
     assert all(parameter.grad is None for parameter in usual.parameters())
+
+
+MAKING = [
+    {},
+    {"binarize": "static"},
+    {"binarize": "dynamic"},
+    {"binarize": "threshold"},
+    {"binarize": "static", "dataset.memory_gb": 0.0},
+    {"binarize": "dynamic", "dataset.memory_gb": 0.0, "workers": 1},
+    {"augment.rotate": 20, "augment.flip": "both", "augment.brightness": 0.2, "binarize": "dynamic"},
+    {"augment.scale": (0.8, 1.2), "augment.target": "original"},
+    {"condition": "label"},
+    {"loss": "iwae", "num_samples": 3},
+    {"loss": ("kl", "mmd"), "prior": "mixture"},
+    {"missing": "zeros", "likelihood": "mse"},
+]
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A file of 120 labelled images of 9×7, and one of images with missing pixels."""
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (120, 9, 7), dtype=np.uint8), rng.integers(3, size=120)
+    np.savez(tmp_path / "images.npz", images=pixels, labels=labels)
+    np.save(tmp_path / "images.npy", pixels)
+    np.save(tmp_path / "missing.npy", np.where(rng.random((120, 9, 7)) < 0.1, np.nan, pixels / 255).astype(np.float32))
+    return tmp_path
+
+
+def steps_of(folder, over, **given):
+    """Steps of models for each point, on the same data."""
+    name = "missing.npy" if "missing" in given else "images.npy" if "dataset.memory_gb" in given else "images.npz"
+    given = {"binarize": "none"} | given
+    specs = [fit_to_machine(build_spec({}, options(folder / name, **given | point))) for point in over]
+    splits = load_splits(specs[0])
+    return [Step(spec, assemble(spec, splits), splits) for spec in specs]
+
+
+@pytest.mark.parametrize("given", MAKING, ids=str)
+@pytest.mark.parametrize("seeds", [(0, 1, 5), (3, 0, 3), (2, 2)], ids=str)
+def test_the_inputs_of_a_stack_are_those_of_its_models_alone(labelled, given, seeds):
+    over = [{"seed": seed, "lr": 1e-3 * (1 + number)} for number, seed in enumerate(seeds)]
+    stack, alone = StackedStep(steps_of(labelled, over, **given)), steps_of(labelled, over, **given)
+    readings = zip(stack.batches.readings(1, 2), *(step.batches.readings(1, 2) for step in alone), strict=True)
+    for together, *own in readings:
+        joint = stack.inputs(together)
+        for number, (step, reading) in enumerate(zip(alone, own, strict=True)):
+            inputs = step.inputs(reading)
+
+            def of_model(tensor, number=number):
+                return tensor if stack.shared else tensor[number]
+
+            for name in ("x", "target", "noise", "y"):
+                theirs = getattr(inputs, name)
+                mine = None if theirs is None else of_model(getattr(joint, name))
+                assert theirs is None or torch.equal(mine.nan_to_num(-1.0), theirs.nan_to_num(-1.0)), name
+            assert joint.draws.keys() == inputs.draws.keys()
+            assert all(torch.equal(of_model(joint.draws[kind]), inputs.draws[kind]) for kind in inputs.draws)
+
+
+@pytest.mark.parametrize("binarize", ["none", "static", "dynamic"])
+def test_a_stack_of_any_size_gathers_a_batch_once(labelled, monkeypatch, binarize):
+    gather, gathered = TensorImages.gather, []
+    for num in (2, 7):
+        stack = StackedStep(steps_of(labelled, [{"seed": seed} for seed in range(num)], binarize=binarize))
+        reading = next(stack.batches.readings(0))
+        stack.inputs(reading)  # binarises the source
+        with monkeypatch.context() as patch:
+            patch.setattr(TensorImages, "gather", lambda self, index: gathered.append(len(index)) or gather(self, index))
+            stack.inputs(reading)
+    assert gathered == [2 * 16, 7 * 16]

@@ -226,9 +226,7 @@ class TensorImages(ImageSource):
         device = torch.device(device)
         if device.type == "cpu" == self.device.type:
             return self
-        return self.derived(
-            device, lambda: TensorImages(self.images.to(device), self.labels, self.class_names, self.names)
-        )
+        return self.derived(device, lambda: TensorImages(self.images.to(device), self.labels, self.class_names, self.names))
 
     def derived(self, key: Hashable, make: Callable[[], TensorImages]) -> TensorImages:
         """Return the result of ``make``, which is called at the first request for a key: the models of a sweep share it."""

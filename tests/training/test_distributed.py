@@ -1,5 +1,6 @@
 """Several processes train a model like a single process, launched by torchrun or, to start faster, forked; gloo."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,11 +15,14 @@ from torch import nn
 from training.ranks import vaekit_in_two_processes
 
 import vaekit
+from vaekit import roles
 from vaekit.cli import main
 from vaekit.components.decoders.mlp import MLP as Decoder
 from vaekit.components.encoders.mlp import MLP as Encoder
 from vaekit.compute.sharding import blocks
 from vaekit.errors import UsageError
+from vaekit.model.objective import Objective
+from vaekit.training.step import changed_by_forward
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = [
@@ -191,6 +195,31 @@ def test_losses_that_call_a_sharded_model_match_one_process(images, tmp_path, lo
     """One reads the shards of the decoder's weights, the other calls the decoder again for its derivative."""
     arguments = ["--dataset.path", images, *DIVIDED, "--loss", loss, "--loss", "kl"]
     assert_close_runs(*(train(tmp_path / train.__name__, *arguments) for train in (trained_alone, trained)))
+
+
+VQ = ("--posterior", "vq", "--num-codes", "8", "--loss", "commitment", "--latent-dim", "4")
+
+
+@pytest.mark.parametrize("more", [("--loss", "mmd"), VQ], ids=["constants", "learned"])
+def test_processes_have_the_same_buffers_without_sending_them(images, tmp_path, more):
+    arguments = ("train", *ARGUMENTS, *more, "--epochs", "2", "--dataset.path", images, "--out", tmp_path / "run")
+    vaekit_in_two_processes(tmp_path / "ranks", *arguments, watch=True)
+    one, other = (json.loads((tmp_path / "ranks" / f"steps_{rank}.json").read_text()) for rank in range(2))
+    assert one == other
+    assert len(one) == 2 * (100 // 16)
+    assert one[0]["buffers"]
+    assert {step["broadcast"] for step in one} == {0}
+
+
+def test_running_statistics_are_synchronised_but_neither_constants_nor_learned_or_frozen_buffers():
+    encoder, decoder = Encoder((1, 4, 4), (2, 3)), Decoder((3,), (1, 4, 4))
+    for network in (encoder, decoder):
+        network.norm = nn.BatchNorm2d(1)
+    losses = {"mmd": roles.losses.get("mmd")(), "geco": roles.losses.get("geco")(data_shape=(1, 4, 4))}
+    objective = Objective(vaekit.VAE(encoder, decoder), losses, frozen=["decoder"])
+    expected = [f"vae.encoder.norm.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")]
+    found = [name for name, each in objective.named_buffers() if any(each is other for other in changed_by_forward(objective))]
+    assert found == expected
 
 
 def test_a_batch_statistic_of_several_processes_sees_no_images():

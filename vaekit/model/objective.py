@@ -153,7 +153,7 @@ class Objective(nn.Module):
                     raise UsageError("two losses have a term of the same name", given=f"{term}, of {both}", remedy="remove one")
                 self.terms[term] = Term(name, aim)
         learned = [name for name, module in self.named_modules() if isinstance(module, Module) and module.learned]
-        self.learners = [name for name in learned if not self._is_frozen(name)]
+        self.learners = [name for name in learned if not self.is_frozen(name)]
         """The names of modules with state that is learned without gradients."""
         self.drawers = [name for name, loss in losses.items() if type(loss).draw_noise is not Loss.draw_noise]
         """The names of losses that may draw their own noise."""
@@ -164,7 +164,7 @@ class Objective(nn.Module):
         """Group the parameters by the aims that train them."""
         groups: dict[tuple[str, ...], list[str]] = {}
         for name, parameter in self.named_parameters():
-            if self._is_frozen(name):
+            if self.is_frozen(name):
                 continue
             movers = self._movers(name)
             if not movers and not parameter.requires_grad:
@@ -178,7 +178,7 @@ class Objective(nn.Module):
             groups.setdefault(movers, []).append(name)
         return tuple(Player(movers, tuple(names), self._optim(movers)) for movers, names in groups.items())
 
-    def _is_frozen(self, name: str) -> bool:
+    def is_frozen(self, name: str) -> bool:
         """Whether a module, parameter or buffer belongs to a frozen part of the model."""
         return f"{name}.".startswith(tuple(f"vae.{part}." for part in self.frozen))
 

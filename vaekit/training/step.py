@@ -289,6 +289,9 @@ class Step:
             forward = cast("nn.Module", compiled(forward, whole=True))
         if self.processes.size > 1 and self.spec.train.parallel == "ddp":
             devices = [self.device] if self.device.type == "cuda" else None
+            changed = set(map(id, changed_by_forward(self.objective)))
+            same = [name for name, buffer in forward.named_buffers() if id(buffer) not in changed]
+            nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(forward, same)
             forward = nn.parallel.DistributedDataParallel(forward, device_ids=devices)
         return forward
 
@@ -318,6 +321,17 @@ class Step:
                 group["capturable"] = True
         me = cast("Step", proxy(self))  # a strong reference in the recording would keep the step alive
         return Replay(partial(Step.take, me), [cast("RecordableStreams", self.streams)])
+
+
+def changed_by_forward(objective: Objective) -> list[Tensor]:
+    """Return the buffers that a forward pass may change, such as running statistics, and that processes therefore synchronise.
+
+    All others are the same in all processes: constants, which are not saved, such as networks of features, buffers of frozen
+    parts, and learned buffers, which every process computes from the whole batch.
+    """
+    saved, learned = objective.state_dict(keep_vars=True), set(objective.learned)
+    own = {name for name, buffer in objective.named_buffers() if name in saved and name not in learned}
+    return [objective.get_buffer(name) for name in own if not objective.is_frozen(name)]
 
 
 @torch.no_grad()

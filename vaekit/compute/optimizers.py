@@ -56,9 +56,9 @@ class AdamW(torch.optim.AdamW):
     def _tensors(self, group: Mapping[str, Any]) -> tuple[list[Tensor], ...] | None:
         """Return the parameters with a gradient, their gradients, both moments and steps; None if one kernel cannot take them."""
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-        states = [self.state.get(parameter) for parameter in parameters]
+        states = [self.state[parameter] for parameter in parameters if parameter in self.state]
         alike = len({parameter.dtype for parameter in parameters}) <= 1
-        if not (alike and all(states) and group["fused"]) or group["amsgrad"] or group["maximize"]:
+        if not (alike and group["fused"] and len(states) == len(parameters)):
             return None
         moments = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
         return parameters, [parameter.grad for parameter in parameters], *moments

@@ -28,8 +28,7 @@ from vaekit.sweeps.record import is_over, make_folder, outcome, read_record, run
 from vaekit.sweeps.space import Range, check_max_time, combinations, listed
 from vaekit.sweeps.stacked_training import fit_stacked
 from vaekit.training.checks import check_accumulation, check_best, check_data
-from vaekit.training.compilation import choose_compilation
-from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
+from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine, fit_to_model
 from vaekit.training.initial import read_initial
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.trainer import Trainer
@@ -90,7 +89,7 @@ def sweep(
         initial_notes += [] if initial is None else [initial.note]
     groups, notes = plan(specs, objectives, stack)
     notes = (*dict.fromkeys(initial_notes), *notes)
-    specs = [choose_compilation(each, objective) for each, objective in zip(specs, objectives, strict=True)]
+    specs = [fit_to_model(each, objective) for each, objective in zip(specs, objectives, strict=True)]
     folder = make_folder(out)
     try:
         names = [run_name(number, point) for number, point in enumerate(points, 1)]
@@ -148,7 +147,7 @@ def resume_sweep(
     models = {}
     for number, spec, splits in zip(left, asked, _load(asked), strict=True):
         objective = assemble(spec, splits)
-        models[number] = _Model(choose_compilation(spec, objective), splits, objective)
+        models[number] = _Model(fit_to_model(spec, objective), splits, objective)
     reporter.note(f"{folder}: {len(left)} of {len(record['runs'])} models to continue")
     return _train(folder, record, models, reporter, allow_changed_data=allow_changed_data)
 

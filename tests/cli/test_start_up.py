@@ -73,6 +73,42 @@ def test_commands_on_runs_do_not_load_the_compiler(labelled_run: Path, tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+COLLECTION = """
+import gc, sys
+from vaekit.__main__ import main
+
+paused = []
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            paused.append(not gc.isenabled())
+sys.meta_path.insert(0, Finder())
+sys.argv = ["vaekit", *sys.argv[1:]]
+code = main()
+assert paused == [True]
+assert gc.isenabled()
+assert gc.get_freeze_count() > len(gc.get_objects())
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "embed", "export", "report", "sample", "score"])
+def test_torch_is_searched_for_garbage_neither_while_it_is_imported_nor_on_exit(
+    labelled_run: Path, tmp_path: Path, command: str
+) -> None:
+    given = {
+        "train": ["--dataset", "array", "--path", str(labelled_run.parent / "images.npz"), "--epochs", "1"],
+        "resume": [str(labelled_run)],
+        "evaluate": [str(labelled_run)],
+        "export": [str(labelled_run), "--torch", str(tmp_path / "decoder.pt2")],
+    }
+    to = {"train": "run", "embed": "codes.npy", "report": "page.html", "sample": "picture.png", "score": "scores.npz"}
+    out = ["--out", str(tmp_path / to[command])] if command in to else []
+    done = run("-c", COLLECTION, command, *given.get(command, [str(labelled_run)]), *out)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if command == "resume" else 0)  # the run is complete
+
+
 def test_a_usage_error_in_a_process_exits_with_2_and_no_traceback() -> None:
     done = run("-m", "vaekit", "train", "--epoch", "3")
     assert done.returncode == 2

@@ -19,7 +19,7 @@ def main() -> int:
         return 130
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter is about to exit
-        gc.freeze()  # and need not search all objects of torch for garbage before, which takes 0.2 s
+        gc.freeze()  # and need not search everything for garbage before; see `vaekit.cli.common.imports`
 
 
 def _open_streams() -> None:

@@ -15,12 +15,21 @@ from vaekit.roles import pictures
 from vaekit.run import Run
 
 CHECK = """
-import sys
-from vaekit.cli import main
-without, *arguments = sys.argv[1:]
-code = main(arguments)
+import gc, sys
+from vaekit.__main__ import main
+
+class Finder:
+    def find_spec(self, name, *_):
+        assert name != "torch" or not gc.isenabled(), "torch is searched for garbage while it is imported"
+        assert name != "vaekit.training.trainer" or not gc.isenabled() or gc.get_freeze_count(), "and afterwards"
+
+sys.meta_path.insert(0, Finder())
+without = sys.argv.pop(1)
+code = main()
 loaded = set(without.split()) & sys.modules.keys()
 assert not loaded, loaded
+assert gc.isenabled()
+assert gc.get_freeze_count() > len(gc.get_objects()), "the interpreter searches for garbage on exit"
 sys.exit(code)
 """
 HEAVY = "torch torchvision numpy"
@@ -73,40 +82,10 @@ def test_commands_on_runs_do_not_load_the_compiler(labelled_run: Path, tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-COLLECTION = """
-import gc, sys
-from vaekit.__main__ import main
-
-paused = []
-class Finder:
-    def find_spec(self, name, *_):
-        if name == "torch":
-            paused.append(not gc.isenabled())
-sys.meta_path.insert(0, Finder())
-sys.argv = ["vaekit", *sys.argv[1:]]
-code = main()
-assert paused == [True]
-assert gc.isenabled()
-assert gc.get_freeze_count() > len(gc.get_objects())
-sys.exit(code)
-"""
-
-
-@pytest.mark.parametrize("command", ["train", "resume", "evaluate", "embed", "export", "report", "sample", "score"])
-def test_torch_is_searched_for_garbage_neither_while_it_is_imported_nor_on_exit(
-    labelled_run: Path, tmp_path: Path, command: str
-) -> None:
-    given = {
-        "train": ["--dataset", "array", "--path", str(labelled_run.parent / "images.npz"), "--epochs", "1"],
-        "resume": [str(labelled_run)],
-        "evaluate": [str(labelled_run)],
-        "export": [str(labelled_run), "--torch", str(tmp_path / "decoder.pt2")],
-    }
-    to = {"train": "run", "embed": "codes.npy", "report": "page.html", "sample": "picture.png", "score": "scores.npz"}
-    out = ["--out", str(tmp_path / to[command])] if command in to else []
-    done = run("-c", COLLECTION, command, *given.get(command, [str(labelled_run)]), *out)
-    assert "Traceback" not in done.stderr
-    assert done.returncode == (2 if command == "resume" else 0)  # the run is complete
+def test_a_complete_run_is_refused_without_the_compiler(labelled_run: Path) -> None:
+    done = run("-c", CHECK, "torch._dynamo torchvision onnx", "resume", str(labelled_run))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {labelled_run} is complete")
 
 
 def test_a_usage_error_in_a_process_exits_with_2_and_no_traceback() -> None:

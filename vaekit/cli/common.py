@@ -6,6 +6,7 @@ import gc
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -71,17 +72,21 @@ class Panel(StrEnum):
 
 @contextmanager
 def imports() -> Iterator[None]:
-    """Pause garbage collection within the context, in which torch is imported.
+    """Import torch within the context without searching for garbage, and exclude everything it creates from later searches.
 
-    What an import creates stays, and searching it for garbage again and again takes a seventh of the time.
+    It stays until the process ends, and searching it takes 0.15 s during the import, and 0.2 s on exit. Nothing happens if torch
+    has been imported before.
     """
-    enabled = gc.isenabled()
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        if "torch" in sys.modules:
+            gc.freeze()
+        gc.enable()
 
 
 def open_run(path: Path | None) -> Run:

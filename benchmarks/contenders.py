@@ -109,7 +109,7 @@ def pythae_model(encoder: nn.Module, decoder: nn.Module) -> Any:
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.nn import BaseDecoder, BaseEncoder
 
-    class Encoder(BaseEncoder):  # type: ignore[misc]
+    class Encoder(BaseEncoder):
         def __init__(self) -> None:
             super().__init__()
             self.network = encoder
@@ -118,7 +118,7 @@ def pythae_model(encoder: nn.Module, decoder: nn.Module) -> Any:
             mu, logvar = self.network(x).unbind(1)
             return ModelOutput(embedding=mu, log_covariance=logvar)
 
-    class Decoder(BaseDecoder):  # type: ignore[misc]
+    class Decoder(BaseDecoder):
         def __init__(self) -> None:
             super().__init__()
             self.network = decoder
@@ -168,7 +168,7 @@ def autoencoders_loop(images: Tensor, folder: Path, seed: int, given: Given | No
     from autoencoders import TrainingConfig, VAETrainer, VariationalAutoencoderConfig, VariationalAutoencoderModel
     from autoencoders.data.base import TensorSpec
 
-    class Bernoulli(VariationalAutoencoderModel):  # type: ignore[misc]
+    class Bernoulli(VariationalAutoencoderModel):
         def encode(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
             mu, logvar = self.encoder(inputs).unbind(1)
             return mu, logvar
@@ -196,7 +196,7 @@ def autoencoders_loop(images: Tensor, folder: Path, seed: int, given: Given | No
         how = {"learning_rate": given.lr, "batch_size": given.batch}
     settings = TrainingConfig(output_dir=str(folder), device="cpu", seed=seed, **how)
     trainer = VAETrainer(model, settings)
-    loader = DataLoader(x, batch_size=settings.batch_size, shuffle=True)  # type: ignore[arg-type]
+    loader: DataLoader[Tensor] = DataLoader(x, batch_size=settings.batch_size, shuffle=True)  # type: ignore[arg-type]
 
     def epoch() -> None:
         trainer.on_epoch_start(trainer.current_epoch + 1)
@@ -300,7 +300,7 @@ def keras_loop(images: Tensor, folder: Path, seed: int, given: Given | None) -> 
     del folder
     keras.utils.set_random_seed(seed)
 
-    class Sampling(layers.Layer):  # type: ignore[misc]
+    class Sampling(layers.Layer):
         def call(self, parameters: Any) -> Any:
             mu, logvar = parameters[:, 0], parameters[:, 1]
             self.add_loss(ops.mean(0.5 * ops.sum(mu**2 + ops.exp(logvar) - 1 - logvar, axis=1)))

@@ -8,7 +8,7 @@ settings and seeds:
 
     python benchmarks/peers.py --parts training                                          # 1 minute
     python benchmarks/peers.py --parts likelihood                                        # half a minute
-    python benchmarks/peers.py --parts learning --contenders vaekit --settings equal     # 1 minute
+    python benchmarks/peers.py --parts learning --contenders vaekit --settings equal     # 1 minute; 12 for all
     python benchmarks/peers.py --parts learning --contenders vaekit keras --seeds 1 --after 15 30
 
 The four packages fit beside any recent torch: none has an upper bound, and pip leaves installed versions as they are. The
@@ -65,7 +65,11 @@ def training(case: str, *, threads: int, repeats: int) -> dict[str, Any]:
         epochs = {name: loop(images, Path(folder), 0, given_by(trainer)).epoch for name, loop in PEERS.items()}
         times = in_turn({"vaekit": vaekit_loop(trainer).epoch} | epochs, repeats)
     speeds = {name: per_second(steps * BATCH, spent) for name, spent in times.items()}
-    return {"images_per_second": speeds, "against": {name: ratios(times[name], times["vaekit"]) for name in PEERS}}
+    return {
+        "images_per_second": speeds,
+        "against": {name: ratios(times[name], times["vaekit"]) for name in PEERS},
+        "repeats": repeats,
+    }
 
 
 def likelihood(precision: str, *, threads: int, repeats: int) -> dict[str, Any]:
@@ -74,7 +78,7 @@ def likelihood(precision: str, *, threads: int, repeats: int) -> dict[str, Any]:
     one_epoch(trainer)()
     theirs = pythae_model(*networks(trainer)).eval()
     vae = trainer.step.objective.vae
-    x = (trainer.splits.train.gather(torch.arange(IMAGES)) > 127).float()  # type: ignore[operator]
+    x = (trainer.splits.train.gather(torch.arange(IMAGES)) > 127).float()
     batch = Batch(x, x, None, torch.arange(IMAGES))
     estimates: dict[str, float] = {}
 
@@ -96,6 +100,8 @@ def likelihood(precision: str, *, threads: int, repeats: int) -> dict[str, Any]:
         "against": against,
         "gflops_of_decoding": per_second(work / 1e9, times["vaekit"]),
         "log_likelihood": estimates,
+        "samples": SAMPLES,
+        "repeats": repeats,
     }
 
 
@@ -222,7 +228,8 @@ def measurements(given: argparse.Namespace) -> dict[str, Callable[[], dict[str, 
 def main() -> None:
     """Measure the chosen rows, print them and add them to the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("training", "likelihood", "learning"), default=["training", "likelihood"])
+    parts = ["training", "likelihood", "learning"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--contenders", nargs="+", choices=("vaekit", *PEERS), default=["vaekit", *PEERS])
     parser.add_argument("--settings", nargs="+", choices=("equal", "own"), default=["equal", "own"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -240,7 +247,7 @@ def main() -> None:
         with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             row = measure()
         print(line(name, row), flush=True)
-        add(given.json, name, {**row, "repeats": given.repeats, "peers": versions, "environment": environment(given.threads)})
+        add(given.json, name, {**row, "peers": versions, "environment": environment(given.threads)})
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ from vaekit.model.assembly import assemble
 from vaekit.specs.options import build_spec
 from vaekit.store.folder import RunFolder
 from vaekit.training.checkpoints import Position
-from vaekit.training.compilation import choose_compilation
-from vaekit.training.hardware import fit_to_data, fit_to_machine
+from vaekit.training.hardware import fit_to_data, fit_to_machine, fit_to_model
 from vaekit.training.trainer import Trainer
 
 
@@ -89,7 +88,7 @@ def vaekit_trainer(images: Tensor, folder: Path, seed: int, threads: int) -> Tra
     splits = Splits(source, source, source)
     spec = fit_to_data(spec, splits)
     objective = assemble(spec, splits)
-    return Trainer(choose_compilation(spec, objective), objective, splits, RunFolder.create(spec, folder / "vaekit"))
+    return Trainer(fit_to_model(spec, objective), objective, splits, RunFolder.create(spec, folder / "vaekit"))
 
 
 def vaekit_loop(trainer: Trainer) -> Contender:

@@ -1,6 +1,6 @@
 """fp32 and bf16 on this processor: the speed of training, and the ELBO of MNIST after the same time.
 
-    python benchmarks/precision.py [--repeats 5] [--seconds 30] [--seeds 2] [--threads 2] [--json benchmarks/results/precision.json]
+    python benchmarks/precision.py [--seconds 25] [--seeds 2] [--threads 2] [--json benchmarks/results/precision.json]
 
 Speeds are those of epochs on random images, in alternation. For the ELBO, both train on MNIST (see VAEKIT_DATA) with the defaults
 of `vaekit train` for that time; the validation images are then evaluated in fp32.
@@ -68,7 +68,7 @@ def main() -> None:
     """Compare both precisions for each network, and print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--seconds", type=float, default=25.0)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--networks", help="some of the networks, separated by semicolons")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 DECADE, WIDE, HIGH = 52, 4.3, 3.6
 """The pixels of a factor of ten, and the factors of ten that a panel holds in both directions."""
-LEFT, TOP, RIGHT, BOTTOM = 34, 40, 74, 34
+LEFT, TOP, RIGHT, BOTTOM = 34, 42, 66, 34
 COLUMNS, LINE = 4, 13
 TIME, MEMORY, INK, FAINT = "#0072B2", "#D55E00", "#333333", "#cccccc"
 STYLE = f"font-family='system-ui, sans-serif' font-size='11' fill='{INK}'"
@@ -74,18 +74,21 @@ def _panel(panel: Panel) -> str:
     parts.append(_line([(LEFT, floor), (right, floor)], INK, 1))
     reach = min(span, (HIGH + low if panel.slope > 0 else low) / panel.slope)
     parts.append(_line([at((size, 1)), at((size * 10**reach, 10 ** (panel.slope * reach)))], FAINT, 5))
+    bases: list[str] = []
     ends: list[tuple[tuple[float, float], str, str]] = []
-    for points, colour, text, below in ((panel.memory, MEMORY, _megabytes, 15), (panel.times, TIME, _milliseconds, -8)):
+    for points, colour, text in ((panel.memory, MEMORY, _megabytes), (panel.times, TIME, _milliseconds)):
         if not points:
             continue
         base = points[0][1]
         places = [at(point, base) for point in points]
         parts += [_line(places, colour), *(_dot(place, colour) for place in places)]
-        parts.append(_text((places[0][0] + 1, places[0][1] + below), text(base), colour))
-        if points is panel.times and panel.predicted:
-            places, points = [at(point, base) for point in panel.predicted], panel.predicted
-            parts.append(_line(places, colour, dash="4 3"))
+        bases.append(f"<tspan fill='{colour}'>{text(base)}</tspan>")
         ends.append((places[-1], text(points[-1][1]), colour))
+    if panel.predicted:
+        places = [at(point, panel.times[0][1]) for point in panel.predicted]
+        parts.append(_line(places, TIME, dash="4 3"))
+        ends[-1] = (places[-1], _milliseconds(panel.predicted[-1][1]), TIME)
+    parts.append(_text((LEFT, 32), f"1 is {', '.join(reversed(bases))}", INK))
     ends.sort(key=lambda end: end[0][1])
     heights = [end[0][1] for end in ends]
     if len(heights) == 2 and (near := LINE - (heights[1] - heights[0])) > 0:

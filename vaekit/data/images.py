@@ -350,9 +350,8 @@ def common_size(files: EncodedImages) -> tuple[int, int]:
     Raises:
         DataError: The files differ in size; the message names two of them.
     """
-    sizes = (
-        image_size(files[i]) for i in range(len(files))
-    )  # in one thread: two, which take turns in Python, took twice as long
+    # In one thread: two, which take turns in Python, took twice as long.
+    sizes = (image_size(files[i]) for i in range(len(files)))
     first = next(sizes)
     for i, size in enumerate(sizes, 1):
         if size != first:

@@ -404,8 +404,15 @@ def split_source(source: ImageSource, validation: float | ImageSource, test: flo
             "too few images to split into train, validation and test", given=f"{len(source)} images", expected="at least 3"
         )
     order = _spread_order(len(source), source.labels)
-    train, *held_out = (source.subset(part.sort().values) for part in order.split([num_train, *counts]))
+    train, *held_out = (source.subset(_ascending(part, len(source))) for part in order.split([num_train, *counts]))
     return Splits(train, *(part if isinstance(part, ImageSource) else held_out.pop(0) for part in (validation, test)))
+
+
+def _ascending(rows: Tensor, num: int) -> Tensor:
+    """Return different integers below ``num`` in order, without sorting them."""
+    chosen = torch.zeros(num, dtype=torch.bool)
+    chosen[rows] = True
+    return chosen.nonzero().squeeze(1)
 
 
 def _spread_order(num: int, labels: Tensor | None) -> Tensor:

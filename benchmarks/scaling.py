@@ -145,6 +145,22 @@ def stack(given: dict[str, Any]) -> dict[str, float]:
     return {"milliseconds": statistics.median(times[1:])}
 
 
+def one_by_one(given: dict[str, Any]) -> dict[str, float]:
+    """Return the duration of a sweep of models that train one after another, for an epoch of few images."""
+    import numpy as np
+
+    import vaekit
+
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 28, 28), dtype=np.uint8))
+        options = {"dataset": "array", "dataset.path": f"{folder}/images.npy", "likelihood": "bce", "pictures": "none"}
+        options |= MLP | {"batch_size": 16, "epochs": 1, "device": "cpu", "compile": "off"}
+        clock = Clock()
+        vaekit.sweep(over={"seed": range(given["models"])}, stack="off", out=Path(folder) / "sweep", **options)
+        clock.done("sweep")
+    return clock.result
+
+
 def plan(given: dict[str, Any]) -> dict[str, float]:
     """Return the duration of planning the stacks of a sweep over the latent size, in which no two models are alike."""
     from vaekit.model.assembly import assemble
@@ -394,10 +410,8 @@ def runs(given: dict[str, Any]) -> dict[str, float]:
     return clock.result
 
 
-MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, float]]] = {
-    each.__name__: each
-    for each in (step, stack, plan, records, state, start, names, in_memory, evaluation, metrics, frames, report, runs)
-}
+ALL = (step, stack, one_by_one, plan, records, state, start, names, in_memory, evaluation, metrics, frames, report, runs)
+MEASURES: dict[str, Callable[[dict[str, Any]], dict[str, float]]] = {each.__name__: each for each in ALL}
 
 
 # Axes
@@ -446,6 +460,7 @@ PARTS: dict[str, dict[str, tuple[str, Axis]]] = {
     },
     "models": {
         "models in a stack, MLP": ("stack", Axis((1, 4, 16, 64, 256), lambda n, _: {"models": n})),
+        "models of a sweep, one by one": ("one_by_one", Axis((4, 16, 64, 256), lambda n, _: {"models": n})),
         "models of a sweep: planning": ("plan", Axis((10, 100, 1000), lambda n, _: {"models": n})),
         "trials of a search: one record": ("records", Axis((10, 100, 1000), lambda n, _: {"models": n})),
     },

@@ -1,9 +1,11 @@
 """Models trained together equal those trained separately."""
 
+import gc
 import json
 import math
 import os
 import signal
+import weakref
 from functools import partial
 
 import numpy as np
@@ -530,3 +532,22 @@ def test_modules_without_a_difference_have_the_same_form(name, value):
     assert form(one) == form(same)
     assert difference(one, other) is not None
     assert form(one) != form(other)
+
+
+def test_a_sweep_takes_the_memory_of_one_model_at_a_time(images, tmp_path, monkeypatch):
+    assembled, alive = [], []
+
+    def counted(spec, splits):
+        objective = assemble(spec, splits)
+        assembled.append(weakref.ref(objective))
+        gc.collect()
+        found = [each() for each in assembled]
+        alive.append(sum(each is not None and not next(each.parameters()).is_meta for each in found))
+        return objective
+
+    monkeypatch.setattr("vaekit.sweeps.grid.assemble", counted)
+    runs = vaekit.sweep(
+        over={"latent_dim": range(2, 8)}, stack="off", out=tmp_path / "sweep", **without("latent_dim", options(images))
+    )
+    assert len(runs) == 6
+    assert max(alive) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,13 +44,16 @@ class Group:
     compiled: bool = False
 
 
-def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stacking) -> tuple[list[Group], tuple[str, ...]]:
+def plan(
+    specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stacking, build: Callable[[int], Objective] | None = None
+) -> tuple[list[Group], tuple[str, ...]]:
     """Return the groups of models to train together, and notes on why other models are trained separately.
 
     Args:
         specs: Complete specs, adapted to this machine.
-        objectives: The objective of each spec.
+        objectives: The objective of each spec; on the meta device, without its weights, if there is a ``build``.
         stack: ``on`` stacks all models that can be stacked, ``off`` none, ``auto`` those known to be faster in a stack.
+        build: Returns the objective of a number, with its weights.
 
     Raises:
         UsageError: ``stack`` is ``on``, and no models can be stacked.
@@ -64,7 +67,7 @@ def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stack
         why = "no other model has the same form" if len(numbers) == 1 else None
         if why is None and spec.train.accumulate > 1:
             why = "stacks do not support gradient accumulation (--accumulate)"
-        why = why or refusal(objective)
+        why = why or refusal(objective if build is None else build(numbers[0]))
         if stack == "auto" and why is None:
             why = obstacle(spec, objective, len(numbers))
         if why is not None:

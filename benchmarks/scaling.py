@@ -344,10 +344,7 @@ def metrics(given: dict[str, Any]) -> dict[str, float]:
         clock.done("resume")
         run.folder.append_metrics(record | {"epoch": given["epochs"]})
         clock.done("append")
-        total = clock.result["milliseconds"]
-        run.metrics()
-        clock.done("read")
-    return {**clock.result, "milliseconds": total, "megabytes": size / 1e6}
+    return {**clock.result, "megabytes": size / 1e6}
 
 
 def frames(given: dict[str, Any]) -> dict[str, float]:

@@ -324,8 +324,8 @@ def evaluation(given: dict[str, Any]) -> dict[str, float]:
 def lengthen(run: Any, epochs: int) -> None:
     """Repeat the metrics of a run."""
     record = run.metrics()[0]
-    lines = (json.dumps(record | {"epoch": epoch + 1, "best": epoch % 10 == 0}) + "\n" for epoch in range(epochs))
-    run.folder.metrics.write_text("".join(lines), "utf-8")
+    with run.folder.metrics.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record | {"epoch": epoch + 1, "best": epoch % 10 == 0}) + "\n" for epoch in range(epochs))
 
 
 def metrics(given: dict[str, Any]) -> dict[str, float]:
@@ -335,9 +335,9 @@ def metrics(given: dict[str, Any]) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         run = vaekit.train(epochs=1, device="cpu", pictures="none", out=Path(folder) / "run")
+        (record,) = run.metrics()
         lengthen(run, given["epochs"])
-        size, record = run.folder.metrics.stat().st_size, run.metrics()[0]
-        clock = Clock()
+        size, clock = run.folder.metrics.stat().st_size, Clock()
         Summary.read(run.folder)
         clock.done("summary")
         run.folder.cut_metrics(given["epochs"] - 1)

@@ -326,6 +326,8 @@ def lengthen(run: Any, epochs: int) -> None:
     record = run.metrics()[0]
     with run.folder.metrics.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(record | {"epoch": epoch + 1, "best": epoch % 10 == 0}) + "\n" for epoch in range(epochs))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def metrics(given: dict[str, Any]) -> dict[str, float]:

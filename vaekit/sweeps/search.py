@@ -111,6 +111,8 @@ class Plan:
         check_over(over, options)
         self.base, self.options, self.over, self.metric, self.prune = base, options, over, metric, prune
         self.loaded: dict[str, Splits] = {}
+        self.outcomes: dict[int, dict[str, Any]] = {}
+        """The outcome of each completed trial, which is read once."""
         self.notes: list[str] = []
 
     @cached_property
@@ -169,7 +171,9 @@ class Plan:
         if state == "PRUNED":
             return {"value": trial.value, "pruned": trial.last_step}
         if state == "COMPLETE":
-            return {"value": trial.value, **outcome(Record(study.folder / trial.user_attrs["run"]), None)}
+            if trial.number not in self.outcomes:
+                self.outcomes[trial.number] = outcome(Record(study.folder / trial.user_attrs["run"]), None)
+            return {"value": trial.value, **self.outcomes[trial.number]}
         return {}
 
     def check(self) -> RunSpec:

@@ -38,8 +38,8 @@ class BernoulliPixels(NamedTuple):
         return -self.cross_entropy(value)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        logits, differentiated = self.logits, torch.is_grad_enabled() and self.logits.requires_grad
-        if differentiated or not logits.is_cpu or logits.ndim <= self.event_ndim or torch.compiler.is_compiling():
+        logits = self.logits
+        if torch.is_grad_enabled() or not logits.is_cpu or logits.ndim <= self.event_ndim or torch.compiler.is_compiling():
             return -sum_event(self.cross_entropy(value), self.event_ndim)
         size = max(1, BLOCK * len(logits) // max(1, logits.numel()))
         pairs = zip(logits.split(size), value.expand(logits.shape).split(size), strict=True)

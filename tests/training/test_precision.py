@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import vaekit
 from vaekit.data.facts import Facts
 from vaekit.model.assembly import build_objective, build_vae
 from vaekit.model.objective import Objective
@@ -52,3 +54,13 @@ def test_a_cpu_uses_bf16_if_it_has_amx_and_enough_work(
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
     spec, objective = made(**MLP, batch_size=batch_size, precision=asked)
     assert choose_precision(spec, objective).train.precision == chosen
+
+
+def test_a_run_records_the_precision_that_was_chosen(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr("vaekit.training.precision.WORTH_HALVING", 0)
+    given = {"dataset": "array", "dataset.path": str(images), "encoder.hidden": (8,), "decoder.hidden": (8,), "epochs": 1}
+    run = vaekit.train(**given, device="cpu", latent_dim=2, batch_size=16, pictures="none", out=tmp_path / "run")
+    assert run.spec.train.precision == "bf16"
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    assert vaekit.resume(run.path, epochs=2).spec.train.precision == "bf16"

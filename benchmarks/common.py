@@ -54,3 +54,10 @@ def write(path: Path | None, threads: int, results: Any, /, **settings: Any) -> 
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = {"environment": environment(threads), **settings, "results": results}
         path.write_text(json.dumps(whole, indent=2) + "\n", "utf-8")
+
+
+def add(path: Path | None, name: str, row: Mapping[str, Any]) -> None:
+    """Add a row to the results in a JSON file, in place of one of the same name, if a path is given."""
+    if path is not None:
+        rows = json.loads(path.read_text("utf-8"))["results"] if path.is_file() else {}
+        path.write_text(json.dumps({"results": rows | {name: row}}, indent=2) + "\n", "utf-8")

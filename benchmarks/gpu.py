@@ -44,8 +44,8 @@ import numpy as np
 import sweep
 import torch
 from common import in_turn, per_second, spread, write
-from peers import pythae_epoch, pythae_model
-from train_throughput import CNN, MLP, ByHand, one_epoch, trainer_on
+from contenders import given_by, pythae_loop, pythae_model
+from train_throughput import CNN, MLP, ByHand, networks, one_epoch, trainer_on
 
 import vaekit
 from vaekit.benchmark import machine
@@ -157,7 +157,7 @@ def steps(settings: Settings, results: Results) -> None:
             contenders["by hand, graph"] = Captured(plain, batch).epoch, num * batch
         with tempfile.TemporaryDirectory() as folder:
             small = make_trainer(few, options, settings, compile="off", batch_size=batch)
-            contenders["pythae"] = pythae_epoch(small, Path(folder), batch), theirs * batch
+            contenders["pythae"] = pythae_loop(few.images, Path(folder), 0, given_by(small)).epoch, theirs * batch
             epochs = {name: waiting(epoch, settings.device) for name, (epoch, _) in contenders.items()}
             times = in_turn(epochs, 1 if settings.tiny else 5)
         row: dict[str, Any] = {name: round(per_second(contenders[name][1], spent)) for name, spent in times.items()}
@@ -256,7 +256,7 @@ def likelihood(settings: Settings, results: Results) -> None:
 
         return run
 
-    theirs = pythae_model(trainer).to(device).eval()
+    theirs = pythae_model(*networks(trainer)).to(device).eval()
 
     def pythae() -> None:
         with torch.no_grad():

@@ -1,144 +1,84 @@
-"""vaekit against its peers: training, and log p(x) by importance sampling, with the same network, batch size and optimiser.
+"""vaekit against its peers: speed of training and of log p(x), and what each has learned after the same time.
 
-    pip install pythae==0.1.2 && python benchmarks/peers.py [--repeats 5] [--threads 2] [--json benchmarks/results/peers.json]
+    python -m pip install pythae==0.1.2 autoencoders==0.6.8 lightning keras
+    python benchmarks/peers.py [--parts training likelihood learning] [--threads 2] [--json benchmarks/results/peers.json]
 
-The peers are timed as released, in alternation with vaekit, on copies of vaekit's networks:
+Rows are added to the file, in place of rows of the same name, so it can be filled in parts, and `learning` in contenders,
+settings and seeds:
 
-* pythae 0.1.2: `BaseTrainer.train_step`, an epoch over its own `BaseDataset` of float images, and `VAE.get_nll` with its default
-  batch of 100 samples. Its Bernoulli loss takes probabilities, so its decoder ends in a sigmoid, as in its own networks.
-* The loop of PyTorch's `vae` example, reimplemented from its description: images stored as bytes are converted to pictures and
-  then to tensors one by one, Adam is not fused, and the loss is read at each step.
+    python benchmarks/peers.py --parts training                                          # 1 minute
+    python benchmarks/peers.py --parts likelihood                                        # half a minute
+    python benchmarks/peers.py --parts learning --contenders vaekit --settings equal     # 1 minute; 12 for all
+    python benchmarks/peers.py --parts learning --contenders vaekit keras --seeds 1 --after 15 30
 
-vaekit is timed with an epoch of its trainer, as in train_throughput.py, and with `log_likelihood`. All use the same bytes.
+The four packages fit beside any recent torch: none has an upper bound, and pip leaves installed versions as they are. The
+peers run as released, on copies of vaekit's networks, with the loops in contenders.py:
+
+* `training` times epochs in alternation, over the same bytes, with the same batch size and optimiser.
+* `likelihood` times `log_likelihood` and pythae's `VAE.get_nll` with its default batch of 100 samples; no other peer has one.
+  pythae's Bernoulli loss takes probabilities, so its decoder ends in a sigmoid, as in its own networks.
+* `learning` trains on MNIST with pixels from 128 on white and the others black (60,000 images; needs VAEKIT_DATA). After some
+  seconds of training steps alone, one evaluator computes the ELBO of the 10,000 test images from 5 samples for each, with
+  probabilities clipped to [1e-6, 1 - 1e-6]. Settings are `equal`, which are the same network 784-512-20, initial weights,
+  batch size of 128 and Adam with a constant learning rate of 1e-3, and `own`: those with which each library, or its README or
+  example, presents itself; see contenders.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import tempfile
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import in_turn, per_second, ratios, write
-from PIL import Image
+from common import add, in_turn, per_second, ratios
+from contenders import PEERS, Contender, given_by, pythae_model, vaekit_loop, vaekit_trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import ToTensor
-from train_throughput import NETWORKS, make_trainer, networks, one_epoch
+from train_throughput import MLP, NETWORKS, make_trainer, networks, one_epoch, trainer_on
 
-from vaekit.data import Batch
+from vaekit import roles
+from vaekit.benchmark.machine import environment
+from vaekit.data import Batch, TensorImages
 from vaekit.evaluation.importance import log_likelihood
-from vaekit.training.trainer import Trainer
 
 BATCH, SAMPLES, IMAGES = 128, 5000, 4
+STEPS = {"mlp": ("mlp 784-512-20", 100), "cnn": ("cnn (32, 64)", 30)}
+"""Networks to time, and the number of steps of an epoch."""
 
 
-def pythae_model(trainer: Trainer) -> Any:
-    """Return a pythae VAE with copies of a trainer's networks."""
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
-
-    class Encoder(BaseEncoder):  # type: ignore[misc]
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: Tensor) -> Any:
-            mu, logvar = self.network(x).unbind(1)
-            return ModelOutput(embedding=mu, log_covariance=logvar)
-
-    class Decoder(BaseDecoder):  # type: ignore[misc]
-        def __init__(self, network: nn.Module) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, z: Tensor) -> Any:
-            return ModelOutput(reconstruction=torch.sigmoid(self.network(z)))
-
-    vae, (encoder, decoder) = trainer.step.objective.vae, networks(trainer)
-    config = VAEConfig(input_dim=vae.data_shape, latent_dim=vae.latent_dim, reconstruction_loss="bce")
-    return VAE(config, Encoder(encoder), Decoder(decoder))
-
-
-def pythae_epoch(trainer: Trainer, folder: Path, batch: int = BATCH) -> Callable[[], None]:
-    """Return a function that runs one epoch of pythae's trainer."""
-    from pythae.data.datasets import BaseDataset
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-
-    source = trainer.splits.train
-    images = source.gather(torch.arange(len(source), device=source.device)).float().cpu() / 255
-    config = BaseTrainerConfig(
-        output_dir=str(folder),
-        per_device_train_batch_size=batch,
-        learning_rate=1e-4,
-        num_epochs=1,
-        no_cuda=trainer.step.device.type != "cuda",
-    )
-    theirs = BaseTrainer(pythae_model(trainer), BaseDataset(images, torch.zeros(len(images))), training_config=config)
-    theirs.prepare_training()
-    return lambda: theirs.train_step(1)
-
-
-class Pictures(Dataset[Tensor]):
-    """Bytes that are converted to a picture and then to a tensor, image by image, as in torchvision's MNIST."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images, self.transform = images, ToTensor()
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        image: Tensor = self.transform(Image.fromarray(self.images[index].numpy()))
-        return image
-
-
-def example_epoch(trainer: Trainer) -> Callable[[], None]:
-    """Return a function that runs one epoch of PyTorch's example."""
-    encoder, decoder = networks(trainer)
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-4)
-    source = trainer.splits.train
-    loader = DataLoader(Pictures(source.gather(torch.arange(len(source)))[:, 0]), batch_size=BATCH, shuffle=True)
-
-    def epoch() -> None:
-        total = 0.0
-        for x in loader:
-            optimizer.zero_grad()
-            mu, logvar = encoder(x).unbind(1)
-            std = torch.exp(0.5 * logvar)
-            probabilities = torch.sigmoid(decoder(mu + torch.randn_like(std) * std))
-            reconstruction = F.binary_cross_entropy(probabilities, x, reduction="sum")
-            loss = reconstruction - 0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
-            loss.backward()
-            total += loss.item()
-            optimizer.step()
-
-    return epoch
-
-
-def training(case: str, peers: tuple[str, ...], *, steps: int, threads: int, repeats: int) -> dict[str, Any]:
-    """Time epochs of ``steps`` steps, vaekit's first; return images per second and vaekit's speed-up."""
-    trainer = make_trainer(NETWORKS[case], steps, threads, BATCH)
+def training(case: str, *, threads: int, repeats: int) -> dict[str, Any]:
+    """Time epochs of all loops; return images per second and vaekit's speed-up."""
+    network, steps = STEPS[case]
+    trainer = make_trainer(NETWORKS[network], steps, threads, BATCH)
+    images = trainer.splits.train.gather(torch.arange(len(trainer.splits.train)))
     with tempfile.TemporaryDirectory() as folder:
-        others = {"pythae": lambda: pythae_epoch(trainer, Path(folder)), "pytorch example": lambda: example_epoch(trainer)}
-        times = in_turn({"vaekit": one_epoch(trainer)} | {name: others[name]() for name in peers}, repeats)
+        epochs = {name: loop(images, Path(folder), 0, given_by(trainer)).epoch for name, loop in PEERS.items()}
+        times = in_turn({"vaekit": vaekit_loop(trainer).epoch} | epochs, repeats)
     speeds = {name: per_second(steps * BATCH, spent) for name, spent in times.items()}
-    return {"images_per_second": speeds, "against": {name: ratios(times[name], times["vaekit"]) for name in peers}}
+    return {
+        "images_per_second": speeds,
+        "against": {name: ratios(times[name], times["vaekit"]) for name in PEERS},
+        "repeats": repeats,
+    }
 
 
-def likelihood(*, threads: int, repeats: int, precision: str) -> dict[str, Any]:
+def likelihood(precision: str, *, threads: int, repeats: int) -> dict[str, Any]:
     """Time log p(x) of a few images with 5,000 samples; return images per second, the ratio, and both estimates."""
     trainer = make_trainer(NETWORKS["mlp 784-512-20"], 100, threads, BATCH)
     one_epoch(trainer)()
-    theirs = pythae_model(trainer).eval()
+    theirs = pythae_model(*networks(trainer)).eval()
     vae = trainer.step.objective.vae
-    x = (trainer.splits.train.gather(torch.arange(IMAGES)) > 127).float()  # type: ignore[operator]
+    x = (trainer.splits.train.gather(torch.arange(IMAGES)) > 127).float()
     batch = Batch(x, x, None, torch.arange(IMAGES))
     estimates: dict[str, float] = {}
 
@@ -160,37 +100,154 @@ def likelihood(*, threads: int, repeats: int, precision: str) -> dict[str, Any]:
         "against": against,
         "gflops_of_decoding": per_second(work / 1e9, times["vaekit"]),
         "log_likelihood": estimates,
+        "samples": SAMPLES,
+        "repeats": repeats,
     }
+
+
+def black_and_white() -> tuple[Tensor, Tensor]:
+    """Return the training and test images of MNIST as bytes, each pixel 0 or 255."""
+    splits = roles.datasets.build(roles.datasets.spec("mnist")()).load()
+    whole = [part.gather(torch.arange(len(part))) for part in (splits.train, splits.validation, splits.test)]
+    train, validation, test = (255 * (images >= 128).to(torch.uint8) for images in whole)
+    return torch.cat([train, validation]), test
+
+
+@torch.no_grad()
+def bound(model: Contender, test: Tensor, samples: int = 5) -> dict[str, float]:
+    """Return the ELBO of test images and its KL, in nats per image."""
+    generator = torch.Generator().manual_seed(0)
+    cross_entropy = kl = 0.0
+    for x in (test.float() / 255).split(1000):
+        mu, logvar = model.encode(x)
+        kl += float(0.5 * torch.sum(mu.square() + logvar.exp() - 1 - logvar))
+        for _ in range(samples):
+            z = mu + torch.exp(0.5 * logvar) * torch.randn(mu.shape, generator=generator)
+            p = model.decode(z).reshape(x.shape).clamp(1e-6, 1 - 1e-6)
+            cross_entropy += float(F.binary_cross_entropy(p, x, reduction="sum")) / samples
+    return {"elbo": -(cross_entropy + kl) / len(test), "kl": kl / len(test)}
+
+
+class TimeUp(Exception):  # noqa: N818
+    """Training has lasted as long as it should."""
+
+
+class Clock:
+    """Calls a function after given seconds of training, not counting its own time, and then ends training.
+
+    Args:
+        after: The seconds, in increasing order.
+        call: The function.
+    """
+
+    def __init__(self, after: Sequence[int], call: Callable[[], Any]) -> None:
+        self.after, self.call = list(after), call
+        self.found: dict[int, Any] = {}
+        self.steps = 0
+        self.began = time.perf_counter()
+
+    def watch(self, optimizer: Any) -> None:
+        """Read the time after each step of an optimiser."""
+        name = "step" if hasattr(optimizer, "step") else "apply"
+        take = getattr(optimizer, name)
+
+        def watched(*arguments: Any, **options: Any) -> Any:
+            result = take(*arguments, **options)
+            self.tick()
+            return result
+
+        setattr(optimizer, name, watched)
+
+    def tick(self) -> None:
+        """Count a step.
+
+        Raises:
+            TimeUp: It was the last.
+        """
+        self.steps += 1
+        spent = time.perf_counter() - self.began
+        if spent >= self.after[len(self.found)]:
+            self.found[self.after[len(self.found)]] = self.call() | {"steps": self.steps}
+            self.began = time.perf_counter() - spent
+        if len(self.found) == len(self.after):
+            raise TimeUp
+
+
+def learning(name: str, settings: str, seed: int, after: Sequence[int], threads: int) -> dict[str, Any]:
+    """Train a contender; return the ELBO of test images after each number of seconds."""
+    train, test = black_and_white()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, equal = Path(temporary), settings == "equal"
+        options = MLP | {"lr": 1e-3, "schedule": "constant", "batch_size": BATCH, "threads": threads, "seed": seed}
+        trainer = trainer_on(TensorImages(train), options)
+        torch.manual_seed(seed)
+        if name == "vaekit":
+            model = vaekit_loop(trainer if equal else vaekit_trainer(train, folder, seed, threads))
+        else:
+            model = PEERS[name](train, folder, seed, given_by(trainer) if equal else None)
+        clock = Clock(after, lambda: bound(model, test))
+        clock.watch(model.optimizer)
+        try:
+            while True:
+                model.epoch()
+        except TimeUp:
+            return {"after": clock.found}
+
+
+def line(name: str, row: dict[str, Any]) -> str:
+    """Return a row as a line."""
+    if "after" in row:
+        found = (f"{seconds} s {each['elbo']:.2f} ({each['steps']:,} steps)" for seconds, each in row["after"].items())
+        return f"{name:46} " + "  ".join(found)
+    parts = (f"{who} {speed:,.1f}/s" for who, speed in row["images_per_second"].items())
+    against = (
+        f"against {who} {ratio['ratio_median']:.2f} ({ratio['ratio_min']:.2f} to {ratio['ratio_max']:.2f})"
+        for who, ratio in row["against"].items()
+    )
+    return f"{name:46} " + "  ".join([*parts, *against, str(row.get("log_likelihood", ""))])
+
+
+def measurements(given: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return the chosen measurements by the names of their rows."""
+    how = {"threads": given.threads, "repeats": given.repeats}
+    parts: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
+        "training": {f"training, {case}": partial(training, case, **how) for case in STEPS},
+        "likelihood": {f"log p(x), mlp, {precision}": partial(likelihood, precision, **how) for precision in ("fp32", "bf16")},
+        "learning": {
+            f"learning, {settings}, {name}, seed {seed}": partial(learning, name, settings, seed, given.after, given.threads)
+            for seed in given.seeds
+            for settings in given.settings
+            for name in given.contenders
+        },
+    }
+    chosen = {name: measure for part in given.parts for name, measure in parts[part].items()}
+    threads = "1 thread" if given.threads == 1 else f"{given.threads} threads"
+    return {f"{name}, {threads}": measure for name, measure in chosen.items()}
 
 
 def main() -> None:
-    """Run every comparison and print the results."""
+    """Measure the chosen rows, print them and add them to the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = ["training", "likelihood", "learning"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--contenders", nargs="+", choices=("vaekit", *PEERS), default=["vaekit", *PEERS])
+    parser.add_argument("--settings", nargs="+", choices=("equal", "own"), default=["equal", "own"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--after", nargs="+", type=int, default=[15, 30, 60], help="seconds of training")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    given = {"threads": arguments.threads, "repeats": arguments.repeats}
-    torch.set_num_threads(arguments.threads)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
-    logging.disable(logging.INFO)
-    comparisons: dict[str, Callable[[], dict[str, Any]]] = {
-        "training, mlp": lambda: training("mlp 784-512-20", ("pythae", "pytorch example"), steps=100, **given),
-        "training, cnn": lambda: training("cnn (32, 64)", ("pythae",), steps=30, **given),
-        "log p(x), mlp, fp32": lambda: likelihood(precision="fp32", **given),
-        "log p(x), mlp, bf16": lambda: likelihood(precision="bf16", **given),
-    }
-    results = {}
-    for name, compare in comparisons.items():
-        row = results[name] = compare()
-        speeds = "  ".join(f"{who} {speed:,.1f}/s" for who, speed in row["images_per_second"].items())
-        against = "  ".join(
-            f"against {who} {ratio['ratio_median']:.2f} ({ratio['ratio_min']:.2f} to {ratio['ratio_max']:.2f})"
-            for who, ratio in row["against"].items()
-        )
-        print(f"{name:22} {speeds}  {against}  {row.get('log_likelihood', '')}", flush=True)
-    write(arguments.json, arguments.threads, results, repeats=arguments.repeats, samples=SAMPLES)
+    logging.disable(logging.WARNING)
+    versions = {name: metadata.version(name) for name in ("pythae", "autoencoders", "lightning", "keras")}
+    for name, measure in measurements(given).items():
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            row = measure()
+        print(line(name, row), flush=True)
+        add(given.json, name, {**row, "peers": versions, "environment": environment(given.threads)})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import unicodedata
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import vaekit
+from vaekit import files
 from vaekit.errors import UsageError, VaekitError
 from vaekit.files import file_names, local_path, write_atomically, write_text
 from vaekit.specs.models import read_spec
@@ -140,3 +142,36 @@ def test_an_uncreatable_folder_for_runs_is_named(tmp_path: Path, monkeypatch: py
     for make in (lambda: RunFolder.create(resolve({})), lambda: make_folder(None)):
         with pytest.raises(UsageError, match=r"cannot write .* runs"):
             make()
+
+
+class Counted(io.BytesIO):
+    """A file that counts the bytes read from it, and the calls that read them."""
+
+    count = calls = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        content = super().read(size)
+        self.count, self.calls = self.count + len(content), self.calls + 1
+        return content
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 1000])
+@pytest.mark.parametrize("content", [b"", b"a", b"a\n", b"\n\n", b"a\nbc\n\ndef", b"a\r\nbc\r\n", b"x" * 50 + b"\ny\n"])
+def test_lines_are_read_from_the_end(content: bytes, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BLOCK", block)
+    found = [*files.lines_from_end(io.BytesIO(content))]
+    assert [line for _, line in reversed(found)] == content.splitlines(keepends=True)
+    assert all(content[place : place + len(line)] == line for place, line in found)
+
+
+def test_earlier_lines_than_those_used_are_not_read() -> None:
+    file = Counted(b"a line\n" * 1_000_000)
+    lines = files.lines_from_end(file)
+    assert [next(lines)[1] for _ in range(3)] == [b"a line\n"] * 3
+    assert file.count == files.BLOCK
+
+
+def test_a_long_line_is_read_once_in_few_pieces() -> None:
+    file = Counted(b"first\n" + b"x" * (20 * files.BLOCK))
+    assert len(next(files.lines_from_end(file))[1]) == 20 * files.BLOCK
+    assert (file.count, file.calls) == (20 * files.BLOCK + 6, 6)

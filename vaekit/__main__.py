@@ -1,5 +1,6 @@
 """``python -m vaekit``, the same as ``vaekit``: handle interruptions and closed streams before importing anything else."""
 
+import gc
 import io
 import os
 import signal
@@ -18,6 +19,7 @@ def main() -> int:
         return 130
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the interpreter is about to exit
+        gc.freeze()  # and need not search everything for garbage before; see `vaekit.cli.common.imports`
 
 
 def _open_streams() -> None:

@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from vaekit.errors import UsageError, VaekitError, plain
 
@@ -25,6 +26,10 @@ REMEDIES = {
     errno.EIO: "check the disk",
 }
 """The remedies of system errors, by error number."""
+
+
+BLOCK = 2**16
+"""The number of bytes that `lines_from_end` reads at once."""
 
 
 def local_path(path: str | Path) -> Path:
@@ -125,6 +130,23 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
     with staged(path) as temporary, writing(path):
         write(temporary)
+
+
+def lines_from_end(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file from the last to the first, each with its position; earlier lines than those used are not read.
+
+    The last line may lack its line break.
+    """
+    position, rest = file.seek(0, os.SEEK_END), b""
+    while position:
+        size = min(max(BLOCK, len(rest)), position)  # doubled within a long line, which would otherwise be copied many times
+        position = file.seek(position - size)
+        content = file.read(size) + rest
+        end, lines = position + len(content), content.splitlines(keepends=True)
+        rest = lines.pop(0) if position else b""
+        for line in reversed(lines):
+            end -= len(line)
+            yield end, line
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -45,8 +45,7 @@ from vaekit.store.overview import overview
 from vaekit.store.record import Record, load_model, load_splits
 from vaekit.store.shared import SHARED_FILES, SHARED_FORMATS, write_shared
 from vaekit.streams import Streams
-from vaekit.training.compilation import choose_compilation
-from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
+from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine, fit_to_model
 from vaekit.training.progress import Reporter
 from vaekit.training.trainer import Trainer
 
@@ -112,7 +111,7 @@ def _trainer(
     spec = fit_to_data(spec, splits, processes.size)
     objective = assemble(spec, splits)
     return Trainer(
-        choose_compilation(spec, objective),
+        fit_to_model(spec, objective),
         objective,
         splits,
         folder,

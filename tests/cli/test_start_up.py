@@ -15,12 +15,21 @@ from vaekit.roles import pictures
 from vaekit.run import Run
 
 CHECK = """
-import sys
-from vaekit.cli import main
-without, *arguments = sys.argv[1:]
-code = main(arguments)
+import gc, sys
+from vaekit.__main__ import main
+
+class Finder:
+    def find_spec(self, name, *_):
+        assert name != "torch" or not gc.isenabled(), "torch is searched for garbage while it is imported"
+        assert name != "vaekit.training.trainer" or not gc.isenabled() or gc.get_freeze_count(), "and afterwards"
+
+sys.meta_path.insert(0, Finder())
+without = sys.argv.pop(1)
+code = main()
 loaded = set(without.split()) & sys.modules.keys()
 assert not loaded, loaded
+assert gc.isenabled()
+assert gc.get_freeze_count() > len(gc.get_objects()), "the interpreter searches for garbage on exit"
 sys.exit(code)
 """
 HEAVY = "torch torchvision numpy"
@@ -71,6 +80,12 @@ def test_commands_on_runs_do_not_load_the_compiler(labelled_run: Path, tmp_path:
     out = [] if command == "evaluate" else ["--out", str(tmp_path / ("page.html" if command == "report" else "picture.png"))]
     done = run("-c", CHECK, "torch._dynamo torchvision onnx", command, str(labelled_run), *out)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_complete_run_is_refused_without_the_compiler(labelled_run: Path) -> None:
+    done = run("-c", CHECK, "torch._dynamo torchvision onnx", "resume", str(labelled_run))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {labelled_run} is complete")
 
 
 def test_a_usage_error_in_a_process_exits_with_2_and_no_traceback() -> None:

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from vaekit.data import FileImages
+from vaekit.data.folders import FilesIn
+from vaekit.data.images import ImageReader
 from vaekit.errors import DataError
 from vaekit.roles import datasets
 
@@ -101,3 +105,29 @@ def test_pictures_in_lab_are_read_as_grey(tmp_path):
         grey, colour = (load(tmp_path, channels=channels).train.images for channels in ("grey", "rgb"))
     assert grey.shape[1] == 1
     assert (grey.int() - colour.int().float().mean(1, keepdim=True)).abs().max() <= 3
+
+
+NAMES = ["a.png", "b/c.png", "größe/β.png", "b/" + os.fsdecode(b"\xff") + ".png"]
+
+
+def test_files_are_made_from_their_names():
+    files = FilesIn(Path("/set"), NAMES)
+    assert [*files] == [Path("/set") / name for name in NAMES]
+    assert files.names == NAMES
+    assert files[-1] == Path("/set") / NAMES[-1]
+    assert files[1:3] == [Path("/set/b/c.png"), Path("/set/größe/β.png")]
+    with pytest.raises(IndexError):
+        files[len(NAMES)]
+    assert [*FilesIn(Path("/set"), [])] == []
+
+
+def test_a_batch_names_only_its_own_files(monkeypatch):
+    files = FilesIn(Path("/set"), [f"{i}.png" for i in range(1000)])
+    source = FileImages(files, ImageReader((8, 8))).subset(torch.arange(999, 0, -2))
+    made = []
+    get = FilesIn.__getitem__
+    monkeypatch.setattr(FilesIn, "__getitem__", lambda self, i: made.append(i) or get(self, i))
+    assert source.places(torch.tensor([0, 2, 499]))["file"].tolist() == ["/set/999.png", "/set/995.png", "/set/1.png"]
+    assert made == [999, 995, 1]
+    assert source.names[1:3][0] == "/set/997.png"
+    assert len(source.names) == 500

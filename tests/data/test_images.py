@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, PngImagePlugin
 
 from vaekit.data import FileImages, TensorImages, split_source
 from vaekit.data.folders import find_images
@@ -223,3 +223,51 @@ def test_an_unsuitable_tensor_is_refused(wrong):
         TensorImages(wrong)
     with pytest.raises(DataError, match="differ in number"):
         TensorImages(torch.zeros(2, 1, 3, 3), torch.zeros(3))
+
+
+def moved_to_the_end(png: bytes, kind: bytes) -> bytes:
+    """Return a PNG with the chunks of a kind after its pixels."""
+    chunks, place = [], 8
+    while place < len(png):
+        size = int.from_bytes(png[place : place + 4], "big") + 12
+        chunks.append(png[place : place + size])
+        place += size
+    chunks.sort(key=lambda chunk: (chunk[4:8] == b"IEND", chunk[4:8] == kind))  # keeps the order of the others
+    return png[:8] + b"".join(chunks)
+
+
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+LATE = {"eXIf": {"exif": EXIF}, "iTXt": {"pnginfo": PngImagePlugin.PngInfo()}}
+LATE["iTXt"]["pnginfo"].add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+
+
+@pytest.mark.parametrize("kind", LATE)
+@pytest.mark.parametrize("late", [False, True])
+def test_the_orientation_of_a_png_may_follow_its_pixels(tmp_path, kind, late):
+    file = save(tmp_path / "a.png", gradient(4, 6), **LATE[kind])
+    if late:
+        file.write_bytes(moved_to_the_end(file.read_bytes(), kind.encode()))
+        assert file.read_bytes().index(kind.encode()) > file.read_bytes().index(b"IDAT")
+    assert common_size([file]) == (6, 4)
+    assert ImageReader(None)(file).shape == (3, 6, 4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp"])
+def test_the_size_of_a_picture_is_read_without_its_pixels(tmp_path, suffix, monkeypatch):
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "a text")
+    file = save(tmp_path / f"a.{suffix}", gradient(200, 300), **({"pnginfo": info} if suffix == "png" else {}))
+    if suffix == "png":
+        file.write_bytes(moved_to_the_end(file.read_bytes(), b"tEXt"))
+    decoded = []
+    monkeypatch.setattr(ImageFile.ImageFile, "load", decoded.append)
+    assert common_size([file] * 3) == (200, 300)
+    assert not decoded
+
+
+def test_the_size_of_a_truncated_png_is_an_error(tmp_path):
+    file = save(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(DataError, match="a\\.png"):
+        common_size([file])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vaekit.data.arrays import MappedImages
 from vaekit.errors import DataError, UsageError
 from vaekit.roles import datasets
 
@@ -109,3 +110,14 @@ def test_floats_with_opacity_need_a_range(tmp_path):
         load("array", path=str(tmp_path / "a.npy"))
     images = load("array", path=str(tmp_path / "a.npy"), range=(0, 255)).train.images
     assert 0 <= images.min() <= images.max() <= 1
+
+
+def test_the_range_of_many_short_rows_is_found_in_few_reads(tmp_path, monkeypatch):
+    rows = np.random.default_rng(0).standard_normal((100_000, 2), dtype=np.float32)
+    np.save(tmp_path / "a.npy", rows)
+    splits = load("mapped", path=str(tmp_path / "a.npy"), memory_gb=1e-4)
+    reads = []
+    gather = MappedImages.gather
+    monkeypatch.setattr(MappedImages, "gather", lambda self, index: reads.append(len(index)) or gather(self, index))
+    assert splits.value_range == (rows.min(), rows.max())
+    assert sorted(reads) == [10_000, 10_000, 80_000]

@@ -40,6 +40,31 @@ def test_diagonal_gaussian_log_prob_agrees_with_torch():
     torch.testing.assert_close(q.log_prob(z), expected)
 
 
+@pytest.mark.parametrize("shape", [(300, 1, 28, 28), (7, 50, 1, 28, 28), (2, 3, 4, 1, 5, 5), (0, 1, 28, 28)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bernoulli_pixels_without_gradients_are_scored_as_with_them(shape, dtype):
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(shape, generator=generator, dtype=dtype)
+    value = torch.rand(shape[-4:], generator=generator, dtype=dtype)
+    with torch.no_grad():
+        scores = BernoulliPixels(logits).log_prob(value)
+    differentiable = BernoulliPixels(logits.clone().requires_grad_()).log_prob(value)
+    assert differentiable.requires_grad
+    torch.testing.assert_close(scores, differentiable.detach(), rtol=2e-6 if dtype == torch.float32 else 1e-13, atol=0)
+
+
+def test_bernoulli_scores_leave_their_arguments_and_are_finite_for_extreme_logits():
+    logits = torch.tensor([-1e30, -200.0, -88.0, 0.0, 88.0, 200.0, 1e30]).view(7, 1, 1, 1)
+    for value in (0.0, 1.0):
+        pixels = torch.full((7, 1, 1, 1), value)
+        with torch.no_grad():
+            scores = BernoulliPixels(logits).log_prob(pixels)
+        exact = -torch.nn.functional.softplus((1 - 2 * value) * logits.double()).flatten()
+        torch.testing.assert_close(scores.double(), exact, rtol=1e-6, atol=1e-7)
+        assert pixels.unique().tolist() == [value]
+    assert logits[1].item() == -200.0
+
+
 @pytest.mark.parametrize(
     "density", [StandardNormal(torch.zeros(1).double()), DiagonalGaussian(*torch.full((2, 1), 0.7).double())]
 )

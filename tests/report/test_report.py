@@ -12,6 +12,7 @@ import vaekit
 from vaekit.errors import CheckpointError
 from vaekit.report import write_report
 from vaekit.report.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Curve, chart
+from vaekit.store.folder import RunFolder
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -211,3 +212,11 @@ def test_a_browser_shows_the_page_without_errors(path, tmp_path, width):
     assert title is not None
     assert title[1].startswith("true ")
     assert done.stdout.count("data-step=") - done.stdout.count('hidden=""') == 2
+
+
+def test_the_metrics_of_a_run_are_read_once(labelled_run, tmp_path, monkeypatch):
+    reads = []
+    read = RunFolder.read_metrics
+    monkeypatch.setattr(RunFolder, "read_metrics", lambda self: reads.append(self) or read(self))
+    write_report(vaekit.Run(labelled_run), tmp_path / "report.html")
+    assert len(reads) == 1

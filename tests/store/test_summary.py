@@ -6,9 +6,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
@@ -18,6 +18,7 @@ import vaekit
 from vaekit import roles
 from vaekit.cli import main
 from vaekit.errors import CheckpointError, SpecError, UsageError
+from vaekit.files import lines_from_end
 from vaekit.run import Run
 from vaekit.specs.models import dump_spec
 from vaekit.specs.options import build_spec
@@ -332,3 +333,36 @@ def test_info_of_a_damaged_model(labelled_run: Path, tmp_path: Path, capsys: pyt
     (folder / "model.safetensors").write_bytes(b"\xff" * 20)
     assert main(["info", str(folder)]) == 1
     assert "is damaged, or was not written by vaekit" in capsys.readouterr().err
+
+
+def test_only_the_end_of_the_metrics_is_read(labelled_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(shutil.copytree(labelled_run, tmp_path / "run"))
+    last = run.metrics()[-1]
+    lines = [json.dumps(last | {"epoch": 1000 + i, "best": i == 0}).encode() + b"\n" for i in range(3)]
+    run.folder.metrics.write_bytes(b"not a record\n" * 100_000 + b"".join(lines))
+    used: list[bytes] = []
+
+    def counted(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+        for place, line in lines_from_end(file):
+            used.append(line)
+            yield place, line
+
+    monkeypatch.setattr("vaekit.store.summary.lines_from_end", counted)
+    summary = Summary.read(run.folder)
+    assert (summary.last["epoch"], summary.best["epoch"], len(used)) == (1002, 1000, 3)
+
+
+@pytest.mark.parametrize("end", ["", "\n", '\n{"epoch": 5, "tr', '\n{"epoch": 5}\n{"epoch": 6}\n'])
+def test_records_after_a_checkpoint_are_cut_off_and_those_before_are_left_as_they_are(tmp_path: Path, end: str) -> None:
+    folder = RunFolder(tmp_path)
+    kept = '{"epoch":1}\nnot a record\n{"epoch" : 3}\n{"epoch": 4}'
+    folder.metrics.write_text(kept + end)
+    before = folder.metrics.stat().st_ino
+    folder.cut_metrics(4)
+    assert folder.metrics.read_text() == kept + "\n"
+    assert folder.metrics.stat().st_ino == before
+    folder.append_metrics({"epoch": 5})
+    folder.cut_metrics(1)
+    assert folder.metrics.read_text() == '{"epoch":1}\n'
+    folder.cut_metrics(0)
+    assert not folder.metrics.read_bytes()

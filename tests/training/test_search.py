@@ -18,6 +18,8 @@ from vaekit import Range
 from vaekit.compute.process import Interrupted
 from vaekit.errors import DataError, UsageError
 from vaekit.evaluation.metrics import Criterion
+from vaekit.sweeps import search
+from vaekit.sweeps.record import outcome
 from vaekit.training.step import Step
 
 ROOT = Path(__file__).parents[2]
@@ -318,3 +320,11 @@ def test_under_torchrun_each_process_runs_its_own_trials(images, tmp_path):
     assert output.count('"metric": "elbo:max"') == 2  # each reports the result of the study
     vaekit.search(**asked(tmp_path, images, trials=4, name="whole"))
     assert values_of(tmp_path / "search") == values_of(tmp_path / "whole")
+
+
+def test_the_outcome_of_a_trial_is_read_once(images, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(search, "outcome", lambda run, error: read.append(run.path.name) or outcome(run, error))
+    runs = vaekit.search(**asked(tmp_path, images, trials=4))
+    assert sorted(read) == sorted(run.path.name for run in runs)
+    assert all("test" in row for row in record_of(tmp_path / "search")["runs"])

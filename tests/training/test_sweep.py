@@ -1,9 +1,11 @@
 """Models trained together equal those trained separately."""
 
+import gc
 import json
 import math
 import os
 import signal
+import weakref
 from functools import partial
 
 import numpy as np
@@ -15,16 +17,17 @@ import vaekit
 from vaekit import roles
 from vaekit.components.losses.kl import KL
 from vaekit.compute.process import Interrupted
+from vaekit.data import Splits, TensorImages
 from vaekit.data.facts import Facts
-from vaekit.data.sources import TensorImages
 from vaekit.errors import CheckpointError, DataError, UsageError, VaekitError
 from vaekit.model.assembly import assemble, build_objective, build_vae
 from vaekit.model.objective import Objective, Reconstruction
 from vaekit.specs.options import build_spec
 from vaekit.store.record import load_splits
+from vaekit.sweeps import grouping
 from vaekit.sweeps.grouping import plan
 from vaekit.sweeps.space import Range, combinations, read_over
-from vaekit.sweeps.stack import StackedStep, difference, refusal
+from vaekit.sweeps.stack import StackedStep, difference, form, refusal
 from vaekit.sweeps.stacked_training import Stack
 from vaekit.training.hardware import fit_to_machine
 from vaekit.training.progress import Silent
@@ -537,3 +540,52 @@ def test_a_stack_of_any_size_gathers_a_batch_once(labelled, monkeypatch, binariz
             patch.setattr(TensorImages, "gather", lambda self, index: gathered.append(len(index)) or gather(self, index))
             stack.inputs(reading)
     assert gathered == [2 * 16, 7 * 16]
+
+
+@pytest.mark.parametrize(
+    ("over", "compared", "groups"),
+    [("latent_dim", 19, 20), ("batch_size", 0, 20), ("lr", 19, 1), ("loss.beta", 19, 1)],
+    ids=["other shapes", "other settings", "one stack", "one stack of several losses"],
+)
+def test_models_are_compared_with_those_like_them_and_not_in_all_pairs(over, compared, groups, monkeypatch):
+    images = TensorImages(torch.zeros(40, 1, 4, 4, dtype=torch.uint8))
+    splits, small = Splits(images, images, images), {"encoder.hidden": "4", "decoder.hidden": "4", "device": "cpu"}
+    given = [{**small, "loss": "beta", "batch_size": 8, over: 1 + number} for number in range(20)]
+    specs = [fit_to_machine(build_spec({}, each)) for each in given]
+    calls = []
+    monkeypatch.setattr(grouping, "difference", lambda one, other: calls.append(1) or difference(one, other))
+    found, _ = plan(specs, [assemble(spec, splits) for spec in specs], "on" if groups == 1 else "auto")
+    assert (len(calls), len(found)) == (compared, groups)
+
+
+@pytest.mark.parametrize(("name", "value"), [("activation", "relu"), ("hidden", "4,4"), ("normalization", "layer")])
+def test_modules_without_a_difference_have_the_same_form(name, value):
+    small = {"encoder": "mlp", "encoder.hidden": "4", "decoder": "mlp", "decoder.hidden": "4"}
+    facts = Facts(data_shape=(1, 4, 4), value_range=(0, 1))
+    one, same, other = (
+        build_vae(build_spec({}, small | changed).model, facts, seed=seed)
+        for changed, seed in (({}, 0), ({}, 1), ({f"encoder.{name}": value}, 0))
+    )
+    assert difference(one, same) is None
+    assert form(one) == form(same)
+    assert difference(one, other) is not None
+    assert form(one) != form(other)
+
+
+def test_a_sweep_takes_the_memory_of_one_model_at_a_time(images, tmp_path, monkeypatch):
+    assembled, alive = [], []
+
+    def counted(spec, splits):
+        objective = assemble(spec, splits)
+        assembled.append(weakref.ref(objective))
+        gc.collect()
+        found = [each() for each in assembled]
+        alive.append(sum(each is not None and not next(each.parameters()).is_meta for each in found))
+        return objective
+
+    monkeypatch.setattr("vaekit.sweeps.grid.assemble", counted)
+    runs = vaekit.sweep(
+        over={"latent_dim": range(2, 8)}, stack="off", out=tmp_path / "sweep", **without("latent_dim", options(images))
+    )
+    assert len(runs) == 6
+    assert max(alive) == 1

@@ -22,7 +22,7 @@ import vaekit
 from vaekit import roles
 from vaekit.compute.distributed import ProcessGroup
 from vaekit.compute.process import Interrupted
-from vaekit.data import Splits, TensorImages
+from vaekit.data import Batches, Splits, TensorImages
 from vaekit.data.facts import Facts
 from vaekit.errors import CheckpointError, DataError, DivergenceError, UsageError, VaekitError
 from vaekit.evaluation.evaluator import Evaluator
@@ -30,8 +30,11 @@ from vaekit.interfaces import Loss
 from vaekit.model.assembly import assemble, build_objective, build_vae, example_inputs
 from vaekit.specs.options import build_spec
 from vaekit.store import checkpoint
+from vaekit.streams import Streams
+from vaekit.training import snapshots
 from vaekit.training.checks import check_data
 from vaekit.training.hardware import fit_to_data
+from vaekit.training.snapshots import Snapshots
 from vaekit.training.step import Step
 
 
@@ -671,3 +674,22 @@ def test_overflowing_moments_do_not_stop_training_silently(images, tmp_path, sta
     one, other = vaekit.sweep(over={"beta": (1.0, 1e30)}, **given, stack=stack, out=tmp_path / "sweep")
     assert one.evaluation() is not None
     assert other.evaluation() is None
+
+
+def test_the_number_of_frames_does_not_grow_with_that_of_the_epochs(images, tmp_path, monkeypatch):
+    """Frames left by an earlier animation, at any epochs, are thinned out as well."""
+    run = vaekit.train(**options(images, epochs=1, pictures="auto"), out=tmp_path / "run")
+    batches = Batches(run.splits.validation, batch_size=16, streams=Streams(0), train=False, split="validation")
+    shots = Snapshots(run.spec, run.folder, run.vae(), batches)
+    monkeypatch.setattr(snapshots, "MOST_KEPT", 8)
+    kept = []
+    for epoch in range(1, 71):
+        shots.take(epoch)
+        kept.append([int(file.stem) for file in sorted(run.folder.frames.iterdir())])
+    assert kept[:8] == [[*range(1, epoch + 1)] for epoch in range(1, 8)] + [[1, 3, 5, 7, 8]]
+    assert max(map(len, kept)) <= 8 + 1
+    assert kept[-1] == [1, 17, 33, 49, 65, 70]
+    for epoch in (2, 30, 31, 40):
+        (run.folder.frames / f"{epoch:05d}.png").write_bytes(b"")
+    shots.take(71)
+    assert [int(file.stem) for file in sorted(run.folder.frames.iterdir())] == [1, 17, 33, 49, 65, 71]

@@ -27,6 +27,7 @@ from vaekit.benchmark.machine import (
 )
 from vaekit.compute.process import threads
 from vaekit.data.batches import Reading
+from vaekit.data.sources import Splits
 from vaekit.evaluation.bound import evaluate
 from vaekit.evaluation.evaluator import Evaluator
 from vaekit.model.assembly import assemble
@@ -35,8 +36,7 @@ from vaekit.specs.models import RunSpec
 from vaekit.specs.options import build_spec
 from vaekit.store.record import load_splits
 from vaekit.training.checks import check_data
-from vaekit.training.compilation import choose_compilation
-from vaekit.training.hardware import fit_to_machine
+from vaekit.training.hardware import fit_to_machine, fit_to_model
 from vaekit.training.meter import Meter
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.step import Step
@@ -93,14 +93,18 @@ def throughput(
     for device, precision, compiled, size in itertools.product(devices, precisions, compilations, batch_sizes):
         setting = {"device": device, "precision": precision, "compile": compiled, "batch_size": size}
         spec = fit_to_machine(build_spec(base or {}, {**options, **setting}))
-        key, count = f"{spec.train.device} {spec.train.precision}", spec.train.threads or count
-        reporter.note(f"{key}, batch {size}, compile {compiled}")
         with threads(spec.train.threads):
-            place = torch.device(spec.train.device)
+            splits = load_splits(spec)
+            objective = assemble(spec, splits)
+            check_data(spec, objective.vae.likelihood, splits)
+            spec = fit_to_model(spec, objective)
+            place, chosen, count = torch.device(spec.train.device), spec.train.precision, spec.train.threads or count
+            key = f"{place.type} {chosen}"
+            reporter.note(f"{key}, batch {size}, compile {compiled}")
             if key not in machine:
-                machine[key] = {"flops": matrix_peak(place, spec.train.precision), "bytes": memory_bandwidth(place)}
-            for row in _measure(spec, machine[key], tasks, seconds):
-                rows.append({"device": place.type, "precision": spec.train.precision, "compile": compiled, "batch": size, **row})
+                machine[key] = {"flops": matrix_peak(place, chosen), "bytes": memory_bandwidth(place)}
+            for row in _measure(Step(spec, objective, splits), splits, machine[key], tasks, seconds):
+                rows.append({"device": place.type, "precision": chosen, "compile": compiled, "batch": size, **row})
     return {"spec": _shared(spec), "rows": rows, "machine": machine, "environment": environment(count)}
 
 
@@ -111,14 +115,12 @@ def _shared(spec: RunSpec) -> dict[str, Any]:
     return {**data, "train": {name: value for name, value in data["train"].items() if name not in elsewhere}}
 
 
-def _measure(spec: RunSpec, peak: Mapping[str, float], tasks: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
-    """Measure the tasks of one spec."""
-    splits = load_splits(spec)
-    objective = assemble(spec, splits)
-    check_data(spec, objective.vae.likelihood, splits)
-    spec = choose_compilation(spec, objective)
-    step = Step(spec, objective, splits)
-    device, vae, size = step.device, step.objective.vae, spec.train.batch_size
+def _measure(
+    step: Step, splits: Splits, peak: Mapping[str, float], tasks: Sequence[str], seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Measure the tasks of one model."""
+    spec, device, vae = step.spec, step.device, step.objective.vae
+    size = spec.train.batch_size
     forget_peak_memory(device)
     if "train" in tasks:
         yield _train(step, peak, seconds) | {"peak_bytes": peak_memory(device)}

@@ -15,7 +15,7 @@ import typer
 
 from vaekit._version import __version__
 from vaekit.cli.border import explain, report
-from vaekit.cli.common import interrupted, stoppable
+from vaekit.cli.common import imports, interrupted, stoppable
 from vaekit.cli.discovery import find_command, list_commands
 from vaekit.plugins import switched_off
 
@@ -80,7 +80,8 @@ def _run(arguments: list[str]) -> int:
     if command is None:
         _list_commands(app)
     else:
-        target, arguments[1:] = command.prepare(arguments[1:])
+        with imports():  # of the components whose options the command has
+            target, arguments[1:] = command.prepare(arguments[1:])
         if isinstance(target, typer.Typer):
             app.add_typer(target, name=command.name)
         else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,10 +70,30 @@ class Panel(StrEnum):
     COMPONENTS = "Components"
 
 
+@contextmanager
+def imports() -> Iterator[None]:
+    """Import torch within the context without searching for garbage, and exclude everything it creates from later searches.
+
+    It stays until the process ends, and searching it takes 0.15 s during the import, and 0.2 s on exit. Nothing happens if torch
+    has been imported before.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        if "torch" in sys.modules:
+            gc.freeze()
+        gc.enable()
+
+
 def open_run(path: Path | None) -> Run:
     """Return the run of a folder; default: the newest run."""
-    from vaekit.run import Run
-    from vaekit.store.folder import newest_run
+    with imports():
+        from vaekit.run import Run
+        from vaekit.store.folder import newest_run
 
     return Run(newest_run() if path is None else path)
 
@@ -88,9 +110,9 @@ def feature_request(
     Raises:
         UsageError: The network or its weights are missing.
     """
-    from vaekit.evaluation.features import FeatureRequest
-
     if network is not None and weights is not None:
+        from vaekit.evaluation.features import FeatureRequest
+
         return FeatureRequest(cast("NetworkName", network), weights, linear, num_samples, size or FeatureRequest.size)
     if any(option is not None for option in (network, weights, linear, num_samples, size)):
         raise UsageError(

@@ -26,11 +26,11 @@ def choose_device(name: str) -> str:
     return name
 
 
-def choose_precision(name: str, device: str) -> str:
-    """Return a precision; ``auto`` chooses bf16 on a CUDA device that supports it, and fp32 elsewhere."""
-    if name != "auto":
-        return name
-    return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+def has_bf16(device: str) -> bool:
+    """Whether a device multiplies matrices of bfloat16 faster than those of float32: a CPU, if it has AMX."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device == "cpu" and bool(torch.cpu._is_amx_tile_supported())
 
 
 def has_cpp_compiler() -> bool:

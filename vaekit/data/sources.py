@@ -64,7 +64,8 @@ class ImageSource(ABC):
         """Return bounds of the scaled pixels: [0, 1] for bytes, the exact extremes for floats, ignoring missing values."""
         if self.integer:
             return UNIT
-        ranges = [_extremes(self.gather(chunk)) for chunk in torch.arange(len(self), device=self.device).split(256)]
+        size = max(1, CHUNK_NUMBERS // math.prod(self.shape))
+        ranges = [_extremes(self.gather(chunk)) for chunk in torch.arange(len(self), device=self.device).split(size)]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
 
     def places(self, rows: Tensor) -> dict[str, Array]:
@@ -77,8 +78,8 @@ class ImageSource(ABC):
             rows: The positions of the examples, int64 ``(B,)``.
         """
         columns: dict[str, Array] = {"row": rows.cpu().numpy()}
-        if self.names is not None:
-            columns["file"] = np.array([self.names[row] for row in rows.tolist()])
+        if (names := self.names) is not None:
+            columns["file"] = np.array([names[row] for row in rows.tolist()])
         if self.labels is not None:
             columns["label"] = self.labels[rows.to(self.labels.device)].cpu().numpy()
             if self.class_names is not None and self.class_names != tuple(map(str, range(len(self.class_names)))):
@@ -145,6 +146,8 @@ def require_complete(values: Tensor, name: object) -> None:
 
 MOST_CLASSES = 100_000
 """The maximum number of classes for labels without names."""
+CHUNK_NUMBERS = 2**20
+"""How many numbers are read at once where all of them are read."""
 SAMPLE = 256
 """Number of images whose content is hashed if hashing all of them would require reading large files."""
 
@@ -405,8 +408,15 @@ def split_source(source: ImageSource, validation: float | ImageSource, test: flo
             "too few images to split into train, validation and test", given=f"{len(source)} images", expected="at least 3"
         )
     order = _spread_order(len(source), source.labels)
-    train, *held_out = (source.subset(part.sort().values) for part in order.split([num_train, *counts]))
+    train, *held_out = (source.subset(_ascending(part, len(source))) for part in order.split([num_train, *counts]))
     return Splits(train, *(part if isinstance(part, ImageSource) else held_out.pop(0) for part in (validation, test)))
+
+
+def _ascending(rows: Tensor, num: int) -> Tensor:
+    """Return different integers below ``num`` in order, without sorting them."""
+    chosen = torch.zeros(num, dtype=torch.bool)
+    chosen[rows] = True
+    return chosen.nonzero().squeeze(1)
 
 
 def _spread_order(num: int, labels: Tensor | None) -> Tensor:

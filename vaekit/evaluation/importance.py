@@ -58,7 +58,7 @@ def log_likelihood(
         streams: The random streams of the run; the noise is a function of the seed, the split and the position.
         samples: The number of importance samples K.
         split: The name of the split, which seeds the noise.
-        chunk: The maximum number of images decoded at once; default: 1,024 on a CPU, whose caches hold them, and as many as
+        chunk: The maximum number of images decoded at once; default: 2,048 on a CPU, and as many as
             `CHUNK_NUMBERS` allows on a GPU.
 
     Returns:
@@ -74,7 +74,7 @@ def log_likelihood(
     if reason := without_density(vae.posterior, vae.prior):
         raise UsageError(f"log p(x) cannot be estimated, since {reason}")
     if chunk is None:
-        chunk = 1024 if vae.device.type == "cpu" else max(1024, CHUNK_NUMBERS // math.prod(vae.data_shape))
+        chunk = 2048 if vae.device.type == "cpu" else max(2048, CHUNK_NUMBERS // math.prod(vae.data_shape))
     training = vae.training
     vae.eval()
     estimates: list[Tensor] = []

@@ -268,13 +268,12 @@ class Objective(nn.Module):
 
         `samples_first` converts it to the model's order.
         """
-        noise = self.vae.posterior.draw_noise(num * math.prod(self.samples), generator, like=like)
-        shaped: Tensor = noise.unflatten(0, (num, *self.samples))
-        return shaped
+        noise: Tensor = self.vae.posterior.draw_noise(num * math.prod(self.samples), generator, like=like)
+        return noise.unflatten(0, (num, *self.samples)) if self.samples else noise
 
     def samples_first(self, noise: Tensor) -> Tensor:
         """Move the batch dimension of noise ``(B, *S, D)`` behind the sample dimensions, ``(*S, B, D)``."""
-        return noise.movedim(0, len(self.samples))
+        return noise.movedim(0, len(self.samples)) if self.samples else noise
 
     def parameters_of(self, player: Player) -> list[nn.Parameter]:
         """Return the parameters of a player, in a fixed order."""
@@ -340,13 +339,14 @@ class Objective(nn.Module):
             total, terms = self._value(self.players[0], trace)
         else:
             total, terms = self._play(inputs, trace)
+        terms = {name: value.detach() for name, value in terms.items()}
         logged = {"loss": reduce(torch.add, [terms[name] for name, (_, aim) in self.terms.items() if aim.judged])} | terms
         decoded = trace.decoded is not None and not isinstance(trace.x, Elsewhere)
         if "reconstruction" not in logged and (decoded or not self.training):
-            logged["reconstruction"] = -trace.log_likelihood.mean()
+            logged["reconstruction"] = -trace.log_likelihood.detach().mean()
         if "kl" not in logged and trace.kl is not None:
-            logged["kl"] = trace.kl.mean()
-        return total, {name: value.detach() for name, value in logged.items()}, trace
+            logged["kl"] = trace.kl.detach().mean()
+        return total, logged, trace
 
     def _value(self, player: Player, trace: Trace) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum of a player's aims, 0-d, and the terms to log: each aim, and the metrics of losses in the trace."""

@@ -81,17 +81,10 @@ def objective_of(run: Record) -> str:
     return " + ".join([*([] if covered else ["reconstruction"]), *(loss.kind for loss in terms)])
 
 
-def images_per_second(run: Record) -> float:
-    """Return the average number of training images per second over all epochs."""
-    record = run.metrics()[-1]
-    speed: float = record["step"] * run.spec.train.batch_size / max(record["seconds"], 1e-3)
-    return speed
-
-
 def _sections(run: Record, subject: Subject) -> Iterator[Section]:
-    evaluation = run.evaluation() or {}
-    yield "summary", "Summary", _summary(run, subject.vae, evaluation)
-    if records := run.metrics():
+    evaluation, records = run.evaluation() or {}, run.metrics()
+    yield "summary", "Summary", _summary(run, subject.vae, evaluation, records[-1] if records else None)
+    if records:
         curves = learning_curves(records, str(evaluation.get("elbo_is", "bound")))
         charts = f'<div class="charts">{"".join(curves.values())}</div>'
         averaged = "Training metrics use the raw weights, validation metrics their moving average."
@@ -106,8 +99,7 @@ def _sections(run: Record, subject: Subject) -> Iterator[Section]:
     yield "environment", "Environment", _environment(run)
 
 
-def _summary(run: Record, vae: VAE, evaluation: Mapping[str, Any]) -> str:
-    records = run.metrics()
+def _summary(run: Record, vae: VAE, evaluation: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
     facts: dict[str, object] = {}
     if evaluation:
         for metric in metrics_in(evaluation):
@@ -115,10 +107,10 @@ def _summary(run: Record, vae: VAE, evaluation: Mapping[str, Any]) -> str:
                 facts[f"{metric.label}, {evaluation['split']}"] = metric.text(evaluation[metric.key], digits=2)
         facts["active units"] = f"{evaluation['active_units']} of {vae.latent_dim}"
         facts["best epoch"] = evaluation["epoch"]
-    if records:
-        facts["epochs"] = f"{records[-1]['epoch']} of {run.spec.train.epochs}"
-        facts["training"] = duration(records[-1]["seconds"]) + (" h" if records[-1]["seconds"] >= 3600 else " min")
-        facts["images/s"] = f"{images_per_second(run):,.0f}"
+    if last is not None:
+        facts["epochs"] = f"{last['epoch']} of {run.spec.train.epochs}"
+        facts["training"] = duration(last["seconds"]) + (" h" if last["seconds"] >= 3600 else " min")
+        facts["images/s"] = f"{last['step'] * run.spec.train.batch_size / max(last['seconds'], 1e-3):,.0f}"
     facts["parameters"] = f"{sum(p.numel() for p in vae.parameters()):,}"
     facts["shape"] = "×".join(map(str, vae.data_shape))
     elbo = evaluation["elbo_is"] if "elbo" in evaluation else without_density(vae.posterior, vae.prior)

@@ -275,7 +275,9 @@ class TrainSpec(Spec):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Device to compute on; auto chooses CUDA, then MPS, then the CPU."
     )
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Precision; auto uses bf16 on CUDA, else fp32.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Precision; auto uses bf16 on CUDA, for enough work also on CPUs with AMX, and else fp32."
+    )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="How several processes train: each with the whole model (ddp), or a shard of it (fsdp)."
     )

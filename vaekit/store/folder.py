@@ -18,7 +18,16 @@ from filelock import BaseFileLock, FileLock, Timeout
 from vaekit import hub
 from vaekit._version import __version__
 from vaekit.errors import CheckpointError, UsageError, VaekitError
-from vaekit.files import file_names, local_path, printable_path, remove_leftovers, write_text, writing
+from vaekit.files import (
+    file_names,
+    lines_from_end,
+    local_path,
+    printable_path,
+    remove_leftovers,
+    replaceable,
+    write_text,
+    writing,
+)
 from vaekit.specs.models import RunSpec, dump_spec, spec_file
 
 RUNS = Path("runs")
@@ -170,24 +179,36 @@ class RunFolder:
         """Return the records of ``metrics.jsonl``, epoch by epoch, omitting a line cut short by a kill."""
         if not self.metrics.is_file():
             return []
-        records, damaged = [], []
         lines = self.metrics.read_bytes().splitlines()
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                records.append({**record, "epoch": int(record["epoch"])})
-            except (ValueError, KeyError, TypeError, RecursionError):
-                damaged.append(number)
+        records = [_record(line) for line in lines]
+        damaged = [number for number, record in enumerate(records, 1) if record is None]
         if damaged and damaged != [len(lines)]:  # a kill can cut short the last line only
             warnings.warn(f"{self.metrics}: damaged lines are ignored: {', '.join(map(str, damaged[:5]))}", stacklevel=2)
-        return records
+        return [record for record in records if record is not None]
 
     def cut_metrics(self, epochs: int) -> None:
-        """Keep only the records of the first ``epochs`` epochs, those that a checkpoint includes."""
+        """Keep only the records of the first ``epochs`` epochs, those that a checkpoint includes; those kept are not read."""
         if not self.metrics.exists():
             return
-        kept = [json.dumps(record) + "\n" for record in self.read_metrics() if record["epoch"] <= epochs]
-        write_text(self.metrics, "".join(kept))
+        with writing(replaceable(self.metrics)), self.metrics.open("rb+") as file:
+            lines = ((position, line, _record(line)) for position, line in lines_from_end(file))
+            kept = (each[:2] for each in lines if each[2] is not None and each[2]["epoch"] <= epochs)
+            position, line = next(kept, (0, b""))
+            file.truncate(position + len(line))
+            if line and not line.endswith(b"\n"):
+                file.seek(0, os.SEEK_END)
+                file.write(b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return the record in a line of ``metrics.jsonl``; None if it is damaged."""
+    try:
+        record = json.loads(line)
+        return {**record, "epoch": int(record["epoch"])}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def model_file(path: str | Path, **fetching: Any) -> Path:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from vaekit.errors import CheckpointError, UsageError, VaekitError, plain, reason_of
 from vaekit.evaluation.metrics import METRICS, Criterion
+from vaekit.files import lines_from_end
 from vaekit.specs.models import is_over
 from vaekit.specs.outline import read_settings
 from vaekit.specs.text import value_text
@@ -60,10 +61,9 @@ class Summary:
         if not isinstance(settings.get("train.epochs"), int):
             raise CheckpointError(f"{folder.spec} is not the spec of a run")
         try:
-            records = folder.metrics.read_bytes() if folder.metrics.is_file() else b""
             evaluation = json.loads(folder.evaluation.read_bytes()) if folder.evaluation.is_file() else {}
-            last, best = _records(records)
-            changed = None if folder.is_shared else (folder.metrics if records else folder.spec).stat().st_mtime
+            last, best = _records(folder.metrics) if folder.metrics.is_file() else ({}, {})
+            changed = None if folder.is_shared else (folder.metrics if last else folder.spec).stat().st_mtime
             if not isinstance(evaluation, dict):
                 raise TypeError(f"{folder.evaluation.name} is not a mapping")
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
@@ -135,15 +135,19 @@ def _date(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
-def _records(content: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def _records(metrics: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the records of the last and the best epoch in ``metrics.jsonl``; a last line cut short by a kill is left out."""
-    lines = content.splitlines()
-    if lines and not content.endswith(b"\n"):
-        lines.pop()
-    if not lines:
+    last = best = b""
+    with metrics.open("rb") as file:
+        for _, line in lines_from_end(file):
+            last = last or (line if line.endswith(b"\n") else b"")
+            if last and BEST in line:
+                best = line
+                break
+    if not last:
         return {}, {}
-    last, best = json.loads(lines[-1]), json.loads(next((line for line in reversed(lines) if BEST in line), lines[-1]))
-    return {**last, "epoch": int(last["epoch"])}, best
+    record = json.loads(last)
+    return {**record, "epoch": int(record["epoch"])}, json.loads(best or last)
 
 
 def find_runs(root: Path = RUNS) -> tuple[list[Summary], dict[Path, str]]:

@@ -28,8 +28,7 @@ from vaekit.sweeps.record import is_over, make_folder, outcome, read_record, run
 from vaekit.sweeps.space import Range, check_max_time, combinations, listed
 from vaekit.sweeps.stacked_training import fit_stacked
 from vaekit.training.checks import check_accumulation, check_best, check_data
-from vaekit.training.compilation import choose_compilation
-from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
+from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine, fit_to_model
 from vaekit.training.initial import read_initial
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.trainer import Trainer
@@ -80,23 +79,28 @@ def sweep(
         check_max_time(each)
     splits = _load(specs)
     specs = [fit_to_data(each, split) for each, split in zip(specs, splits, strict=True)]
-    objectives = [assemble(each, split) for each, split in zip(specs, splits, strict=True)]
     initial_notes: list[str] = []
-    for each, objective, split in zip(specs, objectives, splits, strict=True):
+    objectives: list[Objective] = []
+    chosen: list[RunSpec] = []
+    space = 0
+    for each, split in zip(specs, splits, strict=True):
+        objective = assemble(each, split)
         check_data(each, objective.vae.likelihood, split)
         check_best(each, objective, split)
         check_accumulation(each, objective)
         initial = read_initial(each, objective.vae, split.facts)
         initial_notes += [] if initial is None else [initial.note]
-    groups, notes = plan(specs, objectives, stack)
+        chosen.append(fit_to_model(each, objective))
+        space += space_for(objective)
+        objectives.append(objective.to("meta"))  # without the weights, so that a sweep takes the memory of a group of its models
+    groups, notes = plan(specs, objectives, stack, lambda number: assemble(specs[number], splits[number]))
     notes = (*dict.fromkeys(initial_notes), *notes)
-    specs = [choose_compilation(each, objective) for each, objective in zip(specs, objectives, strict=True)]
     folder = make_folder(out)
     try:
         names = [run_name(number, point) for number, point in enumerate(points, 1)]
-        for each, name in zip(specs, names, strict=True):
+        for each, name in zip(chosen, names, strict=True):
             RunFolder.create(each, folder / name).release()  # until training starts
-        check_space(folder, sum(map(space_for, objectives)))
+        check_space(folder, space)
         record = {
             "over": {name: list(each) for name, each in values.items()},
             "seconds": 0.0,
@@ -111,9 +115,7 @@ def sweep(
     reporter.note(f"{folder}: {len(points)} models, {sum(len(g.numbers) for g in groups if g.stacked)} of them stacked")
     for note in notes:
         reporter.note(f"note: {note}")
-    return _train(
-        folder, record, dict(enumerate(_Model(*each) for each in zip(specs, splits, objectives, strict=True))), reporter
-    )
+    return _train(folder, record, dict(enumerate(_Model(*each) for each in zip(chosen, splits, strict=True))), reporter)
 
 
 def resume_sweep(
@@ -147,8 +149,7 @@ def resume_sweep(
     asked = [fit_to_machine(Record(folder / row["run"]).spec, device) for row in left.values()]
     models = {}
     for number, spec, splits in zip(left, asked, _load(asked), strict=True):
-        objective = assemble(spec, splits)
-        models[number] = _Model(choose_compilation(spec, objective), splits, objective)
+        models[number] = _Model(fit_to_model(spec, assemble(spec, splits)), splits)
     reporter.note(f"{folder}: {len(left)} of {len(record['runs'])} models to continue")
     return _train(folder, record, models, reporter, allow_changed_data=allow_changed_data)
 
@@ -158,7 +159,6 @@ class _Model(NamedTuple):
 
     spec: RunSpec
     splits: Splits
-    objective: Objective
 
 
 def _train(
@@ -174,7 +174,7 @@ def _train(
     Args:
         folder: The folder of the sweep.
         record: The contents of its ``sweep.json``.
-        models: The models by run number; each is removed when its training starts.
+        models: The models by run number.
         reporter: Receives progress.
         allow_changed_data: Whether to resume if the data have changed.
     """
@@ -188,10 +188,12 @@ def _train(
 
     try:
         for group in _remaining([Group(**group) for group in record["groups"]], runs, rows):
-            trainers = []
+            trainers: list[Trainer] = []  # frees those of the last group
             for number in group.numbers:
-                spec, splits, objective = models.pop(number)
-                trainers.append(Trainer(spec, objective, splits, runs[number].folder, allow_changed_data=allow_changed_data))
+                spec, splits = models[number]
+                trainers.append(
+                    Trainer(spec, assemble(spec, splits), splits, runs[number].folder, allow_changed_data=allow_changed_data)
+                )
             fit = partial(fit_stacked, compiled=group.compiled) if group.stacked else _fit_alone
             errors = fit(trainers, reporter=reporter)
             for place, number in enumerate(group.numbers):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +13,7 @@ from vaekit.compute.layout import has_convolutions
 from vaekit.errors import UsageError
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
-from vaekit.sweeps.stack import difference, refusal
+from vaekit.sweeps.stack import difference, form, refusal
 from vaekit.training.compilation import cpu_seconds
 
 Stacking = Literal["auto", "on", "off"]
@@ -42,13 +44,16 @@ class Group:
     compiled: bool = False
 
 
-def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stacking) -> tuple[list[Group], tuple[str, ...]]:
+def plan(
+    specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stacking, build: Callable[[int], Objective] | None = None
+) -> tuple[list[Group], tuple[str, ...]]:
     """Return the groups of models to train together, and notes on why other models are trained separately.
 
     Args:
         specs: Complete specs, adapted to this machine.
-        objectives: The objective of each spec.
+        objectives: The objective of each spec; on the meta device, without its weights, if there is a ``build``.
         stack: ``on`` stacks all models that can be stacked, ``off`` none, ``auto`` those known to be faster in a stack.
+        build: Returns the objective of a number, with its weights.
 
     Raises:
         UsageError: ``stack`` is ``on``, and no models can be stacked.
@@ -62,7 +67,7 @@ def plan(specs: Sequence[RunSpec], objectives: Sequence[Objective], stack: Stack
         why = "no other model has the same form" if len(numbers) == 1 else None
         if why is None and spec.train.accumulate > 1:
             why = "stacks do not support gradient accumulation (--accumulate)"
-        why = why or refusal(objective)
+        why = why or refusal(objective if build is None else build(numbers[0]))
         if stack == "auto" and why is None:
             why = obstacle(spec, objective, len(numbers))
         if why is not None:
@@ -116,21 +121,23 @@ def compiling_pays(spec: RunSpec, objective: Objective, num_models: int) -> bool
 
 
 def _by_form(specs: Sequence[RunSpec], objectives: Sequence[Objective]) -> tuple[list[list[int]], list[str]]:
-    """Group models of the same form; return the groups and notes on how they differ."""
+    """Group models of the same form; return the groups and notes on how they differ from the first."""
     settings = [spec.data.model_dump(mode="json") | spec.train.model_dump(mode="json", exclude=set(PER_MODEL)) for spec in specs]
     sets: list[list[int]] = []
+    alike: dict[Hashable, list[list[int]]] = defaultdict(list)  # only these are compared, not all pairs
     notes: list[str] = []
+
+    def why(number: int, other: int) -> str | None:
+        changed = [name for name, value in settings[number].items() if value != settings[other][name]]
+        return f"{changed[0]} differs" if changed else difference(objectives[other], objectives[number])
+
     for number, (own, objective) in enumerate(zip(settings, objectives, strict=True)):
-        apart = []
-        for numbers in sets:
-            other = numbers[0]
-            changed = [name for name in own if own[name] != settings[other][name]]
-            why = f"{changed[0]} differs" if changed else difference(objectives[other], objective)
-            if why is None:
-                numbers.append(number)
-                break
-            apart.append(why)
-        else:
-            sets.append([number])
-            notes += [f"not a single stack: {why}" for why in apart[:1]]
+        candidates = alike[json.dumps(own), form(objective)]
+        numbers = next((numbers for numbers in candidates if why(number, numbers[0]) is None), None)
+        if numbers is not None:
+            numbers.append(number)
+            continue
+        notes += [f"not a single stack: {why(number, 0)}"] if sets else []
+        sets.append([number])
+        candidates.append(sets[-1])
     return sets, notes

@@ -29,8 +29,7 @@ from vaekit.sweeps.grid import load_once
 from vaekit.sweeps.record import make_folder, outcome, read_record, run_name, write_record
 from vaekit.sweeps.space import Range, check_max_time, check_over
 from vaekit.training.checks import check_best, check_data
-from vaekit.training.compilation import choose_compilation
-from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine
+from vaekit.training.hardware import check_loggers, fit_to_data, fit_to_machine, fit_to_model
 from vaekit.training.initial import read_initial
 from vaekit.training.progress import Reporter, Silent
 from vaekit.training.trainer import Trainer
@@ -112,6 +111,8 @@ class Plan:
         check_over(over, options)
         self.base, self.options, self.over, self.metric, self.prune = base, options, over, metric, prune
         self.loaded: dict[str, Splits] = {}
+        self.outcomes: dict[int, dict[str, Any]] = {}
+        """The outcome of each completed trial, which is read once."""
         self.notes: list[str] = []
 
     @cached_property
@@ -170,7 +171,9 @@ class Plan:
         if state == "PRUNED":
             return {"value": trial.value, "pruned": trial.last_step}
         if state == "COMPLETE":
-            return {"value": trial.value, **outcome(Record(study.folder / trial.user_attrs["run"]), None)}
+            if trial.number not in self.outcomes:
+                self.outcomes[trial.number] = outcome(Record(study.folder / trial.user_attrs["run"]), None)
+            return {"value": trial.value, **self.outcomes[trial.number]}
         return {}
 
     def check(self) -> RunSpec:
@@ -189,7 +192,7 @@ class Plan:
             check_data(spec, objective.vae.likelihood, splits)
             initial = read_initial(spec, objective.vae, splits.facts)
             self.notes += [] if initial is None or initial.note in self.notes else [initial.note]
-            choose_compilation(spec, objective)
+            fit_to_model(spec, objective)
             check_criterion(self.metric, "--metric", spec, objective, splits)
             check_best(spec, objective, splits)
         about = {spec.data.dataset.model_dump_json() + _about(spec): _about(spec) for spec in specs}
@@ -270,7 +273,7 @@ def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
     begun = folder.last.exists()
     spec = Record(folder).spec if begun else fit_to_data(spec, splits)
     objective = assemble(spec, splits)
-    spec = choose_compilation(spec, objective)
+    spec = fit_to_model(spec, objective)
     if not begun:
         folder.discard()  # left by a process that died before its first checkpoint
         folder = RunFolder.create(spec, folder.path)

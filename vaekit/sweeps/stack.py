@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 from weakref import proxy
@@ -248,6 +248,21 @@ def difference(one: nn.Module, other: nn.Module) -> str | None:
     return f"{changed[0]} differs in shape or dtype" if changed else None
 
 
+def form(module: nn.Module) -> Hashable:
+    """Return classes, numbers, texts and shapes of a module and its parts: equal for all without a `difference`."""
+
+    def simple(part: nn.Module) -> Hashable:
+        own = ((key, value) for key, value in vars(part).items() if key not in _TORCHS_OWN)
+        return frozenset((key, value) for key, value in own if isinstance(value, _SIMPLE))
+
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    return (
+        tuple((name, type(part), simple(part)) for name, part in module.named_modules()),
+        tuple((name, tensor.shape, tensor.dtype) for name, tensor in tensors),
+    )
+
+
+_SIMPLE = (bool, int, float, str, type(None))
 _TORCHS_OWN = frozenset(vars(nn.Module()))
 
 

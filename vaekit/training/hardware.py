@@ -1,4 +1,4 @@
-"""Fitting a complete spec to the machine and the data."""
+"""Fitting a complete spec to the machine, the data and the model."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import math
 import torch
 
 from vaekit import roles
-from vaekit.compute.device import choose_device, choose_precision
+from vaekit.compute.device import choose_device
 from vaekit.data.batches import full_batches
 from vaekit.data.sources import Splits
+from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec, TrainSpec
+from vaekit.training.compilation import choose_compilation
+from vaekit.training.precision import choose_precision
 
 STEPS_PER_EPOCH, SMALLEST = 48, 16
 """The fewest steps of an epoch with a default batch size, and the smallest such size."""
 
 
 def fit_to_machine(spec: RunSpec, device: str | None = None) -> RunSpec:
-    """Return the spec with device, precision and number of threads resolved for this machine.
+    """Return the spec with device and number of threads resolved for this machine.
 
     Args:
         spec: A complete spec.
@@ -30,7 +33,6 @@ def fit_to_machine(spec: RunSpec, device: str | None = None) -> RunSpec:
     chosen = choose_device(train.device)
     settled = {
         "device": chosen,
-        "precision": choose_precision(train.precision, chosen),
         "threads": train.threads or torch.get_num_threads(),
     }
     return spec.model_copy(update={"train": train.model_copy(update=settled)})
@@ -59,6 +61,15 @@ def fit_to_data(spec: RunSpec, splits: Splits, num_processes: int = 1) -> RunSpe
         needed = math.ceil(train.max_steps / max(1, full_batches(len(splits.train), train.batch_size)))
         train = train.model_copy(update={"epochs": min(train.epochs, needed) if "epochs" in train.model_fields_set else needed})
     return spec.model_copy(update={"train": train})
+
+
+def fit_to_model(spec: RunSpec, objective: Objective) -> RunSpec:
+    """Return the spec with precision and compilation resolved for an objective, which is on the CPU.
+
+    Raises:
+        UsageError: The requested compilation is not available.
+    """
+    return choose_compilation(choose_precision(spec, objective), objective)
 
 
 def _batch_size(train: TrainSpec, num: int, num_processes: int) -> int:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 NUM_PAIRS = 16
 NUM_SAMPLES = 36
 MOST_FRAMES = 180
+MOST_KEPT = 4 * MOST_FRAMES
+"""The number of frames kept during training; of a longer run, every second, fourth, … epoch keeps its frame."""
 LARGEST_FRAME = 520
 """The size in pixels above which a frame of the animation is shrunk; the pictures themselves are not."""
 
@@ -68,6 +70,7 @@ class Snapshots:
         sheet = grid(vae.to_unit(vae.sample(NUM_SAMPLES, generator=generator)).cpu(), columns=columns_of(vae))
         self.folder.frames.mkdir(parents=True, exist_ok=True)
         write_picture(sheet, self.folder.frames / f"{epoch:05d}.png")
+        self._thin_out(epoch)
         if epoch not in self.chosen:
             return {}
         images = (self.originals[0], vae.reconstruct(*self.originals))
@@ -76,13 +79,27 @@ class Snapshots:
             write_picture(picture, self.folder.path / name / f"epoch-{epoch:04d}.png")
         return pictures
 
+    def _thin_out(self, epoch: int) -> None:
+        """Remove frames between others, so that their number does not grow with that of the epochs."""
+        distance = 2 ** (epoch // MOST_KEPT).bit_length()
+        kept = -distance
+        for file in self._frames[:-1] if distance > 1 else ():
+            if int(file.stem) - kept < distance:
+                file.unlink()
+            else:
+                kept = int(file.stem)
+
+    @property
+    def _frames(self) -> list[Path]:
+        return sorted(self.folder.frames.glob("*.png"), key=lambda file: int(file.stem))
+
     def animate(self) -> None:
         """Write the animation and remove its frames."""
         frames = self.folder.frames
         done = frames.with_name(".frames")  # renamed first, so that frames left by a kill are not animated
         if frames.is_dir():
             if self.enabled:
-                write_frames(sorted(frames.glob("*.png")), self.animation)
+                write_frames(self._frames, self.animation)
             if done.exists():
                 shutil.rmtree(done)
             frames.rename(done)

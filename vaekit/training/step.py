@@ -220,7 +220,7 @@ class Step:
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the autocast context of a step."""
-        if self.spec.train.precision == "fp32":
+        if self.spec.train.precision != "bf16":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 

@@ -20,6 +20,7 @@ def report(
     ] = None,
 ) -> None:
     """Write a self-contained page about a run: metrics, curves, pictures, latents, settings."""
+    opened = open_run(run)
     from vaekit.report import write_report
 
-    typer.echo(write_report(open_run(run), out))
+    typer.echo(write_report(opened, out))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from vaekit.cli.commands.sweep import follow
-from vaekit.cli.common import JsonOption, Panel, QuietOption, RunArgument, interruptible
+from vaekit.cli.common import JsonOption, Panel, QuietOption, RunArgument, imports, interruptible
 from vaekit.errors import UsageError
 
 PANEL = Panel.TRAINING
@@ -57,8 +57,10 @@ def resume(  # noqa: PLR0917 - Typer calls it by keywords
         return
 
     from vaekit.cli.console import choose_reporter
-    from vaekit.run import resume as resume_run
-    from vaekit.store.folder import newest_run
+
+    with imports():
+        from vaekit.run import resume as resume_run
+        from vaekit.store.folder import newest_run
 
     reporter = choose_reporter(json=json, quiet=quiet)
     with interruptible(reporter):

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from vaekit.data import FileImages, ImageSource, Splits, split_source
-from vaekit.data.folders import OnBad, find_images, readable_images, warn_of_frames
+from vaekit.data.folders import FilesIn, OnBad, find_images, readable_images, warn_of_frames
 from vaekit.data.images import ColourMode, ImageReader, decode_if_small, height_and_width, range_of
 from vaekit.data.pixels import Range
 from vaekit.data.specs import Fit
@@ -71,14 +71,14 @@ class Folder(Dataset):
         reader = replace(self.reader, limits=range_of(files, self.reader, self.path))
         if self.on_bad_image == "skip":
             files = readable_images(files, reader)
-        return {"train": FileImages(files, reader, *_labels(self.path, files))}
+        return {"train": FileImages(files, reader, *_labels(files))}
 
 
-def _labels(folder: Path, files: list[Path]) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
+def _labels(files: FilesIn) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
     """Return labels by first-level subfolder and the subfolders' names; None if subfolders do not distinguish the images."""
-    parts = [file.relative_to(folder).parts for file in files]
-    names = tuple(sorted({part[0] for part in parts}))
-    if any(len(part) == 1 for part in parts) or len(names) < 2:
+    parts = [name.partition("/") for name in files.names]
+    names = tuple(sorted({first for first, _, _ in parts}))
+    if not all(slash for _, slash, _ in parts) or len(names) < 2:
         return None, None
     number = {name: i for i, name in enumerate(names)}
-    return torch.tensor([number[part[0]] for part in parts]), names
+    return torch.tensor([number[first] for first, _, _ in parts]), names

@@ -60,7 +60,7 @@ class CNN(Backbone):
             layer = partial(CONVOLUTIONS[len(size)], width, next_width, 3, stride=stride, padding=1)
             convolutions += hidden_layer(layer, next_width, activation, normalization)
             width = next_width
-        self.convolutions = nn.Sequential(*convolutions)
+        self.convolutions = nn.Sequential(*convolutions[:-1])  # the last activation is the first of the head
         self.head = parameters_head(
             width, size, len(channels), out_shape, hidden=hidden, activation=activation, normalization=normalization
         )

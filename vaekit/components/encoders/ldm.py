@@ -82,7 +82,8 @@ class LDMEncoder(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(2 * x - 1 if self.signed else x)
         x = run([*self.down_blocks, self.mid_block], x, checkpointing=self.checkpointing and self.training)
-        params: Tensor = self.conv_out(F.silu(self.conv_norm_out(x)))
+        x = self.conv_norm_out(x)
+        params: Tensor = self.conv_out(F.silu(x) if len(self.out_shape) > 2 else x)  # the other head begins with an activation
         if self.quant_conv is not None:
             params = self.quant_conv(params)
         return params.unflatten(1, self.out_shape[:2]) if len(self.out_shape) > 2 else params

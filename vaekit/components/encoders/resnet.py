@@ -9,7 +9,6 @@ from vaekit.nn.layers import (
     CONVOLUTIONS,
     Activation,
     Channels,
-    activation_layer,
     normalization_layer,
     parameters_head,
     residual_stage,
@@ -56,7 +55,7 @@ class ResNet(Backbone):
         for next_width, stride in zip(channels, strides_to(out_shape[2:], size, len(channels)), strict=True):
             layers += residual_stage(len(size), width, next_width, depth, activation, stride=stride)
             width = next_width
-        layers += [normalization_layer("group", width), activation_layer(activation)]
+        layers.append(normalization_layer("group", width))
         head = parameters_head(width, size, len(channels), out_shape, activation=activation)
         self.net = nn.Sequential(*layers, head)
 

@@ -36,7 +36,7 @@ def mutated(folder: Path) -> Path:
     """Write the training and validation images of Fashion-MNIST with random changes to a file, and return it."""
     splits = vaekit.datasets.get("fashion_mnist")().load()
     rng = np.random.default_rng(0)
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for name, part in splits.parts.items():
         images = part.gather(torch.arange(len(part))).numpy()
         changed = rng.random(images.shape) < MUTATION
@@ -62,7 +62,7 @@ def main() -> None:
         run = vaekit.train(dataset="fashion_mnist", binarize="none", out=folder / "clothes", **options)
         print(f"vaekit train --dataset array --dataset.path mutated.npz {flags} --out background", flush=True)
         path = str(mutated(folder))
-        background = vaekit.train(dataset="array", **{"dataset.path": path}, out=folder / "background", **options)
+        background = vaekit.train(dataset="array", **{"dataset.path": path, **options}, out=folder / "background")
         trained = time.perf_counter()
         print(
             f"vaekit score clothes --against mnist --score input_complexity --samples {arguments.samples} --background background"

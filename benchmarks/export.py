@@ -30,7 +30,7 @@ from vaekit.specs.options import build_spec
 
 SHAPES = ((1, 28, 28), (3, 64, 64), (3, 150, 150), (3, 31, 47))
 BATCHES = (1, 8, 64)
-PRECISIONS: tuple[dict[str, bool], ...] = ({}, {"fp16": True}, {"int8": True})
+PRECISIONS: tuple[dict[str, Any], ...] = ({}, {"fp16": True}, {"int8": True})
 
 
 def measure(decoder: str, shape: tuple[int, ...], folder: Path, *, threads: int, seconds: float) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def measure(decoder: str, shape: tuple[int, ...], folder: Path, *, threads: int,
     with torch.inference_mode():
         for batch in BATCHES:
             inputs = torch.randn(batch, 32, generator=torch.Generator().manual_seed(0))
-            calls = {name: partial(functions[name], inputs.numpy()) for name in ("fp32", "int8")}
+            calls = {name: partial(functions[name], [inputs.numpy()]) for name in ("fp32", "int8")}
             times = latencies({**calls, "torch": partial(part.module, inputs)}, seconds=seconds)
             summary = {name: [round(t.median, 4), round(t.lower, 4), round(t.upper, 4)] for name, t in times.items()}
             row["latency"].append({"batch": batch, **summary, "speedup": round(times["torch"].median / times["fp32"].median, 3)})

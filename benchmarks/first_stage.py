@@ -85,7 +85,7 @@ def script(train: np.ndarray[Any, Any], test: Tensor, epochs: int, batch: int, l
 
     torch.manual_seed(0)
     stages = len(CHANNELS)
-    vae = AutoencoderKL(
+    vae: Any = AutoencoderKL(
         block_out_channels=CHANNELS,
         down_block_types=("DownEncoderBlock2D",) * stages,
         up_block_types=("UpDecoderBlock2D",) * stages,

@@ -62,7 +62,7 @@ CASES: dict[str, tuple[dict[str, Any], int]] = {
     "mlp 784-512-20, batch 4,096": (MLP, 4096),
     "cnn (32, 64), batch 128": (CNN, 128),
 }
-RESNET = {
+RESNET: dict[str, Any] = {
     "encoder": "resnet",
     "encoder.channels": (64, 128, 256),
     "decoder.channels": (256, 128, 64),
@@ -128,7 +128,7 @@ class Captured(ByHand):
             self.graph.replay()
 
 
-def waiting(epoch: Callable[[], None], device: str) -> Callable[[], None]:
+def waiting(epoch: Callable[[], object], device: str) -> Callable[[], None]:
     """Return a function that runs an epoch and waits for the device."""
 
     def run() -> None:
@@ -147,7 +147,7 @@ def steps(settings: Settings, results: Results) -> None:
     for case, (options, batch) in CASES.items():
         num, theirs = (4, 2) if settings.tiny else (400 if batch == 128 else 100, 40 if batch == 128 else 4)
         images, few = random_images(num * batch, settings.device), random_images(theirs * batch, settings.device)
-        contenders: dict[str, tuple[Callable[[], None], int]] = {}
+        contenders: dict[str, tuple[Callable[[], object], int]] = {}
         for precision, way in ways:
             trainer = make_trainer(images, options, settings, compile=way, precision=precision, batch_size=batch)
             contenders[f"{precision}, {way}"] = one_epoch(trainer), num * batch
@@ -244,7 +244,7 @@ def likelihood(settings: Settings, results: Results) -> None:
     trainer = make_trainer(random_images(128 * 50, settings.device), MLP, settings, compile="off", batch_size=128)
     one_epoch(trainer)()
     vae, device = trainer.step.objective.vae, settings.device
-    x = (trainer.splits.train.gather(torch.arange(num, device=device)) > 127).float()  # type: ignore[operator]
+    x = (trainer.splits.train.gather(torch.arange(num, device=device)) > 127).float()
     estimates: dict[str, float] = {}
 
     def ours(precision: str, chunk: int | None) -> Callable[[], None]:
@@ -341,7 +341,7 @@ def images(settings: Settings, results: Results) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         np.save(path, np.random.default_rng(0).integers(0, 256, (num, side, side, 3), dtype=np.uint8))
-        cnn = {"encoder": "cnn", "latent_dim": 32, "likelihood": "gaussian", "binarize": "none"}
+        cnn: dict[str, Any] = {"encoder": "cnn", "latent_dim": 32, "likelihood": "gaussian", "binarize": "none"}
         models = {"resnet, 4 latents on a grid of stride 8": RESNET, "cnn (32, 64)": cnn}
         ways = ("graph", "on") if settings.device == "cuda" else ("off",)
         for (model, options), way in ((m, w) for w in ways for m in models.items()):
@@ -407,7 +407,7 @@ def first_stage(settings: Settings, results: Results) -> None:
         ("L1, perceptual, adversarial", "bf16", "on", whole),
     ]
     for name, precision, way, more in cases:
-        launch = {"precisions": (precision,), "compilations": (way if cuda else "off",), "devices": (settings.device,)}
+        launch: dict[str, Any] = {"precisions": (precision,), "compilations": (way if cuda else "off",), "devices": (settings.device,)}
         given = {**options, **more}
         given.pop("device")
         (row,) = throughput(

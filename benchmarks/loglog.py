@@ -93,8 +93,8 @@ def _panel(panel: Panel) -> str:
     heights = [end[0][1] for end in ends]
     if len(heights) == 2 and (near := LINE - (heights[1] - heights[0])) > 0:
         heights = [heights[0] - near / 2, heights[1] + near / 2]
-    for ((x, _), text, colour), y in zip(ends, heights, strict=True):
-        parts.append(_text((x + 7, y + 4), text, colour))
+    for ((x, _), label, colour), y in zip(ends, heights, strict=True):
+        parts.append(_text((x + 7, y + 4), label, colour))
     return "".join(parts)
 
 

@@ -107,7 +107,7 @@ def likelihood(precision: str, *, threads: int, repeats: int) -> dict[str, Any]:
 
 def black_and_white() -> tuple[Tensor, Tensor]:
     """Return the training and test images of MNIST as bytes, each pixel 0 or 255."""
-    splits = roles.datasets.build(roles.datasets.spec("mnist")()).load()
+    splits = roles.datasets.build(roles.datasets.spec("mnist")(kind="mnist")).load()
     whole = [part.gather(torch.arange(len(part))) for part in (splits.train, splits.validation, splits.test)]
     train, validation, test = (255 * (images >= 128).to(torch.uint8) for images in whole)
     return torch.cat([train, validation]), test

@@ -39,8 +39,8 @@ from typing import Any, NamedTuple
 from common import write
 from loglog import Panel, draw
 
-MLP = {"encoder.hidden": (512,), "decoder.hidden": (512,), "latent_dim": 20, "batch_size": 128}
-SMALL = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2}
+MLP: dict[str, Any] = {"encoder.hidden": (512,), "decoder.hidden": (512,), "latent_dim": 20, "batch_size": 128}
+SMALL: dict[str, Any] = {"encoder.hidden": (8,), "decoder.hidden": (8,), "latent_dim": 2}
 TABLE = {"loss": "gaussian", "likelihood.link": "identity"}
 COLUMNS = 16
 PROCESSES, BATCHES = "processes, CNN, global batch ", (128, 512)
@@ -153,7 +153,7 @@ def one_by_one(given: dict[str, Any]) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 28, 28), dtype=np.uint8))
-        options = {"dataset": "array", "dataset.path": f"{folder}/images.npy", "likelihood": "bce", "pictures": "none"}
+        options: dict[str, Any] = {"dataset": "array", "dataset.path": f"{folder}/images.npy", "likelihood": "bce", "pictures": "none"}
         options |= MLP | {"batch_size": 16, "epochs": 1, "device": "cpu", "compile": "off"}
         clock = Clock()
         vaekit.sweep(over={"seed": range(given["models"])}, stack="off", out=Path(folder) / "sweep", **options)
@@ -196,7 +196,7 @@ def records(given: dict[str, Any]) -> dict[str, float]:
         now, about = datetime.now(UTC), {"params": {"lr": 1e-3}, "user_attrs": {"run": "run"}}
         done = {"state": SimpleNamespace(name="COMPLETE"), "value": 0.0, "datetime_start": now, "datetime_complete": now}
         trials = [SimpleNamespace(number=number, **done, **about) for number in range(given["models"])]
-        study = SimpleNamespace(trials=trials[:-1], best=trials[0], folder=Path(folder))
+        study: Any = SimpleNamespace(trials=trials[:-1], best=trials[0], folder=Path(folder))
         plan.request = {"over": {}, "metric": "elbo"}
         plan.record(study)
         study.trials = trials

@@ -14,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,8 @@ def parts(stack: Stack) -> dict[str, float]:
     for _ in range(step.first.steps_per_epoch):
         inputs = timed("inputs", lambda: step.inputs(next(readings)))
         state = (step.base, step.parameters, step.buffers, inputs)
-        total, *_ = timed("forward", lambda state=state: step.forward(*state, shared=step.shared))
-        timed("backward", lambda total=total: step.backward(total))
+        total, *_ = timed("forward", partial(step.forward, *state, shared=step.shared))
+        timed("backward", partial(step.backward, total))
         timed("optimiser", step.update)
     return {name: round(statistics.median(values), 3) for name, values in spent.items()}
 
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--ways", nargs="+", choices=("eager", "compiled"), default=("eager", "compiled"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -120,9 +122,9 @@ def main() -> None:
     sizes = {name: getattr(arguments, name) for name in ("models", "steps", "batch", "repeats", "threads", "device")}
     results = {}
     for name, options in CASES.items():
-        for compiled in (False, True):
-            title = f"{name}, {'compiled' if compiled else 'eager'}"
-            row = results[title] = compare(options, compiled=compiled, **sizes)
+        for way in arguments.ways:
+            title = f"{name}, {way}"
+            row = results[title] = compare(options, compiled=way == "compiled", **sizes)
             print(
                 f"{title:26} stacked {row['images_per_second_times_models_stacked']:8.0f}/s  "
                 f"one after another {row['images_per_second_times_models_one_after_another']:8.0f}/s  "

@@ -228,7 +228,7 @@ def test_importance_weights_of_a_flow_estimate_the_same_likelihood_as_those_of_t
     estimate, reference = log_w.exp().mean(0), exact.exp().mean(0)
     error = (log_w.exp().var(0) / num + exact.exp().var(0) / num).sqrt()
     assert ((estimate - reference).abs() < 5 * error).all()
-    results = log_likelihood(vae, [Batch(x, x, None, 0)], Streams(0), samples=2000)
+    results = log_likelihood(vae, [Batch(x, x, None, 0)], Streams(0), samples=num)
     assert results["log_likelihood"] == pytest.approx(reference.log().mean().item(), abs=0.05)
 
 

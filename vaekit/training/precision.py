@@ -50,8 +50,9 @@ def num_products(objective: Objective) -> float:
 
     layers = (module for module in objective.modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS)))
     hooks = [layer.register_forward_hook(count) for layer in layers]
-    inputs = example_inputs(objective)
-    objective(inputs)
+    inputs, training = example_inputs(objective), objective.training
+    objective.eval()(inputs)  # in training mode, layers and losses might draw from the global generator
+    objective.train(training)
     for hook in hooks:
         hook.remove()
     return products / len(inputs.noise.movedim(-2, 0))

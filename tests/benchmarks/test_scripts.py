@@ -13,11 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LITTLE = {
-    "export.py": ("--seconds", "0.001"),
     "first_stage.py": ("pictures.npz", "--images", "8", "--epochs", "1", "--batch", "4", "--threads", "1"),
     "folder.py": ("--repeats", "1", "--images", "20", "--batch", "4", "--workers", "0", "--threads", "1"),
     "gpu.py sweep": ("--device", "cpu", "--tiny"),
-    "gpu.py steps": ("--device", "cpu", "--tiny"),
     "ranks.py": ("--repeats", "1", "--images", "32", "--batch", "8"),
     "startup.py": ("--repeats", "1"),
     "sweep.py": ("--models", "2", "--steps", "2", "--batch", "4", "--repeats", "1", "--threads", "1", "--ways", "eager"),

@@ -407,7 +407,11 @@ def first_stage(settings: Settings, results: Results) -> None:
         ("L1, perceptual, adversarial", "bf16", "on", whole),
     ]
     for name, precision, way, more in cases:
-        launch: dict[str, Any] = {"precisions": (precision,), "compilations": (way if cuda else "off",), "devices": (settings.device,)}
+        launch: dict[str, Any] = {
+            "precisions": (precision,),
+            "compilations": (way if cuda else "off",),
+            "devices": (settings.device,),
+        }
         given = {**options, **more}
         given.pop("device")
         (row,) = throughput(

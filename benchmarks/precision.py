@@ -61,7 +61,10 @@ def elbo(options: dict[str, Any], precision: str, *, seed: int, threads: int, se
         other = Trainer(exact, assemble(exact, splits), splits, RunFolder.create(exact, Path(folder) / "fp32"))
         other.step.objective.load_state_dict(trainer.step.objective.state_dict())
         found = other.evaluator.scores("validation")
-    return {"elbo": cast("float", found["elbo"]), "steps": trainer.position.epoch * trainer.step.steps_per_epoch + trainer.position.step}
+    return {
+        "elbo": cast("float", found["elbo"]),
+        "steps": trainer.position.epoch * trainer.step.steps_per_epoch + trainer.position.step,
+    }
 
 
 def main() -> None:

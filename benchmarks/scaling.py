@@ -153,7 +153,12 @@ def one_by_one(given: dict[str, Any]) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "images.npy", np.random.default_rng(0).integers(0, 256, (64, 28, 28), dtype=np.uint8))
-        options: dict[str, Any] = {"dataset": "array", "dataset.path": f"{folder}/images.npy", "likelihood": "bce", "pictures": "none"}
+        options: dict[str, Any] = {
+            "dataset": "array",
+            "dataset.path": f"{folder}/images.npy",
+            "likelihood": "bce",
+            "pictures": "none",
+        }
         options |= MLP | {"batch_size": 16, "epochs": 1, "device": "cpu", "compile": "off"}
         clock = Clock()
         vaekit.sweep(over={"seed": range(given["models"])}, stack="off", out=Path(folder) / "sweep", **options)

@@ -90,9 +90,9 @@ def plan(
 def obstacle(spec: RunSpec, objective: Objective, num_models: int) -> str | None:
     """Return why stacking is not known to be faster for models of a spec; None if it is.
 
-    Measured with 16 MLPs on an Intel Xeon with AMX (benchmarks/sweep.py): on two threads, they take 0.6 to 0.9 of the time; on one,
-    0.9 to 1.2 without compilation. Smaller ones gain more. Stacked convolutions become grouped convolutions, which are slow on
-    CPUs.
+    Measured with 16 MLPs of 784-512-20 on an Intel Xeon with AMX (benchmarks/sweep.py): without compilation, they take 0.9 of the
+    time on two threads, and 1.2 on one. Smaller ones gain more. Stacked convolutions become grouped convolutions, which are slow
+    on CPUs.
 
     Args:
         spec: A resolved spec.

@@ -76,5 +76,5 @@ nitpick_ignore_regex = [
     # What objects of the interface hold, and users do not call.
     (r"py:class", r"vaekit\.(compute|data|drawing|export|plugins|registry|specs|store|testing|training)\..*"),
     (r"py:(class|exc)", r"Array|ClassName|Drawn|EncodedImages?|Examples|Fit|ImageName|Interrupted|Latent"),
-    (r"py:class", r"Missing|Parity|Plane|Reading|Record|Spread|Streams"),
+    (r"py:class", r"JointStreams|Missing|Parity|Plane|Reading|Record|Spread|Streams"),
 ]

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 Drawn = TypeVar("Drawn", Tensor, Tensor | None)
+Draw = Callable[[int, torch.Generator], Drawn]
+"""A function that draws a number of rows with a generator."""
 
 
 class Streams:
@@ -30,14 +32,7 @@ class Streams:
         self.seed = seed
         self._generators: dict[torch.device, torch.Generator] = {}
 
-    def draw(
-        self,
-        stream: str,
-        step: int,
-        num: int,
-        draw: Callable[[int, torch.Generator], Drawn],
-        device: torch.device | str = "cpu",
-    ) -> Drawn:
+    def draw(self, stream: str, step: int, num: int, draw: Draw[Drawn], device: torch.device | str = "cpu") -> Drawn:
         """Return ``draw(num, generator)``, that is, ``num`` rows, with the generator for ``(seed, stream, step)``."""
         return draw(num, self.generator(stream, step, device))
 
@@ -99,14 +94,7 @@ class JointStreams:
     def __init__(self, each: Sequence[Streams]) -> None:
         self.each, self.num_seeds = tuple(each), len(each)
 
-    def draw(
-        self,
-        stream: str,
-        step: int,
-        num: int,
-        draw: Callable[[int, torch.Generator], Drawn],
-        device: torch.device | str = "cpu",
-    ) -> Drawn:
+    def draw(self, stream: str, step: int, num: int, draw: Draw[Drawn], device: torch.device | str = "cpu") -> Drawn:
         """Return the rows that the seeds draw, one seed after another; None if they draw none."""
         parts = [each.draw(stream, step, num // self.num_seeds, draw, device) for each in self.each]
         drawn = [part for part in parts if part is not None]

@@ -51,7 +51,6 @@ class Evaluator:
     ) -> None:
         self.spec, self.objective, self.splits, self.processes = spec, objective, splits, processes
         self.memory_format, self.streams = memory_format, Streams(spec.train.seed)
-        self._resident: dict[str, Batches] = {}
         binary = spec.data.binarize != "none" or splits.train.is_binary
         likelihood = objective.vae.likelihood
         self.quantised = likelihood.scores != "binary" and likelihood.normalised and splits.train.integer and not binary
@@ -64,13 +63,8 @@ class Evaluator:
         """What the ELBO means."""
 
     def batches(self, split: str) -> Batches:
-        """Return the batches of a split: every image, in order, without augmentation.
-
-        For images in memory, these are the same object each time, since they are moved to the device and binarised only once.
-        """
-        if split in self._resident:
-            return self._resident[split]
-        batches = Batches(
+        """Return the batches of a split: every image, in order, without augmentation."""
+        return Batches(
             self.splits.parts[split],
             batch_size=self.batch_size(split),
             streams=self.streams,
@@ -84,9 +78,6 @@ class Evaluator:
             world_size=self.processes.size,
             in_turn=self.objective.batch_statistic,
         )
-        if batches.source.resident:
-            self._resident[split] = batches
-        return batches
 
     @property
     def at_once(self) -> int:

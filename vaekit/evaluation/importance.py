@@ -58,8 +58,8 @@ def log_likelihood(
         streams: The random streams of the run; the noise is a function of the seed, the split and the position.
         samples: The number of importance samples K.
         split: The name of the split, which seeds the noise.
-        chunk: The maximum number of images decoded at once; default: 2,048 on a CPU, and as many as
-            `CHUNK_NUMBERS` allows on a GPU.
+        chunk: The maximum number of images decoded at once; default: on a CPU, 2,048, or 1,024 if they have more than 1,024
+            pixels; on a GPU, as many as `CHUNK_NUMBERS` allows.
 
     Returns:
         ``log_likelihood`` in nats per image, its ``standard_error`` over images, ``effective_samples`` (the mean over images of
@@ -74,7 +74,9 @@ def log_likelihood(
     if reason := without_density(vae.posterior, vae.prior):
         raise UsageError(f"log p(x) cannot be estimated, since {reason}")
     if chunk is None:
-        chunk = 2048 if vae.device.type == "cpu" else max(2048, CHUNK_NUMBERS // math.prod(vae.data_shape))
+        num_pixels = math.prod(vae.data_shape)
+        on_cpu = 2048 if num_pixels <= 1024 else 1024
+        chunk = on_cpu if vae.device.type == "cpu" else max(1024, CHUNK_NUMBERS // num_pixels)
     training = vae.training
     vae.eval()
     estimates: list[Tensor] = []

@@ -276,7 +276,7 @@ class TrainSpec(Spec):
         "auto", description="Device to compute on; auto chooses CUDA, then MPS, then the CPU."
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Precision; auto uses bf16 on CUDA, for enough work also on CPUs with AMX, and else fp32."
+        "auto", description="Precision; auto uses bf16 on CUDA, and on CPUs with AMX if there is enough to compute; else fp32."
     )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="How several processes train: each with the whole model (ddp), or a shard of it (fsdp)."

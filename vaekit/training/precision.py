@@ -14,7 +14,6 @@ from vaekit.specs.models import RunSpec
 
 WORTH_HALVING = 1e8
 """The number of products in the forward pass of a batch from which bf16 pays off on a CPU; see `choose_precision`."""
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def choose_precision(spec: RunSpec, objective: Objective) -> RunSpec:
@@ -45,7 +44,7 @@ def num_products(objective: Objective) -> float:
 
     def count(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal products
-        uses = inputs[0] if isinstance(layer, TRANSPOSED) else output  # each of whose positions uses all weights
+        uses = inputs[0] if getattr(layer, "transposed", False) else output  # each of whose positions uses all weights
         products += layer.weight.numel() * uses.numel() // layer.weight.shape[0]
 
     layers = (module for module in objective.modules() if isinstance(module, (nn.Linear, *CONVOLUTIONS)))
@@ -55,4 +54,4 @@ def num_products(objective: Objective) -> float:
     objective.train(training)
     for hook in hooks:
         hook.remove()
-    return products / len(inputs.noise.movedim(-2, 0))
+    return products / inputs.noise.shape[-2]

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 import vaekit
 from vaekit.data.facts import Facts
-from vaekit.model.assembly import build_objective, build_vae
+from vaekit.model.assembly import assemble, build_objective, build_vae
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
 from vaekit.specs.options import build_spec
+from vaekit.store.record import load_splits
 from vaekit.training.hardware import fit_to_machine
 from vaekit.training.precision import choose_precision, num_products
+from vaekit.training.step import Step
 
 MLP = {"encoder": "mlp", "decoder": "mlp", "encoder.hidden": (512,), "decoder.hidden": (512,), "latent_dim": 20}
 
@@ -54,6 +58,24 @@ def test_a_cpu_uses_bf16_if_it_has_amx_and_enough_work(
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
     spec, objective = made(**MLP, batch_size=batch_size, precision=asked)
     assert choose_precision(spec, objective).train.precision == chosen
+
+
+def test_products_are_computed_in_the_requested_precision(images: Path) -> None:
+    given = {"dataset": "array", "dataset.path": str(images), "encoder.hidden": (8,), "decoder.hidden": (8,), "batch_size": 16}
+    seen: dict[str, torch.dtype] = {}
+    for precision in ("fp32", "bf16"):
+        spec = fit_to_machine(build_spec({}, {**given, "device": "cpu", "precision": precision, "latent_dim": 2}))
+        splits = load_splits(spec)
+        step = Step(spec, assemble(spec, splits), splits)
+
+        def note(_: Any, inputs: Any, output: Tensor, precision: str = precision) -> None:
+            seen[precision] = output.dtype
+
+        step.objective.vae.decoder.register_forward_hook(note)
+        loss = step(next(iter(step.batches.readings(0))))["loss"]
+        assert loss.dtype == torch.float32
+        assert loss.isfinite()
+    assert seen == {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def test_a_run_records_the_precision_that_was_chosen(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

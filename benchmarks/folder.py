@@ -1,6 +1,6 @@
 """A folder of JPEGs: vaekit's streamed training against a loop with torchvision's ImageFolder, transforms and DataLoader.
 
-    python benchmarks/folder.py [--repeats 5] [--workers 2] [--threads 2] [--json benchmarks/results/folder.json]
+    python benchmarks/folder.py DATA [--repeats 5] [--workers 2] [--threads 2] [--json benchmarks/results/folder.json]
 
 Both train the same network (CNN encoder, bilinear decoder, 150×150 colour) on the same files with the same batch size,
 optimiser, loss and number of worker processes. The loop is the usual one: `Resize`, `CenterCrop`, `ToTensor`, persistent
@@ -8,7 +8,8 @@ workers. Neither caches decoded pictures. Each repeat times an epoch of each; th
 without training is timed in the same way, as are the parts: decoding a picture on one thread, transferring a batch of already
 decoded pictures from the workers, and taking a step on a loaded batch.
 
-The pictures are the faces and emoji in VAEKIT_DATA, enlarged, with some noise, saved as 178×218 JPEGs.
+The pictures are those of DATA, a folder with faces/olivetti_400x64x64.npz and emoji/noto_emoji_rgba64.npz (images under `x`),
+enlarged, with some noise, saved as 178×218 JPEGs.
 """
 
 from __future__ import annotations
@@ -50,11 +51,11 @@ EPOCHS = 3
 """The number of epochs when loading without training, so that batches prefetched at the end have little weight."""
 
 
-def write_pictures(folder: Path, num: int, size: tuple[int, int] = (178, 218)) -> None:
+def write_pictures(data: Path, folder: Path, num: int, size: tuple[int, int] = (178, 218)) -> None:
     """Write JPEGs of two classes: real faces and emoji, enlarged, with some noise."""
-    root, rng = Path(os.environ["VAEKIT_DATA"]), np.random.default_rng(0)
-    faces = np.load(root / "faces" / "olivetti_400x64x64.npz")["x"]
-    emoji = np.load(root / "emoji" / "noto_emoji_rgba64.npz")["x"]
+    rng = np.random.default_rng(0)
+    faces = np.load(data / "faces" / "olivetti_400x64x64.npz")["x"]
+    emoji = np.load(data / "emoji" / "noto_emoji_rgba64.npz")["x"]
     for i in range(num):
         name, pixels = (("face", faces[i // 2 % len(faces)]), ("emoji", emoji[i // 2 % len(emoji)]))[i % 2]
         large = np.asarray(Image.fromarray(pixels).convert("RGB").resize(size, Image.Resampling.BICUBIC), np.float32)
@@ -247,6 +248,7 @@ def measure(folder: Path, *, repeats: int, batch: int, workers: int, threads: in
 def main() -> None:
     """Write the pictures, run every case and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--batch", type=int, default=32)
@@ -258,7 +260,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     sizes = {name: getattr(arguments, name) for name in ("repeats", "batch", "workers", "threads", "device")}
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), arguments.images)
+        write_pictures(arguments.data, Path(folder), arguments.images)
         results = measure(Path(folder), **sizes)
     versions = {"torchvision": torchvision.__version__, "pillow": PIL.__version__}
     write(arguments.json, arguments.threads, results, **sizes, images=arguments.images, libraries=versions)

@@ -31,6 +31,7 @@ PRECISIONS = ("fp32", "bf16")
 WIDE = {"encoder.hidden": (1024, 1024), "decoder.hidden": (1024, 1024), "latent_dim": 32}
 NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
     "mlp 784-512-20": (MLP, 100),
+    "mlp 784-512-20, compiled": (MLP | {"compile": "on"}, 100),
     "mlp 784-1024-1024-32": (WIDE, 30),
     "cnn (32, 64)": (CNN, 20),
     "cnn, default": ({"encoder": "cnn", "decoder": "cnn", "latent_dim": 20}, 20),
@@ -49,7 +50,7 @@ def speed(options: dict[str, Any], steps: int, *, threads: int, repeats: int) ->
 def elbo(options: dict[str, Any], precision: str, *, seed: int, threads: int, seconds: float) -> dict[str, float]:
     """Train on MNIST for some seconds; return the validation ELBO in fp32 and the number of steps."""
     given = {"dataset": "mnist", "device": "cpu", "seed": seed, "threads": threads, "epochs": 10_000, "compile": "off"}
-    spec = fit_to_machine(build_spec({}, options | given | {"precision": precision, "max_time": seconds}))
+    spec = fit_to_machine(build_spec({}, given | options | {"precision": precision, "max_time": seconds}))
     splits = load_splits(spec)
     spec = fit_to_data(spec, splits)
     with TemporaryDirectory() as folder:

@@ -82,9 +82,10 @@ class Clock:
         self.last = time.perf_counter()
 
     def done(self, name: str) -> None:
-        """End a part."""
+        """End a part; those of the same name are added."""
         now = time.perf_counter()
-        self.parts[name], self.last = 1e3 * (now - self.last), now
+        self.parts[name] = self.parts.get(name, 0.0) + 1e3 * (now - self.last)
+        self.last = now
 
     @property
     def result(self) -> dict[str, float]:
@@ -171,7 +172,7 @@ def plan(given: dict[str, Any]) -> dict[str, float]:
     from vaekit.model.assembly import assemble
     from vaekit.specs.options import build_spec
     from vaekit.store.record import load_splits
-    from vaekit.sweeps import grouping
+    from vaekit.sweeps.grouping import Grouping
     from vaekit.training.hardware import fit_to_data, fit_to_machine
 
     clock = Clock()
@@ -180,9 +181,13 @@ def plan(given: dict[str, Any]) -> dict[str, float]:
     splits = load_splits(specs[0])
     specs = [fit_to_data(spec, splits) for spec in specs]
     clock.done("specs")
-    objectives = [assemble(spec, splits) for spec in specs]
-    clock.done("models")
-    grouping.plan(specs, objectives, "auto")
+    grouping = Grouping("auto", lambda number: assemble(specs[number], splits))
+    for spec in specs:
+        objective = assemble(spec, splits)
+        clock.done("models")
+        grouping.add(spec, objective)
+        clock.done("groups")
+    grouping.groups()
     clock.done("groups")
     return {"milliseconds": clock.parts["groups"], **clock.parts}
 

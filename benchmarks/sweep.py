@@ -1,6 +1,6 @@
 """Sixteen stacked models compared with the same models one after another: `Stack.train_epoch` and `Trainer.train_epoch`.
 
-    python benchmarks/sweep.py [--models 16] [--repeats 5] [--threads 1] [--device cpu] [--json benchmarks/results/sweep.json]
+    python benchmarks/sweep.py [--models 16] [--repeats 5] [--threads 1] [--device cpu] [--precision fp32] [--json FILE]
 
 The models differ in seed, so each has its own batches and noise. Each repeat trains all models for the same number of steps in
 both ways. The result is the median ratio of wall time, together with that of processor time, which is less sensitive to other
@@ -31,15 +31,25 @@ from vaekit.training.trainer import Trainer
 CASES: dict[str, dict[str, Any]] = {
     "mlp 784-64-10": {"encoder": "mlp", "encoder.hidden": (64,), "decoder.hidden": (64,), "latent_dim": 10},
     "mlp 784-128-10": {"encoder": "mlp", "encoder.hidden": (128,), "decoder.hidden": (128,), "latent_dim": 10},
+    "mlp 784-256-20": {"encoder": "mlp", "encoder.hidden": (256,), "decoder.hidden": (256,), "latent_dim": 20},
     "mlp 784-512-20": {"encoder": "mlp", "encoder.hidden": (512,), "decoder.hidden": (512,), "latent_dim": 20},
+    "mlp 784-1024-20": {"encoder": "mlp", "encoder.hidden": (1024,), "decoder.hidden": (1024,), "latent_dim": 20},
 }
 
 
 def make_trainers(
-    options: dict[str, Any], *, models: int, steps: int, threads: int, device: str, batch: int, seeds: bool = True
+    options: dict[str, Any],
+    *,
+    models: int,
+    steps: int,
+    threads: int,
+    device: str,
+    batch: int,
+    precision: str = "fp32",
+    seeds: bool = True,
 ) -> list[Trainer]:
     """Build trainers on random images that differ in seed, or else in learning rate; one epoch has ``steps`` steps."""
-    launch = {"device": device, "compile": "graph" if device == "cuda" else "off"}
+    launch = {"device": device, "precision": precision, "compile": "graph" if device == "cuda" else "off"}
     common = {**options, **launch, "batch_size": batch, "threads": threads, "pictures": "none"}
     generator = torch.Generator().manual_seed(0)
     images = TensorImages(torch.randint(0, 256, (steps * batch, 1, 28, 28), dtype=torch.uint8, generator=generator)).to(device)
@@ -99,7 +109,8 @@ def parts(stack: Stack) -> dict[str, float]:
     for _ in range(step.first.steps_per_epoch):
         inputs = timed("inputs", lambda: step.inputs(next(readings)))
         state = (step.base, step.parameters, step.buffers, inputs)
-        total, *_ = timed("forward", partial(step.forward, *state, shared=step.shared))
+        with step.first.autocast():
+            total, *_ = timed("forward", partial(step.forward, *state, shared=step.shared))
         timed("backward", partial(step.backward, total))
         timed("optimiser", step.update)
     return {name: round(statistics.median(values), 3) for name, values in spent.items()}
@@ -114,17 +125,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--cases", help="some of the cases, separated by semicolons")
     parser.add_argument("--ways", nargs="+", choices=("eager", "compiled"), default=("eager", "compiled"))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.compiler.config.force_disable_caches = True  # so that the first epoch includes a full compilation
-    sizes = {name: getattr(arguments, name) for name in ("models", "steps", "batch", "repeats", "threads", "device")}
+    sizes = {name: getattr(arguments, name) for name in ("models", "steps", "batch", "repeats", "threads", "device", "precision")}
     results = {}
-    for name, options in CASES.items():
+    for name in CASES if arguments.cases is None else arguments.cases.split(";"):
         for way in arguments.ways:
             title = f"{name}, {way}"
-            row = results[title] = compare(options, compiled=way == "compiled", **sizes)
+            row = results[title] = compare(CASES[name], compiled=way == "compiled", **sizes)
             print(
                 f"{title:26} stacked {row['images_per_second_times_models_stacked']:8.0f}/s  "
                 f"one after another {row['images_per_second_times_models_one_after_another']:8.0f}/s  "

@@ -50,7 +50,9 @@ def test_a_metric_added_to_the_table_appears_everywhere(
     other = vaekit.train(**TINY, device="cpu", seed=1, out=tmp_path / "other")
     assert main(["compare", str(run.path), str(other.path), "--out", str(tmp_path / "compare.png")]) == 0
     assert f"{value:.3f}" in capsys.readouterr().out
-    assert main(["sweep", *flags, "--device", "cpu", "--over", "seed=0,1", "--out", str(tmp_path / "sweep")]) == 0
+    assert (
+        main(["sweep", *flags, "--device", "cpu", "--over", "seed=0,1", "--stack", "off", "--out", str(tmp_path / "sweep")]) == 0
+    )
     assert "mean brightness" in " ".join(capsys.readouterr().out.split())
     rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text("utf-8"))["runs"]
     assert rows[0]["test"]["brightness"] == value

@@ -25,7 +25,7 @@ from vaekit.model.objective import Objective, Reconstruction
 from vaekit.specs.options import build_spec
 from vaekit.store.record import load_splits
 from vaekit.sweeps import grouping
-from vaekit.sweeps.grouping import plan
+from vaekit.sweeps.grouping import Grouping
 from vaekit.sweeps.space import Range, combinations, read_over
 from vaekit.sweeps.stack import StackedStep, difference, form, refusal
 from vaekit.sweeps.stacked_training import Stack
@@ -51,6 +51,14 @@ def options(images, **more):
         "pictures": "none",
         **more,
     }
+
+
+def planned(specs, splits, stack):
+    """Return the groups and notes of models on the same data."""
+    grouping = Grouping(stack, lambda number: assemble(specs[number], splits))
+    for spec in specs:
+        grouping.add(spec, assemble(spec, splits))
+    return grouping.groups()
 
 
 def without(name, given):
@@ -367,8 +375,12 @@ def test_failure_to_stack_names_the_difference(images, tmp_path):
 @pytest.mark.parametrize(
     ("given", "stacked", "compiled"),
     [
-        ({"threads": 1}, False, False),
+        ({"threads": 1}, True, False),
         ({"threads": 2}, True, False),
+        ({"threads": 1, "encoder.hidden": (50_000,)}, False, False),
+        ({"threads": 2, "encoder.hidden": (50_000,)}, True, False),
+        ({"threads": 1, "encoder.hidden": (50_000,), "precision": "bf16"}, True, False),
+        ({"threads": 1, "encoder.hidden": (50_000,), "batch_size": 64, "precision": "bf16"}, False, False),
         ({"threads": 1, "epochs": 10**6, "encoder.hidden": (64,)}, True, True),
         ({"threads": 2, "epochs": 10**6, "encoder.hidden": (64,)}, True, True),
         ({"threads": 2, "epochs": 10**6, "encoder.hidden": (64,), "compile": "off"}, True, False),
@@ -379,7 +391,7 @@ def test_models_are_stacked_and_compiled_where_faster(images, monkeypatch, given
     monkeypatch.setattr("vaekit.sweeps.grouping.has_cpp_compiler", lambda: True)
     specs = [fit_to_machine(build_spec({}, {**options(images), **given, "seed": seed})) for seed in range(4)]
     splits = roles.datasets.build(specs[0].data.dataset).load()
-    groups, notes = plan(specs, [assemble(spec, splits) for spec in specs], "auto")
+    groups, notes = planned(specs, splits, "auto")
     assert {(group.stacked, group.compiled) for group in groups} == {(stacked, compiled)}
     assert bool(notes) != stacked
 
@@ -554,7 +566,7 @@ def test_models_are_compared_with_those_like_them_and_not_in_all_pairs(over, com
     specs = [fit_to_machine(build_spec({}, each)) for each in given]
     calls = []
     monkeypatch.setattr(grouping, "difference", lambda one, other: calls.append(1) or difference(one, other))
-    found, _ = plan(specs, [assemble(spec, splits) for spec in specs], "on" if groups == 1 else "auto")
+    found, _ = planned(specs, splits, "on" if groups == 1 else "auto")
     assert (len(calls), len(found)) == (compared, groups)
 
 
@@ -589,3 +601,24 @@ def test_a_sweep_takes_the_memory_of_one_model_at_a_time(images, tmp_path, monke
     )
     assert len(runs) == 6
     assert max(alive) == 1
+
+
+@pytest.mark.parametrize("over", ["latent_dim", "seed", "batch_size"])
+def test_planning_keeps_at_most_one_objective_of_each_set_without_its_weights(images, over):
+    built = []
+    specs = [fit_to_machine(build_spec({}, {**options(images), over: number})) for number in range(2, 8)]
+    splits = roles.datasets.build(specs[0].data.dataset).load()
+
+    def build(number):
+        objective = assemble(specs[number], splits)
+        built.append(weakref.ref(objective))
+        return objective
+
+    grouping = Grouping("auto", build)
+    for number, spec in enumerate(specs):
+        grouping.add(spec, build(number))
+    gc.collect()
+    left = [each() for each in built]
+    assert len(left) >= 6
+    assert all(next(each.parameters()).is_meta for each in left if each is not None)
+    assert sum(each is not None for each in left) <= 1

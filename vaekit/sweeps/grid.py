@@ -16,14 +16,13 @@ from vaekit.compute.process import Interrupted
 from vaekit.data.sources import Splits
 from vaekit.errors import DivergenceError, UsageError
 from vaekit.model.assembly import assemble
-from vaekit.model.objective import Objective
 from vaekit.run import Run
 from vaekit.specs.models import RunSpec, plain_spec
 from vaekit.specs.options import build_spec
 from vaekit.store.checkpoint import space_for
 from vaekit.store.folder import RunFolder, check_space
 from vaekit.store.record import Record, load_splits
-from vaekit.sweeps.grouping import Group, Stacking, plan
+from vaekit.sweeps.grouping import Group, Grouping, Stacking
 from vaekit.sweeps.record import is_over, make_folder, outcome, read_record, run_name, write_record
 from vaekit.sweeps.space import Range, check_max_time, combinations, listed
 from vaekit.sweeps.stacked_training import fit_stacked
@@ -79,28 +78,18 @@ def sweep(
         check_max_time(each)
     splits = _load(specs)
     specs = [fit_to_data(each, split) for each, split in zip(specs, splits, strict=True)]
-    initial_notes: list[str] = []
-    objectives: list[Objective] = []
-    chosen: list[RunSpec] = []
-    space = 0
-    for each, split in zip(specs, splits, strict=True):
-        objective = assemble(each, split)
-        check_data(each, objective.vae.likelihood, split)
-        check_best(each, objective, split)
-        check_accumulation(each, objective)
-        initial = read_initial(each, objective.vae, split.facts)
-        initial_notes += [] if initial is None else [initial.note]
-        chosen.append(fit_to_model(each, objective))
-        space += space_for(objective)
-        objectives.append(objective.to("meta"))  # without the weights, so that a sweep takes the memory of a group of its models
-    groups, notes = plan(specs, objectives, stack, lambda number: assemble(specs[number], splits[number]))
-    notes = (*dict.fromkeys(initial_notes), *notes)
+    grouping = Grouping(stack, lambda number: assemble(specs[number], splits[number]))
+    chosen, spaces, initial = zip(
+        *(_examine(each, split, grouping) for each, split in zip(specs, splits, strict=True)), strict=True
+    )
+    groups, notes = grouping.groups()
+    notes = (*dict.fromkeys(note for note in initial if note), *notes)
     folder = make_folder(out)
     try:
         names = [run_name(number, point) for number, point in enumerate(points, 1)]
         for each, name in zip(chosen, names, strict=True):
             RunFolder.create(each, folder / name).release()  # until training starts
-        check_space(folder, space)
+        check_space(folder, sum(spaces))
         record = {
             "over": {name: list(each) for name, each in values.items()},
             "seconds": 0.0,
@@ -152,6 +141,18 @@ def resume_sweep(
         models[number] = _Model(fit_to_model(spec, assemble(spec, splits)), splits)
     reporter.note(f"{folder}: {len(left)} of {len(record['runs'])} models to continue")
     return _train(folder, record, models, reporter, allow_changed_data=allow_changed_data)
+
+
+def _examine(spec: RunSpec, splits: Splits, grouping: Grouping) -> tuple[RunSpec, int, str]:
+    """Check a model and add it to a grouping; return its resolved spec, the size of its files, and a note on initial weights."""
+    objective = assemble(spec, splits)
+    check_data(spec, objective.vae.likelihood, splits)
+    check_best(spec, objective, splits)
+    check_accumulation(spec, objective)
+    initial = read_initial(spec, objective.vae, splits.facts)
+    resolved = fit_to_model(spec, objective)
+    grouping.add(spec, objective)
+    return resolved, space_for(objective), "" if initial is None else initial.note
 
 
 class _Model(NamedTuple):

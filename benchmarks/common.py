@@ -19,7 +19,7 @@ class Seconds(NamedTuple):
     processor: float
 
 
-def in_turn(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
+def alternate(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[Seconds]]:
     """Call functions in alternation; return the duration of each call, except the first of each function (warm-up)."""
     times: dict[str, list[Seconds]] = {name: [] for name in functions}
     for repeat in range(repeats + 1):

@@ -43,7 +43,7 @@ from unittest import mock
 import numpy as np
 import sweep
 import torch
-from common import in_turn, per_second, spread, write
+from common import alternate, per_second, spread, write
 from contenders import given_by, pythae_loop, pythae_model
 from train_throughput import CNN, MLP, ByHand, networks, one_epoch, trainer_on
 
@@ -159,7 +159,7 @@ def steps(settings: Settings, results: Results) -> None:
             small = make_trainer(few, options, settings, compile="off", batch_size=batch)
             contenders["pythae"] = pythae_loop(few.images, Path(folder), 0, given_by(small)).epoch, theirs * batch
             epochs = {name: waiting(epoch, settings.device) for name, (epoch, _) in contenders.items()}
-            times = in_turn(epochs, 1 if settings.tiny else 5)
+            times = alternate(epochs, 1 if settings.tiny else 5)
         row: dict[str, Any] = {name: round(per_second(contenders[name][1], spent)) for name, spent in times.items()}
         best = "fp32, graph" if settings.device == "cuda" else "fp32, off"
         for peer in ("by hand", "by hand, graph", "pythae"):
@@ -182,7 +182,7 @@ def compiled(settings: Settings, results: Results) -> None:
                 began = time.perf_counter()
                 epochs[way]()
                 first = max(first, time.perf_counter() - began)
-            times = in_turn(epochs, 1 if settings.tiny else 5)
+            times = alternate(epochs, 1 if settings.tiny else 5)
             row: dict[str, Any] = {way: round(per_second(num * batch, spent)) for way, spent in times.items()}
             results.add(f"{case}, {precision}", {**row, "seconds_of_first_epoch": first})
 
@@ -195,7 +195,7 @@ def busy(settings: Settings, results: Results) -> None:
             trainer = make_trainer(images, options, settings, compile=way, batch_size=batch)
             epoch = waiting(one_epoch(trainer), settings.device)
             epoch()
-            times = in_turn({"epoch": epoch}, 3)["epoch"]
+            times = alternate({"epoch": epoch}, 3)["epoch"]
             spent = 1e3 * statistics.median(each.wall for each in times) / trainer.step.steps_per_epoch
             row: dict[str, Any] = {"milliseconds_per_step": spent}
             python, text = cProfile.Profile(), io.StringIO()
@@ -266,7 +266,7 @@ def likelihood(settings: Settings, results: Results) -> None:
     contenders = {
         f"{precision}, {chunk or 'default'}": ours(precision, chunk) for precision in ("fp32", "bf16") for chunk in chunks
     }
-    times = in_turn({**contenders, "pythae": pythae}, 1 if settings.tiny else 3)
+    times = alternate({**contenders, "pythae": pythae}, 1 if settings.tiny else 3)
     results.add("images_per_second", {name: per_second(4 if name == "pythae" else num, spent) for name, spent in times.items()})
     results.add("log_likelihood", estimates)
 

@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import add, in_turn, per_second, ratios
+from common import add, alternate, per_second, ratios
 from contenders import PEERS, Contender, given_by, pythae_model, vaekit_loop, vaekit_trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,7 +63,7 @@ def training(case: str, *, threads: int, repeats: int) -> dict[str, Any]:
     images = trainer.splits.train.gather(torch.arange(len(trainer.splits.train)))
     with tempfile.TemporaryDirectory() as folder:
         epochs = {name: loop(images, Path(folder), 0, given_by(trainer)).epoch for name, loop in PEERS.items()}
-        times = in_turn({"vaekit": vaekit_loop(trainer).epoch} | epochs, repeats)
+        times = alternate({"vaekit": vaekit_loop(trainer).epoch} | epochs, repeats)
     speeds = {name: per_second(steps * BATCH, spent) for name, spent in times.items()}
     return {
         "images_per_second": speeds,
@@ -90,7 +90,7 @@ def likelihood(precision: str, *, threads: int, repeats: int) -> dict[str, Any]:
         with torch.no_grad():
             estimates["pythae"] = float(theirs.get_nll(x, n_samples=SAMPLES))
 
-    times = in_turn({"vaekit": ours, "pythae": pythae}, repeats)
+    times = alternate({"vaekit": ours, "pythae": pythae}, repeats)
     linears = [module for module in vae.decoder.modules() if isinstance(module, nn.Linear)]
     work = 2 * SAMPLES * IMAGES * sum(layer.weight.numel() for layer in linears)
     speeds = {name: per_second(IMAGES, spent) for name, spent in times.items()}

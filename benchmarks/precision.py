@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from common import in_turn, per_second, ratios, write
+from common import alternate, per_second, ratios, write
 from train_throughput import CNN, MLP, make_trainer, one_epoch
 
 from vaekit.model.assembly import assemble
@@ -42,7 +42,7 @@ NETWORKS: dict[str, tuple[dict[str, Any], int]] = {
 def speed(options: dict[str, Any], steps: int, *, threads: int, repeats: int) -> dict[str, Any]:
     """Return the images per second of both precisions, and the speed-up of bf16."""
     trainers = {each: make_trainer(options | {"precision": each}, steps, threads, 128) for each in PRECISIONS}
-    times = in_turn({each: one_epoch(trainer) for each, trainer in trainers.items()}, repeats)
+    times = alternate({each: one_epoch(trainer) for each, trainer in trainers.items()}, repeats)
     speeds = {each: per_second(steps * 128, spent) for each, spent in times.items()}
     return {"images_per_second": speeds, **ratios(times["fp32"], times["bf16"])}
 

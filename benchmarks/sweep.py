@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import in_turn, per_second, ratios, write
+from common import alternate, per_second, ratios, write
 from train_throughput import trainer_on
 
 from vaekit.data import TensorImages
@@ -81,7 +81,7 @@ def compare(options: dict[str, Any], *, compiled: bool, models: int, steps: int,
     began = time.perf_counter()
     stacked()
     warm_up = time.perf_counter() - began
-    times = in_turn({"stacked": stacked, "apart": one_after_another}, repeats)
+    times = alternate({"stacked": stacked, "apart": one_after_another}, repeats)
     images = models * steps * more["batch"]
     return {
         "images_per_second_times_models_stacked": per_second(images, times["stacked"]),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from common import in_turn, per_second, ratios, write
+from common import alternate, per_second, ratios, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -161,7 +161,7 @@ def compare(options: dict[str, object], steps: int, *, threads: int, repeats: in
     """Time the two loops in alternation; return the images per second, the ratio's median and range, and a step's parts."""
     trainer = make_trainer(options, steps, threads, batch)
     hand = ByHand(trainer, batch)
-    times = in_turn({"vaekit": one_epoch(trainer), "by hand": hand.epoch}, repeats)
+    times = alternate({"vaekit": one_epoch(trainer), "by hand": hand.epoch}, repeats)
     images = steps * batch
     return {
         "vaekit_images_per_second": per_second(images, times["vaekit"]),

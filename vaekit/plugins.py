@@ -180,7 +180,7 @@ def refresh() -> None:
 
 
 @contextlib.contextmanager
-def switched_off() -> Iterator[None]:
+def without_plugins() -> Iterator[None]:
     """Disable plugins within the context and in processes started from it."""
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "0"

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from vaekit.distributions import Density, Distribution, kl_per_dim, log_prob_in_turn, rsample_and_log_prob
+from vaekit.distributions import Density, Distribution, conditional_log_probs, kl_per_dim, rsample_and_log_prob
 from vaekit.errors import UsageError
 
 
@@ -72,7 +72,7 @@ class Site:
         """
         if self.kl_per_dim is not None or not self._has_densities:
             return self.kl_per_dim
-        log_q, log_p = (log_prob_in_turn(density, self.z) for density in (self.q, self.p))
+        log_q, log_p = (conditional_log_probs(density, self.z) for density in (self.q, self.p))
         if log_q is None or log_p is None:
             return None
         terms = log_q - log_p

@@ -91,11 +91,11 @@ def test_players_of_an_adversarial_autoencoder(posterior: str, prior: str) -> No
     torch.testing.assert_close(terms["loss"], model.detach())
     z, p = trace.z.detach(), vae.prior()
     drawn = p.rsample(inputs.draws["aae"]).detach()
-    told = -0.5 * (log_sigmoid(critic(drawn)) + log_sigmoid(-critic(z))).mean()
-    torch.testing.assert_close(terms["aae_critic"], told.detach())
+    critic_loss = -0.5 * (log_sigmoid(critic(drawn)) + log_sigmoid(-critic(z))).mean()
+    torch.testing.assert_close(terms["aae_critic"], critic_loss.detach())
     right = ((critic(drawn) > 0).double() + (critic(z) < 0).double()).mean() / 2
     torch.testing.assert_close(terms["aae_critic_accuracy"], right)
-    values = {"vae.encoder": model, "vae.decoder": model, "losses.aae": told}
+    values = {"vae.encoder": model, "vae.decoder": model, "losses.aae": critic_loss}
     assert_gradients(objective, values | ({"vae.prior": -p.log_prob(z).mean()} if prior == "mixture" else {}))
     assert len(objective.producers) == (1 if prior == "normal" else 2)
 
@@ -119,10 +119,10 @@ def test_players_of_a_vae_gan() -> None:
     matching = 0.5 * (real - made).square().sum((1, 2, 3)).mean()
     fooling = -(log_sigmoid(critic.head(made)) + log_sigmoid(critic.head(drawn))).mean()
     real, made, drawn = (critic.features(seen(each.detach())) for each in images)
-    told = -(log_sigmoid(critic.head(real)) + log_sigmoid(-critic.head(made)) + log_sigmoid(-critic.head(drawn))).mean()
+    critic_loss = -(log_sigmoid(critic.head(real)) + log_sigmoid(-critic.head(made)) + log_sigmoid(-critic.head(drawn))).mean()
     kl = trace.kl.mean()
     torch.testing.assert_close(terms["loss"], (matching + kl).detach())
-    torch.testing.assert_close(terms["vae_gan_critic"], told.detach())
+    torch.testing.assert_close(terms["vae_gan_critic"], critic_loss.detach())
     torch.testing.assert_close(terms["reconstruction"], -trace.log_likelihood.mean().detach())
     decoding = 0.7 * matching + fooling
     assert_gradients(
@@ -133,7 +133,7 @@ def test_players_of_a_vae_gan() -> None:
             "vae.condition": decoding + kl,
             "vae.prior": decoding + kl,
             "vae.likelihood": -trace.log_likelihood.mean(),
-            "losses.vae_gan": told,
+            "losses.vae_gan": critic_loss,
         },
     )
 
@@ -150,9 +150,9 @@ def test_players_of_an_adversarial_reconstruction(patches: bool) -> None:
     model = (-trace.log_likelihood + trace.kl - 3.0 * F.logsigmoid(logits).mean(-1)).mean()
     torch.testing.assert_close(terms["loss"], model.detach())
     real, made = (critic.head(critic.features(seen(each.detach()))) for each in (inputs.x, trace.reconstruction))
-    told = -0.5 * (F.logsigmoid(real) + F.logsigmoid(-made)).mean()
+    critic_loss = -0.5 * (F.logsigmoid(real) + F.logsigmoid(-made)).mean()
     assert logits.shape == (NUM, 2 if patches else 1)
-    assert_gradients(objective, {"vae": model, "losses.adversarial": told})
+    assert_gradients(objective, {"vae": model, "losses.adversarial": critic_loss})
     assert len(objective.producers) == 1
 
 
@@ -168,8 +168,8 @@ def test_hinge_loss() -> None:
     loss, _, trace = adversarial(objective="hinge", hidden=None)
     real, made = (loss.critic(loss.critic.features(seen(images))) for images in (trace.x, trace.reconstruction))
     torch.testing.assert_close(loss(trace), -3 * made.mean(-1))
-    told = 0.5 * ((1 - real).clamp(min=0) + (1 + made).clamp(min=0)).mean(-1)
-    torch.testing.assert_close(loss.criticise(trace), told)
+    critic_loss = 0.5 * ((1 - real).clamp(min=0) + (1 + made).clamp(min=0)).mean(-1)
+    torch.testing.assert_close(loss.criticise(trace), critic_loss)
 
 
 @pytest.mark.parametrize("link", ["sigmoid", "identity"])

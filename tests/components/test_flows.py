@@ -193,7 +193,7 @@ def test_the_kl_of_a_full_gaussian_is_that_of_each_latent_given_those_before_it(
     q, p = posterior(random(2, *posterior.param_shape, scale=0.5)), StandardNormal(torch.zeros(D, dtype=F64))
     kl, z = kl_per_dim(q, p), q.rsample(random(num, 2, D, seed=1))
     assert kl is not None
-    terms = q.log_prob_in_turn(z) - p.log_prob_per_dim(z)
+    terms = q.conditional_log_probs(z) - p.log_prob_per_dim(z)
     error = terms.std(0) / math.sqrt(num)
     assert ((terms.mean(0) - kl).abs() < 5 * error).all()
     assert (kl >= 0).all()
@@ -203,7 +203,7 @@ def test_a_full_gaussian_without_correlations_is_a_diagonal_one() -> None:
     mu, logvar = random(6, D), random(6, D, seed=1)
     q, other = FullGaussian(mu, logvar, torch.eye(D, dtype=F64).expand(6, D, D)), DiagonalGaussian(mu, logvar)
     z = random(3, 6, D, seed=2)
-    torch.testing.assert_close(q.log_prob_in_turn(z), other.log_prob_per_dim(z))
+    torch.testing.assert_close(q.conditional_log_probs(z), other.log_prob_per_dim(z))
     p = StandardNormal(torch.zeros(D, dtype=F64))
     torch.testing.assert_close(kl_per_dim(q, p), kl_per_dim(other, p))
 

@@ -85,7 +85,7 @@ def test_many_layers_are_a_chain_of_torchs_densities(upward: bool) -> None:
         first, second, last = network
         mu, logvar = nn.Sequential(first, nn.SiLU(), second, nn.SiLU(), last)(torch.cat(parts[:num], -1)).chunk(2, -1)
         terms.append(D.Normal(mu, (0.5 * logvar).exp()).log_prob(parts[num]))
-    torch.testing.assert_close(p.log_prob_in_turn(z), torch.cat(terms[::-1] if upward else terms, -1))
+    torch.testing.assert_close(p.conditional_log_probs(z), torch.cat(terms[::-1] if upward else terms, -1))
     torch.testing.assert_close(p.log_prob(z), torch.cat(terms, -1).sum(-1))
     noise = random(3, 6, 9, seed=1)
     z = p.rsample(noise)  # the density of samples is that of noise up to the volume of each conditional
@@ -212,7 +212,7 @@ def test_bottom_up_inference_sees_the_example_through_the_bottom_layer_only() ->
     mu, logvar = nn.Sequential(first, nn.SiLU(), last)(z[..., 2:]).chunk(2, -1)
     bottom = D.Normal(params[:, 0], (0.5 * params[:, 1]).exp()).log_prob(z[..., 2:])
     top = D.Normal(mu, (0.5 * logvar).exp()).log_prob(z[..., :2])
-    torch.testing.assert_close(q.log_prob_in_turn(z), torch.cat([top, bottom], -1))
+    torch.testing.assert_close(q.conditional_log_probs(z), torch.cat([top, bottom], -1))
 
 
 def test_posterior_and_prior_must_have_the_same_layers() -> None:

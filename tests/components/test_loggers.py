@@ -62,8 +62,8 @@ def test_tensorboard_reads_a_run_that_was_killed_and_resumed_as_one(options, tmp
     run = vaekit.resume(tmp_path / "run")
     found = accumulator(folder)
     for name, field in {"validation/loss": "validation_loss", "train/kl": "train_kl", "lr": "lr"}.items():
-        told = [(event.step, event.value) for event in found.Scalars(name)]
-        assert told == [(record["step"], pytest.approx(record[field])) for record in run.metrics()]
+        logged = [(event.step, event.value) for event in found.Scalars(name)]
+        assert logged == [(record["step"], pytest.approx(record[field])) for record in run.metrics()]
     last = run.metrics()[-1]["step"]
     assert [event.step for event in found.Images("reconstructions")] == [run.metrics()[0]["step"], last]
     assert found.Images("samples")[0].encoded_image_string.startswith(b"\x89PNG")
@@ -132,8 +132,8 @@ def test_wandb_logs_a_run_offline_and_continues_under_its_id(options, tmp_path, 
         for record in records
         if record.WhichOneof("record_type") == "history"
     ]
-    told = [(int(row["_step"]), float(row["validation/loss"])) for row in rows if "validation/loss" in row]
-    assert told == [(record["step"], pytest.approx(record["validation_loss"])) for record in run.metrics()]
+    logged = [(int(row["_step"]), float(row["validation/loss"])) for row in rows if "validation/loss" in row]
+    assert logged == [(record["step"], pytest.approx(record["validation_loss"])) for record in run.metrics()]
     assert [int(row["_step"]) for row in rows if "samples/path" in row] == [run.metrics()[0]["step"], run.metrics()[-1]["step"]]
     assert len(list((run.path / "wandb").rglob("samples_*.png"))) == 2
     summary = {i.key: i.value_json for r in records if r.WhichOneof("record_type") == "summary" for i in r.summary.update}
@@ -155,8 +155,8 @@ def test_mlflow_logs_a_run_to_a_database_and_continues_under_its_id(options, tmp
     run = vaekit.resume(tmp_path / "run")
     (found,) = client.search_runs([experiment])
     assert (found.info.status, found.info.run_name) == ("FINISHED", "run")
-    told = [(metric.step, metric.value) for metric in client.get_metric_history(found.info.run_id, "validation/loss")]
-    assert told == [(record["step"], record["validation_loss"]) for record in run.metrics()]
+    logged = [(metric.step, metric.value) for metric in client.get_metric_history(found.info.run_id, "validation/loss")]
+    assert logged == [(record["step"], record["validation_loss"]) for record in run.metrics()]
     assert found.data.metrics["test/elbo"] == run.evaluation()["elbo"]
     assert found.data.metrics["validation_kl_per_latent/2"] == run.metrics()[-1]["validation_kl_per_latent"][2]
     assert (found.data.params["train.epochs"], found.data.params["model.loss.0.kind"]) == ("3", "kl")

@@ -146,14 +146,14 @@ def test_a_picture_with_text_scrolls_in_a_narrow_window(text):
 
 @pytest.mark.filterwarnings("ignore:the data have changed")
 def test_labels_are_mentioned_only_if_there_are_any(labelled_run, text, tmp_path):
-    told = "Scatter plot of the codes of test images"
-    assert f'alt="{told}, coloured by label"' in text
+    alt = "Scatter plot of the codes of test images"
+    assert f'alt="{alt}, coloured by label"' in text
     bare = tmp_path / "bare"
     shutil.copytree(labelled_run, bare)
     data = re.search(r"path: (.*)", spec := (bare / "spec.yaml").read_text())[1]
     np.save(tmp_path / "images.npy", np.load(data)["images"])
     (bare / "spec.yaml").write_text(spec.replace(data, str(tmp_path / "images.npy")))
-    assert f'alt="{told}"' in write_report(vaekit.Run(bare)).read_text("utf-8")
+    assert f'alt="{alt}"' in write_report(vaekit.Run(bare)).read_text("utf-8")
 
 
 def test_scrolling_elements_and_sliders_are_accessible_by_keyboard(page):

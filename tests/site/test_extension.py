@@ -127,7 +127,7 @@ def test_a_build_fails_where_a_command_does_not_do_what_the_page_says(tmp_path):
     path = os.pathsep.join([str(Path(terminal.__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    for told in ("`exit 3` exited with 3", "`true` exited with 0", "the commands have not written picture.png"):
-        assert told in done.stderr
+    for message in ("`exit 3` exited with 3", "`true` exited with 0", "the commands have not written picture.png"):
+        assert message in done.stderr
     assert done.stderr.count("ERROR") == 3
     assert "right" in (tmp_path / "built" / "index.html").read_text("utf-8")

@@ -41,9 +41,9 @@ def vaekit_in_two_processes(folder: Path, *arguments: object, watch: bool = Fals
     for rank in ranks:
         rank.join(timeout=180)
         rank.kill()
-    told = "\n".join(file.read_text() for file in errors)
-    assert [rank.exitcode for rank in ranks] == [0, 0], told
-    return told
+    output = "\n".join(file.read_text() for file in errors)
+    assert [rank.exitcode for rank in ranks] == [0, 0], output
+    return output
 
 
 def _run(rank: int, port: int, errors: Path, arguments: list[str], watch: bool) -> None:

@@ -115,14 +115,14 @@ def test_the_best_epoch_survives_resumption(images: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("stack", "best", "told"),
+    ("stack", "best", "text"),
     [("on", "kl:max", "validation best kl"), ("on", "last", "validation loss"), ("off", "kl:max", "loss")],
 )
-def test_each_model_of_a_sweep_has_its_best_epoch(images: Path, tmp_path: Path, stack: Any, best: str, told: str) -> None:
+def test_each_model_of_a_sweep_has_its_best_epoch(images: Path, tmp_path: Path, stack: Any, best: str, text: str) -> None:
     given, recorder = options(images, best=best), Recorder()
     for run in vaekit.sweep(over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep", reporter=recorder, **given):
         check_chosen(run, "kl", {"kl": np.argmin, "kl:max": np.argmax, "last": last_of}[best])
-    assert any(told in note for note in recorder.notes)
+    assert any(text in note for note in recorder.notes)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def calls():
-    """Register the loggers ``told`` and ``broken``; return all their calls in order: name, call, arguments."""
+    """Register the loggers ``recording`` and ``broken``; return all their calls in order: name, call, arguments."""
     heard = []
 
     class Told(vaekit.Logger):
@@ -44,7 +44,7 @@ def calls():
         def end(self, outcome):
             heard.append((self.kind, "end", outcome))
 
-    @vaekit.loggers("told")
+    @vaekit.loggers("recording")
     class AsIs(Told):
         """Remembers what it is told."""
 
@@ -64,7 +64,7 @@ def calls():
             setattr(self, call, fail)
 
     yield heard
-    for kind in ("told", "broken"):
+    for kind in ("recording", "broken"):
         del roles.loggers._classes[kind]
         roles.loggers._specs.pop(kind, None)
 
@@ -74,7 +74,7 @@ def options(images, **more):
     return {"dataset": "array", "dataset.path": str(images), "epochs": 3, "threads": 1, "device": "cpu"} | small | more
 
 
-def of(calls, name, kind="told"):
+def of(calls, name, kind="recording"):
     return [call[2:] for call in calls if call[:2] == (kind, name)]
 
 
@@ -98,10 +98,10 @@ class Interrupting:
 
 def test_a_logger_receives_the_contents_of_the_run_folder(images, tmp_path, calls):
     reporter = Interrupting(None)
-    run = vaekit.train(**options(images, logger="told", pictures=(1, 3)), out=tmp_path / "run", reporter=reporter)
+    run = vaekit.train(**options(images, logger="recording", pictures=(1, 3)), out=tmp_path / "run", reporter=reporter)
     assert [call[1] for call in calls] == ["start", "scalars", "image", "image", "scalars", "scalars", "image", "image", "end"]
     assert of(calls, "start") == [(run.path, None)]
-    assert "told: here" in reporter.notes
+    assert "recording: here" in reporter.notes
     for (step, values), record in zip(of(calls, "scalars"), run.metrics(), strict=True):
         assert (step, values) == (record["step"], numbers(record))
         assert values["validation/loss"] == record["validation_loss"]
@@ -121,24 +121,24 @@ def test_a_logger_receives_the_contents_of_the_run_folder(images, tmp_path, call
 
 def test_loggers_do_not_affect_the_model(images, tmp_path, calls):
     plain = vaekit.train(**options(images), out=tmp_path / "plain")
-    logged = vaekit.train(**options(images, logger="told"), out=tmp_path / "logged")
+    logged = vaekit.train(**options(images, logger="recording"), out=tmp_path / "logged")
     assert (plain.path / "model.safetensors").read_bytes() == (logged.path / "model.safetensors").read_bytes()
     logged.evaluate()
     assert len(of(calls, "start")) == 1
 
 
 def test_a_model_is_usable_without_its_logger_installed(images, tmp_path, calls, monkeypatch):
-    run = vaekit.train(**options(images, epochs=1, logger="told"), out=tmp_path / "run")
-    monkeypatch.delitem(roles.loggers._classes, "told")
+    run = vaekit.train(**options(images, epochs=1, logger="recording"), out=tmp_path / "run")
+    monkeypatch.delitem(roles.loggers._classes, "recording")
     assert vaekit.load(run.path).latent_dim == 3
-    with pytest.raises(UnknownComponentError, match="unknown logger 'told'"):
+    with pytest.raises(UnknownComponentError, match="unknown logger 'recording'"):
         vaekit.train(run.path / "spec.yaml")
     monkeypatch.undo()
 
 
 def test_a_failing_logger_only_logs_a_warning(images, tmp_path, calls):
     with pytest.warns(UserWarning, match="'broken' failed.* training continues: ConnectionError: the network is gone") as caught:
-        run = vaekit.train(**options(images, logger=("broken", "told")), out=tmp_path / "run")
+        run = vaekit.train(**options(images, logger=("broken", "recording")), out=tmp_path / "run")
     assert len([warning for warning in caught if "broken" in str(warning.message)]) == 1
     assert [call[1] for call in calls if call[0] == "broken"] == ["start", "scalars"]
     assert len(of(calls, "scalars")) == 3
@@ -147,7 +147,7 @@ def test_a_failing_logger_only_logs_a_warning(images, tmp_path, calls):
 
 
 def test_a_logger_that_cannot_start_stops_the_run_before_training(images, tmp_path, calls):
-    chosen = ("told", {"kind": "broken", "call": "start"})
+    chosen = ("recording", {"kind": "broken", "call": "start"})
     with pytest.raises(VaekitError, match="the logger 'broken' cannot start") as caught:
         vaekit.train(**options(images, logger=chosen), out=tmp_path / "run")
     assert "ConnectionError: the network is gone" in str(caught.value)
@@ -157,7 +157,7 @@ def test_a_logger_that_cannot_start_stops_the_run_before_training(images, tmp_pa
 
 def test_a_stopped_run_ends_its_loggers_and_resumes(images, tmp_path, calls):
     with pytest.raises(KeyboardInterrupt):
-        vaekit.train(**options(images, logger="told", pictures=(2, 3)), out=tmp_path / "run", reporter=Interrupting(2))
+        vaekit.train(**options(images, logger="recording", pictures=(2, 3)), out=tmp_path / "run", reporter=Interrupting(2))
     assert [call[1] for call in calls] == ["start", "scalars", "scalars", "image", "image", "end"]
     assert calls[-1][2] is None
     run = vaekit.resume(tmp_path / "run")
@@ -170,7 +170,7 @@ def test_a_stopped_run_ends_its_loggers_and_resumes(images, tmp_path, calls):
 @pytest.mark.parametrize("stack", ["on", "off"])
 def test_each_run_of_a_sweep_has_its_own_logger(images, tmp_path, calls, stack):
     runs = vaekit.sweep(
-        **options(images, logger="told", epochs=2, compile="off"), over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep"
+        **options(images, logger="recording", epochs=2, compile="off"), over={"seed": (0, 1)}, stack=stack, out=tmp_path / "sweep"
     )
     assert [run for run, _ in of(calls, "start")] == [run.path for run in runs]
     assert [outcome.evaluation["test/loss"] for (outcome,) in of(calls, "end")] == [run.evaluation()["loss"] for run in runs]
@@ -179,32 +179,37 @@ def test_each_run_of_a_sweep_has_its_own_logger(images, tmp_path, calls, stack):
 
 def test_a_model_of_a_stack_that_diverges_ends_its_logger(images, tmp_path, calls):
     vaekit.sweep(
-        **options(images, logger="told", epochs=1, compile="off"), over={"lr": (1e-3, 1e30)}, stack="on", out=tmp_path / "sweep"
+        **options(images, logger="recording", epochs=1, compile="off"),
+        over={"lr": (1e-3, 1e30)},
+        stack="on",
+        out=tmp_path / "sweep",
     )
     assert sorted(outcome is None for (outcome,) in of(calls, "end")) == [False, True]
 
 
 def test_loggers_are_chosen_like_other_components(calls):
     assert build_spec({}, {}).train.logger == ()
-    for given in ("told", ["told"], {"kind": "told"}):
-        assert [logger.kind for logger in build_spec({"train": {"logger": given}}, {}).train.logger] == ["told"]
-    file = {"train": {"logger": ["told", {"kind": "broken", "call": "end"}]}}
+    for given in ("recording", ["recording"], {"kind": "recording"}):
+        assert [logger.kind for logger in build_spec({"train": {"logger": given}}, {}).train.logger] == ["recording"]
+    file = {"train": {"logger": ["recording", {"kind": "broken", "call": "end"}]}}
     for name in ("call", "logger.call", "broken.call"):
         assert [getattr(logger, "call", None) for logger in build_spec(file, {name: "image"}).train.logger] == [None, "image"]
     assert [logger.call for logger in build_spec(file, {"logger": "broken"}).train.logger] == ["end"]
     assert build_spec(file, {"logger": "none"}).train.logger == ()
-    with pytest.raises(UsageError, match="'told' is given twice"):
-        vaekit.train(logger=("told", "told"))
+    with pytest.raises(UsageError, match="'recording' is given twice"):
+        vaekit.train(logger=("recording", "recording"))
 
 
 def test_flags_choose_several_loggers_and_set_their_options(images, tmp_path, calls, capsys):
     flags = [word for name, value in options(images, epochs=1).items() for word in (f"--{name}", _text(value))]
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        code = main(["train", *flags, "--logger", "told", "--logger", "broken", "--call", "end", "--out", str(tmp_path / "run")])
+        code = main(
+            ["train", *flags, "--logger", "recording", "--logger", "broken", "--call", "end", "--out", str(tmp_path / "run")]
+        )
     out, err = capsys.readouterr()
     assert code == 0
-    assert "note: told: here" in out
+    assert "note: recording: here" in out
     assert "warning: the logger 'broken' failed" in err
     assert len(of(calls, "scalars", "broken")) == 1
     assert main(["train", "--logger", "broken", "--help"]) == 0

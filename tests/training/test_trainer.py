@@ -309,9 +309,9 @@ def test_evaluating_other_splits_keeps_the_test_metrics(images, tmp_path):
 
 
 def test_a_run_of_few_steps_is_noted(images, tmp_path):
-    told = Recorder()
-    vaekit.train(**options(images), out=tmp_path / "run", reporter=told)
-    assert any("only 18 steps" in note for note in told.events[0][1].notes)
+    recorder = Recorder()
+    vaekit.train(**options(images), out=tmp_path / "run", reporter=recorder)
+    assert any("only 18 steps" in note for note in recorder.events[0][1].notes)
 
 
 def test_a_complete_run_is_not_resumed(images, tmp_path):

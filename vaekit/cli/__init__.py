@@ -17,7 +17,7 @@ from vaekit._version import __version__
 from vaekit.cli.border import explain, report
 from vaekit.cli.common import imports, interrupted, stoppable
 from vaekit.cli.discovery import find_command, list_commands
-from vaekit.plugins import switched_off
+from vaekit.plugins import without_plugins
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = [argument for argument in arguments if argument not in {"--debug", "--no-plugins"}]
     before = signal.getsignal(signal.SIGINT)
     try:
-        with warnings.catch_warnings(), switched_off() if no_plugins else nullcontext():
+        with warnings.catch_warnings(), without_plugins() if no_plugins else nullcontext():
             warnings.showwarning = lambda message, *_, **__: typer.secho(f"warning: {message}", fg="yellow", err=True)
             code = _run(arguments)
         sys.stdout.flush()

@@ -122,7 +122,7 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def take_place(device: str) -> torch.device:
+def select_device(device: str) -> torch.device:
     """Return this process's device and make it the current one; each process on a machine uses its own GPU, if available."""
     place = torch.device(device)
     if place.type == "cuda":
@@ -142,7 +142,7 @@ def join(device: str) -> Iterator[ProcessGroup]:
     if size == 1 or not dist.is_available():
         yield ProcessGroup(device=device)
         return
-    place = take_place(device)
+    place = select_device(device)
     own: dict[str, Any] = {"backend": "nccl", "device_id": place} if place.type == "cuda" else {"backend": "gloo"}
     dist.init_process_group(**own, timeout=PATIENCE)
     processes = ProcessGroup(dist.get_rank(), size, place)

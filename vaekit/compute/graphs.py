@@ -173,7 +173,7 @@ def without_synchronisation() -> Iterator[None]:
             torch.cuda.set_sync_debug_mode("default")
 
 
-def waits(function: Callable[[], object]) -> bool:
+def synchronises(function: Callable[[], object]) -> bool:
     """Call a function twice; return whether it synchronises with the device and so cannot be recorded."""
     function()  # libraries are loaded on first use, which synchronises
     try:

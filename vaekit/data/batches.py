@@ -96,7 +96,7 @@ class Order:
         train: Whether to shuffle every epoch and drop an incomplete last batch.
         rank: The part of each batch to take.
         world_size: Number of parts.
-        in_turn: Whether to take every ``world_size``-th batch as a whole instead of a part of each.
+        whole_batches: Whether to take every ``world_size``-th batch as a whole instead of a part of each.
     """
 
     streams: Streams | JointStreams
@@ -105,7 +105,7 @@ class Order:
     train: bool = True
     rank: int = 0
     world_size: int = 1
-    in_turn: bool = False
+    whole_batches: bool = False
 
     @property
     def steps_per_epoch(self) -> int:
@@ -115,13 +115,13 @@ class Order:
     def steps(self, start: int) -> range:
         """Return the steps of an epoch that this rank takes, beginning at ``start``."""
         steps = range(start, self.steps_per_epoch)
-        return steps[self.rank :: self.world_size] if self.in_turn else steps
+        return steps[self.rank :: self.world_size] if self.whole_batches else steps
 
     def span(self, step: int) -> slice:
         """Return the step's slice of the epoch's order."""
         low = step * self.batch_size
         size = min(self.batch_size, self.size - low)
-        if self.in_turn:
+        if self.whole_batches:
             return slice(low, low + size)
         return slice(low + size * self.rank // self.world_size, low + size * (self.rank + 1) // self.world_size)
 
@@ -164,8 +164,8 @@ class Batches:
         rank: The part of each batch to yield. Noise is drawn for the whole batch, so the parts of all ranks together equal the
             batch of a single process.
         world_size: Number of parts. In the last evaluation batch, some parts may have fewer images or none.
-        in_turn: Whether to yield every ``world_size``-th batch as a whole instead of a part of each; for batch statistics in
-            evaluation.
+        whole_batches: Whether to yield every ``world_size``-th batch as a whole instead of a part of each; for batch statistics
+            in evaluation.
         workers: Number of processes that decode images outside memory; with 0, this thread reads them. Numeric arrays need no
             decoding and are prefetched by a thread.
         memory_format: Memory format of images; signals, volumes and tables are contiguous.
@@ -194,7 +194,7 @@ class Batches:
         split: str = "train",
         rank: int = 0,
         world_size: int = 1,
-        in_turn: bool = False,
+        whole_batches: bool = False,
         workers: int = 0,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
@@ -204,7 +204,9 @@ class Batches:
         self.memory_format = memory_format if len(source.shape) == 3 else torch.contiguous_format
         _check(source, batch_size=batch_size, binarize=binarize, augment=self.augment, train=train, world_size=world_size)
         self.source = source.to(self.device)
-        self.order = Order(streams, len(source), batch_size, train=train, rank=rank, world_size=world_size, in_turn=in_turn)
+        self.order = Order(
+            streams, len(source), batch_size, train=train, rank=rank, world_size=world_size, whole_batches=whole_batches
+        )
         self.steps_per_epoch = self.order.steps_per_epoch
         self._ahead: tuple[tuple[int, int], Iterator[tuple[Tensor, Tensor | None]]] | None = None
 

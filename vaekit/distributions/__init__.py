@@ -3,16 +3,16 @@
 from vaekit.distributions.counts import NegativeBinomialCounts, PoissonCounts
 from vaekit.distributions.delta import Delta
 from vaekit.distributions.density import (
+    AutoregressiveDensity,
     Curved,
     Density,
     DensityOfDraws,
     Distribution,
     FactorisedDensity,
     QuantisedDensity,
-    SequentialDensity,
     at_least_float32,
+    conditional_log_probs,
     full_precision,
-    log_prob_in_turn,
     rsample_and_log_prob,
     sum_event,
 )
@@ -48,6 +48,7 @@ from vaekit.distributions.unit import ContinuousBernoulliPixels
 __all__ = [
     "LEVEL",
     "AbsoluteErrorPixels",
+    "AutoregressiveDensity",
     "BernoulliPixels",
     "CategoricalPixels",
     "Codebooks",
@@ -75,7 +76,6 @@ __all__ = [
     "PoissonCounts",
     "Quantised",
     "QuantisedDensity",
-    "SequentialDensity",
     "SquaredErrorPixels",
     "StandardNormal",
     "StudentTPixels",
@@ -83,10 +83,10 @@ __all__ = [
     "VelocityFlow",
     "Vocabulary",
     "at_least_float32",
+    "conditional_log_probs",
     "from_positions",
     "full_precision",
     "kl_per_dim",
-    "log_prob_in_turn",
     "nearest",
     "one_hot",
     "register_kl",

@@ -51,10 +51,10 @@ class FactorisedDensity(Density, Protocol):
 
 
 @runtime_checkable
-class SequentialDensity(Density, Protocol):
+class AutoregressiveDensity(Density, Protocol):
     """A density that factorises into conditionals given the preceding dimensions."""
 
-    def log_prob_in_turn(self, value: Tensor) -> Tensor:
+    def conditional_log_probs(self, value: Tensor) -> Tensor:
         """Return the log density of each dimension given the preceding ones, ``(*S, B, *event)``; they sum to ``log_prob``."""
         ...
 
@@ -66,10 +66,10 @@ def rsample_and_log_prob(distribution: Distribution, noise: Tensor) -> tuple[Ten
     return drawn
 
 
-def log_prob_in_turn(density: object, value: Tensor) -> Tensor | None:
+def conditional_log_probs(density: object, value: Tensor) -> Tensor | None:
     """Return the log density of each dimension given the preceding ones; None if the density has no such terms."""
-    if isinstance(density, SequentialDensity):
-        return density.log_prob_in_turn(value)
+    if isinstance(density, AutoregressiveDensity):
+        return density.conditional_log_probs(value)
     per_dim = getattr(density, "log_prob_per_dim", None)
     terms: Tensor | None = None if per_dim is None else per_dim(value)
     return terms

@@ -81,7 +81,7 @@ class FullGaussian(NamedTuple):
         """Return samples and their log densities ``(*S, B)`` without solving for the noise."""
         return self.rsample(noise), -0.5 * (LOG_2PI + self.logvar + noise.square()).sum(-1)
 
-    def log_prob_in_turn(self, value: Tensor) -> Tensor:
+    def conditional_log_probs(self, value: Tensor) -> Tensor:
         """Return the log density of each dimension given the preceding ones, ``(*S, B, D)``."""
         scaled = ((value - self.mu) * torch.exp(-0.5 * self.logvar)).unsqueeze(-1)
         unit = self.unit.expand(*scaled.shape[:-2], *self.unit.shape[-2:])
@@ -89,7 +89,7 @@ class FullGaussian(NamedTuple):
         return -0.5 * (LOG_2PI + self.logvar + noise.square())
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self.log_prob_in_turn(value).sum(-1)
+        return self.conditional_log_probs(value).sum(-1)
 
 
 class StandardNormal(NamedTuple):

@@ -93,7 +93,7 @@ class Layers(NamedTuple):
 
     def rsample(self, noise: Tensor) -> Tensor:
         """Map noise ``(*S, B, D)`` to samples, layer by layer."""
-        first, *others = self._in_turn(noise)
+        first, *others = self._layers(noise)
         parts = [self.first.rsample(first)]
         for each, part in zip(self.others, others, strict=True):
             parts.append(each.given(torch.cat(parts, -1)).rsample(part))
@@ -101,17 +101,17 @@ class Layers(NamedTuple):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return log densities of ``(*S, B, D)``, ``(*S, B)``."""
-        return self.log_prob_in_turn(value).sum(-1)
+        return self.conditional_log_probs(value).sum(-1)
 
-    def log_prob_in_turn(self, value: Tensor) -> Tensor:
+    def conditional_log_probs(self, value: Tensor) -> Tensor:
         """Return the log density of each latent given the layers drawn before its own, ``(*S, B, D)``."""
-        parts = self._in_turn(value)
+        parts = self._layers(value)
         terms = [self.first.log_prob_per_dim(parts[0])]
         for num, (each, part) in enumerate(zip(self.others, parts[1:], strict=True), 1):
             terms.append(each.given(torch.cat(parts[:num], -1)).log_prob_per_dim(part))
         return self._joined(terms)
 
-    def _in_turn(self, z: Tensor) -> tuple[Tensor, ...]:
+    def _layers(self, z: Tensor) -> tuple[Tensor, ...]:
         """Split ``(*S, B, D)`` into layers, in drawing order."""
         parts = self.split(z)
         return parts[::-1] if self.upward else parts

@@ -106,7 +106,7 @@ def prior_spread(vae: VAE) -> Spread:
     return Spread(draws.mean(0), draws.std(0))
 
 
-def columns_of(vae: VAE) -> int | None:
+def num_columns(vae: VAE) -> int | None:
     """Return the number of columns in a grid of samples: one per class for conditional models; None otherwise."""
     return vae.condition.num_classes if 0 < vae.condition.num_classes <= MOST_COLUMNS else None
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vaekit.compute.distributed import ProcessGroup, take_place
+from vaekit.compute.distributed import ProcessGroup, select_device
 from vaekit.data.batches import Batches
 from vaekit.data.pixels import UNIT
 from vaekit.data.sources import Splits
@@ -76,7 +76,7 @@ class Evaluator:
             memory_format=self.memory_format,
             rank=self.processes.rank,
             world_size=self.processes.size,
-            in_turn=self.objective.batch_statistic,
+            whole_batches=self.objective.batch_statistic,
         )
 
     @property
@@ -188,7 +188,7 @@ def check_criterion(criterion: Criterion, option: str, spec: RunSpec, objective:
     """
     few = torch.arange(min(FEW_IMAGES, len(splits.validation)), device=splits.validation.device)
     sample = replace(splits, validation=splits.validation.subset(few))
-    place = ProcessGroup(device=take_place(spec.train.device))
+    place = ProcessGroup(device=select_device(spec.train.device))
     found = Evaluator(spec, objective.to(place.device), sample, place).scores("validation")
     names = [name for name, value in found.items() if not isinstance(value, list)]
     if criterion.name not in names:

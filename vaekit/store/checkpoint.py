@@ -191,9 +191,9 @@ def copy_to_share(source: Path, target: Path, *, without: str | None = None) -> 
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"] = {"format": "pt", **header["__metadata__"]}  # here, since safetensors writes several in any order
-    told = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    told += b" " * (-len(told) % 8)
-    write_atomically(target, lambda path: path.write_bytes(len(told).to_bytes(8, "little") + told + content[8 + size :]))
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    write_atomically(target, lambda path: path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + content[8 + size :]))
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -257,9 +257,9 @@ def _parse(path: Path, text: str) -> Header:
     except SpecError as error:
         if not changes:
             raise
-        raise CheckpointError(error.message, given=_told(changes), remedy=_install(changes)) from None
+        raise CheckpointError(error.message, given=_described(changes), remedy=_install(changes)) from None
     if changes:
-        warnings.warn(f"{path} was written with other versions: {_told(changes)}", stacklevel=3)
+        warnings.warn(f"{path} was written with other versions: {_described(changes)}", stacklevel=3)
     return Header(spec, facts, data, versions, state, init)
 
 
@@ -301,7 +301,7 @@ def _changes(recorded: Iterable[Recorded]) -> list[Recorded]:
     return changed
 
 
-def _told(changes: Iterable[Recorded]) -> str:
+def _described(changes: Iterable[Recorded]) -> str:
     return "; ".join(f"{change}, now from {change.components.origin(change.kind)}" for change in changes)
 
 
@@ -388,7 +388,7 @@ def matched(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path
         changes = _changes_of(path)
         raise CheckpointError(
             f"the weights in {path} do not match the model's architecture ({len(different)} differences)",
-            given=shown + (f"\n            {_told(changes)}" if changes else ""),
+            given=shown + (f"\n            {_described(changes)}" if changes else ""),
             remedy=_install(changes) or "load them with the spec and the versions used in training",
         )
     return {name: like(tensor, own[name]) for name, tensor in tensors.items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vaekit.compute.distributed import ProcessGroup, take_place
+from vaekit.compute.distributed import ProcessGroup, select_device
 from vaekit.compute.process import Interrupted
 from vaekit.data.sources import Splits
 from vaekit.errors import DivergenceError, UsageError, VaekitError, reason_of
@@ -280,7 +280,7 @@ def _fit(trial: Trial, plan: Plan, folder: RunFolder) -> None:
     if spec.train.compile == "on":
         torch.compiler.reset()  # the models of earlier trials count towards the recompilation limit
     watch = _Watch(trial, plan, spec.train.epochs)
-    place = ProcessGroup(device=take_place(spec.train.device))
+    place = ProcessGroup(device=select_device(spec.train.device))
     Trainer(spec, objective, splits, folder, reporter=watch, processes=place).fit(resume=begun)
 
 

@@ -207,7 +207,7 @@ def check_capabilities(candidate: Candidate) -> None:
         value = density.log_prob(z)
         expect(value.shape == (6,), "the shape of log_prob of 6 samples", expected=(6,), got=tuple(value.shape))
         expect_finite(value, "log_prob of its own samples")
-        for method in ("log_prob_per_dim", "log_prob_in_turn"):
+        for method in ("log_prob_per_dim", "conditional_log_probs"):
             if hasattr(density, method):
                 expect_close(getattr(density, method)(z).sum(-1), value, f"{method}, summed, compared with log_prob", rtol=1e-9)
         if returns_log_probs(density):

@@ -62,14 +62,14 @@ def choose_compilation(spec: RunSpec, objective: Objective) -> RunSpec:
         return spec
     chosen = "off"
     if train.parallel == "ddp" and train.device == "cuda":
-        chosen = "off" if _waits(objective.cuda()) else "graph"
+        chosen = "off" if _synchronises(objective.cuda()) else "graph"
     elif train.parallel == "ddp" and train.device == "cpu" and not has_convolutions(objective.vae):
         seconds = cpu_seconds(objective.vae, train, objective.num_data or 0)
         chosen = "on" if seconds > WORTH_COMPILING_SECONDS and has_cpp_compiler() else "off"
     return spec.model_copy(update={"train": train.model_copy(update={"compile": chosen})})
 
 
-def _waits(objective: Objective) -> bool:
+def _synchronises(objective: Objective) -> bool:
     """Whether the forward or backward pass of an objective synchronises with the GPU."""
     inputs = example_inputs(objective)
 
@@ -77,6 +77,6 @@ def _waits(objective: Objective) -> bool:
         total, *_ = objective(inputs)
         total.backward()
 
-    waits = graphs.waits(step)
+    synchronises = graphs.synchronises(step)
     objective.zero_grad(set_to_none=True)
-    return waits
+    return synchronises

@@ -84,18 +84,20 @@ def read_initial(spec: RunSpec, vae: VAE, facts: Facts, processes: ProcessGroup 
             )
         else:
             reasons[part] = reason
-    told = "; ".join(f"{part} ({reason})" for part, reason in reasons.items())
+    rejected = "; ".join(f"{part} ({reason})" for part, reason in reasons.items())
     if not taken:
         raise UsageError(
             f"no weights of {init} fit the model",
-            given=told or "a model without weights",
+            given=rejected or "a model without weights",
             expected="a part of the same kind and shapes",
             remedy="start from the spec.yaml of that run",
         )
     if bad := [name for name, _ in vae.named_parameters() if name in taken and not taken[name].isfinite().all()]:
         raise CheckpointError(f"the weights in {init} are NaN or infinite", given=bad[0], remedy="use another --init")
     epoch = "" if source.epoch is None else f", epoch {source.epoch}"
-    return Initial(taken, f"initial weights from {init}{epoch}: {', '.join(parts)}" + (f"; not taken: {told}" if told else ""))
+    return Initial(
+        taken, f"initial weights from {init}{epoch}: {', '.join(parts)}" + (f"; not taken: {rejected}" if rejected else "")
+    )
 
 
 class Source(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 from vaekit.data import Batches
 from vaekit.drawing.animation import evenly, write_animation
 from vaekit.drawing.grid import grid, pairs
-from vaekit.drawing.latents import columns_of
+from vaekit.drawing.latents import num_columns
 from vaekit.drawing.picture import write_picture
 from vaekit.model.vae import VAE
 from vaekit.specs.models import RunSpec
@@ -67,7 +67,7 @@ class Snapshots:
             return {}
         vae = self.vae.eval()
         generator = self.streams.generator("pictures", 0, vae.device)
-        sheet = grid(vae.to_unit(vae.sample(NUM_SAMPLES, generator=generator)).cpu(), columns=columns_of(vae))
+        sheet = grid(vae.to_unit(vae.sample(NUM_SAMPLES, generator=generator)).cpu(), columns=num_columns(vae))
         self.folder.frames.mkdir(parents=True, exist_ok=True)
         write_picture(sheet, self.folder.frames / f"{epoch:05d}.png")
         self._thin_out(epoch)

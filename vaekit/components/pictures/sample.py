@@ -56,9 +56,9 @@ class Sample(Picture):
 
     def still(self) -> Image:
         from vaekit.drawing.grid import grid
-        from vaekit.drawing.latents import columns_of
+        from vaekit.drawing.latents import num_columns
 
-        return grid(self._draws(), columns=columns_of(self.subject.vae) if self.label is None else None)
+        return grid(self._draws(), columns=num_columns(self.subject.vae) if self.label is None else None)
 
     def files(self) -> dict[str, Image]:
         from vaekit.drawing.grid import single_images

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import count, groupby
+from itertools import count
+from typing import Any
 
+import numpy as np
+
+from vaekit.data.pixels import Array
 from vaekit.drawing.axes import PALETTE, number, ticks
 from vaekit.evaluation.metrics import METRICS
 
@@ -24,7 +28,7 @@ class Curve:
 
     Args:
         name: Its name.
-        points: Pairs of epoch and value.
+        points: Epoch and value of each point, ``(N, 2)``.
         colour: Its index in the palette.
         dashed: Whether it is dashed.
         faint: Whether it is one of many and drawn faintly.
@@ -32,7 +36,7 @@ class Curve:
     """
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Array | Sequence[tuple[float, float]]
     colour: int = 0
     dashed: bool = False
     faint: bool = False
@@ -48,13 +52,15 @@ def chart(title: str, curves: Sequence[Curve], unit: str, *, from_zero: bool = F
         unit: The unit of the values.
         from_zero: Whether the axis starts at 0; otherwise it spans the values, except those of the very first epochs.
     """
-    points = [point for curve in curves for point in curve.points]
-    last = max(epoch for epoch, _ in points)
-    first = min(epoch for epoch, _ in points)
-    late = [value for epoch, value in points if epoch > first + EARLY * (last - first)] or [value for _, value in points]
+    lines = [np.asarray(curve.points, np.float64) for curve in curves]
+    epochs, values = np.concatenate(lines).T
+    first, last = epochs.min().item(), epochs.max().item()
+    late = values[epochs > first + EARLY * (last - first)]
     if from_zero:
-        late = [0.0, *(value for _, value in points)]
-    low, high = min(late), max(late)
+        late = np.append(values, 0.0)
+    elif not late.size:
+        late = values
+    low, high = late.min().item(), late.max().item()
     margin = 0.05 * (high - low) or max(1e-3, 0.05 * abs(high))
     low, high = low - (0 if low == 0 else margin), high + margin
 
@@ -74,8 +80,10 @@ def chart(title: str, curves: Sequence[Curve], unit: str, *, from_zero: bool = F
     for epoch in sorted({first, *(x for x in near if x == round(x)), last}):
         parts.append(_text(at(epoch, low)[0], floor + 16, f"{epoch:.0f}", "middle"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, "epoch", "middle"))
-    lines = [_line(curve, _thinned([at(*point) for point in curve.points])) for curve in curves]
-    parts.append(f'<g clip-path="url(#{clip})">{"".join(lines)}</g>')
+    drawn = [
+        _line(curve, [at(*point) for point in _thinned(line, first, last)]) for curve, line in zip(curves, lines, strict=True)
+    ]
+    parts.append(f'<g clip-path="url(#{clip})">{"".join(drawn)}</g>')
     named = sorted((curve for curve in curves if curve.end), key=lambda curve: -curve.points[-1][1])
     ends = [at(*curve.points[-1]) for curve in named]
     for curve, (x, y), level in zip(named, ends, _spread([y for _, y in ends], floor), strict=True):
@@ -85,7 +93,7 @@ def chart(title: str, curves: Sequence[Curve], unit: str, *, from_zero: bool = F
     described = "; ".join(
         f"{curve.name} from {number(curve.points[0][1])} to {number(curve.points[-1][1])}" for curve in curves if not curve.faint
     )
-    outside = {epoch for epoch, value in points if not low <= value <= high}
+    outside = set(epochs[(values < low) | (values > high)].tolist())
     note = f'<p class="note" style="margin:0">Values of {_epochs(outside, first)} lie outside.</p>' if outside else ""
     legend = " ".join(_key(curve) for curve in curves if not (curve.faint or curve.end) and len(curves) > 1)
     described = escape(f"{title}, {unit}, over epochs: {described or f'{len(curves)} curves'}")
@@ -105,15 +113,15 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-size="12" fill="currentColor">{escape(text)}</text>'
 
 
-def _thinned(pixels: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def _thinned(points: Array, first: float, last: float) -> list[list[float]]:
     """Return the visible points of a line: the first, lowest, highest and last of those in a column of pixels."""
-    kept: list[tuple[float, float]] = []
-    for _, column in groupby(pixels, key=lambda pixel: int(pixel[0])):
-        points = list(column)
-        heights = [y for _, y in points]
-        seen = {0, heights.index(min(heights)), heights.index(max(heights)), len(points) - 1}
-        kept += [points[number] for number in sorted(seen)]
-    return kept
+    columns = ((points[:, 0] - first) * ((WIDTH - LEFT - RIGHT) / max(last - first, 1e-9))).astype(int)
+    kept: list[int] = []
+    for part in np.split(np.arange(len(points)), np.flatnonzero(np.diff(columns)) + 1):
+        values = points[part, 1]
+        kept += sorted({part[0], part[values.argmin()], part[values.argmax()], part[-1]})
+    thinned: list[list[float]] = points[kept].tolist()
+    return thinned
 
 
 def _line(curve: Curve, pixels: Sequence[tuple[float, float]]) -> str:
@@ -153,7 +161,7 @@ def _epochs(epochs: Collection[float], first: float) -> str:
     return f"{len(epochs)} of the epochs {first:.0f} to {last:.0f}"
 
 
-def learning_curves(records: Sequence[Mapping[str, object]], elbo_is: str = "bound") -> dict[str, str]:
+def learning_curves(records: Sequence[Mapping[str, Any]], elbo_is: str = "bound") -> dict[str, str]:
     """Draw the learning curve of each metric that has one, and the KL of each latent; return charts by key.
 
     Args:
@@ -175,25 +183,24 @@ def learning_curves(records: Sequence[Mapping[str, object]], elbo_is: str = "bou
     return charts
 
 
-def _points(records: Sequence[Mapping[str, object]], key: str) -> list[tuple[float, float]]:
-    return [(float(r["epoch"]), float(r[key])) for r in records if key in r]  # type: ignore[arg-type] # numbers, by its format
+def _points(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    return [(record["epoch"], record[key]) for record in records if key in record]
 
 
-def _latents(records: Sequence[Mapping[str, object]], named: int = 5) -> str:
+def _latents(records: Sequence[Mapping[str, Any]], named: int = 5) -> str:
     """Draw the KL of each latent; the ``named`` largest are labelled."""
     key = "validation_kl_per_latent"
     if not records or key not in records[-1]:
         return ""
-    values: list[list[float]] = [r[key] for r in records]  # type: ignore[misc] # lists of numbers, by its format
-    order = sorted(range(len(values[-1])), key=lambda d: -values[-1][d])
+    epochs, values = np.array([record["epoch"] for record in records]), np.array([record[key] for record in records])
     curves = [
         Curve(
             f"z{d}",
-            [(float(r["epoch"]), row[d]) for r, row in zip(records, values, strict=True)],  # type: ignore[arg-type]
+            np.stack([epochs, values[:, d]], 1),
             colour=rank % len(PALETTE) if rank < named else 9,
             faint=rank >= named,
             end=f"z{d}" if rank < named else "",
         )
-        for rank, d in enumerate(order)
+        for rank, d in enumerate(np.argsort(-values[-1], kind="stable").tolist())
     ]
     return chart("KL of each latent", curves[::-1], "nats")

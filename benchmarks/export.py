@@ -61,6 +61,7 @@ def main() -> None:
     """Measure all decoders, print a table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=0.5, help="duration of each measurement")
+    parser.add_argument("--decoders", help="some of the decoders, separated by commas; default: all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -70,7 +71,7 @@ def main() -> None:
     print(
         f"{'decoder':<9} {'image':>11} {'difference':>10} {'fp16':>8} {'int8':>8} {'kB':>6}  ONNX ms / torch ms at batch 1, 8, 64"
     )
-    for decoder in roles.decoders.kinds():
+    for decoder in roles.decoders.kinds() if arguments.decoders is None else arguments.decoders.split(","):
         for shape in SHAPES:
             with tempfile.TemporaryDirectory() as folder:
                 row = measure(decoder, shape, Path(folder), threads=arguments.threads, seconds=arguments.seconds)

@@ -74,14 +74,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=25.0)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--networks", help="some of the networks, separated by semicolons")
+    parser.add_argument("--cases", help="some of the networks, separated by semicolons")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     results: dict[str, Any] = {}
-    for name in NETWORKS if arguments.networks is None else arguments.networks.split(";"):
+    for name in NETWORKS if arguments.cases is None else arguments.cases.split(";"):
         options, steps = NETWORKS[name]
         row = results[name] = speed(options, steps, threads=arguments.threads, repeats=arguments.repeats)
         fixed = {"threads": arguments.threads, "seconds": arguments.seconds}

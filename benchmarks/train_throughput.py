@@ -175,13 +175,15 @@ def main() -> None:
     """Run every case and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--cases", help="some of the cases, separated by semicolons")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     results = {}
-    for name, (options, steps) in CASES.items():
+    for name in CASES if arguments.cases is None else arguments.cases.split(";"):
+        options, steps = CASES[name]
         results[name] = compare(options, steps, threads=arguments.threads, repeats=arguments.repeats)
         row = results[name]
         print(

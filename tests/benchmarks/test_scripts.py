@@ -13,12 +13,16 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LITTLE = {
+    "export.py": ("--decoders", "mlp", "--seconds", "0.01"),
     "first_stage.py": ("pictures.npz", "--images", "8", "--epochs", "1", "--batch", "4", "--threads", "1"),
     "folder.py": (".", "--repeats", "1", "--images", "20", "--batch", "4", "--workers", "0", "--threads", "1"),
     "gpu.py sweep": ("--device", "cpu", "--tiny"),
+    "precision.py": ("--cases", "mlp 784-512-20", "--seeds", "0", "--repeats", "1", "--threads", "1"),
     "ranks.py": ("--repeats", "1", "--images", "32", "--batch", "8"),
+    "scaling.py": ("--parts", "models", "--axes", "planning"),
     "startup.py": ("--repeats", "1"),
     "sweep.py": ("--models", "2", "--steps", "2", "--batch", "4", "--repeats", "1", "--threads", "1", "--ways", "eager"),
+    "train_throughput.py": ("--cases", "mlp 784-512-20", "--repeats", "1", "--threads", "1"),
 }
 """The arguments that make each script quick."""
 

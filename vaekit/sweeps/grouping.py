@@ -77,10 +77,9 @@ class Grouping:
         """
         number = len(self.specs)
         self.specs.append(spec)
-        self._settings.append(spec.data.model_dump(mode="json") | spec.train.model_dump(mode="json", exclude=set(PER_MODEL)))
         if self.stack == "off":
-            self.sets.append([number])
             return
+        self._settings.append(spec.data.model_dump(mode="json") | spec.train.model_dump(mode="json", exclude=set(PER_MODEL)))
         candidates = self._alike[json.dumps(self._settings[number]), form(objective)]
         own = next((numbers for numbers in candidates if self._difference(numbers[0], number, objective) is None), None)
         if own is not None:
@@ -108,9 +107,9 @@ class Grouping:
         if self.stack == "off":
             return [Group((number,)) for number in range(len(self.specs))], ()
         groups: list[Group] = []
-        notes = self._notes
+        notes = [*self._notes]
         for numbers in self.sets:
-            why, compiled = self._of_set(numbers)
+            why, compiled = self._way(numbers)
             if why is not None:
                 notes.append(f"{len(numbers)} of {len(self.specs)} models are trained one after another: {why}")
                 groups += [Group((number,)) for number in numbers]
@@ -126,7 +125,7 @@ class Grouping:
             )
         return groups, tuple(dict.fromkeys(notes))
 
-    def _of_set(self, numbers: Sequence[int]) -> tuple[str | None, bool]:
+    def _way(self, numbers: Sequence[int]) -> tuple[str | None, bool]:
         """Return why the models of a set are not stacked, None if they are, and whether their step is compiled."""
         if len(numbers) == 1:
             return "no other model has the same form", False

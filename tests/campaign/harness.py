@@ -183,6 +183,8 @@ def _run(
     for number, suffix in enumerate((".out", ".err"), 1):
         os.dup2(os.open(log.with_suffix(suffix), os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if limits:  # without bytecode, whose incomplete files would be read by other commands
+        sys.dont_write_bytecode, os.environ["PYTHONDONTWRITEBYTECODE"] = True, "1"
     for limit, value in (limits or {}).items():
         resource.setrlimit(getattr(resource, limit), (value, value))
     if fresh:

@@ -54,6 +54,8 @@ FAILURES: dict[str, tuple[BaseException, list[str]]] = {
         ["a number is too large", "int too large to convert"],
     ),
     "a large number of torch's": (ValueError("Overflow when unpacking long long"), ["a number is too large"]),
+    "end of file": (EOFError("marshal data too short"), ["EOFError: marshal data too short"]),
+    "exit": (SystemExit(3), ["exit(3) was called"]),
     "without a text": (Mute(), ["Mute"]),
     "long": (ValueError("x" * 10**6), ["ValueError: xxx"]),
 }
@@ -96,3 +98,13 @@ def test_a_bug_report_names_its_location_and_the_debug_option(cli: Cli, failing:
     assert "--debug" in err
     with pytest.raises(KeyError):
         main(["evaluate", ".", "--debug"])
+
+
+@pytest.mark.parametrize("arguments", [("plugins",), ("plugins", "list")], ids=" ".join)
+def test_ctrl_c_ends_a_command_of_a_group_with_130(cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("VAEKIT_PLUGINS", "1")
+    monkeypatch.setattr("vaekit.plugins.installed", interrupted)
+    assert cli(*arguments) == (130, "", "interrupted\n")

@@ -9,14 +9,16 @@ import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vaekit._version import __version__
 from vaekit.cli.border import explain, report
-from vaekit.cli.common import imports, interrupted, stoppable
+from vaekit.cli.common import imports, interrupted
 from vaekit.cli.discovery import find_command, list_commands
+from vaekit.errors import reason_of
 from vaekit.plugins import without_plugins
 
 
@@ -69,6 +71,7 @@ def _run(arguments: list[str]) -> int:
         del arguments[0]
     command = find_command(arguments[0]) if arguments else None
     app = typer.Typer(
+        cls=_Commands,
         add_help_option=command is None,
         add_completion=False,
         no_args_is_help=True,
@@ -85,12 +88,27 @@ def _run(arguments: list[str]) -> int:
         if isinstance(target, typer.Typer):
             app.add_typer(target, name=command.name)
         else:
-            app.command(command.name)(stoppable(target))
+            app.command(command.name)(target)
     try:
         app(args=arguments, prog_name="vaekit")
     except SystemExit as stop:
         return int(stop.code or 0)
     return 0
+
+
+class _Commands(TyperGroup):
+    """The commands; what click would report as "Aborted" and what would end the process is reported by vaekit."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C ends it with 130, and an ``exit()`` in other code, such as a plugin, is an error."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Exit(interrupted()) from None
+        except SystemExit as stop:
+            raise RuntimeError(f"exit({stop.code!r}) was called").with_traceback(stop.__traceback__) from None
+        except EOFError as error:
+            raise RuntimeError(reason_of(error)).with_traceback(error.__traceback__) from None
 
 
 def _list_commands(app: typer.Typer) -> None:

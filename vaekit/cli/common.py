@@ -8,13 +8,12 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import wraps
 from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -136,21 +135,6 @@ def interruptible(reporter: Quiet) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         raise typer.Exit(interrupted(_how_to_resume(reporter))) from None
-
-
-def stoppable(function: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that reports Ctrl-C and exits with 130; an ``exit()`` in other code, such as a plugin, is an error."""
-
-    @wraps(function)
-    def called(*arguments: Any, **options: Any) -> None:
-        try:
-            function(*arguments, **options)
-        except KeyboardInterrupt:
-            raise typer.Exit(interrupted()) from None
-        except SystemExit as stop:
-            raise RuntimeError(f"exit({stop.code!r}) was called").with_traceback(stop.__traceback__) from None
-
-    return called
 
 
 def interrupted(remark: str = "") -> int:

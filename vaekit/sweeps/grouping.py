@@ -139,11 +139,11 @@ class Grouping:
 def obstacle(spec: RunSpec, objective: Objective) -> str | None:
     """Return why stacking is not known to be faster for models of a spec; None if it is.
 
-    A stack saves the overhead of separate steps, but its models do not fit into a cache that holds one. Measured with 16 MLPs
-    with one hidden layer and batches of 128 on an Intel Xeon with AMX (benchmarks/sweep.py), compiled or not. In fp32, models
-    with up to 128 hidden units are faster in a stack on one thread, and with up to 512 on two. In bf16, it is up to 512 on one
-    thread, and up to 1,024, the widest that were measured, on two. Stacked convolutions become grouped convolutions, which are
-    slow on CPUs.
+    A stack saves the overhead of separate steps, but each part of a step passes over the weights of all models before the next.
+    Measured with 16 MLPs with one hidden layer and batches of 128 on an Intel Xeon with AMX (benchmarks/sweep.py), compiled or
+    not. In fp32, models with up to 128 hidden units are faster in a stack on one thread, and with up to 512 on two. In bf16, it
+    is up to 512 on one thread, and up to 1,024, the widest that were measured, on two. Stacked convolutions become grouped
+    convolutions, which are slow on CPUs.
 
     Args:
         spec: A spec, fitted to this machine.

@@ -20,7 +20,7 @@ from vaekit.drawing.picture import write_picture
 from vaekit.drawing.scatter import scatter_picture, separate_boxes
 from vaekit.drawing.tiles import EDGE, tiles
 from vaekit.errors import DataError, UsageError
-from vaekit.report.curves import Curve, chart, learning_curves
+from vaekit.report.curves import Curve, chart, learning_curves, learning_curves
 
 
 def ink(picture):
@@ -268,6 +268,23 @@ def test_charts_describe_themselves_and_escape_names():
     assert "a &lt; b" in svg
     assert "train &amp; more from 5 to 3" in svg
     assert "<circle" in svg
+
+
+def test_a_chart_from_zero_begins_there():
+    points = [(epoch, 5.0 + epoch) for epoch in range(1, 9)]
+    lowest = [
+        float(re.findall(r'"end" font-size="12" fill="currentColor">([^<]*)<', chart("a", [Curve("a", points)], "s", **given))[0])
+        for given in ({}, {"from_zero": True})
+    ]
+    assert lowest[0] > 5
+    assert lowest[1] == 0
+
+
+def test_the_latents_with_the_largest_final_kl_are_named():
+    kl = [0.3, 2.0, 0.0, 1.0, 0.1, 0.2, 0.4]
+    records = [{"epoch": epoch, "validation_kl_per_latent": values} for epoch, values in ((1, kl[::-1]), (2, kl))]
+    drawn = learning_curves([record | {"validation_kl": 4.0, "train_kl": 4.0} for record in records])["kl_per_latent"]
+    assert set(re.findall(r">(z\d)<", drawn)) == {"z0", "z1", "z3", "z5", "z6"}
 
 
 def epochs_below(svg):

@@ -96,7 +96,8 @@ def test_curves_show_bound_halves_latents_units_and_speed(page):
 
 def test_curves_of_many_epochs_keep_their_extremes_and_a_bounded_size():
     values = np.random.default_rng(0).normal(size=20_000)
-    values[[7_777, 12_345]] = -9, 9
+    lows, highs = np.arange(300, 20_000, 997), np.arange(800, 20_000, 997)  # in different columns of pixels, anywhere in them
+    values[lows], values[highs] = -9, 9
     curves = [Curve("noise", list(enumerate(values.tolist(), 1)))]
     drawn = chart("Noise", curves, "nats", from_zero=False)
     (points,) = re.findall(r'<polyline[^>]* points="([^"]*)"', drawn)
@@ -104,8 +105,9 @@ def test_curves_of_many_epochs_keep_their_extremes_and_a_bounded_size():
     assert len(pixels) <= 4 * (WIDTH - LEFT - RIGHT + 1)
     assert (np.diff(pixels[:, 0]) >= 0).all()
     whole = 0.05 * 18, HEIGHT - TOP - BOTTOM  # the margin, in values; the height, in pixels
-    for number, y in ((7_777, pixels[:, 1].max()), (12_345, pixels[:, 1].min())):
-        assert y == pytest.approx(TOP + whole[1] * (9 + whole[0] - values[number]) / (18 + 2 * whole[0]), abs=0.1)
+    for value, at, number in ((-9, pixels[:, 1].max(), len(lows)), (9, pixels[:, 1].min(), len(highs))):
+        assert at == pytest.approx(TOP + whole[1] * (9 + whole[0] - value) / (18 + 2 * whole[0]), abs=0.1)
+        assert (pixels[:, 1] == at).sum() == number
     few = [(float(i), float(i % 3)) for i in range(50)]
     assert chart("Few", [Curve("few", few)], "nats").count(",") >= 50
 

@@ -372,6 +372,12 @@ def test_failure_to_stack_names_the_difference(images, tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_sweep_of_steps_that_cannot_be_accumulated_does_not_start(images, tmp_path):
+    with pytest.raises(UsageError, match="equal parts"):
+        vaekit.sweep(over={"seed": (0, 1)}, accumulate=5, out=tmp_path / "sweep", **options(images))
+    assert not (tmp_path / "sweep").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "stacked", "compiled"),
     [

@@ -20,7 +20,7 @@ from vaekit.drawing.picture import write_picture
 from vaekit.drawing.scatter import scatter_picture, separate_boxes
 from vaekit.drawing.tiles import EDGE, tiles
 from vaekit.errors import DataError, UsageError
-from vaekit.report.curves import Curve, chart, learning_curves, learning_curves
+from vaekit.report.curves import Curve, chart, learning_curves
 
 
 def ink(picture):

@@ -6,7 +6,7 @@ import pytest
 
 from vaekit.errors import SpecError, UnknownComponentError, UsageError
 from vaekit.specs.options import OptionTable, build_spec
-from vaekit.specs.text import read_value, type_text, value_text
+from vaekit.specs.text import counted, read_value, type_text, value_text
 
 CNN_FILE = {"model": {"encoder": {"kind": "cnn", "channels": [8, 8]}, "loss": ["bce", {"kind": "beta", "beta": 7}]}}
 
@@ -173,3 +173,7 @@ def test_types_are_written_as_their_values_are() -> None:
         "int,int,…",
         "int|int,int|none",
     ]
+
+
+def test_a_counted_noun_is_in_the_singular_only_for_one():
+    assert [counted(num, "thread") for num in (0, 1, 2, 1000)] == ["0 threads", "1 thread", "2 threads", "1,000 threads"]

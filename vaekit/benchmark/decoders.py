@@ -18,6 +18,7 @@ from vaekit.evaluation.tables import aligned, not_comparable
 from vaekit.export.latency import latencies
 from vaekit.files import write_text
 from vaekit.run import Run
+from vaekit.specs.text import counted
 from vaekit.streams import Streams
 
 FILE = "distillation.json"
@@ -112,7 +113,7 @@ def decoder_table(result: Mapping[str, Any]) -> str:
         [
             *aligned(titles, rows),
             f"The student's decoder has {share:.1%} of the parameters, and is {speeds} times as fast as the teacher's for "
-            f"batches of {' and '.join(batches)} ({machine['processor']}, {machine['threads']} threads, torch).",
+            f"batches of {' and '.join(batches)} ({machine['processor']}, {counted(machine['threads'], 'thread')}, torch).",
             *([warning] if warning else []),
         ]
     )

@@ -15,6 +15,7 @@ from vaekit.export.latency import latencies
 from vaekit.export.parts import part_of
 from vaekit.export.reading import OnnxFile
 from vaekit.run import Run
+from vaekit.specs.text import counted
 from vaekit.store.folder import is_run
 
 
@@ -86,7 +87,7 @@ def onnx_table(result: Mapping[str, Any]) -> str:
     machine = result["environment"]
     lines = [
         f"{result['file']}: {result['part']}, {result['precision']}, {result['bytes']:,} bytes",
-        f"{machine['processor']}, {machine['threads']} threads; milliseconds, median (quartiles)",
+        f"{machine['processor']}, {counted(machine['threads'], 'thread')}; milliseconds, median (quartiles)",
         f"{'batch':>6}  {'ONNX Runtime':>24}  {'torch eager':>24}  speed-up",
     ]
     for row in result["rows"]:

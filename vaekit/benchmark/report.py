@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vaekit.errors import DataError, UsageError
-from vaekit.specs.text import flat, value_text
+from vaekit.specs.text import counted, flat, value_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,7 +51,7 @@ def footnotes(result: Mapping[str, Any]) -> list[str]:
     ]
     held = [row["peak_bytes"] for row in result["rows"] if row["peak_bytes"] is not None]
     memory = [f"peak memory {max(held) / 1e6:,.0f} MB"] if held else []
-    place = ", ".join(filter(None, (about["processor"], about.get("gpu"), f"{about['threads']} threads", about["system"])))
+    place = ", ".join(filter(None, (about["processor"], about.get("gpu"), counted(about["threads"], "thread"), about["system"])))
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return [*peaks, *memory, place, f"{versions}, commit {(about['commit'] or 'unknown')[:12]}"]
 

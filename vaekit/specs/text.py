@@ -53,6 +53,11 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def counted(num: int, noun: str) -> str:
+    """Return a number and a noun: ``1 thread``, ``2 threads``."""
+    return f"{num:,} {noun}" + ("" if num == 1 else "s")
+
+
 def duration(seconds: float) -> str:
     """Format a duration as ``1:02:03`` or ``2:03``."""
     minutes, rest = divmod(round(seconds), 60)

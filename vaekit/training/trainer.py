@@ -22,7 +22,7 @@ from vaekit.files import write_text
 from vaekit.interfaces import without_density
 from vaekit.model.objective import Objective
 from vaekit.specs.models import RunSpec
-from vaekit.specs.text import duration
+from vaekit.specs.text import counted, duration
 from vaekit.store.folder import RunFolder, check_space
 from vaekit.training.checkpoints import Checkpoints, Position
 from vaekit.training.checks import best_criterion, check_best, check_data, check_weights, divergence
@@ -379,7 +379,7 @@ class Trainer:
 
     def _start(self, notes: tuple[str, ...]) -> Start:
         train, device = self.spec.train, self.step.device
-        threads = f", {train.threads} threads" if device.type == "cpu" else ""
+        threads = f", {counted(train.threads or 1, 'thread')}" if device.type == "cpu" else ""
         processes = f", {self.processes.size} processes" if self.processes.size > 1 else ""
         launch = ", compiled" if train.compile == "on" else ""
         launch += ", steps replayed as one CUDA graph" if self.step.replay is not None else ""

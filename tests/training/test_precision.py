@@ -48,6 +48,18 @@ def test_counting_products_leaves_no_hooks() -> None:
     assert not any(module._forward_hooks for module in objective.modules())
 
 
+def test_counting_products_changes_no_statistics_and_draws_no_numbers() -> None:
+    _, objective = made(**MLP)
+    encoder = objective.vae.encoder
+    encoder.net = torch.nn.Sequential(torch.nn.BatchNorm2d(1), torch.nn.Dropout(), encoder.net)
+    objective.train()
+    before, drawn = {name: tensor.clone() for name, tensor in objective.state_dict().items()}, torch.get_rng_state()
+    num_products(objective)
+    assert encoder.net.training
+    torch.testing.assert_close(objective.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
 @pytest.mark.parametrize(
     ("amx", "batch_size", "asked", "chosen"),
     [(True, 128, "auto", "bf16"), (True, 64, "auto", "fp32"), (False, 4096, "auto", "fp32"), (True, 4096, "fp32", "fp32")],

@@ -55,7 +55,7 @@ def log_likelihood(
     Args:
         vae: The model, which is evaluated in eval mode.
         batches: Evaluation batches.
-        streams: The random streams of the run; the noise is a function of the seed, the split and the position.
+        streams: The random streams of the run; the noise is a function of the seed, the split, the batches and ``chunk``.
         samples: The number of importance samples K.
         split: The name of the split, which seeds the noise.
         chunk: The maximum number of images decoded at once; default: on a CPU, 2,048, or 1,024 if they have more than 1,024
